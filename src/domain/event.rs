@@ -1,0 +1,204 @@
+//! The event: what is published, and what is stored.
+
+use std::fmt;
+
+use bytestring::ByteString;
+use smallvec::SmallVec;
+
+use super::name::EventName;
+
+/// Position in the log: strictly increasing in commit order, dense, first id 1.
+///
+/// 0 stands for "before the first event".
+pub type EventId = i64;
+
+/// Microseconds since the Unix epoch, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// Reads an RFC 3339 instant with any offset.
+    pub fn parse(text: &str) -> Option<Self> {
+        let instant: jiff::Timestamp = text.parse().ok()?;
+        Some(Self(instant.as_microsecond()))
+    }
+}
+
+/// RFC 3339, UTC, ends in `Z`.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(instant) => write!(f, "{instant:.6}"),
+            Err(_) => f.write_str("1970-01-01T00:00:00.000000Z"),
+        }
+    }
+}
+
+/// Urgency of the deliveries of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(i16)]
+pub enum Priority {
+    High = 0,
+    #[default]
+    Normal = 1,
+    Low = 2,
+}
+
+impl Priority {
+    /// All priorities, most urgent first.
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.as_str() == text)
+    }
+
+    /// Reads the number in the store; unknown numbers count as normal.
+    pub(crate) fn from_store(number: i16) -> Self {
+        Self::ALL.into_iter().find(|p| *p as i16 == number).unwrap_or_default()
+    }
+}
+
+/// The source of an event that names none.
+pub const DEFAULT_SOURCE: ByteString = ByteString::from_static("api");
+
+/// What a publisher says of an event; valid by construction, not yet stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    pub name: EventName,
+    /// The exact JSON text as it was sent.
+    pub payload: ByteString,
+    pub source: ByteString,
+    pub priority: Priority,
+    /// Ordering key: deliveries with the same service and key stay in order.
+    pub key: Option<ByteString>,
+    /// A JSON object of strings, as text.
+    pub metadata: Option<ByteString>,
+    /// W3C trace context of the publisher.
+    pub traceparent: Option<ByteString>,
+    /// Makes a repeated publish of this one event harmless.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl NewEvent {
+    /// Size in the log, in bytes: what retention by size counts.
+    pub fn log_bytes(&self) -> i64 {
+        let optional = |text: &Option<ByteString>| text.as_ref().map_or(0, |t| t.len());
+        let text = self.name.as_str().len()
+            + self.payload.len()
+            + self.source.len()
+            + optional(&self.key)
+            + optional(&self.metadata)
+            + optional(&self.traceparent);
+        // Row header, id, time, priority, running size and index entry.
+        (text + 64) as i64
+    }
+}
+
+/// An idempotency key with the fingerprint of what it was first used for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    pub key: ByteString,
+    /// Equal fingerprints mean "the same request again".
+    pub fingerprint: [u8; 16],
+}
+
+/// One publish request: its events are stored together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    pub events: SmallVec<[NewEvent; 1]>,
+    /// Covers the whole request (a batch under one key); single events carry their own.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl Append {
+    /// A request of one event.
+    pub fn single(event: NewEvent) -> Self {
+        Self { events: SmallVec::from_buf([event]), idempotency: None }
+    }
+
+    /// Memory it holds while it waits, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.events.iter().map(|e| e.log_bytes() as usize).sum()
+    }
+}
+
+/// What became of one [`Append`] once its transaction was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// Stored now. Without replays the ids run from `first_id` to `last_id` without a gap.
+    Stored {
+        first_id: EventId,
+        last_id: EventId,
+        /// How many of its events had been stored earlier under the same idempotency key.
+        replayed: u32,
+    },
+    /// All of it had been stored earlier under the same idempotency keys.
+    Replayed { first_id: EventId, last_id: EventId },
+    /// The event at `index` reuses an idempotency key for something else; nothing of the request was stored.
+    KeyReused { index: usize },
+}
+
+/// A stored event; never changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub id: EventId,
+    pub created_at: Timestamp,
+    pub name: EventName,
+    /// The exact JSON text as it was sent.
+    pub payload: ByteString,
+    pub source: ByteString,
+    pub priority: Priority,
+    pub key: Option<ByteString>,
+    pub metadata: Option<ByteString>,
+    pub traceparent: Option<ByteString>,
+}
+
+impl Event {
+    /// The stored form of `new` at position `id`.
+    pub fn stored(new: NewEvent, id: EventId, created_at: Timestamp) -> Self {
+        let NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: _ } = new;
+        Self { id, created_at, name, payload, source, priority, key, metadata, traceparent }
+    }
+
+    /// Memory it holds, in bytes, roughly.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + self.name.as_str().len() + self.payload.len()
+    }
+}
+
+/// The retained part of the log: ids `earliest..=last` can be read. `earliest > last` when it is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogBounds {
+    pub earliest: EventId,
+    pub last: EventId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_rfc_3339_utc() {
+        let time = Timestamp::parse("2023-08-01T14:00:00.25+02:00").map(|t| t.to_string());
+        assert_eq!(time.as_deref(), Some("2023-08-01T12:00:00.250000Z"));
+        assert_eq!(Timestamp::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn priorities_survive_wire_and_store() {
+        for priority in Priority::ALL {
+            assert_eq!(Priority::parse(priority.as_str()), Some(priority));
+            assert_eq!(Priority::from_store(priority as i16), priority);
+        }
+    }
+}

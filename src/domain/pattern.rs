@@ -1,0 +1,161 @@
+//! Patterns: event names with wildcards.
+
+use std::fmt;
+
+use bytestring::ByteString;
+
+use super::name::{EventName, NameError, check_length, check_text};
+
+/// An event name in which `*` stands for exactly one segment and a last segment `>` for one or more.
+///
+/// Wildcards never reach the Event Handler's own events: only a pattern whose first segment is
+/// literally `$sys` matches names beginning with `$sys.`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pattern(ByteString);
+
+impl Pattern {
+    /// Checks `pattern`.
+    pub fn parse(pattern: impl Into<ByteString>) -> Result<Self, NameError> {
+        let pattern = pattern.into();
+        check_length(&pattern)?;
+        check_text(&pattern)?;
+        let mut segments = pattern.split('.').peekable();
+        while let Some(segment) = segments.next() {
+            if segment.contains('*') && segment != "*" {
+                return Err(NameError::PartialStar);
+            }
+            if segment.contains('>') && (segment != ">" || segments.peek().is_some()) {
+                return Err(NameError::MisplacedTail);
+            }
+        }
+        Ok(Self(pattern))
+    }
+
+    /// The pattern that matches every event but the Event Handler's own.
+    pub fn everything() -> Self {
+        Self(ByteString::from_static(">"))
+    }
+
+    /// The pattern as shared text.
+    pub(super) fn as_shared(&self) -> &ByteString {
+        &self.0
+    }
+
+    /// The pattern as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the pattern is the name of one event.
+    pub fn is_exact(&self) -> bool {
+        !self.segments().any(|s| matches!(s, "*" | ">"))
+    }
+
+    /// Whether the pattern matches every event but the Event Handler's own.
+    pub fn is_everything(&self) -> bool {
+        &*self.0 == ">"
+    }
+
+    /// The part before the first wildcard, as text that every matching name begins with.
+    pub fn literal_prefix(&self) -> &str {
+        self.0.find(['*', '>']).map_or(self.as_str(), |end| &self.0[..end])
+    }
+
+    /// Whether `name` matches.
+    pub fn matches(&self, name: &EventName) -> bool {
+        let mut pattern = self.segments();
+        let mut segments = name.as_str().split('.');
+        let mut wildcard_allowed = !name.is_system();
+        loop {
+            match (pattern.next(), segments.next()) {
+                (Some(">"), Some(_)) => return wildcard_allowed,
+                (Some("*"), Some(_)) if wildcard_allowed => {}
+                (Some(p), Some(s)) if p == s => {}
+                (None, None) => return true,
+                _ => return false,
+            }
+            // A first segment that was matched literally opens the rest to wildcards.
+            wildcard_allowed = true;
+        }
+    }
+
+    pub(super) fn segments(&self) -> impl Iterator<Item = &str> {
+        self.0.split('.')
+    }
+}
+
+impl From<EventName> for Pattern {
+    fn from(name: EventName) -> Self {
+        Self(name.as_shared().clone())
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: &str, name: &str) -> bool {
+        let pattern = Pattern::parse(pattern.to_owned()).expect("a valid pattern");
+        pattern.matches(&EventName::parse(name.to_owned()).expect("a valid name"))
+    }
+
+    #[test]
+    fn star_is_one_segment_and_tail_is_one_or_more() {
+        assert!(matches("auction.*.bid", "auction.7.bid"));
+        assert!(!matches("auction.*.bid", "auction.7.8.bid"));
+        assert!(!matches("auction.*", "auction"));
+        assert!(matches("auction.>", "auction.7"));
+        assert!(matches("auction.>", "auction.7.bid.won"));
+        assert!(!matches("auction.>", "auction"));
+        assert!(matches(">", "anything.at.all"));
+        assert!(matches("*", "one"));
+        assert!(!matches("*", "one.two"));
+        assert!(matches("a.b", "a.b"));
+        assert!(!matches("a.b", "a.c"));
+    }
+
+    #[test]
+    fn wildcards_do_not_reach_the_systems_own_events() {
+        assert!(!matches(">", "$sys.service.opened"));
+        assert!(!matches("*.service.opened", "$sys.service.opened"));
+        assert!(!matches("*.>", "$sys.service.opened"));
+        assert!(matches("$sys.>", "$sys.service.opened"));
+        assert!(matches("$sys.*.opened", "$sys.service.opened"));
+        assert!(matches("$sys.service.opened", "$sys.service.opened"));
+    }
+
+    #[test]
+    fn refuses_misplaced_wildcards() {
+        for (pattern, error) in [
+            ("a.b*", NameError::PartialStar),
+            ("**", NameError::PartialStar),
+            (">.a", NameError::MisplacedTail),
+            ("a.>b", NameError::MisplacedTail),
+            ("a.>.b", NameError::MisplacedTail),
+            ("a..b", NameError::EmptySegment),
+            ("", NameError::Empty),
+        ] {
+            assert_eq!(Pattern::parse(pattern), Err(error), "{pattern:?}");
+        }
+    }
+
+    #[test]
+    fn literal_prefix_ends_at_the_first_wildcard() {
+        let prefix = |p: &str| Pattern::parse(p.to_owned()).map(|p| p.literal_prefix().to_owned());
+        assert_eq!(prefix("auction.*.bid").as_deref(), Ok("auction."));
+        assert_eq!(prefix("auction.7").as_deref(), Ok("auction.7"));
+        assert_eq!(prefix(">").as_deref(), Ok(""));
+    }
+}

@@ -1,0 +1,3 @@
+//! Event Handler: the central event service between microservices.
+
+pub mod domain;
