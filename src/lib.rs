@@ -1,3 +1,5 @@
 //! Event Handler: the central event service between microservices.
 
+pub mod config;
 pub mod domain;
+pub mod telemetry;

@@ -1,0 +1,264 @@
+//! Layers of configuration: each may set only keys that the built-in one has, to values of the same type.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::error::{ConfigError, Origin};
+use super::reference::DEFAULT_TOML;
+
+/// Variables of the form `EVENT_HANDLER__SECTION__KEY` set `section.key`.
+const PREFIX: &str = "EVENT_HANDLER__";
+
+/// Short names for single keys; of two for the same key, the later one wins.
+pub(super) const SHORT_NAMES: [(&str, &str); 12] = [
+    ("PORT", "server.port"),
+    ("HOST", "server.host"),
+    ("DATABASE_URL", "store.url"),
+    ("REDIS_URL", "redis.url"),
+    ("ADMIN_TOKEN", "admin.token"),
+    ("NODE_ENV", "environment"),
+    ("APP_ENV", "environment"),
+    ("RUST_LOG", "log.level"),
+    ("AUCTION_MANAGER_URL", "service_urls.auction_manager"),
+    ("STREAM_MANAGER_URL", "service_urls.stream_manager"),
+    ("ELIZA_URL", "service_urls.eliza"),
+    ("SHAPE_L2_URL", "service_urls.shape_l2"),
+];
+
+/// Keys that have a flag of their own; every other one is set by `--set`.
+const FLAGS: [(&str, &str); 3] =
+    [("server.host", "--host"), ("server.port", "--port"), ("store.url", "--database-url")];
+
+/// Who set each key; keys not in it keep their built-in value.
+pub(super) type Origins = BTreeMap<String, Origin>;
+
+/// The values so far, and who set them.
+pub(super) struct Layers {
+    pub values: Table,
+    pub origins: Origins,
+}
+
+impl Layers {
+    /// The lowest layer.
+    pub fn built_in() -> Self {
+        let values = DEFAULT_TOML.parse().expect("invariant: config/default.toml is TOML, as its test shows");
+        Self { values, origins: Origins::new() }
+    }
+
+    /// Lays the file at `path` on top.
+    pub fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let bytes = std::fs::read(path).map_err(|e| ConfigError::of_file(path, format!("cannot be read: {e}")))?;
+        let text = String::from_utf8(bytes).map_err(|_| ConfigError::of_file(path, "is not UTF-8 text"))?;
+        let table = text.parse().map_err(|e| syntax_error(path, &text, &e))?;
+        self.merge(&Origin::File(path.to_owned()), &mut Vec::new(), table)
+    }
+
+    /// Lays the environment on top: long names first, so that short ones, which platforms set, win.
+    pub fn add_environment(&mut self, environment: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+        for (name, text) in environment {
+            if let Some(path) = name.strip_prefix(PREFIX) {
+                let key = path.to_lowercase().replace("__", ".");
+                self.set(Origin::Environment(name.clone()), &key, text)?;
+            }
+        }
+        for (name, key) in SHORT_NAMES {
+            if let Some(text) = environment.get(name).filter(|text| !text.trim().is_empty()) {
+                self.set(Origin::Environment(name.to_owned()), key, text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays one value from the command line on top.
+    pub fn add_override(&mut self, key: &str, text: &str) -> Result<(), ConfigError> {
+        let flag = FLAGS.iter().find(|(of, _)| *of == key).map_or("--set", |(_, flag)| flag);
+        self.set(Origin::Flag(flag.to_owned()), key, text)
+    }
+
+    /// Who set `key` or the innermost part of the configuration around it.
+    pub fn origin(&self, key: &str) -> Origin {
+        origin_of(&self.origins, key)
+    }
+
+    fn merge(&mut self, origin: &Origin, path: &mut Vec<String>, table: Table) -> Result<(), ConfigError> {
+        for (name, value) in table {
+            path.push(name);
+            match value {
+                Value::Table(inner) if self.lookup(origin, path)?.is_table() => self.merge(origin, path, inner)?,
+                value => self.assign(origin, path, |slot| convert(slot, value))?,
+            }
+            path.pop();
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, origin: Origin, key: &str, text: &str) -> Result<(), ConfigError> {
+        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+        self.assign(&origin, &path, |slot| read(slot, text))
+    }
+
+    fn assign(
+        &mut self,
+        origin: &Origin,
+        path: &[String],
+        value: impl FnOnce(&Value) -> Result<Value, String>,
+    ) -> Result<(), ConfigError> {
+        let key = path.join(".");
+        let slot = self.lookup(origin, path)?;
+        *slot = value(slot).map_err(|reason| ConfigError::of_key(origin.clone(), &key, reason))?;
+        self.origins.insert(key, origin.clone());
+        Ok(())
+    }
+
+    /// The present value at `path`, or that there is no such key.
+    fn lookup(&mut self, origin: &Origin, path: &[String]) -> Result<&mut Value, ConfigError> {
+        if at(&self.values, path).is_none() {
+            let reason = unknown_key(&self.values, path);
+            return Err(ConfigError::of_key(origin.clone(), path.join("."), reason));
+        }
+        let (last, sections) = path.split_last().expect("invariant: paths are not empty");
+        let table = sections.iter().fold(&mut self.values, |table, name| match table.get_mut(name) {
+            Some(Value::Table(inner)) => inner,
+            _ => unreachable!("invariant: the path was found"),
+        });
+        Ok(table.get_mut(last).expect("invariant: the path was found"))
+    }
+}
+
+/// Who set `key`, or what holds it (`server.allowed_origins[2]`).
+pub(super) fn origin_of(origins: &Origins, key: &str) -> Origin {
+    let mut key = key;
+    loop {
+        if let Some(origin) = origins.get(key) {
+            return origin.clone();
+        }
+        match key.rfind(['.', '[']) {
+            Some(end) => key = &key[..end],
+            None => return Origin::BuiltIn,
+        }
+    }
+}
+
+fn at<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    match table.get(first)? {
+        value if rest.is_empty() => Some(value),
+        Value::Table(inner) => at(inner, rest),
+        _ => None,
+    }
+}
+
+/// `value`, as far as it is of the type that `slot` has. A number may stand where text is expected.
+///
+/// The reason names types, never values: they may be secret.
+fn convert(slot: &Value, value: Value) -> Result<Value, String> {
+    match (slot, value) {
+        (Value::String(_), Value::Integer(number)) => Ok(Value::String(number.to_string())),
+        (slot, value) if slot.same_type(&value) => Ok(value),
+        (slot, value) => Err(format!("must be {}, not {}", kind(slot), kind(&value))),
+    }
+}
+
+/// `text` as a value of the type that `slot` has.
+fn read(slot: &Value, text: &str) -> Result<Value, String> {
+    let refuse = || format!("must be {}, not {text:?}", kind(slot));
+    match slot {
+        Value::String(_) => Ok(Value::String(text.to_owned())),
+        Value::Integer(_) => text.trim().parse().map(Value::Integer).map_err(|_| refuse()),
+        Value::Float(_) => text.trim().parse().map(Value::Float).map_err(|_| refuse()),
+        Value::Boolean(_) => text.trim().parse().map(Value::Boolean).map_err(|_| refuse()),
+        Value::Datetime(_) => text.trim().parse().map(Value::Datetime).map_err(|_| refuse()),
+        Value::Array(_) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
+        }
+        Value::Table(_) => Err("is a section, not a key".to_owned()),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "text",
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a section",
+    }
+}
+
+fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let message = error.message().trim().replace('\n', ", ");
+    let Some(span) = error.span() else {
+        return ConfigError::of_file(path, message);
+    };
+    let before = text.get(..span.start).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+    ConfigError::of_file(path, format!("line {line}, column {column}: {message}"))
+}
+
+fn unknown_key(values: &Table, path: &[String]) -> String {
+    // The innermost section that exists, and the name that it does not have.
+    let mut siblings = values;
+    let mut wrong = path.iter();
+    let name = loop {
+        let Some(name) = wrong.next() else { return "unknown key".to_owned() };
+        match siblings.get(name) {
+            Some(Value::Table(inner)) => siblings = inner,
+            Some(_) => return format!("unknown key ({name:?} is not a section)"),
+            None => break name,
+        }
+    };
+    if let Some(near) = suggest(name, siblings.keys().map(String::as_str)) {
+        return format!("unknown key (did you mean {near:?}?)");
+    }
+    let elsewhere = values.iter().find_map(|(section, value)| value.as_table()?.get(name).map(|_| section));
+    match elsewhere {
+        Some(section) => format!("unknown key (did you mean \"{section}.{name}\"?)"),
+        None => format!("unknown key (known: {})", siblings.keys().map(String::as_str).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// The candidate that `name` was probably meant to be: at most two letters away, and fewer than half of it.
+pub(super) fn suggest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = candidates.into_iter().map(|candidate| (distance(name, candidate), candidate)).min()?;
+    (near.0 <= 2 && near.0 * 2 <= near.1.len()).then_some(near.1)
+}
+
+/// Letters to insert, delete or replace to get from `a` to `b` (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suggestions_are_near() {
+        let keys = ["host", "port", "max_body"];
+        assert_eq!(suggest("prot", keys), Some("port"));
+        assert_eq!(suggest("maxbody", keys), Some("max_body"));
+        assert_eq!(suggest("zz", keys), None);
+        assert_eq!(suggest("", keys), None);
+    }
+
+    #[test]
+    fn distance_counts_letters() {
+        assert_eq!([("", ""), ("a", ""), ("prot", "port"), ("größe", "grösse")].map(|(a, b)| distance(a, b)), [0, 1, 2, 2]);
+    }
+}

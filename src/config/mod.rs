@@ -1,0 +1,177 @@
+//! Configuration: one immutable value, made once at start from layers.
+//!
+//! From lowest to highest: `config/default.toml` (compiled in; lists and explains every key), the file named by
+//! `--config` or `EVENT_HANDLER_CONFIG`, variables `EVENT_HANDLER__SECTION__KEY`, short variables such as `PORT`,
+//! the command line. A key that the lowest layer does not have is an error in all others.
+
+mod error;
+mod layers;
+pub mod reference;
+mod secret;
+mod sections;
+mod units;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::Value;
+
+pub use self::error::{ConfigError, Origin};
+use self::layers::{Layers, Origins, origin_of};
+pub use self::secret::{DatabaseUrl, Secret, SecretUrl};
+pub use self::sections::{
+    AdminConfig, Durability, LogConfig, LogFormat, PublishConfig, RedisConfig, RetentionConfig, ServerConfig,
+    ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
+};
+pub use self::units::{Size, Span};
+
+/// Names the configuration file when `--config` does not; empty counts as unset.
+pub const FILE_VARIABLE: &str = "EVENT_HANDLER_CONFIG";
+
+/// The effective configuration. Every value is within its range.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub environment: String,
+    pub server: ServerConfig,
+    pub store: StoreConfig,
+    pub publish: PublishConfig,
+    pub subscribe: SubscribeConfig,
+    pub retention: RetentionConfig,
+    pub log: LogConfig,
+    pub admin: AdminConfig,
+    pub supervision: SupervisionConfig,
+    pub redis: RedisConfig,
+    pub service_urls: ServiceUrls,
+    #[serde(skip)]
+    origins: Origins,
+}
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct LoadArgs {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// Dotted keys with their values, the later ones winning.
+    pub overrides: Vec<(String, String)>,
+}
+
+/// The environment of the process. What is not UTF-8 is replaced, not skipped, so that it is refused where it matters.
+pub fn process_environment() -> impl Iterator<Item = (String, String)> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
+}
+
+impl Config {
+    /// Lays all layers on top of each other and checks the result.
+    pub fn load(
+        args: LoadArgs,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let environment: BTreeMap<String, String> = environment.into_iter().collect();
+        let mut layers = Layers::built_in();
+        let named = environment.get(FILE_VARIABLE).filter(|path| !path.trim().is_empty());
+        if let Some(path) = args.file.or_else(|| named.map(PathBuf::from)) {
+            layers.add_file(&path)?;
+        }
+        layers.add_environment(&environment)?;
+        for (key, text) in &args.overrides {
+            layers.add_override(key, text)?;
+        }
+        Self::from_layers(layers)
+    }
+
+    /// Whether this is a production deployment.
+    pub fn is_production(&self) -> bool {
+        self.environment.trim().eq_ignore_ascii_case("production")
+    }
+
+    /// The error for a value that turned out unusable only after loading (`store.url` that names no known database).
+    pub fn error_at(&self, key: &str, reason: impl Into<String>) -> ConfigError {
+        ConfigError::of_key(origin_of(&self.origins, key), key, reason)
+    }
+
+    /// The effective configuration as TOML, secrets replaced by `***`, with a comment where a value is not built in.
+    pub fn to_toml_redacted(&self) -> String {
+        let values = Value::try_from(self).expect("invariant: a configuration is representable as TOML");
+        let mut text = String::new();
+        for section in reference::sections() {
+            // Writing to a string cannot fail.
+            if !section.name.is_empty() {
+                let _ = writeln!(text, "\n[{}]", section.name);
+            }
+            for key in section.keys {
+                // What is none is missing here; its default is the text that says so.
+                let value = key.path.split('.').try_fold(&values, |value, name| value.get(name));
+                let value = value.map_or_else(|| key.default.to_owned(), Value::to_string);
+                let _ = match origin_of(&self.origins, &key.path) {
+                    Origin::BuiltIn => writeln!(text, "{} = {value}", key.name),
+                    origin => writeln!(text, "{} = {value} # {}", key.name, origin.to_string().escape_default()),
+                };
+            }
+        }
+        text
+    }
+
+    fn from_layers(layers: Layers) -> Result<Self, ConfigError> {
+        let config: Result<Self, _> = serde_path_to_error::deserialize(Value::Table(layers.values.clone()));
+        let mut config = config.map_err(|error| {
+            let key = error.path().to_string();
+            ConfigError::of_key(layers.origin(&key), key, error.inner().message().trim().replace('\n', ", "))
+        })?;
+        config.origins = layers.origins;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What must hold between keys.
+    fn check(&self) -> Result<(), ConfigError> {
+        let Self { publish, subscribe, supervision, .. } = self;
+        self.at_most(("publish.max_batch", publish.max_batch), ("publish.backlog_events", publish.backlog_events))?;
+        self.at_most(
+            ("publish.max_batch_body", publish.max_batch_body),
+            ("publish.backlog_bytes", publish.backlog_bytes),
+        )?;
+        self.at_most(
+            ("subscribe.queue_per_connection", subscribe.queue_per_connection),
+            ("subscribe.queue_total", subscribe.queue_total),
+        )?;
+        self.at_most(("supervision.backoff", supervision.backoff), ("supervision.backoff_cap", supervision.backoff_cap))?;
+        if subscribe.ping_interval == subscribe.idle_timeout {
+            return Err(self.error_at("subscribe.ping_interval", "must be less than subscribe.idle_timeout"));
+        }
+        self.at_most(
+            ("subscribe.ping_interval", subscribe.ping_interval),
+            ("subscribe.idle_timeout", subscribe.idle_timeout),
+        )
+    }
+
+    /// The error names the key that was set; if both were, the smaller one.
+    fn at_most<T: PartialOrd + std::fmt::Display>(
+        &self,
+        (small_key, small): (&str, T),
+        (large_key, large): (&str, T),
+    ) -> Result<(), ConfigError> {
+        if small <= large {
+            return Ok(());
+        }
+        Err(match origin_of(&self.origins, small_key) {
+            Origin::BuiltIn => {
+                self.error_at(large_key, format!("must be at least {small_key} ({small}), not {large}"))
+            }
+            _ => self.error_at(small_key, format!("must be at most {large_key} ({large}), not {small}")),
+        })
+    }
+}
+
+/// The built-in configuration.
+impl Default for Config {
+    fn default() -> Self {
+        Self::from_layers(Layers::built_in()).expect("invariant: config/default.toml is valid, as its test shows")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! The reference of all keys, read from `config/default.toml`: each key with the comment above it.
+
+use std::fmt::Write as _;
+
+use super::layers::SHORT_NAMES;
+
+/// The built-in layer.
+pub(super) const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
+
+/// One section; the unnamed first one holds the keys outside of any.
+pub struct Section {
+    pub name: &'static str,
+    pub meaning: String,
+    pub keys: Vec<Key>,
+}
+
+/// One key.
+pub struct Key {
+    /// The name within its section.
+    pub name: &'static str,
+    /// The dotted name.
+    pub path: String,
+    /// The default, as TOML.
+    pub default: &'static str,
+    pub meaning: String,
+}
+
+/// All keys, in the order of `config/default.toml`.
+pub fn sections() -> Vec<Section> {
+    let mut sections = vec![Section { name: "", meaning: String::new(), keys: Vec::new() }];
+    let mut comment = Vec::new();
+    for line in DEFAULT_TOML.lines() {
+        if let Some(text) = line.strip_prefix('#') {
+            comment.push(text.trim());
+            continue;
+        }
+        let meaning = std::mem::take(&mut comment).join(" ");
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            sections.push(Section { name, meaning, keys: Vec::new() });
+        } else if let (Some((name, default)), Some(section)) = (line.split_once(" = "), sections.last_mut()) {
+            let path = if section.name.is_empty() { name.to_owned() } else { format!("{}.{name}", section.name) };
+            section.keys.push(Key { name, path, default, meaning });
+        }
+    }
+    sections
+}
+
+/// The reference as Markdown: a table for each section.
+pub fn markdown() -> String {
+    let mut text = String::new();
+    for Section { name, meaning, keys } in sections() {
+        // Writing to a string cannot fail.
+        if !name.is_empty() {
+            let _ = write!(text, "\n## `[{name}]`\n\n{meaning}\n\n");
+        }
+        text.push_str("| key | default | meaning | short name |\n| --- | --- | --- | --- |\n");
+        for Key { name, path, default, meaning } in keys {
+            let short = SHORT_NAMES.iter().rev().filter(|(_, key)| *key == path);
+            let short: Vec<_> = short.map(|(variable, _)| format!("`{variable}`")).collect();
+            let meaning = meaning.replace('|', "\\|");
+            let _ = writeln!(text, "| `{name}` | `{default}` | {meaning} | {} |", short.join(", "));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: &str = "<!-- begin: generated from config/default.toml -->\n";
+    const END: &str = "<!-- end: generated from config/default.toml -->\n";
+
+    #[test]
+    fn every_key_is_explained() {
+        for section in sections() {
+            assert!(section.name.is_empty() || section.meaning.ends_with('.'), "[{}]", section.name);
+            for key in section.keys {
+                assert!(key.meaning.ends_with('.'), "{}: {:?}", key.path, key.meaning);
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_is_listed() {
+        fn leaves(table: &toml::Table, prefix: &str, into: &mut Vec<String>) {
+            for (name, value) in table {
+                match value.as_table() {
+                    Some(inner) => leaves(inner, &format!("{prefix}{name}."), into),
+                    None => into.push(format!("{prefix}{name}")),
+                }
+            }
+        }
+        let mut in_toml = Vec::new();
+        leaves(&DEFAULT_TOML.parse().unwrap(), "", &mut in_toml);
+        let mut listed: Vec<String> = sections().into_iter().flat_map(|s| s.keys).map(|k| k.path).collect();
+        listed.sort();
+        in_toml.sort();
+        assert_eq!(listed, in_toml);
+    }
+
+    /// `UPDATE_DOCS=1 cargo test` brings the document up to date.
+    #[test]
+    fn the_document_is_in_step() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = document.split_once(BEGIN).unwrap();
+        let (_, after) = rest.split_once(END).unwrap();
+        let current = format!("{before}{BEGIN}\n{}\n{END}{after}", markdown().trim());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &current).unwrap();
+        } else {
+            assert_eq!(document, current, "run UPDATE_DOCS=1 cargo test");
+        }
+    }
+}

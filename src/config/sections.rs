@@ -1,0 +1,261 @@
+//! The sections of the configuration. What each key means is said once, in `config/default.toml`.
+//!
+//! No field has a default here: a key missing from `config/default.toml` would stop every start.
+
+use std::net::IpAddr;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use url::Url;
+
+use super::layers::suggest;
+use super::secret::{DatabaseUrl, Secret, SecretUrl, http_url, redis_url};
+use super::units::{Size, Span, optional_size, optional_span, optional_whole, size, span, whole};
+
+/// Milliseconds.
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// Bytes.
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const PIB: u64 = 1 << 50;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    #[serde(deserialize_with = "host")]
+    pub host: String,
+    #[serde(deserialize_with = "whole::<0, 65_535, _, _>")]
+    pub port: u16,
+    #[serde(deserialize_with = "whole::<0, 1024, _, _>")]
+    pub workers: usize,
+    #[serde(deserialize_with = "whole::<1, 1_000_000, _, _>")]
+    pub max_connections: usize,
+    #[serde(deserialize_with = "span::<100, {10 * MINUTE}, _>")]
+    pub head_timeout: Span,
+    #[serde(deserialize_with = "span::<100, HOUR, _>")]
+    pub body_timeout: Span,
+    #[serde(deserialize_with = "span::<SECOND, HOUR, _>")]
+    pub keep_alive: Span,
+    #[serde(deserialize_with = "size::<KIB, {256 * MIB}, _>")]
+    pub max_body: Size,
+    #[serde(deserialize_with = "span::<0, HOUR, _>")]
+    pub shutdown_grace: Span,
+    /// In the form browsers send them: lower case, without a default port.
+    #[serde(deserialize_with = "origins")]
+    pub allowed_origins: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    Full,
+    Normal,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// As it was written; empty means the SQLite file under `data/`.
+    pub url: DatabaseUrl,
+    pub durability: Durability,
+    #[serde(deserialize_with = "whole::<1, 256, _, _>")]
+    pub readers: u32,
+    #[serde(deserialize_with = "span::<0, MINUTE, _>")]
+    pub busy_timeout: Span,
+    #[serde(deserialize_with = "span::<100, MINUTE, _>")]
+    pub connect_timeout: Span,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownFields {
+    Refuse,
+    Ignore,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishConfig {
+    pub unknown_fields: UnknownFields,
+    #[serde(deserialize_with = "whole::<1, 100_000, _, _>")]
+    pub max_batch: usize,
+    #[serde(deserialize_with = "size::<KIB, GIB, _>")]
+    pub max_batch_body: Size,
+    #[serde(deserialize_with = "whole::<1, 10_000_000, _, _>")]
+    pub backlog_events: usize,
+    #[serde(deserialize_with = "size::<KIB, {64 * GIB}, _>")]
+    pub backlog_bytes: Size,
+    #[serde(deserialize_with = "span::<100, {10 * MINUTE}, _>")]
+    pub commit_timeout: Span,
+    #[serde(deserialize_with = "span::<SECOND, {30 * DAY}, _>")]
+    pub idempotency_window: Span,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubscribeConfig {
+    #[serde(deserialize_with = "size::<{4 * KIB}, GIB, _>")]
+    pub queue_per_connection: Size,
+    #[serde(deserialize_with = "size::<{64 * KIB}, {256 * GIB}, _>")]
+    pub queue_total: Size,
+    #[serde(deserialize_with = "size::<0, {256 * GIB}, _>")]
+    pub recent_events: Size,
+    #[serde(deserialize_with = "span::<100, HOUR, _>")]
+    pub ping_interval: Span,
+    #[serde(deserialize_with = "span::<200, DAY, _>")]
+    pub idle_timeout: Span,
+    #[serde(deserialize_with = "span::<100, HOUR, _>")]
+    pub stall_timeout: Span,
+    #[serde(deserialize_with = "size::<128, {64 * MIB}, _>")]
+    pub max_message: Size,
+    #[serde(deserialize_with = "whole::<1, 100_000, _, _>")]
+    pub max_subscriptions: usize,
+}
+
+/// What is none is unlimited.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionConfig {
+    #[serde(deserialize_with = "optional_span::<SECOND, {36_500 * DAY}, _>")]
+    pub max_age: Option<Span>,
+    #[serde(deserialize_with = "optional_whole")]
+    pub max_events: Option<u64>,
+    #[serde(deserialize_with = "optional_size::<PIB, _>")]
+    pub max_bytes: Option<Size>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Auto,
+    Json,
+    Text,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    /// A filter in the syntax of `RUST_LOG`.
+    #[serde(deserialize_with = "level")]
+    pub level: String,
+    pub activity: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    pub token: Secret,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupervisionConfig {
+    #[serde(deserialize_with = "whole::<0, 1000, _, _>")]
+    pub max_restarts: usize,
+    #[serde(deserialize_with = "span::<SECOND, DAY, _>")]
+    pub within: Span,
+    #[serde(deserialize_with = "span::<0, MINUTE, _>")]
+    pub backoff: Span,
+    #[serde(deserialize_with = "span::<0, {10 * MINUTE}, _>")]
+    pub backoff_cap: Span,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    #[serde(deserialize_with = "redis_url")]
+    pub url: Option<SecretUrl>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceUrls {
+    #[serde(deserialize_with = "http_url")]
+    pub auction_manager: Option<SecretUrl>,
+    #[serde(deserialize_with = "http_url")]
+    pub stream_manager: Option<SecretUrl>,
+    #[serde(deserialize_with = "http_url")]
+    pub eliza: Option<SecretUrl>,
+    #[serde(deserialize_with = "http_url")]
+    pub shape_l2: Option<SecretUrl>,
+}
+
+fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let host = String::deserialize(from)?;
+    let is_name = || !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if host.parse::<IpAddr>().is_ok() || is_name() {
+        return Ok(host);
+    }
+    Err(D::Error::custom(format!("must be an IP address or a host name, without a port, not {host:?}")))
+}
+
+fn origins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts.iter().map(|text| origin(text).map_err(D::Error::custom)).collect()
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let only_origin = |url: &Url| {
+        let rest = [url.username(), url.path().trim_matches('/'), url.query().unwrap_or(""), url.fragment().unwrap_or("")];
+        url.origin().is_tuple() && rest.iter().all(|part| part.is_empty())
+    };
+    match Url::parse(text) {
+        Ok(url) if only_origin(&url) => Ok(url.origin().ascii_serialization()),
+        _ => Err(format!("must be origins such as \"https://app.example.com\", not {text:?}")),
+    }
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+fn level<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let filter = String::deserialize(from)?;
+    check_filter(&filter).map_err(D::Error::custom)?;
+    Ok(filter)
+}
+
+/// A log filter is `directive,…[/text]`, each directive a level, a module, or `module=level`.
+fn check_filter(filter: &str) -> Result<(), String> {
+    let directives = filter.split('/').next().unwrap_or_default();
+    for directive in directives.split(',').map(str::trim).filter(|d| !d.is_empty()) {
+        let (text, is_level) = match directive.split_once('=') {
+            Some((_, level)) => (level.trim(), true),
+            // A module may have any name, but one that resembles a level was meant to be one.
+            None => (directive, suggest(&directive.to_lowercase(), LEVELS).is_some()),
+        };
+        if is_level && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)) {
+            return Err(format!("unknown level {text:?} (known: {})", LEVELS.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_filters_are_checked() {
+        for good in ["", "info", "WARN", "event_handler", "info,event_handler::web=debug", "actix=off,info/text=x"] {
+            assert_eq!(check_filter(good), Ok(()), "{good}");
+        }
+        for (bad, text) in [("inof", "inof"), ("info,a=loud", "loud"), ("a=", "")] {
+            let reason = format!("unknown level {text:?} (known: off, error, warn, info, debug, trace)");
+            assert_eq!(check_filter(bad), Err(reason));
+        }
+    }
+
+    #[test]
+    fn origins_are_brought_into_the_form_of_browsers() {
+        assert_eq!(origin("HTTPS://App.Example.com:443/"), Ok("https://app.example.com".to_owned()));
+        assert_eq!(origin("http://localhost:3000"), Ok("http://localhost:3000".to_owned()));
+        for bad in ["*", "null", "app.example.com", "https://a/b", "https://a?b", "file:///a", "https://u@a"] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+}
