@@ -90,6 +90,14 @@ impl PatternIndex {
         }
     }
 
+    /// The handle of `pattern`, if it is in use.
+    pub fn topic(&self, pattern: &Pattern) -> Option<TopicId> {
+        if pattern.is_exact() {
+            return self.exact.get(pattern.as_str()).copied();
+        }
+        self.root.find(pattern)
+    }
+
     /// The pattern behind `id`, while it is in use.
     pub fn pattern(&self, id: TopicId) -> Option<&Pattern> {
         self.topics.get(id).map(|t| &t.pattern)
@@ -117,6 +125,18 @@ impl Node {
             };
         }
         &mut node.here
+    }
+
+    fn find(&self, pattern: &Pattern) -> Option<TopicId> {
+        let mut node = self;
+        for segment in pattern.segments() {
+            node = match segment {
+                ">" => return node.tail,
+                "*" => node.star.as_deref()?,
+                _ => node.children.get(segment)?,
+            };
+        }
+        node.here
     }
 
     /// Calls `found` for every pattern below this node that matches the segments in `rest`.
@@ -226,6 +246,10 @@ mod tests {
             kept.sort();
             kept.dedup();
             prop_assert_eq!(index.len(), kept.len());
+            for (pattern, _) in &patterns {
+                let found = index.topic(pattern).and_then(|id| index.pattern(id));
+                prop_assert_eq!(found, kept.contains(pattern).then_some(pattern));
+            }
             for name in &names {
                 let naive: Vec<_> = kept.iter().filter(|p| p.matches(name)).cloned().collect();
                 prop_assert_eq!(matching(&index, name), naive);

@@ -1,0 +1,52 @@
+//! Every actor can say what it is: one value for operators and for tests.
+
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// What kind of actor a node of the tree is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActorKind {
+    Supervisor,
+    Persistence,
+    Router,
+    Shard,
+    Session,
+}
+
+/// Whether an actor is at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActorState {
+    Running,
+    Restarting,
+    Stopped,
+}
+
+/// One node of the actor tree.
+#[derive(Debug, Clone, Serialize)]
+pub struct ActorReport {
+    pub name: String,
+    pub kind: ActorKind,
+    pub state: ActorState,
+    pub restarts: u64,
+    pub mailbox: MailboxReport,
+    pub uptime_seconds: f64,
+    /// The actor's own state; `null` when it did not answer in time.
+    pub details: Value,
+    pub children: Vec<ActorReport>,
+}
+
+/// What waits for an actor, in messages.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct MailboxReport {
+    pub depth: usize,
+    pub capacity: usize,
+}
+
+/// Seconds since `start`, for reports.
+pub fn uptime_seconds(start: Instant) -> f64 {
+    (start.elapsed().as_secs_f64() * 1e3).round() / 1e3
+}

@@ -1,0 +1,183 @@
+//! The way in: collects the publishes of one HTTP worker and hands them over together.
+//!
+//! One cross-thread message carries everything that became ready in one round of the worker's event loop,
+//! and while a commit is under way the next batch grows. So the cost per publish falls as load rises.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+
+use super::messages::{AppendEvents, AppendFailure, AppendReply};
+use crate::actors::mailbox::Mailbox;
+use crate::domain::event::{Append, AppendOutcome};
+
+/// Batches of one worker under way at once: one is being committed while the next is on its way.
+const MAX_IN_FLIGHT: usize = 2;
+
+/// What waits for a commit, on all workers together. A publish that does not fit is refused at once.
+#[derive(Debug)]
+pub struct Backlog {
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+    max_events: usize,
+    max_bytes: usize,
+}
+
+impl Backlog {
+    /// At most `max_events` events of `max_bytes` bytes together; one request always fits when nothing waits.
+    pub fn new(max_events: usize, max_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { events: AtomicUsize::new(0), bytes: AtomicUsize::new(0), max_events, max_bytes })
+    }
+
+    /// Events that wait.
+    pub fn events(&self) -> usize {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// Most events that may wait.
+    pub fn capacity(&self) -> usize {
+        self.max_events
+    }
+
+    fn admit(self: &Arc<Self>, append: &Append) -> Option<Permit> {
+        let permit = Permit { backlog: Arc::clone(self), events: append.events.len(), bytes: append.bytes() };
+        let events = self.events.fetch_add(permit.events, Ordering::Relaxed);
+        let bytes = self.bytes.fetch_add(permit.bytes, Ordering::Relaxed);
+        let fits = events + permit.events <= self.max_events && bytes + permit.bytes <= self.max_bytes;
+        (fits || events == 0).then_some(permit)
+    }
+}
+
+/// A place in the backlog, given back when dropped.
+#[derive(Debug)]
+struct Permit {
+    backlog: Arc<Backlog>,
+    events: usize,
+    bytes: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.backlog.events.fetch_sub(self.events, Ordering::Relaxed);
+        self.backlog.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The intake of one worker thread; clones share it.
+#[derive(Clone)]
+pub struct Intake(Rc<Inner>);
+
+struct Inner {
+    backlog: Arc<Backlog>,
+    persistence: RefCell<Mailbox<AppendEvents>>,
+    waiting: RefCell<Vec<Waiting>>,
+    in_flight: Cell<usize>,
+    arrival: Notify,
+    commit_timeout: Duration,
+}
+
+struct Waiting {
+    append: Append,
+    place: Place,
+}
+
+/// Who waits for the outcome, and the room it takes.
+struct Place {
+    reply: oneshot::Sender<Result<AppendOutcome, AppendFailure>>,
+    _permit: Permit,
+}
+
+impl Intake {
+    /// Starts the intake on the current thread. It ends with the thread's event loop.
+    pub fn start(persistence: Mailbox<AppendEvents>, backlog: Arc<Backlog>, commit_timeout: Duration) -> Self {
+        let intake = Self(Rc::new(Inner {
+            backlog,
+            persistence: RefCell::new(persistence),
+            waiting: RefCell::default(),
+            in_flight: Cell::new(0),
+            arrival: Notify::new(),
+            commit_timeout,
+        }));
+        let flusher = intake.clone();
+        actix_rt::spawn(async move {
+            loop {
+                flusher.0.arrival.notified().await;
+                // Whatever else is ready in this round joins the batch.
+                tokio::task::yield_now().await;
+                flusher.flush();
+            }
+        });
+        intake
+    }
+
+    /// From now on appends go to this persistence actor.
+    pub fn connect(&self, persistence: Mailbox<AppendEvents>) {
+        self.0.persistence.replace(persistence);
+    }
+
+    /// Stores `append` and waits for the commit (EV-1: an `Ok` means committed).
+    pub async fn append(&self, append: Append) -> Result<AppendOutcome, AppendFailure> {
+        let outcome = self.enqueue(append)?;
+        outcome.await.unwrap_or(Err(AppendFailure::StoreUnavailable("the writer was restarted".into())))
+    }
+
+    /// Takes its place in commit order now; the outcome comes later.
+    pub fn enqueue(
+        &self,
+        append: Append,
+    ) -> Result<oneshot::Receiver<Result<AppendOutcome, AppendFailure>>, AppendFailure> {
+        let permit = self.0.backlog.admit(&append).ok_or(AppendFailure::Overloaded)?;
+        let (reply, outcome) = oneshot::channel();
+        self.0.waiting.borrow_mut().push(Waiting { append, place: Place { reply, _permit: permit } });
+        self.0.arrival.notify_one();
+        Ok(outcome)
+    }
+
+    fn flush(&self) {
+        if self.0.in_flight.get() >= MAX_IN_FLIGHT || self.0.waiting.borrow().is_empty() {
+            return;
+        }
+        let (appends, places): (Vec<_>, Vec<_>) =
+            self.0.waiting.take().into_iter().map(|w| (w.append, w.place)).unzip();
+        let (reply, answer) = oneshot::channel();
+        if self.0.persistence.borrow().try_send(AppendEvents { appends, reply }).is_err() {
+            answer_all(places, Err(AppendFailure::StoreUnavailable("the writer is restarting".into())));
+            return;
+        }
+        self.0.in_flight.set(self.0.in_flight.get() + 1);
+        let intake = self.clone();
+        actix_rt::spawn(async move {
+            let reply = match tokio::time::timeout(intake.0.commit_timeout, answer).await {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(_)) => Err(AppendFailure::StoreUnavailable("the writer was restarted".into())),
+                Err(_) => Err(AppendFailure::TimedOut),
+            };
+            intake.0.in_flight.set(intake.0.in_flight.get() - 1);
+            answer_all(places, reply);
+            if !intake.0.waiting.borrow().is_empty() {
+                intake.0.arrival.notify_one();
+            }
+        });
+    }
+}
+
+fn answer_all(places: Vec<Place>, reply: AppendReply) {
+    // A publisher that went away does not need its answer.
+    match reply {
+        Ok(outcomes) => {
+            debug_assert_eq!(outcomes.len(), places.len());
+            for (place, outcome) in places.into_iter().zip(outcomes) {
+                let _ = place.reply.send(Ok(outcome));
+            }
+        }
+        Err(failure) => {
+            for place in places {
+                let _ = place.reply.send(Err(failure.clone()));
+            }
+        }
+    }
+}

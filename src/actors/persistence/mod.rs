@@ -1,0 +1,296 @@
+//! The persistence actor: the only writer of the log.
+//!
+//! Group commit: whatever waits when the mailbox has been drained goes into one transaction. While it blocks in
+//! a commit the next group gathers, so there is no delay to tune. It runs on a thread of its own, where blocking is fine.
+//!
+//! - EV-1 acknowledged ⇒ committed: replies are sent after the commit, never before.
+//! - EV-2 commit order: ids are assigned inside the transaction, and batches leave here in that order.
+
+pub mod intake;
+pub mod messages;
+mod store_watch;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use actix::prelude::{Actor, ActorContext, AsyncContext, Context, Handler};
+use actix::{ActorFutureExt, fut};
+use tokio::sync::oneshot;
+
+use self::intake::Backlog;
+use self::messages::{AppendEvents, AppendFailure, AppendReply, ConnectRouter, EventsCommitted, FinishCommits, Observe};
+use self::store_watch::StoreWatch;
+use super::log_position::LogPosition;
+use super::mailbox::{Depth, Mailbox};
+use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
+use super::supervisor::guard::ExitGuard;
+use crate::domain::event::{Append, AppendOutcome, Timestamp};
+use crate::protocol::log_batch::LogBatch;
+use crate::storage::{RetentionPolicy, StoreError, StoreErrorKind, StoreOptions, Writer};
+use crate::telemetry::health::StoreHealth;
+use crate::telemetry::metrics::Metrics;
+
+/// Messages that may wait; each holds a whole batch of one worker, of which there are at most a few.
+pub const MAILBOX: usize = 256;
+
+/// A group is committed early once it holds this many events.
+const MAX_GROUP: usize = 4096;
+/// How often an idle or ailing store is looked after.
+const CARE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often retention and expired idempotency keys are seen to, at least.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// Rows removed in one step: a step must not be felt by the publishes that wait behind it.
+const HOUSEKEEPING_ROWS: usize = 500;
+
+/// What a persistence actor is made of; kept by the supervisor to make another.
+#[derive(Clone)]
+pub struct PersistenceParts {
+    pub store: StoreOptions,
+    pub retention: RetentionPolicy,
+    pub position: Arc<LogPosition>,
+    pub backlog: Arc<Backlog>,
+    pub health: Arc<StoreHealth>,
+    pub metrics: Arc<Metrics>,
+    pub log_activity: bool,
+}
+
+/// See the module.
+pub struct Persistence {
+    parts: PersistenceParts,
+    watch: StoreWatch,
+    router: Mailbox<EventsCommitted>,
+    depth: Depth,
+    group: Vec<AppendEvents>,
+    group_events: usize,
+    flush_due: bool,
+    next_housekeeping: Instant,
+    last_group: usize,
+    last_commit: Duration,
+    started: Instant,
+    guard: ExitGuard,
+}
+
+impl Persistence {
+    pub fn new(parts: PersistenceParts, router: Mailbox<EventsCommitted>, depth: Depth, guard: ExitGuard) -> Self {
+        let watch = StoreWatch::new(parts.store.clone(), Arc::clone(&parts.health), Arc::clone(&parts.metrics));
+        Self {
+            parts,
+            watch,
+            router,
+            depth,
+            group: Vec::new(),
+            group_events: 0,
+            flush_due: false,
+            next_housekeeping: Instant::now(),
+            last_group: 0,
+            last_commit: Duration::ZERO,
+            started: Instant::now(),
+            guard,
+        }
+    }
+
+    fn flush(&mut self) {
+        self.flush_due = false;
+        self.group_events = 0;
+        let group = std::mem::take(&mut self.group);
+        if !group.is_empty() {
+            self.commit(group);
+        }
+        // A flooded actor never reaches its timers, so the clock is looked at here too.
+        if Instant::now() >= self.next_housekeeping {
+            self.housekeeping();
+        }
+    }
+
+    fn commit(&mut self, group: Vec<AppendEvents>) {
+        let mut replies = Vec::with_capacity(group.len());
+        let mut appends = Vec::with_capacity(group.iter().map(|g| g.appends.len()).sum());
+        for AppendEvents { appends: some, reply } in group {
+            replies.push((some.len(), reply));
+            appends.extend(some);
+        }
+        match self.append(appends) {
+            Ok(outcomes) => answer(replies, outcomes),
+            Err(failure) => {
+                for (_, reply) in replies {
+                    let _ = reply.send(Err(failure.clone()));
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, appends: Vec<Append>) -> Result<Vec<AppendOutcome>, AppendFailure> {
+        let writer = self.watch.writer().map_err(AppendFailure::StoreUnavailable)?;
+        let begin = Instant::now();
+        match writer.append(appends, now()) {
+            Ok(committed) => {
+                self.last_commit = begin.elapsed();
+                self.last_group = committed.events.len();
+                self.parts.metrics.commit(self.last_group, self.last_commit);
+                if self.parts.log_activity {
+                    for event in &committed.events {
+                        log::info!(target: "event_handler::activity", id = event.id, event_name = event.name.as_str(); "committed");
+                    }
+                }
+                let batch = LogBatch::new(committed.prev, committed.events);
+                self.parts.position.advance(batch.last());
+                self.tell_router(batch);
+                Ok(committed.outcomes)
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                self.watch.failed(error);
+                Err(AppendFailure::StoreUnavailable(reason))
+            }
+        }
+    }
+
+    /// A hint: shards that miss it find the gap and read the store.
+    fn tell_router(&self, batch: Arc<LogBatch>) {
+        if self.router.try_send(EventsCommitted(batch)).is_err() {
+            self.parts.metrics.mailbox_full.with_label_values(&["router"]).inc();
+        }
+    }
+
+    /// Opens the store or proves that it works again, and tells everybody where the log stands.
+    fn care(&mut self) {
+        if let Some(bounds) = self.watch.care() {
+            self.parts.position.set(bounds);
+            self.tell_router(LogBatch::new(bounds.last, Vec::new()));
+        }
+    }
+
+    fn housekeeping(&mut self) {
+        self.next_housekeeping = Instant::now() + HOUSEKEEPING_INTERVAL;
+        match self.housekeeping_step() {
+            Ok(true) => self.next_housekeeping = Instant::now(),
+            Ok(false) => {}
+            Err(error) if error.kind == StoreErrorKind::Busy => {}
+            Err(error) => self.watch.failed(error),
+        }
+    }
+
+    /// One small step; true when more is due.
+    fn housekeeping_step(&mut self) -> Result<bool, StoreError> {
+        let Ok(writer) = self.watch.writer() else {
+            return Ok(false);
+        };
+        let pruned = writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)?;
+        let mut more = pruned >= HOUSEKEEPING_ROWS;
+        if self.parts.retention.is_bounded() {
+            let trimmed = writer.trim(&self.parts.retention, now(), HOUSEKEEPING_ROWS)?;
+            if trimmed.removed > 0 {
+                self.parts.metrics.trimmed.inc_by(trimmed.removed as u64);
+                let bounds = writer.bounds()?;
+                self.parts.position.set(bounds);
+            }
+            more |= trimmed.more_due;
+        }
+        Ok(more)
+    }
+}
+
+impl Actor for Persistence {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        self.care();
+        ctx.run_interval(CARE_INTERVAL, |this, _| {
+            this.care();
+            while Instant::now() >= this.next_housekeeping && this.group.is_empty() {
+                this.housekeeping();
+                if this.depth.get() > 0 {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+impl Handler<AppendEvents> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, message: AppendEvents, ctx: &mut Self::Context) {
+        self.depth.took_one();
+        self.group_events += message.appends.iter().map(|a| a.events.len()).sum::<usize>();
+        self.group.push(message);
+        if self.group_events >= MAX_GROUP {
+            self.flush();
+        } else if !self.flush_due {
+            self.flush_due = true;
+            // Runs when the mailbox has been drained: everything that waited is in the group by then.
+            ctx.spawn(fut::ready(()).map(|(), this: &mut Self, _| this.flush()));
+        }
+    }
+}
+
+impl Handler<ConnectRouter> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, ConnectRouter(router): ConnectRouter, _: &mut Self::Context) {
+        self.router = router;
+        // What the router before it took along is missing at the shards: this lets them find the gap.
+        if let Some(bounds) = self.parts.position.get() {
+            self.tell_router(LogBatch::new(bounds.last, Vec::new()));
+        }
+    }
+}
+
+impl Handler<Observe> for Persistence {
+    type Result = Option<ActorReport>;
+
+    fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
+        let bounds = self.parts.position.get();
+        Some(ActorReport {
+            name: "persistence".into(),
+            kind: ActorKind::Persistence,
+            state: ActorState::Running,
+            restarts: 0,
+            mailbox: MailboxReport { depth: self.depth.get(), capacity: MAILBOX },
+            uptime_seconds: uptime_seconds(self.started),
+            details: serde_json::json!({
+                "store": self.parts.health.describe(),
+                "backlog_events": self.parts.backlog.events(),
+                "backlog_capacity": self.parts.backlog.capacity(),
+                "batch_size": self.last_group,
+                "commit_ms": self.last_commit.as_secs_f64() * 1e3,
+                "earliest_id": bounds.map(|b| b.earliest),
+                "last_id": bounds.map(|b| b.last),
+            }),
+            children: Vec::new(),
+        })
+    }
+}
+
+impl Handler<FinishCommits> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, FinishCommits: FinishCommits, ctx: &mut Self::Context) {
+        self.flush();
+        self.guard.release();
+        ctx.stop();
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl Handler<super::supervisor::messages::InjectPanic> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, _: super::supervisor::messages::InjectPanic, _: &mut Self::Context) {
+        panic!("injected fault in persistence");
+    }
+}
+
+fn answer(replies: Vec<(usize, oneshot::Sender<AppendReply>)>, mut outcomes: Vec<AppendOutcome>) {
+    // From the back, so that each reply takes its share off the end.
+    for (count, reply) in replies.into_iter().rev() {
+        let share = outcomes.split_off(outcomes.len() - count);
+        let _ = reply.send(Ok(share));
+    }
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
+}

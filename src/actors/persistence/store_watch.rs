@@ -1,0 +1,91 @@
+//! The writer's connection to the store through its illnesses: opened, failed, proven well again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::domain::event::LogBounds;
+use crate::storage::{self, StoreError, StoreOptions, Writer};
+use crate::telemetry::health::StoreHealth;
+use crate::telemetry::metrics::Metrics;
+
+/// How often a store that seems well is asked.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Holds the writer while the store is well, and the reason while it is not.
+pub struct StoreWatch {
+    options: StoreOptions,
+    health: Arc<StoreHealth>,
+    metrics: Arc<Metrics>,
+    writer: Option<Writer>,
+    ailment: Option<StoreError>,
+    next_probe: Instant,
+}
+
+impl StoreWatch {
+    /// A store that is still to be opened.
+    pub fn new(options: StoreOptions, health: Arc<StoreHealth>, metrics: Arc<Metrics>) -> Self {
+        Self { options, health, metrics, writer: None, ailment: None, next_probe: Instant::now() }
+    }
+
+    /// The writer, or why there is none now. Never blocks: [`Self::care`] does the trying.
+    pub fn writer(&mut self) -> Result<&mut Writer, String> {
+        match (&self.ailment, &mut self.writer) {
+            (None, Some(writer)) => Ok(writer),
+            (Some(error), _) => Err(error.to_string()),
+            (None, None) => Err("not opened yet".into()),
+        }
+    }
+
+    /// Takes note of a failure: from now on everything is refused until [`Self::care`] finds the store well.
+    pub fn failed(&mut self, error: StoreError) {
+        self.metrics.store_errors.with_label_values(&[error.kind.as_str()]).inc();
+        if self.ailment.as_ref().map(|a| a.kind) != Some(error.kind) {
+            log::error!(reason = error.kind.as_str(), error:% = error; "store unavailable, publishes are refused until it works again");
+        }
+        self.health.set_down(error.kind.as_str(), &error.to_string());
+        self.ailment = Some(error);
+    }
+
+    /// Opens the store if it is not open, tries an ailing one, and asks a well one now and then.
+    /// Returns the log's bounds when the store is well after it was not.
+    pub fn care(&mut self) -> Option<LogBounds> {
+        let was_well = self.writer.is_some() && self.ailment.is_none();
+        if was_well && Instant::now() < self.next_probe {
+            return None;
+        }
+        self.next_probe = Instant::now() + PROBE_INTERVAL;
+        match self.try_store(was_well) {
+            Ok(bounds) => {
+                if !was_well {
+                    self.ailment = None;
+                    self.health.set_up();
+                    log::info!(earliest_id = bounds.earliest, last_id = bounds.last; "store ready");
+                    return Some(bounds);
+                }
+                None
+            }
+            Err(error) => {
+                self.failed(error);
+                None
+            }
+        }
+    }
+
+    fn try_store(&mut self, was_well: bool) -> Result<LogBounds, StoreError> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                let applied = storage::migrate(&self.options)?;
+                if !applied.is_empty() {
+                    log::info!(count = applied.len(); "migrations applied");
+                }
+                self.writer.insert(Writer::open(self.options.clone())?)
+            }
+        };
+        if !was_well {
+            writer.probe()?;
+        }
+        writer.bounds()
+    }
+}
+

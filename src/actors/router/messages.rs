@@ -1,0 +1,93 @@
+//! What the router and its shards take.
+
+use std::sync::Arc;
+
+use actix::prelude::Message;
+
+use crate::actors::mailbox::Mailbox;
+use crate::actors::observe::ActorReport;
+use crate::domain::event::EventId;
+use crate::domain::pattern::Pattern;
+use crate::protocol::close::CloseReason;
+use crate::protocol::error::ApiError;
+use crate::protocol::log_batch::LogBatch;
+use crate::protocol::request::{Envelope, RequestId, Start};
+
+/// To the router: this shard takes committed batches from now on, in place of an earlier one of its number.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AttachShard {
+    pub number: usize,
+    pub mailbox: Mailbox<RouteBatch>,
+}
+
+/// To a shard: a committed batch, in commit order.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct RouteBatch(pub Arc<LogBatch>);
+
+/// The number of a session, unique in this process.
+pub type SessionId = u64;
+
+/// To a shard, from its own worker: a client has connected and waits in the lobby under this ticket.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<Seated>")]
+pub struct OpenSession(pub Ticket);
+
+/// A place in the worker's lobby.
+pub type Ticket = usize;
+
+/// A place in a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seated {
+    pub session: SessionId,
+    pub seat: usize,
+}
+
+/// To a shard: the client of this seat is gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SessionClosed(pub Seated);
+
+/// To a shard: a subscription of a client. A reply, if one was asked for, is queued before its first event.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), ApiError>")]
+pub struct OpenSubscription {
+    pub seated: Seated,
+    pub id: Option<RequestId>,
+    pub pattern: Pattern,
+    pub envelope: Envelope,
+    pub start: Start,
+    /// The end of the log when the request was read: what is published afterwards is not missed.
+    pub log_end: EventId,
+}
+
+/// To a shard: the end of a subscription.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CloseSubscription {
+    pub seated: Seated,
+    pub id: Option<RequestId>,
+    pub pattern: Pattern,
+}
+
+/// To a shard: which subscriptions does this client hold? The answer is queued for the client.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ListSubscriptions {
+    pub seated: Seated,
+    pub id: Option<RequestId>,
+}
+
+/// To a shard: close every session, spread over `spread`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct DrainSessions {
+    pub reason: CloseReason,
+    pub spread: std::time::Duration,
+}
+
+/// To the router or a shard: say what you are.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<ActorReport>")]
+pub struct Observe;

@@ -1,0 +1,226 @@
+//! Catching up: how seats that are behind, and the shard itself, read what they missed.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::ActorFutureExt;
+use actix::prelude::{AsyncContext, Context, WrapFuture};
+use bytes::BytesMut;
+
+use super::seat::{Mode, Seat};
+use super::{Seated, Shard};
+use crate::domain::event::EventId;
+use crate::domain::index::PatternIndex;
+use crate::protocol::close::CloseReason;
+use crate::protocol::log_batch::{LogBatch, LogEvent};
+use crate::storage::{Scan, ScanPage, StoreError};
+use crate::transport::CloseFrame;
+
+/// Events and bytes in one page read from the store.
+const PAGE_EVENTS: usize = 512;
+const PAGE_BYTES: usize = 256 * 1024;
+/// Pages being read for seats of one shard at once; the others wait their turn.
+const MAX_READERS: usize = 4;
+/// Pause before a failed read is tried again.
+const READ_RETRY: Duration = Duration::from_millis(500);
+
+impl Shard {
+    /// Queues what a seat has missed, as far as its outbox has room; makes it live once it has everything.
+    pub(super) fn catch_up(&mut self, key: usize, ctx: &mut Context<Self>) {
+        let head = self.head();
+        let Some(seat) = self.seats.get_mut(key) else { return };
+        if seat.link.outbox.is_closed() || seat.mode != (Mode::CatchingUp { reading: false }) {
+            return;
+        }
+        if seat.link.outbox.queued_bytes() > low_water(self.parts.limits.queue_per_connection) {
+            self.await_drain(key);
+            return;
+        }
+        if seat.subscriptions.is_empty() {
+            seat.cursor.advance(head);
+        }
+        let Some(events) = self.recent.after(seat.cursor.position()) else {
+            self.read_page(key, ctx);
+            return;
+        };
+        let scanned = queue_due(seat, events, &self.index, self.parts.limits.queue_per_connection);
+        seat.cursor.advance(scanned.through.unwrap_or(head));
+        self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
+        if scanned.through.is_some() {
+            self.await_drain(key);
+        } else if seat.may_go_live(head) {
+            seat.mode = Mode::Live;
+        } else {
+            self.early.push(key);
+        }
+    }
+
+    /// Lets a seat go on once its client has taken most of what is queued.
+    pub(super) fn await_drain(&mut self, key: usize) {
+        let low = low_water(self.parts.limits.queue_per_connection);
+        self.seats[key].link.outbox.arm_drain_notice(key, low);
+    }
+
+    /// Serves the seats whose subscription begins with an event that had been committed but not routed.
+    pub(super) fn serve_early_subscribers(&mut self, ctx: &mut Context<Self>) {
+        for key in std::mem::take(&mut self.early) {
+            self.catch_up(key, ctx);
+        }
+    }
+
+    fn read_page(&mut self, key: usize, ctx: &mut Context<Self>) {
+        let head = self.head();
+        let Some(seat) = self.seats.get_mut(key) else { return };
+        seat.mode = Mode::CatchingUp { reading: true };
+        let seated = Seated { session: seat.session, seat: key };
+        if self.readers >= MAX_READERS {
+            self.readers_waiting.push_back(seated);
+            return;
+        }
+        self.readers += 1;
+        let patterns = seat.subscriptions.iter().filter_map(|s| self.index.pattern(s.topic).cloned()).collect();
+        let scan = Scan {
+            after: seat.cursor.position(),
+            through: Some(head),
+            patterns,
+            max_events: PAGE_EVENTS,
+            max_bytes: PAGE_BYTES,
+        };
+        let reader = self.parts.reader.clone();
+        let read = async move { reader.scan(scan).await };
+        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_page(seated, page, ctx)));
+    }
+
+    fn take_page(&mut self, seated: Seated, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
+        self.readers -= 1;
+        self.serve_waiting_readers(ctx);
+        let index = &self.index;
+        let Some(seat) = self.seats.get_mut(seated.seat).filter(|s| s.session == seated.session) else { return };
+        seat.mode = Mode::CatchingUp { reading: false };
+        match page {
+            Ok(page) if page.earliest > seat.cursor.position() + 1 && !covers_gap(seat, page.earliest) => {
+                log::warn!(session = seated.session, earliest_id = page.earliest; "session fell behind the retained history");
+                let reason = CloseFrame::new(CloseReason::SlowConsumer.code(), "fell behind the retained history");
+                seat.link.outbox.close_now(&reason);
+            }
+            Ok(page) => {
+                let through = page.scanned_through;
+                let events: Vec<LogEvent> = page.events.into_iter().map(LogEvent::from).collect();
+                // The page is bounded, so it is queued whole.
+                let scanned = queue_due(seat, events.iter(), index, usize::MAX);
+                seat.cursor.advance(through);
+                self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
+                self.catch_up(seated.seat, ctx);
+            }
+            Err(error) => {
+                log::warn!(session = seated.session, error:% = error; "catch-up read failed, trying again");
+                ctx.run_later(READ_RETRY, move |this, ctx| {
+                    if this.seat(seated).is_some() {
+                        this.catch_up(seated.seat, ctx);
+                    }
+                });
+            }
+        }
+    }
+
+    fn serve_waiting_readers(&mut self, ctx: &mut Context<Self>) {
+        while self.readers < MAX_READERS
+            && let Some(next) = self.readers_waiting.pop_front()
+        {
+            if let Some(seat) = self.seat(next) {
+                seat.mode = Mode::CatchingUp { reading: false };
+                self.catch_up(next.seat, ctx);
+            }
+        }
+    }
+
+    /// A seat that waited for its turn to read, or was reading, is gone.
+    pub(super) fn end_read(&mut self, seated: Seated, seat: &Seat) {
+        if seat.mode == (Mode::CatchingUp { reading: true }) {
+            self.readers_waiting.retain(|waiting| *waiting != seated);
+        }
+    }
+
+    /// Reads the store from the head on, because a batch was missed or somebody else has committed (RT-2).
+    pub(super) fn fill_gap(&mut self, ctx: &mut Context<Self>) {
+        if self.filling {
+            return;
+        }
+        self.filling = true;
+        self.parts.metrics.gaps.inc();
+        let after = self.head();
+        let scan =
+            Scan { after, through: None, patterns: Vec::new(), max_events: PAGE_EVENTS * 4, max_bytes: PAGE_BYTES * 4 };
+        let reader = self.parts.reader.clone();
+        let read = async move { reader.scan(scan).await };
+        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_fill(after, page, ctx)));
+    }
+
+    fn take_fill(&mut self, after: EventId, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
+        self.filling = false;
+        match page {
+            Ok(page) => {
+                let through = page.scanned_through;
+                if !page.events.is_empty() && self.head() == after {
+                    self.deliver(LogBatch::new(after, page.events), ctx);
+                }
+                if through > self.head() {
+                    // The end of the page was trimmed meanwhile.
+                    self.head = Some(through);
+                    self.recent.restart(through);
+                }
+                if self.parts.position.last() > self.head() {
+                    self.fill_gap(ctx);
+                }
+            }
+            Err(error) => log::warn!(shard = self.number, error:% = error; "reading a gap failed, trying again"),
+        }
+    }
+}
+
+/// Queued bytes at which a seat that catches up goes on.
+fn low_water(limit: usize) -> usize {
+    limit / 4
+}
+
+/// Whether everything this seat has asked for begins at `earliest` or later.
+fn covers_gap(seat: &Seat, earliest: EventId) -> bool {
+    seat.subscriptions.iter().all(|s| s.window.from() + 1 >= earliest)
+}
+
+struct Scanned {
+    frames: u64,
+    bytes: u64,
+    /// Where it stopped for want of room; `None` when all events were decided.
+    through: Option<EventId>,
+}
+
+/// Queues those of `events` that are due to the seat until `room` bytes are queued.
+fn queue_due<'a>(
+    seat: &mut Seat,
+    events: impl Iterator<Item = &'a LogEvent>,
+    index: &PatternIndex,
+    room: usize,
+) -> Scanned {
+    let outbox = Rc::clone(&seat.link.outbox);
+    let room = room.saturating_sub(outbox.queued_bytes());
+    let mut scanned = Scanned { frames: 0, bytes: 0, through: None };
+    let mut joined = BytesMut::new();
+    let mut last = seat.cursor.position();
+    for event in events {
+        if let Some(envelope) = seat.due(&event.event, index) {
+            let frame = event.frame(envelope);
+            if !joined.is_empty() && joined.len() + frame.len() > room {
+                scanned.through = Some(last);
+                break;
+            }
+            joined.extend_from_slice(frame);
+            scanned.frames += 1;
+        }
+        last = event.event.id;
+    }
+    seat.frames += scanned.frames;
+    scanned.bytes = joined.len() as u64;
+    outbox.push(joined.freeze());
+    scanned
+}

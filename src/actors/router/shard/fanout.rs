@@ -1,0 +1,208 @@
+//! Fan-out of a committed batch to the live seats of a shard.
+//!
+//! Per event: one look-up of the topics it matches. Per topic: its frames of the whole batch, joined once and
+//! shared. Per seat: one push. Only seats with several subscriptions are looked at event by event, because a
+//! frame reaches a connection once however many of its patterns match.
+
+use bytes::{Bytes, BytesMut};
+use slab::Slab;
+
+use super::seat::{Mode, Seat};
+use crate::domain::event::EventId;
+use crate::domain::index::{PatternIndex, TopicId};
+use crate::protocol::log_batch::{LogBatch, LogEvent};
+use crate::protocol::request::Envelope;
+use crate::transport::ShardQueues;
+
+/// A seat's place among the subscribers of a topic.
+#[derive(Debug, Clone, Copy)]
+pub struct Member {
+    pub seat: usize,
+    pub envelope: Envelope,
+}
+
+/// What a fan-out did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    pub frames: u64,
+    pub bytes: u64,
+}
+
+/// Working memory, kept between batches.
+#[derive(Debug, Default)]
+pub struct FanOut {
+    /// For each topic the events of the batch that match it.
+    hits: Vec<Vec<u32>>,
+    touched: Vec<TopicId>,
+    /// Topics of the event name looked up last; batches tend to repeat names.
+    same_name: Vec<TopicId>,
+    /// Frames for seats with several subscriptions: (seat, event, envelope).
+    mixed: Vec<(usize, u32, Envelope)>,
+}
+
+/// The limits of the queues.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueLimits {
+    /// Most bytes queued for one connection.
+    pub per_connection: usize,
+}
+
+impl FanOut {
+    /// Queues the batch for every live seat that wants it. Seats without room are left behind at `head`, the
+    /// position before the batch, and put into `behind`.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a shard, borrowed one by one")]
+    pub fn deliver(
+        &mut self,
+        batch: &LogBatch,
+        head: EventId,
+        index: &PatternIndex,
+        members: &[Vec<Member>],
+        seats: &mut Slab<Seat>,
+        room: &Room<'_>,
+        behind: &mut Vec<usize>,
+    ) -> Tally {
+        self.find_topics(batch, index);
+        let mut tally = Tally::default();
+        for topic in std::mem::take(&mut self.touched) {
+            let hits = std::mem::take(&mut self.hits[topic]);
+            let mut joined = Joined { batch, hits: &hits, plain: None, full: None };
+            for member in &members[topic] {
+                let seat = &mut seats[member.seat];
+                if !seat.is_live() {
+                    continue;
+                }
+                if seat.subscriptions.len() > 1 {
+                    self.mixed.extend(hits.iter().map(|k| (member.seat, *k, member.envelope)));
+                } else if room.push(seat, joined.frames(member.envelope), hits.len()) {
+                    tally.frames += hits.len() as u64;
+                    tally.bytes += joined.frames(member.envelope).len() as u64;
+                } else {
+                    leave_behind(seat, head);
+                    behind.push(member.seat);
+                }
+            }
+            self.recycle(topic, hits);
+        }
+        self.deliver_mixed(batch, head, seats, room, behind, &mut tally);
+        tally
+    }
+
+    fn find_topics(&mut self, batch: &LogBatch, index: &PatternIndex) {
+        let mut previous: Option<&LogEvent> = None;
+        for (k, event) in (0u32..).zip(&batch.events) {
+            if previous.is_none_or(|p| p.event.name != event.event.name) {
+                self.same_name.clear();
+                index.for_each_match(&event.event.name, |topic| self.same_name.push(topic));
+            }
+            previous = Some(event);
+            for &topic in &self.same_name {
+                if self.hits.len() <= topic {
+                    self.hits.resize_with(topic + 1, Vec::new);
+                }
+                if self.hits[topic].is_empty() {
+                    self.touched.push(topic);
+                }
+                self.hits[topic].push(k);
+            }
+        }
+    }
+
+    fn recycle(&mut self, topic: TopicId, mut hits: Vec<u32>) {
+        /// A batch of thousands is rare; its memory need not stay with every topic.
+        const KEPT: usize = 64;
+        if hits.capacity() <= KEPT {
+            hits.clear();
+            self.hits[topic] = hits;
+        }
+    }
+
+    fn deliver_mixed(
+        &mut self,
+        batch: &LogBatch,
+        head: EventId,
+        seats: &mut Slab<Seat>,
+        room: &Room<'_>,
+        behind: &mut Vec<usize>,
+        tally: &mut Tally,
+    ) {
+        self.mixed.sort_unstable();
+        for of_seat in self.mixed.chunk_by(|a, b| a.0 == b.0) {
+            let key = of_seat[0].0;
+            let seat = &mut seats[key];
+            // Within one event the greatest envelope is last: it is the one that counts.
+            let due = || {
+                of_seat.chunk_by(|a, b| a.1 == b.1).filter_map(|same| same.last()).map(|(_, k, envelope)| {
+                    let event = &batch.events[*k as usize];
+                    event.frame(*envelope)
+                })
+            };
+            let count = due().count();
+            let frames = if count == 1 { due().next().cloned().unwrap_or_default() } else { join(due()) };
+            if room.push(seat, &frames, count) {
+                tally.frames += count as u64;
+                tally.bytes += frames.len() as u64;
+            } else {
+                leave_behind(seat, head);
+                behind.push(key);
+            }
+        }
+        self.mixed.clear();
+    }
+}
+
+/// What may still be queued.
+#[derive(Clone, Copy)]
+pub struct Room<'a> {
+    pub queues: &'a ShardQueues,
+    pub limits: QueueLimits,
+}
+
+impl Room<'_> {
+    /// Queues `frames` for a seat if its own bound and that of all allow it. A client that waits for nothing may
+    /// always have one push, however large, unless the bound of all is reached.
+    pub fn push(&self, seat: &mut Seat, frames: &Bytes, count: usize) -> bool {
+        let outbox = &seat.link.outbox;
+        let queued = outbox.queued_bytes();
+        let fits = queued == 0 || queued + frames.len() <= self.limits.per_connection;
+        if !fits || !(self.queues.budget.has_room(frames.len()) || (queued == 0 && self.queues.budget.used() == 0)) {
+            return false;
+        }
+        outbox.push(frames.clone());
+        seat.frames += count as u64;
+        true
+    }
+}
+
+/// The frames of one topic's events, joined when first needed.
+struct Joined<'a> {
+    batch: &'a LogBatch,
+    hits: &'a [u32],
+    plain: Option<Bytes>,
+    full: Option<Bytes>,
+}
+
+impl Joined<'_> {
+    fn frames(&mut self, envelope: Envelope) -> &Bytes {
+        let slot = match envelope {
+            Envelope::Plain => &mut self.plain,
+            Envelope::Full => &mut self.full,
+        };
+        slot.get_or_insert_with(|| match self.hits {
+            [one] => self.batch.events[*one as usize].frame(envelope).clone(),
+            hits => join(hits.iter().map(|k| self.batch.events[*k as usize].frame(envelope))),
+        })
+    }
+}
+
+fn join<'a>(frames: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
+    let mut joined = BytesMut::with_capacity(frames.clone().map(Bytes::len).sum());
+    for frame in frames {
+        joined.extend_from_slice(frame);
+    }
+    joined.freeze()
+}
+
+fn leave_behind(seat: &mut Seat, head: EventId) {
+    seat.cursor.advance(head);
+    seat.mode = Mode::CatchingUp { reading: false };
+}

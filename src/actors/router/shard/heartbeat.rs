@@ -1,0 +1,99 @@
+//! The heart of a shard: one beat a second for all its clients, instead of timers for each.
+
+use std::time::{Duration, Instant};
+
+use actix::prelude::{AsyncContext, Context, Handler, Message};
+
+use super::Shard;
+use super::seat::Beat;
+use crate::protocol::close::CloseReason;
+use crate::transport::{CloseFrame, ping_frame};
+
+const BEAT: Duration = Duration::from_secs(1);
+/// How long a socket may take to send a last close frame before it is shut down.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// The next beat is due. Comes through the mailbox, because a flooded actor never reaches its timers.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct BeatDue;
+
+impl Shard {
+    pub(super) fn start_heart(&self, ctx: &mut Context<Self>) {
+        let shard = ctx.address().downgrade();
+        actix_rt::spawn(async move {
+            let mut beats = tokio::time::interval(BEAT);
+            beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                beats.tick().await;
+                let Some(shard) = shard.upgrade() else { return };
+                // A full mailbox skips a beat.
+                let _ = shard.try_send(BeatDue);
+            }
+        });
+    }
+
+    fn beat(&mut self, ctx: &mut Context<Self>) {
+        self.clock.set(self.clock.get().wrapping_add(1));
+        let now = Instant::now();
+        let beat = self.clock.get();
+        let limits = self.parts.limits;
+        let since = |then: Beat| BEAT * beat.wrapping_sub(then);
+        let ping = ping_frame(b"");
+        for (key, seat) in &mut self.seats {
+            let link = &seat.link;
+            if link.outbox.stalled_for(now).is_some_and(|stalled| stalled >= limits.stall_timeout) {
+                cut_off(link, CloseReason::SlowConsumer);
+            } else if since(link.heard.get()) >= limits.idle_timeout {
+                cut_off(link, CloseReason::NoPong);
+            } else if since(seat.pinged) >= limits.ping_interval && link.outbox.queued_bytes() == 0 {
+                // Spread over the beats by seat, so that thousands of clients are not pinged in one beat.
+                let spread = key as Beat % 4;
+                seat.pinged = beat.wrapping_sub(spread);
+                link.outbox.push(ping.clone());
+            }
+        }
+        self.parts.metrics.queued(self.number, self.queues.budget.used(), self.recent.bytes());
+        self.parts.metrics.lag(self.number, self.greatest_lag());
+        // A hint was lost, or a fill failed: the store has more than was routed.
+        if self.head.is_some_and(|head| self.parts.position.last() > head) {
+            if self.head == self.head_at_last_beat {
+                if self.seats.is_empty() {
+                    self.head = Some(self.parts.position.last());
+                    self.recent.restart(self.head());
+                } else {
+                    self.fill_gap(ctx);
+                }
+            }
+        }
+        self.head_at_last_beat = self.head;
+    }
+
+    fn greatest_lag(&self) -> i64 {
+        let head = self.head();
+        self.seats.iter().map(|(_, seat)| head - seat.position(head)).max().unwrap_or_default().max(0)
+    }
+}
+
+impl Handler<BeatDue> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, BeatDue: BeatDue, ctx: &mut Self::Context) {
+        self.beat(ctx);
+    }
+}
+
+/// Closes a connection whose peer may take nothing any more: the close frame is tried, then the socket is shut down.
+fn cut_off(link: &super::seat::Link, reason: CloseReason) {
+    if link.outbox.is_closed() {
+        return;
+    }
+    link.outbox.close_now(&CloseFrame::new(reason.code(), reason.text()));
+    let socket = std::sync::Weak::clone(link.outbox.socket());
+    actix_rt::spawn(async move {
+        tokio::time::sleep(LAST_WORDS).await;
+        if let Some(socket) = socket.upgrade() {
+            socket.shutdown();
+        }
+    });
+}

@@ -1,0 +1,462 @@
+//! A shard of the router: one on each HTTP worker thread, for the clients whose connections live there.
+//!
+//! It owns their subscriptions and their places in the log. A client is either *live*, served by fan-out as
+//! batches arrive, or *catching up*, reading from recent events or the store from its own cursor on. Going from
+//! one to the other happens within one turn of this actor, between two batches, so nothing falls in between.
+//!
+//! - RT-1 commit order: every connection gets ids in increasing order, save where it asks for history.
+//! - RT-2 no gap: a batch is taken only if it follows the head; otherwise the shard reads the store up to it first.
+//! - RT-3 bounded: past its bound nothing is queued for a connection; it catches up when it has drained.
+
+mod catch_up;
+mod fanout;
+mod heartbeat;
+mod lobby;
+mod recent;
+mod report;
+pub mod seat;
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult, StreamHandler, WrapFuture};
+use slab::Slab;
+
+pub use self::fanout::QueueLimits;
+use self::fanout::{FanOut, Member, Room};
+pub use self::lobby::Lobby;
+use self::recent::RecentEvents;
+use self::seat::{Beat, Link, Mode, Seat, Subscription};
+use super::messages::{
+    CloseSubscription, DrainSessions, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch, Seated,
+    SessionClosed, SessionId,
+};
+use crate::actors::log_position::LogPosition;
+use crate::actors::mailbox::Depth;
+use crate::actors::supervisor::guard::ExitGuard;
+use crate::domain::event::EventId;
+use crate::domain::index::PatternIndex;
+use crate::domain::pattern::Pattern;
+use crate::protocol::close::CloseReason;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::frame::{self, Subscribed};
+use crate::protocol::log_batch::LogBatch;
+use crate::protocol::request::{Envelope, Start};
+use crate::storage::Reader;
+use crate::telemetry::metrics::Metrics;
+use crate::transport::{CloseFrame, OutboxKey, ShardQueues, text_frame};
+
+/// Batches that may wait. More than that are read from the store.
+pub const MAILBOX: usize = 1024;
+
+/// Batches taken in a row before the clients' connections get their turn to write.
+const BATCHES_PER_TURN: usize = 16;
+
+/// What all shards are made of.
+#[derive(Clone)]
+pub struct ShardParts {
+    pub limits: ShardLimits,
+    pub reader: Reader,
+    pub position: Arc<LogPosition>,
+    pub metrics: Arc<Metrics>,
+    pub log_activity: bool,
+}
+
+/// The bounds of one shard.
+#[derive(Debug, Clone, Copy)]
+pub struct ShardLimits {
+    /// Most bytes queued for one connection.
+    pub queue_per_connection: usize,
+    /// Memory for recent events, in bytes.
+    pub recent_events: usize,
+    pub max_subscriptions: usize,
+    pub ping_interval: Duration,
+    pub idle_timeout: Duration,
+    pub stall_timeout: Duration,
+}
+
+/// See the module.
+pub struct Shard {
+    number: usize,
+    parts: ShardParts,
+    queues: Rc<ShardQueues>,
+    lobby: Rc<Lobby>,
+    clock: Rc<Cell<Beat>>,
+    depth: Depth,
+
+    index: PatternIndex,
+    /// The subscribers of each topic, by its handle in the index.
+    members: Vec<Vec<Member>>,
+    seats: Slab<Seat>,
+
+    /// Everything up to here has been routed. `None` until the log is known.
+    head: Option<EventId>,
+    /// Where the head was a second ago: a head that stands still before the end of the log has missed something.
+    head_at_last_beat: Option<EventId>,
+    recent: RecentEvents,
+    fan_out: FanOut,
+    /// Seats that fell behind in the current batch.
+    behind: Vec<usize>,
+    /// Seats whose subscription begins after the head.
+    early: Vec<usize>,
+    /// A gap in the log is being read from the store.
+    filling: bool,
+    /// Seats that wait for their turn to read from the store.
+    readers_waiting: VecDeque<Seated>,
+    readers: usize,
+    batches_in_turn: usize,
+
+    started: Instant,
+    guard: ExitGuard,
+}
+
+impl Shard {
+    pub fn new(
+        number: usize,
+        parts: ShardParts,
+        queues: Rc<ShardQueues>,
+        lobby: Rc<Lobby>,
+        clock: Rc<Cell<Beat>>,
+        depth: Depth,
+        guard: ExitGuard,
+    ) -> Self {
+        let head = parts.position.get().map(|bounds| bounds.last);
+        let recent = RecentEvents::new(head.unwrap_or_default(), parts.limits.recent_events);
+        Self {
+            number,
+            parts,
+            queues,
+            lobby,
+            clock,
+            depth,
+            index: PatternIndex::default(),
+            members: Vec::new(),
+            seats: Slab::new(),
+            head,
+            head_at_last_beat: None,
+            recent,
+            fan_out: FanOut::default(),
+            behind: Vec::new(),
+            early: Vec::new(),
+            filling: false,
+            readers_waiting: VecDeque::new(),
+            readers: 0,
+            batches_in_turn: 0,
+            started: Instant::now(),
+            guard,
+        }
+    }
+
+    fn head(&self) -> EventId {
+        self.head.unwrap_or_default()
+    }
+
+    /// Takes the next batch of the log (RT-2: it must follow the head).
+    fn route(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
+        let head = self.learn_head(batch.prev);
+        if batch.last() <= head && batch.prev <= head {
+            return;
+        }
+        if self.seats.is_empty() {
+            self.head = Some(batch.last());
+            self.recent.restart(batch.last());
+            return;
+        }
+        if batch.prev != head {
+            self.fill_gap(ctx);
+            return;
+        }
+        self.deliver(batch, ctx);
+    }
+
+    /// The head; `end` if nothing was known of the log so far.
+    fn learn_head(&mut self, end: EventId) -> EventId {
+        if self.head.is_none() {
+            self.recent.restart(end);
+        }
+        *self.head.get_or_insert(end)
+    }
+
+    fn deliver(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
+        let head = self.head();
+        let room = Room { queues: &self.queues, limits: self.queue_limits() };
+        let tally = self.fan_out.deliver(
+            &batch,
+            head,
+            &self.index,
+            &self.members,
+            &mut self.seats,
+            &room,
+            &mut self.behind,
+        );
+        self.parts.metrics.pushed(tally.frames, tally.bytes);
+        if self.parts.log_activity {
+            for event in &batch.events {
+                log::info!(target: "event_handler::activity", id = event.event.id, shard = self.number; "pushed");
+            }
+        }
+        self.head = Some(batch.last());
+        self.recent.push(batch);
+        for key in std::mem::take(&mut self.behind) {
+            self.parts.metrics.catch_ups.with_label_values(&["slow"]).inc();
+            self.await_drain(key);
+        }
+        self.serve_early_subscribers(ctx);
+    }
+
+    fn queue_limits(&self) -> QueueLimits {
+        QueueLimits { per_connection: self.parts.limits.queue_per_connection }
+    }
+
+    fn seat(&mut self, seated: Seated) -> Option<&mut Seat> {
+        self.seats.get_mut(seated.seat).filter(|seat| seat.session == seated.session)
+    }
+
+    fn open_session(&mut self, link: Rc<Link>) -> Seated {
+        let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let seat = self.seats.insert(Seat::new(session, link, self.head()));
+        self.parts.metrics.sessions.inc();
+        Seated { session, seat }
+    }
+
+    fn close_session(&mut self, seated: Seated) {
+        if self.seat(seated).is_none() {
+            return;
+        }
+        let seat = self.seats.remove(seated.seat);
+        for subscription in &seat.subscriptions {
+            self.leave_topic(seated.seat, subscription);
+        }
+        self.parts.metrics.sessions.dec();
+        self.parts.metrics.subscriptions.sub(seat.subscriptions.len() as i64);
+        let code = seat.link.outbox.close_code().map_or_else(|| "none".to_owned(), |code| code.to_string());
+        self.parts.metrics.closes.with_label_values(&[&code]).inc();
+        self.end_read(seated, &seat);
+    }
+
+    fn open_subscription(&mut self, request: OpenSubscription, ctx: &mut Context<Self>) -> Result<(), ApiError> {
+        let OpenSubscription { seated, id, pattern, envelope, start, log_end } = request;
+        let Some(bounds) = self.parts.position.get() else {
+            return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet")
+                .retry_after(Duration::from_secs(1)));
+        };
+        let head = self.learn_head(bounds.last);
+        let known_topic = self.topic_of(seated, &pattern);
+        let max = self.parts.limits.max_subscriptions;
+        let Some(seat) = self.seats.get_mut(seated.seat).filter(|seat| seat.session == seated.session) else {
+            return Ok(());
+        };
+        if known_topic.is_none() && seat.subscriptions.len() >= max {
+            let advice = format!("a connection may hold at most {max} subscriptions; unsubscribe from some first");
+            return Err(ApiError::new(ErrorCode::TooManySubscriptions, advice));
+        }
+        let last_id = bounds.last.max(log_end);
+        let (from, recovered) = match start {
+            Start::Now => (log_end, true),
+            Start::Earliest => (bounds.earliest - 1, true),
+            // Beyond the end: the client has seen another log. It is told, and starts at the end of this one.
+            Start::After(id) if id > last_id => (log_end, false),
+            Start::After(id) => (id.max(bounds.earliest - 1), id >= bounds.earliest - 1),
+        };
+        if let Some(id) = &id {
+            let state = Subscribed { last_id, recovered, earliest_id: bounds.earliest };
+            seat.link.outbox.push(text_frame(frame::subscribed(id, &pattern, state).as_bytes()));
+        }
+        if let (Some(topic), Start::Now) = (known_topic, start) {
+            set_envelope(seat, &mut self.members, seated.seat, topic, envelope);
+            return Ok(());
+        }
+        if known_topic.is_some() {
+            self.unsubscribe(seated, &pattern);
+        }
+        let seat = &mut self.seats[seated.seat];
+        let position = seat.position(head);
+        seat.cursor.advance(position);
+        let window = seat.cursor.open(from, seat.subscriptions.iter_mut().map(|s| &mut s.window));
+        let topic = self.index.insert(&pattern);
+        seat.subscriptions.push(Subscription { topic, envelope, window });
+        if self.members.len() <= topic {
+            self.members.resize_with(topic + 1, Vec::new);
+        }
+        self.members[topic].push(Member { seat: seated.seat, envelope });
+        self.parts.metrics.subscriptions.inc();
+        if seat.is_live() && !seat.may_go_live(head) {
+            seat.mode = Mode::CatchingUp { reading: false };
+            if from < head {
+                self.parts.metrics.catch_ups.with_label_values(&["resume"]).inc();
+            }
+        }
+        if !self.seats[seated.seat].is_live() {
+            self.catch_up(seated.seat, ctx);
+        }
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, seated: Seated, pattern: &Pattern) {
+        let Some(topic) = self.topic_of(seated, pattern) else { return };
+        let Some(seat) = self.seat(seated) else { return };
+        let Some(place) = seat.subscriptions.iter().position(|s| s.topic == topic) else { return };
+        let subscription = seat.subscriptions.swap_remove(place);
+        self.leave_topic(seated.seat, &subscription);
+        self.parts.metrics.subscriptions.dec();
+    }
+
+    /// The topic of `pattern`, if this client has subscribed to it.
+    fn topic_of(&self, seated: Seated, pattern: &Pattern) -> Option<usize> {
+        let seat = self.seats.get(seated.seat).filter(|seat| seat.session == seated.session)?;
+        let topic = self.index.topic(pattern)?;
+        seat.subscription(topic).map(|s| s.topic)
+    }
+
+    fn leave_topic(&mut self, seat: usize, subscription: &Subscription) {
+        let members = &mut self.members[subscription.topic];
+        if let Some(place) = members.iter().rposition(|m| m.seat == seat) {
+            members.swap_remove(place);
+        }
+        if self.index.remove(subscription.topic) {
+            self.members[subscription.topic] = Vec::new();
+        }
+    }
+
+    fn close(&self, seat: &Seat, reason: CloseReason) {
+        seat.link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
+    }
+}
+
+static SESSIONS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+
+fn set_envelope(
+    seat: &mut Seat,
+    members: &mut [Vec<Member>],
+    key: usize,
+    topic: usize,
+    envelope: Envelope,
+) {
+    for subscription in seat.subscriptions.iter_mut().filter(|s| s.topic == topic) {
+        subscription.envelope = envelope;
+    }
+    for member in members[topic].iter_mut().filter(|m| m.seat == key) {
+        member.envelope = envelope;
+    }
+}
+
+impl Actor for Shard {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.add_stream(self.queues.drain_notices());
+        self.start_heart(ctx);
+    }
+}
+
+/// RT-4: sessions of a failed shard are told to reconnect; their places in the log went with it.
+impl Drop for Shard {
+    fn drop(&mut self) {
+        for (_, seat) in &self.seats {
+            self.close(seat, CloseReason::ActorRestarted);
+        }
+        self.parts.metrics.sessions.sub(self.seats.len() as i64);
+        let subscriptions: usize = self.seats.iter().map(|(_, seat)| seat.subscriptions.len()).sum();
+        self.parts.metrics.subscriptions.sub(subscriptions as i64);
+    }
+}
+
+impl Handler<RouteBatch> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, RouteBatch(batch): RouteBatch, ctx: &mut Self::Context) {
+        self.depth.took_one();
+        self.route(batch, ctx);
+        self.batches_in_turn += 1;
+        if self.batches_in_turn >= BATCHES_PER_TURN {
+            self.batches_in_turn = 0;
+            ctx.wait(tokio::task::yield_now().into_actor(self));
+        }
+    }
+}
+
+impl StreamHandler<Vec<OutboxKey>> for Shard {
+    fn handle(&mut self, drained: Vec<OutboxKey>, ctx: &mut Self::Context) {
+        for key in drained {
+            if self.seats.get(key).is_some_and(|seat| !seat.is_live()) {
+                self.catch_up(key, ctx);
+            }
+        }
+    }
+}
+
+impl Handler<OpenSession> for Shard {
+    type Result = MessageResult<OpenSession>;
+
+    fn handle(&mut self, OpenSession(ticket): OpenSession, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.lobby.take(ticket).map(|link| self.open_session(link)))
+    }
+}
+
+impl Handler<SessionClosed> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, SessionClosed(seated): SessionClosed, _: &mut Self::Context) {
+        self.close_session(seated);
+    }
+}
+
+impl Handler<OpenSubscription> for Shard {
+    type Result = Result<(), ApiError>;
+
+    fn handle(&mut self, request: OpenSubscription, ctx: &mut Self::Context) -> Self::Result {
+        self.open_subscription(request, ctx)
+    }
+}
+
+impl Handler<CloseSubscription> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, request: CloseSubscription, _: &mut Self::Context) {
+        let CloseSubscription { seated, id, pattern } = request;
+        self.unsubscribe(seated, &pattern);
+        if let (Some(id), Some(seat)) = (id, self.seat(seated)) {
+            seat.link.outbox.push(text_frame(frame::unsubscribed(&id, &pattern).as_bytes()));
+        }
+    }
+}
+
+impl Handler<ListSubscriptions> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, request: ListSubscriptions, _: &mut Self::Context) {
+        let ListSubscriptions { seated, id } = request;
+        let Some(seat) = self.seats.get(seated.seat).filter(|seat| seat.session == seated.session) else { return };
+        let subscriptions =
+            seat.subscriptions.iter().filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope)));
+        seat.link.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions).as_bytes()));
+    }
+}
+
+impl Handler<DrainSessions> for Shard {
+    type Result = ();
+
+    /// Closes are spread evenly, so that the clients do not all come back in the same moment.
+    fn handle(&mut self, DrainSessions { reason, spread }: DrainSessions, ctx: &mut Self::Context) {
+        let count = u32::try_from(self.seats.len()).unwrap_or(u32::MAX).max(1);
+        for (turn, (_, seat)) in (0u32..).zip(&self.seats) {
+            let link = Rc::clone(&seat.link);
+            ctx.run_later(spread / count * turn, move |_, _| {
+                link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
+            });
+        }
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl Handler<crate::actors::supervisor::messages::InjectPanic> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, _: crate::actors::supervisor::messages::InjectPanic, _: &mut Self::Context) {
+        panic!("injected fault in shard");
+    }
+}

@@ -1,0 +1,115 @@
+//! The newest events, in memory: what most clients that fall behind or come back need.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::domain::event::EventId;
+use crate::protocol::log_batch::{LogBatch, LogEvent};
+
+/// A gapless stretch of the log up to the shard's head. Batches are shared with the other shards.
+#[derive(Debug)]
+pub struct RecentEvents {
+    batches: VecDeque<(Arc<LogBatch>, usize)>,
+    /// Everything after this id, up to the head, is here.
+    floor: EventId,
+    bytes: usize,
+    limit: usize,
+}
+
+impl RecentEvents {
+    /// Nothing after `head`, and room for `limit` bytes. At least the newest batch is kept.
+    pub fn new(head: EventId, limit: usize) -> Self {
+        Self { batches: VecDeque::new(), floor: head, bytes: 0, limit }
+    }
+
+    /// Adds the batch that follows what is here.
+    pub fn push(&mut self, batch: Arc<LogBatch>) {
+        debug_assert_eq!(batch.prev, self.batches.back().map_or(self.floor, |(b, _)| b.last()));
+        let memory = batch.memory();
+        self.bytes += memory;
+        self.batches.push_back((batch, memory));
+        while self.bytes > self.limit && self.batches.len() > 1 {
+            if let Some((oldest, memory)) = self.batches.pop_front() {
+                self.bytes -= memory;
+                self.floor = oldest.last();
+            }
+        }
+    }
+
+    /// Forgets everything and begins anew after `head`.
+    pub fn restart(&mut self, head: EventId) {
+        self.batches.clear();
+        self.bytes = 0;
+        self.floor = head;
+    }
+
+    /// Everything after this id is here.
+    pub fn floor(&self) -> EventId {
+        self.floor
+    }
+
+    /// Memory held, in bytes, roughly.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The events after `position`, in order; `None` when some of them are no longer here.
+    pub fn after(&self, position: EventId) -> Option<impl Iterator<Item = &LogEvent>> {
+        if position < self.floor {
+            return None;
+        }
+        let first = self.batches.partition_point(|(batch, _)| batch.last() <= position);
+        let rest = self.batches.range(first..).flat_map(|(batch, _)| &batch.events);
+        Some(rest.skip_while(move |e| e.event.id <= position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::{Event, Priority, Timestamp};
+    use crate::domain::name::EventName;
+
+    fn batch(ids: std::ops::RangeInclusive<EventId>) -> Arc<LogBatch> {
+        let prev = ids.start() - 1;
+        let event = |id| Event {
+            id,
+            created_at: Timestamp(0),
+            name: EventName::parse("a").expect("valid"),
+            payload: "1".into(),
+            source: "api".into(),
+            priority: Priority::Normal,
+            key: None,
+            metadata: None,
+            traceparent: None,
+        };
+        LogBatch::new(prev, ids.map(event).collect())
+    }
+
+    fn after(recent: &RecentEvents, position: EventId) -> Option<Vec<EventId>> {
+        recent.after(position).map(|events| events.map(|e| e.event.id).collect())
+    }
+
+    #[test]
+    fn gives_everything_after_a_position_or_nothing() {
+        let mut recent = RecentEvents::new(10, usize::MAX);
+        assert_eq!(after(&recent, 10), Some(vec![]));
+        recent.push(batch(11..=13));
+        recent.push(batch(14..=14));
+        assert_eq!(after(&recent, 9), None);
+        assert_eq!(after(&recent, 10), Some(vec![11, 12, 13, 14]));
+        assert_eq!(after(&recent, 12), Some(vec![13, 14]));
+        assert_eq!(after(&recent, 14), Some(vec![]));
+    }
+
+    #[test]
+    fn forgets_the_oldest_first() {
+        let mut recent = RecentEvents::new(0, batch(1..=2).memory() * 2);
+        for k in 0..5 {
+            recent.push(batch(2 * k + 1..=2 * k + 2));
+        }
+        assert_eq!(recent.floor(), 6);
+        assert_eq!(after(&recent, 6), Some(vec![7, 8, 9, 10]));
+        assert_eq!(after(&recent, 5), None);
+    }
+}

@@ -1,0 +1,72 @@
+//! What a shard and its sessions tell operators.
+
+use actix::prelude::{Context, Handler, MessageResult};
+use serde_json::json;
+
+use super::{MAILBOX, Shard};
+use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
+use crate::actors::router::messages::Observe;
+use crate::actors::session;
+
+/// Most subscriptions listed for one session; the count is always right.
+const LISTED_SUBSCRIPTIONS: usize = 100;
+
+impl Handler<Observe> for Shard {
+    type Result = MessageResult<Observe>;
+
+    fn handle(&mut self, Observe: Observe, _: &mut Context<Self>) -> Self::Result {
+        let children = self.seats.iter().map(|(_, seat)| self.session_report(seat)).collect();
+        MessageResult(Some(ActorReport {
+            name: format!("shard/{}", self.number),
+            kind: ActorKind::Shard,
+            state: ActorState::Running,
+            restarts: 0,
+            mailbox: MailboxReport { depth: self.depth.get(), capacity: MAILBOX },
+            uptime_seconds: uptime_seconds(self.started),
+            details: json!({
+                "head": self.head,
+                "sessions": self.seats.len(),
+                "patterns": self.index.len(),
+                "queued_bytes": self.queues.budget.used(),
+                "queue_limit_bytes": self.queues.budget.limit(),
+                "recent_bytes": self.recent.bytes(),
+                "recent_after": self.recent.floor(),
+            }),
+            children,
+        }))
+    }
+}
+
+impl Shard {
+    fn session_report(&self, seat: &super::seat::Seat) -> ActorReport {
+        let head = self.head();
+        let position = seat.position(head);
+        let patterns: Vec<&str> = seat
+            .subscriptions
+            .iter()
+            .take(LISTED_SUBSCRIPTIONS)
+            .filter_map(|s| self.index.pattern(s.topic).map(|p| p.as_str()))
+            .collect();
+        let closed = seat.link.outbox.is_closed();
+        ActorReport {
+            name: format!("session/{}", seat.session),
+            kind: ActorKind::Session,
+            state: if closed { ActorState::Stopped } else { ActorState::Running },
+            restarts: 0,
+            mailbox: MailboxReport { depth: 0, capacity: session::MAILBOX },
+            uptime_seconds: uptime_seconds(seat.opened),
+            details: json!({
+                "peer": seat.link.peer.map(|p| p.to_string()),
+                "shard": self.number,
+                "subscriptions": patterns,
+                "subscription_count": seat.subscriptions.len(),
+                "queue_bytes": seat.link.outbox.queued_bytes(),
+                "live": seat.is_live(),
+                "position": position,
+                "lag": (head - position).max(0),
+                "frames": seat.frames,
+            }),
+            children: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A client in the shard: its connection, its subscriptions and its place in the log.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::actors::router::messages::SessionId;
+use crate::domain::cursor::{Cursor, Window, decide};
+use crate::domain::event::{Event, EventId};
+use crate::domain::index::{PatternIndex, TopicId};
+use crate::protocol::request::Envelope;
+use crate::transport::Outbox;
+
+/// Beats of the shard's heart, one a second: a clock that costs nothing to read.
+pub type Beat = u32;
+
+/// The connection of a client, shared by its session, its shard and its worker, on one thread.
+#[derive(Debug)]
+pub struct Link {
+    pub outbox: Rc<Outbox>,
+    pub peer: Option<SocketAddr>,
+    /// When the client was last heard of.
+    pub heard: Cell<Beat>,
+    /// The shard's heart.
+    pub clock: Rc<Cell<Beat>>,
+}
+
+impl Link {
+    /// The client has said something.
+    pub fn hear(&self) {
+        self.heard.set(self.clock.get());
+    }
+}
+
+/// Whether a seat is served by fan-out or reads for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Has been queued everything up to the shard's head; fan-out queues the rest.
+    Live,
+    /// Reads from its cursor on, from recent events or the store, as fast as its client takes them.
+    CatchingUp {
+        /// A page has been asked of the store.
+        reading: bool,
+    },
+}
+
+/// One subscription of a seat.
+#[derive(Debug)]
+pub struct Subscription {
+    pub topic: TopicId,
+    pub envelope: Envelope,
+    pub window: Window,
+}
+
+/// See the module.
+pub struct Seat {
+    pub session: SessionId,
+    pub link: Rc<Link>,
+    pub subscriptions: Vec<Subscription>,
+    /// Where it reads while it catches up; while live its position is the shard's head.
+    pub cursor: Cursor,
+    pub mode: Mode,
+    /// The beat of the last ping.
+    pub pinged: Beat,
+    /// Pushed so far.
+    pub frames: u64,
+    pub opened: Instant,
+}
+
+impl Seat {
+    /// A client that has just connected; it has missed nothing up to `head`.
+    pub fn new(session: SessionId, link: Rc<Link>, head: EventId) -> Self {
+        let pinged = link.clock.get();
+        Self {
+            session,
+            link,
+            subscriptions: Vec::new(),
+            cursor: Cursor::new(head),
+            mode: Mode::Live,
+            pinged,
+            frames: 0,
+            opened: Instant::now(),
+        }
+    }
+
+    /// Whether fan-out serves it.
+    pub fn is_live(&self) -> bool {
+        self.mode == Mode::Live
+    }
+
+    /// The position up to which everything was queued, given the shard's `head`.
+    pub fn position(&self, head: EventId) -> EventId {
+        if self.is_live() { head } else { self.cursor.position() }
+    }
+
+    /// Whether it can be served by fan-out from `head` on: nothing before is due, and no subscription starts later.
+    pub fn may_go_live(&self, head: EventId) -> bool {
+        self.cursor.position() >= head && self.subscriptions.iter().all(|s| s.window.from() <= head)
+    }
+
+    /// The envelope in which `event` is due to this client, if it is.
+    pub fn due(&self, event: &Event, index: &PatternIndex) -> Option<Envelope> {
+        /// Above this many subscriptions one walk of the index is cheaper than matching each.
+        const FEW: usize = 8;
+        if self.subscriptions.len() <= FEW {
+            let matches = |s: &&Subscription| index.pattern(s.topic).is_some_and(|p| p.matches(&event.name));
+            return decide(event.id, self.subscriptions.iter().filter(matches).map(|s| (s.window, s.envelope)));
+        }
+        let mut matching = Vec::new();
+        index.for_each_match(&event.name, |topic| {
+            if let Some(s) = self.subscription(topic) {
+                matching.push((s.window, s.envelope));
+            }
+        });
+        decide(event.id, matching.into_iter())
+    }
+
+    /// Its subscription to a topic.
+    pub fn subscription(&self, topic: TopicId) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|s| s.topic == topic)
+    }
+}

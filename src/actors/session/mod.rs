@@ -1,0 +1,229 @@
+//! A session: one actor per WebSocket client, on the worker thread of its connection.
+//!
+//! It reads the client's requests one by one and passes them on: subscriptions to the shard, publishes to the
+//! intake. What goes out is queued in the connection's outbox by whoever has something to say, so a blocked
+//! socket does not block this actor. It is adopted, never restarted: a client reconnects and resumes.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, Running, StreamHandler,
+    WrapFuture,
+};
+use bytestring::ByteString;
+
+use super::log_position::LogPosition;
+use super::persistence::intake::Intake;
+use super::persistence::messages::AppendFailure;
+use super::router::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Seated, SessionClosed};
+use super::router::shard::seat::Link;
+use super::router::worker::ShardAddresses;
+use crate::domain::event::{Append, AppendOutcome};
+use crate::protocol::close::CloseReason;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::frame;
+use crate::protocol::publish::PublishRules;
+use crate::protocol::request::{BadRequest, Request, RequestId};
+use crate::telemetry::metrics::Metrics;
+use crate::transport::{CloseFrame, Inbound, InboundError, InboundFrames, pong_frame, text_frame};
+
+/// Messages that may wait for a session. It gets hardly any: its input is the connection.
+pub const MAILBOX: usize = 16;
+
+/// Publishes of one connection that may wait for their commit; then its input waits.
+const MAX_PUBLISHES_IN_FLIGHT: usize = 256;
+/// Bytes queued for a client at which its input waits: whoever does not read the answers asks no more.
+const INPUT_PAUSE_BYTES: usize = 64 * 1024;
+
+/// What all sessions of a worker share.
+pub struct SessionParts {
+    pub shard: Rc<ShardAddresses>,
+    pub intake: Intake,
+    pub position: Arc<LogPosition>,
+    pub metrics: Arc<Metrics>,
+    pub rules: PublishRules,
+}
+
+/// See the module.
+pub struct Session {
+    seated: Seated,
+    link: Rc<Link>,
+    parts: SessionParts,
+    publishing: usize,
+}
+
+impl Session {
+    /// Starts the session of a connection that has its seat.
+    pub fn start(seated: Seated, link: Rc<Link>, parts: SessionParts, inbound: InboundFrames) {
+        let ctx = Context::new();
+        let session = Self { seated, link, parts, publishing: 0 };
+        let mut ctx = ctx;
+        ctx.add_stream(inbound);
+        ctx.run(session);
+    }
+
+    fn say(&self, text: &str) {
+        self.link.outbox.push(text_frame(text.as_bytes()));
+    }
+
+    fn refuse(&self, id: Option<&RequestId>, error: &ApiError) {
+        self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
+        self.say(&frame::error(id, error));
+    }
+
+    fn close(&self, reason: CloseReason) {
+        self.link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
+    }
+
+    fn read(&mut self, text: &str, ctx: &mut Context<Self>) {
+        self.parts.metrics.frames_in.inc();
+        // Taken before anything else: what is published after this request was read is not missed (LP-1).
+        let log_end = self.parts.position.last();
+        match Request::parse(text, &self.parts.rules) {
+            Err(BadRequest { id, error }) => self.refuse(id.as_ref(), &error),
+            Ok(Request::Ping { id }) => self.say(&frame::pong(id.as_ref())),
+            Ok(Request::Publish { id, event }) => self.publish(id, Append::single(*event), ctx),
+            Ok(Request::Subscribe { id, pattern, envelope, start }) => {
+                let seated = self.seated;
+                let echo = id.clone();
+                self.parts
+                    .shard
+                    .open_subscription
+                    .send(OpenSubscription { seated, id, pattern, envelope, start, log_end })
+                    .into_actor(self)
+                    .map(move |reply, this, _| {
+                        if let Ok(Err(error)) = reply {
+                            this.refuse(echo.as_ref(), &error);
+                        }
+                    })
+                    .wait(ctx);
+            }
+            Ok(Request::Unsubscribe { id, pattern }) => {
+                let request = CloseSubscription { seated: self.seated, id, pattern };
+                let done = self.parts.shard.close_subscription.send(request);
+                done.into_actor(self).map(|_, _, _| ()).wait(ctx);
+            }
+            Ok(Request::List { id }) => {
+                let done = self.parts.shard.list_subscriptions.send(ListSubscriptions { seated: self.seated, id });
+                done.into_actor(self).map(|_, _, _| ()).wait(ctx);
+            }
+        }
+        if self.link.outbox.queued_bytes() > INPUT_PAUSE_BYTES {
+            self.link.outbox.reading().pause_until(INPUT_PAUSE_BYTES / 2);
+        }
+    }
+
+    fn publish(&mut self, id: Option<RequestId>, append: Append, ctx: &mut Context<Self>) {
+        let outcome = match self.parts.intake.enqueue(append) {
+            Ok(outcome) => outcome,
+            Err(failure) => return self.refuse(id.as_ref(), &append_error(&failure)),
+        };
+        self.publishing += 1;
+        if self.publishing >= MAX_PUBLISHES_IN_FLIGHT {
+            self.link.outbox.reading().pause();
+        }
+        let published = async move {
+            outcome.await.unwrap_or(Err(AppendFailure::StoreUnavailable("the writer was restarted".into())))
+        };
+        let answer = published.into_actor(self).map(move |outcome, this, _| {
+            this.publishing -= 1;
+            if this.publishing < MAX_PUBLISHES_IN_FLIGHT {
+                this.link.outbox.reading().resume();
+            }
+            match outcome {
+                Ok(AppendOutcome::KeyReused { .. }) => this.refuse(id.as_ref(), &key_reused()),
+                Ok(outcome) => {
+                    if let Some(id) = &id {
+                        this.say(&frame::published(id, outcome));
+                    }
+                }
+                Err(failure) => this.refuse(id.as_ref(), &append_error(&failure)),
+            }
+        });
+        ctx.spawn(answer);
+    }
+}
+
+impl Actor for Session {
+    type Context = Context<Self>;
+
+    /// The end of the input ends the session; the connection goes when its outbox is empty.
+    fn stopping(&mut self, _: &mut Self::Context) -> Running {
+        self.link.outbox.end();
+        Running::Stop
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.close(CloseReason::SessionFailed);
+        }
+        self.link.outbox.end();
+        // One message per session: unbounded sending is bounded by that.
+        self.parts.shard.session_closed.do_send(SessionClosed(self.seated));
+    }
+}
+
+impl StreamHandler<Result<Inbound, InboundError>> for Session {
+    fn handle(&mut self, item: Result<Inbound, InboundError>, ctx: &mut Self::Context) {
+        self.link.hear();
+        match item {
+            Ok(Inbound::Text(text)) => self.read_text(&text, ctx),
+            Ok(Inbound::Binary(_)) => {
+                self.refuse(None, &ApiError::new(ErrorCode::UnsupportedFrame, "send JSON in text frames"));
+            }
+            Ok(Inbound::Ping(data)) => self.link.outbox.push(pong_frame(&data)),
+            Ok(Inbound::Pong(_)) => {}
+            Ok(Inbound::Close(_)) => {
+                self.close(CloseReason::Normal);
+                ctx.stop();
+            }
+            Err(error) => {
+                if let Some(close) = error.close_frame() {
+                    log::info!(session = self.seated.session, code = close.code, error:% = error; "session broke the protocol");
+                    self.link.outbox.close_now(&close);
+                }
+                ctx.stop();
+            }
+        }
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Session {
+    #[cfg(not(feature = "fault-injection"))]
+    fn read_text(&mut self, text: &ByteString, ctx: &mut Context<Self>) {
+        self.read(text, ctx);
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn read_text(&mut self, text: &ByteString, ctx: &mut Context<Self>) {
+        assert!(&**text != r#"{"action":"panic"}"#, "injected fault in session");
+        self.read(text, ctx);
+    }
+}
+
+/// What a publisher is told when nothing was acknowledged.
+pub fn append_error(failure: &AppendFailure) -> ApiError {
+    let code = match failure {
+        AppendFailure::StoreUnavailable(_) => ErrorCode::StoreUnavailable,
+        AppendFailure::Overloaded => ErrorCode::Overloaded,
+        AppendFailure::TimedOut => ErrorCode::CommitTimeout,
+    };
+    ApiError::new(code, failure.to_string()).retry_after(Duration::from_secs(1))
+}
+
+/// What a publisher is told that used an idempotency key for something else.
+pub fn key_reused() -> ApiError {
+    ApiError::field(
+        ErrorCode::IdempotencyKeyReused,
+        "idempotency_key",
+        "was used for a different request; use a new key for a new request",
+    )
+}

@@ -1,0 +1,381 @@
+//! The supervisor: spawns the other actors, watches them, restarts them from their parts, and gives up loudly.
+//!
+//! Children stand in an order: persistence, router, shards. When one fails, those after it that hold its address
+//! are started anew or given the new address (rest for one); those before it go on untouched:
+//!
+//! - persistence fails: a new one continues from the store; workers get its address. Sessions notice nothing.
+//! - the router fails: a new one gets every shard attached, persistence the new address. Batches lost on the
+//!   way are found as a gap and read from the store.
+//! - a shard fails: its sessions are closed with a code that says "reconnect at once"; a new one starts on the
+//!   same worker thread.
+//!
+//! SV-1: more failures than the restart intensity allows end the process with a non-zero code, because a fault that
+//! restarts do not heal is for whoever watches the process.
+
+pub mod guard;
+pub mod messages;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::{
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, ResponseActFuture, WrapFuture,
+};
+use actix_rt::{Arbiter, ArbiterHandle};
+use serde_json::json;
+
+use self::guard::ExitGuard;
+use self::messages::{ChildExited, ChildId, Drain, Exit, ObserveTree, WorkerReady};
+use super::mailbox::{Depth, Mailbox};
+use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
+use super::persistence::messages::{AppendEvents, EventsCommitted, FinishCommits, Observe as ObservePersistence};
+use super::persistence::{self, Persistence, PersistenceParts};
+use super::router::messages::{AttachShard, DrainSessions, Observe as ObserveRouter, RouteBatch};
+use super::router::shard::{self, Shard};
+use super::router::worker::{Worker, connect_intake};
+use super::router::{self, Router};
+use crate::domain::restart::{RestartIntensity, RestartPolicy, Verdict};
+use crate::protocol::close::CloseReason;
+use crate::telemetry::health::ActorsHealth;
+use crate::telemetry::metrics::Metrics;
+
+/// How long an actor may take to say what it is before the tree is reported without its word.
+const OBSERVE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What the supervisor is made of.
+pub struct SupervisorParts {
+    pub persistence: PersistenceParts,
+    pub restarts: RestartPolicy,
+    pub health: Arc<ActorsHealth>,
+    pub metrics: Arc<Metrics>,
+    /// Called once when the supervisor gives up.
+    pub escalate: Box<dyn FnOnce(String) + Send>,
+}
+
+/// See the module.
+pub struct Supervisor {
+    persistence_parts: PersistenceParts,
+    health: Arc<ActorsHealth>,
+    metrics: Arc<Metrics>,
+    escalate: Option<Box<dyn FnOnce(String) + Send>>,
+    intensity: RestartIntensity,
+    /// Where persistence may block.
+    store_arbiter: Arbiter,
+    lives: BTreeMap<ChildId, Life>,
+    persistence: Option<Child<Persistence, AppendEvents>>,
+    router: Option<Child<Router, EventsCommitted>>,
+    workers: BTreeMap<usize, ArbiterHandle>,
+    shards: BTreeMap<usize, Child<Shard, RouteBatch>>,
+    draining: bool,
+    started: Instant,
+}
+
+/// A running child: who it is, and the way to it that counts what waits.
+struct Child<A: Actor, M: actix::Message<Result = ()> + Send> {
+    address: Addr<A>,
+    mailbox: Mailbox<M>,
+}
+
+/// The lives of a child so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Life {
+    generation: u64,
+    restarts: u64,
+}
+
+impl Supervisor {
+    pub fn new(parts: SupervisorParts) -> Self {
+        let SupervisorParts { persistence, restarts, health, metrics, escalate } = parts;
+        Self {
+            persistence_parts: persistence,
+            health,
+            metrics,
+            escalate: Some(escalate),
+            intensity: RestartIntensity::new(restarts),
+            store_arbiter: Arbiter::new(),
+            lives: BTreeMap::new(),
+            persistence: None,
+            router: None,
+            workers: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            draining: false,
+            started: Instant::now(),
+        }
+    }
+
+    fn start(&mut self, child: ChildId, ctx: &mut Context<Self>) {
+        match child {
+            ChildId::Router => self.start_router(ctx),
+            ChildId::Persistence => self.start_persistence(ctx),
+            ChildId::Shard(number) => self.start_shard(number, ctx),
+        }
+        self.health.set(child_name(child), true);
+    }
+
+    fn guard(&mut self, child: ChildId, ctx: &Context<Self>) -> ExitGuard {
+        let life = self.lives.entry(child).or_default();
+        life.generation += 1;
+        ExitGuard::new(child, life.generation, ctx.address().recipient())
+    }
+
+    fn start_router(&mut self, ctx: &mut Context<Self>) {
+        let depth = Depth::default();
+        let guard = self.guard(ChildId::Router, ctx);
+        let address = Router::new(depth.clone(), Arc::clone(&self.metrics), guard).start();
+        for (number, shard) in &self.shards {
+            address.do_send(AttachShard { number: *number, mailbox: shard.mailbox.clone() });
+        }
+        let mailbox = Mailbox::new(address.clone().recipient(), depth);
+        if let Some(persistence) = &self.persistence {
+            persistence.address.do_send(persistence::messages::ConnectRouter(mailbox.clone()));
+        }
+        self.router = Some(Child { address, mailbox });
+    }
+
+    fn start_persistence(&mut self, ctx: &mut Context<Self>) {
+        let Some(router) = &self.router else { return };
+        let router = router.mailbox.clone();
+        let depth = Depth::default();
+        let guard = self.guard(ChildId::Persistence, ctx);
+        let parts = self.persistence_parts.clone();
+        let own_depth = depth.clone();
+        let address = Persistence::start_in_arbiter(&self.store_arbiter.handle(), move |_| {
+            Persistence::new(parts, router, own_depth, guard)
+        });
+        let mailbox = Mailbox::new(address.clone().recipient(), depth);
+        for arbiter in self.workers.values() {
+            let mailbox = mailbox.clone();
+            arbiter.spawn_fn(move || connect_intake(mailbox));
+        }
+        self.persistence = Some(Child { address, mailbox });
+    }
+
+    /// Shards run on the threads of their connections: the worker there starts it and sends back the address.
+    fn start_shard(&mut self, number: usize, ctx: &mut Context<Self>) {
+        let Some(arbiter) = self.workers.get(&number).cloned() else { return };
+        let guard = self.guard(ChildId::Shard(number), ctx);
+        let depth = Depth::default();
+        let supervisor: Recipient<ShardStarted> = ctx.address().recipient();
+        arbiter.spawn_fn(move || {
+            if let Some(worker) = Worker::current() {
+                let address = worker.start_shard(depth.clone(), guard);
+                supervisor.do_send(ShardStarted { number, address, depth });
+            }
+        });
+    }
+
+    fn give_up(&mut self, child: ChildId) {
+        let name = child_name(child);
+        log::error!(actor = name.as_str(); "too many restarts, giving up");
+        if let Some(escalate) = self.escalate.take() {
+            escalate(format!("{name} failed more often than supervision.max_restarts allows"));
+        }
+    }
+
+    fn report(&self, children: Vec<ActorReport>) -> ActorReport {
+        ActorReport {
+            name: "supervisor".into(),
+            kind: ActorKind::Supervisor,
+            state: ActorState::Running,
+            restarts: 0,
+            mailbox: MailboxReport { depth: 0, capacity: 16 },
+            uptime_seconds: uptime_seconds(self.started),
+            details: json!({ "children": children.len(), "draining": self.draining }),
+            children,
+        }
+    }
+}
+
+/// From a worker thread: its shard runs.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct ShardStarted {
+    number: usize,
+    address: Addr<Shard>,
+    depth: Depth,
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.start(ChildId::Router, ctx);
+        self.start(ChildId::Persistence, ctx);
+    }
+}
+
+impl Handler<WorkerReady> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, WorkerReady { number, arbiter }: WorkerReady, ctx: &mut Self::Context) {
+        if let Some(persistence) = &self.persistence {
+            let mailbox = persistence.mailbox.clone();
+            arbiter.spawn_fn(move || connect_intake(mailbox));
+        }
+        self.workers.insert(number, arbiter);
+        self.start(ChildId::Shard(number), ctx);
+    }
+}
+
+impl Handler<ShardStarted> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, ShardStarted { number, address, depth }: ShardStarted, _: &mut Self::Context) {
+        let mailbox = Mailbox::new(address.clone().recipient(), depth);
+        if let Some(router) = &self.router {
+            router.address.do_send(AttachShard { number, mailbox: mailbox.clone() });
+        }
+        self.shards.insert(number, Child { address, mailbox });
+    }
+}
+
+impl Handler<ChildExited> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, ChildExited { child, generation, exit }: ChildExited, ctx: &mut Self::Context) {
+        let life = self.lives.entry(child).or_default();
+        if exit == Exit::Finished || self.draining || generation != life.generation {
+            return;
+        }
+        life.restarts += 1;
+        let name = child_name(child);
+        let reason = match exit {
+            Exit::Panicked => "panic",
+            Exit::Stopped | Exit::Finished => "stopped",
+        };
+        self.metrics.restarts.with_label_values(&[child_kind(child), reason]).inc();
+        self.health.set(name.clone(), false);
+        if let ChildId::Shard(number) = child {
+            self.shards.remove(&number);
+        }
+        match self.intensity.on_failure(Instant::now()) {
+            Verdict::Escalate => self.give_up(child),
+            Verdict::RestartAfter(delay) => {
+                log::error!(actor = name.as_str(), reason, delay_ms = delay.as_millis() as u64; "actor failed, restarting");
+                ctx.run_later(delay, move |this, ctx| {
+                    this.start(child, ctx);
+                    log::info!(actor = child_name(child).as_str(); "actor restarted");
+                });
+            }
+        }
+    }
+}
+
+impl Handler<ObserveTree> for Supervisor {
+    type Result = ResponseActFuture<Self, ActorReport>;
+
+    fn handle(&mut self, ObserveTree: ObserveTree, _: &mut Self::Context) -> Self::Result {
+        let lives = self.lives.clone();
+        let health = Arc::clone(&self.health);
+        let persistence = self.persistence.as_ref().map(|c| (c.address.clone(), c.mailbox.depth()));
+        let router = self.router.as_ref().map(|c| (c.address.clone(), c.mailbox.depth()));
+        let shards: Vec<_> = self.workers.keys().map(|n| (*n, self.shards.get(n).map(|c| c.address.clone()))).collect();
+        let observe = async move {
+            let mut children = Vec::new();
+            let known = |child: ChildId| (lives.get(&child).copied().unwrap_or_default(), health.get(&child_name(child)));
+            if let Some((address, depth)) = persistence {
+                let report = address.send(ObservePersistence).timeout(OBSERVE_TIMEOUT).await.ok().flatten();
+                let silent = MailboxReport { depth, capacity: persistence::MAILBOX };
+                children.push(complete(ChildId::Persistence, known(ChildId::Persistence), report, silent));
+            }
+            if let Some((address, depth)) = router {
+                let report = address.send(ObserveRouter).timeout(OBSERVE_TIMEOUT).await.ok().flatten();
+                let silent = MailboxReport { depth, capacity: router::MAILBOX };
+                children.push(complete(ChildId::Router, known(ChildId::Router), report, silent));
+            }
+            for (number, address) in shards {
+                let child = ChildId::Shard(number);
+                let report = match address {
+                    Some(address) => address.send(ObserveRouter).timeout(OBSERVE_TIMEOUT).await.ok().flatten(),
+                    None => None,
+                };
+                let silent = MailboxReport { depth: 0, capacity: shard::MAILBOX };
+                children.push(complete(child, known(child), report, silent));
+            }
+            children
+        };
+        Box::pin(observe.into_actor(self).map(|children, this, _| this.report(children)))
+    }
+}
+
+impl Handler<Drain> for Supervisor {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, Drain { spread }: Drain, _: &mut Self::Context) -> Self::Result {
+        self.draining = true;
+        for shard in self.shards.values() {
+            shard.address.do_send(DrainSessions { reason: CloseReason::Draining, spread });
+        }
+        let sessions = self.metrics.sessions.clone();
+        let persistence = self.persistence.as_ref().map(|c| c.address.clone());
+        let drained = async move {
+            // Sessions leave on their own once told; a peer that does not is left to the end of the grace period.
+            let mut looks = tokio::time::interval(Duration::from_millis(20));
+            while sessions.get() > 0 {
+                looks.tick().await;
+            }
+            if let Some(persistence) = persistence {
+                let _ = persistence.send(FinishCommits).await;
+            }
+        };
+        Box::pin(drained.into_actor(self))
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl Handler<messages::InjectPanic> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, fault: messages::InjectPanic, _: &mut Self::Context) {
+        match fault.actor.as_str() {
+            "persistence" => self.persistence.iter().for_each(|c| c.address.do_send(fault.clone())),
+            "router" => self.router.iter().for_each(|c| c.address.do_send(fault.clone())),
+            "shard" => self.shards.values().take(1).for_each(|c| c.address.do_send(fault.clone())),
+            _ => panic!("injected fault in supervisor"),
+        }
+    }
+}
+
+/// A child's report with what only the supervisor knows, or in its stead if it did not answer.
+fn complete(
+    child: ChildId,
+    (life, running): (Life, bool),
+    report: Option<ActorReport>,
+    silent: MailboxReport,
+) -> ActorReport {
+    let state = if running { ActorState::Running } else { ActorState::Restarting };
+    let mut report = report.unwrap_or_else(|| ActorReport {
+        name: child_name(child),
+        kind: match child {
+            ChildId::Persistence => ActorKind::Persistence,
+            ChildId::Router => ActorKind::Router,
+            ChildId::Shard(_) => ActorKind::Shard,
+        },
+        state,
+        restarts: 0,
+        mailbox: silent,
+        uptime_seconds: 0.0,
+        details: serde_json::Value::Null,
+        children: Vec::new(),
+    });
+    report.state = state;
+    report.restarts = life.restarts;
+    report
+}
+
+fn child_name(child: ChildId) -> String {
+    match child {
+        ChildId::Persistence => "persistence".into(),
+        ChildId::Router => "router".into(),
+        ChildId::Shard(number) => format!("shard/{number}"),
+    }
+}
+
+fn child_kind(child: ChildId) -> &'static str {
+    match child {
+        ChildId::Persistence => "persistence",
+        ChildId::Router => "router",
+        ChildId::Shard(_) => "shard",
+    }
+}

@@ -1,0 +1,175 @@
+//! The error codes: one table of code, HTTP status and meaning.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+macro_rules! error_codes {
+    ($($variant:ident $code:literal $status:literal $meaning:literal;)+) => {
+        /// Every error a client can be told of.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ErrorCode {
+            $(#[doc = $meaning] $variant,)+
+        }
+
+        impl ErrorCode {
+            /// All codes, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The code on the wire.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code),+ }
+            }
+
+            /// The HTTP status it is answered with.
+            pub fn status(self) -> u16 {
+                match self { $(Self::$variant => $status),+ }
+            }
+
+            /// What it means, in one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning),+ }
+            }
+        }
+    };
+}
+
+error_codes! {
+    MalformedJson "malformed_json" 400 "The body or frame is not valid JSON.";
+    MalformedRequest "malformed_request" 400 "The request cannot be understood as HTTP or as a WebSocket handshake.";
+    Unauthorized "unauthorized" 401 "A token is required, or the one given is not valid.";
+    Forbidden "forbidden" 403 "The caller may not do this.";
+    NotFound "not_found" 404 "There is nothing at this path.";
+    EventNotFound "event_not_found" 404 "No event has this id, or it is no longer retained.";
+    SessionNotFound "session_not_found" 404 "No session has this id.";
+    MethodNotAllowed "method_not_allowed" 405 "The path exists, but not with this method; `Allow` names those it has.";
+    RequestTimeout "request_timeout" 408 "The body did not arrive in time.";
+    BodyTooLarge "body_too_large" 413 "The body is longer than the limit in `data.limit_bytes`.";
+    UnsupportedMediaType "unsupported_media_type" 415 "The content type is not one of those in `data.supported`.";
+    UpgradeRequired "upgrade_required" 426 "The path speaks WebSocket only.";
+    InvalidField "invalid_field" 422 "The field named in `data.field` has an invalid value.";
+    MissingField "missing_field" 422 "The field named in `data.field` is required.";
+    UnknownField "unknown_field" 422 "The field named in `data.field` does not exist; `data.known` lists those that do.";
+    DuplicateField "duplicate_field" 422 "The field named in `data.field` is given twice.";
+    ReservedName "reserved_name" 422 "Event names beginning with `$sys.` are the Event Handler's own.";
+    InvalidParameter "invalid_parameter" 422 "The query parameter named in `data.field` has an invalid value.";
+    UnknownParameter "unknown_parameter" 422 "The query parameter named in `data.field` does not exist; `data.known` lists those that do.";
+    InvalidBatch "invalid_batch" 422 "At least one event of the batch is invalid; `data.errors` lists them. Nothing was stored.";
+    IdempotencyKeyReused "idempotency_key_reused" 422 "The idempotency key was used for a different request.";
+    UnknownAction "unknown_action" 422 "The frame's `action` does not exist; `data.known` lists those that do.";
+    UnsupportedFrame "unsupported_frame" 422 "Only text frames are understood.";
+    TooManySubscriptions "too_many_subscriptions" 422 "The connection holds as many subscriptions as it may.";
+    RateLimited "rate_limited" 429 "Too many requests; try again after the time given.";
+    Internal "internal" 500 "Something failed that should not; the log has the details under the request id.";
+    Overloaded "overloaded" 503 "More is waiting than may wait; try again after the time given.";
+    StoreUnavailable "store_unavailable" 503 "The store cannot be used now; nothing of this request was acknowledged.";
+    CommitTimeout "commit_timeout" 503 "The commit took too long; the event may or may not have been stored. Retry with an idempotency key.";
+    Draining "draining" 503 "The process is shutting down; use another node or come back.";
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An error as a client is told of it, over HTTP or in a frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiError(Box<Parts>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct Parts {
+    code: ErrorCode,
+    message: String,
+    details: Map<String, Value>,
+    retry_after: Option<Duration>,
+}
+
+impl ApiError {
+    /// An error whose message says what to do next.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self(Box::new(Parts { code, message: message.into(), details: Map::new(), retry_after: None }))
+    }
+
+    /// An error in the field `field`.
+    pub fn field(code: ErrorCode, field: &str, reason: impl fmt::Display) -> Self {
+        Self::new(code, format!("{field}: {reason}")).with("field", field)
+    }
+
+    /// A field or parameter that does not exist, with those that do.
+    pub fn unknown(code: ErrorCode, field: &str, known: &[&str]) -> Self {
+        Self::new(code, format!("{field:?} is not known here; known are {}", known.join(", ")))
+            .with("field", field)
+            .with("known", known.to_vec())
+    }
+
+    /// Adds a detail to `data`.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.0.details.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after);
+        self
+    }
+
+    pub fn code(&self) -> ErrorCode {
+        self.0.code
+    }
+
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    pub fn details(&self) -> &Map<String, Value> {
+        &self.0.details
+    }
+
+    /// When to try again, if that is known.
+    pub fn retry(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// The `error` object of a WebSocket frame.
+    pub fn to_frame_value(&self) -> Value {
+        let mut error = self.0.details.clone();
+        error.insert("code".into(), self.0.code.as_str().into());
+        error.insert("message".into(), self.0.message.as_str().into());
+        if let Some(after) = self.0.retry_after {
+            error.insert("retry_after_ms".into(), u64::try_from(after.as_millis()).unwrap_or(u64::MAX).into());
+        }
+        Value::Object(error)
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_snake_case_and_documented() {
+        let protocol = include_str!("../../docs/protocol.md");
+        let mut seen = std::collections::HashSet::new();
+        for code in ErrorCode::ALL {
+            let text = code.as_str();
+            assert!(seen.insert(text), "{text} twice");
+            assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{text}");
+            assert!((400..600).contains(&code.status()), "{text}");
+            let row = format!("| `{text}` | {} | {} |", code.status(), code.meaning());
+            assert!(protocol.contains(&row), "docs/protocol.md misses the row\n{row}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Events as JSON: in `/events` and in frames.
+//!
+//! Written by hand because payloads and metadata go in as the text they are, and because event names
+//! need no escaping.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use crate::domain::event::Event;
+
+/// Appends the event as `/events` shows it.
+pub fn write_event(out: &mut Vec<u8>, event: &Event) {
+    let Event { id, created_at, name, payload, source, priority, key, metadata, traceparent } = event;
+    let _ = write!(out, r#"{{"id":{id},"event_name":"{name}","payload":{payload},"created_at":"{created_at}","source":"#);
+    write_string(out, source);
+    // Without services there is nothing left to deliver.
+    let _ = write!(out, r#","status":"processed","priority":"{}""#, priority.as_str());
+    if let Some(key) = key {
+        out.extend_from_slice(br#","key":"#);
+        write_string(out, key);
+    }
+    if let Some(metadata) = metadata {
+        let _ = write!(out, r#","metadata":{metadata}"#);
+    }
+    if let Some(traceparent) = traceparent {
+        let _ = write!(out, r#","traceparent":"{traceparent}""#);
+    }
+    out.push(b'}');
+}
+
+/// The plain frame: exactly `event_name` and `payload`.
+pub fn plain_frame_text(event: &Event) -> String {
+    let Event { name, payload, .. } = event;
+    let mut text = String::with_capacity(name.as_str().len() + payload.len() + 32);
+    let _ = write!(text, r#"{{"event_name":"{name}","payload":{payload}}}"#);
+    text
+}
+
+/// The frame of a subscription with `"envelope":"full"`.
+pub fn full_frame_text(event: &Event) -> String {
+    let Event { id, created_at, name, payload, source, key, .. } = event;
+    let mut text = Vec::with_capacity(name.as_str().len() + payload.len() + source.len() + 128);
+    let _ = write!(
+        text,
+        r#"{{"type":"event","id":{id},"event_name":"{name}","payload":{payload},"created_at":"{created_at}","source":"#
+    );
+    write_string(&mut text, source);
+    text.extend_from_slice(br#","key":"#);
+    match key {
+        Some(key) => write_string(&mut text, key),
+        None => text.extend_from_slice(b"null"),
+    }
+    text.push(b'}');
+    String::from_utf8(text).expect("invariant: every part is UTF-8")
+}
+
+fn write_string(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("invariant: a string can be written to memory");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::{Priority, Timestamp};
+    use crate::domain::name::EventName;
+
+    fn event() -> Event {
+        Event {
+            id: 58,
+            created_at: Timestamp(1_690_891_200_000_000),
+            name: EventName::parse("user.created").expect("valid"),
+            payload: r#"{"n": 1e400}"#.into(),
+            source: "a \"b\"\n".into(),
+            priority: Priority::High,
+            key: Some("k".into()),
+            metadata: Some(r#"{"a":"1"}"#.into()),
+            traceparent: None,
+        }
+    }
+
+    #[test]
+    fn spells_events_exactly() {
+        let mut out = Vec::new();
+        write_event(&mut out, &event());
+        assert_eq!(
+            String::from_utf8(out).expect("UTF-8"),
+            r#"{"id":58,"event_name":"user.created","payload":{"n": 1e400},"created_at":"2023-08-01T12:00:00.000000Z","source":"a \"b\"\n","status":"processed","priority":"high","key":"k","metadata":{"a":"1"}}"#
+        );
+        assert_eq!(plain_frame_text(&event()), r#"{"event_name":"user.created","payload":{"n": 1e400}}"#);
+        assert_eq!(
+            full_frame_text(&event()),
+            r#"{"type":"event","id":58,"event_name":"user.created","payload":{"n": 1e400},"created_at":"2023-08-01T12:00:00.000000Z","source":"a \"b\"\n","key":"k"}"#
+        );
+    }
+}

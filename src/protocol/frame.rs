@@ -1,0 +1,104 @@
+//! The text of the frames that answer a client's requests.
+//!
+//! Event frames are in [`super::event_json`]; they are the only ones a client gets that asked for nothing more.
+
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::request::{Envelope, RequestId};
+use crate::domain::event::{AppendOutcome, EventId};
+use crate::domain::pattern::Pattern;
+
+/// What a client is told about a subscription that now stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subscribed {
+    /// The newest event when the subscription was made.
+    pub last_id: EventId,
+    /// Whether everything after the requested position is still retained.
+    pub recovered: bool,
+    /// The oldest retained event, told when not recovered.
+    pub earliest_id: EventId,
+}
+
+/// The reply to a subscribe request.
+pub fn subscribed(id: &RequestId, pattern: &Pattern, state: Subscribed) -> String {
+    let Subscribed { last_id, recovered, earliest_id } = state;
+    let earliest = if recovered { String::new() } else { format!(r#","earliest_id":{earliest_id}"#) };
+    format!(
+        r#"{{"id":{id},"type":"subscribed","event_name":"{pattern}","last_id":{last_id},"recovered":{recovered}{earliest}}}"#
+    )
+}
+
+/// The reply to an unsubscribe request.
+pub fn unsubscribed(id: &RequestId, pattern: &Pattern) -> String {
+    format!(r#"{{"id":{id},"type":"unsubscribed","event_name":"{pattern}"}}"#)
+}
+
+/// The reply to a publish request. `event_id` is the event's place in the log.
+pub fn published(id: &RequestId, outcome: AppendOutcome) -> String {
+    let (event_id, replayed) = match outcome {
+        AppendOutcome::Stored { last_id, replayed, .. } => (last_id, replayed > 0),
+        AppendOutcome::Replayed { last_id, .. } => (last_id, true),
+        AppendOutcome::KeyReused { .. } => (0, false),
+    };
+    format!(r#"{{"id":{id},"type":"published","event_id":{event_id},"replayed":{replayed}}}"#)
+}
+
+/// The reply to a ping in JSON.
+pub fn pong(id: Option<&RequestId>) -> String {
+    match id {
+        Some(id) => format!(r#"{{"id":{id},"type":"pong"}}"#),
+        None => r#"{"type":"pong"}"#.to_owned(),
+    }
+}
+
+/// The reply to a list request.
+pub fn list<'a>(id: Option<&RequestId>, subscriptions: impl Iterator<Item = (&'a Pattern, Envelope)>) -> String {
+    let subscriptions: Vec<Value> = subscriptions
+        .map(|(pattern, envelope)| {
+            let envelope = match envelope {
+                Envelope::Plain => "plain",
+                Envelope::Full => "full",
+            };
+            json!({"event_name": pattern.as_str(), "envelope": envelope})
+        })
+        .collect();
+    let id = id.map(|id| format!(r#""id":{id},"#)).unwrap_or_default();
+    format!(r#"{{{id}"type":"subscriptions","subscriptions":{}}}"#, Value::Array(subscriptions))
+}
+
+/// The frame that tells of a bad or failed request.
+pub fn error(id: Option<&RequestId>, error: &ApiError) -> String {
+    let id = id.map(|id| format!(r#""id":{id},"#)).unwrap_or_default();
+    format!(r#"{{{id}"type":"error","error":{}}}"#, error.to_frame_value())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::error::ErrorCode;
+
+    #[test]
+    fn spells_replies_as_the_protocol_says() {
+        let id: RequestId = serde_json::from_str("7").expect("JSON");
+        let pattern = Pattern::parse("user.*").expect("valid");
+        let state = Subscribed { last_id: 57, recovered: true, earliest_id: 1 };
+        assert_eq!(
+            subscribed(&id, &pattern, state),
+            r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":true}"#
+        );
+        assert_eq!(
+            subscribed(&id, &pattern, Subscribed { recovered: false, earliest_id: 9, ..state }),
+            r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":false,"earliest_id":9}"#
+        );
+        assert_eq!(
+            list(None, [(&pattern, Envelope::Full)].into_iter()),
+            r#"{"type":"subscriptions","subscriptions":[{"envelope":"full","event_name":"user.*"}]}"#
+        );
+        let late = ApiError::new(ErrorCode::Overloaded, "later").retry_after(std::time::Duration::from_secs(1));
+        assert_eq!(
+            error(Some(&id), &late),
+            r#"{"id":7,"type":"error","error":{"code":"overloaded","message":"later","retry_after_ms":1000}}"#
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! A committed batch on its way to subscribers: encoded once per encoding, shared by all.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::event_json::{full_frame_text, plain_frame_text};
+use super::request::Envelope;
+use crate::domain::event::{Event, EventId};
+use crate::transport::frame::text_frame;
+
+/// Consecutive events of the log, in id order.
+#[derive(Debug)]
+pub struct LogBatch {
+    /// The last id before this batch: whoever has seen up to here misses nothing by taking it next.
+    pub prev: EventId,
+    pub events: Vec<LogEvent>,
+}
+
+impl LogBatch {
+    /// A batch that follows the event `prev`.
+    pub fn new(prev: EventId, events: Vec<Event>) -> Arc<Self> {
+        Arc::new(Self { prev, events: events.into_iter().map(LogEvent::from).collect() })
+    }
+
+    /// The last id of the batch; `prev` when it is empty.
+    pub fn last(&self) -> EventId {
+        self.events.last().map_or(self.prev, |e| e.event.id)
+    }
+
+    /// Memory it holds with one frame per event, in bytes, roughly.
+    pub fn memory(&self) -> usize {
+        self.events.iter().map(|e| e.event.memory() + e.event.payload.len() + 64).sum()
+    }
+}
+
+/// An event with its frames, made when first needed.
+#[derive(Debug)]
+pub struct LogEvent {
+    pub event: Event,
+    plain: OnceLock<Bytes>,
+    full: OnceLock<Bytes>,
+}
+
+impl LogEvent {
+    /// The complete WebSocket frame, header included.
+    pub fn frame(&self, envelope: Envelope) -> &Bytes {
+        match envelope {
+            Envelope::Plain => self.plain.get_or_init(|| text_frame(plain_frame_text(&self.event).as_bytes())),
+            Envelope::Full => self.full.get_or_init(|| text_frame(full_frame_text(&self.event).as_bytes())),
+        }
+    }
+}
+
+impl From<Event> for LogEvent {
+    fn from(event: Event) -> Self {
+        Self { event, plain: OnceLock::new(), full: OnceLock::new() }
+    }
+}

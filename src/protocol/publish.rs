@@ -1,0 +1,302 @@
+//! The publish request: from JSON to a valid [`NewEvent`], or an error that names the field.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use bytestring::ByteString;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::error::{ApiError, ErrorCode};
+use super::raw_object::RawObject;
+use crate::domain::event::{Append, DEFAULT_SOURCE, Idempotency, NewEvent, Priority};
+use crate::domain::name::EventName;
+
+/// The fields of a publish request.
+pub const FIELDS: &[&str] =
+    &["event_name", "payload", "source", "priority", "key", "idempotency_key", "metadata"];
+
+/// Longest `source`, `key` and `idempotency_key`, in bytes.
+pub const MAX_TEXT_BYTES: usize = 255;
+/// Longest `metadata` as JSON text, in bytes.
+pub const MAX_METADATA_BYTES: usize = 16 * 1024;
+
+/// How publish requests are read.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishRules {
+    /// Whether unknown fields are refused (the default) or ignored.
+    pub refuse_unknown: bool,
+    /// Most events in one batch.
+    pub max_batch: usize,
+    /// Longest single event as JSON text, in bytes.
+    pub max_event_bytes: usize,
+}
+
+/// What the request's headers add to its body.
+#[derive(Debug, Clone, Default)]
+pub struct PublishHeaders<'a> {
+    pub traceparent: Option<&'a str>,
+    pub idempotency_key: Option<&'a str>,
+}
+
+/// Reads `{"event_name":…,"payload":…,…}`.
+pub fn parse_event(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<NewEvent, ApiError> {
+    let object = RawObject::parse(json, "body")?;
+    object.check(FIELDS, rules.refuse_unknown)?;
+    event_from(&object, headers)
+}
+
+/// Reads the event in a frame or body whose fields are known to be allowed.
+pub fn event_from(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Result<NewEvent, ApiError> {
+    let name = event_name(object)?;
+    let payload = ByteString::from(object.raw("payload").unwrap_or("{}"));
+    let source = short_text(object, "source")?.unwrap_or(DEFAULT_SOURCE);
+    let priority = priority(object)?;
+    let key = short_text(object, "key")?;
+    let metadata = metadata(object)?;
+    let traceparent = headers.traceparent.filter(|t| is_traceparent(t)).map(ByteString::from);
+    let idempotency_key = idempotency_key(object, headers)?;
+    let mut event =
+        NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: None };
+    event.idempotency =
+        idempotency_key.map(|key| Idempotency { key, fingerprint: fingerprint(std::slice::from_ref(&event)) });
+    Ok(event)
+}
+
+/// Reads a batch: a JSON array of events.
+pub fn parse_array(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Append, ApiError> {
+    let items: Vec<&serde_json::value::RawValue> = serde_json::from_slice(json).map_err(|error| {
+        if error.is_data() && serde_json::from_slice::<&serde_json::value::RawValue>(json).is_ok() {
+            ApiError::field(ErrorCode::InvalidField, "body", "must be a JSON array of events")
+        } else {
+            ApiError::new(ErrorCode::MalformedJson, format!("not valid JSON: {error}"))
+        }
+    })?;
+    batch(items.iter().map(|item| item.get().as_bytes()), items.len(), headers, rules)
+}
+
+/// Reads a batch: one event a line. Empty lines are skipped.
+pub fn parse_ndjson(text: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Append, ApiError> {
+    let lines = || text.split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    batch(lines(), lines().count(), headers, rules)
+}
+
+fn batch<'a>(
+    items: impl Iterator<Item = &'a [u8]>,
+    count: usize,
+    headers: &PublishHeaders<'_>,
+    rules: &PublishRules,
+) -> Result<Append, ApiError> {
+    if count == 0 || count > rules.max_batch {
+        let reason = format!("must hold 1 to {} events, not {count}", rules.max_batch);
+        return Err(ApiError::field(ErrorCode::InvalidField, "body", reason));
+    }
+    let item_headers = PublishHeaders { traceparent: headers.traceparent, idempotency_key: None };
+    let mut events = smallvec::SmallVec::with_capacity(count);
+    let mut errors = Vec::new();
+    for (index, item) in items.enumerate() {
+        let event = if item.len() > rules.max_event_bytes {
+            Err(ApiError::new(ErrorCode::BodyTooLarge, format!("longer than {} bytes", rules.max_event_bytes)))
+        } else {
+            parse_event(item, &item_headers, rules)
+        };
+        match event {
+            Ok(event) => events.push(event),
+            Err(error) => errors.push(item_error(index, &error)),
+        }
+    }
+    if !errors.is_empty() {
+        let message = format!("{} of {count} events are invalid; nothing was stored", errors.len());
+        return Err(ApiError::new(ErrorCode::InvalidBatch, message).with("errors", errors));
+    }
+    let idempotency = match headers.idempotency_key {
+        Some(key) => Some(Idempotency {
+            key: checked_text("Idempotency-Key", key.into())?,
+            fingerprint: fingerprint(&events),
+        }),
+        None => None,
+    };
+    Ok(Append { events, idempotency })
+}
+
+fn item_error(index: usize, error: &ApiError) -> Value {
+    let mut item = error.details().clone();
+    item.insert("index".into(), index.into());
+    item.insert("code".into(), error.code().as_str().into());
+    item.insert("message".into(), error.message().into());
+    Value::Object(item)
+}
+
+fn event_name(object: &RawObject<'_>) -> Result<EventName, ApiError> {
+    let text = object.required_text("event_name")?;
+    let name = EventName::parse(text.into_owned())
+        .map_err(|reason| ApiError::field(ErrorCode::InvalidField, "event_name", reason))?;
+    if name.is_system() {
+        return Err(ApiError::field(ErrorCode::ReservedName, "event_name", "names beginning with $sys. are reserved"));
+    }
+    Ok(name)
+}
+
+fn priority(object: &RawObject<'_>) -> Result<Priority, ApiError> {
+    let Some(text) = object.text("priority")? else {
+        return Ok(Priority::default());
+    };
+    Priority::parse(&text)
+        .ok_or_else(|| ApiError::field(ErrorCode::InvalidField, "priority", "must be one of high, normal, low"))
+}
+
+fn short_text(object: &RawObject<'_>, field: &str) -> Result<Option<ByteString>, ApiError> {
+    object.text(field)?.map(|text| checked_text(field, text)).transpose()
+}
+
+fn checked_text(field: &str, text: Cow<'_, str>) -> Result<ByteString, ApiError> {
+    if text.is_empty() || text.len() > MAX_TEXT_BYTES {
+        let reason = format!("must be 1 to {MAX_TEXT_BYTES} bytes, not {}", text.len());
+        return Err(ApiError::field(ErrorCode::InvalidField, field, reason));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(ApiError::field(ErrorCode::InvalidField, field, "must not contain control characters"));
+    }
+    Ok(text.into_owned().into())
+}
+
+fn metadata(object: &RawObject<'_>) -> Result<Option<ByteString>, ApiError> {
+    let Some(raw) = object.raw("metadata").filter(|raw| *raw != "null") else {
+        return Ok(None);
+    };
+    let invalid = |reason: &str| ApiError::field(ErrorCode::InvalidField, "metadata", reason);
+    let map: BTreeMap<String, String> =
+        serde_json::from_str(raw).map_err(|_| invalid("must be an object whose values are strings"))?;
+    let text = serde_json::to_string(&map).map_err(|_| invalid("cannot be written as JSON"))?;
+    if text.len() > MAX_METADATA_BYTES {
+        return Err(invalid(&format!("must be at most {MAX_METADATA_BYTES} bytes")));
+    }
+    Ok(Some(text.into()))
+}
+
+fn idempotency_key(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Result<Option<ByteString>, ApiError> {
+    let in_body = short_text(object, "idempotency_key")?;
+    let Some(in_header) = headers.idempotency_key else {
+        return Ok(in_body);
+    };
+    let in_header = checked_text("Idempotency-Key", in_header.into())?;
+    match in_body {
+        Some(in_body) if in_body != in_header => {
+            let reason = "differs from the header Idempotency-Key; give one of them";
+            Err(ApiError::field(ErrorCode::InvalidField, "idempotency_key", reason))
+        }
+        _ => Ok(Some(in_header)),
+    }
+}
+
+/// A digest of everything a publisher says of events; equal for a repeated request.
+fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
+    let mut digest = Sha256::new();
+    let mut part = |text: Option<&str>| {
+        // Lengths keep neighbouring fields apart; an absent one has a length no text has.
+        digest.update(text.map_or(u64::MAX, |t| t.len() as u64).to_le_bytes());
+        digest.update(text.unwrap_or_default());
+    };
+    for event in events {
+        let NewEvent { name, payload, source, priority, key, metadata, traceparent: _, idempotency: _ } = event;
+        part(Some(name.as_str()));
+        part(Some(payload));
+        part(Some(source));
+        part(Some(priority.as_str()));
+        part(key.as_deref());
+        part(metadata.as_deref());
+    }
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest.finalize()[..16]);
+    short
+}
+
+/// Whether `text` has the shape of a W3C `traceparent` (version 00 and later).
+fn is_traceparent(text: &str) -> bool {
+    let lower_hex = |s: &str| s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let mut parts = text.split('-');
+    let sizes = [2, 32, 16, 2];
+    text.len() <= MAX_TEXT_BYTES
+        && text.bytes().all(|b| b.is_ascii_graphic())
+        && sizes.into_iter().all(|size| parts.next().is_some_and(|p| p.len() == size && lower_hex(p)))
+        && (parts.next().is_none() || !text.starts_with("00"))
+        && !text.starts_with("ff")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: PublishRules = PublishRules { refuse_unknown: true, max_batch: 3, max_event_bytes: 200 };
+
+    fn parse(json: &str) -> Result<NewEvent, ApiError> {
+        parse_event(json.as_bytes(), &PublishHeaders::default(), &RULES)
+    }
+
+    fn refusal(json: &str) -> (ErrorCode, Option<String>) {
+        let error = parse(json).expect_err("refused");
+        (error.code(), error.details().get("field").and_then(|f| f.as_str()).map(str::to_owned))
+    }
+
+    #[test]
+    fn reads_the_least_and_the_most() {
+        let least = parse(r#"{"event_name":"user.created"}"#).expect("valid");
+        assert_eq!((&*least.payload, &*least.source, least.priority), ("{}", "api", Priority::Normal));
+        let most = parse(
+            r#"{"event_name":"a","payload": [1.50,1e400] ,"source":"s","priority":"high","key":"k",
+               "idempotency_key":"i","metadata":{"b":"2","a":"1"}}"#,
+        )
+        .expect("valid");
+        assert_eq!(&*most.payload, "[1.50,1e400]");
+        assert_eq!(most.metadata.as_deref(), Some(r#"{"a":"1","b":"2"}"#));
+        assert!(most.idempotency.is_some());
+    }
+
+    #[test]
+    fn names_the_field_that_is_wrong() {
+        let field = |name: &str| Some(name.to_owned());
+        assert_eq!(refusal("{}"), (ErrorCode::MissingField, field("event_name")));
+        assert_eq!(refusal(r#"{"event_name":7}"#), (ErrorCode::InvalidField, field("event_name")));
+        assert_eq!(refusal(r#"{"event_name":"a.*"}"#), (ErrorCode::InvalidField, field("event_name")));
+        assert_eq!(refusal(r#"{"event_name":"$sys.x"}"#), (ErrorCode::ReservedName, field("event_name")));
+        assert_eq!(refusal(r#"{"event_name":"a","priority":"urgent"}"#), (ErrorCode::InvalidField, field("priority")));
+        assert_eq!(refusal(r#"{"event_name":"a","source":""}"#), (ErrorCode::InvalidField, field("source")));
+        assert_eq!(refusal(r#"{"event_name":"a","key":["x"]}"#), (ErrorCode::InvalidField, field("key")));
+        assert_eq!(refusal(r#"{"event_name":"a","metadata":{"n":1}}"#), (ErrorCode::InvalidField, field("metadata")));
+        assert_eq!(refusal(r#"{"event_name":"a","pay_load":1}"#), (ErrorCode::UnknownField, field("pay_load")));
+        assert_eq!(refusal("[]"), (ErrorCode::InvalidField, field("body")));
+        assert_eq!(refusal("{\"event_name\":\"a\",\"payload\":{]}").0, ErrorCode::MalformedJson);
+    }
+
+    #[test]
+    fn a_batch_lists_every_bad_item() {
+        let headers = PublishHeaders::default();
+        let error = parse_array(br#"[{"event_name":"a"},{"event_name":""},7]"#, &headers, &RULES).expect_err("refused");
+        let indexes: Vec<_> = error.details()["errors"].as_array().expect("a list").iter().map(|e| e["index"].as_u64()).collect();
+        assert_eq!(indexes, [Some(1), Some(2)]);
+        let lines = parse_ndjson(b"{\"event_name\":\"a\"}\n\n{\"event_name\":\"b\"}\r\n", &headers, &RULES).expect("valid");
+        assert_eq!(lines.events.len(), 2);
+        for too_many_or_none in ["[]", "[{},{},{},{}]", "{}"] {
+            let error = parse_array(too_many_or_none.as_bytes(), &headers, &RULES).expect_err("refused");
+            assert_eq!(error.code(), ErrorCode::InvalidField, "{too_many_or_none}");
+        }
+    }
+
+    #[test]
+    fn fingerprints_tell_requests_apart_but_not_their_spelling() {
+        let print = |json: &str| parse(json).expect("valid").idempotency.expect("a key").fingerprint;
+        let first = print(r#"{"event_name":"a","payload":1,"idempotency_key":"k"}"#);
+        assert_eq!(first, print(r#"{ "idempotency_key":"k", "payload":1, "event_name":"a" }"#));
+        assert_ne!(first, print(r#"{"event_name":"a","payload":2,"idempotency_key":"k"}"#));
+        assert_ne!(first, print(r#"{"event_name":"a","payload":1,"key":"x","idempotency_key":"k"}"#));
+    }
+
+    #[test]
+    fn takes_only_well_formed_traceparents() {
+        assert!(is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        assert!(is_traceparent("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more"));
+        assert!(!is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more"));
+        assert!(!is_traceparent("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"));
+        assert!(!is_traceparent("00-short-00f067aa0ba902b7-01"));
+    }
+}

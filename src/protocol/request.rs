@@ -1,0 +1,182 @@
+//! Requests of WebSocket clients.
+
+use serde_json::value::RawValue;
+
+use super::error::{ApiError, ErrorCode};
+use super::publish::{self, PublishHeaders, PublishRules};
+use super::raw_object::RawObject;
+use crate::domain::event::{EventId, NewEvent};
+use crate::domain::pattern::Pattern;
+
+/// The actions a frame may ask for.
+pub const ACTIONS: &[&str] = &["subscribe", "unsubscribe", "publish", "list", "ping"];
+
+/// The client's own mark on a request, echoed in the reply; its exact JSON text.
+pub type RequestId = Box<RawValue>;
+
+/// How the events of a subscription are spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Envelope {
+    /// `event_name` and `payload`, nothing else.
+    #[default]
+    Plain,
+    /// With id, time, source and key.
+    Full,
+}
+
+/// Where a subscription begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With what is published from now on.
+    Now,
+    /// After the event with this id.
+    After(EventId),
+    /// With the oldest retained event.
+    Earliest,
+}
+
+/// One frame of a client.
+#[derive(Debug)]
+pub enum Request {
+    Subscribe { id: Option<RequestId>, pattern: Pattern, envelope: Envelope, start: Start },
+    Unsubscribe { id: Option<RequestId>, pattern: Pattern },
+    Publish { id: Option<RequestId>, event: Box<NewEvent> },
+    List { id: Option<RequestId> },
+    Ping { id: Option<RequestId> },
+}
+
+/// A frame that is no request; the mark is kept where it could be read.
+#[derive(Debug)]
+pub struct BadRequest {
+    pub id: Option<RequestId>,
+    pub error: ApiError,
+}
+
+impl Request {
+    /// Reads one text frame.
+    pub fn parse(text: &str, rules: &PublishRules) -> Result<Self, BadRequest> {
+        let unmarked = |error| BadRequest { id: None, error };
+        let object = RawObject::parse(text.as_bytes(), "frame").map_err(unmarked)?;
+        let id = request_id(&object).map_err(unmarked)?;
+        Self::read(&object, id.clone(), rules).map_err(|error| BadRequest { id, error })
+    }
+
+    fn read(object: &RawObject<'_>, id: Option<RequestId>, rules: &PublishRules) -> Result<Self, ApiError> {
+        if object.raw("action").is_none() && object.text("type")?.as_deref() == Some("ping") {
+            object.check(&["type", "id"], true)?;
+            return Ok(Self::Ping { id });
+        }
+        match &*object.required_text("action")? {
+            "subscribe" => {
+                object.check(&["action", "event_name", "id", "envelope", "after"], true)?;
+                let (envelope, start) = (envelope(object)?, start(object)?);
+                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, start })
+            }
+            "unsubscribe" => {
+                object.check(&["action", "event_name", "id"], true)?;
+                Ok(Self::Unsubscribe { id, pattern: pattern(object)? })
+            }
+            "publish" => {
+                let known: Vec<&str> = ["action", "id"].iter().chain(publish::FIELDS).copied().collect();
+                object.check(&known, rules.refuse_unknown)?;
+                let event = publish::event_from(object, &PublishHeaders::default())?;
+                Ok(Self::Publish { id, event: Box::new(event) })
+            }
+            "list" => {
+                object.check(&["action", "id"], true)?;
+                Ok(Self::List { id })
+            }
+            "ping" => {
+                object.check(&["action", "id"], true)?;
+                Ok(Self::Ping { id })
+            }
+            other => Err(ApiError::unknown(ErrorCode::UnknownAction, other, ACTIONS).with("field", "action")),
+        }
+    }
+}
+
+fn request_id(object: &RawObject<'_>) -> Result<Option<RequestId>, ApiError> {
+    const MAX_ID_BYTES: usize = 66;
+    let Some(raw) = object.raw("id").filter(|raw| *raw != "null") else {
+        return Ok(None);
+    };
+    let is_scalar = raw.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
+    if !is_scalar || raw.len() > MAX_ID_BYTES {
+        return Err(ApiError::field(ErrorCode::InvalidField, "id", "must be a number or a string of at most 64 bytes"));
+    }
+    let id = RawValue::from_string(raw.to_owned());
+    Ok(Some(id.expect("invariant: the text was read as a JSON value")))
+}
+
+fn pattern(object: &RawObject<'_>) -> Result<Pattern, ApiError> {
+    Pattern::parse(object.required_text("event_name")?.into_owned())
+        .map_err(|reason| ApiError::field(ErrorCode::InvalidField, "event_name", reason))
+}
+
+fn envelope(object: &RawObject<'_>) -> Result<Envelope, ApiError> {
+    match object.text("envelope")?.as_deref() {
+        None | Some("plain") => Ok(Envelope::Plain),
+        Some("full") => Ok(Envelope::Full),
+        Some(_) => Err(ApiError::field(ErrorCode::InvalidField, "envelope", "must be \"plain\" or \"full\"")),
+    }
+}
+
+fn start(object: &RawObject<'_>) -> Result<Start, ApiError> {
+    match object.raw("after") {
+        None | Some("null") => Ok(Start::Now),
+        Some(r#""earliest""#) => Ok(Start::Earliest),
+        Some(number) => match number.parse::<EventId>() {
+            Ok(id) if id >= 0 => Ok(Start::After(id)),
+            _ => {
+                let reason = "must be an event id (an integer from 0) or \"earliest\"";
+                Err(ApiError::field(ErrorCode::InvalidField, "after", reason))
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: PublishRules = PublishRules { refuse_unknown: true, max_batch: 1, max_event_bytes: 1000 };
+
+    fn parse(text: &str) -> Result<Request, BadRequest> {
+        Request::parse(text, &RULES)
+    }
+
+    #[test]
+    fn reads_every_action() {
+        assert!(matches!(
+            parse(r#"{"action":"subscribe","event_name":"a.>","id":7,"envelope":"full","after":41}"#),
+            Ok(Request::Subscribe { id: Some(id), envelope: Envelope::Full, start: Start::After(41), .. }) if id.get() == "7"
+        ));
+        assert!(matches!(
+            parse(r#"{"action":"subscribe","event_name":"a","after":"earliest"}"#),
+            Ok(Request::Subscribe { id: None, envelope: Envelope::Plain, start: Start::Earliest, .. })
+        ));
+        assert!(matches!(parse(r#"{"action":"unsubscribe","event_name":"a"}"#), Ok(Request::Unsubscribe { .. })));
+        assert!(matches!(parse(r#"{"action":"publish","event_name":"a","payload":1}"#), Ok(Request::Publish { .. })));
+        assert!(matches!(parse(r#"{"action":"list","id":"x"}"#), Ok(Request::List { id: Some(_) })));
+        assert!(matches!(parse(r#"{"action":"ping"}"#), Ok(Request::Ping { .. })));
+        assert!(matches!(parse(r#"{"type":"ping"}"#), Ok(Request::Ping { .. })));
+    }
+
+    #[test]
+    fn a_bad_request_keeps_its_mark() {
+        for (text, code, marked) in [
+            ("nonsense", ErrorCode::MalformedJson, false),
+            ("[]", ErrorCode::InvalidField, false),
+            ("{}", ErrorCode::MissingField, false),
+            (r#"{"action":"fly","id":1}"#, ErrorCode::UnknownAction, true),
+            (r#"{"action":"subscribe","id":1}"#, ErrorCode::MissingField, true),
+            (r#"{"action":"subscribe","event_name":"a..b","id":1}"#, ErrorCode::InvalidField, true),
+            (r#"{"action":"subscribe","event_name":"a","after":-1,"id":1}"#, ErrorCode::InvalidField, true),
+            (r#"{"action":"subscribe","event_name":"a","evnelope":"full","id":1}"#, ErrorCode::UnknownField, true),
+            (r#"{"action":"ping","id":{}}"#, ErrorCode::InvalidField, false),
+        ] {
+            let bad = parse(text).expect_err(text);
+            assert_eq!((bad.error.code(), bad.id.is_some()), (code, marked), "{text}");
+        }
+    }
+}

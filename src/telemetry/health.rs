@@ -1,0 +1,109 @@
+//! What is well and what is not, for `/health/ready` and the edge.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+/// The health of the process, part by part.
+#[derive(Debug, Default)]
+pub struct Health {
+    pub store: std::sync::Arc<StoreHealth>,
+    pub actors: std::sync::Arc<ActorsHealth>,
+    draining: AtomicBool,
+}
+
+impl Health {
+    /// From now on not ready: the process is about to end.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether everything is well, and each part's own word.
+    pub fn describe(&self) -> (bool, Value) {
+        let (store_ok, actors_ok) = (self.store.is_up(), self.actors.is_well());
+        let ready = store_ok && actors_ok && !self.is_draining();
+        let checks = json!({
+            "store": self.store.describe(),
+            "actors": self.actors.describe(),
+            "bus": { "status": "not_configured" },
+            "draining": self.is_draining(),
+        });
+        (ready, checks)
+    }
+}
+
+/// Whether the store takes writes.
+#[derive(Debug, Default)]
+pub struct StoreHealth {
+    up: AtomicBool,
+    reason: Mutex<Option<(&'static str, String)>>,
+}
+
+impl StoreHealth {
+    /// Whether the store takes writes, as far as is known. False until it was opened.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    pub fn set_up(&self) {
+        *lock(&self.reason) = None;
+        self.up.store(true, Ordering::Release);
+    }
+
+    /// The store refuses; `kind` is a short name, `message` one line.
+    pub fn set_down(&self, kind: &'static str, message: &str) {
+        *lock(&self.reason) = Some((kind, message.to_owned()));
+        self.up.store(false, Ordering::Release);
+    }
+
+    /// Why it refuses, in one line.
+    pub fn reason(&self) -> Option<String> {
+        lock(&self.reason).as_ref().map(|(_, message)| message.clone())
+    }
+
+    pub fn describe(&self) -> Value {
+        match &*lock(&self.reason) {
+            Some((kind, message)) => json!({ "status": "down", "reason": kind, "message": message }),
+            None if self.is_up() => json!({ "status": "ok" }),
+            None => json!({ "status": "down", "reason": "opening", "message": "not opened yet" }),
+        }
+    }
+}
+
+/// Which supervised actors are at work.
+#[derive(Debug, Default)]
+pub struct ActorsHealth(Mutex<BTreeMap<String, bool>>);
+
+impl ActorsHealth {
+    pub fn set(&self, name: String, running: bool) {
+        lock(&self.0).insert(name, running);
+    }
+
+    pub fn get(&self, name: &str) -> bool {
+        lock(&self.0).get(name).copied().unwrap_or_default()
+    }
+
+    /// Whether there are any, and all are at work.
+    pub fn is_well(&self) -> bool {
+        let actors = lock(&self.0);
+        !actors.is_empty() && actors.values().all(|running| *running)
+    }
+
+    pub fn describe(&self) -> Value {
+        let actors = lock(&self.0);
+        let restarting: Vec<&String> = actors.iter().filter(|(_, running)| !**running).map(|(name, _)| name).collect();
+        let status = if restarting.is_empty() && !actors.is_empty() { "ok" } else { "down" };
+        json!({ "status": status, "running": actors.len() - restarting.len(), "restarting": restarting })
+    }
+}
+
+/// A panic while holding one of these locks leaves a whole value behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,137 @@
+//! The metrics: Prometheus names, base units, label sets that do not grow with load.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Buckets for latencies from 50 µs to 10 s.
+const LATENCY: &[f64] =
+    &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
+
+macro_rules! metrics {
+    ($(#[$doc:meta])* pub struct Metrics { $($(#[$field_doc:meta])* $field:ident: $kind:ty = $make:expr,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[$field_doc])* pub $field: $kind,)+
+        }
+
+        impl Metrics {
+            /// All metrics at zero, in a registry of their own.
+            ///
+            /// # Errors
+            /// When two metrics share a name.
+            pub fn new() -> prometheus::Result<Self> {
+                let registry = Registry::new();
+                $(let $field: $kind = register(&registry, $make)?;)+
+                #[cfg(target_os = "linux")]
+                registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+                Ok(Self { registry, $($field,)+ })
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Everything that is counted.
+    pub struct Metrics {
+        build_info: IntGaugeVec = IntGaugeVec::new(opts("build_info", "Version of the program; always 1."), &["version"]),
+        http_duration: HistogramVec = HistogramVec::new(
+            HistogramOpts::new("http_request_duration_seconds", "Time to answer HTTP requests.").buckets(LATENCY.into()),
+            &["method", "route", "code"],
+        ),
+        /// Publish requests by the status they were answered with.
+        publishes: IntCounterVec = IntCounterVec::new(opts("publishes_total", "Publish requests by HTTP status."), &["code"]),
+        events: IntCounter = IntCounter::with_opts(opts("events_committed_total", "Events committed to the store.")),
+        commit_duration: Histogram = Histogram::with_opts(histogram("commit_duration_seconds", "Time of one group commit.", LATENCY)),
+        commit_events: Histogram = Histogram::with_opts(histogram("commit_events", "Events in one group commit.", BATCH)),
+        publish_duration: Histogram = Histogram::with_opts(histogram("publish_duration_seconds", "Time from a valid publish request to its commit.", LATENCY)),
+        store_errors: IntCounterVec = IntCounterVec::new(opts("store_errors_total", "Failed store operations by kind."), &["kind"]),
+        store_up: IntGauge = IntGauge::with_opts(opts("store_up", "Whether the store takes writes.")),
+        trimmed: IntCounter = IntCounter::with_opts(opts("events_trimmed_total", "Events removed by retention.")),
+        backlog: IntGauge = IntGauge::with_opts(opts("backlog_events", "Events waiting for their commit.")),
+        log_last: IntGauge = IntGauge::with_opts(opts("log_last_id", "Id of the newest event.")),
+        log_earliest: IntGauge = IntGauge::with_opts(opts("log_earliest_id", "Id of the oldest retained event.")),
+        sessions: IntGauge = IntGauge::with_opts(opts("sessions", "Connected WebSocket clients.")),
+        sessions_opened: IntCounter = IntCounter::with_opts(opts("sessions_opened_total", "WebSocket clients that have connected.")),
+        subscriptions: IntGauge = IntGauge::with_opts(opts("subscriptions", "Subscriptions of connected clients.")),
+        frames_pushed: IntCounter = IntCounter::with_opts(opts("pushed_frames_total", "Event frames queued for clients.")),
+        bytes_pushed: IntCounter = IntCounter::with_opts(opts("pushed_bytes_total", "Bytes of event frames queued for clients.")),
+        caught_up_frames: IntCounter = IntCounter::with_opts(opts("caught_up_frames_total", "Event frames queued for clients that were catching up.")),
+        catch_ups: IntCounterVec = IntCounterVec::new(opts("catch_ups_total", "Times a client began to catch up, by reason."), &["reason"]),
+        gaps: IntCounter = IntCounter::with_opts(opts("shard_gaps_total", "Times a shard read missed events from the store.")),
+        closes: IntCounterVec = IntCounterVec::new(opts("closes_total", "Ended sessions by close code; none: the client just went away."), &["code"]),
+        frames_in: IntCounter = IntCounter::with_opts(opts("received_frames_total", "Text frames received from clients.")),
+        frames_refused: IntCounterVec = IntCounterVec::new(opts("refused_frames_total", "Frames from clients answered with an error, by code."), &["code"]),
+        queue_bytes: IntGaugeVec = IntGaugeVec::new(opts("queue_bytes", "Bytes queued for clients."), &["shard"]),
+        recent_bytes: IntGaugeVec = IntGaugeVec::new(opts("recent_bytes", "Memory of recent events."), &["shard"]),
+        lag_events: IntGaugeVec = IntGaugeVec::new(opts("lag_events", "Events by which the slowest client is behind."), &["shard"]),
+        mailbox_full: IntCounterVec = IntCounterVec::new(opts("mailbox_full_total", "Messages not sent because a mailbox was full, by receiver."), &["actor"]),
+        mailbox_depth: IntGaugeVec = IntGaugeVec::new(opts("mailbox_depth", "Messages waiting for an actor."), &["actor"]),
+        restarts: IntCounterVec = IntCounterVec::new(opts("actor_restarts_total", "Failures of actors by kind and reason."), &["actor", "reason"]),
+        log_lines_dropped: IntGauge = IntGauge::with_opts(opts("log_lines_dropped", "Log lines dropped since the start because their reader was too slow.")),
+    }
+}
+
+impl Metrics {
+    /// A group of `events` was committed in `time`.
+    pub fn commit(&self, events: usize, time: Duration) {
+        self.events.inc_by(events as u64);
+        self.commit_events.observe(events as f64);
+        self.commit_duration.observe(time.as_secs_f64());
+    }
+
+    /// Frames were queued for clients.
+    pub fn pushed(&self, frames: u64, bytes: u64) {
+        if frames > 0 {
+            self.frames_pushed.inc_by(frames);
+            self.bytes_pushed.inc_by(bytes);
+        }
+    }
+
+    /// Frames were queued for a client that was catching up.
+    pub fn caught_up(&self, frames: u64, bytes: u64) {
+        self.pushed(frames, bytes);
+        self.caught_up_frames.inc_by(frames);
+    }
+
+    /// What a shard holds in memory.
+    pub fn queued(&self, shard: usize, queued: usize, recent: usize) {
+        let shard = shard.to_string();
+        self.queue_bytes.with_label_values(&[&shard]).set(queued as i64);
+        self.recent_bytes.with_label_values(&[&shard]).set(recent as i64);
+    }
+
+    /// How far the slowest client of a shard is behind.
+    pub fn lag(&self, shard: usize, events: i64) {
+        self.lag_events.with_label_values(&[&shard.to_string()]).set(events);
+    }
+
+    /// All metrics in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be written.
+    pub fn encode(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("event_handler")
+}
+
+fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
+    HistogramOpts::from(opts(name, help)).buckets(buckets.into())
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> prometheus::Result<C> {
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
