@@ -1,0 +1,3 @@
+//! The edge: HTTP and WebSocket in, messages to actors, answers out.
+
+pub mod transport;
