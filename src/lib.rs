@@ -1,5 +1,31 @@
 //! Event Handler: the central event service between microservices.
+//!
+//! # The floors, each importing only from those below
+//!
+//! - [`cli`], [`serve`]: the command line, and the composition of everything else.
+//! - [`web`]: HTTP and WebSocket endpoints: decode, send a message, encode.
+//! - [`actors`]: the supervisor and its children; thin shells around the decisions of `domain`.
+//! - [`storage`]: the log, through diesel, on SQLite or PostgreSQL.
+//! - [`protocol`]: the wire types; [`transport`]: WebSocket connections as bytes.
+//! - [`domain`]: pure decisions.
+//! - [`config`], [`telemetry`]: what everybody needs.
+//!
+//! # The life of an event
+//!
+//! `POST /publish` is read into a [`domain::event::NewEvent`] and handed to the worker's
+//! [intake](actors::persistence::intake), which passes everything that became ready in one round to the
+//! [persistence actor](actors::persistence). That one commits whatever waits in one transaction, answers the
+//! publishers, and gives the committed batch to the [router](actors::router), which hands it to the
+//! [shard](actors::router::shard) of each worker. A shard queues each frame, encoded once, for the clients that
+//! subscribed to it. Whatever is lost after the commit is read again from the store.
 
+pub mod actors;
+pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod protocol;
+pub mod serve;
+pub mod storage;
 pub mod telemetry;
+pub mod transport;
+pub mod web;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::event_json::{full_frame_text, plain_frame_text};
 use super::request::Envelope;
 use crate::domain::event::{Event, EventId};
-use crate::transport::frame::text_frame;
+use crate::transport::text_frame;
 
 /// Consecutive events of the log, in id order.
 #[derive(Debug)]

@@ -1,3 +1,5 @@
 //! What the program says of itself.
 
+pub mod health;
 pub mod logging;
+pub mod metrics;

@@ -1,0 +1,305 @@
+//! The transport over real sockets.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, AsyncContext, Context, StreamHandler};
+use actix_rt::net::{TcpListener, TcpStream};
+use actix_web::dev::{Extensions, ServerHandle};
+use actix_web::http::StatusCode;
+use actix_web::test::TestRequest;
+use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, web};
+use awc::ws::{CloseCode, Frame, Message};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::test_client::client_frame;
+use super::{
+    CloseFrame, ConnectionSocket, HandshakeError, Inbound, InboundError, InboundLimits, Outbox, ShardQueues, Upgrade,
+    pong_frame, text_frame, upgrade,
+};
+
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+const PROTOCOLS: [&str; 2] = ["one", "two"];
+const FLOOD: usize = 64 << 20;
+const STALL: Duration = Duration::from_millis(200);
+
+/// What a session tells the test.
+#[derive(Debug)]
+enum Report {
+    Waiting { queued: usize, used: usize, stalled: Duration },
+    Ended { used: usize },
+}
+
+/// Echoes; sends far more than any buffer holds when asked to "flood", and kills a connection that stalls.
+struct Session {
+    outbox: Rc<Outbox>,
+    shard: Rc<ShardQueues>,
+    reports: UnboundedSender<Report>,
+}
+
+impl Session {
+    fn report(&self, report: Report) {
+        // A test that has seen enough no longer listens.
+        let _ = self.reports.send(report);
+    }
+
+    fn look(&mut self, _: &mut Context<Self>) {
+        if let Some(stalled) = self.outbox.stalled_for(Instant::now()) {
+            let (queued, used) = (self.outbox.queued_bytes(), self.shard.budget.used());
+            self.report(Report::Waiting { queued, used, stalled });
+            if stalled >= STALL {
+                self.outbox.socket().upgrade().expect("registered").shutdown();
+            }
+        }
+    }
+}
+
+impl Actor for Session {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.report(Report::Ended { used: self.shard.budget.used() });
+    }
+}
+
+impl StreamHandler<Result<Inbound, InboundError>> for Session {
+    fn handle(&mut self, item: Result<Inbound, InboundError>, ctx: &mut Self::Context) {
+        match item {
+            Ok(Inbound::Text(text)) if text == "flood" => {
+                let mebibyte = Bytes::from(vec![0; 1 << 20]);
+                (0..FLOOD >> 20).for_each(|_| self.outbox.push(mebibyte.clone()));
+                ctx.run_interval(Duration::from_millis(5), Self::look);
+            }
+            Ok(Inbound::Text(text)) => self.outbox.push(text_frame(text.as_bytes())),
+            Ok(Inbound::Ping(payload)) => self.outbox.push(pong_frame(&payload)),
+            Ok(Inbound::Binary(_) | Inbound::Pong(_)) => {}
+            Ok(Inbound::Close(frame)) => self.outbox.close(&frame.unwrap_or(CloseFrame::new(1000, ""))),
+            Err(error) => {
+                if let Some(frame) = error.close_frame() {
+                    self.outbox.close(&frame);
+                }
+            }
+        }
+    }
+}
+
+async fn serve(
+    req: HttpRequest,
+    payload: web::Payload,
+    reports: web::Data<UnboundedSender<Report>>,
+) -> Result<HttpResponse, actix_web::Error> {
+    let shard = ShardQueues::new(FLOOD);
+    let Upgrade { response, outbox, inbound, .. } =
+        upgrade(&req, payload, &PROTOCOLS, InboundLimits::default(), Rc::clone(&shard))
+            .map_err(|error| actix_web::error::InternalError::new(error, error.status()))?;
+    Session::create(|ctx| {
+        ctx.add_stream(inbound);
+        Session { outbox, shard, reports: reports.get_ref().clone() }
+    });
+    Ok(response)
+}
+
+struct TestServer {
+    address: SocketAddr,
+    handle: ServerHandle,
+    reports: UnboundedReceiver<Report>,
+}
+
+impl TestServer {
+    fn start() -> Self {
+        let (sender, reports) = unbounded_channel();
+        let server = HttpServer::new(move || {
+            App::new().app_data(web::Data::new(sender.clone())).route("/ws", web::get().to(serve))
+        })
+        .on_connect(|io, data| ConnectionSocket::register(io, data, USER_TIMEOUT))
+        .workers(1)
+        .disable_signals()
+        .bind(("127.0.0.1", 0))
+        .expect("a free port");
+        let address = server.addrs()[0];
+        let server = server.run();
+        let handle = server.handle();
+        actix_rt::spawn(server);
+        Self { address, handle, reports }
+    }
+
+    async fn raw_client(&self) -> TcpStream {
+        let mut client = TcpStream::connect(self.address).await.expect("connected");
+        let head = "GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        client.write_all(head.as_bytes()).await.expect("written");
+        let answer = read_until(&mut client, b"\r\n\r\n").await;
+        let answer = String::from_utf8_lossy(&answer).to_lowercase();
+        assert!(answer.starts_with("http/1.1 101"), "{answer}");
+        // RFC 6455, section 1.3.
+        assert!(answer.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
+        assert!(!answer.contains("transfer-encoding") && !answer.contains("extensions"), "{answer}");
+        client
+    }
+
+    async fn stop(self) {
+        self.handle.stop(false).await;
+    }
+}
+
+async fn read_until(client: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut read = Vec::new();
+    while !read.ends_with(end) {
+        let byte = client.read_u8().await;
+        read.push(byte.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&read))));
+    }
+    read
+}
+
+#[actix_web::test]
+async fn a_client_library_is_served() {
+    let mut server = TestServer::start();
+    let client = awc::Client::new();
+    let url = format!("http://{}/ws", server.address);
+    let (head, mut connection) = client.ws(url).protocols(["zero", "two", "one"]).connect().await.expect("upgraded");
+    assert_eq!(head.headers().get("sec-websocket-protocol").map(|value| value.as_bytes()), Some(&b"two"[..]));
+
+    let long = "ä".repeat(30_000);
+    connection.send(Message::Text("hello".into())).await.expect("sent");
+    connection.send(Message::Text(long.clone().into())).await.expect("sent");
+    connection.send(Message::Ping("p".into())).await.expect("sent");
+    for expected in [Frame::Text("hello".into()), Frame::Text(long.into()), Frame::Pong("p".into())] {
+        assert_eq!(connection.next().await.expect("open").expect("valid"), expected);
+    }
+    connection.send(Message::Close(Some(CloseCode::Away.into()))).await.expect("sent");
+    let answer = connection.next().await.expect("open").expect("valid");
+    assert_eq!(answer, Frame::Close(Some(CloseCode::Away.into())));
+    assert!(matches!(server.reports.recv().await, Some(Report::Ended { .. })));
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_violation_is_answered_with_its_close_code() {
+    let server = TestServer::start();
+    for (frame, code) in [
+        (b"\x81\x05Hello".to_vec(), 1002u16),
+        (client_frame(0x81, b"\xff", *b"mask"), 1007),
+        (super::test_client::client_header(0x82, 2 << 30, *b"mask"), 1009),
+    ] {
+        let mut client = server.raw_client().await;
+        client.write_all(&frame).await.expect("written");
+        let mut close = [0; 4];
+        client.read_exact(&mut close).await.expect("a close frame");
+        assert_eq!((close[0], [close[2], close[3]]), (0x88, code.to_be_bytes()));
+    }
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_frame_may_arrive_in_pieces() {
+    let server = TestServer::start();
+    let mut client = server.raw_client().await;
+    let pieces = client_frame(0x81, b"in pieces", *b"mask");
+    for piece in pieces.chunks(3) {
+        client.write_all(piece).await.expect("written");
+    }
+    read_until(&mut client, b"\x81\x09in pieces").await;
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_client_that_stops_reading_stalls_alone_and_is_cut_off() {
+    let mut server = TestServer::start();
+    let mut client = server.raw_client().await;
+    client.write_all(&client_frame(0x81, b"flood", *b"mask")).await.expect("written");
+    let mut longest = Duration::ZERO;
+    let left = loop {
+        match server.reports.recv().await.expect("the session reports") {
+            Report::Waiting { queued, used, stalled } => {
+                assert!(queued == used && queued <= FLOOD);
+                longest = longest.max(stalled);
+            }
+            Report::Ended { used } => break used,
+        }
+    };
+    assert!(longest >= STALL);
+    assert_eq!(left, 0, "the budget is returned");
+    // Another client was never affected.
+    let mut other = server.raw_client().await;
+    other.write_all(&client_frame(0x81, b"hi", *b"mask")).await.expect("written");
+    read_until(&mut other, b"\x81\x02hi").await;
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_client_that_goes_away_ends_its_session() {
+    let mut server = TestServer::start();
+    drop(server.raw_client().await);
+    assert!(matches!(server.reports.recv().await, Some(Report::Ended { used: 0 })));
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn bytes_that_the_socket_delivers_are_progress() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+    let mut peer = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+    let (mut stream, peer_address) = listener.accept().await.expect("accepted");
+    let mut data = Extensions::new();
+    ConnectionSocket::register(&stream, &mut data, USER_TIMEOUT);
+    let socket = data.get::<Arc<ConnectionSocket>>().expect("registered");
+    assert_eq!(socket.peer(), Some(peer_address));
+
+    let (outbox, _body) = Outbox::new(ShardQueues::new(0), Arc::downgrade(socket));
+    outbox.push(Bytes::from_static(b"waits"));
+    let start = Instant::now();
+    let at = |seconds| outbox.stalled_for(start + Duration::from_secs(seconds));
+    assert_eq!((at(0), at(10)), (Some(Duration::ZERO), Some(Duration::from_secs(10))));
+    if let Some(before) = socket.acknowledged_bytes() {
+        stream.write_all(b"moves").await.expect("written");
+        peer.read_exact(&mut [0; 5]).await.expect("read");
+        while socket.acknowledged_bytes() < Some(before + 5) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((at(20), at(21)), (Some(Duration::ZERO), Some(Duration::from_secs(1))));
+    }
+
+    socket.shutdown();
+    assert_eq!(peer.read(&mut [0; 1]).await.expect("an end"), 0);
+    let socket: Weak<ConnectionSocket> = Arc::downgrade(socket);
+    drop(data);
+    assert!(socket.upgrade().is_none());
+}
+
+#[actix_web::test]
+async fn other_requests_are_refused_with_a_reason() {
+    let websocket = || {
+        TestRequest::get()
+            .insert_header(("Upgrade", "websocket"))
+            .insert_header(("Connection", "keep-alive, Upgrade"))
+            .insert_header(("Sec-WebSocket-Version", "13"))
+            .insert_header(("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="))
+    };
+    let without = |name| {
+        let mut request = websocket().to_srv_request();
+        request.headers_mut().remove(name);
+        request.into_parts()
+    };
+    let old = websocket().insert_header(("Sec-WebSocket-Version", "1")).to_srv_request().into_parts();
+    let cases = [
+        (websocket().to_srv_request().into_parts(), None),
+        (TestRequest::get().to_srv_request().into_parts(), Some((HandshakeError::NotWebSocket, 426))),
+        (without("Connection"), Some((HandshakeError::NotWebSocket, 426))),
+        (old, Some((HandshakeError::UnsupportedVersion, 426))),
+        (without("Sec-WebSocket-Version"), Some((HandshakeError::Malformed("Sec-WebSocket-Version is missing"), 400))),
+        (without("Sec-WebSocket-Key"), Some((HandshakeError::Malformed("Sec-WebSocket-Key is missing"), 400))),
+    ];
+    for ((req, mut payload), expected) in cases {
+        let payload = web::Payload::from_request(&req, &mut payload).await.expect("a payload");
+        let outcome = upgrade(&req, payload, &PROTOCOLS, InboundLimits::default(), ShardQueues::new(0));
+        let status = |code| StatusCode::from_u16(code).expect("a status");
+        assert_eq!(
+            outcome.err().map(|error| (error, error.status())),
+            expected.map(|(error, code)| (error, status(code)))
+        );
+    }
+}
