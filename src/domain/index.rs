@@ -190,8 +190,7 @@ mod tests {
     }
 
     fn name() -> impl Strategy<Value = EventName> {
-        prop::collection::vec(segment(), 1..5)
-            .prop_map(|s| EventName::parse(s.join(".")).expect("a valid name"))
+        prop::collection::vec(segment(), 1..5).prop_map(|s| EventName::parse(s.join(".")).expect("a valid name"))
     }
 
     fn pattern() -> impl Strategy<Value = Pattern> {

@@ -91,11 +91,7 @@ pub(super) fn check_length(name: &str) -> Result<(), NameError> {
 
 /// The rules that names and patterns share.
 pub(super) fn check_text(name: &str) -> Result<(), NameError> {
-    if name.is_ascii() {
-        check_ascii(name.as_bytes())
-    } else {
-        check_unicode(name)
-    }
+    if name.is_ascii() { check_ascii(name.as_bytes()) } else { check_unicode(name) }
 }
 
 fn check_ascii(name: &[u8]) -> Result<(), NameError> {
