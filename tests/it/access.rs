@@ -87,7 +87,9 @@ fn foreign_browser_origins_are_refused() {
     let connect = |origin: &str| Socket::connect(server.addr(), "/ws", &[("Origin", origin)]);
     assert!(connect(&format!("http://{}", server.addr())).is_ok());
     for origin in ["http://evil.example", "null", &format!("http://{}.evil.example", server.addr())] {
-        assert_eq!(connect(origin).err().map(|refused| refused.status), Some(403), "{origin}");
+        let refused = connect(origin).err().expect("refused");
+        assert_eq!(refused.status, 403, "{origin}");
+        assert!(refused.body.contains(r#""code":"forbidden""#), "{origin}: {}", refused.body);
     }
 }
 

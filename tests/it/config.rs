@@ -22,25 +22,25 @@ fn a_file_is_read_and_the_environment_wins() {
         let body = json!({"event_name": "a", "payload": "x".repeat(3000)});
         server.post("/publish", body).status
     };
-    let file = "[http]\nmax_body = \"2 KiB\"\n";
+    let file = "[server]\nmax_body = \"2KiB\"\n";
     assert_eq!(max_body(Server::builder()), 200);
     assert_eq!(max_body(Server::builder().file("own.toml", file).env("EVENT_HANDLER_CONFIG", "own.toml")), 413);
     let by_argument = Server::builder().file("own.toml", file).arg("serve").arg("--config").arg("own.toml");
     assert_eq!(max_body(by_argument.clone()), 413);
-    assert_eq!(max_body(by_argument.env("EVENT_HANDLER__HTTP__MAX_BODY", "4 KiB")), 200);
+    assert_eq!(max_body(by_argument.env("EVENT_HANDLER__SERVER__MAX_BODY", "4KiB")), 200);
 }
 
 #[test]
 fn mistakes_stop_the_start_with_one_line_and_code_78() {
     let from_file = |content: &str| Server::builder().file("own.toml", content).env("EVENT_HANDLER_CONFIG", "own.toml");
     let cases: [(Builder, &[&str]); 12] = [
-        (from_file("[http]\nprot = 1\n"), &["own.toml", "prot"]),
+        (from_file("[server]\nprot = 1\n"), &["own.toml", "prot"]),
         (from_file("[nonsense]\nx = 1\n"), &["own.toml", "nonsense"]),
-        (from_file("[http]\nmax_body = \"much\"\n"), &["own.toml", "http.max_body"]),
-        (from_file("[http\n"), &["own.toml"]),
+        (from_file("[server]\nmax_body = \"much\"\n"), &["own.toml", "server.max_body"]),
+        (from_file("[server\n"), &["own.toml"]),
         (Server::builder().env("EVENT_HANDLER_CONFIG", "missing.toml"), &["missing.toml"]),
-        (Server::builder().env("EVENT_HANDLER__HTTP__NONSENSE", "1"), &["EVENT_HANDLER__HTTP__NONSENSE"]),
-        (Server::builder().env("EVENT_HANDLER__HTTP__MAX_BODY", "much"), &["EVENT_HANDLER__HTTP__MAX_BODY"]),
+        (Server::builder().env("EVENT_HANDLER__SERVER__NONSENSE", "1"), &["EVENT_HANDLER__SERVER__NONSENSE"]),
+        (Server::builder().env("EVENT_HANDLER__SERVER__MAX_BODY", "much"), &["EVENT_HANDLER__SERVER__MAX_BODY"]),
         (Server::builder().env("PORT", "many"), &["PORT"]),
         (Server::builder().env("PORT", "70000"), &["PORT"]),
         (Server::builder().env("DATABASE_URL", "mysql://somewhere/x"), &["DATABASE_URL"]),

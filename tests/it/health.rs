@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::support::{Server, for_each_backend};
+use crate::support::{Backend, Server, for_each_backend};
 
 #[test]
 fn health_is_verbatim() {

@@ -59,14 +59,14 @@ fn a_body_over_the_limit_is_413() {
             frame.replace(r#""""#, &format!("\"{}\"", "x".repeat(bytes - frame.len())))
         };
         server.post("/publish", body(MIB)).data();
-        assert_eq!(server.post("/publish", body(MIB + 1)).error(413)["code"], "payload_too_large");
-        assert_eq!(server.post("/publish", body(8 * MIB)).error(413)["code"], "payload_too_large");
+        assert_eq!(server.post("/publish", body(MIB + 1)).error(413)["code"], "body_too_large");
+        assert_eq!(server.post("/publish", body(8 * MIB)).error(413)["code"], "body_too_large");
 
         let mut chunked = format!("{:x}\r\n", MIB + 1).into_bytes();
         chunked.extend(body(MIB + 1).as_bytes());
         chunked.extend(b"\r\n0\r\n\r\n");
         let request = server.request("POST", "/publish").header("Transfer-Encoding", "chunked").body(chunked);
-        assert_eq!(request.send().error(413)["code"], "payload_too_large");
+        assert_eq!(request.send().error(413)["code"], "body_too_large");
         assert_eq!(server.events("").len(), 1);
     });
 }
@@ -132,7 +132,7 @@ fn unknown_query_parameters_are_422_naming_the_known() {
 
 #[test]
 fn a_request_id_is_taken_or_made_returned_and_logged() {
-    let server = Server::builder().backend(Backend::Sqlite).env("RUST_LOG", "debug").start();
+    let server = Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__LOG__ACTIVITY", "true").start();
     let taken = server.request("GET", "/events").header("X-Request-Id", "order-66/a").send();
     assert_eq!(taken.header("x-request-id"), Some("order-66/a"));
     server.wait_for_log(|line| line["request_id"] == "order-66/a");

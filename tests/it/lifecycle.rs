@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::server::wait_for_status;
-use crate::support::{Server, for_each_backend};
+use crate::support::{Backend, Server, for_each_backend};
 
 #[test]
 fn sigterm_closes_subscribers_with_4200_and_exits_0() {
@@ -30,7 +30,7 @@ fn sigterm_closes_subscribers_with_4200_and_exits_0() {
 
 #[test]
 fn a_draining_server_is_not_ready() {
-    let server = Server::start(crate::support::Backend::Sqlite);
+    let server = Server::start(Backend::Sqlite);
     let ready = |expected| wait_for_status(&server, "/health/ready", expected);
     ready(200);
     server.post("/admin/drain", "").data();

@@ -6,7 +6,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::support::http::Response;
-use crate::support::{Server, eventually, for_each_backend};
+use crate::support::{Backend, Server, eventually, for_each_backend};
 
 #[test]
 fn items_have_the_verbatim_fields() {

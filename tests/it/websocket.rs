@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use tungstenite::Message;
 
+use crate::support::http::Connection;
 use crate::support::ws::Socket;
-use crate::support::{Server, for_each_backend};
+use crate::support::{Backend, Server, for_each_backend};
 
 const FRAME: &str = r#"{"event_name":"user.created","payload":{"user_id":"123","email":"user@example.com"}}"#;
 
@@ -148,6 +149,32 @@ fn a_message_over_the_limit_is_closed_with_1009() {
         assert_eq!((close.map(|c| u16::from(c.code)), frames.len()), (Some(1009), 0));
         server.publish("a", json!({}));
     });
+}
+
+#[test]
+fn a_frame_that_declares_gigabytes_costs_no_memory() {
+    const LIMIT: u64 = 16 * 1024 * 1024;
+    let server = Server::start(Backend::Sqlite);
+    let handshake = server
+        .request("GET", "/ws")
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let mut connection = Connection::open(server.addr()).expect("a connection");
+    connection.send_raw(&handshake.encode()).expect("sent");
+    assert_eq!(connection.receive_head().expect("an answer").0, 101);
+
+    let before = server.rss();
+    let mut frame = vec![0x81, 0xff];
+    frame.extend((2_u64 << 30).to_be_bytes());
+    frame.extend([0; 4]);
+    connection.send_raw(&frame).expect("sent");
+    // The server may close before it has taken all of this; that is the point.
+    let flood = vec![0; 1024 * 1024];
+    let _ = (0..64).try_for_each(|_| connection.send_raw(&flood));
+    assert!(server.rss() < before + LIMIT, "{} grew to {} bytes", before, server.rss());
+    server.publish("a", json!({}));
 }
 
 #[test]

@@ -16,8 +16,6 @@ use super::PATIENCE;
 pub struct Socket {
     inner: WebSocket<TcpStream>,
     barriers: u32,
-    /// The subprotocol that the server chose.
-    pub subprotocol: Option<String>,
 }
 
 /// Why there is no connection.
@@ -53,13 +51,11 @@ impl Socket {
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let (inner, response) = tungstenite::client(request, stream).map_err(|error| match error {
-            HandshakeError::Failure(error) => error,
-            HandshakeError::Interrupted(_) => Error::Io(io::ErrorKind::TimedOut.into()),
-        })?;
-        let subprotocol = response.headers().get("sec-websocket-protocol");
-        let subprotocol = subprotocol.map(|v| v.to_str().expect("ASCII").to_owned());
-        Ok(Self { inner, barriers: 0, subprotocol })
+        match tungstenite::client(request, stream) {
+            Ok((inner, _)) => Ok(Self { inner, barriers: 0 }),
+            Err(HandshakeError::Failure(error)) => Err(error),
+            Err(HandshakeError::Interrupted(_)) => Err(Error::Io(io::ErrorKind::TimedOut.into())),
+        }
     }
 
     /// Sends one text frame, exactly as given (a [`Value`] or a text).
