@@ -54,7 +54,8 @@ impl fmt::Display for ConfigError {
             None => format!("{}: {}", self.origin, self.reason),
         };
         // Names come from outside: whatever they hold, the line stays one line.
-        line.chars().try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
+        line.chars()
+            .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
     }
 }
 

@@ -259,6 +259,9 @@ mod tests {
 
     #[test]
     fn distance_counts_letters() {
-        assert_eq!([("", ""), ("a", ""), ("prot", "port"), ("größe", "grösse")].map(|(a, b)| distance(a, b)), [0, 1, 2, 2]);
+        assert_eq!(
+            [("", ""), ("a", ""), ("prot", "port"), ("größe", "grösse")].map(|(a, b)| distance(a, b)),
+            [0, 1, 2, 2]
+        );
     }
 }

@@ -66,10 +66,7 @@ pub fn process_environment() -> impl Iterator<Item = (String, String)> {
 
 impl Config {
     /// Lays all layers on top of each other and checks the result.
-    pub fn load(
-        args: LoadArgs,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
+    pub fn load(args: LoadArgs, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
         let mut layers = Layers::built_in();
         let named = environment.get(FILE_VARIABLE).filter(|path| !path.trim().is_empty());
@@ -138,7 +135,10 @@ impl Config {
             ("subscribe.queue_per_connection", subscribe.queue_per_connection),
             ("subscribe.queue_total", subscribe.queue_total),
         )?;
-        self.at_most(("supervision.backoff", supervision.backoff), ("supervision.backoff_cap", supervision.backoff_cap))?;
+        self.at_most(
+            ("supervision.backoff", supervision.backoff),
+            ("supervision.backoff_cap", supervision.backoff_cap),
+        )?;
         if subscribe.ping_interval == subscribe.idle_timeout {
             return Err(self.error_at("subscribe.ping_interval", "must be less than subscribe.idle_timeout"));
         }
@@ -158,9 +158,7 @@ impl Config {
             return Ok(());
         }
         Err(match origin_of(&self.origins, small_key) {
-            Origin::BuiltIn => {
-                self.error_at(large_key, format!("must be at least {small_key} ({small}), not {large}"))
-            }
+            Origin::BuiltIn => self.error_at(large_key, format!("must be at least {small_key} ({small}), not {large}")),
             _ => self.error_at(small_key, format!("must be at most {large_key} ({large}), not {small}")),
         })
     }

@@ -202,7 +202,8 @@ fn origins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> 
 
 fn origin(text: &str) -> Result<String, String> {
     let only_origin = |url: &Url| {
-        let rest = [url.username(), url.path().trim_matches('/'), url.query().unwrap_or(""), url.fragment().unwrap_or("")];
+        let rest =
+            [url.username(), url.path().trim_matches('/'), url.query().unwrap_or(""), url.fragment().unwrap_or("")];
         url.origin().is_tuple() && rest.iter().all(|part| part.is_empty())
     };
     match Url::parse(text) {

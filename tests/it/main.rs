@@ -1,1 +1,18 @@
+//! Black-box tests: the real program, real sockets, real databases; one module per section of the promise.
 
+mod support;
+
+mod access;
+mod admin;
+mod batch;
+mod commands;
+mod config;
+mod health;
+mod http;
+mod kill_storm;
+mod lifecycle;
+mod publish;
+mod python;
+mod read;
+mod websocket;
+mod websocket_asked;

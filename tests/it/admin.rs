@@ -1,0 +1,75 @@
+//! `/admin`: what runs, and how it fares.
+
+use serde_json::{Value, json};
+
+use crate::support::{Server, eventually, for_each_backend};
+
+#[test]
+fn the_actor_tree_names_everything_that_runs() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let tree = server.get("/admin/actors").data();
+        let actors = flatten(&tree);
+        for kind in ["supervisor", "persistence", "router"] {
+            assert!(actors.iter().any(|a| a["kind"] == kind), "{kind} is missing in {tree}");
+        }
+        for actor in actors {
+            assert!(actor["name"].is_string(), "{actor}");
+            let state = actor["state"].as_str().unwrap_or_default();
+            assert!(matches!(state, "running" | "restarting" | "stopped"), "{actor}");
+            assert_eq!(actor["restarts"], 0, "{actor}");
+            for field in ["mailbox", "uptime_seconds"] {
+                assert!(!actor[field].is_null(), "{field} is missing in {actor}");
+            }
+        }
+    });
+}
+
+#[test]
+fn sessions_are_shown_while_they_last() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        assert_eq!(server.get("/admin/sessions").data(), json!([]));
+        let mut ws = server.ws();
+        ws.request(json!({"action": "subscribe", "event_name": "auction.>", "id": 1}));
+        let sessions = eventually("one session", || {
+            let sessions = server.get("/admin/sessions").data();
+            (sessions.as_array().map(Vec::len) == Some(1)).then_some(sessions)
+        });
+        let text = sessions.to_string();
+        for word in ["127.0.0.1:", "auction.>", "queue", "lag"] {
+            assert!(text.contains(word), "{word} is missing in {text}");
+        }
+        drop(ws);
+        eventually("no session", || (server.get("/admin/sessions").data() == json!([])).then_some(()));
+    });
+}
+
+#[test]
+fn a_session_can_be_closed() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let mut ws = server.ws();
+        ws.request(json!({"action": "subscribe", "event_name": "a", "id": 1}));
+        let sessions = server.get("/admin/sessions").data();
+        let id = match &sessions[0]["id"] {
+            Value::String(id) => id.clone(),
+            id => id.to_string(),
+        };
+        server.request("DELETE", &format!("/admin/sessions/{id}")).send().data();
+        let (close, _) = ws.recv_close();
+        assert!(close.is_some_and(|c| u16::from(c.code) >= 4000));
+        server.request("DELETE", "/admin/sessions/999999").send().error(404);
+    });
+}
+
+/// Every node of the tree that has a kind.
+fn flatten(value: &Value) -> Vec<&Value> {
+    let below = match value {
+        Value::Array(items) => items.iter().flat_map(flatten).collect(),
+        Value::Object(fields) => fields.values().flat_map(flatten).collect(),
+        _ => Vec::new(),
+    };
+    let own = Some(value).filter(|v| v["kind"].is_string());
+    own.into_iter().chain(below).collect()
+}

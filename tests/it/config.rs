@@ -1,0 +1,110 @@
+//! Configuration: file, environment, short names, and what stops the start.
+
+use serde_json::{Value, json};
+
+use crate::support::server::Builder;
+use crate::support::{Backend, Server};
+
+#[test]
+fn without_a_database_url_events_are_kept_in_a_file_under_data() {
+    let mut server = Server::builder().start();
+    server.publish("a", json!({}));
+    let files: Vec<_> = std::fs::read_dir(server.dir().join("data")).expect("data/").flatten().collect();
+    assert!(!files.is_empty());
+    server.restart();
+    assert_eq!(server.events("").len(), 1);
+}
+
+#[test]
+fn a_file_is_read_and_the_environment_wins() {
+    let max_body = |builder: Builder| {
+        let server = builder.backend(Backend::Sqlite).start();
+        let body = json!({"event_name": "a", "payload": "x".repeat(3000)});
+        server.post("/publish", body).status
+    };
+    let file = "[server]\nmax_body = \"2KiB\"\n";
+    assert_eq!(max_body(Server::builder()), 200);
+    assert_eq!(max_body(Server::builder().file("own.toml", file).env("EVENT_HANDLER_CONFIG", "own.toml")), 413);
+    let by_argument = Server::builder().file("own.toml", file).arg("serve").arg("--config").arg("own.toml");
+    assert_eq!(max_body(by_argument.clone()), 413);
+    assert_eq!(max_body(by_argument.env("EVENT_HANDLER__SERVER__MAX_BODY", "4KiB")), 200);
+}
+
+#[test]
+fn mistakes_stop_the_start_with_one_line_and_code_78() {
+    let from_file = |content: &str| Server::builder().file("own.toml", content).env("EVENT_HANDLER_CONFIG", "own.toml");
+    let cases: [(Builder, &[&str]); 12] = [
+        (from_file("[server]\nprot = 1\n"), &["own.toml", "prot"]),
+        (from_file("[nonsense]\nx = 1\n"), &["own.toml", "nonsense"]),
+        (from_file("[server]\nmax_body = \"much\"\n"), &["own.toml", "server.max_body"]),
+        (from_file("[server\n"), &["own.toml"]),
+        (Server::builder().env("EVENT_HANDLER_CONFIG", "missing.toml"), &["missing.toml"]),
+        (Server::builder().env("EVENT_HANDLER__SERVER__NONSENSE", "1"), &["EVENT_HANDLER__SERVER__NONSENSE"]),
+        (Server::builder().env("EVENT_HANDLER__SERVER__MAX_BODY", "much"), &["EVENT_HANDLER__SERVER__MAX_BODY"]),
+        (Server::builder().env("PORT", "many"), &["PORT"]),
+        (Server::builder().env("PORT", "70000"), &["PORT"]),
+        (Server::builder().env("DATABASE_URL", "mysql://somewhere/x"), &["DATABASE_URL"]),
+        (Server::builder().env("AUCTION_MANAGER_URL", "not a url"), &["AUCTION_MANAGER_URL"]),
+        (Server::builder().env("REDIS_URL", "http://redis:6379"), &["REDIS_URL"]),
+    ];
+    for (builder, named) in cases {
+        let output = builder.run();
+        let text = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(78), "{text}");
+        assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+        for word in named {
+            assert!(text.contains(word), "{word} is not named: {text}");
+        }
+    }
+}
+
+#[test]
+fn secrets_are_never_printed() {
+    let secret = "hunter2-and-more";
+    let url = format!("postgres://events:{secret}@127.0.0.1:1/events");
+    let output = Server::builder().env("DATABASE_URL", &url).run();
+    assert!(!output.status.success());
+    let mistaken = Server::builder().env("DATABASE_URL", format!("mysql://u:{secret}@h/x")).run();
+    let token = Server::builder().env("ADMIN_TOKEN", secret).arg("check-config").run();
+    assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
+    for output in [output, mistaken, token] {
+        let text = [output.stdout, output.stderr].concat();
+        assert!(!String::from_utf8_lossy(&text).contains(secret), "{}", String::from_utf8_lossy(&text));
+    }
+}
+
+#[test]
+fn check_config_tells_good_from_bad() {
+    let good = Server::builder().arg("check-config").run();
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    let bad = Server::builder().env("PORT", "x").arg("check-config").run();
+    assert_eq!(bad.status.code(), Some(78));
+}
+
+#[test]
+fn the_documented_defaults_are_a_valid_file() {
+    let defaults = include_str!("../../config/default.toml");
+    let output =
+        Server::builder().file("own.toml", defaults).env("EVENT_HANDLER_CONFIG", "own.toml").arg("check-config").run();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn logs_are_readable_for_people_unless_in_production() {
+    let is_json = |builder: Builder| {
+        let server = builder.backend(Backend::Sqlite).start();
+        server.log_text().lines().all(|line| serde_json::from_str::<Value>(line).is_ok())
+    };
+    let plain = || Server::builder().without("APP_ENV");
+    assert!(is_json(plain().env("APP_ENV", "production")));
+    assert!(is_json(plain().env("NODE_ENV", "production")));
+    assert!(!is_json(plain().env("APP_ENV", "development")));
+    assert!(!is_json(plain()));
+}
+
+#[test]
+fn the_log_level_is_set_by_rust_log() {
+    let server = Server::builder().backend(Backend::Sqlite).env("RUST_LOG", "debug").start();
+    server.publish("a", json!({}));
+    server.wait_for_log(|line| line["level"].as_str().is_some_and(|l| l.eq_ignore_ascii_case("debug")));
+}

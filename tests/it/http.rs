@@ -1,0 +1,173 @@
+//! HTTP in general: the envelope, and every kind of bad input.
+
+use serde_json::{Value, json};
+
+use crate::support::http::{Connection, Request};
+use crate::support::{Backend, Server, for_each_backend};
+
+const MIB: usize = 1024 * 1024;
+
+#[test]
+fn answers_have_the_envelope() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let body = server.get("/events").json();
+        assert_eq!(body, json!({"status": "ok", "message": "success", "data": []}));
+    });
+}
+
+#[test]
+fn malformed_json_is_400() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let deep = "[".repeat(100_000);
+        let unfinished = format!(r#"{{"event_name":"a","payload":{deep}"#);
+        for body in ["", "{", "nonsense", r#"{"event_name":"a",}"#, r#"{"event_name":"a"} x"#, &unfinished] {
+            let data = server.post("/publish", body).error(400);
+            assert_eq!(data["code"], "malformed_json", "{body:.80}");
+        }
+        let invalid_utf8 = server.request("POST", "/publish").body(b"{\"event_name\":\"\xff\"}".to_vec()).send();
+        assert_eq!(invalid_utf8.error(400)["code"], "malformed_json");
+        assert_eq!(server.events(""), [] as [Value; 0]);
+    });
+}
+
+#[test]
+fn a_body_of_another_type_is_415() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let send = |content_type: &str| {
+            let request = server.request("POST", "/publish").body(r#"{"event_name":"a"}"#);
+            request.header("Content-Type", content_type).send()
+        };
+        for content_type in ["text/plain", "application/xml", "application/x-www-form-urlencoded", "nonsense"] {
+            assert_eq!(send(content_type).error(415)["code"], "unsupported_media_type", "{content_type}");
+        }
+        for content_type in ["application/json", "application/json; charset=utf-8", "Application/JSON"] {
+            send(content_type).data();
+        }
+        server.request("POST", "/publish").body(r#"{"event_name":"a"}"#).send().data();
+    });
+}
+
+#[test]
+fn a_body_over_the_limit_is_413() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let body = |bytes: usize| {
+            let frame = r#"{"event_name":"big","payload":""}"#;
+            frame.replace(r#""""#, &format!("\"{}\"", "x".repeat(bytes - frame.len())))
+        };
+        server.post("/publish", body(MIB)).data();
+        assert_eq!(server.post("/publish", body(MIB + 1)).error(413)["code"], "body_too_large");
+        assert_eq!(server.post("/publish", body(8 * MIB)).error(413)["code"], "body_too_large");
+
+        let mut chunked = format!("{:x}\r\n", MIB + 1).into_bytes();
+        chunked.extend(body(MIB + 1).as_bytes());
+        chunked.extend(b"\r\n0\r\n\r\n");
+        let request = server.request("POST", "/publish").header("Transfer-Encoding", "chunked").body(chunked);
+        assert_eq!(request.send().error(413)["code"], "body_too_large");
+        assert_eq!(server.events("").len(), 1);
+    });
+}
+
+#[test]
+fn an_unknown_path_is_404() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        for path in ["/", "/nowhere", "/publish/nothing", "/events/1/nothing", "//publish"] {
+            if path == "/" && server.get(path).status == 200 {
+                continue;
+            }
+            assert_eq!(server.get(path).error(404)["code"], "not_found", "{path}");
+        }
+    });
+}
+
+#[test]
+fn a_wrong_method_is_405_with_allow() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let cases = [
+            ("GET", "/publish", "POST"),
+            ("PUT", "/publish", "POST"),
+            ("GET", "/publish/batch", "POST"),
+            ("POST", "/events", "GET"),
+            ("DELETE", "/events/1", "GET"),
+            ("POST", "/ws", "GET"),
+            ("POST", "/health", "GET"),
+            ("DELETE", "/metrics", "GET"),
+        ];
+        for (method, path, allowed) in cases {
+            let response = server.request(method, path).send();
+            assert_eq!(response.error(405)["code"], "method_not_allowed", "{method} {path}");
+            let allow = response.header("allow").unwrap_or_default();
+            assert!(allow.split(", ").any(|m| m == allowed), "{method} {path}: Allow: {allow}");
+        }
+    });
+}
+
+#[test]
+fn unknown_body_fields_are_422_naming_the_known() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let response = server.post("/publish", json!({"event_name": "a", "paylod": {}}));
+        let data = response.error(422);
+        assert_eq!((&data["code"], &data["field"]), (&json!("unknown_field"), &json!("paylod")));
+        assert_names_all(&response.json(), &["event_name", "payload", "source", "priority", "key", "idempotency_key"]);
+        assert_eq!(server.events("").len(), 0);
+    });
+}
+
+#[test]
+fn unknown_query_parameters_are_422_naming_the_known() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let response = server.get("/events?evnt_name=a");
+        let data = response.error(422);
+        assert_eq!((&data["code"], &data["field"]), (&json!("unknown_parameter"), &json!("evnt_name")));
+        assert_names_all(&response.json(), &["event_name", "after", "before", "since", "until", "limit", "order"]);
+    });
+}
+
+#[test]
+fn a_request_id_is_taken_or_made_returned_and_logged() {
+    let server = Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__LOG__ACTIVITY", "true").start();
+    let taken = server.request("GET", "/events").header("X-Request-Id", "order-66/a").send();
+    assert_eq!(taken.header("x-request-id"), Some("order-66/a"));
+    server.wait_for_log(|line| line["request_id"] == "order-66/a");
+
+    let made: Vec<String> =
+        (0..2).map(|_| server.get("/nowhere").header("x-request-id").expect("a made request id").to_owned()).collect();
+    assert_ne!(made[0], made[1]);
+    server.wait_for_log(|line| line["request_id"] == made[1].as_str());
+}
+
+#[test]
+fn requests_that_are_not_http_get_400() {
+    let server = Server::start(Backend::Sqlite);
+    for bytes in [&b"NONSENSE\r\n\r\n"[..], b"GET / HTTP/9.9\r\n\r\n", b"GET /events HTTP/1.1\r\nbad header\r\n\r\n"] {
+        let mut connection = Connection::open(server.addr()).expect("a connection");
+        connection.send_raw(bytes).expect("sent");
+        assert_eq!(connection.receive(false).expect("an answer").status, 400, "{}", String::from_utf8_lossy(bytes));
+    }
+}
+
+#[test]
+fn bad_input_leaves_the_connection_usable() {
+    let server = Server::start(Backend::Sqlite);
+    let mut connection = Connection::open(server.addr()).expect("a connection");
+    let mut send = |request: &Request| connection.send(request).expect("an answer on the same connection");
+    assert_eq!(send(&server.request("POST", "/publish").json("{")).status, 400);
+    assert_eq!(send(&server.request("POST", "/publish").json(json!({"event_name": ""}))).status, 422);
+    assert_eq!(send(&server.request("GET", "/nowhere")).status, 404);
+    assert_eq!(send(&server.request("PATCH", "/publish").json("{}")).status, 405);
+    assert_eq!(send(&server.request("POST", "/publish").json(json!({"event_name": "a"}))).status, 200);
+}
+
+fn assert_names_all(body: &Value, names: &[&str]) {
+    let text = body.to_string();
+    for name in names {
+        assert!(text.contains(name), "{name} is not named in {text}");
+    }
+}

@@ -1,0 +1,53 @@
+//! From start to SIGTERM.
+
+use serde_json::json;
+
+use crate::support::server::wait_for_status;
+use crate::support::{Backend, Server, for_each_backend};
+
+#[test]
+fn sigterm_closes_subscribers_with_4200_and_exits_0() {
+    for_each_backend(|backend| {
+        let mut server = Server::start(backend);
+        let mut sockets: Vec<_> = (0..5).map(|_| server.ws()).collect();
+        for ws in &mut sockets {
+            ws.request(json!({"action": "subscribe", "event_name": "a", "id": 1}));
+        }
+        let id = server.publish("a", json!("last"));
+        server.signal_terminate();
+        for ws in &mut sockets {
+            let (close, frames) = ws.recv_close();
+            assert_eq!(close.map(|c| u16::from(c.code)), Some(4200));
+            assert_eq!(frames, [r#"{"event_name":"a","payload":"last"}"#]);
+        }
+        let status = server.wait_for_exit();
+        assert_eq!(status.code(), Some(0), "{}", server.log_text());
+
+        server.restart();
+        assert_eq!(server.events("")[0]["id"], id);
+    });
+}
+
+#[test]
+fn a_draining_server_is_not_ready() {
+    let server = Server::start(Backend::Sqlite);
+    let ready = |expected| wait_for_status(&server, "/health/ready", expected);
+    ready(200);
+    server.post("/admin/drain", "").data();
+    ready(503).json();
+    assert_eq!(server.get("/health").text(), r#"{"status":"ok"}"#);
+}
+
+#[test]
+fn start_and_end_are_logged() {
+    for_each_backend(|backend| {
+        let mut server = Server::start(backend);
+        let line = server.wait_for_log(|line| line["msg"] == "listening");
+        assert_eq!(line["addr"], server.addr().to_string());
+        assert!(server.terminate().success());
+        for line in server.log_text().lines() {
+            let line: serde_json::Value = serde_json::from_str(line).expect("every line is JSON");
+            assert!(line["level"].is_string() && line["msg"].is_string(), "{line}");
+        }
+    });
+}

@@ -1,0 +1,29 @@
+//! What black-box tests stand on: the real program as a child process, its databases, and clients.
+
+pub mod backend;
+pub mod http;
+pub mod server;
+pub mod ws;
+
+use std::time::{Duration, Instant};
+
+pub use backend::{Backend, for_each_backend};
+pub use server::Server;
+
+/// How long anything may take that must happen "soon". Far above what is needed: only failures wait for it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls `condition` until it gives a value.
+///
+/// # Panics
+/// After [`PATIENCE`], naming `what` was awaited.
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "did not happen within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
