@@ -1,0 +1,234 @@
+//! Reading the events that are wanted, a bounded piece at a time.
+
+use std::collections::BTreeSet;
+
+use diesel::connection::DefaultLoadingMode;
+use diesel::pg::PgRowByRowLoadingMode;
+use diesel::{QueryResult, RunQueryDsl as _};
+
+use crate::domain::event::{Event, EventId};
+use crate::domain::name::{EventName, SYSTEM_PREFIX};
+use crate::domain::pattern::Pattern;
+
+use super::connection::{Connection, on_backend};
+use super::error::StoreError;
+use super::fragments::{self, Names, Pick, Row, Walk};
+use super::position::IdRange;
+
+/// Up to this many names, each is read along the index of names.
+const MAX_NAMES: usize = 64;
+/// Up to this many patterns are matched in SQL before they are matched here.
+const MAX_PATTERNS: usize = 16;
+/// Ids that one statement may look at when rows have to be looked at to be judged.
+const WINDOW: i64 = 32_768;
+/// Rows of one statement while the size of the events is not known.
+const FIRST_ROWS: usize = 256;
+/// Rows of one statement at most.
+const MAX_ROWS: usize = 2_048;
+
+/// One event.
+pub(super) fn find(connection: &mut Connection, id: EventId) -> Result<Option<Event>, StoreError> {
+    let range = IdRange { low: id, high: id };
+    let walk = Walk { pick: &Pick::All, range, descending: false, source: None, key: None, limit: 1 };
+    let mut found = None;
+    load(connection, &walk, |event| {
+        found = Some(event);
+        true
+    })?;
+    Ok(found)
+}
+
+/// How much may still be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    pub events: usize,
+    /// The last event may exceed it.
+    pub bytes: usize,
+}
+
+impl Budget {
+    fn is_spent(self) -> bool {
+        self.events == 0 || self.bytes == 0
+    }
+}
+
+/// A read under way, from one end of a range of ids to the other.
+#[derive(Debug, Clone)]
+pub(super) struct Progress {
+    /// What has not been looked at.
+    pub range: IdRange,
+    pub descending: bool,
+    pub budget: Budget,
+    /// What was found, in the order of reading.
+    pub events: Vec<Event>,
+    /// Mean size of the rows seen last; 0 before the first.
+    row_bytes: usize,
+}
+
+impl Progress {
+    pub fn new(range: IdRange, descending: bool, budget: Budget) -> Self {
+        Self { range, descending, budget, events: Vec::new(), row_bytes: 0 }
+    }
+
+    /// So many rows that a statement reads little more than the budget allows.
+    fn rows_that_fit(&self) -> usize {
+        self.budget.bytes.checked_div(self.row_bytes).map_or(FIRST_ROWS, |rows| rows.clamp(16, MAX_ROWS))
+    }
+
+    /// Whether there is nothing more to read, or no budget to read it.
+    pub fn is_done(&self) -> bool {
+        self.range.is_empty() || self.budget.is_spent()
+    }
+}
+
+/// Which events are wanted, resolved against the names that were in the log at that moment.
+#[derive(Debug, Clone)]
+pub(super) struct Filter {
+    pick: Pick,
+    patterns: Vec<Pattern>,
+    source: Option<String>,
+    key: Option<String>,
+}
+
+impl Filter {
+    /// Finds the cheapest way to the events that match any of `patterns`, among those that are committed by now.
+    /// No pattern at all stands for `unnamed`.
+    pub fn resolve(
+        connection: &mut Connection,
+        patterns: Vec<Pattern>,
+        unnamed: Pick,
+        source: Option<String>,
+        key: Option<String>,
+    ) -> Result<Self, StoreError> {
+        let pick = if patterns.is_empty() { unnamed } else { pick(connection, &patterns)? };
+        Ok(Self { pick, patterns, source, key })
+    }
+
+    /// Executes one statement, and moves `progress` on by what it saw.
+    pub fn advance(&self, connection: &mut Connection, progress: &mut Progress) -> Result<(), StoreError> {
+        let Progress { range, descending, budget, .. } = *progress;
+        let is_judged = !matches!(self.pick, Pick::Like(_));
+        let limit = if is_judged { budget.events } else { MAX_ROWS };
+        let limit = limit.min(progress.rows_that_fit());
+        let window = self.window(range, descending);
+        let walk = Walk {
+            pick: &self.pick,
+            range: window,
+            descending,
+            source: self.source.as_deref(),
+            key: self.key.as_deref(),
+            limit: limit as i64,
+        };
+        let mut found = Vec::new();
+        let mut left = budget;
+        let (mut seen, mut seen_bytes) = (0, 0);
+        let mut edge = if descending { window.low } else { window.high };
+        load(connection, &walk, |event| {
+            seen += 1;
+            seen_bytes += event.memory();
+            let id = event.id;
+            if is_judged || self.patterns.iter().any(|pattern| pattern.matches(&event.name)) {
+                left.events -= 1;
+                left.bytes = left.bytes.saturating_sub(event.memory());
+                found.push(event);
+            }
+            let stop = seen == limit || left.is_spent();
+            if stop {
+                edge = id;
+            }
+            !stop
+        })?;
+        if descending {
+            progress.range.high = edge - 1;
+        } else {
+            progress.range.low = edge + 1;
+        }
+        progress.budget = left;
+        progress.row_bytes = seen_bytes.checked_div(seen).unwrap_or(progress.row_bytes);
+        progress.events.append(&mut found);
+        Ok(())
+    }
+
+    /// The part of `range` that one statement may search.
+    fn window(&self, range: IdRange, descending: bool) -> IdRange {
+        let every_row_counts = matches!(self.pick, Pick::All | Pick::Named(_));
+        if every_row_counts && self.source.is_none() && self.key.is_none() {
+            range
+        } else if descending {
+            IdRange { low: range.low.max(range.high - (WINDOW - 1)), high: range.high }
+        } else {
+            IdRange { low: range.low, high: range.high.min(range.low + (WINDOW - 1)) }
+        }
+    }
+}
+
+fn pick(connection: &mut Connection, patterns: &[Pattern]) -> Result<Pick, StoreError> {
+    let own = |pattern: &Pattern| pattern.as_str().starts_with(SYSTEM_PREFIX);
+    if patterns.iter().any(Pattern::is_everything) && !patterns.iter().any(own) {
+        return Ok(Pick::Foreign);
+    }
+    if patterns.iter().filter(|p| !p.is_exact()).count() <= MAX_PATTERNS
+        && let Some(names) = names(connection, patterns)?
+    {
+        return Ok(Pick::Named(names));
+    }
+    let like = |pattern: &Pattern| pattern.as_str().replace(['*', '>'], "%");
+    Ok(Pick::Like(if patterns.len() <= MAX_PATTERNS { patterns.iter().map(like).collect() } else { Vec::new() }))
+}
+
+/// The names in the log that match any of `patterns`, unless there are many.
+fn names(connection: &mut Connection, patterns: &[Pattern]) -> Result<Option<Vec<String>>, StoreError> {
+    let mut names = BTreeSet::new();
+    for pattern in patterns {
+        if pattern.is_exact() {
+            names.insert(pattern.as_str().to_owned());
+        } else {
+            for (from, below) in ranges(pattern.literal_prefix()) {
+                let query = Names { from: &from, below: &below, limit: MAX_NAMES as i64 + 1 };
+                let found: Vec<String> = on_backend!(connection, c => query.load(c))?;
+                if found.len() > MAX_NAMES {
+                    return Ok(None);
+                }
+                let matching = found.into_iter().filter(|n| pattern.matches(&EventName::from_store(n.clone())));
+                names.extend(matching);
+            }
+        }
+        if names.len() > MAX_NAMES {
+            return Ok(None);
+        }
+    }
+    Ok(Some(names.into_iter().collect()))
+}
+
+/// The ranges of names, as bytes, that a wildcard after `prefix` can reach. The end is exclusive.
+fn ranges(prefix: &str) -> Vec<(String, String)> {
+    // What follows '.'.
+    let after_dot = |prefix: &str| prefix.strip_suffix('.').map(|stem| format!("{stem}/"));
+    match after_dot(prefix) {
+        Some(below) => vec![(prefix.to_owned(), below)],
+        None => {
+            // Longer than any name, of the greatest character.
+            let end = "\u{10FFFF}".repeat(64);
+            let own = after_dot(SYSTEM_PREFIX).unwrap_or_default();
+            vec![(String::new(), SYSTEM_PREFIX.to_owned()), (own, end)]
+        }
+    }
+}
+
+/// Feeds the rows of `walk` to `take`, one by one, until it has enough.
+fn load(connection: &mut Connection, walk: &Walk<'_>, take: impl FnMut(Event) -> bool) -> Result<(), StoreError> {
+    fn feed(rows: impl Iterator<Item = QueryResult<Row>>, mut take: impl FnMut(Event) -> bool) -> QueryResult<()> {
+        for row in rows {
+            if !take(fragments::event(row?)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+    Ok(match connection {
+        Connection::Sqlite(file) => {
+            feed(walk.clone().load_iter::<Row, DefaultLoadingMode>(&mut file.connection)?, take)?
+        }
+        Connection::Postgres(c) => feed(walk.clone().load_iter::<Row, PgRowByRowLoadingMode>(c)?, take)?,
+    })
+}

@@ -1,0 +1,172 @@
+//! SQL that diesel's query language has no words for; the same text on both backends.
+
+use diesel::backend::Backend;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::serialize::ToSql;
+use diesel::sql_types::{BigInt, HasSqlType, Nullable, SmallInt, Text};
+use diesel::{PgConnection, QueryResult, RunQueryDsl, SqliteConnection};
+
+use crate::domain::event::{Event, Priority, Timestamp};
+use crate::domain::name::EventName;
+
+use super::position::IdRange;
+
+/// Which names a walk reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Pick {
+    /// All.
+    All,
+    /// All but the Event Handler's own.
+    Foreign,
+    /// These. As many walks along the index of names, merged by id; neither backend sorts.
+    Named(Vec<String>),
+    /// Those that may match one of these texts with `%` for any characters; none stands for all.
+    Like(Vec<String>),
+}
+
+/// Events in the order of their ids, by statements that diesel keeps prepared.
+#[derive(Debug, Clone)]
+pub(super) struct Walk<'a> {
+    pub pick: &'a Pick,
+    pub range: IdRange,
+    pub descending: bool,
+    pub source: Option<&'a str>,
+    pub key: Option<&'a str>,
+    pub limit: i64,
+}
+
+/// The columns of an event, as [`Walk`] returns them.
+pub(super) type Row = (i64, String, String, String, i16, Option<String>, Option<String>, Option<String>, i64);
+
+/// The event in `row`.
+pub(super) fn event(row: Row) -> Event {
+    let (id, name, payload, source, priority, key, metadata, traceparent, created_at) = row;
+    Event {
+        id,
+        created_at: Timestamp(created_at),
+        name: EventName::from_store(name),
+        payload: payload.into(),
+        source: source.into(),
+        priority: Priority::from_store(priority),
+        key: key.map(Into::into),
+        metadata: metadata.map(Into::into),
+        traceparent: traceparent.map(Into::into),
+    }
+}
+
+impl QueryId for Walk<'_> {
+    type QueryId = ();
+    // The text varies: it is the cache's key.
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl Query for Walk<'_> {
+    type SqlType = (BigInt, Text, Text, Text, SmallInt, Nullable<Text>, Nullable<Text>, Nullable<Text>, BigInt);
+}
+
+impl<DB> QueryFragment<DB> for Walk<'_>
+where
+    DB: Backend + HasSqlType<BigInt> + HasSqlType<Text>,
+    i64: ToSql<BigInt, DB>,
+    str: ToSql<Text, DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        match self.pick {
+            Pick::All => self.rows(&mut out)?,
+            Pick::Foreign => {
+                self.rows(&mut out)?;
+                // Not a comparison of names, which could tempt a planner away from the order of ids.
+                out.push_sql(" AND substr(name, 1, 5) <> '$sys.'");
+            }
+            Pick::Named(names) => {
+                // Few distinct texts: the number of names is rounded up with names that no event has.
+                for at in 0..names.len().next_power_of_two() {
+                    if at > 0 {
+                        out.push_sql(" UNION ALL ");
+                    }
+                    self.rows(&mut out)?;
+                    out.push_sql(" AND name = ");
+                    out.push_bind_param::<Text, str>(names.get(at).map_or("", String::as_str))?;
+                }
+            }
+            Pick::Like(texts) => {
+                self.rows(&mut out)?;
+                for at in 0..texts.len().next_power_of_two().min(texts.len() * 2) {
+                    out.push_sql(if at == 0 { " AND (name LIKE " } else { " OR name LIKE " });
+                    out.push_bind_param::<Text, str>(texts.get(at).map_or("", String::as_str))?;
+                }
+                out.push_sql(if texts.is_empty() { "" } else { ")" });
+            }
+        }
+        out.push_sql(if self.descending { " ORDER BY id DESC LIMIT " } else { " ORDER BY id LIMIT " });
+        out.push_bind_param::<BigInt, _>(&self.limit)
+    }
+}
+
+impl Walk<'_> {
+    fn rows<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()>
+    where
+        DB: Backend + HasSqlType<BigInt> + HasSqlType<Text>,
+        i64: ToSql<BigInt, DB>,
+        str: ToSql<Text, DB>,
+    {
+        out.push_sql(
+            "SELECT id, name, payload, source, priority, key, metadata, traceparent, created_at FROM events \
+             WHERE id >= ",
+        );
+        out.push_bind_param::<BigInt, _>(&self.range.low)?;
+        out.push_sql(" AND id <= ");
+        out.push_bind_param::<BigInt, _>(&self.range.high)?;
+        if let Some(source) = self.source {
+            out.push_sql(" AND source = ");
+            out.push_bind_param::<Text, str>(source)?;
+        }
+        if let Some(key) = self.key {
+            out.push_sql(" AND key = ");
+            out.push_bind_param::<Text, str>(key)?;
+        }
+        Ok(())
+    }
+}
+
+impl RunQueryDsl<SqliteConnection> for Walk<'_> {}
+impl RunQueryDsl<PgConnection> for Walk<'_> {}
+
+/// The first distinct names in `from..below`, one look-up in the index of names each.
+pub(super) struct Names<'a> {
+    pub from: &'a str,
+    pub below: &'a str,
+    pub limit: i64,
+}
+
+impl QueryId for Names<'_> {
+    type QueryId = Names<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl Query for Names<'_> {
+    type SqlType = Text;
+}
+
+impl<DB> QueryFragment<DB> for Names<'_>
+where
+    DB: Backend + HasSqlType<BigInt> + HasSqlType<Text>,
+    i64: ToSql<BigInt, DB>,
+    str: ToSql<Text, DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        out.push_sql("WITH RECURSIVE found (name, n) AS (SELECT (SELECT min(name) FROM events WHERE name >= ");
+        out.push_bind_param::<Text, str>(self.from)?;
+        out.push_sql(" AND name < ");
+        out.push_bind_param::<Text, str>(self.below)?;
+        out.push_sql("), 1 UNION ALL SELECT (SELECT min(e.name) FROM events e WHERE e.name > found.name AND e.name < ");
+        out.push_bind_param::<Text, str>(self.below)?;
+        out.push_sql("), n + 1 FROM found WHERE found.name IS NOT NULL AND n < ");
+        out.push_bind_param::<BigInt, _>(&self.limit)?;
+        out.push_sql(") SELECT name FROM found WHERE name IS NOT NULL");
+        Ok(())
+    }
+}
+
+impl RunQueryDsl<SqliteConnection> for Names<'_> {}
+impl RunQueryDsl<PgConnection> for Names<'_> {}

@@ -1,0 +1,158 @@
+//! What `GET /events` asks.
+
+use crate::domain::event::{Event, EventId, Timestamp};
+use crate::domain::pattern::Pattern;
+
+use super::connection::Connection;
+use super::error::StoreError;
+use super::filter::{Budget, Filter, Progress};
+use super::fragments::Pick;
+use super::position::{self, IdRange};
+
+/// Order of the events in a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    #[default]
+    Asc,
+    Desc,
+}
+
+/// Which events, and which of them.
+///
+/// Without a cursor or with `before` alone: the newest below it. With `after`: the oldest above it,
+/// or in descending order the newest above it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventQuery {
+    /// Any of these; none stands for everything but the Event Handler's own events.
+    pub patterns: Vec<Pattern>,
+    /// Exclusive.
+    pub after: Option<EventId>,
+    /// Exclusive.
+    pub before: Option<EventId>,
+    /// Inclusive.
+    pub since: Option<Timestamp>,
+    /// Inclusive.
+    pub until: Option<Timestamp>,
+    pub source: Option<String>,
+    pub key: Option<String>,
+    /// At least 1.
+    pub limit: usize,
+    /// A page of large events is shorter than `limit`; it has at least one event.
+    pub max_bytes: usize,
+    pub order: Order,
+}
+
+impl Default for EventQuery {
+    /// The newest hundred.
+    fn default() -> Self {
+        Self {
+            patterns: Vec::new(),
+            after: None,
+            before: None,
+            since: None,
+            until: None,
+            source: None,
+            key: None,
+            limit: 100,
+            max_bytes: 16 * 1024 * 1024,
+            order: Order::Asc,
+        }
+    }
+}
+
+/// An answer to an [`EventQuery`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventPage {
+    /// In the order that was asked for.
+    pub events: Vec<Event>,
+    /// Whether there are matching events older than these (and within both cursors, if both were given).
+    pub has_more_before: bool,
+    /// The same for newer ones.
+    pub has_more_after: bool,
+}
+
+/// A query under way; each step is a bounded piece of work.
+pub(super) struct Search {
+    query: EventQuery,
+    started: Option<Started>,
+}
+
+struct Started {
+    filter: Filter,
+    page: Progress,
+    /// Looks for one more event on the other side of where the page begins.
+    other_side: Progress,
+}
+
+impl Search {
+    pub fn new(query: EventQuery) -> Self {
+        Self { query, started: None }
+    }
+
+    /// Executes one statement, or at first a few; returns the page when it is complete.
+    pub fn step(&mut self, connection: &mut Connection) -> Result<Option<EventPage>, StoreError> {
+        let started = match &mut self.started {
+            Some(started) => started,
+            None => self.started.insert(Started::new(connection, &self.query)?),
+        };
+        let Started { filter, page, other_side } = started;
+        if !page.is_done() {
+            filter.advance(connection, page)?;
+        } else if !other_side.is_done() {
+            filter.advance(connection, other_side)?;
+        }
+        let done = page.is_done() && other_side.is_done();
+        Ok(self.started.take_if(|_| done).map(|started| started.into_page(&self.query)))
+    }
+}
+
+impl Started {
+    fn new(connection: &mut Connection, query: &EventQuery) -> Result<Self, StoreError> {
+        // The filter holds for what is committed when it is made: the ids are fixed first.
+        let log = position::bounds(connection)?;
+        let mut range = IdRange { low: log.earliest, high: log.last };
+        if let Some(since) = query.since {
+            let first = position::first_id(connection, |row| row.created_at >= since)?;
+            range.low = first.unwrap_or(log.last + 1).max(range.low);
+        }
+        if let Some(until) = query.until {
+            let past = position::first_id(connection, |row| row.created_at > until)?;
+            range.high = past.map_or(range.high, |past| range.high.min(past - 1));
+        }
+        let patterns = query.patterns.clone();
+        let filter = Filter::resolve(connection, patterns, Pick::Foreign, query.source.clone(), query.key.clone())?;
+
+        let above = query.after.map_or(range.low, |after| range.low.max(after.saturating_add(1)));
+        let below = query.before.map_or(range.high, |before| range.high.min(before.saturating_sub(1)));
+        let descending = query.after.is_none() || query.order == Order::Desc;
+        let other_side = match (query.after, query.before) {
+            (Some(after), None) if !descending => IdRange { low: range.low, high: range.high.min(after) },
+            (None, Some(before)) => IdRange { low: range.low.max(before), high: range.high },
+            _ => IdRange { low: 1, high: 0 },
+        };
+        // One more than asked for tells whether there is more.
+        let budget = Budget { events: query.limit.max(1).saturating_add(1), bytes: query.max_bytes.max(1) };
+        let one = Budget { events: 1, bytes: 1 };
+        Ok(Self {
+            filter,
+            page: Progress::new(IdRange { low: above, high: below }, descending, budget),
+            other_side: Progress::new(other_side, !descending, one),
+        })
+    }
+
+    fn into_page(self, query: &EventQuery) -> EventPage {
+        let Self { filter: _, page, other_side } = self;
+        let Progress { range, descending, mut events, .. } = page;
+        let limit = query.limit.max(1);
+        // Where bytes were the limit, what is left of the range may hold more.
+        let has_more_ahead = events.len() > limit || !range.is_empty();
+        events.truncate(limit);
+        if descending != (query.order == Order::Desc) {
+            events.reverse();
+        }
+        let has_more_behind = !other_side.events.is_empty();
+        let (has_more_before, has_more_after) =
+            if descending { (has_more_ahead, has_more_behind) } else { (has_more_behind, has_more_ahead) };
+        EventPage { events, has_more_before, has_more_after }
+    }
+}

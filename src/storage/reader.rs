@@ -1,0 +1,187 @@
+//! Reading, from any thread, without blocking it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::domain::event::{Event, EventId, LogBounds};
+
+use super::connection::{Access, Connection};
+use super::error::{StoreError, StoreErrorKind};
+use super::options::StoreOptions;
+use super::query::{EventPage, EventQuery, Search};
+use super::scan::{self, Scan, ScanPage};
+use super::{filter, position};
+
+/// Reads that may wait for each one that runs.
+const WAITING_PER_READER: usize = 64;
+/// A long search lets others go first after this time.
+const TURN: Duration = Duration::from_millis(20);
+
+/// A pool of read connections; clones share it.
+///
+/// Reads run on blocking threads, as many at a time as there are readers. A bounded number waits;
+/// more are refused with [`StoreErrorKind::Busy`]. A read that nobody awaits any longer ends after its turn.
+#[derive(Clone)]
+pub struct Reader(Arc<Shared>);
+
+struct Shared {
+    options: StoreOptions,
+    slots: r2d2::Pool<Slots>,
+    /// One permit for each read that runs.
+    running: Arc<Semaphore>,
+    /// One permit for each read that runs or waits.
+    admitted: Arc<Semaphore>,
+    /// Raised when a connection failed: those made before are not trusted.
+    generation: AtomicU64,
+}
+
+impl Reader {
+    /// Makes the pool; connections are opened when they are needed.
+    pub fn new(options: StoreOptions) -> Result<Self, StoreError> {
+        let readers = options.readers.max(1);
+        let slots = r2d2::Pool::builder()
+            .max_size(readers)
+            .min_idle(Some(0))
+            .test_on_check_out(false)
+            .max_lifetime(None)
+            .build(Slots)
+            .map_err(|error| StoreError::new(StoreErrorKind::Internal, error.to_string()))?;
+        Ok(Self(Arc::new(Shared {
+            slots,
+            running: Arc::new(Semaphore::new(readers as usize)),
+            admitted: Arc::new(Semaphore::new(readers as usize * (1 + WAITING_PER_READER))),
+            generation: AtomicU64::new(0),
+            options,
+        })))
+    }
+
+    /// One event.
+    pub async fn event(&self, id: EventId) -> Result<Option<Event>, StoreError> {
+        self.read(move |connection| filter::find(connection, id)).await
+    }
+
+    /// A page of events.
+    pub async fn query(&self, query: EventQuery) -> Result<EventPage, StoreError> {
+        let mut search = Search::new(query);
+        loop {
+            let turn = move |connection: &mut Connection, search: &mut Search| {
+                let begun = Instant::now();
+                loop {
+                    let page = search.step(connection)?;
+                    if page.is_some() || begun.elapsed() > TURN {
+                        return Ok(page);
+                    }
+                }
+            };
+            let (page, rest) = self.run(search, turn).await?;
+            match page {
+                Some(page) => return Ok(page),
+                None => search = rest,
+            }
+        }
+    }
+
+    /// The next piece of the log.
+    pub async fn scan(&self, scan: Scan) -> Result<ScanPage, StoreError> {
+        self.read(move |connection| scan::scan(connection, &scan)).await
+    }
+
+    /// The retained part of the log.
+    pub async fn bounds(&self) -> Result<LogBounds, StoreError> {
+        self.read(position::bounds).await
+    }
+
+    /// Whether the log can be read.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.bounds().await.map(drop)
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run((), move |connection, ()| work(connection)).await.map(|(done, ())| done)
+    }
+
+    /// Runs `work` on a connection and hands `state` back. A failed attempt must leave `state` as it was.
+    async fn run<S: Send + 'static, T: Send + 'static>(
+        &self,
+        mut state: S,
+        work: impl Fn(&mut Connection, &mut S) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<(T, S), StoreError> {
+        let permits = self.admit().await?;
+        let shared = Arc::clone(&self.0);
+        let task = actix_rt::task::spawn_blocking(move || {
+            // Held to the end, even if nobody awaits the result.
+            let _permits = permits;
+            shared.attempt(|connection| work(connection, &mut state)).map(|done| (done, state))
+        });
+        task.await.unwrap_or_else(|error| Err(StoreError::new(StoreErrorKind::Internal, error.to_string())))
+    }
+
+    async fn admit(&self) -> Result<[OwnedSemaphorePermit; 2], StoreError> {
+        let busy = |message| StoreError::new(StoreErrorKind::Busy, message);
+        let admitted = Arc::clone(&self.0.admitted).try_acquire_owned();
+        let admitted = admitted.map_err(|_| busy("too many reads are waiting for the store"))?;
+        let turn = Arc::clone(&self.0.running).acquire_owned();
+        match timeout(self.0.options.connect_timeout, turn).await {
+            Ok(Ok(running)) => Ok([admitted, running]),
+            _ => Err(busy("the store did not answer other reads in time")),
+        }
+    }
+}
+
+impl Shared {
+    /// Tries twice where the first connection may have been dead before it was used.
+    fn attempt<T>(&self, mut work: impl FnMut(&mut Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let slots = self.slots.get();
+        let mut slot = slots.map_err(|error| StoreError::new(StoreErrorKind::Internal, error.to_string()))?;
+        let generation = self.generation.load(Ordering::Relaxed);
+        if let Some((mut connection, made)) = slot.take()
+            && made == generation
+            && connection.verify().is_ok()
+        {
+            match work(&mut connection) {
+                Err(error) if error.kind == StoreErrorKind::Unavailable => {
+                    self.generation.fetch_max(generation + 1, Ordering::Relaxed);
+                }
+                Err(error) => return Err(error),
+                Ok(done) => {
+                    *slot = Some((connection, made));
+                    return Ok(done);
+                }
+            }
+        }
+        let generation = self.generation.load(Ordering::Relaxed);
+        let mut connection = Connection::open(&self.options, Access::Read)?;
+        let done = work(&mut connection)?;
+        *slot = Some((connection, generation));
+        Ok(done)
+    }
+}
+
+/// A place for a connection and the generation it belongs to.
+///
+/// The pool hands out places, not connections: it would try to connect until its own timeout is over, and hide why.
+struct Slots;
+
+impl r2d2::ManageConnection for Slots {
+    type Connection = Option<(Connection, u64)>;
+    type Error = std::convert::Infallible;
+
+    fn connect(&self) -> Result<Self::Connection, Self::Error> {
+        Ok(None)
+    }
+
+    fn is_valid(&self, _: &mut Self::Connection) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn has_broken(&self, _: &mut Self::Connection) -> bool {
+        false
+    }
+}

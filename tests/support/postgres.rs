@@ -1,0 +1,205 @@
+//! A private PostgreSQL server, in a directory of its own, on a free port of the loopback interface.
+//!
+//! A small shell holds the server: it ends it, and removes the directory, as soon as its standard input is closed.
+//! That happens when the `Postgres` is dropped, and also when the process that holds it dies in any way.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, PgConnection};
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+const HOLDER: &str = r#"
+dir=$1; shift
+"$@" >>"$dir/log" 2>&1 &
+server=$!
+read word
+kill -QUIT $server
+wait $server
+[ "$word" = keep ] || rm -rf "$dir"
+"#;
+
+/// A running server; ends with its owner.
+pub struct Postgres {
+    bin: PathBuf,
+    dir: PathBuf,
+    /// Where to listen, and the process that holds the server while it runs.
+    server: Mutex<(u16, Option<Child>)>,
+    databases: AtomicU32,
+}
+
+impl Postgres {
+    /// The server that all tests of this process share.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// Starts a server with no data.
+    pub fn start() -> Self {
+        let bin = find_binaries();
+        let dir = tempfile::Builder::new().prefix("postgres-").tempdir().expect("a temporary directory").keep();
+        if let Some((uid, gid)) = unprivileged() {
+            chown(&dir, Some(uid), Some(gid)).expect("give the directory to an unprivileged user");
+        }
+        let output = as_unprivileged(&bin.join("initdb"))
+            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"])
+            .arg(dir.join("data"))
+            .current_dir(&dir)
+            .output()
+            .expect("run initdb");
+        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        let postgres = Self { bin, dir, server: Mutex::new((0, None)), databases: AtomicU32::new(0) };
+        postgres.start_again();
+        postgres
+    }
+
+    /// The URL of a new, empty database.
+    pub fn url(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.execute(&format!("CREATE DATABASE {name}"));
+        self.url_of(&name)
+    }
+
+    /// Runs `sql` as the superuser, in the maintenance database.
+    pub fn execute(&self, sql: &str) {
+        let mut connection = PgConnection::establish(&self.url_of("postgres")).expect("connect to PostgreSQL");
+        connection.batch_execute(sql).expect(sql);
+    }
+
+    /// Ends the server as a crash would, at once and without a checkpoint. Its data stay.
+    pub fn stop(&self) {
+        let holder = self.server.lock().unwrap_or_else(PoisonError::into_inner).1.take();
+        if let Some(mut holder) = holder {
+            let mut order = holder.stdin.take().expect("a pipe");
+            order.write_all(b"keep\n").expect("write to the pipe");
+            drop(order);
+            holder.wait().expect("wait for PostgreSQL");
+        }
+    }
+
+    /// Starts it again after [`stop`](Self::stop), on the same port.
+    pub fn start_again(&self) {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = Instant::now() + START_LIMIT;
+        while server.1.is_none() {
+            if server.0 == 0 {
+                server.0 = free_port();
+            }
+            let mut holder = self.launch(server.0);
+            if self.wait_until_ready(server.0, &mut holder, deadline) {
+                server.1 = Some(holder);
+            } else if self.databases.load(Ordering::Relaxed) == 0 {
+                // Somebody else took the port meanwhile.
+                server.0 = 0;
+            }
+        }
+    }
+
+    fn launch(&self, port: u16) -> Child {
+        let server = as_unprivileged(&self.bin.join("postgres"));
+        Command::new("sh")
+            .args(["-c", HOLDER, "sh"])
+            .arg(&self.dir)
+            .arg(server.get_program())
+            .args(server.get_args())
+            .arg("-D")
+            .arg(self.dir.join("data"))
+            .args(["-p", &port.to_string(), "-k"])
+            .arg(&self.dir)
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"])
+            .current_dir(&self.dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start PostgreSQL")
+    }
+
+    fn wait_until_ready(&self, port: u16, holder: &mut Child, deadline: Instant) -> bool {
+        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+        loop {
+            match PgConnection::establish(&url) {
+                Ok(_) => return true,
+                Err(error) if Instant::now() > deadline => panic!("PostgreSQL does not start: {error}; {}", self.log()),
+                Err(_) if self.log_says_port_taken() => {
+                    let mut order = holder.stdin.take().expect("a pipe");
+                    order.write_all(b"keep\n").expect("write to the pipe");
+                    drop(order);
+                    holder.wait().expect("wait for PostgreSQL");
+                    fs::remove_file(self.dir.join("log")).expect("remove the log");
+                    return false;
+                }
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    fn log_says_port_taken(&self) -> bool {
+        self.log().contains("could not bind")
+    }
+
+    fn url_of(&self, database: &str) -> String {
+        let port = self.server.lock().unwrap_or_else(PoisonError::into_inner).0;
+        format!("postgres://postgres@127.0.0.1:{port}/{database}")
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let holder = self.server.get_mut().unwrap_or_else(PoisonError::into_inner).1.take();
+        match holder {
+            Some(mut holder) => {
+                drop(holder.stdin.take());
+                let _ = holder.wait();
+            }
+            None => drop(fs::remove_dir_all(&self.dir)),
+        }
+    }
+}
+
+fn find_binaries() -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = env::split_paths(&path).collect();
+    let mut debian: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
+        .unwrap_or_default();
+    debian.sort();
+    places.extend(debian.into_iter().rev());
+    let complete = |dir: &PathBuf| dir.join("initdb").is_file() && dir.join("postgres").is_file();
+    places.into_iter().find(complete).expect("no PostgreSQL server found: install the Debian package `postgresql`")
+}
+
+/// The user that runs the server when we are root, which PostgreSQL refuses.
+fn unprivileged() -> Option<(u32, u32)> {
+    let id = |arguments: &[&str]| -> u32 {
+        let output = Command::new("id").args(arguments).output().expect("run id");
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+    };
+    (id(&["-u"]) == 0).then(|| (id(&["-u", "nobody"]), id(&["-g", "nobody"])))
+}
+
+fn as_unprivileged(program: &Path) -> Command {
+    let Some((uid, gid)) = unprivileged() else { return Command::new(program) };
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg("--clear-groups").arg(program);
+    command
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
