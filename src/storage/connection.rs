@@ -1,0 +1,151 @@
+//! One connection to either backend, set up for its use.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection as _, PgConnection, SqliteConnection};
+
+use super::error::{StoreError, StoreErrorKind};
+use super::options::{Durability, StoreOptions};
+use super::url::{StoreUrl, sqlite_uri};
+
+/// Longest run of one statement on PostgreSQL; every statement here is bounded to a fraction of it.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Creates what is missing.
+    Write,
+    /// Changes nothing.
+    Read,
+}
+
+/// An open connection.
+pub(super) enum Connection {
+    Sqlite(SqliteFile),
+    Postgres(PgConnection),
+}
+
+/// Runs one body on whichever backend `$connection` is: the same diesel query, compiled for both.
+macro_rules! on_backend {
+    ($connection:expr, $c:ident => $body:expr) => {
+        match $connection {
+            $crate::storage::connection::Connection::Sqlite($crate::storage::connection::SqliteFile {
+                connection: $c,
+                ..
+            }) => $body,
+            $crate::storage::connection::Connection::Postgres($c) => $body,
+        }
+    };
+}
+pub(super) use on_backend;
+
+impl Connection {
+    /// Connects, with bounded waits everywhere.
+    pub fn open(options: &StoreOptions, access: Access) -> Result<Self, StoreError> {
+        match &options.url {
+            StoreUrl::Sqlite(path) => SqliteFile::open(path, options, access).map(Self::Sqlite),
+            StoreUrl::Postgres(url) => open_postgres(url, options, access).map(Self::Postgres),
+        }
+    }
+
+    /// Fails if what is connected is no longer what the URL names.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(file) => file.verify(),
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+}
+
+/// An open SQLite database, and which file it is.
+pub(super) struct SqliteFile {
+    pub connection: SqliteConnection,
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SqliteFile {
+    fn open(path: &Path, options: &StoreOptions, access: Access) -> Result<Self, StoreError> {
+        if access == Access::Write {
+            create_directory(path)?;
+        }
+        let before = identity(path);
+        let mode = if access == Access::Write { "rwc" } else { "rw" };
+        let mut connection = SqliteConnection::establish(&sqlite_uri(path, mode))?;
+        connection.batch_execute(&sqlite_settings(options, access))?;
+        let file = identity(path).filter(|after| before.is_none_or(|before| before == *after));
+        let identity = file.ok_or_else(|| vanished(path))?;
+        Ok(Self { connection, path: path.to_owned(), identity })
+    }
+
+    /// Fails if the file was deleted or replaced: what is written to it now would be lost.
+    fn verify(&self) -> Result<(), StoreError> {
+        if identity(&self.path) == Some(self.identity) { Ok(()) } else { Err(vanished(&self.path)) }
+    }
+}
+
+fn sqlite_settings(options: &StoreOptions, access: Access) -> String {
+    let busy = options.busy_timeout.as_millis();
+    if access == Access::Read {
+        return format!("PRAGMA busy_timeout = {busy}; PRAGMA query_only = ON; PRAGMA cache_size = -4096;");
+    }
+    let synchronous = match options.durability {
+        Durability::Full => "FULL",
+        Durability::Normal => "NORMAL",
+    };
+    format!(
+        "PRAGMA busy_timeout = {busy}; PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; \
+         PRAGMA synchronous = {synchronous}; PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 2000; \
+         PRAGMA journal_size_limit = 67108864;"
+    )
+}
+
+fn create_directory(path: &Path) -> Result<(), StoreError> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(directory).map_err(|error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::StorageFull => StoreErrorKind::Full,
+            std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => StoreErrorKind::ReadOnly,
+            _ => StoreErrorKind::Unavailable,
+        };
+        StoreError::new(kind, format!("cannot create the directory {}: {error}", directory.display()))
+    })
+}
+
+/// Device and inode.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+fn vanished(path: &Path) -> StoreError {
+    let message = format!("the database file {} was deleted or replaced while in use", path.display());
+    StoreError::new(StoreErrorKind::Unavailable, message)
+}
+
+fn open_postgres(url: &str, options: &StoreOptions, access: Access) -> Result<PgConnection, StoreError> {
+    let mut connection = PgConnection::establish(&options.postgres_conninfo(url))?;
+    let synchronous_commit = match options.durability {
+        // A server that is set up for more (`remote_apply`) keeps it.
+        Durability::Full => {
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+        }
+        Durability::Normal => "SET synchronous_commit = off",
+    };
+    let read_only = if access == Access::Read { "SET default_transaction_read_only = on;" } else { "" };
+    let statement = STATEMENT_TIMEOUT.as_millis();
+    let lock = options.busy_timeout.as_millis();
+    // Every statement here walks an index in its order. Without statistics, as on a fresh table, the
+    // planner may prefer to read and sort the whole table, and would keep that plan while it grows.
+    connection.batch_execute(&format!(
+        "SET statement_timeout = {statement}; SET lock_timeout = {lock}; \
+         SET idle_in_transaction_session_timeout = {statement}; SET client_min_messages = error; \
+         {synchronous_commit}; {read_only} \
+         SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off;"
+    ))?;
+    Ok(connection)
+}

@@ -1,0 +1,131 @@
+//! What can go wrong with the store, by what has to happen before it works again.
+
+use std::fmt;
+
+use diesel::ConnectionError;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+
+/// A failed operation. Whatever it was about to store is not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    pub kind: StoreErrorKind,
+    /// One line, without credentials.
+    pub message: String,
+}
+
+/// Why the store refused or failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StoreErrorKind {
+    /// No space left for the data.
+    Full,
+    /// The database, its file or its server takes no writes.
+    ReadOnly,
+    /// Someone else held a lock longer than the timeout.
+    Locked,
+    /// What is stored cannot be read.
+    Corrupt,
+    /// No connection: server away, restarting or hung, file vanished. A commit may or may not have happened.
+    Unavailable,
+    /// More reads wait than may wait.
+    Busy,
+    /// The caller or the configuration asks for something impossible.
+    Invalid,
+    /// Anything else.
+    Internal,
+}
+
+impl StoreErrorKind {
+    /// The name on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::ReadOnly => "read_only",
+            Self::Locked => "locked",
+            Self::Corrupt => "corrupt",
+            Self::Unavailable => "unavailable",
+            Self::Busy => "busy",
+            Self::Invalid => "invalid",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Neither backend passes its error code through diesel, so the (stable) texts decide.
+    pub(super) fn of_message(message: &str) -> Option<Self> {
+        const TEXTS: [(StoreErrorKind, &[&str]); 6] = [
+            (StoreErrorKind::Full, &["database or disk is full", "No space left on device", "Disk quota exceeded"]),
+            (StoreErrorKind::ReadOnly, &["readonly database", "read-only", "Read-only file system"]),
+            (StoreErrorKind::Locked, &["is locked", "lock timeout", "deadlock detected", "locking protocol"]),
+            (
+                StoreErrorKind::Corrupt,
+                &[
+                    "is malformed",
+                    "malformed database",
+                    "is not a database",
+                    "invalid page in block",
+                    "could not read block",
+                ],
+            ),
+            (StoreErrorKind::Invalid, &["invalid byte sequence", "SSL support is not compiled in"]),
+            (
+                StoreErrorKind::Unavailable,
+                &[
+                    "unable to open database file",
+                    "disk I/O error",
+                    "no such table",
+                    "does not exist",
+                    "connection",
+                    "the database system is",
+                    "statement timeout",
+                    "starting up",
+                    "shutting down",
+                ],
+            ),
+        ];
+        let found = TEXTS.iter().find(|(_, texts)| texts.iter().any(|t| message.contains(t)));
+        found.map(|(kind, _)| *kind)
+    }
+}
+
+impl fmt::Display for StoreErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl StoreError {
+    /// An error of `kind`; line breaks in `message` become spaces.
+    pub fn new(kind: StoreErrorKind, message: impl AsRef<str>) -> Self {
+        let message = message.as_ref().split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { kind, message }
+    }
+}
+
+impl From<DieselError> for StoreError {
+    fn from(error: DieselError) -> Self {
+        let kind = match &error {
+            DieselError::DatabaseError(kind, info) => match kind {
+                DatabaseErrorKind::ReadOnlyTransaction => StoreErrorKind::ReadOnly,
+                DatabaseErrorKind::SerializationFailure => StoreErrorKind::Locked,
+                DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection => {
+                    StoreErrorKind::Unavailable
+                }
+                _ => StoreErrorKind::of_message(info.message()).unwrap_or(StoreErrorKind::Internal),
+            },
+            DieselError::DeserializationError(_) => StoreErrorKind::Corrupt,
+            _ => StoreErrorKind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<ConnectionError> for StoreError {
+    fn from(error: ConnectionError) -> Self {
+        let message = match error {
+            ConnectionError::BadConnection(message) => message,
+            ConnectionError::CouldntSetupConfiguration(error) => return error.into(),
+            other => other.to_string(),
+        };
+        Self::new(StoreErrorKind::of_message(&message).unwrap_or(StoreErrorKind::Unavailable), message)
+    }
+}

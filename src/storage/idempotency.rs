@@ -1,0 +1,165 @@
+//! Which requests of a batch are new, and which were stored before.
+
+use std::collections::HashMap;
+
+use bytestring::ByteString;
+
+use crate::domain::event::{Append, AppendOutcome, EventId, Idempotency, NewEvent};
+
+/// What an idempotency key was first used for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeyUse {
+    pub key: ByteString,
+    pub fingerprint: [u8; 16],
+    pub first_id: EventId,
+    pub last_id: EventId,
+}
+
+impl KeyUse {
+    /// A use read back from the store.
+    pub fn from_store(key: ByteString, fingerprint: &[u8], first_id: EventId, last_id: EventId) -> Self {
+        // A fingerprint of another length equals none.
+        let fingerprint = fingerprint.try_into().unwrap_or_default();
+        Self { key, fingerprint, first_id, last_id }
+    }
+}
+
+/// The verdict on a batch, with the ids that its events get.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// One for each request.
+    pub outcomes: Vec<AppendOutcome>,
+    /// What to remember from now on.
+    pub keys: Vec<KeyUse>,
+    /// One for each event of the batch, in order; empty when all are new.
+    fresh: Vec<bool>,
+}
+
+/// All idempotency keys of a batch, with repetitions.
+pub(super) fn keys(batch: &[Append]) -> impl Iterator<Item = &ByteString> {
+    let idempotencies = |a: &'_ Append| a.idempotency.is_some() || a.events.iter().any(|e| e.idempotency.is_some());
+    batch.iter().filter(move |a| idempotencies(a)).flat_map(|append| {
+        let own = append.events.iter().filter_map(|e| e.idempotency.as_ref());
+        append.idempotency.iter().chain(own).map(|i| &i.key)
+    })
+}
+
+impl Plan {
+    /// Gives the new events of `batch` the ids after `prev`. `known` are the unexpired uses of its keys.
+    pub fn new(batch: &[Append], known: Vec<KeyUse>, prev: EventId) -> Self {
+        let mut planner = Planner {
+            known: known.into_iter().map(|k| (k.key.clone(), k)).collect(),
+            staged: Vec::new(),
+            last: prev,
+            plan: Self::default(),
+        };
+        planner.plan.outcomes.reserve(batch.len());
+        for append in batch {
+            planner.decide(append);
+        }
+        let mut plan = planner.plan;
+        if plan.fresh.iter().all(|fresh| *fresh) {
+            plan.fresh = Vec::new();
+        }
+        plan
+    }
+
+    /// The events of `batch` that are new, in order.
+    pub fn select<'a, T>(&'a self, batch: impl Iterator<Item = T> + 'a) -> impl Iterator<Item = T> + 'a {
+        batch.enumerate().filter(|(at, _)| self.fresh.get(*at).is_none_or(|fresh| *fresh)).map(|(_, event)| event)
+    }
+}
+
+struct Planner {
+    known: HashMap<ByteString, KeyUse>,
+    /// Keys of the request at hand: they are known to its later events, but forgotten if it is refused.
+    staged: Vec<KeyUse>,
+    last: EventId,
+    plan: Plan,
+}
+
+impl Planner {
+    fn decide(&mut self, append: &Append) {
+        let (last, decided) = (self.last, self.plan.fresh.len());
+        let outcome = self.whole(append).unwrap_or_else(|| self.each(append));
+        if let AppendOutcome::KeyReused { .. } = outcome {
+            for used in self.staged.drain(..) {
+                self.known.remove(&used.key);
+            }
+            self.last = last;
+            self.plan.fresh.truncate(decided);
+        }
+        if !matches!(outcome, AppendOutcome::Stored { .. }) {
+            self.plan.fresh.resize(decided + append.events.len(), false);
+        }
+        self.plan.keys.append(&mut self.staged);
+        self.plan.outcomes.push(outcome);
+    }
+
+    /// What the key of the whole request says, if it was used before.
+    fn whole(&self, append: &Append) -> Option<AppendOutcome> {
+        let used = self.find(append.idempotency.as_ref()?)?;
+        Some(match used {
+            Ok((first_id, last_id)) => AppendOutcome::Replayed { first_id, last_id },
+            Err(KeyConflict) => AppendOutcome::KeyReused { index: 0 },
+        })
+    }
+
+    fn each(&mut self, append: &Append) -> AppendOutcome {
+        let prev = self.last;
+        let mut old: Option<(EventId, EventId)> = None;
+        let mut replayed = 0;
+        for (index, event) in append.events.iter().enumerate() {
+            match self.stage(event) {
+                Ok(None) => {}
+                Ok(Some((first, last))) => {
+                    replayed += 1;
+                    old = Some(old.map_or((first, last), |(f, l)| (f.min(first), l.max(last))));
+                }
+                Err(KeyConflict) => return AppendOutcome::KeyReused { index },
+            }
+        }
+        let outcome = match old {
+            Some((first_id, last_id)) if self.last == prev => AppendOutcome::Replayed { first_id, last_id },
+            _ => AppendOutcome::Stored { first_id: prev + 1, last_id: self.last, replayed },
+        };
+        if let Some(idempotency) = &append.idempotency {
+            match outcome {
+                AppendOutcome::Stored { first_id, last_id, .. } | AppendOutcome::Replayed { first_id, last_id } => {
+                    self.learn(idempotency, first_id, last_id);
+                }
+                AppendOutcome::KeyReused { .. } => {}
+            }
+        }
+        outcome
+    }
+
+    /// Gives the event the next id, unless its key was used before.
+    fn stage(&mut self, event: &NewEvent) -> Result<Option<(EventId, EventId)>, KeyConflict> {
+        let old = event.idempotency.as_ref().and_then(|i| self.find(i)).transpose()?;
+        self.plan.fresh.push(old.is_none());
+        if old.is_none() {
+            self.last += 1;
+            if let Some(idempotency) = &event.idempotency {
+                self.learn(idempotency, self.last, self.last);
+            }
+        }
+        Ok(old)
+    }
+
+    fn find(&self, wanted: &Idempotency) -> Option<Result<(EventId, EventId), KeyConflict>> {
+        let used = self.known.get(&wanted.key)?;
+        let same = used.fingerprint == wanted.fingerprint;
+        Some(if same { Ok((used.first_id, used.last_id)) } else { Err(KeyConflict) })
+    }
+
+    fn learn(&mut self, idempotency: &Idempotency, first_id: EventId, last_id: EventId) {
+        let Idempotency { key, fingerprint } = idempotency;
+        let used = KeyUse { key: key.clone(), fingerprint: *fingerprint, first_id, last_id };
+        self.known.insert(key.clone(), used.clone());
+        self.staged.push(used);
+    }
+}
+
+/// The key was used for something else.
+struct KeyConflict;

@@ -1,0 +1,31 @@
+//! The durable log, in SQLite or PostgreSQL.
+//!
+//! One [`Writer`] appends, blocking, in transactions of many requests; any number of [`Reader`] clones read.
+//!
+//! - *ST-1* What `append` returned is durable, with rising dense ids in commit order (on PostgreSQL: of all processes).
+//! - *ST-2* Texts come back byte for byte.
+//! - *ST-3* A read costs the same however long the log is; only filters that few events pass make it look further,
+//!   in bounded steps.
+//! - *ST-4* After a failure the next call tries anew; nothing needs a restart.
+
+mod connection;
+mod error;
+mod idempotency;
+mod migrate;
+mod options;
+mod position;
+mod postgres;
+mod retention;
+mod schema;
+mod sqlite;
+mod url;
+mod writer;
+mod reader;
+pub use reader::{Reader, Scan, ScanPage, Order, EventQuery, EventPage};
+
+pub use error::{StoreError, StoreErrorKind};
+pub use migrate::migrate;
+pub use options::{Durability, StoreOptions};
+pub use retention::{RetentionPolicy, Trimmed};
+pub use url::StoreUrl;
+pub use writer::{Committed, Writer};

@@ -1,0 +1,65 @@
+//! How to use the store.
+
+use std::time::Duration;
+
+use super::url::{StoreUrl, parameter};
+
+/// What a committed event survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Loss of power: every commit waits until the disk has it.
+    #[default]
+    Full,
+    /// The end of the process; a loss of power may take the last moments.
+    Normal,
+}
+
+/// Everything the writer and the reader need to know.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    pub url: StoreUrl,
+    pub durability: Durability,
+    /// Reads that run at the same time; at least 1.
+    pub readers: u32,
+    /// Longest wait for a lock that someone else holds.
+    pub busy_timeout: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// How long an idempotency key is remembered.
+    pub idempotency_window: Duration,
+}
+
+impl StoreOptions {
+    /// The defaults for the store at `url`.
+    pub fn new(url: StoreUrl) -> Self {
+        Self {
+            url,
+            durability: Durability::Full,
+            readers: 4,
+            busy_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            idempotency_window: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+
+    /// `url` with everything libpq needs to notice a dead peer within seconds, save what `url` itself sets.
+    pub(super) fn postgres_conninfo(&self, url: &str) -> String {
+        let connect_seconds = self.connect_timeout.as_secs().clamp(2, 60).to_string();
+        let defaults = [
+            ("application_name", "event-handler"),
+            ("connect_timeout", connect_seconds.as_str()),
+            ("keepalives_idle", "5"),
+            ("keepalives_interval", "2"),
+            ("keepalives_count", "3"),
+            ("tcp_user_timeout", "10000"),
+        ];
+        let mut conninfo = url.to_owned();
+        for (name, value) in defaults {
+            if parameter(url, name).is_none() {
+                let separator = if conninfo.contains('?') { '&' } else { '?' };
+                conninfo += &format!("{separator}{name}={value}");
+            }
+        }
+        conninfo
+    }
+}

@@ -1,0 +1,205 @@
+//! Appending to PostgreSQL: three round trips, whatever the size of the batch.
+//!
+//! The ids of a batch are given under an advisory lock that is held until its commit is visible.
+//! So the order of ids is the order of commits, for all processes that share the database.
+
+use diesel::connection::SimpleConnection;
+use diesel::pg::{Pg, PgConnection};
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::{Array, BigInt, Binary, Nullable, SmallInt, Text};
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult, RunQueryDsl};
+
+use crate::domain::event::{EventId, NewEvent, Timestamp};
+
+use super::error::StoreError;
+use super::idempotency::{self, KeyUse, Plan};
+use super::schema::idempotency_keys;
+use super::writer::{AppendJob, Tail, newest};
+
+/// Takes the lock of the log. The isolation level lets the next statement see what was committed before.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(7310868735423766380)";
+
+pub(super) fn append(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
+    connection.batch_execute(BEGIN)?;
+    let done = if job.has_keys() { append_with_keys(connection, job)? } else { append_all(connection, job)? };
+    connection.batch_execute("COMMIT")?;
+    Ok(done)
+}
+
+/// Commits a transaction that has an id, so that its commit is written to disk.
+pub(super) fn probe(connection: &mut PgConnection) -> Result<(), StoreError> {
+    connection.batch_execute(BEGIN)?;
+    Ok(connection.batch_execute("SELECT pg_current_xact_id(); COMMIT")?)
+}
+
+fn append_all(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
+    let events = job.batch.iter().flat_map(|append| &append.events);
+    let (id, created_at) = InsertEvents::new(job, events).get_result::<(i64, i64)>(connection)?;
+    let tail = Tail { id, created_at: Timestamp(created_at), log_offset: 0 };
+    Ok((tail, Plan::new(job.batch, Vec::new(), id)))
+}
+
+fn append_with_keys(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
+    let tail = job.tail(newest().first(connection).optional()?);
+    let plan = Plan::new(job.batch, known_keys(connection, job)?, tail.id);
+    let events = plan.select(job.batch.iter().flat_map(|append| &append.events));
+    InsertEvents::new(job, events).get_result::<(i64, i64)>(connection)?;
+    if !plan.keys.is_empty() {
+        RememberKeys::new(&plan.keys, tail.created_at).execute(connection)?;
+    }
+    Ok((tail, plan))
+}
+
+fn known_keys(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<Vec<KeyUse>, StoreError> {
+    let wanted: Vec<&str> = idempotency::keys(job.batch).map(|key| &**key).collect();
+    let found = idempotency_keys::table
+        .filter(idempotency_keys::key.eq_any(wanted))
+        .filter(idempotency_keys::created_at.ge(job.keys_since.0))
+        .select((
+            idempotency_keys::key,
+            idempotency_keys::fingerprint,
+            idempotency_keys::first_id,
+            idempotency_keys::last_id,
+        ))
+        .load::<(String, Vec<u8>, i64, i64)>(connection)?;
+    let used = |(key, fingerprint, first_id, last_id): (String, Vec<u8>, _, _)| {
+        KeyUse::from_store(key.into(), &fingerprint, first_id, last_id)
+    };
+    Ok(found.into_iter().map(used).collect())
+}
+
+/// Inserts any number of events after the newest; returns the id before them and their time.
+struct InsertEvents<'a> {
+    floor: EventId,
+    now: i64,
+    name: Vec<&'a str>,
+    payload: Vec<&'a str>,
+    source: Vec<&'a str>,
+    priority: Vec<i16>,
+    key: Vec<Option<&'a str>>,
+    metadata: Vec<Option<&'a str>>,
+    traceparent: Vec<Option<&'a str>>,
+    /// Bytes of the batch up to and including the event.
+    bytes: Vec<i64>,
+}
+
+impl<'a> InsertEvents<'a> {
+    fn new(job: &AppendJob<'_>, events: impl Iterator<Item = &'a NewEvent>) -> Self {
+        let events: Vec<_> = events.collect();
+        let column = |of: fn(&'a NewEvent) -> &'a str| events.iter().map(|e| of(e)).collect();
+        let optional = |of: fn(&'a NewEvent) -> Option<&'a str>| events.iter().map(|e| of(e)).collect();
+        let mut total = 0;
+        let mut running = |event: &&NewEvent| {
+            total += event.log_bytes();
+            total
+        };
+        Self {
+            floor: job.floor,
+            now: job.now.0,
+            name: column(|e| e.name.as_str()),
+            payload: column(|e| &e.payload),
+            source: column(|e| &e.source),
+            priority: events.iter().map(|e| e.priority as i16).collect(),
+            key: optional(|e| e.key.as_deref()),
+            metadata: optional(|e| e.metadata.as_deref()),
+            traceparent: optional(|e| e.traceparent.as_deref()),
+            bytes: events.iter().map(&mut running).collect(),
+        }
+    }
+}
+
+impl QueryId for InsertEvents<'_> {
+    type QueryId = InsertEvents<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl Query for InsertEvents<'_> {
+    type SqlType = (BigInt, BigInt);
+}
+
+impl QueryFragment<Pg> for InsertEvents<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(
+            "WITH newest AS (SELECT id, created_at, log_offset FROM events ORDER BY id DESC LIMIT 1), \
+             tail AS MATERIALIZED (SELECT greatest((SELECT id FROM newest), ",
+        );
+        out.push_bind_param::<BigInt, _>(&self.floor)?;
+        out.push_sql(") AS id, greatest((SELECT created_at FROM newest), ");
+        out.push_bind_param::<BigInt, _>(&self.now)?;
+        out.push_sql(
+            ") AS created_at, coalesce((SELECT log_offset FROM newest), 0) AS log_offset), \
+             stored AS (INSERT INTO events (id, name, payload, source, priority, key, metadata, traceparent, \
+             created_at, log_offset) \
+             SELECT tail.id + batch.n, batch.name, batch.payload, batch.source, batch.priority, batch.key, \
+             batch.metadata, batch.traceparent, tail.created_at, tail.log_offset + batch.bytes FROM tail, unnest(",
+        );
+        out.push_bind_param::<Array<Text>, _>(&self.name)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.payload)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.source)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<SmallInt>, _>(&self.priority)?;
+        for texts in [&self.key, &self.metadata, &self.traceparent] {
+            out.push_sql(", ");
+            out.push_bind_param::<Array<Nullable<Text>>, _>(texts)?;
+        }
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.bytes)?;
+        out.push_sql(
+            ") WITH ORDINALITY AS batch (name, payload, source, priority, key, metadata, traceparent, bytes, n)) \
+             SELECT id, created_at FROM tail",
+        );
+        Ok(())
+    }
+}
+
+impl RunQueryDsl<PgConnection> for InsertEvents<'_> {}
+
+/// Inserts any number of keys, each at most once, over what is left of expired ones.
+struct RememberKeys<'a> {
+    now: i64,
+    key: Vec<&'a str>,
+    fingerprint: Vec<&'a [u8]>,
+    first_id: Vec<i64>,
+    last_id: Vec<i64>,
+}
+
+impl<'a> RememberKeys<'a> {
+    fn new(keys: &'a [KeyUse], now: Timestamp) -> Self {
+        Self {
+            now: now.0,
+            key: keys.iter().map(|k| &*k.key).collect(),
+            fingerprint: keys.iter().map(|k| &k.fingerprint[..]).collect(),
+            first_id: keys.iter().map(|k| k.first_id).collect(),
+            last_id: keys.iter().map(|k| k.last_id).collect(),
+        }
+    }
+}
+
+impl QueryId for RememberKeys<'_> {
+    type QueryId = RememberKeys<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl QueryFragment<Pg> for RememberKeys<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("INSERT INTO idempotency_keys (created_at, key, fingerprint, first_id, last_id) SELECT ");
+        out.push_bind_param::<BigInt, _>(&self.now)?;
+        out.push_sql(", * FROM unnest(");
+        out.push_bind_param::<Array<Text>, _>(&self.key)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Binary>, _>(&self.fingerprint)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.first_id)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.last_id)?;
+        out.push_sql(
+            ") ON CONFLICT (key) DO UPDATE SET created_at = excluded.created_at, \
+             fingerprint = excluded.fingerprint, first_id = excluded.first_id, last_id = excluded.last_id",
+        );
+        Ok(())
+    }
+}
+
+impl RunQueryDsl<PgConnection> for RememberKeys<'_> {}

@@ -1,0 +1,89 @@
+//! Forgetting: old events, old idempotency keys.
+
+use std::time::Duration;
+
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
+
+use crate::domain::event::{EventId, Timestamp};
+
+use super::connection::{Connection, on_backend};
+use super::error::StoreError;
+use super::position;
+use super::schema::{events, idempotency_keys};
+use super::writer::newest;
+
+/// What of the log is kept. `None` sets no limit; the newest event is always kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RetentionPolicy {
+    /// Events younger than this.
+    pub max_age: Option<Duration>,
+    /// The newest events, this many.
+    pub max_events: Option<u64>,
+    /// The events that lie, at least in part, in the newest bytes of the log, this many.
+    pub max_bytes: Option<u64>,
+}
+
+/// What a step of trimming did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trimmed {
+    /// How many events were removed.
+    pub removed: usize,
+    /// The oldest id that is left; 1 in an empty log.
+    pub earliest: EventId,
+    /// Whether the policy asks for more to go.
+    pub more_due: bool,
+}
+
+pub(super) fn trim(
+    connection: &mut Connection,
+    policy: &RetentionPolicy,
+    now: Timestamp,
+    max_rows: usize,
+) -> Result<Trimmed, StoreError> {
+    let bounds = position::bounds(connection)?;
+    let due = keep_from(connection, policy, now)?.min(bounds.last);
+    let step = bounds.earliest.saturating_add(i64::try_from(max_rows).unwrap_or(i64::MAX));
+    let cut = due.min(step);
+    if cut <= bounds.earliest {
+        return Ok(Trimmed { removed: 0, earliest: bounds.earliest, more_due: due > bounds.earliest });
+    }
+    let old = events::table.filter(events::id.lt(cut));
+    let removed = on_backend!(connection, c => diesel::delete(old).execute(c))?;
+    let earliest = position::bounds(connection)?.earliest;
+    Ok(Trimmed { removed, earliest, more_due: due > earliest })
+}
+
+/// The id below which nothing has to be kept.
+fn keep_from(connection: &mut Connection, policy: &RetentionPolicy, now: Timestamp) -> Result<EventId, StoreError> {
+    let RetentionPolicy { max_age, max_events, max_bytes } = policy;
+    let limit = |limit: u64| i64::try_from(limit).unwrap_or(i64::MAX);
+    let tail: Option<(i64, i64, i64)> = on_backend!(connection, c => newest().first(c).optional())?;
+    let Some((last, _, log_offset)) = tail else { return Ok(0) };
+    let mut keep_from = 0;
+    if let Some(count) = max_events {
+        keep_from = last.saturating_sub(limit(*count)).saturating_add(1);
+    }
+    if let Some(age) = max_age {
+        let since = now.0.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        let young = position::first_id(connection, |row| row.created_at.0 >= since)?;
+        keep_from = keep_from.max(young.unwrap_or(last));
+    }
+    if let Some(bytes) = max_bytes {
+        let outside = log_offset.saturating_sub(limit(*bytes));
+        let inside = position::first_id(connection, |row| row.log_offset > outside)?;
+        keep_from = keep_from.max(inside.unwrap_or(last));
+    }
+    Ok(keep_from)
+}
+
+pub(super) fn prune_keys(connection: &mut Connection, before: Timestamp, max_rows: usize) -> Result<usize, StoreError> {
+    let expired = diesel::alias!(idempotency_keys as expired_keys);
+    let limit = i64::try_from(max_rows).unwrap_or(i64::MAX);
+    let oldest = expired
+        .filter(expired.field(idempotency_keys::created_at).lt(before.0))
+        .order(expired.field(idempotency_keys::created_at))
+        .select(expired.field(idempotency_keys::key))
+        .limit(limit);
+    let due = idempotency_keys::table.filter(idempotency_keys::key.eq_any(oldest));
+    Ok(on_backend!(connection, c => diesel::delete(due).execute(c))?)
+}

@@ -1,0 +1,177 @@
+//! Where the store is.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::error::{StoreError, StoreErrorKind};
+
+/// A SQLite file or a PostgreSQL server. `Display` hides passwords.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    Sqlite(PathBuf),
+    /// A connection URL as libpq reads it.
+    Postgres(String),
+}
+
+impl StoreUrl {
+    /// The SQLite file that is used when nothing is configured.
+    pub const DEFAULT_FILE: &str = "data/event-handler.db";
+
+    /// Reads `DATABASE_URL`: empty (the default file), `sqlite:path`, `sqlite://path`, `postgres://…` or `postgresql://…`.
+    pub fn parse(text: &str) -> Result<Self, StoreError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(Self::Sqlite(Self::DEFAULT_FILE.into()));
+        }
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            return sqlite(path.strip_prefix("//").unwrap_or(path));
+        }
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return postgres(text);
+        }
+        Err(invalid("the database URL must begin with sqlite:, postgres:// or postgresql://"))
+    }
+
+    /// The backend, as metrics and logs name it.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgres",
+        }
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(url) => f.write_str(&without_password(url)),
+        }
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreUrl({self})")
+    }
+}
+
+/// The value of the parameter `name` in the query of a PostgreSQL URL.
+pub(super) fn parameter<'a>(url: &'a str, name: &str) -> Option<&'a str> {
+    let (_, query) = url.split_once('?')?;
+    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// The name of `path` as SQLite opens it: a URI, so that a path never reads as one by accident.
+pub(super) fn sqlite_uri(path: &Path, mode: &str) -> String {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri + "?mode=" + mode
+}
+
+fn sqlite(path: &str) -> Result<StoreUrl, StoreError> {
+    match path {
+        "" => Err(invalid("the database URL names no SQLite file (sqlite:path)")),
+        ":memory:" => Err(invalid("a log in memory would not be durable: name a SQLite file (sqlite:path)")),
+        _ if path.contains('\0') => Err(invalid("the path of the SQLite file contains a zero byte")),
+        _ if path.ends_with('/') => Err(invalid("the database URL names a directory, not a SQLite file")),
+        _ => Ok(StoreUrl::Sqlite(path.into())),
+    }
+}
+
+fn postgres(url: &str) -> Result<StoreUrl, StoreError> {
+    if url.contains('\0') {
+        return Err(invalid("the database URL contains a zero byte"));
+    }
+    let mode = parameter(url, "sslmode").unwrap_or_default();
+    let needs_tls = matches!(mode, "require" | "verify-ca" | "verify-full");
+    if needs_tls && !cfg!(feature = "postgres-tls") {
+        return Err(invalid(format!(
+            "sslmode={mode} needs TLS to PostgreSQL: use a build with the feature `postgres-tls`"
+        )));
+    }
+    Ok(StoreUrl::Postgres(url.to_owned()))
+}
+
+fn without_password(url: &str) -> String {
+    let (url, query) = url.split_once('?').map_or((url, None), |(url, query)| (url, Some(query)));
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find('/').map_or(url.len(), |at| start + at);
+    let mut shown = url.to_owned();
+    // A password that was not percent-encoded may itself contain '/': hide up to the last '@'.
+    if let Some(at) = url[start..].rfind('@').map(|at| start + at)
+        && let Some(colon) = url[start..at].find(':').map(|colon| start + colon)
+        && colon < end
+    {
+        shown.replace_range(colon + 1..at, "***");
+    }
+    let Some(query) = query else { return shown };
+    let hide = |pair: &str| match pair.split_once('=') {
+        Some((key, _)) if key.contains("password") => format!("{key}=***"),
+        _ => pair.to_owned(),
+    };
+    shown + "?" + &query.split('&').map(hide).collect::<Vec<_>>().join("&")
+}
+
+fn invalid(message: impl AsRef<str>) -> StoreError {
+    StoreError::new(StoreErrorKind::Invalid, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_both_backends() {
+        let sqlite = |path: &str| Ok(StoreUrl::Sqlite(path.into()));
+        assert_eq!(StoreUrl::parse(""), sqlite("data/event-handler.db"));
+        assert_eq!(StoreUrl::parse("sqlite:a.db"), sqlite("a.db"));
+        assert_eq!(StoreUrl::parse("sqlite://data/a.db"), sqlite("data/a.db"));
+        assert_eq!(StoreUrl::parse("sqlite:///var/lib/a.db"), sqlite("/var/lib/a.db"));
+        for url in ["postgres://h/db", "postgresql://u:p@h:5433/db?sslmode=disable"] {
+            assert_eq!(StoreUrl::parse(url), Ok(StoreUrl::Postgres(url.to_owned())));
+        }
+    }
+
+    #[test]
+    fn refuses_everything_else_without_repeating_it() {
+        for url in ["mysql://u:secret@h/db", "data/a.db", "sqlite:", "sqlite::memory:", "sqlite:data/", "postgres:h"] {
+            let error = StoreUrl::parse(url).expect_err(url);
+            assert_eq!(error.kind, StoreErrorKind::Invalid);
+            assert!(!error.message.contains("secret") && !error.message.contains('\n'), "{error}");
+        }
+    }
+
+    #[cfg(not(feature = "postgres-tls"))]
+    #[test]
+    fn says_which_build_has_tls() {
+        for mode in ["require", "verify-ca", "verify-full"] {
+            let error = StoreUrl::parse(&format!("postgres://h/db?sslmode={mode}")).expect_err(mode);
+            assert!(error.message.contains("postgres-tls"), "{error}");
+        }
+        assert!(StoreUrl::parse("postgres://h/db?sslmode=prefer").is_ok());
+    }
+
+    #[test]
+    fn never_shows_a_password() {
+        for (url, shown) in [
+            ("postgres://u:secret@h:5432/db", "postgres://u:***@h:5432/db"),
+            ("postgres://u:sec@ret@h/db?application_name=x", "postgres://u:***@h/db?application_name=x"),
+            ("postgres://u@h/db?password=secret&user=u", "postgres://u@h/db?password=***&user=u"),
+            ("postgres://u:sec/ret@h/db", "postgres://u:***@h/db"),
+            ("postgres://h:5432/db", "postgres://h:5432/db"),
+        ] {
+            assert_eq!(StoreUrl::Postgres(url.to_owned()).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn paths_are_never_read_as_uris() {
+        assert_eq!(sqlite_uri(Path::new("/a b/c?x#y%.db"), "rw"), "file:/a%20b/c%3Fx%23y%25.db?mode=rw");
+    }
+}
