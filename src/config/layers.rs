@@ -114,16 +114,11 @@ impl Layers {
 
     /// The present value at `path`, or that there is no such key.
     fn lookup(&mut self, origin: &Origin, path: &[String]) -> Result<&mut Value, ConfigError> {
-        if at(&self.values, path).is_none() {
+        if at(&mut self.values, path).is_none() {
             let reason = unknown_key(&self.values, path);
             return Err(ConfigError::of_key(origin.clone(), path.join("."), reason));
         }
-        let (last, sections) = path.split_last().expect("invariant: paths are not empty");
-        let table = sections.iter().fold(&mut self.values, |table, name| match table.get_mut(name) {
-            Some(Value::Table(inner)) => inner,
-            _ => unreachable!("invariant: the path was found"),
-        });
-        Ok(table.get_mut(last).expect("invariant: the path was found"))
+        Ok(at(&mut self.values, path).expect("invariant: it was found just now"))
     }
 }
 
@@ -141,9 +136,9 @@ pub(super) fn origin_of(origins: &Origins, key: &str) -> Origin {
     }
 }
 
-fn at<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
+fn at<'a>(table: &'a mut Table, path: &[String]) -> Option<&'a mut Value> {
     let (first, rest) = path.split_first()?;
-    match table.get(first)? {
+    match table.get_mut(first)? {
         value if rest.is_empty() => Some(value),
         Value::Table(inner) => at(inner, rest),
         _ => None,

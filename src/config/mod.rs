@@ -12,7 +12,7 @@ mod sections;
 mod units;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -139,28 +139,31 @@ impl Config {
             ("supervision.backoff", supervision.backoff),
             ("supervision.backoff_cap", supervision.backoff_cap),
         )?;
-        if subscribe.ping_interval == subscribe.idle_timeout {
-            return Err(self.error_at("subscribe.ping_interval", "must be less than subscribe.idle_timeout"));
-        }
-        self.at_most(
+        self.less_than(
             ("subscribe.ping_interval", subscribe.ping_interval),
             ("subscribe.idle_timeout", subscribe.idle_timeout),
         )
     }
 
-    /// The error names the key that was set; if both were, the smaller one.
-    fn at_most<T: PartialOrd + std::fmt::Display>(
+    fn at_most<T: PartialOrd + Display>(&self, small: (&str, T), large: (&str, T)) -> Result<(), ConfigError> {
+        if small.1 <= large.1 { Ok(()) } else { Err(self.out_of_order(small, large, ["at most", "at least"])) }
+    }
+
+    fn less_than<T: PartialOrd + Display>(&self, small: (&str, T), large: (&str, T)) -> Result<(), ConfigError> {
+        if small.1 < large.1 { Ok(()) } else { Err(self.out_of_order(small, large, ["less than", "more than"])) }
+    }
+
+    /// The error names the key that was set; if both were, the one that should be smaller.
+    fn out_of_order<T: Display>(
         &self,
         (small_key, small): (&str, T),
         (large_key, large): (&str, T),
-    ) -> Result<(), ConfigError> {
-        if small <= large {
-            return Ok(());
+        [below, above]: [&str; 2],
+    ) -> ConfigError {
+        match origin_of(&self.origins, small_key) {
+            Origin::BuiltIn => self.error_at(large_key, format!("must be {above} {small_key} ({small}), not {large}")),
+            _ => self.error_at(small_key, format!("must be {below} {large_key} ({large}), not {small}")),
         }
-        Err(match origin_of(&self.origins, small_key) {
-            Origin::BuiltIn => self.error_at(large_key, format!("must be at least {small_key} ({small}), not {large}")),
-            _ => self.error_at(small_key, format!("must be at most {large_key} ({large}), not {small}")),
-        })
     }
 }
 

@@ -43,7 +43,7 @@ impl fmt::Display for Span {
         if nanos == 0 {
             return f.write_str("0s");
         }
-        let (size, unit) = UNITS.into_iter().find(|(size, _)| nanos % size == 0).unwrap_or((1, "ns"));
+        let (size, unit) = UNITS.into_iter().find(|(size, _)| nanos.is_multiple_of(*size)).unwrap_or((1, "ns"));
         write!(f, "{}{unit}", nanos / size)
     }
 }

@@ -73,7 +73,8 @@ pub struct Intake(Rc<Inner>);
 
 struct Inner {
     backlog: Arc<Backlog>,
-    persistence: RefCell<Mailbox<AppendEvents>>,
+    /// `None` until the supervisor has made the introduction.
+    persistence: RefCell<Option<Mailbox<AppendEvents>>>,
     waiting: RefCell<Vec<Waiting>>,
     in_flight: Cell<usize>,
     arrival: Notify,
@@ -93,10 +94,10 @@ struct Place {
 
 impl Intake {
     /// Starts the intake on the current thread. It ends with the thread's event loop.
-    pub fn start(persistence: Mailbox<AppendEvents>, backlog: Arc<Backlog>, commit_timeout: Duration) -> Self {
+    pub fn start(backlog: Arc<Backlog>, commit_timeout: Duration) -> Self {
         let intake = Self(Rc::new(Inner {
             backlog,
-            persistence: RefCell::new(persistence),
+            persistence: RefCell::new(None),
             waiting: RefCell::default(),
             in_flight: Cell::new(0),
             arrival: Notify::new(),
@@ -116,7 +117,17 @@ impl Intake {
 
     /// From now on appends go to this persistence actor.
     pub fn connect(&self, persistence: Mailbox<AppendEvents>) {
-        self.0.persistence.replace(persistence);
+        self.0.persistence.replace(Some(persistence));
+    }
+
+    /// What waits for a commit, on all workers.
+    pub fn backlog(&self) -> &Backlog {
+        &self.0.backlog
+    }
+
+    /// Messages that wait for the persistence actor.
+    pub fn mailbox_depth(&self) -> usize {
+        self.0.persistence.borrow().as_ref().map_or(0, Mailbox::depth)
     }
 
     /// Stores `append` and waits for the commit (EV-1: an `Ok` means committed).
@@ -144,7 +155,11 @@ impl Intake {
         let (appends, places): (Vec<_>, Vec<_>) =
             self.0.waiting.take().into_iter().map(|w| (w.append, w.place)).unzip();
         let (reply, answer) = oneshot::channel();
-        if self.0.persistence.borrow().try_send(AppendEvents { appends, reply }).is_err() {
+        let sent = match &*self.0.persistence.borrow() {
+            Some(persistence) => persistence.try_send(AppendEvents { appends, reply }).is_ok(),
+            None => false,
+        };
+        if !sent {
             answer_all(places, Err(AppendFailure::StoreUnavailable("the writer is restarting".into())));
             return;
         }

@@ -26,7 +26,7 @@ use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_s
 use super::supervisor::guard::ExitGuard;
 use crate::domain::event::{Append, AppendOutcome, Timestamp};
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{RetentionPolicy, StoreError, StoreErrorKind, StoreOptions, Writer};
+use crate::storage::{RetentionPolicy, StoreError, StoreErrorKind, StoreOptions};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
@@ -177,7 +177,7 @@ impl Persistence {
         };
         let pruned = writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)?;
         let mut more = pruned >= HOUSEKEEPING_ROWS;
-        if self.parts.retention.is_bounded() {
+        if self.parts.retention != RetentionPolicy::default() {
             let trimmed = writer.trim(&self.parts.retention, now(), HOUSEKEEPING_ROWS)?;
             if trimmed.removed > 0 {
                 self.parts.metrics.trimmed.inc_by(trimmed.removed as u64);

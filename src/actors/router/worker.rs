@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use actix::prelude::{Actor, Addr, Context, Recipient};
+use actix::prelude::{Addr, Context, Recipient};
 use actix_rt::ArbiterHandle;
 
 use super::messages::{CloseSubscription, ListSubscriptions, OpenSession, OpenSubscription, SessionClosed};

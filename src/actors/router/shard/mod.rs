@@ -32,7 +32,7 @@ use self::recent::RecentEvents;
 use self::seat::{Beat, Link, Mode, Seat, Subscription};
 use super::messages::{
     CloseSubscription, DrainSessions, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch, Seated,
-    SessionClosed, SessionId,
+    SessionClosed,
 };
 use crate::actors::log_position::LogPosition;
 use crate::actors::mailbox::Depth;
@@ -110,7 +110,7 @@ pub struct Shard {
     batches_in_turn: usize,
 
     started: Instant,
-    guard: ExitGuard,
+    _guard: ExitGuard,
 }
 
 impl Shard {
@@ -146,7 +146,7 @@ impl Shard {
             readers: 0,
             batches_in_turn: 0,
             started: Instant::now(),
-            guard,
+            _guard: guard,
         }
     }
 

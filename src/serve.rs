@@ -1,0 +1,334 @@
+//! The composition: everything is made here, once, and tied together.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use actix::prelude::{Actor, Addr};
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::actors::log_position::LogPosition;
+use crate::actors::persistence::PersistenceParts;
+use crate::actors::persistence::intake::{Backlog, Intake};
+use crate::actors::router::shard::{ShardLimits, ShardParts};
+use crate::actors::router::worker::Worker;
+use crate::actors::supervisor::messages::{Drain, WorkerReady};
+use crate::actors::supervisor::{Supervisor, SupervisorParts};
+use crate::config::{self, Config, ConfigError, UnknownFields};
+use crate::domain::restart::RestartPolicy;
+use crate::protocol::publish::PublishRules;
+use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptions, StoreUrl};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
+use crate::transport::{ConnectionSocket, InboundLimits};
+use crate::web::{self, Edge, EdgeLimits, EdgeParts};
+
+/// Connections that may wait to be accepted.
+const LISTEN_BACKLOG: u32 = 4096;
+/// How long the start waits for the store and the actors before the doors open all the same.
+const START_PATIENCE: Duration = Duration::from_secs(6);
+/// Of the grace period, what is kept for commits and for the HTTP server to finish.
+const FINISH_SHARE: u32 = 4;
+
+/// Why the process ends other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot listen on {address}: {error}")]
+    Listen { address: String, error: io::Error },
+    #[error("{0}")]
+    Start(String),
+    #[error("gave up: {0}")]
+    Escalated(String),
+}
+
+/// The store that the configuration names.
+pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
+    let url = StoreUrl::parse(config.store.url.expose())
+        .map_err(|error| config.error_at("store.url", error.to_string()))?;
+    Ok(StoreOptions {
+        url,
+        durability: match config.store.durability {
+            config::Durability::Full => Durability::Full,
+            config::Durability::Normal => Durability::Normal,
+        },
+        readers: config.store.readers,
+        busy_timeout: config.store.busy_timeout.get(),
+        connect_timeout: config.store.connect_timeout.get(),
+        idempotency_window: config.publish.idempotency_window.get(),
+    })
+}
+
+/// Serves until the process is told to stop. Call it inside an actix system.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let begin = Instant::now();
+    let store = store_options(&config)?;
+    let listener = listen(&config)?;
+    let address = listener.local_addr().map_err(|error| ServeError::Start(error.to_string()))?;
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        log::warn!(error:% = error; "limit of open files not raised");
+    }
+    let workers = match config.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    let (escalate, escalation) = oneshot::channel();
+    let node = Node::start(&config, store, workers, escalate)?;
+    node.wait_for_store().await;
+
+    let server = node.http_server(&config, listener, workers)?;
+    let handle = server.handle();
+    let server = actix_rt::spawn(server);
+    node.wait_for_shards(workers).await;
+    log::info!(addr:% = address, workers, store:% = node.store_name, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
+    if !address.ip().is_loopback() {
+        log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
+    }
+
+    tokio::select! {
+        () = stop_signal() => {}
+        reason = escalation => {
+            let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
+            return Err(ServeError::Escalated(reason));
+        }
+        ended = server => {
+            return Err(ServeError::Start(format!("the HTTP server ended: {ended:?}")));
+        }
+    }
+    node.drain(&handle, config.server.shutdown_grace.get()).await;
+    Ok(())
+}
+
+fn listen(config: &Config) -> Result<TcpListener, ServeError> {
+    let address = (config.server.host.as_str(), config.server.port);
+    let failed = |error| ServeError::Listen { address: format!("{}:{}", address.0, address.1), error };
+    let socket_address = std::net::ToSocketAddrs::to_socket_addrs(&address)
+        .map_err(failed)?
+        .next()
+        .ok_or_else(|| failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")))?;
+    let listen = || -> io::Result<TcpListener> {
+        let domain = socket2::Domain::for_address(socket_address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&socket_address.into())?;
+        socket.listen(LISTEN_BACKLOG as i32)?;
+        Ok(socket.into())
+    };
+    listen().map_err(failed)
+}
+
+/// The first SIGTERM or SIGINT; a second one ends the process at once.
+async fn stop_signal() {
+    let receive = |kind| signal(kind).ok();
+    let (mut terminate, mut interrupt) = (receive(SignalKind::terminate()), receive(SignalKind::interrupt()));
+    let name = next_signal(&mut terminate, &mut interrupt).await;
+    log::info!(signal = name; "shutting down");
+    actix_rt::spawn(async move {
+        let name = next_signal(&mut terminate, &mut interrupt).await;
+        log::warn!(signal = name; "shutting down at once");
+        std::process::exit(1);
+    });
+}
+
+async fn next_signal(terminate: &mut Option<Signal>, interrupt: &mut Option<Signal>) -> &'static str {
+    async fn next(signal: &mut Option<Signal>) {
+        match signal {
+            Some(signal) => {
+                signal.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+    tokio::select! {
+        () = next(terminate) => "SIGTERM",
+        () = next(interrupt) => "SIGINT",
+    }
+}
+
+/// Everything that runs, but for the HTTP server.
+struct Node {
+    edge: EdgeParts,
+    shard: ShardParts,
+    backlog: Arc<Backlog>,
+    supervisor: Addr<Supervisor>,
+    commit_timeout: Duration,
+    queue_per_shard: usize,
+    store_name: String,
+}
+
+impl Node {
+    fn start(
+        config: &Config,
+        store: StoreOptions,
+        workers: usize,
+        escalate: oneshot::Sender<String>,
+    ) -> Result<Self, ServeError> {
+        let start_error = |error: &dyn std::fmt::Display| ServeError::Start(error.to_string());
+        let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let reader = Reader::new(store.clone()).map_err(|error: StoreError| start_error(&error))?;
+        let health = Arc::new(Health::default());
+        let position = Arc::new(LogPosition::default());
+        let backlog = Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize());
+        let store_name = store.url.to_string();
+        let log_activity = config.log.activity;
+
+        let persistence = PersistenceParts {
+            store,
+            retention: RetentionPolicy {
+                max_age: config.retention.max_age.map(config::Span::get),
+                max_events: config.retention.max_events,
+                max_bytes: config.retention.max_bytes.map(|size| size.as_usize() as u64),
+            },
+            position: Arc::clone(&position),
+            backlog: Arc::clone(&backlog),
+            health: Arc::clone(&health.store),
+            metrics: Arc::clone(&metrics),
+            log_activity,
+        };
+        let supervision = &config.supervision;
+        let supervisor = Supervisor::new(SupervisorParts {
+            persistence,
+            restarts: RestartPolicy {
+                max_restarts: supervision.max_restarts,
+                within: supervision.within.get(),
+                backoff: supervision.backoff.get(),
+                backoff_cap: supervision.backoff_cap.get(),
+            },
+            health: Arc::clone(&health.actors),
+            metrics: Arc::clone(&metrics),
+            escalate: Box::new(move |reason| {
+                let _ = escalate.send(reason);
+            }),
+        })
+        .start();
+
+        let subscribe = &config.subscribe;
+        let shard = ShardParts {
+            limits: ShardLimits {
+                queue_per_connection: subscribe.queue_per_connection.as_usize(),
+                recent_events: subscribe.recent_events.as_usize(),
+                max_subscriptions: subscribe.max_subscriptions,
+                ping_interval: subscribe.ping_interval.get(),
+                idle_timeout: subscribe.idle_timeout.get(),
+                stall_timeout: subscribe.stall_timeout.get(),
+            },
+            reader: reader.clone(),
+            position: Arc::clone(&position),
+            metrics: Arc::clone(&metrics),
+            log_activity,
+        };
+        let max_body = config.server.max_body.as_usize();
+        let edge = EdgeParts {
+            rules: PublishRules {
+                refuse_unknown: config.publish.unknown_fields == UnknownFields::Refuse,
+                max_batch: config.publish.max_batch,
+                max_event_bytes: max_body,
+            },
+            limits: EdgeLimits {
+                max_body,
+                max_batch_body: config.publish.max_batch_body.as_usize(),
+                body_timeout: config.server.body_timeout.get(),
+                inbound: InboundLimits { max_message: subscribe.max_message.as_usize(), ..InboundLimits::default() },
+            },
+            allowed_origins: config.server.allowed_origins.clone().into(),
+            admin_token: config.admin.token.clone(),
+            reader,
+            position,
+            health,
+            metrics,
+            supervisor: supervisor.clone().recipient(),
+            #[cfg(feature = "fault-injection")]
+            faults: supervisor.clone().recipient(),
+            log_activity,
+        };
+        Ok(Self {
+            edge,
+            shard,
+            backlog,
+            supervisor,
+            commit_timeout: config.publish.commit_timeout.get(),
+            queue_per_shard: subscribe.queue_total.as_usize() / workers,
+            store_name,
+        })
+    }
+
+    fn http_server(
+        &self,
+        config: &Config,
+        listener: TcpListener,
+        workers: usize,
+    ) -> Result<actix_web::dev::Server, ServeError> {
+        let next_worker = Arc::new(AtomicUsize::new(0));
+        let (edge, shard, backlog) = (self.edge.clone(), self.shard.clone(), Arc::clone(&self.backlog));
+        let (commit_timeout, queue_limit) = (self.commit_timeout, self.queue_per_shard);
+        let supervisor = self.supervisor.clone().recipient::<WorkerReady>();
+        let user_timeout = config.subscribe.stall_timeout.get() * 2;
+        let server = HttpServer::new(move || {
+            let worker = Worker::current().unwrap_or_else(|| {
+                let number = next_worker.fetch_add(1, Ordering::Relaxed);
+                let intake = Intake::start(Arc::clone(&backlog), commit_timeout);
+                let (worker, arbiter) = Worker::install(number, intake, shard.clone(), queue_limit);
+                supervisor.do_send(WorkerReady { number, arbiter });
+                worker
+            });
+            App::new()
+                .app_data(Data::new(Edge::new(edge.clone(), worker)))
+                .wrap(from_fn(web::observe))
+                .configure(web::routes)
+        });
+        let grace = config.server.shutdown_grace.get();
+        server
+            .workers(workers)
+            .max_connections(config.server.max_connections.div_ceil(workers))
+            .keep_alive(config.server.keep_alive.get())
+            .client_request_timeout(config.server.head_timeout.get())
+            .client_disconnect_timeout(Duration::from_secs(1))
+            .shutdown_timeout((grace / FINISH_SHARE).as_secs().max(1))
+            .on_connect(move |io, data| ConnectionSocket::register(io, data, user_timeout))
+            .disable_signals()
+            .listen(listener)
+            .map(HttpServer::run)
+            .map_err(|error| ServeError::Start(format!("the HTTP server did not start: {error}")))
+    }
+
+    /// The store's first word, good or bad: publishes right after the start should not be refused for haste.
+    async fn wait_for_store(&self) {
+        let store = &self.edge.health.store;
+        wait_until(|| store.is_up() || store.reason().is_some()).await;
+    }
+
+    async fn wait_for_shards(&self, workers: usize) {
+        let actors = &self.edge.health.actors;
+        wait_until(|| (0..workers).all(|number| actors.get(&format!("shard/{number}")))).await;
+    }
+
+    /// Stops accepting, says good-bye to the clients, commits what waits.
+    async fn drain(&self, server: &ServerHandle, grace: Duration) {
+        self.edge.health.start_draining();
+        server.pause().await;
+        let finish = grace / FINISH_SHARE;
+        let drained = self.supervisor.send(Drain { spread: finish });
+        if tokio::time::timeout(grace - finish, drained).await.is_err() {
+            log::warn!(sessions = self.edge.metrics.sessions.get(); "grace period is over, leaving the rest");
+        }
+        let _ = tokio::time::timeout(finish, server.stop(true)).await;
+        log::info!(last_id = self.edge.position.last(); "stopped");
+    }
+}
+
+async fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + START_PATIENCE;
+    while !condition() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

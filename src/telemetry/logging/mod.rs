@@ -1,0 +1,147 @@
+//! Log lines on standard error, written so that logging never waits.
+//!
+//! A line is formatted where it is logged and put into a bounded queue; one thread writes what has gathered there.
+//! When standard error takes nothing (a blocked pipe, a full disk), lines are dropped and counted, and one line says
+//! how many once it takes bytes again.
+
+mod format;
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::panic::PanicHookInfo;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use env_logger::{Builder, Target, WriteStyle};
+use log::{Level, Record};
+
+use self::format::Style;
+use self::queue::Queue;
+use crate::config::{LogConfig, LogFormat};
+
+/// Lines waiting to be written and being written, in bytes. When full, further lines are dropped.
+const QUEUE_BYTES: usize = 4 << 20;
+
+/// How long a panicking thread waits for its last words to be written.
+const PANIC_FLUSH: Duration = Duration::from_millis(200);
+
+static HANDLE: OnceLock<LogHandle> = OnceLock::new();
+
+/// The running log.
+#[derive(Clone)]
+pub struct LogHandle {
+    queue: Arc<Queue>,
+}
+
+impl LogHandle {
+    /// Lines lost since the start, because the queue was full or could not be written.
+    pub fn dropped(&self) -> u64 {
+        self.queue.dropped()
+    }
+
+    /// Waits until all lines logged before are written; false when that took longer than `timeout`.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.queue.flush(timeout)
+    }
+}
+
+/// The log of this process, once [`init`] was called.
+pub fn handle() -> Option<&'static LogHandle> {
+    HANDLE.get()
+}
+
+/// Starts logging to standard error, and logs panics. `production` decides about the format `auto`.
+///
+/// Only the first call has an effect; fails only when the system grants no descriptor or thread.
+pub fn init(config: &LogConfig, production: bool) -> io::Result<LogHandle> {
+    if let Some(running) = handle() {
+        return Ok(running.clone());
+    }
+    let style = style(config.format, production);
+    // A descriptor of its own: whoever else writes to standard error is not locked out while it blocks.
+    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    let running = start(config, style, stderr, QUEUE_BYTES)?;
+    let handle = HANDLE.get_or_init(|| running.handle).clone();
+    if log::set_boxed_logger(Box::new(running.logger)).is_ok() {
+        log::set_max_level(running.max_level);
+        std::panic::set_hook(Box::new(log_panic));
+    }
+    Ok(handle)
+}
+
+struct Running {
+    logger: env_logger::Logger,
+    max_level: log::LevelFilter,
+    handle: LogHandle,
+}
+
+fn start(config: &LogConfig, style: Style, to: impl Write + Send + 'static, bytes: usize) -> io::Result<Running> {
+    let queue = Queue::start(to, bytes, move |count| format::dropped_notice(style, count))?;
+    let logger = Builder::new()
+        .parse_filters(&config.level)
+        .format(move |line, record| format::write_line(style, line, record))
+        .target(Target::Pipe(Box::new(Lines(Arc::clone(&queue)))))
+        // Colours are the business of `format`; nothing is to be stripped.
+        .write_style(WriteStyle::Always)
+        .build();
+    let max_level = logger.filter();
+    Ok(Running { logger, max_level, handle: LogHandle { queue } })
+}
+
+/// The end of the queue that the logger writes to: each write is one whole line.
+struct Lines(Arc<Queue>);
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn style(format: LogFormat, production: bool) -> Style {
+    let is_json = match format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => production,
+    };
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    match is_json {
+        true => Style::Json,
+        false => Style::Text { color: io::stderr().is_terminal() && !no_color },
+    }
+}
+
+/// One line for a panic, with a backtrace where `RUST_BACKTRACE` asks for one.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let message = info.payload_as_str().unwrap_or("a value that is not text");
+    let location = info.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let mut fields = vec![("location", log::kv::Value::from(location.as_str())), ("thread", thread.into())];
+    if let Some(backtrace) = &backtrace {
+        fields.push(("backtrace", backtrace.as_str().into()));
+    }
+    log::logger().log(
+        &Record::builder()
+            .level(Level::Error)
+            .target(module_path!())
+            .args(format_args!("panicked: {message}"))
+            .key_values(&fields.as_slice())
+            .build(),
+    );
+    if let Some(log) = handle() {
+        log.flush(PANIC_FLUSH);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! Who may do what.
+
+use std::net::IpAddr;
+
+use actix_web::HttpRequest;
+use actix_web::http::header;
+
+use super::{EdgeParts, peer};
+use crate::protocol::error::{ApiError, ErrorCode};
+
+/// Headers by which a proxy says that it stands in between.
+const FORWARDING: &[&str] = &["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"];
+
+/// Admits operators: whoever has the admin token, or without one configured, this machine itself.
+///
+/// "This machine" means a loopback peer that also names loopback in `Host`, so that no browser is tricked into it by
+/// DNS, and no sign of a proxy, which would make every caller look local.
+pub fn admin(req: &HttpRequest, parts: &EdgeParts) -> Result<(), ApiError> {
+    if !parts.admin_token.is_empty() {
+        let given = bearer(req).ok_or_else(|| ApiError::new(ErrorCode::Unauthorized, "send the admin token as Authorization: Bearer"))?;
+        if parts.admin_token.matches(given) {
+            return Ok(());
+        }
+        return Err(ApiError::new(ErrorCode::Unauthorized, "this is not the admin token"));
+    }
+    let local_peer = peer(req).is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+    let local_host = host(req).is_some_and(|host| names_loopback(&host));
+    let proxied = FORWARDING.iter().any(|name| req.headers().contains_key(*name));
+    if local_peer && local_host && !proxied {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Forbidden, "without ADMIN_TOKEN set, /admin answers only to loopback, unproxied"))
+}
+
+/// Admits browsers from the same origin and from configured ones. Other clients send no `Origin`.
+pub fn origin(req: &HttpRequest, parts: &EdgeParts) -> Result<(), ApiError> {
+    let Some(origin) = req.headers().get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    let same = authority.is_some_and(|a| host(req).is_some_and(|host| a.eq_ignore_ascii_case(&host)));
+    if same || parts.allowed_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)) {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Forbidden, "this origin is not in server.allowed_origins"))
+}
+
+fn bearer(req: &HttpRequest) -> Option<&str> {
+    let (scheme, token) = req.headers().get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// `Host` as the client sent it.
+fn host(req: &HttpRequest) -> Option<String> {
+    let header = req.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    header.map(str::to_owned).or_else(|| req.uri().authority().map(|authority| authority.to_string()))
+}
+
+fn names_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_loopback;
+
+    #[test]
+    fn knows_the_names_of_loopback() {
+        for host in ["localhost", "LOCALHOST:4300", "127.0.0.1", "127.8.9.1:80", "[::1]", "[::1]:4300"] {
+            assert!(names_loopback(host), "{host}");
+        }
+        for host in ["example.com", "127.0.0.1.example.com", "localhost.example.com:80", "[::2]:80", "10.0.0.1", ""] {
+            assert!(!names_loopback(host), "{host}");
+        }
+    }
+}

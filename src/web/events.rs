@@ -1,0 +1,119 @@
+//! `GET /events` and `GET /events/{id}`.
+
+use actix_web::http::header::LINK;
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::Edge;
+use super::query::{Query, invalid};
+use super::reply::{self, Refusal};
+use crate::domain::event::{EventId, Timestamp};
+use crate::domain::pattern::Pattern;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::event_json::write_event;
+use crate::storage::{EventPage, EventQuery, Order, StoreError, StoreErrorKind};
+
+const PARAMETERS: &[&str] =
+    &["event_name", "after", "before", "since", "until", "source", "status", "key", "limit", "order"];
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+/// A page of events.
+pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let query = Query::parse(&req, PARAMETERS, &["event_name"])?;
+    let (events, reachable) = event_query(&query)?;
+    let order = events.order;
+    let page = if reachable {
+        edge.parts.reader.query(events).await.map_err(|error| read_error(&error))?
+    } else {
+        EventPage { events: Vec::new(), has_more_before: false, has_more_after: false }
+    };
+    let mut data = Vec::with_capacity(page.events.len() * 256);
+    data.push(b'[');
+    for (k, event) in page.events.iter().enumerate() {
+        if k > 0 {
+            data.push(b',');
+        }
+        write_event(&mut data, event);
+    }
+    data.push(b']');
+    let mut response = reply::ok_builder();
+    for link in links(&query, &page, order) {
+        response.append_header((LINK, link));
+    }
+    Ok(response.body(reply::envelope("success", &data)))
+}
+
+/// One event.
+pub async fn one(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
+    let unknown = || ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}"));
+    let number: EventId = id.parse().map_err(|_| unknown())?;
+    let event = edge.parts.reader.event(number).await.map_err(|error| read_error(&error))?;
+    let mut data = Vec::new();
+    write_event(&mut data, &event.ok_or_else(unknown)?);
+    Ok(reply::ok("success", &data))
+}
+
+/// The query, and whether it can match anything at all.
+fn event_query(query: &Query<'_>) -> Result<(EventQuery, bool), ApiError> {
+    let patterns = query
+        .all("event_name")
+        .map(|text| Pattern::parse(text).map_err(|reason| invalid("event_name", &reason.to_string())))
+        .collect::<Result<_, _>>()?;
+    let id = |text: &str| text.parse::<EventId>().ok().filter(|id| *id >= 0);
+    let expected_id = "an event id: an integer from 0";
+    let expected_time = "an RFC 3339 time like 2026-01-31T12:00:00Z";
+    let limit = query.read("limit", "an integer from 1 to 1000", |text| {
+        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+    })?;
+    let order = query.read("order", "asc or desc", |text| match text {
+        "asc" => Some(Order::Asc),
+        "desc" => Some(Order::Desc),
+        _ => None,
+    })?;
+    // Without services nothing is ever pending or failed.
+    let reachable = query.read("status", "one of processed, pending, failed", |text| match text {
+        "processed" => Some(true),
+        "pending" | "failed" => Some(false),
+        _ => None,
+    })?;
+    let events = EventQuery {
+        patterns,
+        after: query.read("after", expected_id, id)?,
+        before: query.read("before", expected_id, id)?,
+        since: query.read("since", expected_time, Timestamp::parse)?,
+        until: query.read("until", expected_time, Timestamp::parse)?,
+        source: query.one("source").map(str::to_owned),
+        key: query.one("key").map(str::to_owned),
+        limit: limit.unwrap_or(DEFAULT_LIMIT),
+        order: order.unwrap_or(Order::Asc),
+    };
+    Ok((events, reachable.unwrap_or(true)))
+}
+
+/// `next` goes on in the order of the page, `prev` goes back.
+fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<String> {
+    let (Some(first), Some(last)) = (page.events.first(), page.events.last()) else {
+        return Vec::new();
+    };
+    let (oldest, newest) = (first.id.min(last.id), first.id.max(last.id));
+    let cursors = ["after", "before"];
+    let newer = page.has_more_after.then(|| query.rewritten(&cursors, ("after", newest)));
+    let older = page.has_more_before.then(|| query.rewritten(&cursors, ("before", oldest)));
+    let (next, prev) = match order {
+        Order::Asc => (newer, older),
+        Order::Desc => (older, newer),
+    };
+    let link = |query: Option<String>, rel: &str| query.map(|query| format!(r#"</events?{query}>; rel="{rel}""#));
+    link(next, "next").into_iter().chain(link(prev, "prev")).collect()
+}
+
+/// What a reader is told when the store did not answer.
+fn read_error(error: &StoreError) -> ApiError {
+    let code = match error.kind {
+        StoreErrorKind::Busy => ErrorCode::Overloaded,
+        _ => ErrorCode::StoreUnavailable,
+    };
+    ApiError::new(code, format!("the store cannot be read: {error}")).retry_after(std::time::Duration::from_secs(1))
+}

@@ -1,0 +1,93 @@
+//! Around every request: its id, and how long it took.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use prometheus::Histogram;
+
+use super::Edge;
+use crate::telemetry::metrics::Metrics;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_REQUEST_ID: usize = 128;
+
+/// What one worker needs to observe its requests without look-ups by text.
+pub struct Observer {
+    metrics: Arc<Metrics>,
+    durations: RefCell<HashMap<(&'static str, &'static str, u16), Histogram>>,
+    /// Request ids of this worker begin with this: unique per process start and worker.
+    prefix: String,
+    requests: Cell<u64>,
+}
+
+impl Observer {
+    pub fn new(metrics: &Arc<Metrics>, worker: usize) -> Self {
+        let prefix = format!("{:012x}{worker:02x}-", rand::random::<u64>() >> 16);
+        Self { metrics: Arc::clone(metrics), durations: RefCell::default(), prefix, requests: Cell::new(0) }
+    }
+
+    fn new_request_id(&self) -> HeaderValue {
+        self.requests.set(self.requests.get() + 1);
+        let id = format!("{}{:x}", self.prefix, self.requests.get());
+        HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("-"))
+    }
+
+    fn answered(&self, method: &'static str, route: &'static str, code: u16, begin: Instant) {
+        let mut durations = self.durations.borrow_mut();
+        let duration = durations.entry((method, route, code)).or_insert_with(|| {
+            self.metrics.http_duration.with_label_values(&[method, route, &code.to_string()])
+        });
+        duration.observe(begin.elapsed().as_secs_f64());
+        if route.starts_with("/publish") {
+            self.metrics.publishes.with_label_values(&[&code.to_string()]).inc();
+        }
+    }
+}
+
+/// The middleware.
+pub async fn observe<B: MessageBody>(
+    req: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let begin = Instant::now();
+    let Some(edge) = req.app_data::<Data<Edge>>().cloned() else {
+        return next.call(req).await;
+    };
+    let given = req.headers().get(&REQUEST_ID).filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
+    let id = given.cloned().unwrap_or_else(|| edge.observer.new_request_id());
+    let (method, route) = (method_label(req.method().as_str()), route_label(req.path()));
+    let mut response = next.call(req).await?;
+    let code = response.status().as_u16();
+    edge.observer.answered(method, route, code, begin);
+    if code >= 500 || edge.parts.log_activity {
+        let level = if code == 500 { log::Level::Error } else { log::Level::Debug };
+        let level = if edge.parts.log_activity { log::Level::Info } else { level };
+        log::log!(target: "event_handler::http", level, request_id = id.to_str().unwrap_or("-"), method, route, code; "answered");
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    Ok(response)
+}
+
+/// A bounded set, whatever clients send.
+fn method_label(method: &str) -> &'static str {
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"].into_iter().find(|m| *m == method).unwrap_or("other")
+}
+
+fn route_label(path: &str) -> &'static str {
+    const EXACT: &[&str] = &[
+        "/publish", "/publish/batch", "/events", "/ws", "/health", "/health/live", "/health/ready", "/metrics",
+        "/admin/actors", "/admin/sessions",
+    ];
+    match EXACT.iter().find(|route| **route == path) {
+        Some(route) => route,
+        None if path.starts_with("/events/") => "/events/{id}",
+        None => "unmatched",
+    }
+}

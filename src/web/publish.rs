@@ -1,0 +1,121 @@
+//! `POST /publish` and `POST /publish/batch`.
+
+use std::time::Instant;
+
+use actix_web::http::header::HeaderMap;
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::reply::{self, Refusal};
+use super::{Edge, body};
+use crate::actors::session::{append_error, key_reused};
+use crate::domain::event::{Append, AppendOutcome, EventId};
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::event_json::write_event;
+use crate::protocol::publish::{PublishHeaders, parse_array, parse_event, parse_ndjson};
+
+const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
+
+/// One event.
+pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let limits = &edge.parts.limits;
+    body::content_type(&req, &[JSON])?;
+    let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
+    let event = parse_event(&body, &headers(req.headers())?, &edge.parts.rules)?;
+    let name = event.name.clone();
+    let (id, replayed) = match commit(&edge, Append::single(event)).await? {
+        AppendOutcome::Stored { last_id, replayed: 0, .. } => (last_id, false),
+        AppendOutcome::Stored { last_id, .. } | AppendOutcome::Replayed { last_id, .. } => (last_id, true),
+        AppendOutcome::KeyReused { .. } => return Err(key_reused().into()),
+    };
+    let message = format!("Event '{name}' published.");
+    let mut response = reply::ok_builder();
+    response.insert_header(("Event-Id", id));
+    if replayed {
+        response.insert_header(("Idempotent-Replayed", "true"));
+    }
+    if !wants_representation(&req) {
+        return Ok(response.body(reply::envelope(&message, b"null")));
+    }
+    response.insert_header(("Preference-Applied", "return=representation"));
+    Ok(response.body(reply::envelope(&message, &representation(&edge, id).await?)))
+}
+
+/// Many events, all or none.
+pub async fn publish_batch(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let limits = &edge.parts.limits;
+    let kind = body::content_type(&req, &[JSON, NDJSON])?;
+    let body = body::read(&req, payload, limits.max_batch_body, limits.body_timeout).await?;
+    let headers = headers(req.headers())?;
+    let append = match kind {
+        NDJSON => parse_ndjson(&body, &headers, &edge.parts.rules)?,
+        _ => parse_array(&body, &headers, &edge.parts.rules)?,
+    };
+    let count = append.events.len();
+    let (first_id, last_id, replayed) = match commit(&edge, append).await? {
+        AppendOutcome::Stored { first_id, last_id, replayed } => (first_id, last_id, replayed as usize),
+        AppendOutcome::Replayed { first_id, last_id } => (first_id, last_id, count),
+        AppendOutcome::KeyReused { index } => return Err(key_reused().with("index", index).into()),
+    };
+    let mut response = reply::ok_builder();
+    let mut data = format!(r#"{{"count":{count},"first_id":{first_id},"last_id":{last_id}"#);
+    if replayed == count {
+        response.insert_header(("Idempotent-Replayed", "true"));
+    } else if replayed > 0 {
+        data.push_str(&format!(r#","replayed":{replayed}"#));
+    }
+    data.push('}');
+    Ok(response.body(reply::envelope(&format!("{count} events published."), data.as_bytes())))
+}
+
+/// Stores and waits for the commit.
+async fn commit(edge: &Edge, append: Append) -> Result<AppendOutcome, ApiError> {
+    let parts = &edge.parts;
+    if parts.health.is_draining() {
+        return Err(retry_soon(ErrorCode::Draining, "the process is shutting down"));
+    }
+    if !parts.health.store.is_up() {
+        let reason = parts.health.store.reason().unwrap_or_else(|| "it has not been opened yet".into());
+        return Err(retry_soon(ErrorCode::StoreUnavailable, format!("the store is unavailable: {reason}")));
+    }
+    let begin = Instant::now();
+    let outcome = edge.worker.intake.append(append).await.map_err(|failure| append_error(&failure))?;
+    parts.metrics.publish_duration.observe(begin.elapsed().as_secs_f64());
+    Ok(outcome)
+}
+
+fn retry_soon(code: ErrorCode, message: impl Into<String>) -> ApiError {
+    ApiError::new(code, message).retry_after(std::time::Duration::from_secs(1))
+}
+
+fn headers(headers: &HeaderMap) -> Result<PublishHeaders<'_>, ApiError> {
+    let idempotency_key = match headers.get("idempotency-key") {
+        Some(value) => Some(value.to_str().map_err(|_| {
+            ApiError::field(ErrorCode::InvalidField, "Idempotency-Key", "must be visible ASCII")
+        })?),
+        None => None,
+    };
+    // A trace context that cannot be read is as good as none (W3C Trace Context, section 3.2).
+    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    Ok(PublishHeaders { traceparent, idempotency_key })
+}
+
+/// RFC 7240: `Prefer: return=representation`.
+fn wants_representation(req: &HttpRequest) -> bool {
+    let preferences = req.headers().get_all("prefer").filter_map(|value| value.to_str().ok());
+    preferences.flat_map(|value| value.split(',')).any(|p| {
+        let preference = p.split(';').next().unwrap_or_default().trim();
+        preference.eq_ignore_ascii_case("return=representation")
+    })
+}
+
+async fn representation(edge: &Edge, id: EventId) -> Result<Vec<u8>, ApiError> {
+    let mut data = Vec::new();
+    match edge.parts.reader.event(id).await {
+        Ok(Some(event)) => write_event(&mut data, &event),
+        // Committed all the same: the answer stays a success.
+        Ok(None) | Err(_) => data.extend_from_slice(b"null"),
+    }
+    Ok(data)
+}

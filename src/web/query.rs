@@ -1,0 +1,60 @@
+//! Query parameters: every one known, single ones given once.
+
+use std::borrow::Cow;
+
+use actix_web::HttpRequest;
+use url::form_urlencoded;
+
+use crate::protocol::error::{ApiError, ErrorCode};
+
+/// The parameters of a request, decoded, in order.
+#[derive(Debug)]
+pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Query<'a> {
+    /// Refuses parameters that are not in `known`, and those given twice that are not in `repeatable`.
+    pub fn parse(req: &'a HttpRequest, known: &[&str], repeatable: &[&str]) -> Result<Self, ApiError> {
+        let pairs: Vec<_> = form_urlencoded::parse(req.query_string().as_bytes()).collect();
+        for (k, (name, _)) in pairs.iter().enumerate() {
+            if !known.contains(&&**name) {
+                return Err(ApiError::unknown(ErrorCode::UnknownParameter, name, known));
+            }
+            if !repeatable.contains(&&**name) && pairs[..k].iter().any(|(earlier, _)| earlier == name) {
+                return Err(invalid(name, "given twice"));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// All values of a parameter.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| &**value)
+    }
+
+    /// The value of a parameter.
+    pub fn one(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    /// The value of a parameter, read by `parse`; `expected` completes "must be …".
+    pub fn read<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, ApiError> {
+        let Some(value) = self.one(name) else { return Ok(None) };
+        parse(value).map(Some).ok_or_else(|| invalid(name, &format!("must be {expected}")))
+    }
+
+    /// The query with `set` in place of the parameters in `without`.
+    pub fn rewritten(&self, without: &[&str], set: (&str, i64)) -> String {
+        let kept = self.0.iter().filter(|(name, _)| !without.contains(&&**name));
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).append_pair(set.0, &set.1.to_string()).finish()
+    }
+}
+
+/// The error of a parameter with an invalid value.
+pub fn invalid(name: &str, reason: &str) -> ApiError {
+    ApiError::field(ErrorCode::InvalidParameter, name, reason)
+}

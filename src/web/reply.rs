@@ -1,0 +1,88 @@
+//! Answers: the envelope `{"status","message","data"}`, for success and for every error alike.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, ContentType, HeaderValue};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
+use serde_json::{Value, json};
+
+use crate::protocol::error::{ApiError, ErrorCode};
+
+/// A 200 whose `data` is given as JSON text. `message` must need no escaping.
+pub fn ok(message: &str, data: &[u8]) -> HttpResponse {
+    builder(StatusCode::OK).body(envelope(message, data))
+}
+
+/// A 200 to be given more headers, and its body.
+pub fn ok_builder() -> HttpResponseBuilder {
+    builder(StatusCode::OK)
+}
+
+/// The envelope of a success. `message` must need no escaping.
+pub fn envelope(message: &str, data: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(message.len() + data.len() + 48);
+    body.extend_from_slice(br#"{"status":"ok","message":""#);
+    body.extend_from_slice(message.as_bytes());
+    body.extend_from_slice(br#"","data":"#);
+    body.extend_from_slice(data);
+    body.push(b'}');
+    body
+}
+
+/// The answer to a request that failed.
+pub fn refuse(error: &ApiError) -> HttpResponse {
+    let status = StatusCode::from_u16(error.code().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut data = error.details().clone();
+    data.insert("code".into(), error.code().as_str().into());
+    let mut response = builder(status);
+    if let Some(after) = error.retry() {
+        // Whole seconds, and never none.
+        let seconds = after.as_secs_f64().ceil().max(1.0);
+        response.insert_header((header::RETRY_AFTER, format!("{seconds:.0}")));
+    }
+    match error.code() {
+        ErrorCode::Unauthorized => {
+            response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        }
+        ErrorCode::UpgradeRequired => {
+            response.insert_header((header::UPGRADE, HeaderValue::from_static("websocket")));
+            response.insert_header((header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")));
+        }
+        _ => {}
+    }
+    let body = json!({ "status": "error", "message": error.message(), "data": Value::Object(data) });
+    response.body(body.to_string())
+}
+
+fn builder(status: StatusCode) -> HttpResponseBuilder {
+    let mut response = HttpResponse::build(status);
+    response.insert_header(ContentType::json());
+    response
+}
+
+/// An [`ApiError`] on its way out of an endpoint.
+#[derive(Debug)]
+pub struct Refusal(pub ApiError);
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl ResponseError for Refusal {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.0.code().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        refuse(&self.0)
+    }
+}
