@@ -85,16 +85,14 @@ impl Report {
         self.records.iter().map(|record| record.faults.len()).sum()
     }
 
-    /// Medians over the rounds; below each case, how the others compare with `base`.
+    /// Medians over the rounds; below the lines of other systems, how `base` compares with them.
     pub fn print(&self, scenario: &str, base: &str) {
         let records = || self.records.iter().filter(|record| record.scenario == scenario);
-        let Some(heads) = records().find(|record| !record.figures.is_empty()) else {
-            records().for_each(print_faults);
-            return;
-        };
-        print!("{:<40} {:<16}", "case", "system");
-        heads.figures.iter().for_each(|(name, _)| print!(" {name:>15}"));
-        println!();
+        if let Some(heads) = records().find(|record| !record.figures.is_empty()) {
+            print!("{:<44} {:<18}", "case", "system");
+            heads.figures.iter().for_each(|(name, _)| print!("  {name:>WIDTH$}"));
+            println!();
+        }
         let mut cases: Vec<&str> = Vec::new();
         for record in records() {
             if !cases.contains(&record.case.as_str()) {
@@ -102,21 +100,18 @@ impl Report {
             }
         }
         for case in cases {
-            let of_case = || records().filter(move |record| record.case == case);
+            let of_case = || records().filter(move |record| record.case == case && !record.figures.is_empty());
             let reference = of_case().find(|record| record.subject == base);
             for record in of_case() {
-                print!("{case:<40} {:<16}", record.subject);
-                record.medians().for_each(|(_, value)| print!(" {:>15}", digits(value)));
+                print!("{case:<44} {:<18}", record.subject);
+                record.medians().for_each(|(name, value)| print!("  {:>1$}", digits(value), width(name)));
                 println!();
                 if let Some(reference) = reference.filter(|reference| reference.subject != record.subject) {
-                    print!("{:<40} {:<16}", "", format!("  {base} is"));
-                    let pairs = reference.medians().zip(record.medians());
-                    pairs.for_each(|((_, ours), (_, theirs))| print!(" {:>15}", format!("× {:.2}", ours / theirs)));
-                    println!();
+                    print_ratios(reference, record);
                 }
-                print_faults(record);
             }
         }
+        records().for_each(print_faults);
     }
 
     pub fn write_json(&self, path: &Path, machine: &Machine, subjects: &[Subject], load: &Value) -> io::Result<()> {
@@ -139,6 +134,22 @@ impl Report {
         let report = json!({"machine": machine.to_json(), "load": load, "systems": systems, "results": records});
         fs::write(path, serde_json::to_string_pretty(&report)?)
     }
+}
+
+fn print_ratios(ours: &Record, theirs: &Record) {
+    print!("{:<44} {:<18}", "", format!("  {} is", ours.subject));
+    for ((name, ours), (_, theirs)) in ours.medians().zip(theirs.medians()) {
+        let ratio = if name.ends_with('%') { String::new() } else { format!("× {:.2}", ours / theirs) };
+        print!("  {ratio:>0$}", width(name));
+    }
+    println!();
+}
+
+/// Columns are as wide as their names, and at least this.
+const WIDTH: usize = 9;
+
+fn width(name: &str) -> usize {
+    name.chars().count().max(WIDTH)
 }
 
 fn print_faults(record: &Record) {
