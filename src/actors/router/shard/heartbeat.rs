@@ -55,18 +55,20 @@ impl Shard {
         }
         self.parts.metrics.queued(self.number, self.queues.budget.used(), self.recent.bytes());
         self.parts.metrics.lag(self.number, self.greatest_lag());
-        // A hint was lost, or a fill failed: the store has more than was routed.
-        if self.head.is_some_and(|head| self.parts.position.last() > head) {
-            if self.head == self.head_at_last_beat {
-                if self.seats.is_empty() {
-                    self.head = Some(self.parts.position.last());
-                    self.recent.restart(self.head());
-                } else {
-                    self.fill_gap(ctx);
-                }
-            }
-        }
+        self.heal(ctx);
         self.head_at_last_beat = self.head;
+    }
+
+    /// A head that stands still before the end of the log has missed a hint, or a read has failed.
+    fn heal(&mut self, ctx: &mut Context<Self>) {
+        let last = self.parts.position.last();
+        let stuck = self.head == self.head_at_last_beat && self.head.is_some_and(|head| last > head);
+        if stuck && self.seats.is_empty() {
+            self.head = Some(last);
+            self.recent.restart(last);
+        } else if stuck {
+            self.fill_gap(ctx);
+        }
     }
 
     fn greatest_lag(&self) -> i64 {
