@@ -28,7 +28,7 @@ use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptio
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{ConnectionSocket, InboundLimits};
-use crate::web::{self, Edge, EdgeLimits, EdgeParts};
+use crate::web::{self, Edge, EdgeLimits, EdgeParts, SupervisorAddresses};
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: u32 = 4096;
@@ -52,8 +52,8 @@ pub enum ServeError {
 
 /// The store that the configuration names.
 pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
-    let url = StoreUrl::parse(config.store.url.expose())
-        .map_err(|error| config.error_at("store.url", error.to_string()))?;
+    let url =
+        StoreUrl::parse(config.store.url.expose()).map_err(|error| config.error_at("store.url", error.to_string()))?;
     Ok(StoreOptions {
         url,
         durability: match config.store.durability {
@@ -246,9 +246,13 @@ impl Node {
             position,
             health,
             metrics,
-            supervisor: supervisor.clone().recipient(),
-            #[cfg(feature = "fault-injection")]
-            faults: supervisor.clone().recipient(),
+            supervisor: SupervisorAddresses {
+                observe: supervisor.clone().recipient(),
+                close_session: supervisor.clone().recipient(),
+                drain: supervisor.clone().recipient(),
+                #[cfg(feature = "fault-injection")]
+                inject_panic: supervisor.clone().recipient(),
+            },
             log_activity,
         };
         Ok(Self {
@@ -317,7 +321,7 @@ impl Node {
         self.edge.health.start_draining();
         server.pause().await;
         let finish = grace / FINISH_SHARE;
-        let drained = self.supervisor.send(Drain { spread: finish });
+        let drained = self.supervisor.send(Drain { spread: finish, finish: true });
         if tokio::time::timeout(grace - finish, drained).await.is_err() {
             log::warn!(sessions = self.edge.metrics.sessions.get(); "grace period is over, leaving the rest");
         }

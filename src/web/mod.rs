@@ -18,12 +18,14 @@ use std::time::Duration;
 
 use actix::prelude::Recipient;
 use actix_web::http::{Method, header};
+use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, Resource, web};
 
 use self::reply::Refusal;
 use crate::actors::log_position::LogPosition;
+use crate::actors::router::messages::CloseSession;
 use crate::actors::router::worker::Worker;
-use crate::actors::supervisor::messages::ObserveTree;
+use crate::actors::supervisor::messages::{Drain, ObserveTree};
 use crate::config::Secret;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::PublishRules;
@@ -45,10 +47,18 @@ pub struct EdgeParts {
     pub position: Arc<LogPosition>,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
-    pub supervisor: Recipient<ObserveTree>,
-    #[cfg(feature = "fault-injection")]
-    pub faults: Recipient<crate::actors::supervisor::messages::InjectPanic>,
+    pub supervisor: SupervisorAddresses,
     pub log_activity: bool,
+}
+
+/// What operators can ask of the supervisor.
+#[derive(Clone)]
+pub struct SupervisorAddresses {
+    pub observe: Recipient<ObserveTree>,
+    pub close_session: Recipient<CloseSession>,
+    pub drain: Recipient<Drain>,
+    #[cfg(feature = "fault-injection")]
+    pub inject_panic: Recipient<crate::actors::supervisor::messages::InjectPanic>,
 }
 
 /// Bounds at the edge.
@@ -93,11 +103,19 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(get("/health/live").route(web::get().to(health::live)).route(web::head().to(health::live)))
         .service(get("/health/ready").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(get("/metrics").route(web::get().to(health::metrics)).route(web::head().to(health::metrics)))
-        .service(get("/admin/actors").route(web::get().to(admin::actors)))
-        .service(get("/admin/sessions").route(web::get().to(admin::sessions)))
+        .service(web::scope("/admin").wrap(from_fn(access::guard_admin)).configure(admin_routes))
+        .default_service(web::to(not_found));
+}
+
+fn admin_routes(config: &mut web::ServiceConfig) {
+    config
+        .service(get("/actors").route(web::get().to(admin::actors)))
+        .service(get("/sessions").route(web::get().to(admin::sessions)))
+        .service(resource("/sessions/{id}", &[Method::DELETE]).route(web::delete().to(admin::close_session)))
+        .service(resource("/drain", &[Method::POST]).route(web::post().to(admin::drain)))
         .default_service(web::to(not_found));
     #[cfg(feature = "fault-injection")]
-    config.service(resource("/admin/fault/{actor}", &[Method::POST]).route(web::post().to(admin::fault)));
+    config.service(resource("/fault/{actor}", &[Method::POST]).route(web::post().to(admin::fault)));
 }
 
 fn get(path: &str) -> Resource {

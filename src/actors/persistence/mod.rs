@@ -18,7 +18,9 @@ use actix::{ActorFutureExt, fut};
 use tokio::sync::oneshot;
 
 use self::intake::Backlog;
-use self::messages::{AppendEvents, AppendFailure, AppendReply, ConnectRouter, EventsCommitted, FinishCommits, Observe};
+use self::messages::{
+    AppendEvents, AppendFailure, AppendReply, ConnectRouter, EventsCommitted, FinishCommits, Observe,
+};
 use self::store_watch::StoreWatch;
 use super::log_position::LogPosition;
 use super::mailbox::{Depth, Mailbox};

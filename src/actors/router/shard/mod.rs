@@ -31,8 +31,8 @@ pub use self::lobby::Lobby;
 use self::recent::RecentEvents;
 use self::seat::{Beat, Link, Mode, Seat, Subscription};
 use super::messages::{
-    CloseSubscription, DrainSessions, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch, Seated,
-    SessionClosed,
+    CloseSession, CloseSubscription, DrainSessions, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch,
+    Seated, SessionClosed,
 };
 use crate::actors::log_position::LogPosition;
 use crate::actors::mailbox::Depth;
@@ -183,15 +183,8 @@ impl Shard {
     fn deliver(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
         let head = self.head();
         let room = Room { queues: &self.queues, limits: self.queue_limits() };
-        let tally = self.fan_out.deliver(
-            &batch,
-            head,
-            &self.index,
-            &self.members,
-            &mut self.seats,
-            &room,
-            &mut self.behind,
-        );
+        let tally =
+            self.fan_out.deliver(&batch, head, &self.index, &self.members, &mut self.seats, &room, &mut self.behind);
         self.parts.metrics.pushed(tally.frames, tally.bytes);
         if self.parts.log_activity {
             for event in &batch.events {
@@ -328,13 +321,7 @@ impl Shard {
 
 static SESSIONS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
 
-fn set_envelope(
-    seat: &mut Seat,
-    members: &mut [Vec<Member>],
-    key: usize,
-    topic: usize,
-    envelope: Envelope,
-) {
+fn set_envelope(seat: &mut Seat, members: &mut [Vec<Member>], key: usize, topic: usize, envelope: Envelope) {
     for subscription in seat.subscriptions.iter_mut().filter(|s| s.topic == topic) {
         subscription.envelope = envelope;
     }
@@ -431,9 +418,17 @@ impl Handler<ListSubscriptions> for Shard {
     fn handle(&mut self, request: ListSubscriptions, _: &mut Self::Context) {
         let ListSubscriptions { seated, id } = request;
         let Some(seat) = self.seats.get(seated.seat).filter(|seat| seat.session == seated.session) else { return };
-        let subscriptions =
-            seat.subscriptions.iter().filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope)));
+        let subscriptions = seat.subscriptions.iter().filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope)));
         seat.link.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions).as_bytes()));
+    }
+}
+
+impl Handler<CloseSession> for Shard {
+    type Result = bool;
+
+    fn handle(&mut self, CloseSession(session): CloseSession, _: &mut Self::Context) -> bool {
+        let seat = self.seats.iter().map(|(_, seat)| seat).find(|seat| seat.session == session);
+        seat.inspect(|seat| self.close(seat, CloseReason::Policy)).is_some()
     }
 }
 
