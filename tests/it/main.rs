@@ -11,6 +11,7 @@ mod health;
 mod http;
 mod kill_storm;
 mod lifecycle;
+mod outage;
 mod publish;
 mod python;
 mod read;
