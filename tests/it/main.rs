@@ -7,6 +7,8 @@ mod admin;
 mod batch;
 mod commands;
 mod config;
+#[cfg(feature = "fault-injection")]
+mod faults;
 mod health;
 mod http;
 mod kill_storm;
