@@ -79,7 +79,6 @@ fn names_and_patterns_filter() {
             ("?event_name=user.created", &[5][..]),
             ("?event_name=auction.*.bid", &[1, 2]),
             ("?event_name=auction.%3E", &[1, 2, 3]),
-            ("?event_name=auction.%3E", &[1, 2, 3]),
             ("?event_name=*", &[4]),
             ("?event_name=*.*", &[5]),
             ("?event_name=%3E", &[1, 2, 3, 4, 5]),
