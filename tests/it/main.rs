@@ -7,6 +7,7 @@ mod admin;
 mod batch;
 mod commands;
 mod config;
+mod faults;
 mod health;
 mod http;
 mod kill_storm;

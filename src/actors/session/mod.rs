@@ -77,6 +77,14 @@ impl Session {
         self.link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
     }
 
+    /// Nothing more is said but why it failed, if it did.
+    fn leave(&self) {
+        if std::thread::panicking() {
+            self.close(CloseReason::SessionFailed);
+        }
+        self.link.outbox.end();
+    }
+
     fn read(&mut self, text: &str, ctx: &mut Context<Self>) {
         self.parts.metrics.frames_in.inc();
         // Taken before anything else: what is published after this request was read is not missed (LP-1).
@@ -151,17 +159,14 @@ impl Actor for Session {
 
     /// The end of the input ends the session; the connection goes when its outbox is empty.
     fn stopping(&mut self, _: &mut Self::Context) -> Running {
-        self.link.outbox.end();
+        self.leave();
         Running::Stop
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.close(CloseReason::SessionFailed);
-        }
-        self.link.outbox.end();
+        self.leave();
         // One message per session: unbounded sending is bounded by that.
         self.parts.shard.session_closed.do_send(SessionClosed(self.seated));
     }
