@@ -28,7 +28,7 @@ use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptio
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{ConnectionSocket, InboundLimits};
-use crate::web::{self, Edge, EdgeLimits, EdgeParts};
+use crate::web::{self, Edge, EdgeLimits, EdgeParts, SupervisorAddresses};
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: u32 = 4096;
@@ -52,8 +52,8 @@ pub enum ServeError {
 
 /// The store that the configuration names.
 pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
-    let url = StoreUrl::parse(config.store.url.expose())
-        .map_err(|error| config.error_at("store.url", error.to_string()))?;
+    let url =
+        StoreUrl::parse(config.store.url.expose()).map_err(|error| config.error_at("store.url", error.to_string()))?;
     Ok(StoreOptions {
         url,
         durability: match config.store.durability {
@@ -88,13 +88,14 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let handle = server.handle();
     let server = actix_rt::spawn(server);
     node.wait_for_shards(workers).await;
+    let mut signals = StopSignals::listen();
     log::info!(addr:% = address, workers, store:% = node.store_name, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
     if !address.ip().is_loopback() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
 
     tokio::select! {
-        () = stop_signal() => {}
+        () = signals.stop() => {}
         reason = escalation => {
             let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
             return Err(ServeError::Escalated(reason));
@@ -126,31 +127,41 @@ fn listen(config: &Config) -> Result<TcpListener, ServeError> {
     listen().map_err(failed)
 }
 
-/// The first SIGTERM or SIGINT; a second one ends the process at once.
-async fn stop_signal() {
-    let receive = |kind| signal(kind).ok();
-    let (mut terminate, mut interrupt) = (receive(SignalKind::terminate()), receive(SignalKind::interrupt()));
-    let name = next_signal(&mut terminate, &mut interrupt).await;
-    log::info!(signal = name; "shutting down");
-    actix_rt::spawn(async move {
-        let name = next_signal(&mut terminate, &mut interrupt).await;
-        log::warn!(signal = name; "shutting down at once");
-        std::process::exit(1);
-    });
+/// The signals that end the process; received from the moment this is made.
+struct StopSignals {
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
 }
 
-async fn next_signal(terminate: &mut Option<Signal>, interrupt: &mut Option<Signal>) -> &'static str {
-    async fn next(signal: &mut Option<Signal>) {
-        match signal {
-            Some(signal) => {
-                signal.recv().await;
-            }
-            None => std::future::pending().await,
-        }
+impl StopSignals {
+    fn listen() -> Self {
+        let receive = |kind| signal(kind).inspect_err(|error| log::warn!(error:%; "a signal cannot be received")).ok();
+        Self { terminate: receive(SignalKind::terminate()), interrupt: receive(SignalKind::interrupt()) }
     }
-    tokio::select! {
-        () = next(terminate) => "SIGTERM",
-        () = next(interrupt) => "SIGINT",
+
+    /// The first SIGTERM or SIGINT; from then on another one ends the process at once.
+    async fn stop(&mut self) {
+        log::info!(signal = self.next().await; "shutting down");
+        let mut again = Self { terminate: self.terminate.take(), interrupt: self.interrupt.take() };
+        actix_rt::spawn(async move {
+            log::warn!(signal = again.next().await; "shutting down at once");
+            std::process::exit(1);
+        });
+    }
+
+    async fn next(&mut self) -> &'static str {
+        async fn received(signal: &mut Option<Signal>) {
+            match signal {
+                Some(signal) => {
+                    signal.recv().await;
+                }
+                None => std::future::pending().await,
+            }
+        }
+        tokio::select! {
+            () = received(&mut self.terminate) => "SIGTERM",
+            () = received(&mut self.interrupt) => "SIGINT",
+        }
     }
 }
 
@@ -246,9 +257,13 @@ impl Node {
             position,
             health,
             metrics,
-            supervisor: supervisor.clone().recipient(),
-            #[cfg(feature = "fault-injection")]
-            faults: supervisor.clone().recipient(),
+            supervisor: SupervisorAddresses {
+                observe: supervisor.clone().recipient(),
+                close_session: supervisor.clone().recipient(),
+                drain: supervisor.clone().recipient(),
+                #[cfg(feature = "fault-injection")]
+                inject_panic: supervisor.clone().recipient(),
+            },
             log_activity,
         };
         Ok(Self {
@@ -317,7 +332,7 @@ impl Node {
         self.edge.health.start_draining();
         server.pause().await;
         let finish = grace / FINISH_SHARE;
-        let drained = self.supervisor.send(Drain { spread: finish });
+        let drained = self.supervisor.send(Drain { spread: finish, finish: true });
         if tokio::time::timeout(grace - finish, drained).await.is_err() {
             log::warn!(sessions = self.edge.metrics.sessions.get(); "grace period is over, leaving the rest");
         }

@@ -11,7 +11,8 @@ use crate::domain::event::Event;
 /// Appends the event as `/events` shows it.
 pub fn write_event(out: &mut Vec<u8>, event: &Event) {
     let Event { id, created_at, name, payload, source, priority, key, metadata, traceparent } = event;
-    let _ = write!(out, r#"{{"id":{id},"event_name":"{name}","payload":{payload},"created_at":"{created_at}","source":"#);
+    let _ =
+        write!(out, r#"{{"id":{id},"event_name":"{name}","payload":{payload},"created_at":"{created_at}","source":"#);
     write_string(out, source);
     // Without services there is nothing left to deliver.
     let _ = write!(out, r#","status":"processed","priority":"{}""#, priority.as_str());

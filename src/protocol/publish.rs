@@ -13,8 +13,7 @@ use crate::domain::event::{Append, DEFAULT_SOURCE, Idempotency, NewEvent, Priori
 use crate::domain::name::EventName;
 
 /// The fields of a publish request.
-pub const FIELDS: &[&str] =
-    &["event_name", "payload", "source", "priority", "key", "idempotency_key", "metadata"];
+pub const FIELDS: &[&str] = &["event_name", "payload", "source", "priority", "key", "idempotency_key", "metadata"];
 
 /// Longest `source`, `key` and `idempotency_key`, in bytes.
 pub const MAX_TEXT_BYTES: usize = 255;
@@ -56,8 +55,7 @@ pub fn event_from(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Resul
     let metadata = metadata(object)?;
     let traceparent = headers.traceparent.filter(|t| is_traceparent(t)).map(ByteString::from);
     let idempotency_key = idempotency_key(object, headers)?;
-    let mut event =
-        NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: None };
+    let mut event = NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: None };
     event.idempotency =
         idempotency_key.map(|key| Idempotency { key, fingerprint: fingerprint(std::slice::from_ref(&event)) });
     Ok(event)
@@ -110,10 +108,9 @@ fn batch<'a>(
         return Err(ApiError::new(ErrorCode::InvalidBatch, message).with("errors", errors));
     }
     let idempotency = match headers.idempotency_key {
-        Some(key) => Some(Idempotency {
-            key: checked_text("Idempotency-Key", key.into())?,
-            fingerprint: fingerprint(&events),
-        }),
+        Some(key) => {
+            Some(Idempotency { key: checked_text("Idempotency-Key", key.into())?, fingerprint: fingerprint(&events) })
+        }
         None => None,
     };
     Ok(Append { events, idempotency })
@@ -272,9 +269,11 @@ mod tests {
     fn a_batch_lists_every_bad_item() {
         let headers = PublishHeaders::default();
         let error = parse_array(br#"[{"event_name":"a"},{"event_name":""},7]"#, &headers, &RULES).expect_err("refused");
-        let indexes: Vec<_> = error.details()["errors"].as_array().expect("a list").iter().map(|e| e["index"].as_u64()).collect();
+        let indexes: Vec<_> =
+            error.details()["errors"].as_array().expect("a list").iter().map(|e| e["index"].as_u64()).collect();
         assert_eq!(indexes, [Some(1), Some(2)]);
-        let lines = parse_ndjson(b"{\"event_name\":\"a\"}\n\n{\"event_name\":\"b\"}\r\n", &headers, &RULES).expect("valid");
+        let lines =
+            parse_ndjson(b"{\"event_name\":\"a\"}\n\n{\"event_name\":\"b\"}\r\n", &headers, &RULES).expect("valid");
         assert_eq!(lines.events.len(), 2);
         for too_many_or_none in ["[]", "[{},{},{},{}]", "{}"] {
             let error = parse_array(too_many_or_none.as_bytes(), &headers, &RULES).expect_err("refused");

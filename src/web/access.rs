@@ -3,21 +3,42 @@
 use std::net::IpAddr;
 
 use actix_web::HttpRequest;
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header;
+use actix_web::middleware::Next;
+use actix_web::web::Data;
 
-use super::{EdgeParts, peer};
+use super::{Edge, EdgeParts, peer, reply};
 use crate::protocol::error::{ApiError, ErrorCode};
 
 /// Headers by which a proxy says that it stands in between.
-const FORWARDING: &[&str] = &["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"];
+const FORWARDING: &[&str] =
+    &["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"];
+
+/// Lets only operators through to `/admin`, whether there is anything at the path or not.
+pub async fn guard_admin(
+    req: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let verdict = match req.app_data::<Data<Edge>>() {
+        Some(edge) => admin(req.request(), &edge.parts),
+        None => Err(ApiError::new(ErrorCode::Internal, "the edge is not set up")),
+    };
+    match verdict {
+        Ok(()) => next.call(req).await,
+        Err(error) => Ok(req.into_response(reply::refuse(&error))),
+    }
+}
 
 /// Admits operators: whoever has the admin token, or without one configured, this machine itself.
 ///
 /// "This machine" means a loopback peer that also names loopback in `Host`, so that no browser is tricked into it by
 /// DNS, and no sign of a proxy, which would make every caller look local.
-pub fn admin(req: &HttpRequest, parts: &EdgeParts) -> Result<(), ApiError> {
+fn admin(req: &HttpRequest, parts: &EdgeParts) -> Result<(), ApiError> {
     if !parts.admin_token.is_empty() {
-        let given = bearer(req).ok_or_else(|| ApiError::new(ErrorCode::Unauthorized, "send the admin token as Authorization: Bearer"))?;
+        let given = bearer(req)
+            .ok_or_else(|| ApiError::new(ErrorCode::Unauthorized, "send the admin token as Authorization: Bearer"))?;
         if parts.admin_token.matches(given) {
             return Ok(());
         }

@@ -1,56 +1,92 @@
 //! The operators' endpoints.
 
-use actix_web::web::Data;
+use std::time::Duration;
+
+use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
+
+use super::Edge;
+use serde_json::{Value, json};
 
 use super::query::Query;
 use super::reply::{self, Refusal};
-use super::{Edge, access};
 use crate::actors::observe::{ActorKind, ActorReport};
-use crate::actors::supervisor::messages::ObserveTree;
+use crate::actors::router::messages::CloseSession;
+use crate::actors::supervisor::messages::{Drain, ObserveTree};
 use crate::protocol::error::{ApiError, ErrorCode};
+
+/// Over how long the closing of sessions is spread.
+const DRAIN_SPREAD: Duration = Duration::from_secs(5);
 
 /// The whole actor tree.
 pub async fn actors(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    access::admin(&req, &edge.parts)?;
     Query::parse(&req, &[], &[])?;
     answer(&tree(&edge).await?)
 }
 
 /// The sessions, as a flat list.
 pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    access::admin(&req, &edge.parts)?;
     Query::parse(&req, &[], &[])?;
     let mut found = Vec::new();
     collect_sessions(tree(&edge).await?, &mut found);
     answer(&found)
 }
 
+/// Ends a session; its client is told to stay away.
+pub async fn close_session(id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let unknown = || ApiError::new(ErrorCode::SessionNotFound, format!("there is no session {id}"));
+    let session = id.parse().map_err(|_| unknown())?;
+    match edge.parts.supervisor.close_session.send(CloseSession(session)).await {
+        Ok(true) => Ok(reply::ok("Session closed.", b"null")),
+        Ok(false) => Err(unknown().into()),
+        Err(error) => Err(silent(&error).into()),
+    }
+}
+
+/// Prepares for the end: not ready any more, subscribers are sent elsewhere. The process goes on until it is stopped.
+pub async fn drain(edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    edge.parts.health.start_draining();
+    let drain = Drain { spread: DRAIN_SPREAD, finish: false };
+    edge.parts.supervisor.drain.try_send(drain).map_err(|error| silent(&error))?;
+    Ok(reply::ok("Draining.", b"null"))
+}
+
 /// Makes an actor panic.
 #[cfg(feature = "fault-injection")]
-pub async fn fault(
-    req: HttpRequest,
-    actor: actix_web::web::Path<String>,
-    edge: Data<Edge>,
-) -> Result<HttpResponse, Refusal> {
-    access::admin(&req, &edge.parts)?;
-    edge.parts.faults.do_send(crate::actors::supervisor::messages::InjectPanic { actor: actor.into_inner() });
+pub async fn fault(actor: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    edge.parts
+        .supervisor
+        .inject_panic
+        .do_send(crate::actors::supervisor::messages::InjectPanic { actor: actor.into_inner() });
     Ok(reply::ok("panicking", b"null"))
 }
 
 async fn tree(edge: &Edge) -> Result<ActorReport, ApiError> {
-    let report = edge.parts.supervisor.send(ObserveTree).await;
-    report.map_err(|error| ApiError::new(ErrorCode::Internal, format!("the supervisor did not answer: {error}")))
+    let report = edge.parts.supervisor.observe.send(ObserveTree).await;
+    report.map_err(|error| silent(&error))
 }
 
-fn collect_sessions(report: ActorReport, found: &mut Vec<ActorReport>) {
+fn silent(error: &dyn std::fmt::Display) -> ApiError {
+    ApiError::new(ErrorCode::Internal, format!("the supervisor did not answer: {error}"))
+}
+
+fn collect_sessions(report: ActorReport, found: &mut Vec<Value>) {
     if report.kind == ActorKind::Session {
-        found.push(report);
+        found.push(session(report));
         return;
     }
     for child in report.children {
         collect_sessions(child, found);
     }
+}
+
+/// A session's own state, with what the tree says of it.
+fn session(report: ActorReport) -> Value {
+    let ActorReport { name, state, uptime_seconds, mut details, .. } = report;
+    details["name"] = name.into();
+    details["state"] = json!(state);
+    details["uptime_seconds"] = uptime_seconds.into();
+    details
 }
 
 fn answer(report: &impl serde::Serialize) -> Result<HttpResponse, Refusal> {

@@ -37,7 +37,9 @@ pub async fn metrics(edge: Data<Edge>) -> HttpResponse {
         metrics.log_last.set(bounds.last);
         metrics.log_earliest.set(bounds.earliest);
     }
-    metrics.log_lines_dropped.set(i64::try_from(logging::handle().map_or(0, logging::LogHandle::dropped)).unwrap_or(i64::MAX));
+    metrics
+        .log_lines_dropped
+        .set(i64::try_from(logging::handle().map_or(0, logging::LogHandle::dropped)).unwrap_or(i64::MAX));
     metrics.mailbox_depth.with_label_values(&["persistence"]).set(edge.worker.intake.mailbox_depth() as i64);
     match metrics.encode() {
         Ok(text) => HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text),

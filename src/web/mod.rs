@@ -18,12 +18,14 @@ use std::time::Duration;
 
 use actix::prelude::Recipient;
 use actix_web::http::{Method, header};
-use actix_web::{HttpResponse, Resource, web};
+use actix_web::middleware::from_fn;
+use actix_web::{HttpRequest, HttpResponse, Resource, web};
 
 use self::reply::Refusal;
 use crate::actors::log_position::LogPosition;
+use crate::actors::router::messages::CloseSession;
 use crate::actors::router::worker::Worker;
-use crate::actors::supervisor::messages::ObserveTree;
+use crate::actors::supervisor::messages::{Drain, ObserveTree};
 use crate::config::Secret;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::PublishRules;
@@ -45,10 +47,18 @@ pub struct EdgeParts {
     pub position: Arc<LogPosition>,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
-    pub supervisor: Recipient<ObserveTree>,
-    #[cfg(feature = "fault-injection")]
-    pub faults: Recipient<crate::actors::supervisor::messages::InjectPanic>,
+    pub supervisor: SupervisorAddresses,
     pub log_activity: bool,
+}
+
+/// What operators can ask of the supervisor.
+#[derive(Clone)]
+pub struct SupervisorAddresses {
+    pub observe: Recipient<ObserveTree>,
+    pub close_session: Recipient<CloseSession>,
+    pub drain: Recipient<Drain>,
+    #[cfg(feature = "fault-injection")]
+    pub inject_panic: Recipient<crate::actors::supervisor::messages::InjectPanic>,
 }
 
 /// Bounds at the edge.
@@ -77,7 +87,7 @@ impl Edge {
 }
 
 /// The peer of a connection, as the socket tells it.
-fn peer(req: &actix_web::HttpRequest) -> Option<SocketAddr> {
+fn peer(req: &HttpRequest) -> Option<SocketAddr> {
     req.peer_addr()
 }
 
@@ -93,11 +103,19 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(get("/health/live").route(web::get().to(health::live)).route(web::head().to(health::live)))
         .service(get("/health/ready").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(get("/metrics").route(web::get().to(health::metrics)).route(web::head().to(health::metrics)))
-        .service(get("/admin/actors").route(web::get().to(admin::actors)))
-        .service(get("/admin/sessions").route(web::get().to(admin::sessions)))
+        .service(web::scope("/admin").wrap(from_fn(access::guard_admin)).configure(admin_routes))
+        .default_service(web::to(not_found));
+}
+
+fn admin_routes(config: &mut web::ServiceConfig) {
+    config
+        .service(get("/actors").route(web::get().to(admin::actors)))
+        .service(get("/sessions").route(web::get().to(admin::sessions)))
+        .service(resource("/sessions/{id}", &[Method::DELETE]).route(web::delete().to(admin::close_session)))
+        .service(resource("/drain", &[Method::POST]).route(web::post().to(admin::drain)))
         .default_service(web::to(not_found));
     #[cfg(feature = "fault-injection")]
-    config.service(resource("/admin/fault/{actor}", &[Method::POST]).route(web::post().to(admin::fault)));
+    config.service(resource("/fault/{actor}", &[Method::POST]).route(web::post().to(admin::fault)));
 }
 
 fn get(path: &str) -> Resource {
@@ -107,9 +125,10 @@ fn get(path: &str) -> Resource {
 /// A resource that answers other methods than `allowed` with 405 and `Allow`.
 fn resource(path: &str, allowed: &[Method]) -> Resource {
     let allow = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-    web::resource(path).default_service(web::to(move || {
+    web::resource(path).default_service(web::to(move |req: HttpRequest, payload: web::Payload| {
         let allow = allow.clone();
         async move {
+            body::discard(&req, payload).await;
             let message = format!("this path has {allow}");
             let mut response = reply::refuse(&ApiError::new(ErrorCode::MethodNotAllowed, message));
             if let Ok(allow) = header::HeaderValue::from_str(&allow) {
@@ -120,7 +139,8 @@ fn resource(path: &str, allowed: &[Method]) -> Resource {
     }))
 }
 
-async fn not_found(req: actix_web::HttpRequest) -> Result<HttpResponse, Refusal> {
+async fn not_found(req: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Refusal> {
+    body::discard(&req, payload).await;
     let message = format!("there is nothing at {}", req.path());
     Err(ApiError::new(ErrorCode::NotFound, message).into())
 }

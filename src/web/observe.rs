@@ -41,9 +41,9 @@ impl Observer {
 
     fn answered(&self, method: &'static str, route: &'static str, code: u16, begin: Instant) {
         let mut durations = self.durations.borrow_mut();
-        let duration = durations.entry((method, route, code)).or_insert_with(|| {
-            self.metrics.http_duration.with_label_values(&[method, route, &code.to_string()])
-        });
+        let duration = durations
+            .entry((method, route, code))
+            .or_insert_with(|| self.metrics.http_duration.with_label_values(&[method, route, &code.to_string()]));
         duration.observe(begin.elapsed().as_secs_f64());
         if route.starts_with("/publish") {
             self.metrics.publishes.with_label_values(&[&code.to_string()]).inc();
@@ -66,9 +66,12 @@ pub async fn observe<B: MessageBody>(
     let mut response = next.call(req).await?;
     let code = response.status().as_u16();
     edge.observer.answered(method, route, code, begin);
-    if code >= 500 || edge.parts.log_activity {
-        let level = if code == 500 { log::Level::Error } else { log::Level::Debug };
-        let level = if edge.parts.log_activity { log::Level::Info } else { level };
+    let level = match code {
+        500 => log::Level::Error,
+        _ if edge.parts.log_activity => log::Level::Info,
+        _ => log::Level::Debug,
+    };
+    if level <= log::max_level() {
         log::log!(target: "event_handler::http", level, request_id = id.to_str().unwrap_or("-"), method, route, code; "answered");
     }
     response.headers_mut().insert(REQUEST_ID, id);
@@ -82,11 +85,21 @@ fn method_label(method: &str) -> &'static str {
 
 fn route_label(path: &str) -> &'static str {
     const EXACT: &[&str] = &[
-        "/publish", "/publish/batch", "/events", "/ws", "/health", "/health/live", "/health/ready", "/metrics",
-        "/admin/actors", "/admin/sessions",
+        "/publish",
+        "/publish/batch",
+        "/events",
+        "/ws",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/admin/actors",
+        "/admin/sessions",
+        "/admin/drain",
     ];
     match EXACT.iter().find(|route| **route == path) {
         Some(route) => route,
+        None if path.starts_with("/admin/sessions/") => "/admin/sessions/{id}",
         None if path.starts_with("/events/") => "/events/{id}",
         None => "unmatched",
     }

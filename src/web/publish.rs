@@ -20,8 +20,9 @@ const NDJSON: &str = "application/x-ndjson";
 /// One event.
 pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let limits = &edge.parts.limits;
-    body::content_type(&req, &[JSON])?;
+    // The body is read first: refusing it unread would cost the client its connection.
     let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
+    body::content_type(&req, &[JSON])?;
     let event = parse_event(&body, &headers(req.headers())?, &edge.parts.rules)?;
     let name = event.name.clone();
     let (id, replayed) = match commit(&edge, Append::single(event)).await? {
@@ -29,6 +30,9 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         AppendOutcome::Stored { last_id, .. } | AppendOutcome::Replayed { last_id, .. } => (last_id, true),
         AppendOutcome::KeyReused { .. } => return Err(key_reused().into()),
     };
+    if edge.parts.log_activity {
+        log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed; "published");
+    }
     let message = format!("Event '{name}' published.");
     let mut response = reply::ok_builder();
     response.insert_header(("Event-Id", id));
@@ -45,8 +49,8 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
 /// Many events, all or none.
 pub async fn publish_batch(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let limits = &edge.parts.limits;
-    let kind = body::content_type(&req, &[JSON, NDJSON])?;
     let body = body::read(&req, payload, limits.max_batch_body, limits.body_timeout).await?;
+    let kind = body::content_type(&req, &[JSON, NDJSON])?;
     let headers = headers(req.headers())?;
     let append = match kind {
         NDJSON => parse_ndjson(&body, &headers, &edge.parts.rules)?,
@@ -91,9 +95,11 @@ fn retry_soon(code: ErrorCode, message: impl Into<String>) -> ApiError {
 
 fn headers(headers: &HeaderMap) -> Result<PublishHeaders<'_>, ApiError> {
     let idempotency_key = match headers.get("idempotency-key") {
-        Some(value) => Some(value.to_str().map_err(|_| {
-            ApiError::field(ErrorCode::InvalidField, "Idempotency-Key", "must be visible ASCII")
-        })?),
+        Some(value) => Some(
+            value
+                .to_str()
+                .map_err(|_| ApiError::field(ErrorCode::InvalidField, "Idempotency-Key", "must be visible ASCII"))?,
+        ),
         None => None,
     };
     // A trace context that cannot be read is as good as none (W3C Trace Context, section 3.2).

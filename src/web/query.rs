@@ -50,7 +50,10 @@ impl<'a> Query<'a> {
     /// The query with `set` in place of the parameters in `without`.
     pub fn rewritten(&self, without: &[&str], set: (&str, i64)) -> String {
         let kept = self.0.iter().filter(|(name, _)| !without.contains(&&**name));
-        form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).append_pair(set.0, &set.1.to_string()).finish()
+        form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(kept)
+            .append_pair(set.0, &set.1.to_string())
+            .finish()
     }
 }
 

@@ -137,7 +137,9 @@ fn history_comes_first_then_live() {
             let ids: Vec<i64> = expected.iter().filter_map(|_| ws.recv_json()["id"].as_i64()).collect();
             assert_eq!(ids, expected, "after {after}");
             let live = server.publish("later", json!({}));
-            ws.request(json!({"action": "subscribe", "event_name": "later", "after": live - 1, "id": 2}));
+            ws.request(
+                json!({"action": "subscribe", "event_name": "later", "after": live - 1, "envelope": "full", "id": 2}),
+            );
             assert_eq!(ws.recv_json()["id"], live, "after {after}");
         }
     });

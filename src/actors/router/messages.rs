@@ -79,6 +79,11 @@ pub struct ListSubscriptions {
     pub id: Option<RequestId>,
 }
 
+/// To the supervisor and the shards: end the session with this number; false if there is none.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "bool")]
+pub struct CloseSession(pub SessionId);
+
 /// To a shard: close every session, spread over `spread`.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]

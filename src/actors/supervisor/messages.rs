@@ -46,12 +46,14 @@ pub struct WorkerReady {
 #[rtype(result = "ActorReport")]
 pub struct ObserveTree;
 
-/// Close the sessions, commit what waits; answers when both are done.
+/// Close the sessions; answers when they are gone.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Drain {
     /// Over how long the closing of sessions is spread.
     pub spread: std::time::Duration,
+    /// Commit what waits then, and take no more.
+    pub finish: bool,
 }
 
 /// Panic, for tests.

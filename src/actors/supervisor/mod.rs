@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, ResponseActFuture, WrapFuture,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, ResponseActFuture, ResponseFuture,
+    WrapFuture,
 };
 use actix_rt::{Arbiter, ArbiterHandle};
 use serde_json::json;
@@ -31,7 +32,7 @@ use super::mailbox::{Depth, Mailbox};
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use super::persistence::messages::{AppendEvents, EventsCommitted, FinishCommits, Observe as ObservePersistence};
 use super::persistence::{self, Persistence, PersistenceParts};
-use super::router::messages::{AttachShard, DrainSessions, Observe as ObserveRouter, RouteBatch};
+use super::router::messages::{AttachShard, CloseSession, DrainSessions, Observe as ObserveRouter, RouteBatch};
 use super::router::shard::{self, Shard};
 use super::router::worker::{Worker, connect_intake};
 use super::router::{self, Router};
@@ -108,7 +109,8 @@ impl Supervisor {
         match child {
             ChildId::Router => self.start_router(ctx),
             ChildId::Persistence => self.start_persistence(ctx),
-            ChildId::Shard(number) => self.start_shard(number, ctx),
+            // At work once its thread has said so.
+            ChildId::Shard(number) => return self.start_shard(number, ctx),
         }
         self.health.set(child_name(child), true);
     }
@@ -227,6 +229,7 @@ impl Handler<ShardStarted> for Supervisor {
             router.address.do_send(AttachShard { number, mailbox: mailbox.clone() });
         }
         self.shards.insert(number, Child { address, mailbox });
+        self.health.set(child_name(ChildId::Shard(number)), true);
     }
 }
 
@@ -273,7 +276,8 @@ impl Handler<ObserveTree> for Supervisor {
         let shards: Vec<_> = self.workers.keys().map(|n| (*n, self.shards.get(n).map(|c| c.address.clone()))).collect();
         let observe = async move {
             let mut children = Vec::new();
-            let known = |child: ChildId| (lives.get(&child).copied().unwrap_or_default(), health.get(&child_name(child)));
+            let known =
+                |child: ChildId| (lives.get(&child).copied().unwrap_or_default(), health.get(&child_name(child)));
             if let Some((address, depth)) = persistence {
                 let report = address.send(ObservePersistence).timeout(OBSERVE_TIMEOUT).await.ok().flatten();
                 let silent = MailboxReport { depth, capacity: persistence::MAILBOX };
@@ -299,16 +303,32 @@ impl Handler<ObserveTree> for Supervisor {
     }
 }
 
+impl Handler<CloseSession> for Supervisor {
+    type Result = ResponseFuture<bool>;
+
+    fn handle(&mut self, close: CloseSession, _: &mut Self::Context) -> Self::Result {
+        let shards: Vec<_> = self.shards.values().map(|c| c.address.clone()).collect();
+        Box::pin(async move {
+            for shard in shards {
+                if let Ok(true) = shard.send(close).timeout(OBSERVE_TIMEOUT).await {
+                    return true;
+                }
+            }
+            false
+        })
+    }
+}
+
 impl Handler<Drain> for Supervisor {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, Drain { spread }: Drain, _: &mut Self::Context) -> Self::Result {
-        self.draining = true;
+    fn handle(&mut self, Drain { spread, finish }: Drain, _: &mut Self::Context) -> Self::Result {
+        self.draining |= finish;
         for shard in self.shards.values() {
             shard.address.do_send(DrainSessions { reason: CloseReason::Draining, spread });
         }
         let sessions = self.metrics.sessions.clone();
-        let persistence = self.persistence.as_ref().map(|c| c.address.clone());
+        let persistence = self.persistence.as_ref().filter(|_| finish).map(|c| c.address.clone());
         let drained = async move {
             // Sessions leave on their own once told; a peer that does not is left to the end of the grace period.
             let mut looks = tokio::time::interval(Duration::from_millis(20));

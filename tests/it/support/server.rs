@@ -97,7 +97,7 @@ impl Builder {
     }
 
     /// The kernel kills the program when the thread that started it ends: no orphans, whatever becomes of the test.
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", PROGRAM])
@@ -244,12 +244,7 @@ impl Process {
     fn spawn(spec: &Builder) -> Self {
         let mut child = spec.command().spawn().expect("the program can be started");
         let stderr = child.stderr.take().expect("piped");
-        let log = Arc::new(Log::default());
-        thread::spawn({
-            let log = Arc::clone(&log);
-            move || log.collect(BufReader::new(stderr))
-        });
-        Self { child, log }
+        Self { child, log: Log::follow(BufReader::new(stderr)) }
     }
 
     fn wait_until_listening(&self) -> SocketAddr {
@@ -282,7 +277,7 @@ fn listening_addr(line: &str) -> Option<SocketAddr> {
 }
 
 /// The end of `child`, unless it outlives all patience; then it is killed.
-fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
+pub fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + 2 * PATIENCE;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().expect("a child of ours") {
@@ -295,9 +290,9 @@ fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
     None
 }
 
-/// Lines of standard error as they come.
+/// The lines of a stream as they come.
 #[derive(Default)]
-struct Log {
+pub struct Log {
     lines: Mutex<Lines>,
     changed: Condvar,
 }
@@ -309,6 +304,16 @@ struct Lines {
 }
 
 impl Log {
+    /// Collects the lines of `stream` on a thread of its own.
+    pub fn follow(stream: impl BufRead + Send + 'static) -> Arc<Self> {
+        let log = Arc::new(Self::default());
+        thread::spawn({
+            let log = Arc::clone(&log);
+            move || log.collect(stream)
+        });
+        log
+    }
+
     fn collect(&self, stream: impl BufRead) {
         for line in stream.lines() {
             let Ok(line) = line else { break };
@@ -320,7 +325,7 @@ impl Log {
     }
 
     /// What `find` makes of the first line it accepts; none once the log has ended or patience is at its end.
-    fn find_soon<T>(&self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+    pub fn find_soon<T>(&self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = 0;
         let mut lines = self.lock();
@@ -337,7 +342,7 @@ impl Log {
         }
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.lock().lines.join("\n")
     }
 

@@ -43,8 +43,10 @@ impl Shard {
         for (key, seat) in &mut self.seats {
             let link = &seat.link;
             if link.outbox.stalled_for(now).is_some_and(|stalled| stalled >= limits.stall_timeout) {
+                log::info!(session = seat.session, peer:? = link.peer, queued = link.outbox.queued_bytes(); "session takes nothing, closing");
                 cut_off(link, CloseReason::SlowConsumer);
             } else if since(link.heard.get()) >= limits.idle_timeout {
+                log::info!(session = seat.session, peer:? = link.peer; "session gives no sign of life, closing");
                 cut_off(link, CloseReason::NoPong);
             } else if since(seat.pinged) >= limits.ping_interval && link.outbox.queued_bytes() == 0 {
                 // Spread over the beats by seat, so that thousands of clients are not pinged in one beat.
@@ -55,18 +57,20 @@ impl Shard {
         }
         self.parts.metrics.queued(self.number, self.queues.budget.used(), self.recent.bytes());
         self.parts.metrics.lag(self.number, self.greatest_lag());
-        // A hint was lost, or a fill failed: the store has more than was routed.
-        if self.head.is_some_and(|head| self.parts.position.last() > head) {
-            if self.head == self.head_at_last_beat {
-                if self.seats.is_empty() {
-                    self.head = Some(self.parts.position.last());
-                    self.recent.restart(self.head());
-                } else {
-                    self.fill_gap(ctx);
-                }
-            }
-        }
+        self.heal(ctx);
         self.head_at_last_beat = self.head;
+    }
+
+    /// A head that stands still before the end of the log has missed a hint, or a read has failed.
+    fn heal(&mut self, ctx: &mut Context<Self>) {
+        let last = self.parts.position.last();
+        let stuck = self.head == self.head_at_last_beat && self.head.is_some_and(|head| last > head);
+        if stuck && self.seats.is_empty() {
+            self.head = Some(last);
+            self.recent.restart(last);
+        } else if stuck {
+            self.fill_gap(ctx);
+        }
     }
 
     fn greatest_lag(&self) -> i64 {

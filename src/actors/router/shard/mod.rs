@@ -31,8 +31,8 @@ pub use self::lobby::Lobby;
 use self::recent::RecentEvents;
 use self::seat::{Beat, Link, Mode, Seat, Subscription};
 use super::messages::{
-    CloseSubscription, DrainSessions, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch, Seated,
-    SessionClosed,
+    CloseSession, CloseSubscription, DrainSessions, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch,
+    Seated, SessionClosed,
 };
 use crate::actors::log_position::LogPosition;
 use crate::actors::mailbox::Depth;
@@ -183,15 +183,8 @@ impl Shard {
     fn deliver(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
         let head = self.head();
         let room = Room { queues: &self.queues, limits: self.queue_limits() };
-        let tally = self.fan_out.deliver(
-            &batch,
-            head,
-            &self.index,
-            &self.members,
-            &mut self.seats,
-            &room,
-            &mut self.behind,
-        );
+        let tally =
+            self.fan_out.deliver(&batch, head, &self.index, &self.members, &mut self.seats, &room, &mut self.behind);
         self.parts.metrics.pushed(tally.frames, tally.bytes);
         if self.parts.log_activity {
             for event in &batch.events {
@@ -217,6 +210,7 @@ impl Shard {
 
     fn open_session(&mut self, link: Rc<Link>) -> Seated {
         let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        log::debug!(session, peer:? = link.peer; "session opened");
         let seat = self.seats.insert(Seat::new(session, link, self.head()));
         self.parts.metrics.sessions.inc();
         Seated { session, seat }
@@ -234,6 +228,7 @@ impl Shard {
         self.parts.metrics.subscriptions.sub(seat.subscriptions.len() as i64);
         let code = seat.link.outbox.close_code().map_or_else(|| "none".to_owned(), |code| code.to_string());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
+        log::debug!(session = seated.session, peer:? = seat.link.peer, code = code.as_str(), frames = seat.frames; "session closed");
         self.end_read(seated, &seat);
     }
 
@@ -286,6 +281,9 @@ impl Shard {
         if seat.is_live() && !seat.may_go_live(head) {
             seat.mode = Mode::CatchingUp { reading: false };
             if from < head {
+                if self.parts.log_activity {
+                    log::info!(target: "event_handler::activity", session = seated.session, event_name = pattern.as_str(), after = from; "resumed");
+                }
                 self.parts.metrics.catch_ups.with_label_values(&["resume"]).inc();
             }
         }
@@ -328,13 +326,7 @@ impl Shard {
 
 static SESSIONS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
 
-fn set_envelope(
-    seat: &mut Seat,
-    members: &mut [Vec<Member>],
-    key: usize,
-    topic: usize,
-    envelope: Envelope,
-) {
+fn set_envelope(seat: &mut Seat, members: &mut [Vec<Member>], key: usize, topic: usize, envelope: Envelope) {
     for subscription in seat.subscriptions.iter_mut().filter(|s| s.topic == topic) {
         subscription.envelope = envelope;
     }
@@ -431,9 +423,17 @@ impl Handler<ListSubscriptions> for Shard {
     fn handle(&mut self, request: ListSubscriptions, _: &mut Self::Context) {
         let ListSubscriptions { seated, id } = request;
         let Some(seat) = self.seats.get(seated.seat).filter(|seat| seat.session == seated.session) else { return };
-        let subscriptions =
-            seat.subscriptions.iter().filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope)));
+        let subscriptions = seat.subscriptions.iter().filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope)));
         seat.link.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions).as_bytes()));
+    }
+}
+
+impl Handler<CloseSession> for Shard {
+    type Result = bool;
+
+    fn handle(&mut self, CloseSession(session): CloseSession, _: &mut Self::Context) -> bool {
+        let seat = self.seats.iter().map(|(_, seat)| seat).find(|seat| seat.session == session);
+        seat.inspect(|seat| self.close(seat, CloseReason::Policy)).is_some()
     }
 }
 

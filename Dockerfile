@@ -1,0 +1,38 @@
+# The production image: docker build -t event-handler .
+ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
+ARG RUNTIME_IMAGE=docker.io/library/debian:bookworm-slim
+
+FROM ${RUST_IMAGE} AS build
+# make and perl build the OpenSSL that libpq speaks TLS with.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev make perl \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --locked --profile dist --features postgres-tls --bin event-handler \
+ && cp target/dist/event-handler /event-handler
+
+FROM ${RUNTIME_IMAGE}
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates \
+ && rm -rf /var/lib/apt/lists/* \
+ && groupadd --gid 10001 event-handler \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin event-handler \
+ && install -d -o event-handler -g event-handler /data
+COPY --from=build /event-handler /usr/local/bin/event-handler
+
+# SSL_CERT_FILE is what `sslrootcert=system` in DATABASE_URL goes by.
+ENV APP_ENV=production \
+    HOST=0.0.0.0 \
+    PORT=4300 \
+    DATABASE_URL=sqlite:/data/event-handler.db \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+USER event-handler
+WORKDIR /data
+VOLUME /data
+EXPOSE 4300
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["event-handler", "health"]
+ENTRYPOINT ["event-handler"]
+CMD ["serve"]

@@ -1,0 +1,43 @@
+//! The Event Handler itself: this build, or another one to compare with.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use super::postgres;
+use crate::Bench;
+use crate::proc::Process;
+use crate::system::{Dialect, System, free_addr, log_file};
+
+/// Starts on the SQLite file in `store`, or on one that is gone afterwards.
+pub fn start(bench: &Bench, binary: &Path, store: Option<&Path>) -> io::Result<System> {
+    let scratch = bench.scratch("event-handler")?;
+    let url = format!("sqlite:{}", store.unwrap_or(scratch.path()).join("bench.db").display());
+    launch(bench, binary, &url, scratch, Vec::new())
+}
+
+pub fn start_on_postgres(bench: &Bench, binary: &Path, programs: &Path) -> io::Result<System> {
+    let database = postgres::start(bench, programs)?;
+    launch(bench, binary, &database.url, database.scratch, vec![database.server])
+}
+
+fn launch(bench: &Bench, binary: &Path, url: &str, scratch: TempDir, supports: Vec<Process>) -> io::Result<System> {
+    let addr = free_addr()?;
+    let mut command = Command::new(binary);
+    command
+        .current_dir(scratch.path())
+        .env_clear()
+        .env("PORT", addr.port().to_string())
+        .env("HOST", addr.ip().to_string())
+        .env("DATABASE_URL", url)
+        .env("RUST_LOG", "warn")
+        .stdin(Stdio::null())
+        .stdout(log_file(scratch.path())?)
+        .stderr(log_file(scratch.path())?);
+    let began = Instant::now();
+    let server = bench.cores.spawn_server(&mut command)?;
+    System::adopt(addr, Dialect::EventHandler, began, server, supports, scratch)
+}

@@ -1,0 +1,97 @@
+//! What is measured. Each scenario starts its own server, loads it, and hands back rows of figures.
+
+mod batch;
+mod fan_out;
+mod history;
+mod idle;
+mod publish;
+mod stall;
+mod start;
+mod store;
+
+use std::io;
+
+pub use store::Stores;
+
+use crate::Bench;
+use crate::load::http::Outcome;
+use crate::peers::Subject;
+use crate::report::Row;
+
+pub struct Scenario {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub takes: fn(&Subject) -> bool,
+    pub run: fn(&Bench, &Subject) -> io::Result<Vec<Row>>,
+}
+
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "publish",
+        about: "single publishes, each answered once it is kept; closed loop",
+        takes: |_| true,
+        run: publish::run,
+    },
+    Scenario {
+        name: "batch",
+        about: "publishes of 1,000 events at once on 4 connections; closed loop",
+        takes: Subject::is_event_handler,
+        run: batch::run,
+    },
+    Scenario {
+        name: "fan-out",
+        about: "200-byte events to many WebSockets; 1 or 16 events on their way at a time",
+        takes: |subject| !subject.is_postgres(),
+        run: fan_out::run,
+    },
+    Scenario {
+        name: "idle",
+        about: "memory of silent WebSockets with one subscription each",
+        takes: |subject| !subject.is_postgres(),
+        run: idle::run,
+    },
+    Scenario {
+        name: "stall",
+        about: "1,000 WebSockets at 50 events/s, without and with one more that never reads",
+        takes: |subject| !subject.is_postgres(),
+        run: stall::run,
+    },
+    Scenario {
+        name: "start",
+        about: "from the start of the process to the first answer of /health",
+        takes: Subject::is_sqlite,
+        run: start::run,
+    },
+    Scenario {
+        name: "history",
+        about: "publish and read rates on a small and on a large store",
+        takes: Subject::is_sqlite,
+        run: history::run,
+    },
+];
+
+/// The figures of a closed loop; `each` names what is counted, `per_answer` how many of it an answer stands for.
+fn closed_loop_row(case: impl Into<String>, outcome: Outcome, each: Counted) -> Row {
+    let count = outcome.answered * each.per_answer;
+    let [p50, p99] = outcome.latencies.quantiles([0.5, 0.99]);
+    Row::new(case, outcome.faults)
+        .figure(each.rate, outcome.cost.per_second(count))
+        .figure("p50 ms", p50)
+        .figure("p99 ms", p99)
+        .figure(each.cpu, outcome.cost.server_micros_per(count))
+        .figures(outcome.cost.busy())
+}
+
+struct Counted {
+    per_answer: u64,
+    rate: &'static str,
+    cpu: &'static str,
+}
+
+impl Counted {
+    const REQUESTS: Self = Self { per_answer: 1, rate: "requests/s", cpu: "CPU µs/request" };
+
+    fn events(per_answer: u64) -> Self {
+        Self { per_answer, rate: "events/s", cpu: "CPU µs/event" }
+    }
+}

@@ -1,0 +1,117 @@
+//! A running server under test: where it listens, how it is spoken to, which processes it is made of.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::load::requests::{self, Stamped};
+use crate::load::ws::Subscription;
+use crate::proc::{Process, Usage};
+
+/// How publishers and subscribers speak to a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// `POST /publish` and `/ws`, as the Event Handler has it.
+    EventHandler,
+    /// `POST /pub/<channel>` and `/sub/<channel>,<channel>`.
+    Nchan,
+}
+
+pub struct System {
+    pub addr: SocketAddr,
+    pub dialect: Dialect,
+    /// From before the start of the server's process to its first answer.
+    pub started_in: Duration,
+    /// The server first, then what it stands on; stopped in this order, before `_scratch` goes.
+    processes: Vec<Process>,
+    _scratch: TempDir,
+}
+
+impl System {
+    /// Waits until `server`, begun at `began`, answers `/health` with a 2xx.
+    pub fn adopt(
+        addr: SocketAddr,
+        dialect: Dialect,
+        began: Instant,
+        mut server: Process,
+        supports: Vec<Process>,
+        scratch: TempDir,
+    ) -> io::Result<Self> {
+        let ready = server.await_ready(Duration::from_micros(200), || is_healthy(addr));
+        let started_in = began.elapsed();
+        let mut processes = vec![server];
+        processes.extend(supports);
+        match ready {
+            Ok(()) => Ok(Self { addr, dialect, started_in, processes, _scratch: scratch }),
+            Err(error) => Err(io::Error::other(format!("{error}\n{}", log_of(scratch.path())))),
+        }
+    }
+
+    /// Of all processes together.
+    pub fn usage(&self) -> io::Result<Usage> {
+        Usage::of(self.processes.iter().map(Process::id))
+    }
+
+    /// Of the server alone.
+    pub fn server_usage(&self) -> io::Result<Usage> {
+        Usage::of(self.processes.first().map(Process::id))
+    }
+
+    /// A request that publishes one event with `size` bytes of payload.
+    pub fn publish_request(&self, event_name: &str, size: usize) -> Stamped {
+        let payload = requests::payload(size);
+        let bytes = match self.dialect {
+            Dialect::EventHandler => {
+                let body = format!(r#"{{"event_name":"{event_name}","payload":{payload}}}"#);
+                requests::post(self.addr, "/publish", body.as_bytes())
+            }
+            Dialect::Nchan => requests::post(self.addr, &format!("/pub/{event_name}"), payload.as_bytes()),
+        };
+        Stamped::new(bytes)
+    }
+
+    pub fn subscription(&self, event_names: &[&str]) -> Subscription {
+        let addr = self.addr;
+        match self.dialect {
+            Dialect::EventHandler => {
+                let request = |name| format!(r#"{{"action":"subscribe","event_name":"{name}","id":1}}"#);
+                Subscription { addr, target: "/ws".into(), requests: event_names.iter().map(request).collect() }
+            }
+            Dialect::Nchan => {
+                Subscription { addr, target: format!("/sub/{}", event_names.join(",")), requests: Vec::new() }
+            }
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_addr() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+fn is_healthy(addr: SocketAddr) -> bool {
+    let answer = || -> io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(addr)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(&requests::get(addr, "/health"))?;
+        let mut head = [0; 64];
+        let count = stream.read(&mut head)?;
+        Ok(head[..count].to_vec())
+    };
+    answer().is_ok_and(|head| head.starts_with(b"HTTP/1.1 2"))
+}
+
+/// The file a server's output goes to, for whoever looks for the reason of a failure.
+pub fn log_file(directory: &Path) -> io::Result<std::fs::File> {
+    std::fs::File::options().create(true).append(true).open(directory.join("output.log"))
+}
+
+/// The end of that file.
+fn log_of(directory: &Path) -> String {
+    let text = std::fs::read_to_string(directory.join("output.log")).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
+}
