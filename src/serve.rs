@@ -88,13 +88,14 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let handle = server.handle();
     let server = actix_rt::spawn(server);
     node.wait_for_shards(workers).await;
+    let mut signals = StopSignals::listen();
     log::info!(addr:% = address, workers, store:% = node.store_name, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
     if !address.ip().is_loopback() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
 
     tokio::select! {
-        () = stop_signal() => {}
+        () = signals.stop() => {}
         reason = escalation => {
             let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
             return Err(ServeError::Escalated(reason));
@@ -126,31 +127,41 @@ fn listen(config: &Config) -> Result<TcpListener, ServeError> {
     listen().map_err(failed)
 }
 
-/// The first SIGTERM or SIGINT; a second one ends the process at once.
-async fn stop_signal() {
-    let receive = |kind| signal(kind).ok();
-    let (mut terminate, mut interrupt) = (receive(SignalKind::terminate()), receive(SignalKind::interrupt()));
-    let name = next_signal(&mut terminate, &mut interrupt).await;
-    log::info!(signal = name; "shutting down");
-    actix_rt::spawn(async move {
-        let name = next_signal(&mut terminate, &mut interrupt).await;
-        log::warn!(signal = name; "shutting down at once");
-        std::process::exit(1);
-    });
+/// The signals that end the process; received from the moment this is made.
+struct StopSignals {
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
 }
 
-async fn next_signal(terminate: &mut Option<Signal>, interrupt: &mut Option<Signal>) -> &'static str {
-    async fn next(signal: &mut Option<Signal>) {
-        match signal {
-            Some(signal) => {
-                signal.recv().await;
-            }
-            None => std::future::pending().await,
-        }
+impl StopSignals {
+    fn listen() -> Self {
+        let receive = |kind| signal(kind).inspect_err(|error| log::warn!(error:%; "a signal cannot be received")).ok();
+        Self { terminate: receive(SignalKind::terminate()), interrupt: receive(SignalKind::interrupt()) }
     }
-    tokio::select! {
-        () = next(terminate) => "SIGTERM",
-        () = next(interrupt) => "SIGINT",
+
+    /// The first SIGTERM or SIGINT; from then on another one ends the process at once.
+    async fn stop(&mut self) {
+        log::info!(signal = self.next().await; "shutting down");
+        let mut again = Self { terminate: self.terminate.take(), interrupt: self.interrupt.take() };
+        actix_rt::spawn(async move {
+            log::warn!(signal = again.next().await; "shutting down at once");
+            std::process::exit(1);
+        });
+    }
+
+    async fn next(&mut self) -> &'static str {
+        async fn received(signal: &mut Option<Signal>) {
+            match signal {
+                Some(signal) => {
+                    signal.recv().await;
+                }
+                None => std::future::pending().await,
+            }
+        }
+        tokio::select! {
+            () = received(&mut self.terminate) => "SIGTERM",
+            () = received(&mut self.interrupt) => "SIGINT",
+        }
     }
 }
 

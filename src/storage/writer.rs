@@ -105,7 +105,11 @@ impl Writer {
         Timestamp(now.0.saturating_sub(window))
     }
 
-    fn with<T>(&mut self, work: impl FnOnce(&mut Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    /// Does `work` on the connection, which ends if it fails.
+    pub(super) fn with<T>(
+        &mut self,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {

@@ -6,6 +6,8 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::Edge;
+use serde_json::{Value, json};
+
 use super::query::Query;
 use super::reply::{self, Refusal};
 use crate::actors::observe::{ActorKind, ActorReport};
@@ -68,14 +70,23 @@ fn silent(error: &dyn std::fmt::Display) -> ApiError {
     ApiError::new(ErrorCode::Internal, format!("the supervisor did not answer: {error}"))
 }
 
-fn collect_sessions(report: ActorReport, found: &mut Vec<ActorReport>) {
+fn collect_sessions(report: ActorReport, found: &mut Vec<Value>) {
     if report.kind == ActorKind::Session {
-        found.push(report);
+        found.push(session(report));
         return;
     }
     for child in report.children {
         collect_sessions(child, found);
     }
+}
+
+/// A session's own state, with what the tree says of it.
+fn session(report: ActorReport) -> Value {
+    let ActorReport { name, state, uptime_seconds, mut details, .. } = report;
+    details["name"] = name.into();
+    details["state"] = json!(state);
+    details["uptime_seconds"] = uptime_seconds.into();
+    details
 }
 
 fn answer(report: &impl serde::Serialize) -> Result<HttpResponse, Refusal> {

@@ -22,6 +22,12 @@ pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, timeout: Du
     }
 }
 
+/// Reads a small body that nobody wants: refusing a request unread would cost the client its connection.
+pub async fn discard(req: &HttpRequest, payload: Payload) {
+    const SMALL: usize = 64 * 1024;
+    let _ = read(req, payload, SMALL, Duration::from_secs(1)).await;
+}
+
 async fn collect(mut payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
     let Some(first) = next(&mut payload).await? else {
         return Ok(Bytes::new());

@@ -17,8 +17,6 @@ const PARAMETERS: &[&str] =
     &["event_name", "after", "before", "since", "until", "source", "status", "key", "limit", "order"];
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
-/// A page of large events ends early rather than hold more than this, in bytes.
-const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// A page of events.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
@@ -89,7 +87,6 @@ fn event_query(query: &Query<'_>) -> Result<(EventQuery, bool), ApiError> {
         source: query.one("source").map(str::to_owned),
         key: query.one("key").map(str::to_owned),
         limit: limit.unwrap_or(DEFAULT_LIMIT),
-        max_bytes: MAX_PAGE_BYTES,
         order: order.unwrap_or(Order::Asc),
     };
     Ok((events, reachable.unwrap_or(true)))

@@ -19,7 +19,7 @@ use std::time::Duration;
 use actix::prelude::Recipient;
 use actix_web::http::{Method, header};
 use actix_web::middleware::from_fn;
-use actix_web::{HttpResponse, Resource, web};
+use actix_web::{HttpRequest, HttpResponse, Resource, web};
 
 use self::reply::Refusal;
 use crate::actors::log_position::LogPosition;
@@ -87,7 +87,7 @@ impl Edge {
 }
 
 /// The peer of a connection, as the socket tells it.
-fn peer(req: &actix_web::HttpRequest) -> Option<SocketAddr> {
+fn peer(req: &HttpRequest) -> Option<SocketAddr> {
     req.peer_addr()
 }
 
@@ -125,9 +125,10 @@ fn get(path: &str) -> Resource {
 /// A resource that answers other methods than `allowed` with 405 and `Allow`.
 fn resource(path: &str, allowed: &[Method]) -> Resource {
     let allow = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-    web::resource(path).default_service(web::to(move || {
+    web::resource(path).default_service(web::to(move |req: HttpRequest, payload: web::Payload| {
         let allow = allow.clone();
         async move {
+            body::discard(&req, payload).await;
             let message = format!("this path has {allow}");
             let mut response = reply::refuse(&ApiError::new(ErrorCode::MethodNotAllowed, message));
             if let Ok(allow) = header::HeaderValue::from_str(&allow) {
@@ -138,7 +139,8 @@ fn resource(path: &str, allowed: &[Method]) -> Resource {
     }))
 }
 
-async fn not_found(req: actix_web::HttpRequest) -> Result<HttpResponse, Refusal> {
+async fn not_found(req: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Refusal> {
+    body::discard(&req, payload).await;
     let message = format!("there is nothing at {}", req.path());
     Err(ApiError::new(ErrorCode::NotFound, message).into())
 }

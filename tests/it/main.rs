@@ -7,10 +7,13 @@ mod admin;
 mod batch;
 mod commands;
 mod config;
+#[cfg(feature = "fault-injection")]
+mod faults;
 mod health;
 mod http;
 mod kill_storm;
 mod lifecycle;
+mod outage;
 mod publish;
 mod python;
 mod read;

@@ -2,6 +2,8 @@
 
 pub mod backend;
 pub mod http;
+#[path = "../../support/postgres.rs"]
+pub mod postgres;
 pub mod server;
 pub mod tail;
 pub mod ws;

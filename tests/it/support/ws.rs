@@ -133,9 +133,10 @@ impl Socket {
                 return Err(Error::Io(io::ErrorKind::TimedOut.into()));
             }
             self.inner.get_ref().set_read_timeout(Some(left))?;
-            match self.inner.read()? {
-                Message::Ping(_) => self.inner.flush()?,
-                message => return Ok(message),
+            match self.inner.read() {
+                Ok(Message::Ping(_)) => self.inner.flush()?,
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
             }
         }
     }

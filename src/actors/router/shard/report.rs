@@ -56,6 +56,7 @@ impl Shard {
             mailbox: MailboxReport { depth: 0, capacity: session::MAILBOX },
             uptime_seconds: uptime_seconds(seat.opened),
             details: json!({
+                "id": seat.session,
                 "peer": seat.link.peer.map(|p| p.to_string()),
                 "shard": self.number,
                 "subscriptions": patterns,
