@@ -154,11 +154,14 @@ impl Persistence {
         }
     }
 
-    /// Opens the store or proves that it works again, and tells everybody where the log stands.
+    /// Opens the store or proves that it works again, and tells everybody of events that others have committed.
     fn care(&mut self) {
+        let known = self.parts.position.get();
         if let Some(bounds) = self.watch.care() {
             self.parts.position.set(bounds);
-            self.tell_router(LogBatch::new(bounds.last, Vec::new()));
+            if known.is_none_or(|known| bounds.last > known.last) {
+                self.tell_router(LogBatch::new(bounds.last, Vec::new()));
+            }
         }
     }
 

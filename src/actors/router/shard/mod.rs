@@ -210,6 +210,7 @@ impl Shard {
 
     fn open_session(&mut self, link: Rc<Link>) -> Seated {
         let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        log::debug!(session, peer:? = link.peer; "session opened");
         let seat = self.seats.insert(Seat::new(session, link, self.head()));
         self.parts.metrics.sessions.inc();
         Seated { session, seat }
@@ -227,6 +228,7 @@ impl Shard {
         self.parts.metrics.subscriptions.sub(seat.subscriptions.len() as i64);
         let code = seat.link.outbox.close_code().map_or_else(|| "none".to_owned(), |code| code.to_string());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
+        log::debug!(session = seated.session, peer:? = seat.link.peer, code = code.as_str(), frames = seat.frames; "session closed");
         self.end_read(seated, &seat);
     }
 
@@ -279,6 +281,9 @@ impl Shard {
         if seat.is_live() && !seat.may_go_live(head) {
             seat.mode = Mode::CatchingUp { reading: false };
             if from < head {
+                if self.parts.log_activity {
+                    log::info!(target: "event_handler::activity", session = seated.session, event_name = pattern.as_str(), after = from; "resumed");
+                }
                 self.parts.metrics.catch_ups.with_label_values(&["resume"]).inc();
             }
         }
