@@ -77,6 +77,14 @@ impl Session {
         self.link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
     }
 
+    /// Nothing more is said but why it failed, if it did.
+    fn leave(&self) {
+        if std::thread::panicking() {
+            self.close(CloseReason::SessionFailed);
+        }
+        self.link.outbox.end();
+    }
+
     fn read(&mut self, text: &str, ctx: &mut Context<Self>) {
         self.parts.metrics.frames_in.inc();
         // Taken before anything else: what is published after this request was read is not missed (LP-1).
@@ -151,7 +159,7 @@ impl Actor for Session {
 
     /// The end of the input ends the session; the connection goes when its outbox is empty.
     fn stopping(&mut self, _: &mut Self::Context) -> Running {
-        self.link.outbox.end();
+        self.leave();
         Running::Stop
     }
 }
@@ -159,9 +167,10 @@ impl Actor for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.close(CloseReason::SessionFailed);
+            self.parts.metrics.restarts.with_label_values(&["session", "panic"]).inc();
+            log::error!(session = self.seated.session, peer:? = self.link.peer; "session failed, its client is told to reconnect");
         }
-        self.link.outbox.end();
+        self.leave();
         // One message per session: unbounded sending is bounded by that.
         self.parts.shard.session_closed.do_send(SessionClosed(self.seated));
     }

@@ -12,7 +12,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// The address of an empty database; SQLite's is a file in `dir`.
+    /// The address of a new, empty database; SQLite's is a file in `dir`.
     pub fn database_url(self, dir: &Path) -> String {
         match self {
             Self::Sqlite => format!("sqlite:{}", dir.join("events.db").display()),

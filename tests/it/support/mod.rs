@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod http;
+pub mod load;
 #[path = "../../support/postgres.rs"]
 pub mod postgres;
 pub mod server;

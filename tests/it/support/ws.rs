@@ -58,6 +58,11 @@ impl Socket {
         }
     }
 
+    /// The address of this end.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.get_ref().local_addr().expect("a connected socket")
+    }
+
     /// Sends one text frame, exactly as given (a [`Value`] or a text).
     pub fn send(&mut self, text: impl ToString) {
         self.try_send(text).expect("an open connection");

@@ -153,16 +153,18 @@ impl Shard {
             Scan { after, through: None, patterns: Vec::new(), max_events: PAGE_EVENTS * 4, max_bytes: PAGE_BYTES * 4 };
         let reader = self.parts.reader.clone();
         let read = async move { reader.scan(scan).await };
-        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_fill(after, page, ctx)));
+        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_fill(page, ctx)));
     }
 
-    fn take_fill(&mut self, after: EventId, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
+    fn take_fill(&mut self, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
         self.filling = false;
         match page {
             Ok(page) => {
-                let through = page.scanned_through;
-                if !page.events.is_empty() && self.head() == after {
-                    self.deliver(LogBatch::new(after, page.events), ctx);
+                let (through, head) = (page.scanned_through, self.head());
+                // Batches that followed the head may have been routed while the page was read.
+                let missed: Vec<_> = page.events.into_iter().filter(|event| event.id > head).collect();
+                if !missed.is_empty() {
+                    self.deliver(LogBatch::new(head, missed), ctx);
                 }
                 if through > self.head() {
                     // The end of the page was trimmed meanwhile.
