@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod faults;
 mod health;
+mod hostile;
 mod http;
 mod kill_storm;
 mod lifecycle;
