@@ -10,6 +10,7 @@ mod config;
 #[cfg(feature = "fault-injection")]
 mod faults;
 mod health;
+mod hostile;
 mod http;
 mod kill_storm;
 mod lifecycle;
