@@ -27,7 +27,7 @@ use crate::protocol::publish::PublishRules;
 use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptions, StoreUrl};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use crate::transport::{ConnectionSocket, InboundLimits};
+use crate::transport::{ConnectionLimit, ConnectionSocket, InboundLimits, ShardQueues};
 use crate::web::{self, Edge, EdgeLimits, EdgeParts, SupervisorAddresses};
 
 /// Connections that may wait to be accepted.
@@ -288,13 +288,15 @@ impl Node {
         let next_worker = Arc::new(AtomicUsize::new(0));
         let (edge, shard, backlog) = (self.edge.clone(), self.shard.clone(), Arc::clone(&self.backlog));
         let (commit_timeout, queue_limit) = (self.commit_timeout, self.queue_per_shard);
+        let connections = ConnectionLimit::new(config.server.max_connections);
         let supervisor = self.supervisor.clone().recipient::<WorkerReady>();
         let user_timeout = config.subscribe.stall_timeout.get() * 2 + STALL_MARGIN;
         let server = HttpServer::new(move || {
             let worker = Worker::current().unwrap_or_else(|| {
                 let number = next_worker.fetch_add(1, Ordering::Relaxed);
                 let intake = Intake::start(Arc::clone(&backlog), commit_timeout);
-                let (worker, arbiter) = Worker::install(number, intake, shard.clone(), queue_limit);
+                let queues = ShardQueues::new(queue_limit, Arc::clone(&connections));
+                let (worker, arbiter) = Worker::install(number, intake, shard.clone(), queues);
                 supervisor.do_send(WorkerReady { number, arbiter });
                 worker
             });

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
 
-use super::outbox::remember;
+use super::queues::remember;
 
 /// Whether a connection is read. A stopped reader leaves what arrives to the system's buffers, and so slows the peer.
 #[derive(Debug, Default)]
@@ -19,28 +19,44 @@ enum Reading {
     Paused,
     /// Resumes by itself when at most so many bytes are queued to be written.
     PausedUntil(usize),
+    /// The connection is being closed: what arrives concerns nobody any more.
+    Discarding,
+    Ended,
 }
 
 impl ReadGate {
     /// Stops reading until [`resume`](Self::resume) or the end of the connection.
     pub fn pause(&self) {
-        self.state.set(Reading::Paused);
+        self.set(Reading::Paused);
     }
 
     /// Stops reading until at most `low` bytes are queued in the outbox, which is looked at whenever it shrinks.
     pub fn pause_until(&self, low: usize) {
-        self.state.set(Reading::PausedUntil(low));
+        self.set(Reading::PausedUntil(low));
     }
 
     pub fn resume(&self) {
-        self.state.set(Reading::Open);
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
+        self.set(Reading::Open);
+        self.wake();
     }
 
     pub fn is_paused(&self) -> bool {
-        self.state.get() != Reading::Open
+        !matches!(self.state.get(), Reading::Open | Reading::Ended)
+    }
+
+    /// Stops reading until [`end`](Self::end).
+    pub(super) fn discard(&self) {
+        self.set(Reading::Discarding);
+    }
+
+    /// Ends the input, whatever has arrived.
+    pub(super) fn end(&self) {
+        self.state.set(Reading::Ended);
+        self.wake();
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.state.get() == Reading::Ended
     }
 
     /// Notes that `queued` bytes are left in the outbox.
@@ -57,5 +73,17 @@ impl ReadGate {
             return Poll::Pending;
         }
         Poll::Ready(())
+    }
+
+    fn set(&self, reading: Reading) {
+        if !matches!(self.state.get(), Reading::Discarding | Reading::Ended) {
+            self.state.set(reading);
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
     }
 }

@@ -1,43 +1,124 @@
 //! The requests of one connection, read no faster than they are handled.
 //!
-//! What has arrived is decoded before more is asked for, so that a flood of tiny frames is held back by the
-//! peer's own socket. An idle connection holds no buffer here.
+//! What has arrived is decoded before more is read, so that a flood of tiny frames is held back by the
+//! peer's own socket. An idle connection holds no buffer: there is one a thread.
 
-use std::io;
+use std::cell::RefCell;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use actix_web::error::PayloadError;
-use actix_web::web::Payload;
-use bytes::Bytes;
+use actix_rt::net::TcpStream;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::Stream;
+use tokio::io::Interest;
+use tokio::sync::oneshot;
 
 use super::decoder::{FrameDecoder, Inbound, InboundError, InboundLimits};
 use super::outbox::Outbox;
 
+/// Most bytes read at once, and in one turn.
+const READ_BUFFER: usize = 32 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<BytesMut> = RefCell::default();
+}
+
+/// A connection that has become a WebSocket.
+#[derive(Debug)]
+pub(super) struct TakenOver {
+    pub stream: Rc<TcpStream>,
+    /// What the client sent before that.
+    pub early: Bytes,
+}
+
 /// The messages and control frames of a connection. Ends after [`Inbound::Close`] or the first error.
 ///
 /// Dropping it ends the connection, once what is queued in the outbox has been written.
-pub struct InboundFrames<S = Payload> {
-    input: S,
-    /// What has arrived and is not decoded yet.
+pub struct InboundFrames {
+    source: Source,
+    /// What was read and is not decoded yet.
     chunk: Bytes,
+    /// The chunk is a part of the thread's buffer.
+    borrowed: bool,
+    /// The last read filled the buffer: others have their turn before the next.
+    greedy: bool,
     decoder: FrameDecoder,
     outbox: Rc<Outbox>,
     ended: bool,
 }
 
-impl<S> InboundFrames<S> {
-    pub(super) fn new(input: S, limits: InboundLimits, outbox: Rc<Outbox>) -> Self {
-        Self { input, chunk: Bytes::new(), decoder: FrameDecoder::new(limits), outbox, ended: false }
+enum Source {
+    Awaited(oneshot::Receiver<TakenOver>),
+    Open(Rc<TcpStream>),
+}
+
+impl InboundFrames {
+    pub(super) fn new(source: oneshot::Receiver<TakenOver>, limits: InboundLimits, outbox: Rc<Outbox>) -> Self {
+        Self {
+            source: Source::Awaited(source),
+            chunk: Bytes::new(),
+            borrowed: false,
+            greedy: false,
+            decoder: FrameDecoder::new(limits),
+            outbox,
+            ended: false,
+        }
+    }
+
+    fn poll_decode(&mut self, cx: &mut Context<'_>) -> Poll<Result<Inbound, InboundError>> {
+        loop {
+            if let Some(inbound) = self.decoder.decode(&mut self.chunk)? {
+                return Poll::Ready(Ok(inbound));
+            }
+            // The chunk is used up: the buffer is free again.
+            self.chunk = Bytes::new();
+            self.chunk = ready!(self.poll_read(cx)).map_err(InboundError::Disconnected)?;
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if std::mem::take(&mut self.greedy) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let stream = match &mut self.source {
+            Source::Open(stream) => stream,
+            Source::Awaited(taken_over) => {
+                let TakenOver { stream, early } =
+                    ready!(Pin::new(taken_over).poll(cx)).map_err(|_| ErrorKind::ConnectionAborted)?;
+                self.source = Source::Open(stream);
+                self.borrowed = false;
+                return Poll::Ready(Ok(early));
+            }
+        };
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match read(stream) {
+                Ok(chunk) if chunk.is_empty() => return Poll::Ready(Err(ErrorKind::UnexpectedEof.into())),
+                Ok(chunk) => {
+                    self.borrowed = true;
+                    self.greedy = chunk.len() == READ_BUFFER;
+                    return Poll::Ready(Ok(chunk));
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Takes what is left of the thread's buffer along.
+    fn keep_rest(&mut self) {
+        if self.chunk.is_empty() || self.ended {
+            self.chunk = Bytes::new();
+        } else if std::mem::take(&mut self.borrowed) {
+            self.chunk = Bytes::copy_from_slice(&self.chunk);
+        }
     }
 }
 
-impl<S> Stream for InboundFrames<S>
-where
-    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
-{
+impl Stream for InboundFrames {
     type Item = Result<Inbound, InboundError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -46,47 +127,46 @@ where
             return Poll::Ready(None);
         }
         ready!(this.outbox.reading().poll_open(cx));
-        let item = ready!(this.poll_decode(cx));
+        let item = if this.outbox.reading().has_ended() {
+            Err(InboundError::Disconnected(ErrorKind::ConnectionAborted.into()))
+        } else {
+            ready!(this.poll_decode(cx))
+        };
         this.ended = matches!(item, Ok(Inbound::Close(_)) | Err(_));
-        if this.chunk.is_empty() || this.ended {
-            this.chunk = Bytes::new();
-        }
+        this.keep_rest();
         Poll::Ready(Some(item))
     }
 }
 
-impl<S> InboundFrames<S>
-where
-    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
-{
-    fn poll_decode(&mut self, cx: &mut Context<'_>) -> Poll<Result<Inbound, InboundError>> {
-        loop {
-            if let Some(inbound) = self.decoder.decode(&mut self.chunk)? {
-                return Poll::Ready(Ok(inbound));
-            }
-            // The chunk is used up: let go of its memory before waiting.
-            self.chunk = Bytes::new();
-            self.chunk = match ready!(Pin::new(&mut self.input).poll_next(cx)) {
-                Some(Ok(chunk)) => chunk,
-                Some(Err(error)) => return Poll::Ready(Err(InboundError::Disconnected(into_io(error)))),
-                None => return Poll::Ready(Err(InboundError::Disconnected(io::ErrorKind::UnexpectedEof.into()))),
-            };
-        }
-    }
-}
-
-impl<S> Drop for InboundFrames<S> {
+impl Drop for InboundFrames {
     fn drop(&mut self) {
         self.outbox.end();
     }
 }
 
-fn into_io(error: PayloadError) -> io::Error {
-    match error {
-        PayloadError::Io(error) => error,
-        PayloadError::Incomplete(cause) => cause.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
-        other => io::Error::other(other.to_string()),
+/// Reads and forgets until the peer closes its side.
+pub(super) async fn discard(stream: &TcpStream) {
+    while stream.readable().await.is_ok() {
+        match read(stream) {
+            Ok(chunk) if chunk.is_empty() => return,
+            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
+            Ok(_) | Err(_) => {}
+        }
     }
+}
+
+/// What is there, as a part of the thread's buffer, to be let go before the next read; nothing at the end.
+fn read(stream: &TcpStream) -> io::Result<Bytes> {
+    let chunk = BUFFER.with_borrow_mut(|buffer| {
+        buffer.reserve(READ_BUFFER);
+        stream.try_read_buf(&mut buffer.limit(READ_BUFFER))?;
+        Ok::<_, io::Error>(buffer.split().freeze())
+    })?;
+    if (1..READ_BUFFER).contains(&chunk.len()) {
+        // A short read has emptied the socket: the next one waits for news instead of asking in vain.
+        let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
+    }
+    Ok(chunk)
 }
 
 #[cfg(test)]

@@ -1,140 +1,187 @@
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::sync::Weak;
-
 use futures_util::StreamExt;
 use futures_util::task::noop_waker_ref;
+use tokio::io::AsyncWriteExt;
 
 use super::*;
 use crate::transport::ShardQueues;
-use crate::transport::outbox::OutboxBody;
-use crate::transport::test_client::client_frame;
+use crate::transport::limit::ConnectionLimit;
+use crate::transport::test_client::{client_frame, pair, until};
 
-/// A payload whose chunks are asked for one by one.
-#[derive(Clone, Default)]
-struct Chunks(Rc<RefCell<VecDeque<Result<Bytes, PayloadError>>>>);
-
-impl Chunks {
-    fn add(&self, chunk: Vec<u8>) {
-        self.0.borrow_mut().push_back(Ok(chunk.into()));
-    }
-
-    fn left(&self) -> usize {
-        self.0.borrow().len()
-    }
+/// The frames of a connection whose client has sent `early` before it was taken over; and the client.
+async fn inbound(early: &[u8]) -> (TcpStream, InboundFrames, Rc<Outbox>) {
+    let (server, client) = pair().await;
+    let stream = Rc::new(server);
+    let outbox = Outbox::new(ShardQueues::new(0, ConnectionLimit::new(0)), None);
+    let (taken_over, source) = oneshot::channel();
+    let frames = InboundFrames::new(source, InboundLimits::default(), Rc::clone(&outbox));
+    let early = Bytes::copy_from_slice(early);
+    taken_over.send(TakenOver { stream: Rc::clone(&stream), early }).expect("awaited");
+    outbox.connect(stream);
+    (client, frames, outbox)
 }
 
-impl Stream for Chunks {
-    type Item = Result<Bytes, PayloadError>;
-
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.borrow_mut().pop_front().map_or(Poll::Pending, |chunk| Poll::Ready(Some(chunk)))
-    }
+async fn send(client: &mut TcpStream, bytes: &[u8]) {
+    client.write_all(bytes).await.expect("written");
 }
 
-fn inbound() -> (Chunks, InboundFrames<Chunks>, Rc<Outbox>, OutboxBody) {
-    let (outbox, body) = Outbox::new(ShardQueues::new(0), Weak::new());
-    let chunks = Chunks::default();
-    let frames = InboundFrames::new(chunks.clone(), InboundLimits::default(), Rc::clone(&outbox));
-    (chunks, frames, outbox, body)
-}
-
-fn next(frames: &mut InboundFrames<Chunks>) -> Poll<Option<Result<Inbound, InboundError>>> {
+fn poll(frames: &mut InboundFrames) -> Poll<Option<Result<Inbound, InboundError>>> {
     frames.poll_next_unpin(&mut Context::from_waker(noop_waker_ref()))
 }
 
-fn is_text(item: &Poll<Option<Result<Inbound, InboundError>>>, expected: &str) -> bool {
-    matches!(item, Poll::Ready(Some(Ok(Inbound::Text(text)))) if text == expected)
+async fn next_text(frames: &mut InboundFrames) -> String {
+    match frames.next().await {
+        Some(Ok(Inbound::Text(text))) => text.to_string(),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn text(text: &str) -> Vec<u8> {
     client_frame(0x81, text.as_bytes(), *b"mask")
 }
 
-#[test]
-fn a_flood_of_tiny_frames_is_read_one_chunk_ahead_at_most() {
-    let (chunks, mut frames, _outbox, _body) = inbound();
-    let (per_chunk, chunk_count) = (1000, 100);
-    for _ in 0..chunk_count {
-        chunks.add(text("").repeat(per_chunk));
-    }
-    for k in 0..per_chunk * chunk_count {
-        assert!(is_text(&next(&mut frames), ""), "frame {k}");
-        assert_eq!(chunk_count - chunks.left(), k / per_chunk + 1, "chunks read for frame {k}");
-    }
-    assert!(next(&mut frames).is_pending());
+fn ends_disconnected(item: &Option<Result<Inbound, InboundError>>) -> bool {
+    matches!(item, Some(Err(InboundError::Disconnected(_))))
 }
 
-#[test]
-fn an_idle_connection_holds_no_buffer() {
-    let (chunks, mut frames, _outbox, _body) = inbound();
-    let chunk = Bytes::from([text("a"), text("b")[..3].to_vec()].concat());
-    chunks.0.borrow_mut().push_back(Ok(chunk.clone()));
-    assert!(is_text(&next(&mut frames), "a"));
-    assert!(!chunk.is_unique());
-    assert!(next(&mut frames).is_pending());
-    assert!(chunk.is_unique(), "the chunk is let go although a frame is incomplete");
-    chunks.add(text("b")[3..].to_vec());
-    assert!(is_text(&next(&mut frames), "b"));
+#[actix_web::test]
+async fn a_flood_of_tiny_frames_is_read_one_buffer_ahead_at_most() {
+    let (mut client, mut frames, _outbox) = inbound(b"").await;
+    let count = 200_000;
+    let flood = actix_rt::spawn(async move {
+        send(&mut client, &text("").repeat(count)).await;
+        client
+    });
+    for _ in 0..count {
+        assert_eq!(next_text(&mut frames).await, "");
+        assert!(frames.chunk.len() < READ_BUFFER);
+    }
+    let _client = flood.await.expect("no panic");
+    assert!(poll(&mut frames).is_pending());
 }
 
-#[test]
-fn a_paused_connection_is_not_read() {
-    let (chunks, mut frames, outbox, _body) = inbound();
-    chunks.add([text("a"), text("b")].concat());
-    chunks.add(text("c"));
-    assert!(is_text(&next(&mut frames), "a"));
+#[actix_web::test]
+async fn an_idle_connection_holds_no_buffer() {
+    let (mut client, mut frames, _outbox) = inbound(b"").await;
+    send(&mut client, &[text("a"), text("b"), text("c")[..3].to_vec()].concat()).await;
+    assert_eq!(next_text(&mut frames).await, "a");
+    assert_eq!(frames.chunk.len(), text("b").len() + 3, "no more than what is left is kept");
+    assert_eq!(next_text(&mut frames).await, "b");
+    assert!(poll(&mut frames).is_pending());
+    assert!(frames.chunk.is_empty(), "the chunk is let go although a frame is incomplete");
+    send(&mut client, &text("c")[3..]).await;
+    assert_eq!(next_text(&mut frames).await, "c");
+    let chunk = BUFFER.with_borrow_mut(|buffer| buffer.try_reclaim(READ_BUFFER));
+    assert!(chunk, "nobody holds the thread's buffer");
+}
+
+#[actix_web::test]
+async fn connections_share_the_buffer_of_their_thread() {
+    let (mut one, mut frames_of_one, _outbox) = inbound(b"").await;
+    let (mut two, mut frames_of_two, _outbox) = inbound(b"").await;
+    for k in 0..100 {
+        let words = [format!("one {k}"), format!("more {k}"), format!("two {k}")];
+        send(&mut one, &[text(&words[0]), text(&words[1])].concat()).await;
+        send(&mut two, &text(&words[2])).await;
+        assert_eq!(next_text(&mut frames_of_one).await, words[0]);
+        assert_eq!(next_text(&mut frames_of_two).await, words[2]);
+        assert_eq!(next_text(&mut frames_of_one).await, words[1]);
+    }
+}
+
+#[actix_web::test]
+async fn what_was_sent_early_comes_first() {
+    let early = [text("a"), text("b"), text("c")[..4].to_vec()].concat();
+    let (mut client, mut frames, _outbox) = inbound(&early).await;
+    send(&mut client, &[&text("c")[4..], &text("d")].concat()).await;
+    for expected in ["a", "b", "c", "d"] {
+        assert_eq!(next_text(&mut frames).await, expected);
+    }
+}
+
+#[actix_web::test]
+async fn a_connection_that_is_never_taken_over_ends() {
+    let outbox = Outbox::new(ShardQueues::new(0, ConnectionLimit::new(0)), None);
+    let (taken_over, source) = oneshot::channel();
+    let mut frames = InboundFrames::new(source, InboundLimits::default(), outbox);
+    assert!(poll(&mut frames).is_pending());
+    drop(taken_over);
+    assert!(ends_disconnected(&frames.next().await));
+}
+
+#[actix_web::test]
+async fn a_client_that_closes_its_side_is_read_to_the_end() {
+    let (mut client, mut frames, outbox) = inbound(b"").await;
+    send(&mut client, &[text("a"), text("b")].concat()).await;
+    client.shutdown().await.expect("open");
+    assert_eq!(next_text(&mut frames).await, "a");
+    assert_eq!(next_text(&mut frames).await, "b");
+    assert!(ends_disconnected(&frames.next().await));
+    assert!(!outbox.is_gone(), "the client still listens");
+}
+
+#[actix_web::test]
+async fn a_paused_connection_is_not_read() {
+    let (mut client, mut frames, outbox) = inbound(b"").await;
+    send(&mut client, &[text("a"), text("b")].concat()).await;
+    assert_eq!(next_text(&mut frames).await, "a");
     outbox.reading().pause();
-    assert!(next(&mut frames).is_pending());
-    assert_eq!(chunks.left(), 1);
+    send(&mut client, &text("c")).await;
+    assert!(poll(&mut frames).is_pending());
+    assert_eq!(frames.chunk.len(), text("b").len());
     outbox.reading().resume();
-    assert!(is_text(&next(&mut frames), "b"));
-    assert!(is_text(&next(&mut frames), "c"));
+    assert_eq!(next_text(&mut frames).await, "b");
+    assert_eq!(next_text(&mut frames).await, "c");
 }
 
 #[actix_web::test]
 async fn reading_resumes_when_the_outbox_has_drained() {
-    use actix_web::body::MessageBody;
-
-    let (chunks, mut frames, outbox, mut body) = inbound();
-    chunks.add(text("a"));
+    let (mut client, mut frames, outbox) = inbound(b"").await;
+    send(&mut client, &text("a")).await;
     outbox.push(vec![0; 100].into());
-    outbox.push(vec![0; 50].into());
     outbox.reading().pause_until(60);
-    let mut reader = actix_rt::spawn(async move { frames.next().await.is_some() });
-    tokio::task::yield_now().await;
-    assert!(!reader.is_finished());
-    assert!(Pin::new(&mut body).poll_next(&mut Context::from_waker(noop_waker_ref())).is_ready());
-    assert!(matches!((&mut reader).await, Ok(true)));
+    assert!(poll(&mut frames).is_pending());
+    assert_eq!(next_text(&mut frames).await, "a");
 }
 
 #[actix_web::test]
 async fn a_paused_reader_learns_that_the_connection_is_gone() {
-    let (chunks, mut frames, outbox, body) = inbound();
+    let (_client, mut frames, outbox) = inbound(b"").await;
     outbox.reading().pause();
-    chunks.0.borrow_mut().push_back(Err(PayloadError::Incomplete(None)));
     let reader = actix_rt::spawn(async move { frames.next().await });
     tokio::task::yield_now().await;
-    drop(body);
-    assert!(matches!(reader.await, Ok(Some(Err(InboundError::Disconnected(_))))));
+    outbox.kill();
+    assert!(ends_disconnected(&reader.await.expect("no panic")));
 }
 
-#[test]
-fn nothing_follows_a_good_bye_or_an_error() {
-    let (chunks, mut frames, _outbox, _body) = inbound();
-    chunks.add([client_frame(0x88, b"", [0; 4]), text("more")].concat());
-    assert!(matches!(next(&mut frames), Poll::Ready(Some(Ok(Inbound::Close(None))))));
-    assert!(matches!(next(&mut frames), Poll::Ready(None)));
-
-    let (chunks, mut frames, _outbox, _body) = inbound();
-    chunks.add([client_frame(0xc1, b"", [0; 4]), text("more")].concat());
-    assert!(matches!(next(&mut frames), Poll::Ready(Some(Err(InboundError::Violation(_))))));
-    assert!(matches!(next(&mut frames), Poll::Ready(None)));
+#[actix_web::test]
+async fn a_connection_that_is_being_closed_is_no_longer_heard() {
+    let (mut client, mut frames, outbox) = inbound(b"").await;
+    outbox.end();
+    until(|| outbox.reading().is_paused()).await;
+    outbox.reading().resume();
+    send(&mut client, &text("too late")).await;
+    assert!(poll(&mut frames).is_pending());
+    drop(client);
+    assert!(ends_disconnected(&frames.next().await));
+    assert!(outbox.is_gone());
 }
 
-#[test]
-fn whoever_stops_reading_ends_the_connection() {
-    let (_chunks, frames, outbox, _body) = inbound();
+#[actix_web::test]
+async fn nothing_follows_a_good_bye_or_an_error() {
+    let (mut client, mut frames, _outbox) = inbound(b"").await;
+    send(&mut client, &[client_frame(0x88, b"", [0; 4]), text("more")].concat()).await;
+    assert!(matches!(frames.next().await, Some(Ok(Inbound::Close(None)))));
+    assert!(frames.next().await.is_none());
+
+    let (mut client, mut frames, _outbox) = inbound(b"").await;
+    send(&mut client, &[client_frame(0xc1, b"", [0; 4]), text("more")].concat()).await;
+    assert!(matches!(frames.next().await, Some(Err(InboundError::Violation(_)))));
+    assert!(frames.next().await.is_none());
+}
+
+#[actix_web::test]
+async fn whoever_stops_reading_ends_the_connection() {
+    let (_client, frames, outbox) = inbound(b"").await;
     assert!(!outbox.is_closed());
     drop(frames);
     assert!(outbox.is_closed());

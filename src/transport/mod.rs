@@ -1,18 +1,21 @@
 //! WebSocket connections as bytes: the handshake, framing, queues and the socket, and nothing of what is said.
 //!
-//! All of it lives on one HTTP worker thread, save [`ConnectionSocket`]. Two parts face each other:
-//! [`Outbox`], where encoded frames wait to be written, and [`InboundFrames`], which reads no faster than
-//! its reader. Either ends the connection: a closed outbox when it is empty, the input when it is dropped.
+//! `HttpServer` accepts a connection and answers the handshake; as soon as that answer is out, the connection is
+//! [taken over](handover). Then two parts face each other, on the same worker thread: [`Outbox`], where encoded frames
+//! wait to be written, and [`InboundFrames`], which reads no faster than its reader. Neither has a task of its own or
+//! a buffer while it is idle. Either ends the connection: a closed outbox when it is empty, the input when dropped.
 
 mod decoder;
 mod frame;
 mod gate;
+mod handover;
 mod inbound;
+mod limit;
 mod outbox;
+mod queues;
 mod socket;
 
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
 
 use actix_http::ws;
 use actix_web::http::StatusCode;
@@ -23,9 +26,14 @@ use actix_web::{HttpRequest, HttpResponse};
 pub use decoder::{Inbound, InboundError, InboundLimits};
 pub use frame::{CloseFrame, append_text_frame, ping_frame, pong_frame, text_frame};
 pub use gate::ReadGate;
+pub use handover::HandedOver;
 pub use inbound::InboundFrames;
-pub use outbox::{DrainNotices, DrainQueue, MAX_SLICE, Outbox, OutboxBody, OutboxKey, QueueBudget, ShardQueues};
+pub use limit::ConnectionLimit;
+pub use outbox::Outbox;
+pub use queues::{DrainNotices, DrainQueue, OutboxKey, QueueBudget, ShardQueues};
 pub use socket::ConnectionSocket;
+
+use handover::Handover;
 
 /// A connection that speaks WebSocket as soon as `response` is returned.
 pub struct Upgrade {
@@ -36,9 +44,10 @@ pub struct Upgrade {
     pub protocol: Option<&'static str>,
 }
 
-/// Switches the connection of `req` to WebSocket; `protocols` are the subprotocols on offer.
+/// Switches the connection of `req`, whose payload is `payload`, to WebSocket; `protocols` are the subprotocols on offer.
 ///
-/// The first of them that the client names wins. No extension is ever agreed on.
+/// The first of them that the client names wins. No extension is ever agreed on. The connection must have been
+/// [registered](ConnectionSocket::register).
 pub fn upgrade(
     req: &HttpRequest,
     payload: Payload,
@@ -51,10 +60,11 @@ pub fn upgrade(
     if let Some(protocol) = protocol {
         response.insert_header((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol)));
     }
-    let socket = req.conn_data::<Arc<ConnectionSocket>>().map_or_else(Weak::new, Arc::downgrade);
-    let (outbox, body) = Outbox::new(shard, socket);
-    let inbound = InboundFrames::new(payload, limits, Rc::clone(&outbox));
-    Ok(Upgrade { response: response.body(body), outbox, inbound, protocol })
+    let admission = shard.connections.admit().ok_or(HandshakeError::Full)?;
+    let outbox = Outbox::new(shard, Some(admission));
+    let (handover, source) = Handover::prepare(req, payload, Rc::clone(&outbox))?;
+    let inbound = InboundFrames::new(source, limits, Rc::clone(&outbox));
+    Ok(Upgrade { response: response.body(handover), outbox, inbound, protocol })
 }
 
 /// The subprotocols that the client of `req` can speak, best first.
@@ -78,6 +88,10 @@ pub enum HandshakeError {
     UnsupportedVersion,
     #[error("malformed WebSocket handshake: {0}")]
     Malformed(&'static str),
+    #[error("no more WebSocket connections are accepted at present")]
+    Full,
+    #[error("this connection cannot become a WebSocket connection")]
+    NoSocket,
 }
 
 impl HandshakeError {
@@ -86,6 +100,7 @@ impl HandshakeError {
         match self {
             Self::NotWebSocket | Self::UnsupportedVersion => StatusCode::UPGRADE_REQUIRED,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Full | Self::NoSocket => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

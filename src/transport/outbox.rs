@@ -1,148 +1,76 @@
 //! What waits to be written to one connection.
 //!
-//! The queue holds encoded frames, shared and never copied; the response body hands them to the HTTP
-//! dispatcher, which asks for more only while its write buffer has room. So a full socket leaves the
-//! bytes here, where they are counted, and nobody but this connection waits.
+//! The queue holds encoded frames, shared and never copied: they go from here straight into the socket, at the end
+//! of the turn in which they were pushed. A full socket leaves the bytes here, where they are counted, and nobody
+//! but this connection waits.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Weak;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use actix_web::body::{BodySize, MessageBody};
+use actix_rt::net::TcpStream;
 use bytes::Bytes;
-use futures_util::Stream;
 
 use super::frame::CloseFrame;
 use super::gate::ReadGate;
-use super::socket::ConnectionSocket;
+use super::limit::Admission;
+use super::queues::{OutboxKey, ShardQueues};
+use super::socket::progress;
 
-/// Most bytes handed over at once. The dispatcher copies each piece into its write buffer and asks for more
-/// until that holds 32 KiB, so small frames share a write without being joined here, and large batches do
-/// not make the buffer grow.
-pub const MAX_SLICE: usize = 16 * 1024;
+#[path = "writing.rs"]
+mod writing;
 
 /// Room for queued frames that is kept by an empty queue.
-const KEPT_SLOTS: usize = 8;
+const KEPT_SLOTS: usize = 4;
 
-/// How the shard knows an outbox.
-pub type OutboxKey = usize;
-
-/// What the outboxes of one shard have in common.
-#[derive(Debug)]
-pub struct ShardQueues {
-    pub budget: QueueBudget,
-    pub drained: DrainQueue,
-}
-
-impl ShardQueues {
-    /// `limit`: bytes that all outboxes of the shard together should not exceed.
-    pub fn new(limit: usize) -> Rc<Self> {
-        Rc::new(Self {
-            budget: QueueBudget { limit, used: Cell::new(0) },
-            drained: DrainQueue { keys: RefCell::default(), waker: RefCell::default() },
-        })
-    }
-
-    /// The keys of outboxes that have drained, in batches, for as long as the shard lives.
-    pub fn drain_notices(self: &Rc<Self>) -> DrainNotices {
-        DrainNotices(Rc::clone(self))
-    }
-}
-
-/// Counts the bytes that wait in all outboxes of a shard, frames shared by n connections n times.
-///
-/// It only counts: whether to push, to make a connection read from the store, or to close it is the shard's verdict.
-#[derive(Debug)]
-pub struct QueueBudget {
-    limit: usize,
-    used: Cell<usize>,
-}
-
-impl QueueBudget {
-    pub fn used(&self) -> usize {
-        self.used.get()
-    }
-
-    pub fn limit(&self) -> usize {
-        self.limit
-    }
-
-    /// Whether `bytes` more fit.
-    pub fn has_room(&self, bytes: usize) -> bool {
-        self.used.get().saturating_add(bytes) <= self.limit
-    }
-}
-
-/// The keys of outboxes that have fallen to their low-water mark; each armed notice arrives once, none is lost.
-#[derive(Debug)]
-pub struct DrainQueue {
-    keys: RefCell<Vec<OutboxKey>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl DrainQueue {
-    fn put(&self, key: OutboxKey) {
-        self.keys.borrow_mut().push(key);
-        wake(self.waker.take());
-    }
-}
-
-/// See [`ShardQueues::drain_notices`]. One reader a shard.
-#[derive(Debug)]
-pub struct DrainNotices(Rc<ShardQueues>);
-
-impl Stream for DrainNotices {
-    type Item = Vec<OutboxKey>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let DrainQueue { keys, waker } = &self.0.drained;
-        let keys = keys.take();
-        if keys.is_empty() {
-            remember(&mut waker.borrow_mut(), cx);
-            return Poll::Pending;
-        }
-        Poll::Ready(Some(keys))
-    }
-}
-
-/// The outgoing bytes of one connection; shared by its session, its shard and the response body, on one thread.
+/// The outgoing side of one connection; shared by its session and its shard, on one thread.
 ///
 /// Invariant: nothing is queued once the connection is gone, so the budget returns to where it was.
 #[derive(Debug)]
 pub struct Outbox {
     shard: Rc<ShardQueues>,
-    socket: Weak<ConnectionSocket>,
     reading: ReadGate,
     state: RefCell<State>,
 }
 
 #[derive(Debug)]
 struct State {
+    /// `None` until the connection is taken over, and when it is gone.
+    stream: Option<Rc<TcpStream>>,
+    admission: Option<Admission>,
     queue: VecDeque<Bytes>,
     queued: usize,
-    /// Bytes handed to the dispatcher so far.
-    taken: u64,
+    /// Bytes taken by the system so far.
+    written: u64,
     /// The front of the queue is the rest of something already begun.
     front_begun: bool,
     phase: Phase,
+    turn: Turn,
     close_code: Option<u16>,
     notice: Option<Notice>,
     last_look: Option<Look>,
-    body: Option<Waker>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// Nothing is accepted; the body ends after what is queued.
+    /// Nothing is accepted; what is queued is still written.
     Closing,
-    /// The body is gone, and the connection with it.
+    /// All is written; the peer has a moment to read it and to close its side.
+    Lingering,
     Gone,
+}
+
+/// What the writing waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Something to write.
+    Idle,
+    /// The end of the current turn.
+    Due,
+    /// Room in the socket.
+    Blocked,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -154,39 +82,43 @@ struct Notice {
 /// How far the bytes had come, and when that was first seen.
 #[derive(Debug, Clone, Copy)]
 struct Look {
-    taken: u64,
+    written: u64,
     acknowledged: Option<u64>,
     since: Instant,
 }
 
 impl Outbox {
-    /// An empty outbox and the response body that drains it.
-    pub fn new(shard: Rc<ShardQueues>, socket: Weak<ConnectionSocket>) -> (Rc<Self>, OutboxBody) {
+    /// An empty outbox, which keeps what is pushed until it is [connected](Self::connect).
+    pub(super) fn new(shard: Rc<ShardQueues>, admission: Option<Admission>) -> Rc<Self> {
         let state = State {
+            stream: None,
+            admission,
             queue: VecDeque::new(),
             queued: 0,
-            taken: 0,
+            written: 0,
             front_begun: false,
             phase: Phase::Open,
+            turn: Turn::Idle,
             close_code: None,
             notice: None,
             last_look: None,
-            body: None,
         };
-        let outbox = Rc::new(Self { shard, socket, reading: ReadGate::default(), state: RefCell::new(state) });
-        let body = OutboxBody(Rc::clone(&outbox));
-        (outbox, body)
+        Rc::new(Self { shard, reading: ReadGate::default(), state: RefCell::new(state) })
     }
 
     /// Queues `frames`: one or more whole frames, encoded. Ignored once the outbox is closed.
-    pub fn push(&self, frames: Bytes) {
+    pub fn push(self: &Rc<Self>, frames: Bytes) {
         if frames.is_empty() || self.is_closed() {
             return;
         }
-        self.enqueue(frames);
+        let mut state = self.state.borrow_mut();
+        state.queued += frames.len();
+        self.shard.budget.add(frames.len());
+        state.queue.push_back(frames);
+        self.schedule(&mut state);
     }
 
-    /// Bytes that wait here, not counting what the dispatcher and the system have taken.
+    /// Bytes that wait here, not counting what the system has taken.
     pub fn queued_bytes(&self) -> usize {
         self.state.borrow().queued
     }
@@ -206,23 +138,18 @@ impl Outbox {
         self.state.borrow().close_code
     }
 
-    /// The socket below, while the connection lives.
-    pub fn socket(&self) -> &Weak<ConnectionSocket> {
-        &self.socket
-    }
-
     /// Ends the connection with `frame`, after what is queued.
-    pub fn close(&self, frame: &CloseFrame) {
+    pub fn close(self: &Rc<Self>, frame: &CloseFrame) {
         if self.is_closed() {
             return;
         }
-        self.enqueue(frame.encode());
+        self.push(frame.encode());
         self.state.borrow_mut().close_code = Some(frame.code);
         self.end();
     }
 
     /// Ends the connection with `frame`, instead of what is queued; only a piece already begun is finished first.
-    pub fn close_now(&self, frame: &CloseFrame) {
+    pub fn close_now(self: &Rc<Self>, frame: &CloseFrame) {
         if self.is_closed() {
             return;
         }
@@ -232,14 +159,18 @@ impl Outbox {
     }
 
     /// Ends the connection after what is queued, without a close frame: the last word has been said, or the peer is gone.
-    pub fn end(&self) {
+    pub fn end(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
         if state.phase == Phase::Open {
             state.phase = Phase::Closing;
-            let body = state.body.take();
-            drop(state);
-            wake(body);
+            self.schedule(&mut state);
         }
+    }
+
+    /// Ends the connection at once, whatever is queued.
+    pub fn kill(&self) {
+        self.reading.end();
+        self.disconnect();
     }
 
     /// Asks for `key` in the shard's drain notices once at most `low` bytes are queued, which may be now,
@@ -260,11 +191,12 @@ impl Outbox {
             state.last_look = None;
             return None;
         }
-        let taken = state.taken;
-        let acknowledged = self.socket.upgrade().and_then(|socket| socket.acknowledged_bytes());
-        let unmoved = state.last_look.filter(|look| (look.taken, look.acknowledged) == (taken, acknowledged));
-        let Look { since, .. } = *state.last_look.insert(unmoved.unwrap_or(Look { taken, acknowledged, since: now }));
-        Some(now.saturating_duration_since(since))
+        let written = state.written;
+        let acknowledged = state.stream.as_deref().and_then(progress).map(|progress| progress.acknowledged);
+        let unmoved = state.last_look.filter(|look| (look.written, look.acknowledged) == (written, acknowledged));
+        let look = unmoved.unwrap_or(Look { written, acknowledged, since: now });
+        state.last_look = Some(look);
+        Some(now.saturating_duration_since(look.since))
     }
 
     /// Stops and restarts the reading of this connection's requests.
@@ -272,52 +204,21 @@ impl Outbox {
         &self.reading
     }
 
-    fn enqueue(&self, bytes: Bytes) {
-        let mut state = self.state.borrow_mut();
-        state.queued += bytes.len();
-        self.shard.budget.used.update(|used| used + bytes.len());
-        state.queue.push_back(bytes);
-        let body = state.body.take();
-        drop(state);
-        wake(body);
-    }
-
-    /// The next piece to write; the end once the outbox is closed and empty.
-    fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let mut state = self.state.borrow_mut();
-        let Some(front) = state.queue.front_mut() else {
-            if state.phase != Phase::Open {
-                return Poll::Ready(None);
-            }
-            remember(&mut state.body, cx);
-            return Poll::Pending;
-        };
-        let piece = if front.len() > MAX_SLICE { front.split_to(MAX_SLICE) } else { std::mem::take(front) };
-        state.front_begun = !state.queue[0].is_empty();
-        if !state.front_begun {
-            state.queue.pop_front();
-            state.release_slots();
-        }
-        state.taken += piece.len() as u64;
-        self.account_for_removal(&mut state, piece.len());
-        drop(state);
-        self.announce();
-        Poll::Ready(Some(piece))
-    }
-
     /// Drops everything queued but the first `keep` pieces.
     fn discard_from(&self, keep: usize) {
         let mut state = self.state.borrow_mut();
         let removed = state.queue.drain(keep..).map(|piece| piece.len()).sum();
-        state.release_slots();
         self.account_for_removal(&mut state, removed);
         drop(state);
         self.announce();
     }
 
     fn account_for_removal(&self, state: &mut State, removed: usize) {
+        if state.queue.is_empty() && state.queue.capacity() > KEPT_SLOTS {
+            state.queue = VecDeque::new();
+        }
         state.queued -= removed;
-        self.shard.budget.used.update(|used| used - removed);
+        self.shard.budget.remove(removed);
     }
 
     /// Tells those who wait for the queue to have shrunk.
@@ -330,57 +231,6 @@ impl Outbox {
             self.shard.drained.put(key);
         }
         self.reading.on_queued(queued);
-    }
-
-    fn on_body_dropped(&self) {
-        self.state.borrow_mut().phase = Phase::Gone;
-        self.discard_from(0);
-        // Reading on finds the end of the input, which is how the session learns of it.
-        self.reading.resume();
-    }
-}
-
-impl State {
-    fn release_slots(&mut self) {
-        if self.queue.is_empty() && self.queue.capacity() > KEPT_SLOTS {
-            self.queue = VecDeque::new();
-        }
-    }
-}
-
-/// The body of the response that switched protocols: yields what the outbox holds until that is closed.
-#[derive(Debug)]
-pub struct OutboxBody(Rc<Outbox>);
-
-impl MessageBody for OutboxBody {
-    type Error = Infallible;
-
-    fn size(&self) -> BodySize {
-        BodySize::Stream
-    }
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
-        self.0.poll_take(cx).map(|piece| piece.map(Ok))
-    }
-}
-
-impl Drop for OutboxBody {
-    fn drop(&mut self) {
-        self.0.on_body_dropped();
-    }
-}
-
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
-    }
-}
-
-/// Keeps the waker of the task behind `cx`, for [`wake`].
-pub(super) fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
-    match slot {
-        Some(waker) => waker.clone_from(cx.waker()),
-        None => *slot = Some(cx.waker().clone()),
     }
 }
 

@@ -2,30 +2,33 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, StreamHandler};
-use actix_rt::net::{TcpListener, TcpStream};
-use actix_web::dev::{Extensions, ServerHandle};
+use actix_rt::net::TcpStream;
+use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
 use actix_web::test::TestRequest;
 use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, web};
 use awc::ws::{CloseCode, Frame, Message};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::test_client::client_frame;
+use super::test_client::{client_frame, until};
 use super::{
-    CloseFrame, ConnectionSocket, HandshakeError, Inbound, InboundError, InboundLimits, Outbox, ShardQueues, Upgrade,
+    CloseFrame, ConnectionLimit, ConnectionSocket, HandshakeError, Inbound, InboundError, InboundLimits, Outbox, ShardQueues, Upgrade,
     pong_frame, text_frame, upgrade,
 };
 
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 const PROTOCOLS: [&str; 2] = ["one", "two"];
 const FLOOD: usize = 64 << 20;
+/// More than a socket takes at once.
+const LARGE: usize = 8 << 20;
+const MAX_CONNECTIONS: usize = 4;
 const STALL: Duration = Duration::from_millis(200);
 
 /// What a session tells the test.
@@ -53,7 +56,7 @@ impl Session {
             let (queued, used) = (self.outbox.queued_bytes(), self.shard.budget.used());
             self.report(Report::Waiting { queued, used, stalled });
             if stalled >= STALL {
-                self.outbox.socket().upgrade().expect("registered").shutdown();
+                self.outbox.kill();
             }
         }
     }
@@ -92,8 +95,9 @@ async fn serve(
     req: HttpRequest,
     payload: web::Payload,
     reports: web::Data<UnboundedSender<Report>>,
+    connections: web::Data<Arc<ConnectionLimit>>,
 ) -> Result<HttpResponse, actix_web::Error> {
-    let shard = ShardQueues::new(FLOOD);
+    let shard = ShardQueues::new(FLOOD, Arc::clone(&connections));
     let Upgrade { response, outbox, inbound, .. } =
         upgrade(&req, payload, &PROTOCOLS, InboundLimits::default(), Rc::clone(&shard))
             .map_err(|error| actix_web::error::InternalError::new(error, error.status()))?;
@@ -108,13 +112,23 @@ struct TestServer {
     address: SocketAddr,
     handle: ServerHandle,
     reports: UnboundedReceiver<Report>,
+    connections: Arc<ConnectionLimit>,
 }
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 impl TestServer {
     fn start() -> Self {
         let (sender, reports) = unbounded_channel();
+        let connections = ConnectionLimit::new(MAX_CONNECTIONS);
+        let limit = Arc::clone(&connections);
         let server = HttpServer::new(move || {
-            App::new().app_data(web::Data::new(sender.clone())).route("/ws", web::get().to(serve))
+            App::new()
+                .app_data(web::Data::new(sender.clone()))
+                .app_data(web::Data::new(Arc::clone(&limit)))
+                .route("/ws", web::get().to(serve))
+                .route("/large", web::get().to(|| async { vec![b'x'; LARGE] }))
         })
         .on_connect(|io, data| ConnectionSocket::register(io, data, USER_TIMEOUT))
         .workers(1)
@@ -125,14 +139,11 @@ impl TestServer {
         let server = server.run();
         let handle = server.handle();
         actix_rt::spawn(server);
-        Self { address, handle, reports }
+        Self { address, handle, reports, connections }
     }
 
     async fn raw_client(&self) -> TcpStream {
-        let mut client = TcpStream::connect(self.address).await.expect("connected");
-        let head = "GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        client.write_all(head.as_bytes()).await.expect("written");
+        let mut client = self.client_that_says(UPGRADE.as_bytes()).await;
         let answer = read_until(&mut client, b"\r\n\r\n").await;
         let answer = String::from_utf8_lossy(&answer).to_lowercase();
         assert!(answer.starts_with("http/1.1 101"), "{answer}");
@@ -142,12 +153,18 @@ impl TestServer {
         client
     }
 
+    async fn client_that_says(&self, first: &[u8]) -> TcpStream {
+        let mut client = TcpStream::connect(self.address).await.expect("connected");
+        client.write_all(first).await.expect("written");
+        client
+    }
+
     async fn stop(self) {
         self.handle.stop(false).await;
     }
 }
 
-async fn read_until(client: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+async fn read_until(client: &mut (impl AsyncRead + Unpin), end: &[u8]) -> Vec<u8> {
     let mut read = Vec::new();
     while !read.ends_with(end) {
         let byte = client.read_u8().await;
@@ -240,34 +257,126 @@ async fn a_client_that_goes_away_ends_its_session() {
 }
 
 #[actix_web::test]
-async fn bytes_that_the_socket_delivers_are_progress() {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-    let mut peer = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
-    let (mut stream, peer_address) = listener.accept().await.expect("accepted");
-    let mut data = Extensions::new();
-    ConnectionSocket::register(&stream, &mut data, USER_TIMEOUT);
-    let socket = data.get::<Arc<ConnectionSocket>>().expect("registered");
-    assert_eq!(socket.peer(), Some(peer_address));
-
-    let (outbox, _body) = Outbox::new(ShardQueues::new(0), Arc::downgrade(socket));
-    outbox.push(Bytes::from_static(b"waits"));
-    let start = Instant::now();
-    let at = |seconds| outbox.stalled_for(start + Duration::from_secs(seconds));
-    assert_eq!((at(0), at(10)), (Some(Duration::ZERO), Some(Duration::from_secs(10))));
-    if let Some(before) = socket.acknowledged_bytes() {
-        stream.write_all(b"moves").await.expect("written");
-        peer.read_exact(&mut [0; 5]).await.expect("read");
-        while socket.acknowledged_bytes() < Some(before + 5) {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!((at(20), at(21)), (Some(Duration::ZERO), Some(Duration::from_secs(1))));
+async fn what_a_client_says_before_the_answer_is_heard() {
+    let server = TestServer::start();
+    let words: Vec<String> = (0..2000).map(|k| format!("word {k:04} {}", "x".repeat(40))).collect();
+    let frames: Vec<u8> = words.iter().flat_map(|word| client_frame(0x81, word.as_bytes(), *b"mask")).collect();
+    let expected: Vec<u8> = words.iter().flat_map(|word| text_frame(word.as_bytes())).collect();
+    // All at once; cut within the head, after it, and within a frame.
+    let bytes = [UPGRADE.as_bytes(), &frames].concat();
+    for cut in [bytes.len(), 50, UPGRADE.len(), UPGRADE.len() + 1000] {
+        let mut client = server.client_that_says(&bytes[..cut]).await;
+        tokio::task::yield_now().await;
+        let (mut reading, mut writing) = client.split();
+        let write = async {
+            writing.write_all(&bytes[cut..]).await.expect("written");
+        };
+        let read = async {
+            read_until(&mut reading, b"\r\n\r\n").await;
+            let mut answers = vec![0; expected.len()];
+            reading.read_exact(&mut answers).await.expect("answers");
+            answers
+        };
+        let ((), answers) = futures_util::future::join(write, read).await;
+        assert!(answers == expected, "cut at {cut}");
     }
+    server.stop().await;
+}
 
-    socket.shutdown();
-    assert_eq!(peer.read(&mut [0; 1]).await.expect("an end"), 0);
-    let socket: Weak<ConnectionSocket> = Arc::downgrade(socket);
-    drop(data);
-    assert!(socket.upgrade().is_none());
+/// The head of the answer waits behind another answer that the socket does not take at once.
+#[actix_web::test]
+async fn the_answer_is_written_whole_before_the_connection_is_taken_over() {
+    let server = TestServer::start();
+    for pause in [0, 1, 20] {
+        let first = ["GET /large HTTP/1.1\r\nHost: test\r\n\r\n", UPGRADE].concat();
+        let first = [first.as_bytes(), &client_frame(0x81, b"early", *b"mask")].concat();
+        let mut client = server.client_that_says(&first).await;
+        read_until(&mut client, b"\r\n\r\n").await;
+        let mut left = LARGE;
+        let mut buffer = vec![0; 100_000];
+        while left > 0 {
+            let most = left.min(buffer.len());
+            let length = client.read(&mut buffer[..most]).await.expect("the large answer");
+            assert!(length > 0 && buffer[..length].iter().all(|byte| *byte == b'x'));
+            left -= length;
+            for _ in 0..pause {
+                tokio::task::yield_now().await;
+            }
+        }
+        let head = read_until(&mut client, b"\r\n\r\n").await;
+        assert!(head.starts_with(b"HTTP/1.1 101"));
+        read_until(&mut client, b"\x81\x05early").await;
+        drop(client);
+        until(|| server.connections.open() == 0).await;
+    }
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn there_are_only_so_many_connections() {
+    let server = TestServer::start();
+    let mut clients = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        clients.push(server.raw_client().await);
+    }
+    assert_eq!(server.connections.open(), MAX_CONNECTIONS);
+    let mut refused = server.client_that_says(UPGRADE.as_bytes()).await;
+    let head = read_until(&mut refused, b"\r\n\r\n").await;
+    assert!(head.starts_with(b"HTTP/1.1 503"), "{}", String::from_utf8_lossy(&head));
+    clients.pop();
+    until(|| server.connections.open() < MAX_CONNECTIONS).await;
+    server.raw_client().await;
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_client_that_closes_its_side_gets_its_answers() {
+    let mut server = TestServer::start();
+    let mut client = server.raw_client().await;
+    client.write_all(&client_frame(0x81, b"last", *b"mask")).await.expect("written");
+    client.shutdown().await.expect("open");
+    let mut answers = Vec::new();
+    client.read_to_end(&mut answers).await.expect("an orderly end");
+    assert_eq!(answers, b"\x81\x04last");
+    assert!(matches!(server.reports.recv().await, Some(Report::Ended { .. })));
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn no_descriptor_is_left() {
+    let server = TestServer::start();
+    for round in 0..30 {
+        let mut client = server.raw_client().await;
+        match round % 3 {
+            0 => drop(client),
+            1 => {
+                client.write_all(&client_frame(0x88, b"\x03\xe8", *b"mask")).await.expect("written");
+                client.read_to_end(&mut Vec::new()).await.expect("an orderly end");
+            }
+            _ => client.write_all(&client_frame(0x81, b"flood", *b"mask")).await.expect("written"),
+        }
+    }
+    until(|| server.connections.open() == 0).await;
+    // Other tests of this process have descriptors too: only sockets of this server count.
+    let port = format!("{:04X}", server.address.port());
+    let ours = || {
+        let table = std::fs::read_to_string("/proc/self/net/tcp").expect("Linux");
+        let inodes: Vec<String> = table
+            .lines()
+            .skip(1)
+            .filter(|line| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&port)))
+            .filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(9)?)))
+            .collect();
+        let open = std::fs::read_dir("/proc/self/fd").expect("Linux").filter_map(|entry| entry.ok()?.path().read_link().ok());
+        open.filter(|target| target.to_str().is_some_and(|target| inodes.iter().any(|inode| inode == target))).count()
+    };
+    // The listener remains.
+    until(|| ours() <= 1).await;
+    server.stop().await;
+}
+
+fn shard() -> Rc<ShardQueues> {
+    ShardQueues::new(0, ConnectionLimit::new(MAX_CONNECTIONS))
 }
 
 #[actix_web::test]
@@ -286,7 +395,8 @@ async fn other_requests_are_refused_with_a_reason() {
     };
     let old = websocket().insert_header(("Sec-WebSocket-Version", "1")).to_srv_request().into_parts();
     let cases = [
-        (websocket().to_srv_request().into_parts(), None),
+        // All is well but for the connection: there is none.
+        (websocket().to_srv_request().into_parts(), Some((HandshakeError::Malformed("the connection has ended"), 400))),
         (TestRequest::get().to_srv_request().into_parts(), Some((HandshakeError::NotWebSocket, 426))),
         (without("Connection"), Some((HandshakeError::NotWebSocket, 426))),
         (old, Some((HandshakeError::UnsupportedVersion, 426))),
@@ -295,7 +405,7 @@ async fn other_requests_are_refused_with_a_reason() {
     ];
     for ((req, mut payload), expected) in cases {
         let payload = web::Payload::from_request(&req, &mut payload).await.expect("a payload");
-        let outcome = upgrade(&req, payload, &PROTOCOLS, InboundLimits::default(), ShardQueues::new(0));
+        let outcome = upgrade(&req, payload, &PROTOCOLS, InboundLimits::default(), shard());
         let status = |code| StatusCode::from_u16(code).expect("a status");
         assert_eq!(
             outcome.err().map(|error| (error, error.status())),

@@ -54,6 +54,7 @@ fn unavailable(code: ErrorCode, message: &str) -> ApiError {
 
 fn handshake_error(error: &HandshakeError) -> ApiError {
     let code = match error.status() {
+        StatusCode::SERVICE_UNAVAILABLE => return unavailable(ErrorCode::Overloaded, &error.to_string()),
         StatusCode::UPGRADE_REQUIRED => ErrorCode::UpgradeRequired,
         _ => ErrorCode::MalformedRequest,
     };

@@ -41,11 +41,11 @@ pub struct Worker {
 
 impl Worker {
     /// Sets up the current thread, without a shard yet; the supervisor starts that one.
-    pub fn install(number: usize, intake: Intake, parts: ShardParts, queue_limit: usize) -> (Rc<Self>, ArbiterHandle) {
+    pub fn install(number: usize, intake: Intake, parts: ShardParts, queues: Rc<ShardQueues>) -> (Rc<Self>, ArbiterHandle) {
         let worker = Rc::new(Self {
             number,
             intake,
-            queues: ShardQueues::new(queue_limit),
+            queues,
             lobby: Rc::default(),
             clock: Rc::default(),
             parts,

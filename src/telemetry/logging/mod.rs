@@ -82,13 +82,23 @@ fn start(config: &LogConfig, style: Style, to: impl Write + Send + 'static, byte
     let queue = Queue::start(to, bytes, move |count| format::dropped_notice(style, count))?;
     let logger = Builder::new()
         .parse_filters(&config.level)
-        .format(move |line, record| format::write_line(style, line, record))
+        .format(move |line, record| match is_handover(record) {
+            true => Ok(()),
+            false => format::write_line(style, line, record),
+        })
         .target(Target::Pipe(Box::new(Lines(Arc::clone(&queue)))))
         // Colours are the business of `format`; nothing is to be stripped.
         .write_style(WriteStyle::Always)
         .build();
     let max_level = logger.filter();
     Ok(Running { logger, max_level, handle: LogHandle { queue } })
+}
+
+/// The dispatcher of actix-http calls it an error that a WebSocket connection was taken over, once for each.
+fn is_handover(record: &Record<'_>) -> bool {
+    record.level() == Level::Error
+        && record.target() == "actix_http::h1::dispatcher"
+        && record.args().to_string().ends_with(": HandedOver")
 }
 
 /// The end of the queue that the logger writes to: each write is one whole line.

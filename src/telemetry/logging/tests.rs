@@ -248,3 +248,16 @@ fn a_closed_standard_error_kills_nobody() {
     assert_eq!(read_value(&mut out, "flushed="), "true");
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn a_connection_that_was_taken_over_is_no_error() {
+    let dispatcher = "actix_http::h1::dispatcher";
+    let log = |logger: &dyn Log| {
+        let lines = [format!("Response payload stream error: {:?}", crate::transport::HandedOver), "write zero".into()];
+        for line in lines {
+            logger.log(&Record::builder().level(Level::Error).target(dispatcher).args(format_args!("{line}")).build());
+        }
+    };
+    let lines = written(Style::Text { color: false }, "info", log);
+    assert!(lines.ends_with("write zero\n") && lines.lines().count() == 1, "{lines}");
+}

@@ -1,5 +1,6 @@
 //! The heart of a shard: one beat a second for all its clients, instead of timers for each.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::{AsyncContext, Context, Handler, Message};
@@ -98,11 +99,9 @@ fn cut_off(link: &super::seat::Link, reason: CloseReason) {
         return;
     }
     link.outbox.close_now(&CloseFrame::new(reason.code(), reason.text()));
-    let socket = std::sync::Weak::clone(link.outbox.socket());
+    let outbox = Rc::clone(&link.outbox);
     actix_rt::spawn(async move {
         tokio::time::sleep(LAST_WORDS).await;
-        if let Some(socket) = socket.upgrade() {
-            socket.shutdown();
-        }
+        outbox.kill();
     });
 }

@@ -1,0 +1,183 @@
+//! What the outboxes of one worker thread have in common: their budget, their notices, and the task that writes them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures_util::Stream;
+
+use super::limit::ConnectionLimit;
+use super::outbox::Outbox;
+
+/// Outboxes written in a row before the other tasks of the thread get their turn.
+const WRITES_PER_TURN: usize = 128;
+
+/// How the shard knows an outbox.
+pub type OutboxKey = usize;
+
+/// See the module.
+#[derive(Debug)]
+pub struct ShardQueues {
+    pub budget: QueueBudget,
+    pub drained: DrainQueue,
+    pub(super) due: DueWrites,
+    pub(super) connections: Arc<ConnectionLimit>,
+}
+
+impl ShardQueues {
+    /// `limit`: bytes that all outboxes of the shard together should not exceed.
+    pub fn new(limit: usize, connections: Arc<ConnectionLimit>) -> Rc<Self> {
+        Rc::new(Self {
+            budget: QueueBudget { limit, used: Cell::new(0) },
+            drained: DrainQueue::default(),
+            due: DueWrites::default(),
+            connections,
+        })
+    }
+
+    /// The keys of outboxes that have drained, in batches, for as long as the shard lives.
+    pub fn drain_notices(self: &Rc<Self>) -> DrainNotices {
+        DrainNotices(Rc::clone(self))
+    }
+
+    /// Writes to sockets so far.
+    pub fn writes(&self) -> u64 {
+        self.due.writes.get()
+    }
+
+    /// Starts the task that writes, unless it runs already.
+    pub(super) fn start_flusher(self: &Rc<Self>) {
+        if !self.due.is_served.replace(true) {
+            actix_rt::spawn(Flusher(Rc::downgrade(self)));
+        }
+    }
+}
+
+impl Drop for ShardQueues {
+    fn drop(&mut self) {
+        wake(self.due.flusher.take());
+    }
+}
+
+/// Counts the bytes that wait in all outboxes of a shard, frames shared by n connections n times.
+///
+/// It only counts: whether to push, to make a connection read from the store, or to close it is the shard's verdict.
+#[derive(Debug)]
+pub struct QueueBudget {
+    limit: usize,
+    used: Cell<usize>,
+}
+
+impl QueueBudget {
+    pub fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether `bytes` more fit.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.used.get().saturating_add(bytes) <= self.limit
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.used.update(|used| used + bytes);
+    }
+
+    pub(super) fn remove(&self, bytes: usize) {
+        self.used.update(|used| used - bytes);
+    }
+}
+
+/// The keys of outboxes that have fallen to their low-water mark; each armed notice arrives once, none is lost.
+#[derive(Debug, Default)]
+pub struct DrainQueue {
+    keys: RefCell<Vec<OutboxKey>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl DrainQueue {
+    pub(super) fn put(&self, key: OutboxKey) {
+        self.keys.borrow_mut().push(key);
+        wake(self.waker.take());
+    }
+}
+
+/// See [`ShardQueues::drain_notices`]. One reader a shard.
+#[derive(Debug)]
+pub struct DrainNotices(Rc<ShardQueues>);
+
+impl Stream for DrainNotices {
+    type Item = Vec<OutboxKey>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let DrainQueue { keys, waker } = &self.0.drained;
+        let keys = keys.take();
+        if keys.is_empty() {
+            remember(&mut waker.borrow_mut(), cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(keys))
+    }
+}
+
+/// The outboxes that have something to do at their sockets, each once, first come first served.
+#[derive(Debug, Default)]
+pub(super) struct DueWrites {
+    outboxes: RefCell<VecDeque<Rc<Outbox>>>,
+    flusher: RefCell<Option<Waker>>,
+    is_served: Cell<bool>,
+    writes: Cell<u64>,
+}
+
+impl DueWrites {
+    /// Has `outbox` written once the current turn is over: what is pushed until then shares a write.
+    pub(super) fn add(&self, outbox: Rc<Outbox>) {
+        self.outboxes.borrow_mut().push_back(outbox);
+        wake(self.flusher.take());
+    }
+
+    /// Notes that a write was made.
+    pub(super) fn count_write(&self) {
+        self.writes.update(|writes| writes + 1);
+    }
+}
+
+/// The task that writes for all connections of a thread: none has a task of its own.
+struct Flusher(Weak<ShardQueues>);
+
+impl Future for Flusher {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(shard) = self.0.upgrade() else { return Poll::Ready(()) };
+        for _ in 0..WRITES_PER_TURN {
+            let Some(outbox) = shard.due.outboxes.borrow_mut().pop_front() else {
+                remember(&mut shard.due.flusher.borrow_mut(), cx);
+                return Poll::Pending;
+            };
+            outbox.write();
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// Keeps the waker of the task behind `cx`, for [`wake`].
+pub(super) fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
