@@ -34,6 +34,8 @@ use crate::web::{self, Edge, EdgeLimits, EdgeParts, SupervisorAddresses};
 const LISTEN_BACKLOG: u32 = 4096;
 /// How long the start waits for the store and the actors before the doors open all the same.
 const START_PATIENCE: Duration = Duration::from_secs(6);
+/// By how much later than a shard the system may find that a client takes nothing: the shard can tell it why.
+const STALL_MARGIN: Duration = Duration::from_secs(5);
 /// Of the grace period, what is kept for commits and for the HTTP server to finish.
 const FINISH_SHARE: u32 = 4;
 
@@ -287,7 +289,7 @@ impl Node {
         let (edge, shard, backlog) = (self.edge.clone(), self.shard.clone(), Arc::clone(&self.backlog));
         let (commit_timeout, queue_limit) = (self.commit_timeout, self.queue_per_shard);
         let supervisor = self.supervisor.clone().recipient::<WorkerReady>();
-        let user_timeout = config.subscribe.stall_timeout.get() * 2;
+        let user_timeout = config.subscribe.stall_timeout.get() * 2 + STALL_MARGIN;
         let server = HttpServer::new(move || {
             let worker = Worker::current().unwrap_or_else(|| {
                 let number = next_worker.fetch_add(1, Ordering::Relaxed);

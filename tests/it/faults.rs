@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::load::{Follower, Publishers, assert_nothing_lost};
-use crate::support::server::{Builder, wait_for_status};
+use crate::support::server::{Builder, metric, wait_for_status};
 use crate::support::{Backend, Server, eventually, for_each_backend};
 
 const PUBLISHERS: usize = 4;
@@ -179,11 +179,4 @@ fn peers_of_shard_0(server: &Server) -> Vec<SocketAddr> {
     let sessions = server.get("/admin/sessions").data();
     let of_shard = sessions.as_array().expect("a list").iter().filter(|session| session["shard"] == 0);
     of_shard.map(|session| session["peer"].as_str().and_then(|p| p.parse().ok()).expect("an address")).collect()
-}
-
-/// The value of a metric; 0 if it is not there.
-fn metric(server: &Server, name: &str) -> f64 {
-    let text = server.get("/metrics").text().to_owned();
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-    value.unwrap_or_default()
 }

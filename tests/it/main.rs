@@ -11,6 +11,7 @@ mod documents;
 #[cfg(feature = "fault-injection")]
 mod faults;
 mod health;
+mod hostile;
 mod http;
 mod kill_storm;
 mod lifecycle;

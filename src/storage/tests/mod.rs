@@ -2,6 +2,7 @@
 
 mod append;
 mod faults;
+mod plans;
 mod read;
 mod retention;
 

@@ -5,6 +5,7 @@ pub mod http;
 pub mod load;
 #[path = "../../support/postgres.rs"]
 pub mod postgres;
+pub mod raw;
 pub mod server;
 pub mod tail;
 pub mod ws;

@@ -362,3 +362,10 @@ pub fn wait_for_status(server: &Server, path: &str, status: u16) -> Response {
         server.request("GET", path).try_send().ok().filter(|r| r.status == status)
     })
 }
+
+/// The value of a metric; 0 if it is not there.
+pub fn metric(server: &Server, name: &str) -> f64 {
+    let text = server.get("/metrics").text().to_owned();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or_default()
+}

@@ -58,9 +58,14 @@ impl Socket {
         }
     }
 
+    /// The connection below.
+    pub fn stream(&self) -> &TcpStream {
+        self.inner.get_ref()
+    }
+
     /// The address of this end.
     pub fn local_addr(&self) -> SocketAddr {
-        self.inner.get_ref().local_addr().expect("a connected socket")
+        self.stream().local_addr().expect("a connected socket")
     }
 
     /// Sends one text frame, exactly as given (a [`Value`] or a text).

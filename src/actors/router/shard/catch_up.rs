@@ -181,7 +181,7 @@ impl Shard {
 }
 
 /// Queued bytes at which a seat that catches up goes on.
-fn low_water(limit: usize) -> usize {
+pub fn low_water(limit: usize) -> usize {
     limit / 4
 }
 

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult, StreamHandler, WrapFuture};
 use slab::Slab;
 
+pub use self::catch_up::low_water;
 pub use self::fanout::QueueLimits;
 use self::fanout::{FanOut, Member, Room};
 pub use self::lobby::Lobby;
