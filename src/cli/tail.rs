@@ -278,24 +278,25 @@ impl Tail<'_> {
         self.stood = true;
         let (base, pattern) = (self.client.target().base(), &self.args.pattern);
         let from = match self.start {
-            Start::Now => {
-                self.start = Start::After(last_id);
-                format!("after event {last_id}")
-            }
+            Start::Now => format!("after event {last_id}"),
             Start::After(id) => format!("after event {id}"),
             Start::Earliest => "from the earliest event".to_owned(),
         };
         output::say(format_args!("event-handler: subscribed to {pattern} at {base} {from}"));
         match self.start {
+            Start::Now => self.start = Start::After(last_id),
+            Start::After(id) if id > last_id => {
+                output::say(format_args!(
+                    "event-handler: the log ends with event {last_id}: another database? going on from there"
+                ));
+                self.start = Start::After(last_id);
+            }
             Start::After(id) if !recovered => output::say(format_args!(
                 "event-handler: events {} to {} are no longer kept; going on with {earliest_id}",
                 id + 1,
                 earliest_id - 1
             )),
-            Start::After(id) if id > last_id => output::say(format_args!(
-                "event-handler: the log ends with event {last_id}: is this another service, or another database?"
-            )),
-            _ => {}
+            Start::After(_) | Start::Earliest => {}
         }
     }
 }

@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv6Addr, TcpListener};
 use std::process::{Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::server::{Builder, wait_for_exit};
-use crate::support::{Backend, Server, Tail, for_each_backend};
+use crate::support::{Backend, Server, Tail, eventually, for_each_backend};
 
 #[test]
 fn publish_prints_the_id_and_keeps_the_payload_as_it_is() {
@@ -226,6 +227,41 @@ fn tail_misses_nothing_and_repeats_nothing_when_the_server_is_killed() {
         assert_eq!(seen, (1..=300).collect::<Vec<i64>>());
         assert_eq!(tail.interrupt().code(), Some(0));
     });
+}
+
+#[test]
+fn tail_tells_when_it_cannot_begin_where_it_should() {
+    let server = stocked(3);
+    let tail = Tail::start(&at(&server, &["tail", "a", "--after", "9"]));
+    tail.wait_until_it_says("ends with event 3");
+    server.publish("a", json!({}));
+    assert!(tail.wait_for_lines(1)[0].starts_with("4  "));
+
+    let builder = Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__RETENTION__MAX_EVENTS", 2);
+    let server = builder.start();
+    for _ in 0..10 {
+        server.publish("a", json!({}));
+    }
+    eventually("the first 8 are gone", || (server.get("/events/8").status == 404).then_some(()));
+    let tail = Tail::start(&at(&server, &["tail", "a", "--after", "3"]));
+    tail.wait_until_it_says("events 4 to 8 are no longer kept");
+    assert!(tail.wait_for_lines(2)[0].starts_with("9  "));
+}
+
+#[test]
+fn tail_can_be_interrupted_while_nobody_reads_what_it_prints() {
+    let server = Server::start(Backend::Sqlite);
+    let items: Vec<Value> = (0..500).map(|_| json!({"event_name": "a", "payload": "x".repeat(2000)})).collect();
+    server.post("/publish/batch", Value::from(items)).data();
+    let spec = at(&server, &["tail", "a", "--after", "earliest"]);
+    let mut child = spec.command().stdout(Stdio::piped()).spawn().expect("the program can be started");
+    eventually("all is pushed, and more than a pipe holds", || {
+        let metrics = server.get("/metrics");
+        metrics.text().contains("event_handler_pushed_frames_total 500").then_some(())
+    });
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a valid pid");
+    kill_process(pid, Signal::INT).expect("a living child");
+    assert_eq!(wait_for_exit(&mut child).and_then(|status| status.code()), Some(0));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod admin;
 mod batch;
 mod commands;
 mod config;
+mod documents;
 #[cfg(feature = "fault-injection")]
 mod faults;
 mod health;

@@ -342,6 +342,11 @@ impl Log {
         }
     }
 
+    /// Whether the stream has ended: no line will follow.
+    pub fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
     pub fn text(&self) -> String {
         self.lock().lines.join("\n")
     }
