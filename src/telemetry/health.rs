@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 /// The health of the process, part by part.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Health {
-    pub store: std::sync::Arc<StoreHealth>,
-    pub actors: std::sync::Arc<ActorsHealth>,
+    pub store: Arc<StoreHealth>,
+    pub actors: Arc<ActorsHealth>,
     draining: AtomicBool,
 }
 
 impl Health {
+    /// Nothing is well yet; see [`StoreHealth::new`] for `patience`.
+    pub fn new(patience: Duration) -> Self {
+        Self { store: Arc::new(StoreHealth::new(patience)), actors: Arc::default(), draining: AtomicBool::new(false) }
+    }
+
     /// From now on not ready: the process is about to end.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
@@ -39,16 +45,45 @@ impl Health {
 }
 
 /// Whether the store takes writes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StoreHealth {
     up: AtomicBool,
     reason: Mutex<Option<(&'static str, String)>>,
+    /// When the operation began that is under way.
+    busy_since: Mutex<Option<Instant>>,
+    patience: Duration,
+}
+
+/// An operation under way; ends when dropped.
+pub struct StoreOperation(Arc<StoreHealth>);
+
+impl Drop for StoreOperation {
+    fn drop(&mut self) {
+        *lock(&self.0.busy_since) = None;
+    }
 }
 
 impl StoreHealth {
+    /// Not opened yet. An operation that takes longer than `patience` counts as a failure while it lasts: a server
+    /// that hangs says nothing.
+    pub fn new(patience: Duration) -> Self {
+        Self { up: AtomicBool::new(false), reason: Mutex::default(), busy_since: Mutex::default(), patience }
+    }
+
     /// Whether the store takes writes, as far as is known. False until it was opened.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Acquire)
+        self.up.load(Ordering::Acquire) && self.hanging_for().is_none()
+    }
+
+    /// An operation begins; there is one at a time.
+    pub fn begin(self: &Arc<Self>) -> StoreOperation {
+        *lock(&self.busy_since) = Some(Instant::now());
+        StoreOperation(Arc::clone(self))
+    }
+
+    fn hanging_for(&self) -> Option<Duration> {
+        let busy = lock(&self.busy_since).as_ref().map(Instant::elapsed);
+        busy.filter(|busy| *busy > self.patience)
     }
 
     pub fn set_up(&self) {
@@ -64,15 +99,20 @@ impl StoreHealth {
 
     /// Why it refuses, in one line.
     pub fn reason(&self) -> Option<String> {
-        lock(&self.reason).as_ref().map(|(_, message)| message.clone())
+        self.ailment().map(|(_, message)| message)
     }
 
     pub fn describe(&self) -> Value {
-        match &*lock(&self.reason) {
+        match self.ailment() {
             Some((kind, message)) => json!({ "status": "down", "reason": kind, "message": message }),
             None if self.is_up() => json!({ "status": "ok" }),
             None => json!({ "status": "down", "reason": "opening", "message": "not opened yet" }),
         }
+    }
+
+    fn ailment(&self) -> Option<(&'static str, String)> {
+        let hangs = self.hanging_for().map(|time| ("hanging", format!("no answer for {} s", time.as_secs())));
+        lock(&self.reason).clone().or(hangs)
     }
 }
 

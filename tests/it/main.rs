@@ -4,6 +4,7 @@ mod support;
 
 mod access;
 mod admin;
+mod admission;
 mod batch;
 mod commands;
 mod config;
@@ -13,8 +14,10 @@ mod hostile;
 mod http;
 mod kill_storm;
 mod lifecycle;
+mod outages;
 mod publish;
 mod python;
 mod read;
+mod retention;
 mod websocket;
 mod websocket_asked;

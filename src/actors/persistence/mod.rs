@@ -123,6 +123,7 @@ impl Persistence {
 
     fn append(&mut self, appends: Vec<Append>) -> Result<Vec<AppendOutcome>, AppendFailure> {
         let writer = self.watch.writer().map_err(AppendFailure::StoreUnavailable)?;
+        let _operation = self.parts.health.begin();
         let begin = Instant::now();
         match writer.append(appends, now()) {
             Ok(committed) => {
@@ -156,7 +157,10 @@ impl Persistence {
 
     /// Opens the store or proves that it works again, and tells everybody where the log stands.
     fn care(&mut self) {
-        if let Some(bounds) = self.watch.care() {
+        let operation = self.parts.health.begin();
+        let recovered = self.watch.care();
+        drop(operation);
+        if let Some(bounds) = recovered {
             self.parts.position.set(bounds);
             self.tell_router(LogBatch::new(bounds.last, Vec::new()));
         }
@@ -177,6 +181,7 @@ impl Persistence {
         let Ok(writer) = self.watch.writer() else {
             return Ok(false);
         };
+        let _operation = self.parts.health.begin();
         let pruned = writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)?;
         let mut more = pruned >= HOUSEKEEPING_ROWS;
         if self.parts.retention != RetentionPolicy::default() {
