@@ -19,6 +19,7 @@ fn patient() -> Builder {
         .backend(Backend::Sqlite)
         .env("EVENT_HANDLER__STORE__BUSY_TIMEOUT", "30s")
         .env("EVENT_HANDLER__PUBLISH__BACKLOG_EVENTS", BACKLOG)
+        .env("EVENT_HANDLER__PUBLISH__MAX_BATCH", BACKLOG)
 }
 
 /// Keeps every other process from writing until it is dropped.
@@ -73,13 +74,6 @@ fn beyond_the_backlog_publishes_are_refused_at_once() {
     });
     wait_for_backlog(&server, 0);
     assert_eq!(publish(&server, &event(0)).event_id(), BACKLOG as i64 + 1, "nothing refused was stored");
-}
-
-#[test]
-fn a_batch_larger_than_the_backlog_is_taken_when_nothing_waits() {
-    let server = patient().start();
-    let batch = Value::from(vec![json!({"event_name": "a"}); 3 * BACKLOG]);
-    assert_eq!(server.post("/publish/batch", batch).data()["count"], 3 * BACKLOG);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod outages;
 mod publish;
 mod python;
 mod read;
+mod resume_model;
 mod retention;
 mod websocket;
 mod websocket_asked;

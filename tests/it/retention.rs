@@ -35,7 +35,7 @@ fn walk(server: &Server) -> Vec<i64> {
 #[test]
 fn trimming_disturbs_neither_publishers_nor_readers() {
     for_each_backend(|backend| {
-        for (key, value) in [("MAX_EVENTS", "200"), ("MAX_BYTES", "16KiB"), ("MAX_AGE", "1s")] {
+        for (key, value) in [("MAX_EVENTS", "200"), ("MAX_BYTES", "4KiB"), ("MAX_AGE", "1s")] {
             let server = keeping(backend, key, value).start();
             let followers = [(); 2].map(|()| Follower::start(&server));
             let publishers = Publishers::start(&server, 3);
