@@ -7,7 +7,6 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use socket2::SockRef;
 use tungstenite::Message;
 
 use crate::support::ws::Socket;
@@ -159,7 +158,6 @@ struct Client {
 impl Client {
     fn connect(server: &Server) -> Self {
         let ws = server.ws();
-        SockRef::from(ws.stream()).set_recv_buffer_size(4096).expect("a small buffer");
         Self {
             ws,
             subscriptions: BTreeMap::new(),
@@ -254,8 +252,10 @@ impl Client {
 
     fn read_all_due(&mut self) {
         while !self.due.is_empty() {
-            let frame = self.ws.recv_json();
-            self.note(&frame);
+            match self.ws.recv(PATIENCE) {
+                Ok(Message::Text(frame)) => self.note(&serde_json::from_str(&frame).expect("JSON")),
+                other => panic!("{other:?} instead of {:?}; subscriptions: {:?}", self.due, self.subscriptions),
+            }
         }
         for frame in self.ws.barrier() {
             self.note(&serde_json::from_str(&frame).expect("JSON"));
