@@ -189,7 +189,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let reader = Reader::new(store.clone()).map_err(|error: StoreError| start_error(&error))?;
-        let health = Arc::new(Health::default());
+        let health = Arc::new(Health::new(config.publish.commit_timeout.get()));
         let position = Arc::new(LogPosition::default());
         let backlog = Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize());
         let store_name = store.url.to_string();

@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 /// The health of the process, part by part.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Health {
-    pub store: std::sync::Arc<StoreHealth>,
-    pub actors: std::sync::Arc<ActorsHealth>,
+    pub store: Arc<StoreHealth>,
+    pub actors: Arc<ActorsHealth>,
     draining: AtomicBool,
 }
 
 impl Health {
+    /// Nothing is well yet; see [`StoreHealth::new`] for `patience`.
+    pub fn new(patience: Duration) -> Self {
+        Self { store: Arc::new(StoreHealth::new(patience)), actors: Arc::default(), draining: AtomicBool::new(false) }
+    }
+
     /// From now on not ready: the process is about to end.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
@@ -39,9 +44,6 @@ impl Health {
     }
 }
 
-/// Work of the store that takes longer than this counts as hung, in milliseconds.
-const HUNG_AFTER_MS: u64 = 4_000;
-
 /// Whether the store takes writes.
 ///
 /// A store that blocks its only writer cannot be reported by that writer. So the writer leaves the time when it
@@ -50,52 +52,53 @@ const HUNG_AFTER_MS: u64 = 4_000;
 pub struct StoreHealth {
     up: AtomicBool,
     reason: Mutex<Option<(&'static str, String)>>,
+    patience: Duration,
     created: Instant,
     /// Milliseconds from `created`, plus one; 0 while nothing is under way.
-    working_since: AtomicU64,
+    busy_since: AtomicU64,
 }
 
-const HUNG: &str = "the store has not answered for some seconds";
-
-/// Something under way at the store; see [`StoreHealth::working`].
+/// Something under way at the store; see [`StoreHealth::begin`].
 #[must_use]
-pub struct Working<'a>(&'a StoreHealth);
+pub struct StoreOperation<'a>(&'a StoreHealth);
 
-impl Drop for Working<'_> {
+impl Drop for StoreOperation<'_> {
     fn drop(&mut self) {
-        self.0.working_since.store(0, Ordering::Release);
-    }
-}
-
-impl Default for StoreHealth {
-    fn default() -> Self {
-        Self {
-            up: AtomicBool::new(false),
-            reason: Mutex::default(),
-            created: Instant::now(),
-            working_since: AtomicU64::new(0),
-        }
+        self.0.busy_since.store(0, Ordering::Release);
     }
 }
 
 impl StoreHealth {
+    /// Not opened yet. An operation that takes longer than `patience` counts as a failure while it lasts: a server
+    /// that hangs says nothing.
+    pub fn new(patience: Duration) -> Self {
+        Self {
+            up: AtomicBool::new(false),
+            reason: Mutex::default(),
+            patience,
+            created: Instant::now(),
+            busy_since: AtomicU64::new(0),
+        }
+    }
+
     /// Whether the store takes writes, as far as is known. False until it was opened.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Acquire) && !self.is_hung()
+        self.up.load(Ordering::Acquire) && self.hanging_for().is_none()
     }
 
-    /// The writer begins something that may block; it is done when the result is dropped.
-    pub fn working(&self) -> Working<'_> {
-        self.working_since.store(self.elapsed_ms() + 1, Ordering::Release);
-        Working(self)
+    /// The writer begins an operation that may block; it has ended when the result is dropped. One at a time.
+    pub fn begin(&self) -> StoreOperation<'_> {
+        self.busy_since.store(self.now_ms() + 1, Ordering::Release);
+        StoreOperation(self)
     }
 
-    fn is_hung(&self) -> bool {
-        let since = self.working_since.load(Ordering::Acquire);
-        since > 0 && self.elapsed_ms().saturating_sub(since) > HUNG_AFTER_MS
+    fn hanging_for(&self) -> Option<Duration> {
+        let since = self.busy_since.load(Ordering::Acquire).checked_sub(1)?;
+        let busy = Duration::from_millis(self.now_ms().saturating_sub(since));
+        (busy > self.patience).then_some(busy)
     }
 
-    fn elapsed_ms(&self) -> u64 {
+    fn now_ms(&self) -> u64 {
         u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -112,19 +115,20 @@ impl StoreHealth {
 
     /// Why it refuses, in one line.
     pub fn reason(&self) -> Option<String> {
-        let hung = self.is_hung().then(|| HUNG.to_owned());
-        hung.or_else(|| lock(&self.reason).as_ref().map(|(_, message)| message.clone()))
+        self.ailment().map(|(_, message)| message)
     }
 
     pub fn describe(&self) -> Value {
-        if self.is_hung() {
-            return json!({ "status": "down", "reason": "hung", "message": HUNG });
-        }
-        match &*lock(&self.reason) {
+        match self.ailment() {
             Some((kind, message)) => json!({ "status": "down", "reason": kind, "message": message }),
             None if self.is_up() => json!({ "status": "ok" }),
             None => json!({ "status": "down", "reason": "opening", "message": "not opened yet" }),
         }
+    }
+
+    fn ailment(&self) -> Option<(&'static str, String)> {
+        let hangs = self.hanging_for().map(|time| ("hanging", format!("no answer for {} s", time.as_secs())));
+        lock(&self.reason).clone().or(hangs)
     }
 }
 
@@ -162,22 +166,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn a_writer_that_does_not_come_back_is_noticed() {
-        let mut store = StoreHealth::default();
+        let store = StoreHealth::new(Duration::ZERO);
         store.set_up();
-        let working = store.working();
-        assert!(store.is_up(), "at work is well");
-        drop(working);
-        store.working_since.store(1, Ordering::Release);
-        store.created -= Duration::from_millis(HUNG_AFTER_MS + 10);
-        assert!(!store.is_up());
-        assert_eq!(store.describe()["reason"], "hung");
-        drop(store.working());
+        let operation = store.begin();
+        while store.is_up() {
+            std::thread::yield_now();
+        }
+        assert_eq!(store.describe()["reason"], "hanging");
+        drop(operation);
         assert!(store.is_up(), "back again");
+        let patient = StoreHealth::new(Duration::from_secs(3600));
+        patient.set_up();
+        let _operation = patient.begin();
+        assert!(patient.is_up(), "at work is well");
     }
 }

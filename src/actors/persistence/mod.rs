@@ -124,9 +124,9 @@ impl Persistence {
     fn append(&mut self, appends: Vec<Append>) -> Result<Vec<AppendOutcome>, AppendFailure> {
         let writer = self.watch.writer().map_err(AppendFailure::StoreUnavailable)?;
         let begin = Instant::now();
-        let working = self.parts.health.working();
+        let operation = self.parts.health.begin();
         let appended = writer.append(appends, now());
-        drop(working);
+        drop(operation);
         match appended {
             Ok(committed) => {
                 self.last_commit = begin.elapsed();
@@ -159,7 +159,7 @@ impl Persistence {
 
     /// Opens the store or proves that it works again, and tells everybody of events that others have committed.
     fn care(&mut self) {
-        let _working = self.parts.health.working();
+        let _operation = self.parts.health.begin();
         let known = self.parts.position.get();
         if let Some(bounds) = self.watch.care() {
             self.parts.position.set(bounds);
@@ -181,7 +181,7 @@ impl Persistence {
 
     /// One small step; true when more is due.
     fn housekeeping_step(&mut self) -> Result<bool, StoreError> {
-        let _working = self.parts.health.working();
+        let _operation = self.parts.health.begin();
         let Ok(writer) = self.watch.writer() else {
             return Ok(false);
         };

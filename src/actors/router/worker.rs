@@ -41,7 +41,12 @@ pub struct Worker {
 
 impl Worker {
     /// Sets up the current thread, without a shard yet; the supervisor starts that one.
-    pub fn install(number: usize, intake: Intake, parts: ShardParts, queues: Rc<ShardQueues>) -> (Rc<Self>, ArbiterHandle) {
+    pub fn install(
+        number: usize,
+        intake: Intake,
+        parts: ShardParts,
+        queues: Rc<ShardQueues>,
+    ) -> (Rc<Self>, ArbiterHandle) {
         let worker = Rc::new(Self {
             number,
             intake,

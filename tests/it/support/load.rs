@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub struct Publishers {
 
 struct Shared {
     addr: SocketAddr,
+    /// Tells payloads of several starts apart.
+    run: usize,
     pace: Duration,
     stop: AtomicBool,
     published: Mutex<Published>,
@@ -54,7 +56,10 @@ impl Publishers {
 
     /// Starts `count` publishers that pause for `pace` after each publish.
     pub fn start_at(server: &Server, count: usize, pace: Duration) -> Self {
-        let shared = Shared { addr: server.addr(), pace, stop: AtomicBool::new(false), published: Mutex::default() };
+        static RUNS: AtomicUsize = AtomicUsize::new(0);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let shared =
+            Shared { addr: server.addr(), run, pace, stop: AtomicBool::new(false), published: Mutex::default() };
         let shared = Arc::new(shared);
         let threads = (0..count).map(|publisher| {
             let shared = Arc::clone(&shared);
@@ -106,7 +111,7 @@ impl Shared {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            let tag = format!("{publisher}/{n}");
+            let tag = format!("{}/{publisher}/{n}", self.run);
             let body = json!({"event_name": EVENT_NAME, "payload": tag});
             let request = Request::new(self.addr, "POST", "/publish").json(body);
             let response = connection.send(&request).map_err(|error| format!("no answer: {error}"))?;

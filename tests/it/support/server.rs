@@ -24,6 +24,8 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_event-handler");
 pub struct Builder {
     env: BTreeMap<String, String>,
     args: Vec<String>,
+    /// A program with its arguments that starts the one under test.
+    launcher: Vec<String>,
     dir: Arc<TempDir>,
 }
 
@@ -43,6 +45,12 @@ impl Builder {
     /// Adds an argument.
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Has the program started by another one, which gets its path and arguments and must not fork.
+    pub fn launched_by(mut self, launcher: &[&str]) -> Self {
+        self.launcher = launcher.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -100,7 +108,9 @@ impl Builder {
     pub fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", PROGRAM])
+            .args(["--pdeathsig", "KILL"])
+            .args(&self.launcher)
+            .arg(PROGRAM)
             .args(&self.args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -124,7 +134,7 @@ impl Server {
     /// A server on a free loopback port with JSON logs, in a folder of its own.
     pub fn builder() -> Builder {
         let dir = Arc::new(TempDir::with_prefix("event-handler-").expect("a temporary folder"));
-        Builder { env: BTreeMap::new(), args: Vec::new(), dir }
+        Builder { env: BTreeMap::new(), args: Vec::new(), launcher: Vec::new(), dir }
             .env("HOST", "127.0.0.1")
             .env("PORT", "0")
             .env("APP_ENV", "production")

@@ -273,6 +273,7 @@ impl Shard {
         seat.cursor.advance(position);
         let window = seat.cursor.open(from, seat.subscriptions.iter_mut().map(|s| &mut s.window));
         let topic = self.index.insert(&pattern);
+        seat.opened_subscriptions += 1;
         seat.subscriptions.push(Subscription { topic, envelope, window });
         if self.members.len() <= topic {
             self.members.resize_with(topic + 1, Vec::new);
