@@ -147,7 +147,7 @@ struct Client {
     subscriptions: BTreeMap<&'static str, i64>,
     /// What has to come.
     due: BTreeSet<i64>,
-    /// What may come: an unsubscription may overtake it, or leave a second subscription without its predecessor.
+    /// What may come, because a subscription has ended.
     optional: BTreeSet<i64>,
     /// The last id since history was last asked for.
     last: i64,
@@ -208,7 +208,7 @@ impl Client {
         let reply = self.request(request, |client| {
             if asks_history {
                 client.last = 0;
-                client.optional.clear();
+                client.drop_uncovered();
                 client.due.extend(new.iter().copied());
             }
         });
@@ -220,17 +220,28 @@ impl Client {
         let Some(pattern) = patterns.choose(random) else { return };
         self.forget(pattern);
         self.request(json!({"action": "unsubscribe", "event_name": pattern}), |_| {});
-        // From the reply on only what others cover, which may have been waiting for this one to be served.
-        let covered: Vec<i64> = self.optional.iter().copied().filter(|id| self.covers(*id, self.names[id])).collect();
-        self.optional = covered.into_iter().collect();
+        self.drop_uncovered();
     }
 
-    /// Ends a subscription in the model: what only it covers need not come any more.
+    /// Ends a subscription in the model: what only it covers need not come any more, and what it had got ahead of
+    /// another one that still reads history may come again.
     fn forget(&mut self, pattern: &'static str) {
-        self.subscriptions.remove(pattern);
+        let Some(from) = self.subscriptions.remove(pattern) else { return };
         let (kept, orphans) = self.due.iter().copied().partition(|id| self.covers(*id, self.names[id]));
         self.due = kept;
         self.optional.extend::<BTreeSet<i64>>(orphans);
+        let ahead = self
+            .names
+            .range(from.max(self.last) + 1..)
+            .filter(|(id, name)| matches(pattern, name) && self.covers(**id, name) && !self.due.contains(id));
+        let ahead: Vec<i64> = ahead.map(|(id, _)| *id).collect();
+        self.optional.extend(ahead);
+    }
+
+    /// From a reply on only what is covered comes.
+    fn drop_uncovered(&mut self) {
+        let covered: Vec<i64> = self.optional.iter().copied().filter(|id| self.covers(*id, self.names[id])).collect();
+        self.optional = covered.into_iter().collect();
     }
 
     /// Sends a request and reads up to its reply; `on_reply` changes the model in that moment.
