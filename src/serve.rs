@@ -111,7 +111,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
 }
 
 fn listen(config: &Config) -> Result<TcpListener, ServeError> {
-    let address = (config.server.host.as_str(), config.server.port);
+    // An IPv6 address may come in brackets, as in a URL.
+    let address = (config.server.host.trim_matches(['[', ']']), config.server.port);
     let failed = |error| ServeError::Listen { address: format!("{}:{}", address.0, address.1), error };
     let socket_address = std::net::ToSocketAddrs::to_socket_addrs(&address)
         .map_err(failed)?

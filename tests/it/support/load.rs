@@ -193,6 +193,7 @@ impl Follower {
     }
 
     /// Its address, as the server sees it.
+    #[cfg(feature = "fault-injection")]
     pub fn peer(&self) -> SocketAddr {
         lock(&self.seen).peer.expect("a connection")
     }
