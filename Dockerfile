@@ -18,14 +18,17 @@ FROM ${RUNTIME_IMAGE}
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --uid 10001 --user-group --home-dir /data --shell /usr/sbin/nologin event-handler \
+ && groupadd --gid 10001 event-handler \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin event-handler \
  && install -d -o event-handler -g event-handler /data
 COPY --from=build /event-handler /usr/local/bin/event-handler
 
+# SSL_CERT_FILE is what `sslrootcert=system` in DATABASE_URL goes by.
 ENV APP_ENV=production \
     HOST=0.0.0.0 \
     PORT=4300 \
-    DATABASE_URL=sqlite:/data/event-handler.db
+    DATABASE_URL=sqlite:/data/event-handler.db \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 USER event-handler
 WORKDIR /data
 VOLUME /data

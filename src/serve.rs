@@ -34,6 +34,8 @@ use crate::web::{self, Edge, EdgeLimits, EdgeParts, SupervisorAddresses};
 const LISTEN_BACKLOG: u32 = 4096;
 /// How long the start waits for the store and the actors before the doors open all the same.
 const START_PATIENCE: Duration = Duration::from_secs(6);
+/// By how much later than a shard the system may find that a client takes nothing: the shard can tell it why.
+const STALL_MARGIN: Duration = Duration::from_secs(5);
 /// Of the grace period, what is kept for commits and for the HTTP server to finish.
 const FINISH_SHARE: u32 = 4;
 
@@ -109,7 +111,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
 }
 
 fn listen(config: &Config) -> Result<TcpListener, ServeError> {
-    let address = (config.server.host.as_str(), config.server.port);
+    // An IPv6 address may come in brackets, as in a URL.
+    let address = (config.server.host.trim_matches(['[', ']']), config.server.port);
     let failed = |error| ServeError::Listen { address: format!("{}:{}", address.0, address.1), error };
     let socket_address = std::net::ToSocketAddrs::to_socket_addrs(&address)
         .map_err(failed)?
@@ -187,7 +190,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let reader = Reader::new(store.clone()).map_err(|error: StoreError| start_error(&error))?;
-        let health = Arc::new(Health::default());
+        let health = Arc::new(Health::new(config.publish.commit_timeout.get()));
         let position = Arc::new(LogPosition::default());
         let backlog = Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize());
         let store_name = store.url.to_string();
@@ -288,7 +291,7 @@ impl Node {
         let (commit_timeout, queue_limit) = (self.commit_timeout, self.queue_per_shard);
         let connections = ConnectionLimit::new(config.server.max_connections);
         let supervisor = self.supervisor.clone().recipient::<WorkerReady>();
-        let user_timeout = config.subscribe.stall_timeout.get() * 2;
+        let user_timeout = config.subscribe.stall_timeout.get() * 2 + STALL_MARGIN;
         let server = HttpServer::new(move || {
             let worker = Worker::current().unwrap_or_else(|| {
                 let number = next_worker.fetch_add(1, Ordering::Relaxed);

@@ -1,15 +1,15 @@
 //! `event-handler health`: what containers call.
 
-use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
+use super::client::Client;
+use super::target::TargetArgs;
+use super::{Failure, output};
 use crate::config::Config;
 
-/// Ask a running service whether it is well.
+/// What to ask.
 #[derive(Debug, Args)]
 pub struct HealthArgs {
     /// Ask whether it is ready for its job, not only whether it can serve.
@@ -18,42 +18,22 @@ pub struct HealthArgs {
     /// Longest time to wait for an answer, in seconds.
     #[arg(long, default_value_t = 3, value_name = "SECONDS")]
     timeout: u64,
+    #[command(flatten)]
+    target: TargetArgs,
 }
 
-/// Asks the service at the configured host and port.
-pub fn run(args: &HealthArgs, config: &Config) -> ExitCode {
-    let host = match config.server.host.as_str() {
-        "0.0.0.0" => "127.0.0.1",
-        "::" | "[::]" => "::1",
-        host => host,
-    };
+/// Prints the answer; fails unless it is 200.
+pub fn run(args: &HealthArgs, config: &Config) -> Result<(), Failure> {
+    let client = Client::new(args.target.resolve(config)?);
     let path = if args.ready { "/health/ready" } else { "/health" };
-    match ask(host, config.server.port, path, Duration::from_secs(args.timeout)) {
-        Ok((200, body)) => {
-            println!("{body}");
-            ExitCode::SUCCESS
-        }
-        Ok((status, body)) => {
-            eprintln!("{host}:{}{path} answered {status}: {body}", config.server.port);
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("{host}:{}{path} did not answer: {error}", config.server.port);
-            ExitCode::FAILURE
-        }
+    let answer = actix_rt::System::new().block_on(async {
+        let late = || format!("no answer from {} within {} s", client.target().http(path), args.timeout);
+        let answer = tokio::time::timeout(Duration::from_secs(args.timeout), client.get(path)).await;
+        answer.map_err(|_| Failure::Failed(late()))?
+    })?;
+    let body = String::from_utf8_lossy(&answer.body);
+    match answer.status {
+        200 => output::print(body.trim_end()),
+        status => Err(Failure::Failed(format!("{} answered {status}: {body}", client.target().http(path)))),
     }
-}
-
-fn ask(host: &str, port: u16, path: &str, timeout: Duration) -> std::io::Result<(u16, String)> {
-    let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not an HTTP answer");
-    let address = (host, port).to_socket_addrs()?.next().ok_or_else(invalid)?;
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(64 * 1024).read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(invalid)?;
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(invalid)?;
-    Ok((status, body.trim().to_owned()))
 }

@@ -1,41 +1,92 @@
-//! The command line.
+//! The command line: one file a command.
+//!
+//! A command reads its arguments, does its work, and returns a [`Failure`] or nothing. What it prints goes through
+//! [`output`], so that a closed standard output ends it quietly.
 
+mod check_config;
+mod client;
+mod event_line;
+mod events;
 mod health;
+mod migrate;
+mod output;
+mod publish;
+mod serve;
+mod tail;
+mod target;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, LoadArgs, process_environment};
-use crate::serve::{self, ServeError};
-use crate::storage;
-use crate::telemetry::logging;
 
-/// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
-const EXIT_CONFIG: u8 = 78;
-/// Exit code when the supervisor has given up (`EX_SOFTWARE`).
-const EXIT_SOFTWARE: u8 = 70;
+const EXAMPLES: &str = "\
+Examples:
+  event-handler                                    run the service on http://127.0.0.1:4300
+  event-handler --port 8080 --set log.level=debug  the same, elsewhere and more talkative
+  event-handler publish user.created '{\"user_id\":\"123\"}'
+  event-handler tail 'user.>'                      watch what is published
+  event-handler events user.created --limit 10     look back
+
+Exit codes:
+   0  done
+   1  failed; standard error says why
+   2  wrong usage
+  70  gave up: a part of the service kept failing, or no connection came back in time
+  78  the configuration cannot be used; one line names where, which key, and the reason";
 
 /// The central event service between microservices: publish, store, push.
 #[derive(Debug, Parser)]
-#[command(version, about, long_about = None)]
-pub struct Cli {
-    /// Configuration file (TOML); see config/default.toml for every key.
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Sets one configuration key, for example --set server.port=4301; may be repeated.
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
-    overrides: Vec<(String, String)>,
+#[command(version, about, long_about = None, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    configuration: ConfigurationArgs,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Configuration")]
+struct ConfigurationArgs {
+    /// Configuration file (TOML); config/default.toml lists every key.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address of the service: `server.host`.
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    host: Option<String>,
+    /// Port of the service: `server.port`.
+    #[arg(long, global = true, value_name = "PORT")]
+    port: Option<String>,
+    /// Where events are stored: `store.url` (`sqlite:PATH` or `postgres://…`).
+    #[arg(long, global = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// Sets any one key, such as `--set publish.max_batch=500`; may be repeated.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+impl ConfigurationArgs {
+    /// A flag of its own wins over `--set`.
+    fn load(self) -> Result<Config, ConfigError> {
+        let Self { config: file, host, port, database_url, set: mut overrides } = self;
+        let flags = [("server.host", host), ("server.port", port), ("store.url", database_url)];
+        overrides.extend(flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
+        Config::load(LoadArgs { file, overrides }, process_environment())
+    }
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the service (the default).
     Serve,
+    /// Publish one event and print its id.
+    Publish(publish::PublishArgs),
+    /// Print events as they are published, through every reconnection.
+    Tail(tail::TailArgs),
+    /// Print stored events.
+    Events(events::EventsArgs),
     /// Check the configuration and print what is in effect, secrets hidden.
     CheckConfig,
     /// Bring the database schema up to date, and say what was done.
@@ -44,80 +95,70 @@ enum Command {
     Health(health::HealthArgs),
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
+/// Why a command did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Failed(String),
+    #[error("{0}\n\nFor more information, try '--help'.")]
+    Usage(String),
+    #[error("{0}")]
+    GaveUp(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Nobody reads the output any more (`… | head`): no failure to be told of.
+    #[error("standard output was closed")]
+    OutputClosed,
+}
+
+impl Failure {
+    fn failed(reason: impl std::fmt::Display) -> Self {
+        Self::Failed(reason.to_string())
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::OutputClosed => 0,
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::GaveUp(_) => 70, // EX_SOFTWARE of sysexits.h
+            Self::Config(_) => 78, // EX_CONFIG
+        }
+    }
+
+    /// Says it on standard error: an error in the configuration as one line that begins with its origin.
+    fn tell(&self) {
+        match self {
+            Self::OutputClosed => {}
+            Self::Config(error) => output::say(error),
+            Self::Failed(_) | Self::Usage(_) | Self::GaveUp(_) => output::say(format_args!("event-handler: {self}")),
+        }
+    }
 }
 
 /// Runs what the arguments of the process ask for.
 pub fn run() -> ExitCode {
-    let Cli { config: file, overrides, command } = Cli::parse();
-    let config = match Config::load(LoadArgs { file, overrides }, process_environment()) {
-        Ok(config) => config,
-        Err(error) => return refuse_config(&error),
-    };
-    match command.unwrap_or(Command::Serve) {
-        Command::Serve => serve(config),
-        Command::CheckConfig => check_config(&config),
-        Command::Migrate => migrate(&config),
-        Command::Health(args) => health::run(&args, &config),
-    }
-}
-
-fn refuse_config(error: &ConfigError) -> ExitCode {
-    eprintln!("{error}");
-    ExitCode::from(EXIT_CONFIG)
-}
-
-fn fail(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("event-handler: {error}");
-    ExitCode::FAILURE
-}
-
-fn serve(config: Config) -> ExitCode {
-    let log = match logging::init(&config.log, config.is_production()) {
-        Ok(log) => log,
-        Err(error) => return fail(&error),
-    };
-    let outcome = actix_rt::System::new().block_on(serve::serve(config));
-    let code = match outcome {
+    let Cli { configuration, command } = Cli::parse();
+    let outcome =
+        configuration.load().map_err(Failure::from).and_then(|config| match command.unwrap_or(Command::Serve) {
+            Command::Serve => serve::run(config),
+            Command::Publish(args) => publish::run(&args, &config),
+            Command::Tail(args) => tail::run(&args, &config),
+            Command::Events(args) => events::run(&args, &config),
+            Command::CheckConfig => check_config::run(&config),
+            Command::Migrate => migrate::run(&config),
+            Command::Health(args) => health::run(&args, &config),
+        });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(ServeError::Config(error)) => refuse_config(&error),
-        Err(error) => {
-            log::error!(error:% = error; "ending");
-            match error {
-                ServeError::Escalated(_) => ExitCode::from(EXIT_SOFTWARE),
-                _ => ExitCode::FAILURE,
-            }
+        Err(failure) => {
+            failure.tell();
+            ExitCode::from(failure.exit_code())
         }
-    };
-    log.flush(Duration::from_secs(1));
-    code
-}
-
-fn check_config(config: &Config) -> ExitCode {
-    match serve::store_options(config) {
-        Ok(_) => {
-            print!("{}", config.to_toml_redacted());
-            ExitCode::SUCCESS
-        }
-        Err(error) => refuse_config(&error),
     }
 }
 
-fn migrate(config: &Config) -> ExitCode {
-    let options = match serve::store_options(config) {
-        Ok(options) => options,
-        Err(error) => return refuse_config(&error),
-    };
-    match storage::migrate(&options) {
-        Ok(applied) => {
-            for name in &applied {
-                println!("applied {name}");
-            }
-            println!("{}: schema is up to date", options.url);
-            ExitCode::SUCCESS
-        }
-        Err(error) => fail(&format!("{}: {error}", options.url)),
-    }
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }

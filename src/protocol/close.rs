@@ -68,3 +68,19 @@ impl CloseReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_documented() {
+        let protocol = include_str!("../../docs/protocol.md");
+        for reason in CloseReason::ALL {
+            let row = format!("| {} | {} | ", reason.code(), reason.text());
+            assert!(protocol.contains(&row), "docs/protocol.md misses a row that begins with\n{row}");
+        }
+        let is_row = |line: &&str| line.strip_prefix("| ").is_some_and(|l| l.starts_with(|c: char| c.is_ascii_digit()));
+        assert_eq!(protocol.lines().filter(is_row).count(), CloseReason::ALL.len(), "rows for codes that are gone");
+    }
+}

@@ -225,10 +225,10 @@ fn load(connection: &mut Connection, walk: &Walk<'_>, take: impl FnMut(Event) ->
         }
         Ok(())
     }
-    Ok(match connection {
-        Connection::Sqlite(file) => {
-            feed(walk.clone().load_iter::<Row, DefaultLoadingMode>(&mut file.connection)?, take)?
-        }
-        Connection::Postgres(c) => feed(walk.clone().load_iter::<Row, PgRowByRowLoadingMode>(c)?, take)?,
-    })
+    let walk = walk.clone();
+    match connection {
+        Connection::Sqlite(file) => feed(walk.load_iter::<Row, DefaultLoadingMode>(&mut file.connection)?, take)?,
+        Connection::Postgres(c) => feed(walk.load_iter::<Row, PgRowByRowLoadingMode>(c)?, take)?,
+    }
+    Ok(())
 }

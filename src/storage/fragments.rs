@@ -1,9 +1,11 @@
 //! SQL that diesel's query language has no words for; the same text on both backends.
 
 use diesel::backend::Backend;
+use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::serialize::ToSql;
 use diesel::sql_types::{BigInt, HasSqlType, Nullable, SmallInt, Text};
+use diesel::sqlite::Sqlite;
 use diesel::{PgConnection, QueryResult, RunQueryDsl, SqliteConnection};
 
 use crate::domain::event::{Event, Priority, Timestamp};
@@ -18,7 +20,7 @@ pub(super) enum Pick {
     All,
     /// All but the Event Handler's own.
     Foreign,
-    /// These. As many walks along the index of names, merged by id; neither backend sorts.
+    /// These, by a walk along the index of names for each; neither backend sorts.
     Named(Vec<String>),
     /// Those that may match one of these texts with `%` for any characters; none stands for all.
     Like(Vec<String>),
@@ -64,68 +66,115 @@ impl Query for Walk<'_> {
     type SqlType = (BigInt, Text, Text, Text, SmallInt, Nullable<Text>, Nullable<Text>, Nullable<Text>, BigInt);
 }
 
-impl<DB> QueryFragment<DB> for Walk<'_>
-where
-    DB: Backend + HasSqlType<BigInt> + HasSqlType<Text>,
-    i64: ToSql<BigInt, DB>,
-    str: ToSql<Text, DB>,
-{
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+impl QueryFragment<Sqlite> for Walk<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
         match self.pick {
-            Pick::All => self.rows(&mut out)?,
-            Pick::Foreign => {
-                self.rows(&mut out)?;
-                // Not a comparison of names, which could tempt a planner away from the order of ids.
-                out.push_sql(" AND substr(name, 1, 5) <> '$sys.'");
-            }
-            Pick::Named(names) => {
-                // Few distinct texts: the number of names is rounded up with names that no event has.
-                for at in 0..names.len().next_power_of_two() {
-                    if at > 0 {
-                        out.push_sql(" UNION ALL ");
-                    }
-                    self.rows(&mut out)?;
-                    out.push_sql(" AND name = ");
-                    out.push_bind_param::<Text, str>(names.get(at).map_or("", String::as_str))?;
-                }
-            }
-            Pick::Like(texts) => {
-                self.rows(&mut out)?;
-                for at in 0..texts.len().next_power_of_two().min(texts.len() * 2) {
-                    out.push_sql(if at == 0 { " AND (name LIKE " } else { " OR name LIKE " });
-                    out.push_bind_param::<Text, str>(texts.get(at).map_or("", String::as_str))?;
-                }
-                out.push_sql(if texts.is_empty() { "" } else { ")" });
-            }
+            Pick::Named(names) => self.merge(&mut out, names, "id", ["", ""])?,
+            pick => self.one_by_one(&mut out, pick)?,
         }
-        out.push_sql(if self.descending { " ORDER BY id DESC LIMIT " } else { " ORDER BY id LIMIT " });
-        out.push_bind_param::<BigInt, _>(&self.limit)
+        self.end(&mut out)
+    }
+}
+
+/// `id + 0` is what the index of names has and the primary key has not: no plan can walk the wrong one.
+impl QueryFragment<Pg> for Walk<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        match self.pick {
+            Pick::Named(names) if names.len() <= 1 => self.merge(&mut out, names, "id + 0", ["", ""])?,
+            Pick::Named(names) if self.descending => {
+                self.merge(&mut out, names, "id + 0", ["(", " ORDER BY 1 DESC)"])?;
+            }
+            Pick::Named(names) => self.merge(&mut out, names, "id + 0", ["(", " ORDER BY 1)"])?,
+            pick => self.one_by_one(&mut out, pick)?,
+        }
+        self.end(&mut out)
     }
 }
 
 impl Walk<'_> {
-    fn rows<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()>
+    /// A walk along the index of names for each name, merged by id.
+    fn merge<'b, DB>(
+        &'b self,
+        out: &mut AstPass<'_, 'b, DB>,
+        names: &'b [String],
+        id: &str,
+        [before, after]: [&str; 2],
+    ) -> QueryResult<()>
     where
         DB: Backend + HasSqlType<BigInt> + HasSqlType<Text>,
         i64: ToSql<BigInt, DB>,
         str: ToSql<Text, DB>,
     {
+        // Few distinct texts: the number of names is rounded up with names that no event has.
+        for at in 0..names.len().next_power_of_two() {
+            out.push_sql(if at == 0 { "" } else { " UNION ALL " });
+            out.push_sql(before);
+            self.rows(out, id)?;
+            out.push_sql(" AND name = ");
+            out.push_bind_param::<Text, str>(names.get(at).map_or("", String::as_str))?;
+            out.push_sql(after);
+        }
+        Ok(())
+    }
+
+    /// A walk along the primary key. Its conditions on names tempt no planner to leave the order of ids.
+    fn one_by_one<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>, pick: &'b Pick) -> QueryResult<()>
+    where
+        DB: Backend + HasSqlType<BigInt> + HasSqlType<Text>,
+        i64: ToSql<BigInt, DB>,
+        str: ToSql<Text, DB>,
+    {
+        self.rows(out, "id")?;
+        match pick {
+            Pick::Foreign => out.push_sql(" AND substr(name, 1, 5) <> '$sys.'"),
+            Pick::Like(texts) if !texts.is_empty() => {
+                for at in 0..texts.len().next_power_of_two() {
+                    out.push_sql(if at == 0 { " AND (name LIKE " } else { " OR name LIKE " });
+                    out.push_bind_param::<Text, str>(texts.get(at).map_or("", String::as_str))?;
+                }
+                out.push_sql(")");
+            }
+            Pick::All | Pick::Named(_) | Pick::Like(_) => {}
+        }
+        Ok(())
+    }
+
+    fn rows<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>, id: &str) -> QueryResult<()>
+    where
+        DB: Backend + HasSqlType<BigInt> + HasSqlType<Text>,
+        i64: ToSql<BigInt, DB>,
+        str: ToSql<Text, DB>,
+    {
+        out.push_sql("SELECT ");
+        out.push_sql(id);
         out.push_sql(
-            "SELECT id, name, payload, source, priority, key, metadata, traceparent, created_at FROM events \
-             WHERE id >= ",
+            " AS id, name, payload, source, priority, key, metadata, traceparent, created_at FROM events WHERE ",
         );
+        out.push_sql(id);
+        out.push_sql(" >= ");
         out.push_bind_param::<BigInt, _>(&self.range.low)?;
-        out.push_sql(" AND id <= ");
+        out.push_sql(" AND ");
+        out.push_sql(id);
+        out.push_sql(" <= ");
         out.push_bind_param::<BigInt, _>(&self.range.high)?;
-        if let Some(source) = self.source {
+        if let Some(source) = &self.source {
             out.push_sql(" AND source = ");
             out.push_bind_param::<Text, str>(source)?;
         }
-        if let Some(key) = self.key {
+        if let Some(key) = &self.key {
             out.push_sql(" AND key = ");
             out.push_bind_param::<Text, str>(key)?;
         }
         Ok(())
+    }
+
+    fn end<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()>
+    where
+        DB: Backend + HasSqlType<BigInt>,
+        i64: ToSql<BigInt, DB>,
+    {
+        out.push_sql(if self.descending { " ORDER BY id DESC LIMIT " } else { " ORDER BY id LIMIT " });
+        out.push_bind_param::<BigInt, _>(&self.limit)
     }
 }
 

@@ -9,6 +9,9 @@ use super::filter::{Budget, Filter, Progress};
 use super::fragments::Pick;
 use super::position::{self, IdRange};
 
+/// A page ends with the event that reaches this.
+const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
 /// Order of the events in a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
@@ -35,10 +38,8 @@ pub struct EventQuery {
     pub until: Option<Timestamp>,
     pub source: Option<String>,
     pub key: Option<String>,
-    /// At least 1.
+    /// At least 1. A page of more than 16 MiB ends earlier.
     pub limit: usize,
-    /// A page of large events is shorter than `limit`; it has at least one event.
-    pub max_bytes: usize,
     pub order: Order,
 }
 
@@ -54,7 +55,6 @@ impl Default for EventQuery {
             source: None,
             key: None,
             limit: 100,
-            max_bytes: 16 * 1024 * 1024,
             order: Order::Asc,
         }
     }
@@ -131,7 +131,7 @@ impl Started {
             _ => IdRange { low: 1, high: 0 },
         };
         // One more than asked for tells whether there is more.
-        let budget = Budget { events: query.limit.max(1).saturating_add(1), bytes: query.max_bytes.max(1) };
+        let budget = Budget { events: query.limit.max(1).saturating_add(1), bytes: PAGE_BYTES };
         let one = Budget { events: 1, bytes: 1 };
         Ok(Self {
             filter,

@@ -72,9 +72,11 @@ impl Writer {
         Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes })
     }
 
-    /// The retained part of the log.
+    /// The retained part of the log; what was lost under us is not part of it.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
-        self.with(position::bounds)
+        let LogBounds { earliest, last } = self.with(position::bounds)?;
+        let lost = last < self.floor;
+        Ok(if lost { LogBounds { earliest: self.floor + 1, last: self.floor } } else { LogBounds { earliest, last } })
     }
 
     /// Commits a transaction that changes nothing, to prove that commits work.
@@ -105,7 +107,11 @@ impl Writer {
         Timestamp(now.0.saturating_sub(window))
     }
 
-    fn with<T>(&mut self, work: impl FnOnce(&mut Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    /// Does `work` on the connection, which ends if it fails.
+    pub(super) fn with<T>(
+        &mut self,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {

@@ -1,20 +1,26 @@
 //! What is well and what is not, for `/health/ready` and the edge.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 /// The health of the process, part by part.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Health {
-    pub store: std::sync::Arc<StoreHealth>,
-    pub actors: std::sync::Arc<ActorsHealth>,
+    pub store: Arc<StoreHealth>,
+    pub actors: Arc<ActorsHealth>,
     draining: AtomicBool,
 }
 
 impl Health {
+    /// Nothing is well yet; see [`StoreHealth::new`] for `patience`.
+    pub fn new(patience: Duration) -> Self {
+        Self { store: Arc::new(StoreHealth::new(patience)), actors: Arc::default(), draining: AtomicBool::new(false) }
+    }
+
     /// From now on not ready: the process is about to end.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
@@ -39,16 +45,61 @@ impl Health {
 }
 
 /// Whether the store takes writes.
-#[derive(Debug, Default)]
+///
+/// A store that blocks its only writer cannot be reported by that writer. So the writer leaves the time when it
+/// begins something, and whoever asks judges for himself.
+#[derive(Debug)]
 pub struct StoreHealth {
     up: AtomicBool,
     reason: Mutex<Option<(&'static str, String)>>,
+    patience: Duration,
+    created: Instant,
+    /// Milliseconds from `created`, plus one; 0 while nothing is under way.
+    busy_since: AtomicU64,
+}
+
+/// Something under way at the store; see [`StoreHealth::begin`].
+#[must_use]
+pub struct StoreOperation<'a>(&'a StoreHealth);
+
+impl Drop for StoreOperation<'_> {
+    fn drop(&mut self) {
+        self.0.busy_since.store(0, Ordering::Release);
+    }
 }
 
 impl StoreHealth {
+    /// Not opened yet. An operation that takes longer than `patience` counts as a failure while it lasts: a server
+    /// that hangs says nothing.
+    pub fn new(patience: Duration) -> Self {
+        Self {
+            up: AtomicBool::new(false),
+            reason: Mutex::default(),
+            patience,
+            created: Instant::now(),
+            busy_since: AtomicU64::new(0),
+        }
+    }
+
     /// Whether the store takes writes, as far as is known. False until it was opened.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Acquire)
+        self.up.load(Ordering::Acquire) && self.hanging_for().is_none()
+    }
+
+    /// The writer begins an operation that may block; it has ended when the result is dropped. One at a time.
+    pub fn begin(&self) -> StoreOperation<'_> {
+        self.busy_since.store(self.now_ms() + 1, Ordering::Release);
+        StoreOperation(self)
+    }
+
+    fn hanging_for(&self) -> Option<Duration> {
+        let since = self.busy_since.load(Ordering::Acquire).checked_sub(1)?;
+        let busy = Duration::from_millis(self.now_ms().saturating_sub(since));
+        (busy > self.patience).then_some(busy)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     pub fn set_up(&self) {
@@ -64,15 +115,20 @@ impl StoreHealth {
 
     /// Why it refuses, in one line.
     pub fn reason(&self) -> Option<String> {
-        lock(&self.reason).as_ref().map(|(_, message)| message.clone())
+        self.ailment().map(|(_, message)| message)
     }
 
     pub fn describe(&self) -> Value {
-        match &*lock(&self.reason) {
+        match self.ailment() {
             Some((kind, message)) => json!({ "status": "down", "reason": kind, "message": message }),
             None if self.is_up() => json!({ "status": "ok" }),
             None => json!({ "status": "down", "reason": "opening", "message": "not opened yet" }),
         }
+    }
+
+    fn ailment(&self) -> Option<(&'static str, String)> {
+        let hangs = self.hanging_for().map(|time| ("hanging", format!("no answer for {} s", time.as_secs())));
+        lock(&self.reason).clone().or(hangs)
     }
 }
 
@@ -106,4 +162,26 @@ impl ActorsHealth {
 /// A panic while holding one of these locks leaves a whole value behind.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_that_does_not_come_back_is_noticed() {
+        let store = StoreHealth::new(Duration::ZERO);
+        store.set_up();
+        let operation = store.begin();
+        while store.is_up() {
+            std::thread::yield_now();
+        }
+        assert_eq!(store.describe()["reason"], "hanging");
+        drop(operation);
+        assert!(store.is_up(), "back again");
+        let patient = StoreHealth::new(Duration::from_secs(3600));
+        patient.set_up();
+        let _operation = patient.begin();
+        assert!(patient.is_up(), "at work is well");
+    }
 }

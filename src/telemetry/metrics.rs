@@ -34,6 +34,11 @@ macro_rules! metrics {
                 registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
                 Ok(Self { registry, $($field,)+ })
             }
+
+            #[cfg(test)]
+            fn descriptions(&self) -> Vec<prometheus::core::Desc> {
+                [$(self.$field.desc(),)+].into_iter().flatten().cloned().collect()
+            }
         }
     };
 }
@@ -137,4 +142,23 @@ fn register<C: Collector + Clone + 'static>(
     let metric = metric?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented() {
+        let protocol = include_str!("../../docs/protocol.md");
+        let metrics = Metrics::new().expect("names are unique");
+        for desc in metrics.descriptions() {
+            let labels: Vec<String> = desc.variable_labels.iter().map(|label| format!("`{label}`")).collect();
+            let row = format!("| `{}` | {} | {} |", desc.fq_name, labels.join(", "), desc.help);
+            assert!(protocol.contains(&row), "docs/protocol.md misses the row\n{row}");
+        }
+        let documented = protocol.lines().filter(|line| line.starts_with("| `event_handler_"));
+        let described = metrics.descriptions().iter().filter(|d| d.fq_name.starts_with("event_handler_")).count();
+        assert_eq!(documented.count(), described, "docs/protocol.md has rows for metrics that are gone");
+    }
 }

@@ -70,13 +70,7 @@ pub(super) fn progress(stream: &TcpStream) -> Option<Progress> {
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: `info` is writable for `len` bytes, and the descriptor is open as long as `stream` lives.
     let outcome = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len)
     };
     if outcome != 0 || (len as usize) < END_OF_FIELDS {
         return None;

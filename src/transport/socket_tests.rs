@@ -21,8 +21,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::test_client::{client_frame, until};
 use super::{
-    CloseFrame, ConnectionLimit, ConnectionSocket, HandshakeError, Inbound, InboundError, InboundLimits, Outbox, ShardQueues, Upgrade,
-    pong_frame, text_frame, upgrade,
+    CloseFrame, ConnectionLimit, ConnectionSocket, HandshakeError, Inbound, InboundError, InboundLimits, Outbox,
+    ShardQueues, Upgrade, pong_frame, text_frame, upgrade,
 };
 
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -371,7 +371,8 @@ async fn no_descriptor_is_left() {
             .filter(|line| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&port)))
             .filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(9)?)))
             .collect();
-        let open = std::fs::read_dir("/proc/self/fd").expect("Linux").filter_map(|entry| entry.ok()?.path().read_link().ok());
+        let open =
+            std::fs::read_dir("/proc/self/fd").expect("Linux").filter_map(|entry| entry.ok()?.path().read_link().ok());
         open.filter(|target| target.to_str().is_some_and(|target| inodes.iter().any(|inode| inode == target))).count()
     };
     // The listener remains.

@@ -17,8 +17,6 @@ const PARAMETERS: &[&str] =
     &["event_name", "after", "before", "since", "until", "source", "status", "key", "limit", "order"];
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
-/// A page of large events ends early rather than hold more than this, in bytes.
-const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// A page of events.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
@@ -89,21 +87,24 @@ fn event_query(query: &Query<'_>) -> Result<(EventQuery, bool), ApiError> {
         source: query.one("source").map(str::to_owned),
         key: query.one("key").map(str::to_owned),
         limit: limit.unwrap_or(DEFAULT_LIMIT),
-        max_bytes: MAX_PAGE_BYTES,
         order: order.unwrap_or(Order::Asc),
     };
     Ok((events, reachable.unwrap_or(true)))
 }
 
-/// `next` goes on in the order of the page, `prev` goes back.
+/// `next` goes on in the order of the page, `prev` goes back. A cursor that bounds the walk rather than beginning it
+/// stays: both of two, and `after` in descending order.
 fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<String> {
     let (Some(first), Some(last)) = (page.events.first(), page.events.last()) else {
         return Vec::new();
     };
     let (oldest, newest) = (first.id.min(last.id), first.id.max(last.id));
-    let cursors = ["after", "before"];
-    let newer = page.has_more_after.then(|| query.rewritten(&cursors, ("after", newest)));
-    let older = page.has_more_before.then(|| query.rewritten(&cursors, ("before", oldest)));
+    let (after, before) = (query.one("after").is_some(), query.one("before").is_some());
+    let without_after: &[&str] = if after && before { &["after"] } else { &["after", "before"] };
+    let without_before: &[&str] =
+        if after && (before || order == Order::Desc) { &["before"] } else { &["after", "before"] };
+    let newer = page.has_more_after.then(|| query.rewritten(without_after, ("after", newest)));
+    let older = page.has_more_before.then(|| query.rewritten(without_before, ("before", oldest)));
     let (next, prev) = match order {
         Order::Asc => (newer, older),
         Order::Desc => (older, newer),

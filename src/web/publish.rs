@@ -30,6 +30,9 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         AppendOutcome::Stored { last_id, .. } | AppendOutcome::Replayed { last_id, .. } => (last_id, true),
         AppendOutcome::KeyReused { .. } => return Err(key_reused().into()),
     };
+    if edge.parts.log_activity {
+        log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed; "published");
+    }
     let message = format!("Event '{name}' published.");
     let mut response = reply::ok_builder();
     response.insert_header(("Event-Id", id));

@@ -42,6 +42,7 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         position: parts.position.clone(),
         metrics: parts.metrics.clone(),
         rules: parts.rules,
+        low_water: worker.low_water(),
     };
     Session::start(seated, link, session, upgraded.inbound);
     Ok(upgraded.response)

@@ -52,10 +52,7 @@ fn a_session_can_be_closed() {
         let mut ws = server.ws();
         ws.request(json!({"action": "subscribe", "event_name": "a", "id": 1}));
         let sessions = server.get("/admin/sessions").data();
-        let id = match &sessions[0]["id"] {
-            Value::String(id) => id.clone(),
-            id => id.to_string(),
-        };
+        let id = sessions[0]["name"].as_str().and_then(|name| name.strip_prefix("session/")).expect("session/<id>");
         server.request("DELETE", &format!("/admin/sessions/{id}")).send().data();
         let (close, _) = ws.recv_close();
         assert!(close.is_some_and(|c| u16::from(c.code) >= 4000));

@@ -1,37 +1,345 @@
 //! The command line beside `serve`.
 
-use std::process::Output;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv6Addr, TcpListener};
+use std::process::{Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{Backend, Server, for_each_backend};
+use crate::support::server::{Builder, wait_for_exit};
+use crate::support::{Backend, Server, Tail, eventually, for_each_backend};
 
 #[test]
-fn publish_and_events_talk_to_a_running_server() {
+fn publish_prints_the_id_and_keeps_the_payload_as_it_is() {
     for_each_backend(|backend| {
         let server = Server::start(backend);
-        run(&server, &["publish", "user.created", r#"{"user_id":"123"}"#]);
-        let stored = server.events("");
-        assert_eq!((stored.len(), &stored[0]["payload"]), (1, &json!({"user_id": "123"})));
-        let printed = run(&server, &["events", "--event-name", "user.created"]);
-        assert!(text(&printed).contains("user.created"), "{}", text(&printed));
+        let payload = r#"{"b": 1.50, "a":12345678901234567890123}"#;
+        assert_eq!(text(&run(&server, &["publish", "user.created", payload])), "1\n");
+        let stored = server.get("/events/1");
+        assert!(stored.text().contains(&format!(r#""payload":{payload}"#)), "{}", stored.text());
+        run(&server, &["publish", "user.created"]);
+        assert_eq!(server.events("?after=1")[0]["payload"], json!({}));
     });
 }
 
 #[test]
-fn publish_fails_with_the_servers_reason() {
+fn publish_has_an_option_for_every_field() {
     let server = Server::start(Backend::Sqlite);
-    let output = command(&server, &["publish", "a..b", "{}"]);
-    assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("segment"), "{output:?}");
+    let options = ["--source", "crm", "--priority", "high", "--key", "k", "--metadata", "a=1", "--metadata", "b=x=y"];
+    run(&server, &[&["publish", "a", "[1]"][..], &options].concat());
+    let event = &server.events("")[0];
+    let fields = json!({"source": "crm", "priority": "high", "key": "k", "metadata": {"a": "1", "b": "x=y"}});
+    for (field, value) in fields.as_object().expect("an object") {
+        assert_eq!(&event[field], value, "{event}");
+    }
+    let once = ["publish", "a", "1", "--idempotency-key", "k"];
+    let (first, again) = (run(&server, &once), run(&server, &once));
+    assert_eq!((text(&first), text(&again)), ("2\n", "2\n"));
+    assert!(errors(&again).contains("used before"), "{again:?}");
+    assert!(errors(&command(&server, &["publish", "a", "2", "--idempotency-key", "k"])).contains("different"));
+}
+
+#[test]
+fn publish_reads_the_payload_from_standard_input() {
+    let server = Server::start(Backend::Sqlite);
+    let mut child = at(&server, &["publish", "a", "-"])
+        .command()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program can be started");
+    child.stdin.take().expect("piped").write_all(b"{\"n\":\n 1}\n").expect("read");
+    assert!(wait_for_exit(&mut child).is_some_and(|status| status.success()));
+    assert_eq!(server.events("")[0]["payload"], json!({"n": 1}));
+}
+
+#[test]
+fn publish_fails_with_the_services_reason() {
+    let server = Server::start(Backend::Sqlite);
+    let refused = command(&server, &["publish", "a..b", "{}"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(errors(&refused).contains("segment") && errors(&refused).contains("invalid_field"), "{refused:?}");
+    let no_json = command(&server, &["publish", "a", "hello"]);
+    assert_eq!(no_json.status.code(), Some(2));
+    assert!(errors(&no_json).contains("not JSON"), "{no_json:?}");
+}
+
+#[test]
+fn without_a_service_the_commands_say_what_to_do() {
+    // Just given back: nobody listens there.
+    let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = held.local_addr().expect("bound").port();
+    drop(held);
+    for args in [&["publish", "a"][..], &["tail", "a"], &["events"], &["health"]] {
+        let output = with(Server::builder().env("PORT", port), args).run();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let said = errors(&output);
+        assert!(said.contains("connection refused") && said.contains("event-handler serve"), "{args:?}: {said}");
+    }
+    let anywhere = with(Server::builder(), &["publish", "a"]).run();
+    assert_eq!(anywhere.status.code(), Some(2));
+    assert!(errors(&anywhere).contains("--url"), "{anywhere:?}");
+}
+
+#[test]
+fn the_service_is_named_by_url_flags_or_configuration() {
+    let server = Server::start(Backend::Sqlite);
+    let (url, port) = (format!("http://{}/", server.addr()), server.addr().port().to_string());
+    let elsewhere = || Server::builder().env("PORT", 1);
+    for (builder, args) in [
+        (elsewhere(), &["publish", "a", "--url", &url][..]),
+        (elsewhere().env("EVENT_HANDLER_URL", &url), &["publish", "a"]),
+        (elsewhere(), &["publish", "a", "--port", &port]),
+        (elsewhere(), &["--port", &port, "publish", "a"]),
+        (elsewhere().env("HOST", "0.0.0.0"), &["publish", "a", "--port", &port]),
+        (elsewhere(), &["publish", "a", "--set", &format!("server.port={port}")]),
+        (elsewhere().env("EVENT_HANDLER_URL", ""), &["publish", "a", "--port", &port]),
+    ] {
+        let output = with(builder, args).run();
+        assert!(output.status.success(), "{args:?}: {}", errors(&output));
+    }
+    let tls = with(elsewhere(), &["publish", "a", "--url", "https://example.com"]).run();
+    assert_eq!((tls.status.code(), errors(&tls).contains("TLS")), (Some(2), true));
+}
+
+#[test]
+fn flags_stand_above_everything_else_and_are_named_in_errors() {
+    let output = with(Server::builder(), &["check-config", "--port", "70000"]).run();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(errors(&output).starts_with("--port: server.port: "), "{}", errors(&output));
+    let flags = ["--host", "127.0.0.2", "--port", "1", "--database-url", "sqlite:x.db", "--set", "server.port=2"];
+    let output = with(Server::builder(), &[&["check-config"][..], &flags].concat()).run();
+    for line in [r#"host = "127.0.0.2" # --host"#, "port = 1 # --port", r#"url = "sqlite:x.db" # --database-url"#] {
+        assert!(text(&output).contains(line), "{line} is not in {}", text(&output));
+    }
+}
+
+#[test]
+fn events_prints_lines_for_people_and_json_for_programs() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        server.publish("a", json!({"n": 1}));
+        server.post(
+            "/publish",
+            r#"{"event_name":"b.c","payload":[1,
+            2],"source":"crm","key":"k"}"#,
+        );
+        let printed = run(&server, &["events"]);
+        let lines: Vec<&str> = text(&printed).lines().collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("1  20") && lines[0].ends_with(r#"Z  a  {"n":1}"#), "{lines:?}");
+        assert!(lines[1].contains("b.c  [1,") && lines[1].ends_with("source=crm  key=k"), "{lines:?}");
+        let printed = run(&server, &["events", "--json"]);
+        let items: Vec<Value> = text(&printed).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+        assert_eq!(items, server.events(""));
+    });
+}
+
+#[test]
+fn events_passes_its_options_on() {
+    let server = stocked(30);
+    server.post("/publish", json!({"event_name": "b.x", "source": "crm", "key": "k"})).data();
+    let created_at = server.events("?limit=1")[0]["created_at"].as_str().expect("a text").to_owned();
+    for (args, expected) in [
+        (&["b.x"][..], &[31][..]),
+        (&["b.*", "a", "--limit", "2"], &[30, 31]),
+        (&["--after", "28"], &[29, 30, 31]),
+        (&["--after", "2", "--before", "5"], &[3, 4]),
+        (&["--source", "crm"], &[31]),
+        (&["--key", "k"], &[31]),
+        (&["--status", "failed"], &[]),
+        (&["--limit", "2", "--order", "desc"], &[31, 30]),
+        (&["--until", "2000-01-01T00:00:00Z"], &[]),
+        (&["b.x", "--since", &created_at], &[31]),
+        (&["nothing.such"], &[]),
+    ] {
+        assert_eq!(ids(&run(&server, &[&["events"], args].concat())), expected, "{args:?}");
+    }
+    let refused = command(&server, &["events", "--limit", "many"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(errors(&refused).contains("limit"), "{refused:?}");
+}
+
+#[test]
+fn events_walks_through_all_pages() {
+    let server = stocked(25);
+    let all: Vec<i64> = (1..=25).collect();
+    assert_eq!(ids(&run(&server, &["events", "--all", "--limit", "4"])), all);
+    assert_eq!(ids(&run(&server, &["events", "--all", "--json"])).len(), 25);
+    let down = ids(&run(&server, &["events", "--all", "--limit", "4", "--order", "desc"]));
+    assert_eq!(down, all.iter().rev().copied().collect::<Vec<_>>());
+    let between = ["events", "--all", "--limit", "2", "--after", "10", "--before", "16"];
+    assert_eq!(ids(&run(&server, &between)), [11, 12, 13, 14, 15]);
+}
+
+#[test]
+fn tail_prints_what_is_published_and_ends_on_ctrl_c() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        server.publish("user.created", json!("before"));
+        let tail = Tail::start(&at(&server, &["tail", "user.*"]));
+        server.publish("order.paid", json!("other"));
+        server.publish("user.created", json!({"n": 1}));
+        let lines = tail.wait_for_lines(1);
+        assert!(lines[0].starts_with("3  ") && lines[0].ends_with(r#"user.created  {"n":1}"#), "{lines:?}");
+        assert_eq!(tail.interrupt().code(), Some(0));
+    });
+}
+
+#[test]
+fn tail_begins_where_it_is_told_to() {
+    let server = stocked(3);
+    for (after, expected) in [("earliest", &[1, 2, 3][..]), ("0", &[1, 2, 3]), ("2", &[3])] {
+        let tail = Tail::start(&at(&server, &["tail", ">", "--after", after, "--json"]));
+        let lines = tail.wait_for_lines(expected.len());
+        let events: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(events.iter().filter_map(|e| e["id"].as_i64()).collect::<Vec<_>>(), expected, "{after}");
+        assert_eq!(events[0]["event_name"], "a");
+    }
+    let refused = command(&server, &["tail", ">", "--after", "soon"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let refused = command(&server, &["tail", "a..b"]);
+    assert_eq!((refused.status.code(), errors(&refused).contains("segment")), (Some(1), true), "{refused:?}");
+}
+
+#[test]
+fn tail_misses_nothing_and_repeats_nothing_when_the_server_is_killed() {
+    for_each_backend(|backend| {
+        let mut server = Server::start(backend);
+        let same_place = server.spec().env("PORT", server.addr().port());
+        let tail = Tail::start(&at(&server, &["tail", "a", "--json"]));
+        for round in 0..3 {
+            for n in 0..50 {
+                server.publish("a", json!([round, n]));
+            }
+            server.kill9();
+            tail.wait_until_it_says("connection lost");
+            server = same_place.clone().start();
+            // Among these are some that were published before the command was back.
+            for n in 50..100 {
+                server.publish("a", json!([round, n]));
+            }
+        }
+        let lines = tail.wait_for_lines(300);
+        let seen: Vec<i64> =
+            lines.iter().filter_map(|l| serde_json::from_str::<Value>(l).expect("JSON")["id"].as_i64()).collect();
+        assert_eq!(seen, (1..=300).collect::<Vec<i64>>());
+        assert_eq!(tail.interrupt().code(), Some(0));
+    });
+}
+
+#[test]
+fn tail_tells_when_it_cannot_begin_where_it_should() {
+    let server = stocked(3);
+    let tail = Tail::start(&at(&server, &["tail", "a", "--after", "9"]));
+    tail.wait_until_it_says("ends with event 3");
+    server.publish("a", json!({}));
+    assert!(tail.wait_for_lines(1)[0].starts_with("4  "));
+
+    let builder = Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__RETENTION__MAX_EVENTS", 2);
+    let server = builder.start();
+    for _ in 0..10 {
+        server.publish("a", json!({}));
+    }
+    eventually("the first 8 are gone", || (server.get("/events/8").status == 404).then_some(()));
+    let tail = Tail::start(&at(&server, &["tail", "a", "--after", "3"]));
+    tail.wait_until_it_says("events 4 to 8 are no longer kept");
+    assert!(tail.wait_for_lines(2)[0].starts_with("9  "));
+}
+
+#[test]
+fn tail_can_be_interrupted_while_nobody_reads_what_it_prints() {
+    let server = Server::start(Backend::Sqlite);
+    let items: Vec<Value> = (0..500).map(|_| json!({"event_name": "a", "payload": "x".repeat(2000)})).collect();
+    server.post("/publish/batch", Value::from(items)).data();
+    let spec = at(&server, &["tail", "a", "--after", "earliest"]);
+    let mut child = spec.command().stdout(Stdio::piped()).spawn().expect("the program can be started");
+    eventually("all is pushed, and more than a pipe holds", || {
+        let metrics = server.get("/metrics");
+        metrics.text().contains("event_handler_pushed_frames_total 500").then_some(())
+    });
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a valid pid");
+    kill_process(pid, Signal::INT).expect("a living child");
+    assert_eq!(wait_for_exit(&mut child).and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn tail_gives_up_when_told_to() {
+    let mut server = Server::start(Backend::Sqlite);
+    let mut tail = Tail::start(&at(&server, &["tail", "a", "--give-up-after", "0"]));
+    server.kill9();
+    assert_eq!(tail.wait_for_exit().code(), Some(70));
+}
+
+#[test]
+fn a_closed_standard_output_ends_every_command_quietly() {
+    let server = stocked(1000);
+    let commands = [
+        &["events", "--all"][..],
+        &["tail", "a", "--after", "earliest"],
+        // Nothing comes after the first line: it must notice all the same.
+        &["tail", "a", "--after", "999"],
+    ];
+    for args in commands {
+        let mut child = at(&server, args).command().stdout(Stdio::piped()).spawn().expect("can be started");
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut first).expect("a line");
+        let mut said = String::new();
+        let status = wait_for_exit(&mut child).expect("an end");
+        std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut said).expect("UTF-8");
+        assert_eq!((status.code(), said.contains("panicked")), (Some(0), false), "{args:?}: {said}");
+    }
+    for args in [&["check-config"][..], &["health"], &["migrate"]] {
+        let mut child = at(&server, args).command().stdout(Stdio::piped()).spawn().expect("can be started");
+        drop(child.stdout.take());
+        assert_eq!(wait_for_exit(&mut child).and_then(|status| status.code()), Some(0), "{args:?}");
+    }
+}
+
+#[test]
+fn tokens_are_sent() {
+    // Nothing but a listener, to see the request as it is.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    for (builder, args) in [
+        (Server::builder().env("EVENT_HANDLER_TOKEN", "s3cret"), &["events", "--url", &url][..]),
+        (Server::builder(), &["tail", "a", "--token", "s3cret", "--url", &url]),
+    ] {
+        let mut child = with(builder, args).command().stdout(Stdio::piped()).spawn().expect("can be started");
+        let (mut connection, _) = listener.accept().expect("a connection");
+        let head: Vec<String> = BufReader::new(connection.try_clone().expect("a socket"))
+            .lines()
+            .map_while(Result::ok)
+            .take_while(|line| !line.is_empty())
+            .collect();
+        assert!(head.iter().any(|l| l.eq_ignore_ascii_case("authorization: Bearer s3cret")), "{head:?}");
+        connection.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").expect("written");
+        assert_eq!(wait_for_exit(&mut child).and_then(|status| status.code()), Some(1), "{args:?}");
+    }
 }
 
 #[test]
 fn health_tells_by_its_exit_code() {
     let mut server = Server::start(Backend::Sqlite);
-    run(&server, &["health"]);
+    assert_eq!(text(&run(&server, &["health"])), "{\"status\":\"ok\"}\n");
+    assert!(text(&run(&server, &["health", "--ready"])).contains("\"store\""));
     server.kill9();
     assert!(!command(&server, &["health"]).status.success());
+}
+
+#[test]
+fn commands_find_a_service_on_ipv6() {
+    assert!(TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(), "IPv6 loopback is needed");
+    for host in ["::1", "::"] {
+        let server = Server::builder().env("HOST", host).start();
+        let at_host = |args: &[&str]| with(server.spec().env("PORT", server.addr().port()), args).run();
+        for args in [&["health"][..], &["publish", "a"], &["events"]] {
+            let output = at_host(args);
+            assert!(output.status.success(), "{host}, {args:?}: {}", errors(&output));
+        }
+        Tail::start(&with(server.spec().env("PORT", server.addr().port()), &["tail", "a"]));
+    }
 }
 
 #[test]
@@ -48,33 +356,47 @@ fn migrate_prepares_the_database_and_ends() {
 }
 
 #[test]
-fn unknown_commands_are_refused_with_help() {
-    let output = Server::builder().arg("dance").run();
-    assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--help"), "{output:?}");
-    let output = Server::builder().arg("--help").run();
-    assert!(output.status.success());
-    for name in ["serve", "publish", "tail", "events", "check-config", "migrate", "health"] {
-        assert!(text(&output).contains(name), "{name} in {}", text(&output));
+fn help_is_complete() {
+    let unknown = with(Server::builder(), &["dance"]).run();
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(errors(&unknown).contains("--help"), "{unknown:?}");
+    let commands = ["serve", "publish", "tail", "events", "check-config", "migrate", "health"];
+    let help = with(Server::builder(), &["--help"]).run();
+    for word in [&commands[..], &["Examples", "Exit codes", "70", "78", "--database-url", "--set"]].concat() {
+        assert!(text(&help).contains(word), "{word} is not in {}", text(&help));
     }
-    let output = Server::builder().arg("--version").run();
-    assert!(text(&output).contains(env!("CARGO_PKG_VERSION")), "{output:?}");
+    for command in commands {
+        let help = with(Server::builder(), &[command, "--help"]).run();
+        assert!(help.status.success() && text(&help).contains("--config"), "{help:?}");
+    }
+    for (command, word) in [("publish", "Examples"), ("tail", "EVENT_HANDLER_TOKEN"), ("events", "--all")] {
+        assert!(text(&with(Server::builder(), &[command, "--help"]).run()).contains(word), "{word}");
+    }
+    let version = with(Server::builder(), &["--version"]).run();
+    assert!(text(&version).contains(env!("CARGO_PKG_VERSION")), "{version:?}");
 }
 
-#[test]
-fn events_can_be_printed_as_json() {
+/// A server with `count` events named `a`.
+fn stocked(count: usize) -> Server {
     let server = Server::start(Backend::Sqlite);
-    server.publish("a", json!({"n": 1}));
-    let printed = run(&server, &["events", "--json"]);
-    let first = text(&printed).lines().next().expect("a line").to_owned();
-    let event: Value = serde_json::from_str(&first).expect("one event a line");
-    assert_eq!((&event["id"], &event["payload"]), (&json!(1), &json!({"n": 1})));
+    let items: Vec<Value> = (1..=count).map(|n| json!({"event_name": "a", "payload": n})).collect();
+    server.post("/publish/batch", Value::from(items)).data();
+    server
+}
+
+/// The program with arguments.
+fn with(builder: Builder, args: &[&str]) -> Builder {
+    args.iter().fold(builder, |builder, arg| builder.arg(arg))
+}
+
+/// A command for `server`, which its configuration names.
+fn at(server: &Server, args: &[&str]) -> Builder {
+    with(server.spec().env("PORT", server.addr().port()), args)
 }
 
 /// Runs a command against `server`.
 fn command(server: &Server, args: &[&str]) -> Output {
-    let builder = server.spec().env("PORT", server.addr().port());
-    args.iter().fold(builder, |builder, arg| builder.arg(arg)).run()
+    at(server, args).run()
 }
 
 /// Runs a command that must succeed.
@@ -86,4 +408,17 @@ fn run(server: &Server, args: &[&str]) -> Output {
 
 fn text(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).expect("UTF-8")
+}
+
+fn errors(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).expect("UTF-8")
+}
+
+/// The ids at the beginning of the lines.
+fn ids(output: &Output) -> Vec<i64> {
+    let id = |line: &str| match serde_json::from_str::<Value>(line) {
+        Ok(Value::Object(event)) => event["id"].as_i64(),
+        _ => line.split(' ').next().and_then(|id| id.parse().ok()),
+    };
+    text(output).lines().filter_map(id).collect()
 }

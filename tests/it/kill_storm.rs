@@ -43,7 +43,7 @@ fn storm(backend: Backend) {
                 .collect();
             let listener = scope.spawn(|| subscriber.follow(publishers.addr));
             // A different moment in every round: after so many answers, in the midst of the next.
-            let enough = 20 + 7 * (round % 13);
+            let enough = 100 + 37 * (round % 13);
             eventually("publishes are answered", || {
                 (publishers.answered.load(Ordering::Relaxed) >= enough).then_some(())
             });

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
+use crate::support::http::Connection;
 use crate::support::server::wait_for_status;
-use crate::support::{Backend, Server, for_each_backend};
+use crate::support::{Backend, Server, eventually, for_each_backend};
 
 #[test]
 fn sigterm_closes_subscribers_with_4200_and_exits_0() {
@@ -29,13 +30,36 @@ fn sigterm_closes_subscribers_with_4200_and_exits_0() {
 }
 
 #[test]
-fn a_draining_server_is_not_ready() {
+fn a_drained_server_is_alive_but_not_ready() {
     let server = Server::start(Backend::Sqlite);
-    let ready = |expected| wait_for_status(&server, "/health/ready", expected);
-    ready(200);
+    let mut ws = server.ws();
+    wait_for_status(&server, "/health/ready", 200);
     server.post("/admin/drain", "").data();
-    ready(503).json();
+    let (close, _) = ws.recv_close();
+    assert_eq!(close.map(|c| u16::from(c.code)), Some(4200));
+    wait_for_status(&server, "/health/ready", 503).json();
     assert_eq!(server.get("/health").text(), r#"{"status":"ok"}"#);
+}
+
+#[test]
+fn a_server_that_shuts_down_is_not_ready() {
+    let server = Server::start(Backend::Sqlite);
+    // A subscriber that leaves the close frame unanswered: the server waits for it a while.
+    let _silent = server.ws();
+    let mut connection = Connection::open(server.addr()).expect("a connection");
+    let mut ready = || connection.send(&server.request("GET", "/health/ready")).expect("an answer");
+    assert_eq!(ready().status, 200);
+    server.signal_terminate();
+    let response = eventually("not ready", || Some(ready()).filter(|response| response.status == 503));
+    assert!(response.header("retry-after").is_some(), "{response:?}");
+}
+
+#[test]
+fn sigterm_is_heeded_from_the_first_moment() {
+    for _ in 0..10 {
+        let mut server = Server::start(Backend::Sqlite);
+        assert_eq!(server.terminate().code(), Some(0), "{}", server.log_text());
+    }
 }
 
 #[test]

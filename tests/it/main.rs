@@ -4,15 +4,23 @@ mod support;
 
 mod access;
 mod admin;
+mod admission;
 mod batch;
 mod commands;
 mod config;
+mod documents;
+#[cfg(feature = "fault-injection")]
+mod faults;
 mod health;
+mod hostile;
 mod http;
 mod kill_storm;
 mod lifecycle;
+mod outages;
 mod publish;
 mod python;
 mod read;
+mod resume_model;
+mod retention;
 mod websocket;
 mod websocket_asked;

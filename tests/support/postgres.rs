@@ -15,6 +15,7 @@ use std::{env, fs, thread};
 
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, PgConnection};
+use rustix::process::{Pid, Signal, kill_process};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -105,6 +106,17 @@ impl Postgres {
         }
     }
 
+    /// Stops every process of the server in its tracks, connections open, until the answer is dropped.
+    pub fn freeze(&self) -> Frozen {
+        let pids = fs::read_to_string(self.dir.join("data/postmaster.pid")).expect("a running server");
+        let server: i32 = pids.lines().next().and_then(|pid| pid.trim().parse().ok()).expect("its process id");
+        let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children")).expect("its children");
+        let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([server]);
+        let frozen = Frozen(pids.filter_map(Pid::from_raw).collect());
+        frozen.signal(Signal::STOP);
+        frozen
+    }
+
     fn launch(&self, port: u16) -> Child {
         let server = as_unprivileged(&self.bin.join("postgres"));
         Command::new("sh")
@@ -155,6 +167,24 @@ impl Postgres {
     fn url_of(&self, database: &str) -> String {
         let port = self.server.lock().unwrap_or_else(PoisonError::into_inner).0;
         format!("postgres://postgres@127.0.0.1:{port}/{database}")
+    }
+}
+
+/// A server that does not move.
+pub struct Frozen(Vec<Pid>);
+
+impl Frozen {
+    fn signal(&self, signal: Signal) {
+        for pid in &self.0 {
+            // A backend may have ended between being listed and being frozen.
+            let _ = kill_process(*pid, signal);
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -15,14 +16,17 @@ use crate::system::{free_addr, log_file};
 
 pub const INSTALL: &str = "apt-get install postgresql";
 
+const PROGRAMS: [&str; 3] = ["initdb", "postgres", "pg_isready"];
+
 /// The directory of the newest server programs.
 pub fn find() -> Option<PathBuf> {
-    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+    let of_path = find_program("initdb").and_then(|path| Some(path.parent()?.to_path_buf()));
+    let mut packaged: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect())
         .unwrap_or_default();
-    versions.sort();
-    versions.extend(find_program("postgres").and_then(|path| Some(path.parent()?.to_path_buf())));
-    versions.into_iter().rev().find(|bin| bin.join("initdb").is_file() && bin.join("postgres").is_file())
+    packaged.sort();
+    let has_all = |bin: &PathBuf| PROGRAMS.iter().all(|program| bin.join(program).is_file());
+    packaged.into_iter().rev().chain(of_path).find(has_all)
 }
 
 pub struct Postgres {
@@ -64,7 +68,12 @@ pub fn start(bench: &Bench, programs: &Path) -> io::Result<Postgres> {
             .stdout(log_file(scratch.path())?)
             .stderr(log_file(scratch.path())?),
     )?;
-    server.await_port(addr)?;
+    server.await_ready(Duration::from_millis(20), || {
+        let asked = Command::new(programs.join("pg_isready"))
+            .args(["-q", "-h", "127.0.0.1", "-p", &addr.port().to_string()])
+            .status();
+        asked.is_ok_and(|status| status.success())
+    })?;
     Ok(Postgres { server, url: format!("postgres://bench@{addr}/postgres"), scratch })
 }
 

@@ -124,7 +124,10 @@ impl Persistence {
     fn append(&mut self, appends: Vec<Append>) -> Result<Vec<AppendOutcome>, AppendFailure> {
         let writer = self.watch.writer().map_err(AppendFailure::StoreUnavailable)?;
         let begin = Instant::now();
-        match writer.append(appends, now()) {
+        let operation = self.parts.health.begin();
+        let appended = writer.append(appends, now());
+        drop(operation);
+        match appended {
             Ok(committed) => {
                 self.last_commit = begin.elapsed();
                 self.last_group = committed.events.len();
@@ -154,11 +157,15 @@ impl Persistence {
         }
     }
 
-    /// Opens the store or proves that it works again, and tells everybody where the log stands.
+    /// Opens the store or proves that it works again, and tells everybody of events that others have committed.
     fn care(&mut self) {
+        let _operation = self.parts.health.begin();
+        let known = self.parts.position.get();
         if let Some(bounds) = self.watch.care() {
             self.parts.position.set(bounds);
-            self.tell_router(LogBatch::new(bounds.last, Vec::new()));
+            if known.is_none_or(|known| bounds.last > known.last) {
+                self.tell_router(LogBatch::new(bounds.last, Vec::new()));
+            }
         }
     }
 
@@ -174,6 +181,7 @@ impl Persistence {
 
     /// One small step; true when more is due.
     fn housekeeping_step(&mut self) -> Result<bool, StoreError> {
+        let _operation = self.parts.health.begin();
         let Ok(writer) = self.watch.writer() else {
             return Ok(false);
         };

@@ -9,7 +9,7 @@ use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
 /// How often a store that seems well is asked.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Holds the writer while the store is well, and the reason while it is not.
 pub struct StoreWatch {
@@ -47,7 +47,7 @@ impl StoreWatch {
     }
 
     /// Opens the store if it is not open, tries an ailing one, and asks a well one now and then.
-    /// Returns the log's bounds when the store is well after it was not.
+    /// Returns the log's bounds whenever it has asked for them.
     pub fn care(&mut self) -> Option<LogBounds> {
         let was_well = self.writer.is_some() && self.ailment.is_none();
         if was_well && Instant::now() < self.next_probe {
@@ -60,9 +60,8 @@ impl StoreWatch {
                     self.ailment = None;
                     self.health.set_up();
                     log::info!(earliest_id = bounds.earliest, last_id = bounds.last; "store ready");
-                    return Some(bounds);
                 }
-                None
+                Some(bounds)
             }
             Err(error) => {
                 self.failed(error);

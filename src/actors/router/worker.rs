@@ -8,7 +8,7 @@ use actix_rt::ArbiterHandle;
 
 use super::messages::{CloseSubscription, ListSubscriptions, OpenSession, OpenSubscription, SessionClosed};
 use super::shard::seat::{Beat, Link};
-use super::shard::{Lobby, Shard, ShardParts};
+use super::shard::{Lobby, Shard, ShardParts, low_water};
 use crate::actors::mailbox::{Depth, Mailbox};
 use crate::actors::persistence::intake::Intake;
 use crate::actors::supervisor::guard::ExitGuard;
@@ -41,7 +41,12 @@ pub struct Worker {
 
 impl Worker {
     /// Sets up the current thread, without a shard yet; the supervisor starts that one.
-    pub fn install(number: usize, intake: Intake, parts: ShardParts, queues: Rc<ShardQueues>) -> (Rc<Self>, ArbiterHandle) {
+    pub fn install(
+        number: usize,
+        intake: Intake,
+        parts: ShardParts,
+        queues: Rc<ShardQueues>,
+    ) -> (Rc<Self>, ArbiterHandle) {
         let worker = Rc::new(Self {
             number,
             intake,
@@ -78,6 +83,11 @@ impl Worker {
     /// The addresses of the shard; `None` before the first was started.
     pub fn shard(&self) -> Option<Rc<ShardAddresses>> {
         self.shard.borrow().clone()
+    }
+
+    /// Queued bytes at which a connection that lags is given more.
+    pub fn low_water(&self) -> usize {
+        low_water(self.parts.limits.queue_per_connection)
     }
 
     /// A connection's link, as the shard and the session share it.

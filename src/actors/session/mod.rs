@@ -12,6 +12,7 @@ use actix::prelude::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, Running, StreamHandler,
     WrapFuture,
 };
+use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::log_position::LogPosition;
@@ -34,8 +35,10 @@ pub const MAILBOX: usize = 16;
 
 /// Publishes of one connection that may wait for their commit; then its input waits.
 const MAX_PUBLISHES_IN_FLIGHT: usize = 256;
-/// Bytes queued for a client at which its input waits: whoever does not read the answers asks no more.
-const INPUT_PAUSE_BYTES: usize = 64 * 1024;
+/// Bytes of answers that a client leaves unread before its input waits: whoever does not read the answers asks no more.
+const MAX_UNREAD_ANSWERS: usize = 64 * 1024;
+/// What the shard's answer to a subscription counts for, beside the request's own length.
+const SUBSCRIPTION_ANSWER: usize = 128;
 
 /// What all sessions of a worker share.
 pub struct SessionParts {
@@ -44,6 +47,8 @@ pub struct SessionParts {
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
     pub rules: PublishRules,
+    /// Queued bytes to which a client falls, sooner or later, that takes anything at all.
+    pub low_water: usize,
 }
 
 /// See the module.
@@ -52,29 +57,61 @@ pub struct Session {
     link: Rc<Link>,
     parts: SessionParts,
     publishing: usize,
+    /// Bytes of answers since the queue was last seen at its low-water mark.
+    answered: usize,
 }
 
 impl Session {
     /// Starts the session of a connection that has its seat.
     pub fn start(seated: Seated, link: Rc<Link>, parts: SessionParts, inbound: InboundFrames) {
         let ctx = Context::new();
-        let session = Self { seated, link, parts, publishing: 0 };
+        let session = Self { seated, link, parts, publishing: 0, answered: 0 };
         let mut ctx = ctx;
         ctx.add_stream(inbound);
         ctx.run(session);
     }
 
-    fn say(&self, text: &str) {
-        self.link.outbox.push(text_frame(text.as_bytes()));
+    fn say(&mut self, text: &str) {
+        self.answer(text_frame(text.as_bytes()));
     }
 
-    fn refuse(&self, id: Option<&RequestId>, error: &ApiError) {
+    fn answer(&mut self, frame: Bytes) {
+        self.answered += frame.len();
+        self.link.outbox.push(frame);
+    }
+
+    /// Lets the client's input wait for its publishes to be committed and its answers to be read, or go on.
+    ///
+    /// Events in the queue do not count: a slow subscriber is still heard.
+    fn pace(&mut self) {
+        let (reading, low) = (self.link.outbox.reading(), self.parts.low_water);
+        if self.link.outbox.queued_bytes() <= low {
+            self.answered = 0;
+        }
+        if self.publishing >= MAX_PUBLISHES_IN_FLIGHT {
+            reading.pause();
+        } else if self.answered > MAX_UNREAD_ANSWERS {
+            reading.pause_until(low);
+        } else if reading.is_paused() {
+            reading.resume();
+        }
+    }
+
+    fn refuse(&mut self, id: Option<&RequestId>, error: &ApiError) {
         self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
         self.say(&frame::error(id, error));
     }
 
     fn close(&self, reason: CloseReason) {
         self.link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
+    }
+
+    /// Nothing more is said but why it failed, if it did.
+    fn leave(&self) {
+        if std::thread::panicking() {
+            self.close(CloseReason::SessionFailed);
+        }
+        self.link.outbox.end();
     }
 
     fn read(&mut self, text: &str, ctx: &mut Context<Self>) {
@@ -86,6 +123,7 @@ impl Session {
             Ok(Request::Ping { id }) => self.say(&frame::pong(id.as_ref())),
             Ok(Request::Publish { id, event }) => self.publish(id, Append::single(*event), ctx),
             Ok(Request::Subscribe { id, pattern, envelope, start }) => {
+                self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
                 let seated = self.seated;
                 let echo = id.clone();
                 self.parts
@@ -101,17 +139,20 @@ impl Session {
                     .wait(ctx);
             }
             Ok(Request::Unsubscribe { id, pattern }) => {
+                self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
                 let request = CloseSubscription { seated: self.seated, id, pattern };
                 let done = self.parts.shard.close_subscription.send(request);
                 done.into_actor(self).map(|_, _, _| ()).wait(ctx);
             }
             Ok(Request::List { id }) => {
-                let done = self.parts.shard.list_subscriptions.send(ListSubscriptions { seated: self.seated, id });
-                done.into_actor(self).map(|_, _, _| ()).wait(ctx);
+                let before = self.link.outbox.queued_bytes();
+                let listed = self.parts.shard.list_subscriptions.send(ListSubscriptions { seated: self.seated, id });
+                let account = listed.into_actor(self).map(move |_, this, _| {
+                    this.answered += this.link.outbox.queued_bytes().saturating_sub(before);
+                    this.pace();
+                });
+                account.wait(ctx);
             }
-        }
-        if self.link.outbox.queued_bytes() > INPUT_PAUSE_BYTES {
-            self.link.outbox.reading().pause_until(INPUT_PAUSE_BYTES / 2);
         }
     }
 
@@ -121,17 +162,11 @@ impl Session {
             Err(failure) => return self.refuse(id.as_ref(), &append_error(&failure)),
         };
         self.publishing += 1;
-        if self.publishing >= MAX_PUBLISHES_IN_FLIGHT {
-            self.link.outbox.reading().pause();
-        }
         let published = async move {
             outcome.await.unwrap_or(Err(AppendFailure::StoreUnavailable("the writer was restarted".into())))
         };
         let answer = published.into_actor(self).map(move |outcome, this, _| {
             this.publishing -= 1;
-            if this.publishing < MAX_PUBLISHES_IN_FLIGHT {
-                this.link.outbox.reading().resume();
-            }
             match outcome {
                 Ok(AppendOutcome::KeyReused { .. }) => this.refuse(id.as_ref(), &key_reused()),
                 Ok(outcome) => {
@@ -141,6 +176,7 @@ impl Session {
                 }
                 Err(failure) => this.refuse(id.as_ref(), &append_error(&failure)),
             }
+            this.pace();
         });
         ctx.spawn(answer);
     }
@@ -151,7 +187,7 @@ impl Actor for Session {
 
     /// The end of the input ends the session; the connection goes when its outbox is empty.
     fn stopping(&mut self, _: &mut Self::Context) -> Running {
-        self.link.outbox.end();
+        self.leave();
         Running::Stop
     }
 }
@@ -159,9 +195,10 @@ impl Actor for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.close(CloseReason::SessionFailed);
+            self.parts.metrics.restarts.with_label_values(&["session", "panic"]).inc();
+            log::error!(session = self.seated.session, peer:? = self.link.peer; "session failed, its client is told to reconnect");
         }
-        self.link.outbox.end();
+        self.leave();
         // One message per session: unbounded sending is bounded by that.
         self.parts.shard.session_closed.do_send(SessionClosed(self.seated));
     }
@@ -175,7 +212,7 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
             Ok(Inbound::Binary(_)) => {
                 self.refuse(None, &ApiError::new(ErrorCode::UnsupportedFrame, "send JSON in text frames"));
             }
-            Ok(Inbound::Ping(data)) => self.link.outbox.push(pong_frame(&data)),
+            Ok(Inbound::Ping(data)) => self.answer(pong_frame(&data)),
             Ok(Inbound::Pong(_)) => {}
             Ok(Inbound::Close(_)) => {
                 self.close(CloseReason::Normal);
@@ -189,6 +226,7 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
                 ctx.stop();
             }
         }
+        self.pace();
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {

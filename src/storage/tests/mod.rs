@@ -1,14 +1,21 @@
 //! One suite for both backends, on real files and a real PostgreSQL server.
 
 mod append;
+mod faults;
+mod plans;
+mod read;
+mod retention;
 
+use std::future::Future;
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection as _;
 use tempfile::TempDir;
 
 use crate::domain::event::{Append, DEFAULT_SOURCE, Idempotency, NewEvent, Priority, Timestamp};
 use crate::domain::name::EventName;
-use crate::storage::{StoreOptions, StoreUrl, Writer};
+use crate::storage::connection::{Access, Connection, on_backend};
+use crate::storage::{Reader, StoreOptions, StoreUrl, Writer};
 
 #[allow(dead_code, reason = "shared with the black-box tests")]
 #[path = "../../../tests/support/postgres.rs"]
@@ -21,24 +28,34 @@ const NOON: Timestamp = Timestamp(1_700_000_000_000_000);
 /// An empty store on one of the backends.
 struct Store {
     options: StoreOptions,
-    dir: TempDir,
+    /// Holds the SQLite file.
+    _dir: Option<TempDir>,
 }
 
 impl Store {
     fn sqlite() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let url = StoreUrl::Sqlite(dir.path().join("new/events.db"));
-        Self { options: options(url), dir }
+        Self { options: options(url), _dir: Some(dir) }
     }
 
     fn postgres() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
         let url = StoreUrl::parse(&Postgres::shared().url()).expect("a valid URL");
-        Self { options: options(url), dir }
+        Self { options: options(url), _dir: None }
     }
 
     fn writer(&self) -> Writer {
         Writer::open(self.options.clone()).expect("open the store")
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::new(self.options.clone()).expect("a pool")
+    }
+
+    /// Runs `sql` behind the back of writer and reader.
+    fn execute(&self, sql: &str) {
+        let mut connection = Connection::open(&self.options, Access::Write).expect("connect");
+        on_backend!(&mut connection, c => c.batch_execute(sql)).expect(sql);
     }
 }
 
@@ -78,4 +95,10 @@ fn single(name: &str) -> Append {
 /// The time `seconds` after noon.
 fn at(seconds: i64) -> Timestamp {
     Timestamp(NOON.0 + seconds * 1_000_000)
+}
+
+/// Runs one future on a runtime of one thread, like those of the web workers.
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(future)
 }

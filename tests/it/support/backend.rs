@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::postgres::Postgres;
+
 /// Where a server under test keeps its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
@@ -10,11 +12,11 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// The address of an empty database; SQLite's is a file in `dir`.
+    /// The address of a new, empty database; SQLite's is a file in `dir`.
     pub fn database_url(self, dir: &Path) -> String {
         match self {
             Self::Sqlite => format!("sqlite:{}", dir.join("events.db").display()),
-            Self::Postgres => String::new(),
+            Self::Postgres => Postgres::shared().url(),
         }
     }
 }

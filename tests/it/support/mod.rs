@@ -2,13 +2,19 @@
 
 pub mod backend;
 pub mod http;
+pub mod load;
+#[path = "../../support/postgres.rs"]
+pub mod postgres;
+pub mod raw;
 pub mod server;
+pub mod tail;
 pub mod ws;
 
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, for_each_backend};
 pub use server::Server;
+pub use tail::Tail;
 
 /// How long anything may take that must happen "soon". Far above what is needed: only failures wait for it.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -24,6 +24,8 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_event-handler");
 pub struct Builder {
     env: BTreeMap<String, String>,
     args: Vec<String>,
+    /// A program with its arguments that starts the one under test.
+    launcher: Vec<String>,
     dir: Arc<TempDir>,
 }
 
@@ -43,6 +45,12 @@ impl Builder {
     /// Adds an argument.
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Has the program started by another one, which gets its path and arguments and must not fork.
+    pub fn launched_by(mut self, launcher: &[&str]) -> Self {
+        self.launcher = launcher.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -97,10 +105,12 @@ impl Builder {
     }
 
     /// The kernel kills the program when the thread that started it ends: no orphans, whatever becomes of the test.
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", PROGRAM])
+            .args(["--pdeathsig", "KILL"])
+            .args(&self.launcher)
+            .arg(PROGRAM)
             .args(&self.args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -124,7 +134,7 @@ impl Server {
     /// A server on a free loopback port with JSON logs, in a folder of its own.
     pub fn builder() -> Builder {
         let dir = Arc::new(TempDir::with_prefix("event-handler-").expect("a temporary folder"));
-        Builder { env: BTreeMap::new(), args: Vec::new(), dir }
+        Builder { env: BTreeMap::new(), args: Vec::new(), launcher: Vec::new(), dir }
             .env("HOST", "127.0.0.1")
             .env("PORT", "0")
             .env("APP_ENV", "production")
@@ -244,12 +254,7 @@ impl Process {
     fn spawn(spec: &Builder) -> Self {
         let mut child = spec.command().spawn().expect("the program can be started");
         let stderr = child.stderr.take().expect("piped");
-        let log = Arc::new(Log::default());
-        thread::spawn({
-            let log = Arc::clone(&log);
-            move || log.collect(BufReader::new(stderr))
-        });
-        Self { child, log }
+        Self { child, log: Log::follow(BufReader::new(stderr)) }
     }
 
     fn wait_until_listening(&self) -> SocketAddr {
@@ -282,7 +287,7 @@ fn listening_addr(line: &str) -> Option<SocketAddr> {
 }
 
 /// The end of `child`, unless it outlives all patience; then it is killed.
-fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
+pub fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + 2 * PATIENCE;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().expect("a child of ours") {
@@ -295,9 +300,9 @@ fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
     None
 }
 
-/// Lines of standard error as they come.
+/// The lines of a stream as they come.
 #[derive(Default)]
-struct Log {
+pub struct Log {
     lines: Mutex<Lines>,
     changed: Condvar,
 }
@@ -309,6 +314,16 @@ struct Lines {
 }
 
 impl Log {
+    /// Collects the lines of `stream` on a thread of its own.
+    pub fn follow(stream: impl BufRead + Send + 'static) -> Arc<Self> {
+        let log = Arc::new(Self::default());
+        thread::spawn({
+            let log = Arc::clone(&log);
+            move || log.collect(stream)
+        });
+        log
+    }
+
     fn collect(&self, stream: impl BufRead) {
         for line in stream.lines() {
             let Ok(line) = line else { break };
@@ -320,7 +335,7 @@ impl Log {
     }
 
     /// What `find` makes of the first line it accepts; none once the log has ended or patience is at its end.
-    fn find_soon<T>(&self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+    pub fn find_soon<T>(&self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = 0;
         let mut lines = self.lock();
@@ -337,7 +352,12 @@ impl Log {
         }
     }
 
-    fn text(&self) -> String {
+    /// Whether the stream has ended: no line will follow.
+    pub fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    pub fn text(&self) -> String {
         self.lock().lines.join("\n")
     }
 
@@ -351,4 +371,11 @@ pub fn wait_for_status(server: &Server, path: &str, status: u16) -> Response {
     eventually(&format!("{path} answers {status}"), || {
         server.request("GET", path).try_send().ok().filter(|r| r.status == status)
     })
+}
+
+/// The value of a metric; 0 if it is not there.
+pub fn metric(server: &Server, name: &str) -> f64 {
+    let text = server.get("/metrics").text().to_owned();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or_default()
 }

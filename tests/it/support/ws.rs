@@ -58,6 +58,16 @@ impl Socket {
         }
     }
 
+    /// The connection below.
+    pub fn stream(&self) -> &TcpStream {
+        self.inner.get_ref()
+    }
+
+    /// The address of this end.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.stream().local_addr().expect("a connected socket")
+    }
+
     /// Sends one text frame, exactly as given (a [`Value`] or a text).
     pub fn send(&mut self, text: impl ToString) {
         self.try_send(text).expect("an open connection");
@@ -133,9 +143,10 @@ impl Socket {
                 return Err(Error::Io(io::ErrorKind::TimedOut.into()));
             }
             self.inner.get_ref().set_read_timeout(Some(left))?;
-            match self.inner.read()? {
-                Message::Ping(_) => self.inner.flush()?,
-                message => return Ok(message),
+            match self.inner.read() {
+                Ok(Message::Ping(_)) => self.inner.flush()?,
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
             }
         }
     }

@@ -86,18 +86,21 @@ impl Shard {
             max_events: PAGE_EVENTS,
             max_bytes: PAGE_BYTES,
         };
+        let opened = seat.opened_subscriptions;
         let reader = self.parts.reader.clone();
         let read = async move { reader.scan(scan).await };
-        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_page(seated, page, ctx)));
+        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_page(seated, opened, page, ctx)));
     }
 
-    fn take_page(&mut self, seated: Seated, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
+    fn take_page(&mut self, seated: Seated, opened: u64, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
         self.readers -= 1;
         self.serve_waiting_readers(ctx);
         let index = &self.index;
         let Some(seat) = self.seats.get_mut(seated.seat).filter(|s| s.session == seated.session) else { return };
         seat.mode = Mode::CatchingUp { reading: false };
         match page {
+            // Meanwhile the client has asked for more, from another place perhaps.
+            Ok(_) if seat.opened_subscriptions != opened => self.catch_up(seated.seat, ctx),
             Ok(page) if page.earliest > seat.cursor.position() + 1 && !covers_gap(seat, page.earliest) => {
                 log::warn!(session = seated.session, earliest_id = page.earliest; "session fell behind the retained history");
                 let reason = CloseFrame::new(CloseReason::SlowConsumer.code(), "fell behind the retained history");
@@ -153,16 +156,18 @@ impl Shard {
             Scan { after, through: None, patterns: Vec::new(), max_events: PAGE_EVENTS * 4, max_bytes: PAGE_BYTES * 4 };
         let reader = self.parts.reader.clone();
         let read = async move { reader.scan(scan).await };
-        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_fill(after, page, ctx)));
+        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_fill(page, ctx)));
     }
 
-    fn take_fill(&mut self, after: EventId, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
+    fn take_fill(&mut self, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
         self.filling = false;
         match page {
             Ok(page) => {
-                let through = page.scanned_through;
-                if !page.events.is_empty() && self.head() == after {
-                    self.deliver(LogBatch::new(after, page.events), ctx);
+                let (through, head) = (page.scanned_through, self.head());
+                // Batches that followed the head may have been routed while the page was read.
+                let missed: Vec<_> = page.events.into_iter().filter(|event| event.id > head).collect();
+                if !missed.is_empty() {
+                    self.deliver(LogBatch::new(head, missed), ctx);
                 }
                 if through > self.head() {
                     // The end of the page was trimmed meanwhile.
@@ -179,7 +184,7 @@ impl Shard {
 }
 
 /// Queued bytes at which a seat that catches up goes on.
-fn low_water(limit: usize) -> usize {
+pub fn low_water(limit: usize) -> usize {
     limit / 4
 }
 

@@ -43,9 +43,16 @@ impl Shard {
         let ping = ping_frame(b"");
         for (key, seat) in &mut self.seats {
             let link = &seat.link;
-            if link.outbox.stalled_for(now).is_some_and(|stalled| stalled >= limits.stall_timeout) {
+            let stalled = link.outbox.stalled_for(now);
+            if stalled == Some(Duration::ZERO) {
+                // Pings wait behind what is queued: taking bytes is the sign of life of a slow client.
+                link.hear();
+            }
+            if stalled.is_some_and(|stalled| stalled >= limits.stall_timeout) {
+                log::info!(session = seat.session, peer:? = link.peer, queued = link.outbox.queued_bytes(); "session takes nothing, closing");
                 cut_off(link, CloseReason::SlowConsumer);
             } else if since(link.heard.get()) >= limits.idle_timeout {
+                log::info!(session = seat.session, peer:? = link.peer; "session gives no sign of life, closing");
                 cut_off(link, CloseReason::NoPong);
             } else if since(seat.pinged) >= limits.ping_interval && link.outbox.queued_bytes() == 0 {
                 // Spread over the beats by seat, so that thousands of clients are not pinged in one beat.

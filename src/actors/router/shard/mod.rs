@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult, StreamHandler, WrapFuture};
 use slab::Slab;
 
+pub use self::catch_up::low_water;
 pub use self::fanout::QueueLimits;
 use self::fanout::{FanOut, Member, Room};
 pub use self::lobby::Lobby;
@@ -210,6 +211,7 @@ impl Shard {
 
     fn open_session(&mut self, link: Rc<Link>) -> Seated {
         let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        log::debug!(session, peer:? = link.peer; "session opened");
         let seat = self.seats.insert(Seat::new(session, link, self.head()));
         self.parts.metrics.sessions.inc();
         Seated { session, seat }
@@ -227,6 +229,7 @@ impl Shard {
         self.parts.metrics.subscriptions.sub(seat.subscriptions.len() as i64);
         let code = seat.link.outbox.close_code().map_or_else(|| "none".to_owned(), |code| code.to_string());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
+        log::debug!(session = seated.session, peer:? = seat.link.peer, code = code.as_str(), frames = seat.frames; "session closed");
         self.end_read(seated, &seat);
     }
 
@@ -270,6 +273,7 @@ impl Shard {
         seat.cursor.advance(position);
         let window = seat.cursor.open(from, seat.subscriptions.iter_mut().map(|s| &mut s.window));
         let topic = self.index.insert(&pattern);
+        seat.opened_subscriptions += 1;
         seat.subscriptions.push(Subscription { topic, envelope, window });
         if self.members.len() <= topic {
             self.members.resize_with(topic + 1, Vec::new);
@@ -279,6 +283,9 @@ impl Shard {
         if seat.is_live() && !seat.may_go_live(head) {
             seat.mode = Mode::CatchingUp { reading: false };
             if from < head {
+                if self.parts.log_activity {
+                    log::info!(target: "event_handler::activity", session = seated.session, event_name = pattern.as_str(), after = from; "resumed");
+                }
                 self.parts.metrics.catch_ups.with_label_values(&["resume"]).inc();
             }
         }

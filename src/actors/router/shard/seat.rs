@@ -61,6 +61,8 @@ pub struct Seat {
     /// Where it reads while it catches up; while live its position is the shard's head.
     pub cursor: Cursor,
     pub mode: Mode,
+    /// Counts the subscriptions opened so far: a page read for fewer of them does not serve the newest.
+    pub opened_subscriptions: u64,
     /// The beat of the last ping.
     pub pinged: Beat,
     /// Pushed so far.
@@ -78,6 +80,7 @@ impl Seat {
             subscriptions: Vec::new(),
             cursor: Cursor::new(head),
             mode: Mode::Live,
+            opened_subscriptions: 0,
             pinged,
             frames: 0,
             opened: Instant::now(),

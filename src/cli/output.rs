@@ -1,0 +1,86 @@
+//! Standard output and standard error, either of which may be closed or stand still.
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use super::Failure;
+
+/// Lines that may wait to be printed; then whoever prints waits.
+const QUEUE: usize = 64;
+/// Time for the last lines to be taken when the command ends.
+const FINISH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Prints one line.
+pub fn print(line: impl Display) -> Result<(), Failure> {
+    writeln!(io::stdout().lock(), "{line}").map_err(|error| write_failure(&error))
+}
+
+/// Says something on standard error. Whether anybody listens does not matter.
+pub fn say(line: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Waits until nobody reads standard output any more; forever where that cannot be known (a file, a terminal).
+pub async fn closed() {
+    // SAFETY: standard output stays open, and the same, until the process ends.
+    match unsafe { AsyncFd::register_with_interest(io::stdout(), Interest::ERROR) } {
+        Ok(stdout) if stdout.ready(Interest::ERROR).await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+/// Prints lines from a thread of its own, so that a reader who stands still does not hold the command:
+/// it can still be interrupted.
+pub struct Printer {
+    lines: mpsc::Sender<String>,
+    outcome: Receiver<io::Result<()>>,
+}
+
+impl Printer {
+    pub fn start() -> Self {
+        let (lines, queue) = mpsc::channel(QUEUE);
+        let (done, outcome) = sync_channel(1);
+        std::thread::spawn(move || done.send(write_all(queue)));
+        Self { lines, outcome }
+    }
+
+    /// Hands over one line. `false`: no more can be printed; [`Self::finish`] tells why.
+    pub async fn print(&self, line: String) -> bool {
+        self.lines.send(line).await.is_ok()
+    }
+
+    /// Waits, not long, for what was handed over to be written.
+    pub fn finish(self) -> Result<(), Failure> {
+        drop(self.lines);
+        match self.outcome.recv_timeout(FINISH_PATIENCE) {
+            Ok(Err(error)) => Err(write_failure(&error)),
+            Ok(Ok(())) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(()),
+        }
+    }
+}
+
+/// Writes through a buffer that is emptied whenever no line waits.
+fn write_all(mut queue: mpsc::Receiver<String>) -> io::Result<()> {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    while let Some(line) = queue.blocking_recv() {
+        writeln!(stdout, "{line}")?;
+        while let Ok(line) = queue.try_recv() {
+            writeln!(stdout, "{line}")?;
+        }
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+fn write_failure(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::OutputClosed,
+        _ => Failure::Failed(format!("cannot write to standard output: {error}")),
+    }
+}

@@ -1,0 +1,323 @@
+//! `event-handler tail`: events as they are published.
+//!
+//! The command remembers the id of the last event it printed. Whatever ends a connection, it connects again and asks
+//! for everything after that id, so that the lines have neither gap nor duplicate.
+
+use std::time::{Duration, Instant};
+
+use awc::error::{WsClientError, WsProtocolError};
+use awc::ws::{CloseReason, Frame, Message};
+use clap::Args;
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Failure;
+use super::client::Client;
+use super::event_line::event_line;
+use super::output::{self, Printer};
+use super::target::TargetArgs;
+use crate::config::Config;
+use crate::domain::event::EventId;
+
+/// Between two pings to the service.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Silence after which a connection counts as lost.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Pause before the first attempt to connect again; doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest frame taken.
+const MAX_FRAME: usize = 1 << 30;
+
+const EXAMPLES: &str = "\
+Examples:
+  event-handler tail 'user.>'                       what happens to users from now on
+  event-handler tail '>' --after earliest           everything, from the first event kept
+  event-handler tail order.paid --after 4711 --json | jq .payload
+
+When the connection is lost, it is made again and goes on after the last event printed: nothing is missed, nothing
+printed twice. What happens to the connection is said on standard error.";
+
+/// Which events, and from where on.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct TailArgs {
+    /// Name or pattern: * is one segment of a name, > at the end is all that follow.
+    pattern: String,
+    /// Begin after the event with this id, or with the earliest one kept; without it, with the next one published.
+    #[arg(long, value_name = "ID|earliest", value_parser = start)]
+    after: Option<Start>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// Give up (exit code 70) when a lost connection has not come back after this many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    give_up_after: Option<u64>,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Now,
+    After(EventId),
+    Earliest,
+}
+
+/// Prints until interrupted, or until nobody reads what is printed.
+pub fn run(args: &TailArgs, config: &Config) -> Result<(), Failure> {
+    let client = Client::new(args.target.resolve(config)?);
+    let printer = Printer::start();
+    let ended = actix_rt::System::new().block_on(async {
+        let start = args.after.unwrap_or(Start::Now);
+        let mut tail = Tail { client: &client, args, printer: &printer, start, stood: false };
+        tokio::select! {
+            ended = tail.follow() => ended,
+            () = interrupted() => Ok(()),
+            () = output::closed() => Ok(()),
+        }
+    });
+    // A failed standard output is the first cause.
+    match printer.finish() {
+        Err(Failure::OutputClosed) => Ok(()),
+        finished => finished.and(ended),
+    }
+}
+
+fn start(text: &str) -> Result<Start, String> {
+    match text.parse::<EventId>() {
+        Ok(id) if id >= 0 => Ok(Start::After(id)),
+        _ if text == "earliest" => Ok(Start::Earliest),
+        _ => Err("expected an event id (an integer from 0) or earliest".to_owned()),
+    }
+}
+
+async fn interrupted() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+struct Tail<'a> {
+    client: &'a Client,
+    args: &'a TailArgs,
+    printer: &'a Printer,
+    /// Where the next connection begins.
+    start: Start,
+    /// Whether the present or last connection had its subscription.
+    stood: bool,
+}
+
+/// How a connection ended.
+enum Ended {
+    /// To be made again.
+    Lost { reason: String, at_once: bool },
+    /// For good: no further lines can be printed.
+    Unread,
+    /// For good: connecting again would not help.
+    Refused(Failure),
+}
+
+/// A frame of the service, as far as it matters here.
+#[derive(Deserialize)]
+struct Told {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    last_id: EventId,
+    #[serde(default = "always")]
+    recovered: bool,
+    #[serde(default)]
+    earliest_id: EventId,
+    error: Option<ToldError>,
+}
+
+#[derive(Deserialize)]
+struct ToldError {
+    code: String,
+    message: String,
+    retry_after_ms: Option<u64>,
+}
+
+fn always() -> bool {
+    true
+}
+
+impl Tail<'_> {
+    /// One connection after the other. The first must succeed.
+    async fn follow(&mut self) -> Result<(), Failure> {
+        let mut first = true;
+        let mut attempts = 0;
+        let mut lost_since = Instant::now();
+        loop {
+            self.stood = false;
+            let ended = match self.client.ws("/ws").max_frame_size(MAX_FRAME).connect().await {
+                Ok((_, connection)) => self.read(connection).await,
+                Err(error) => self.not_connected(&error, first),
+            };
+            first = false;
+            if self.stood {
+                (attempts, lost_since) = (0, Instant::now());
+            }
+            let (reason, at_once) = match ended {
+                Ended::Lost { reason, at_once } => (reason, at_once),
+                Ended::Unread => return Ok(()),
+                Ended::Refused(failure) => return Err(failure),
+            };
+            if attempts == 0 {
+                output::say(format_args!("event-handler: connection lost ({reason}), connecting again"));
+            }
+            if self.args.give_up_after.is_some_and(|seconds| lost_since.elapsed() >= Duration::from_secs(seconds)) {
+                return Err(Failure::GaveUp(format!("no connection any more: {reason}")));
+            }
+            attempts += u32::from(!at_once);
+            tokio::time::sleep(pause(attempts)).await;
+        }
+    }
+
+    fn not_connected(&self, error: &WsClientError, first: bool) -> Ended {
+        let failure = self.client.not_upgraded(error);
+        let passing = match error {
+            WsClientError::SendRequest(_) => true,
+            WsClientError::InvalidResponseStatus(status) => status.is_server_error() || status.as_u16() == 429,
+            _ => false,
+        };
+        if first || !passing {
+            return Ended::Refused(failure);
+        }
+        Ended::Lost { reason: failure.to_string(), at_once: false }
+    }
+
+    /// Subscribes, then prints what comes.
+    async fn read<C>(&mut self, mut connection: C) -> Ended
+    where
+        C: Stream<Item = Result<Frame, WsProtocolError>> + Sink<Message> + Unpin,
+    {
+        if connection.send(Message::Text(self.request().into())).await.is_err() {
+            return lost("the request could not be sent");
+        }
+        let mut pings = tokio::time::interval(PING_INTERVAL);
+        let mut heard = Instant::now();
+        loop {
+            let frame = tokio::select! {
+                frame = connection.next() => frame,
+                _ = pings.tick() => {
+                    let silent = heard.elapsed() > SILENCE;
+                    if silent || connection.send(Message::Ping("".into())).await.is_err() {
+                        return lost("no sign of life");
+                    }
+                    continue;
+                }
+            };
+            heard = Instant::now();
+            let ended = match frame {
+                Some(Ok(Frame::Text(text))) => self.take(&text).await,
+                Some(Ok(Frame::Ping(data))) => {
+                    connection.send(Message::Pong(data)).await.err().map(|_| lost("broken pipe"))
+                }
+                Some(Ok(Frame::Close(reason))) => Some(closed(reason)),
+                Some(Ok(Frame::Pong(_) | Frame::Binary(_) | Frame::Continuation(_))) => None,
+                Some(Err(error)) => Some(lost(&error.to_string())),
+                None => Some(lost("the service went away")),
+            };
+            if let Some(ended) = ended {
+                return ended;
+            }
+        }
+    }
+
+    fn request(&self) -> String {
+        let mut request = json!({"action": "subscribe", "event_name": self.args.pattern, "id": 1, "envelope": "full"});
+        match self.start {
+            Start::Now => {}
+            Start::After(id) => request["after"] = id.into(),
+            Start::Earliest => request["after"] = Value::from("earliest"),
+        }
+        request.to_string()
+    }
+
+    async fn take(&mut self, text: &[u8]) -> Option<Ended> {
+        let foreign = |error: String| Some(Ended::Refused(Failure::Failed(format!("not an Event Handler: {error}"))));
+        let told: Told = match serde_json::from_slice(text) {
+            Ok(told) => told,
+            Err(error) => return foreign(error.to_string()),
+        };
+        match (told.kind.as_str(), told.error) {
+            ("event", _) => match std::str::from_utf8(text).map(|text| event_line(text, self.args.json)) {
+                Ok(Ok((id, line))) => {
+                    self.start = Start::After(id);
+                    (!self.printer.print(line).await).then_some(Ended::Unread)
+                }
+                Ok(Err(error)) => foreign(error.to_string()),
+                Err(error) => foreign(error.to_string()),
+            },
+            ("subscribed", _) => {
+                self.subscribed(told.last_id, told.recovered, told.earliest_id);
+                None
+            }
+            ("error", Some(ToldError { code, message, retry_after_ms: Some(_) })) => {
+                Some(Ended::Lost { reason: format!("{message} ({code})"), at_once: false })
+            }
+            ("error", Some(ToldError { code, message, .. })) => {
+                Some(Ended::Refused(Failure::Failed(format!("{message} ({code})"))))
+            }
+            _ => None,
+        }
+    }
+
+    /// From here on nothing is missed: whoever began with the next event has a place to resume from.
+    fn subscribed(&mut self, last_id: EventId, recovered: bool, earliest_id: EventId) {
+        self.stood = true;
+        let (base, pattern) = (self.client.target().base(), &self.args.pattern);
+        let from = match self.start {
+            Start::Now => format!("after event {last_id}"),
+            Start::After(id) => format!("after event {id}"),
+            Start::Earliest => "from the earliest event".to_owned(),
+        };
+        output::say(format_args!("event-handler: subscribed to {pattern} at {base} {from}"));
+        match self.start {
+            Start::Now => self.start = Start::After(last_id),
+            Start::After(id) if id > last_id => {
+                output::say(format_args!(
+                    "event-handler: the log ends with event {last_id}: another database? going on from there"
+                ));
+                self.start = Start::After(last_id);
+            }
+            Start::After(id) if !recovered => output::say(format_args!(
+                "event-handler: events {} to {} are no longer kept; going on with {earliest_id}",
+                id + 1,
+                earliest_id - 1
+            )),
+            Start::After(_) | Start::Earliest => {}
+        }
+    }
+}
+
+fn lost(reason: &str) -> Ended {
+    Ended::Lost { reason: reason.to_owned(), at_once: false }
+}
+
+/// What the close code asks for: 4000–4099 stay away, 4200–4299 come back at once.
+fn closed(reason: Option<CloseReason>) -> Ended {
+    let Some(CloseReason { code, description }) = reason else { return lost("closed by the service") };
+    let code = u16::from(code);
+    let reason = format!("closed by the service: {code} {}", description.unwrap_or_default());
+    match code {
+        4000..=4099 => Ended::Refused(Failure::Failed(reason)),
+        _ => Ended::Lost { reason, at_once: (4200..=4299).contains(&code) },
+    }
+}
+
+/// Doubles with each attempt; at random, so that many do not come at once.
+fn pause(attempts: u32) -> Duration {
+    let longest = FIRST_PAUSE.saturating_mul(1 << attempts.min(6)).min(LONGEST_PAUSE);
+    longest.mul_f64(rand::random_range(0.5..1.0))
+}

@@ -1,0 +1,102 @@
+//! Trimming, against a model, and with ids missing.
+
+use std::time::Duration;
+
+use super::{Store, at, event, on_both, run, single};
+use crate::domain::event::{Append, LogBounds, NewEvent};
+use crate::storage::{EventQuery, RetentionPolicy, StoreUrl, Trimmed};
+
+const ALL: RetentionPolicy = RetentionPolicy { max_age: None, max_events: None, max_bytes: None };
+
+/// Ten events, ten seconds apart, each larger than the one before.
+fn fill(store: &Store) -> Vec<i64> {
+    let mut writer = store.writer();
+    let mut sizes = Vec::new();
+    for n in 0..10 {
+        let new: NewEvent = event("a", &format!("\"{}\"", "x".repeat(n * 10)));
+        sizes.push(new.log_bytes());
+        writer.append(vec![Append::single(new)], at(10 * n as i64)).expect("stored");
+    }
+    sizes
+}
+
+#[test]
+fn each_limit_keeps_what_it_promises() {
+    on_both(|store| {
+        let sizes = fill(&store);
+        let mut writer = store.writer();
+        let mut trim = |policy| writer.trim(&policy, at(95), 100).expect("trimmed");
+        let kept = |earliest, removed| Trimmed { removed, earliest, more_due: false };
+        assert_eq!(trim(ALL), kept(1, 0));
+        assert_eq!(trim(RetentionPolicy { max_events: Some(10), ..ALL }), kept(1, 0));
+        assert_eq!(trim(RetentionPolicy { max_events: Some(9), ..ALL }), kept(2, 1));
+        assert_eq!(trim(RetentionPolicy { max_age: Some(Duration::from_secs(76)), ..ALL }), kept(3, 1));
+        assert_eq!(trim(RetentionPolicy { max_age: Some(Duration::from_secs(75)), ..ALL }), kept(3, 0));
+        let newest = |count: usize| sizes.iter().rev().take(count).sum::<i64>() as u64;
+        assert_eq!(trim(RetentionPolicy { max_bytes: Some(newest(8)), ..ALL }), kept(3, 0));
+        assert_eq!(trim(RetentionPolicy { max_bytes: Some(newest(6) + 1), ..ALL }), kept(4, 1));
+        assert_eq!(trim(RetentionPolicy { max_bytes: Some(newest(6)), ..ALL }), kept(5, 1));
+        let several = RetentionPolicy { max_events: Some(5), max_bytes: Some(newest(4)), ..ALL };
+        assert_eq!(trim(several), kept(7, 2));
+        // The newest event is never forgotten, nor is its id.
+        let nothing = RetentionPolicy { max_age: Some(Duration::ZERO), max_events: Some(0), max_bytes: Some(0) };
+        assert_eq!(trim(nothing), kept(10, 3));
+        assert_eq!(writer.append(vec![single("b")], at(100)).map(|c| c.prev), Ok(10));
+    });
+}
+
+#[test]
+fn trimming_goes_in_small_steps() {
+    on_both(|store| {
+        fill(&store);
+        let mut writer = store.writer();
+        let policy = RetentionPolicy { max_events: Some(3), ..ALL };
+        let mut steps = Vec::new();
+        while steps.last().is_none_or(|step: &Trimmed| step.more_due) {
+            steps.push(writer.trim(&policy, at(100), 3).expect("trimmed"));
+        }
+        let seen: Vec<_> = steps.iter().map(|s| (s.removed, s.earliest)).collect();
+        assert_eq!(seen, [(3, 4), (3, 7), (1, 8)]);
+        assert_eq!(writer.bounds(), Ok(LogBounds { earliest: 8, last: 10 }));
+    });
+}
+
+#[test]
+fn searches_are_right_where_ids_are_missing() {
+    on_both(|store| {
+        fill(&store);
+        store.execute("DELETE FROM events WHERE id IN (2, 3, 4, 7, 9)");
+        let reader = store.reader();
+        for second in -1..100 {
+            let find = |since, until| {
+                let page = run(reader.query(EventQuery { since, until, ..EventQuery::default() })).expect("a page");
+                page.events.iter().map(|e| e.id).collect::<Vec<_>>()
+            };
+            let (older, newer): (Vec<i64>, Vec<i64>) =
+                [1, 5, 6, 8, 10].into_iter().partition(|id| 10 * (id - 1) < second);
+            assert_eq!(find(Some(at(second)), None), newer, "since {second}");
+            assert_eq!(find(None, Some(at(second - 1))), older, "until {}", second - 1);
+        }
+        let mut writer = store.writer();
+        let policy = RetentionPolicy { max_age: Some(Duration::from_secs(60)), ..ALL };
+        assert_eq!(writer.trim(&policy, at(85), 1), Ok(Trimmed { removed: 1, earliest: 5, more_due: false }));
+        let policy = RetentionPolicy { max_events: Some(4), ..ALL };
+        assert_eq!(writer.trim(&policy, at(85), 100), Ok(Trimmed { removed: 2, earliest: 8, more_due: false }));
+    });
+}
+
+#[test]
+fn trimmed_space_is_used_again() {
+    let store = Store::sqlite();
+    let StoreUrl::Sqlite(path) = &store.options.url else { unreachable!() };
+    let mut writer = store.writer();
+    let policy = RetentionPolicy { max_events: Some(100), ..ALL };
+    for _ in 0..30 {
+        let batch = (0..200).map(|_| Append::single(event("a", &format!("\"{}\"", "x".repeat(500))))).collect();
+        writer.append(batch, at(0)).expect("stored");
+        while writer.trim(&policy, at(0), 64).expect("trimmed").more_due {}
+    }
+    // Three hundred rows at most were there at a time, of six thousand.
+    let size = std::fs::metadata(path).expect("the file").len();
+    assert!(size < 512 * 1024, "{size} bytes");
+}

@@ -1,0 +1,182 @@
+//! Parts that panic under load: they come back, and nothing acknowledged is lost. Needs the feature `fault-injection`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::load::{Follower, Publishers, assert_nothing_lost};
+use crate::support::server::{Builder, metric, wait_for_status};
+use crate::support::{Backend, Server, eventually, for_each_backend};
+
+const PUBLISHERS: usize = 4;
+const ROUNDS: u64 = 4;
+
+/// Two workers, and so two shards; restarts without much ado.
+fn builder(backend: Backend) -> Builder {
+    Server::builder()
+        .backend(backend)
+        .env("EVENT_HANDLER__SERVER__WORKERS", 2)
+        .env("EVENT_HANDLER__SUPERVISION__BACKOFF", "20ms")
+        .env("EVENT_HANDLER__SUPERVISION__BACKOFF_CAP", "100ms")
+        .env("EVENT_HANDLER__SUPERVISION__MAX_RESTARTS", 20)
+}
+
+#[test]
+fn sessions_do_not_notice_that_the_writer_or_the_router_fails() {
+    for_each_backend(|backend| {
+        let server = builder(backend).start();
+        let followers = [(); 4].map(|()| Follower::start(&server));
+        let publishers = Publishers::start(&server, PUBLISHERS);
+        for round in 1..=ROUNDS {
+            for actor in ["persistence", "router"] {
+                publishers.wait_for_acknowledged(50);
+                inject(&server, actor);
+                wait_for_restarts(&server, actor, round);
+            }
+        }
+        publishers.wait_for_acknowledged(50);
+        let published = publishers.stop();
+        assert_nothing_lost(&server, &published, &followers);
+        for follower in &followers {
+            assert_eq!(follower.closes(), [] as [u16; 0]);
+        }
+        assert_restarts_are_visible(&server, "persistence", "persistence", ROUNDS);
+        assert_restarts_are_visible(&server, "router", "router", ROUNDS);
+    });
+}
+
+/// While a shard reads what the failed router took along, batches go on arriving.
+#[test]
+fn no_event_falls_between_a_gap_and_what_is_live() {
+    for_each_backend(|backend| {
+        let server = builder(backend).env("EVENT_HANDLER__SUPERVISION__MAX_RESTARTS", 1000).start();
+        let followers = [(); 2].map(|()| Follower::start(&server));
+        let publishers = Publishers::start_at(&server, 8, Duration::ZERO);
+        for round in 1..=25 {
+            publishers.wait_for_acknowledged(20);
+            inject(&server, "router");
+            wait_for_restarts(&server, "router", round);
+        }
+        let published = publishers.stop();
+        assert_eq!(published.refused, [].into(), "publishers do not need the router");
+        assert_nothing_lost(&server, &published, &followers);
+        assert!(metric(&server, "event_handler_shard_gaps_total") > 0.0, "the case occurred");
+    });
+}
+
+#[test]
+fn sessions_of_a_failed_shard_are_sent_back_and_miss_nothing() {
+    for_each_backend(|backend| {
+        let server = builder(backend).start();
+        let followers: Vec<_> = (0..6).map(|_| Follower::start(&server)).collect();
+        let publishers = Publishers::start(&server, PUBLISHERS);
+        let mut expected: Vec<Vec<u16>> = vec![Vec::new(); followers.len()];
+        for round in 1..=ROUNDS {
+            publishers.wait_for_acknowledged(50);
+            let on_shard = peers_of_shard_0(&server);
+            inject(&server, "shard");
+            wait_for_restarts(&server, "shard/0", round);
+            for (follower, expected) in followers.iter().zip(&mut expected) {
+                if on_shard.contains(&follower.peer()) || follower.closes().len() > expected.len() {
+                    expected.push(4201);
+                }
+                eventually("a closed subscriber is back", || (follower.closes() == *expected).then_some(()));
+            }
+        }
+        assert!(expected.iter().any(|closes| !closes.is_empty()), "somebody was on the shard");
+        publishers.wait_for_acknowledged(50);
+        let published = publishers.stop();
+        assert_eq!(published.refused, [].into(), "publishers do not need the shard");
+        assert_nothing_lost(&server, &published, &followers);
+        for (follower, expected) in followers.iter().zip(&expected) {
+            assert_eq!(follower.closes(), *expected);
+        }
+        assert_restarts_are_visible(&server, "shard/0", "shard", ROUNDS);
+    });
+}
+
+#[test]
+fn a_failed_session_concerns_nobody_else() {
+    let server = builder(Backend::Sqlite).start();
+    let followers = [(); 4].map(|()| Follower::start(&server));
+    let publishers = Publishers::start(&server, PUBLISHERS);
+    for _ in 0..8 {
+        let mut ws = server.ws();
+        ws.request(json!({"action": "subscribe", "event_name": "nobody", "id": 1}));
+        publishers.wait_for_acknowledged(20);
+        ws.send(json!({"action": "panic"}));
+        let (close, frames) = ws.recv_close();
+        assert_eq!((close.map(|c| u16::from(c.code)), frames), (Some(4103), Vec::new()));
+    }
+    let published = publishers.stop();
+    assert_eq!(published.refused, [].into());
+    assert_nothing_lost(&server, &published, &followers);
+    for follower in &followers {
+        assert_eq!(follower.closes(), [] as [u16; 0]);
+    }
+    let sessions = || server.get("/admin/sessions").data().as_array().map_or(0, Vec::len);
+    eventually("the failed sessions are gone", || (sessions() == followers.len()).then_some(()));
+    assert_eq!(metric(&server, r#"event_handler_closes_total{code="4103"}"#), 8.0);
+}
+
+#[test]
+fn a_part_that_fails_too_often_ends_the_process() {
+    for actor in ["persistence", "router", "shard"] {
+        let mut server = builder(Backend::Sqlite).env("EVENT_HANDLER__SUPERVISION__MAX_RESTARTS", 2).start();
+        for round in 1..=2 {
+            inject(&server, actor);
+            wait_for_restarts(&server, if actor == "shard" { "shard/0" } else { actor }, round);
+        }
+        assert_eq!(server.publish("a", json!({})), 1, "two restarts are allowed");
+        let _ = server.request("POST", &format!("/admin/fault/{actor}")).try_send();
+        assert_eq!(server.wait_for_exit().code(), Some(70), "{}", server.log_text());
+        server.wait_for_log(|line| line["level"] == "error" && line.to_string().contains("max_restarts"));
+        server.restart();
+        assert_eq!(server.events("")[0]["id"], 1);
+    }
+}
+
+#[test]
+fn a_failed_supervisor_ends_the_process() {
+    let mut server = builder(Backend::Sqlite).start();
+    let id = server.publish("a", json!({}));
+    let _ = server.request("POST", "/admin/fault/supervisor").try_send();
+    assert_eq!(server.wait_for_exit().code(), Some(70), "{}", server.log_text());
+    server.wait_for_log(|line| line["level"] == "error" && line.to_string().contains("supervisor"));
+    server.restart();
+    assert_eq!(server.events("")[0]["id"], id);
+}
+
+fn inject(server: &Server, actor: &str) {
+    server.post(&format!("/admin/fault/{actor}"), "").data();
+}
+
+/// Waits until `actor` has been restarted so often, and runs again.
+fn wait_for_restarts(server: &Server, actor: &str, restarts: u64) {
+    eventually(&format!("{actor} is restarted {restarts} times"), || {
+        let report = report_of(server, actor);
+        let back = report["restarts"] == restarts && report["state"] == "running" && !report["details"].is_null();
+        back.then_some(())
+    });
+}
+
+fn report_of(server: &Server, actor: &str) -> Value {
+    let tree = server.get("/admin/actors").data();
+    let children = tree["children"].as_array().expect("children");
+    children.iter().find(|child| child["name"] == actor).cloned().unwrap_or_default()
+}
+
+fn assert_restarts_are_visible(server: &Server, actor: &str, kind: &str, restarts: u64) {
+    wait_for_status(server, "/health/ready", 200);
+    assert_eq!(report_of(server, actor)["restarts"], restarts);
+    let name = format!(r#"event_handler_actor_restarts_total{{actor="{kind}",reason="panic"}}"#);
+    assert_eq!(metric(server, &name), restarts as f64);
+    server.wait_for_log(|line| line["level"] == "error" && line.to_string().contains(&format!("{actor:?}")));
+}
+
+fn peers_of_shard_0(server: &Server) -> Vec<SocketAddr> {
+    let sessions = server.get("/admin/sessions").data();
+    let of_shard = sessions.as_array().expect("a list").iter().filter(|session| session["shard"] == 0);
+    of_shard.map(|session| session["peer"].as_str().and_then(|p| p.parse().ok()).expect("an address")).collect()
+}
