@@ -31,6 +31,9 @@ const OTHER: &str = "compared";
 /// Enough for 5,000 connections on either side.
 const OPEN_FILES: u64 = 16_384;
 
+/// Enough for a full page of the rarest name.
+const LEAST_HISTORY: u64 = 100_000;
+
 /// Measures the Event Handler under load.
 #[derive(Parser)]
 #[command(name = "bench")]
@@ -52,10 +55,10 @@ struct Arguments {
     /// Seconds of load for each figure
     #[arg(long, default_value_t = 4.0)]
     seconds: f64,
-    /// Events in the large store
+    /// Events in the large store; at least 100,000
     #[arg(long, default_value_t = 5_000_000)]
     history: u64,
-    /// Half a second of load and a store of 50,000 events: tells whether everything runs, not how fast
+    /// Half a second of load and a store of 100,000 events: tells whether everything runs, not how fast
     #[arg(long)]
     quick: bool,
     /// Where stores and peers are put; wants to be on the disk that is meant [default: the target directory]
@@ -90,7 +93,7 @@ impl Bench {
             clock: Clock::start(),
             cores,
             duration: Duration::from_secs_f64(seconds),
-            history: if arguments.quick { 50_000 } else { arguments.history.max(10_000) },
+            history: if arguments.quick { LEAST_HISTORY } else { arguments.history.max(LEAST_HISTORY) },
             directory: directory.canonicalize()?,
             stores: Stores::default(),
         })

@@ -18,7 +18,9 @@ const MOST: u64 = 1_000_000;
 
 pub fn run(bench: &Bench, subject: &Subject) -> io::Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for events in [SMALL.min(bench.history), bench.history] {
+    let mut sizes = vec![SMALL.min(bench.history), bench.history];
+    sizes.dedup();
+    for events in sizes {
         let directory = bench.stores.filled(bench, subject, events)?;
         let system = subject.start_on(bench, &directory)?;
         let mut of_store = vec![
