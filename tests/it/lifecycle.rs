@@ -1,9 +1,12 @@
 //! From start to SIGTERM.
 
+use std::net::TcpListener;
+
+use rustix::process::{Pid, Signal};
 use serde_json::json;
 
 use crate::support::http::Connection;
-use crate::support::server::wait_for_status;
+use crate::support::server::{wait_for_exit, wait_for_status};
 use crate::support::{Backend, Server, eventually, for_each_backend};
 
 #[test]
@@ -74,4 +77,16 @@ fn start_and_end_are_logged() {
             assert!(line["level"].is_string() && line["msg"].is_string(), "{line}");
         }
     });
+}
+
+#[test]
+fn a_quiet_log_changes_nothing() {
+    let free_port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let spec = || Server::builder().backend(Backend::Sqlite).env("PORT", free_port).env("RUST_LOG", "off");
+    let server = spec();
+    let mut child = server.command().spawn().expect("started");
+    eventually("an answer", || spec().arg("health").run().status.success().then_some(()));
+    rustix::process::kill_process(Pid::from_child(&child), Signal::TERM).expect("signalled");
+    let status = wait_for_exit(&mut child).expect("ended");
+    assert_eq!(status.code(), Some(0));
 }

@@ -188,7 +188,8 @@ impl Shard {
                     self.close_behind_history(head, page.earliest);
                 }
                 // Batches that followed the head may have been routed while the page was read.
-                let missed: Vec<_> = std::mem::take(&mut page.events).into_iter().filter(|event| event.id > head).collect();
+                let missed: Vec<_> =
+                    std::mem::take(&mut page.events).into_iter().filter(|event| event.id > head).collect();
                 if !missed.is_empty() {
                     self.deliver(LogBatch::new(head, missed), ctx);
                 }
