@@ -144,10 +144,12 @@ impl StopSignals {
 
     /// The first SIGTERM or SIGINT; from then on another one ends the process at once.
     async fn stop(&mut self) {
-        log::info!(signal = self.next().await; "shutting down");
+        let signal = self.next().await; // outside of the log macro, which skips its arguments below its level
+        log::info!(signal; "shutting down");
         let mut again = Self { terminate: self.terminate.take(), interrupt: self.interrupt.take() };
         actix_rt::spawn(async move {
-            log::warn!(signal = again.next().await; "shutting down at once");
+            let signal = again.next().await;
+            log::warn!(signal; "shutting down at once");
             std::process::exit(1);
         });
     }

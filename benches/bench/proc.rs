@@ -147,7 +147,7 @@ impl Process {
     pub fn await_ready(&mut self, pause: Duration, is_ready: impl Fn() -> bool) -> io::Result<()> {
         let began = Instant::now();
         while !is_ready() {
-            if let Some(status) = self.0.try_wait()? {
+            if let Some(status) = self.ended() {
                 return Err(io::Error::other(format!("ended at its start, {status}")));
             }
             if began.elapsed() > Self::START_LIMIT {
@@ -161,6 +161,11 @@ impl Process {
     /// Waits until something accepts connections at `addr`.
     pub fn await_port(&mut self, addr: SocketAddr) -> io::Result<()> {
         self.await_ready(Duration::from_millis(5), || TcpStream::connect(addr).is_ok())
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().ok().flatten()
     }
 
     /// Asks it to end, and makes it after [`Self::STOP_LIMIT`].

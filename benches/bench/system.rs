@@ -25,9 +25,9 @@ pub struct System {
     pub dialect: Dialect,
     /// From before the start of the server's process to its first answer.
     pub started_in: Duration,
-    /// The server first, then what it stands on; stopped in this order, before `_scratch` goes.
+    /// The server first, then what it stands on; stopped in this order, before `scratch` goes.
     processes: Vec<Process>,
-    _scratch: TempDir,
+    scratch: TempDir,
 }
 
 impl System {
@@ -45,7 +45,7 @@ impl System {
         let mut processes = vec![server];
         processes.extend(supports);
         match ready {
-            Ok(()) => Ok(Self { addr, dialect, started_in, processes, _scratch: scratch }),
+            Ok(()) => Ok(Self { addr, dialect, started_in, processes, scratch }),
             Err(error) => Err(io::Error::other(format!("{error}\n{}", log_of(scratch.path())))),
         }
     }
@@ -83,6 +83,15 @@ impl System {
             Dialect::Nchan => {
                 Subscription { addr, target: format!("/sub/{}", event_names.join(",")), requests: Vec::new() }
             }
+        }
+    }
+}
+
+impl Drop for System {
+    /// Tells of a server that did not live to be stopped.
+    fn drop(&mut self) {
+        if let Some(status) = self.processes.first_mut().and_then(Process::ended) {
+            eprintln!("the server ended on its own, {status}\n{}", log_of(self.scratch.path()));
         }
     }
 }

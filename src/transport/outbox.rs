@@ -50,6 +50,8 @@ struct State {
     close_code: Option<u16>,
     notice: Option<Notice>,
     last_look: Option<Look>,
+    /// What `written` was when the peer was last seen to have acknowledged all of it.
+    settled: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +104,7 @@ impl Outbox {
             close_code: None,
             notice: None,
             last_look: None,
+            settled: 0,
         };
         Rc::new(Self { shard, reading: ReadGate::default(), state: RefCell::new(state) })
     }
@@ -187,12 +190,18 @@ impl Outbox {
     /// looks, and never early. A look at a waiting outbox costs one system call.
     pub fn stalled_for(&self, now: Instant) -> Option<Duration> {
         let mut state = self.state.borrow_mut();
-        if state.queued == 0 {
+        if state.queued == 0 && state.written == state.settled {
             state.last_look = None;
             return None;
         }
         let written = state.written;
-        let acknowledged = state.stream.as_deref().and_then(progress).map(|progress| progress.acknowledged);
+        let progress = state.stream.as_deref().and_then(progress);
+        if state.queued == 0 && progress.is_none_or(|progress| progress.acknowledged >= progress.written) {
+            state.settled = written;
+            state.last_look = None;
+            return None;
+        }
+        let acknowledged = progress.map(|progress| progress.acknowledged);
         let unmoved = state.last_look.filter(|look| (look.written, look.acknowledged) == (written, acknowledged));
         let look = unmoved.unwrap_or(Look { written, acknowledged, since: now });
         state.last_look = Some(look);

@@ -194,7 +194,7 @@ fn a_slow_but_moving_subscriber_is_never_cut() {
         .env("EVENT_HANDLER__SUBSCRIBE__RECENT_EVENTS", "64KiB")
         .env("EVENT_HANDLER__SUBSCRIBE__STALL_TIMEOUT", "2s")
         .env("EVENT_HANDLER__SUBSCRIBE__PING_INTERVAL", "500ms")
-        .env("EVENT_HANDLER__SUBSCRIBE__IDLE_TIMEOUT", "6s")
+        .env("EVENT_HANDLER__SUBSCRIBE__IDLE_TIMEOUT", "2s")
         .start();
     let mut slow = server.ws();
     SockRef::from(slow.stream()).set_recv_buffer_size(16 * 1024).expect("a small buffer");

@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_secs(8);
 /// When the next event is published.
 #[derive(Clone, Copy)]
 pub enum Pacing {
-    /// As soon as fewer than this many events are on their way: published, but not yet with every subscriber.
+    /// So that at most this many events are on their way: published, but not yet with every subscriber.
     Outstanding(u64),
     /// At fixed times, whatever the server does; latency counts from the time that was due.
     PerSecond(u32),
@@ -223,8 +223,9 @@ impl Pacer {
         let now = clock.nanos();
         match self.pacing {
             Pacing::Outstanding(most) => {
-                let under_way = (tally.sent - tally.refused) * tally.audience;
-                (under_way.saturating_sub(tally.delivered) < most * tally.audience.max(1)).then_some(now)
+                let published = (tally.sent - tally.refused) * tally.audience;
+                let under_way = published.saturating_sub(tally.delivered);
+                (under_way + tally.audience <= most * tally.audience).then_some(now)
             }
             Pacing::PerSecond(rate) => (now >= self.next_at).then(|| {
                 let due = self.next_at;

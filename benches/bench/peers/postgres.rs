@@ -70,7 +70,7 @@ pub fn start(bench: &Bench, programs: &Path) -> io::Result<Postgres> {
     )?;
     server.await_ready(Duration::from_millis(20), || {
         let asked = Command::new(programs.join("pg_isready"))
-            .args(["-q", "-h", "127.0.0.1", "-p", &addr.port().to_string()])
+            .args(["-q", "-h", "127.0.0.1", "-U", "bench", "-d", "postgres", "-p", &addr.port().to_string()])
             .status();
         asked.is_ok_and(|status| status.success())
     })?;

@@ -161,11 +161,10 @@ impl Persistence {
     fn care(&mut self) {
         let _operation = self.parts.health.begin();
         let known = self.parts.position.get();
-        if let Some(bounds) = self.watch.care() {
-            self.parts.position.set(bounds);
-            if known.is_none_or(|known| bounds.last > known.last) {
-                self.tell_router(LogBatch::new(bounds.last, Vec::new()));
-            }
+        if let Some(bounds) = self.watch.care(&self.parts.position)
+            && known.is_none_or(|known| bounds.last > known.last)
+        {
+            self.tell_router(LogBatch::new(bounds.last, Vec::new()));
         }
     }
 

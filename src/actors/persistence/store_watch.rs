@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::actors::log_position::LogPosition;
 use crate::domain::event::LogBounds;
 use crate::storage::{self, StoreError, StoreOptions, Writer};
 use crate::telemetry::health::StoreHealth;
@@ -47,8 +48,8 @@ impl StoreWatch {
     }
 
     /// Opens the store if it is not open, tries an ailing one, and asks a well one now and then.
-    /// Returns the log's bounds whenever it has asked for them.
-    pub fn care(&mut self) -> Option<LogBounds> {
+    /// Returns the log's bounds whenever it has asked for them; `position` has them before the store counts as up.
+    pub fn care(&mut self, position: &LogPosition) -> Option<LogBounds> {
         let was_well = self.writer.is_some() && self.ailment.is_none();
         if was_well && Instant::now() < self.next_probe {
             return None;
@@ -56,6 +57,7 @@ impl StoreWatch {
         self.next_probe = Instant::now() + PROBE_INTERVAL;
         match self.try_store(was_well) {
             Ok(bounds) => {
+                position.set(bounds);
                 if !was_well {
                     self.ailment = None;
                     self.health.set_up();

@@ -21,6 +21,8 @@ const PAGE_EVENTS: usize = 512;
 const PAGE_BYTES: usize = 256 * 1024;
 /// Pages being read for seats of one shard at once; the others wait their turn.
 const MAX_READERS: usize = 4;
+/// Most bytes queued for one seat in one turn, so that all who catch up get on.
+const TURN_BYTES: usize = 256 * 1024;
 /// Pause before a failed read is tried again.
 const READ_RETRY: Duration = Duration::from_millis(500);
 
@@ -39,11 +41,16 @@ impl Shard {
         if seat.subscriptions.is_empty() {
             seat.cursor.advance(head);
         }
+        if !self.has_room_to_catch_up() {
+            self.without_room.push_back(key);
+            return;
+        }
+        let Some(seat) = self.seats.get_mut(key) else { return };
         let Some(events) = self.recent.after(seat.cursor.position()) else {
             self.read_page(key, ctx);
             return;
         };
-        let scanned = queue_due(seat, events, &self.index, self.parts.limits.queue_per_connection);
+        let scanned = queue_due(seat, events, &self.index, TURN_BYTES.min(self.parts.limits.queue_per_connection));
         seat.cursor.advance(scanned.through.unwrap_or(head));
         self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
         if scanned.through.is_some() {
@@ -59,6 +66,20 @@ impl Shard {
     pub(super) fn await_drain(&mut self, key: usize) {
         let low = low_water(self.parts.limits.queue_per_connection);
         self.seats[key].link.outbox.arm_drain_notice(key, low);
+    }
+
+    /// Serves the seats that found the queues of all connections together full.
+    pub(super) fn serve_without_room(&mut self, ctx: &mut Context<Self>) {
+        while self.has_room_to_catch_up()
+            && let Some(key) = self.without_room.pop_front()
+        {
+            self.catch_up(key, ctx);
+        }
+    }
+
+    /// A single client may always go on: what is queued for nobody cannot drain.
+    fn has_room_to_catch_up(&self) -> bool {
+        self.queues.budget.has_room(TURN_BYTES) || self.queues.budget.used() == 0
     }
 
     /// Serves the seats whose subscription begins with an event that had been committed but not routed.
@@ -103,8 +124,7 @@ impl Shard {
             Ok(_) if seat.opened_subscriptions != opened => self.catch_up(seated.seat, ctx),
             Ok(page) if page.earliest > seat.cursor.position() + 1 && !covers_gap(seat, page.earliest) => {
                 log::warn!(session = seated.session, earliest_id = page.earliest; "session fell behind the retained history");
-                let reason = CloseFrame::new(CloseReason::SlowConsumer.code(), "fell behind the retained history");
-                seat.link.outbox.close_now(&reason);
+                seat.link.outbox.close_now(&behind_history());
             }
             Ok(page) => {
                 let through = page.scanned_through;
@@ -162,10 +182,13 @@ impl Shard {
     fn take_fill(&mut self, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
         self.filling = false;
         match page {
-            Ok(page) => {
+            Ok(mut page) => {
                 let (through, head) = (page.scanned_through, self.head());
+                if page.earliest > head + 1 {
+                    self.close_behind_history(head, page.earliest);
+                }
                 // Batches that followed the head may have been routed while the page was read.
-                let missed: Vec<_> = page.events.into_iter().filter(|event| event.id > head).collect();
+                let missed: Vec<_> = std::mem::take(&mut page.events).into_iter().filter(|event| event.id > head).collect();
                 if !missed.is_empty() {
                     self.deliver(LogBatch::new(head, missed), ctx);
                 }
@@ -181,6 +204,21 @@ impl Shard {
             Err(error) => log::warn!(shard = self.number, error:% = error; "reading a gap failed, trying again"),
         }
     }
+}
+
+impl Shard {
+    /// Retention was faster than the shard: live clients may have missed what lies between `head` and `earliest`,
+    /// and are told so rather than left with a silent gap.
+    fn close_behind_history(&self, head: EventId, earliest: EventId) {
+        log::warn!(shard = self.number, head, earliest_id = earliest; "shard fell behind the retained history");
+        for (_, seat) in self.seats.iter().filter(|(_, seat)| seat.is_live() && !covers_gap(seat, earliest)) {
+            seat.link.outbox.close_now(&behind_history());
+        }
+    }
+}
+
+fn behind_history() -> CloseFrame {
+    CloseFrame::new(CloseReason::SlowConsumer.code(), "fell behind the retained history")
 }
 
 /// Queued bytes at which a seat that catches up goes on.

@@ -103,6 +103,8 @@ pub struct Shard {
     behind: Vec<usize>,
     /// Seats whose subscription begins after the head.
     early: Vec<usize>,
+    /// Seats that catch up and found the queues of all connections together full.
+    without_room: VecDeque<usize>,
     /// A gap in the log is being read from the store.
     filling: bool,
     /// Seats that wait for their turn to read from the store.
@@ -142,6 +144,7 @@ impl Shard {
             fan_out: FanOut::default(),
             behind: Vec::new(),
             early: Vec::new(),
+            without_room: VecDeque::new(),
             filling: false,
             readers_waiting: VecDeque::new(),
             readers: 0,
@@ -380,6 +383,7 @@ impl StreamHandler<Vec<OutboxKey>> for Shard {
                 self.catch_up(key, ctx);
             }
         }
+        self.serve_without_room(ctx);
     }
 }
 
