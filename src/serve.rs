@@ -36,6 +36,8 @@ const LISTEN_BACKLOG: u32 = 4096;
 const START_PATIENCE: Duration = Duration::from_secs(6);
 /// By how much later than a shard the system may find that a client takes nothing: the shard can tell it why.
 const STALL_MARGIN: Duration = Duration::from_secs(5);
+/// How long the store may take for one operation before it counts as hanging.
+const STORE_PATIENCE: Duration = Duration::from_secs(4);
 /// Of the grace period, what is kept for commits and for the HTTP server to finish.
 const FINISH_SHARE: u32 = 4;
 
@@ -72,6 +74,7 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
 /// Serves until the process is told to stop. Call it inside an actix system.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     let begin = Instant::now();
+    let mut signals = StopSignals::listen();
     let store = store_options(&config)?;
     let listener = listen(&config)?;
     let address = listener.local_addr().map_err(|error| ServeError::Start(error.to_string()))?;
@@ -90,7 +93,6 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let handle = server.handle();
     let server = actix_rt::spawn(server);
     node.wait_for_shards(workers).await;
-    let mut signals = StopSignals::listen();
     log::info!(addr:% = address, workers, store:% = node.store_name, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
     if !address.ip().is_loopback() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
@@ -192,7 +194,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let reader = Reader::new(store.clone()).map_err(|error: StoreError| start_error(&error))?;
-        let health = Arc::new(Health::new(config.publish.commit_timeout.get()));
+        let health = Arc::new(Health::new(STORE_PATIENCE.min(config.publish.commit_timeout.get())));
         let position = Arc::new(LogPosition::default());
         let backlog = Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize());
         let store_name = store.url.to_string();
@@ -334,10 +336,10 @@ impl Node {
         wait_until(|| (0..workers).all(|number| actors.get(&format!("shard/{number}")))).await;
     }
 
-    /// Stops accepting, says good-bye to the clients, commits what waits.
+    /// Says good-bye to the clients and commits what waits. New requests are answered with 503 up to the end: whoever
+    /// asks is told to go elsewhere, rather than left in the queue of a socket that nobody accepts from.
     async fn drain(&self, server: &ServerHandle, grace: Duration) {
         self.edge.health.start_draining();
-        server.pause().await;
         let finish = grace / FINISH_SHARE;
         let drained = self.supervisor.send(Drain { spread: finish, finish: true });
         if tokio::time::timeout(grace - finish, drained).await.is_err() {

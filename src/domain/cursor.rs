@@ -12,18 +12,34 @@ use super::event::EventId;
 pub struct Window {
     from: EventId,
     done: EventId,
+    /// Which subscription of its connection it is, the first being 1.
+    number: u64,
+}
+
+/// The window of a subscription that has ended: what it had is not sent again to subscriptions that stood by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedWindow {
+    window: Window,
+    /// How many subscriptions the connection had opened.
+    opened: u64,
 }
 
 /// The position of a connection in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     position: EventId,
+    opened: u64,
 }
 
 impl Cursor {
     /// A connection that has seen nothing after `position`, which must not be beyond the end of the log.
     pub fn new(position: EventId) -> Self {
-        Self { position }
+        Self { position, opened: 0 }
+    }
+
+    /// How many subscriptions were opened so far.
+    pub fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// Everything up to here has been decided.
@@ -44,7 +60,13 @@ impl Cursor {
             }
             self.position = start;
         }
-        Window { from: start, done: start }
+        self.opened += 1;
+        Window { from: start, done: start, number: self.opened }
+    }
+
+    /// Ends a subscription.
+    pub fn end(&self, window: Window) -> EndedWindow {
+        EndedWindow { window: Window { done: window.done.max(self.position), ..window }, opened: self.opened }
     }
 }
 
@@ -54,25 +76,36 @@ impl Window {
         id > self.from
     }
 
+    fn had(&self, id: EventId) -> bool {
+        self.from < id && id <= self.done
+    }
+
     /// Where the subscription begins.
     pub fn from(&self) -> EventId {
         self.from
     }
 }
 
-/// Decides whether the event `id` is to be sent, given the windows of the subscriptions it matches:
-/// not if it was sent before, else with the greatest of the values of those that want it.
-pub fn decide<T: Ord>(id: EventId, matching: impl Iterator<Item = (Window, T)>) -> Option<T> {
-    let mut wanted = None;
+/// Decides whether the event `id` is to be sent, given the windows of the subscriptions it matches, standing and
+/// ended: not if it was sent before, else with the greatest of the values of those that want it. A subscription opened
+/// after another had ended asks anew for what that one had.
+pub fn decide<T: Ord>(
+    id: EventId,
+    matching: impl Iterator<Item = (Window, T)>,
+    mut ended: impl Iterator<Item = EndedWindow>,
+) -> Option<T> {
+    let (mut wanted, mut newest) = (None, 0);
     for (window, value) in matching {
-        if window.from < id {
-            if id <= window.done {
-                return None;
-            }
+        if window.had(id) {
+            return None;
+        }
+        if window.covers(id) {
             wanted = wanted.max(Some(value));
+            newest = newest.max(window.number);
         }
     }
-    wanted
+    let was_sent = wanted.is_some() && ended.any(|ended| ended.window.had(id) && ended.opened >= newest);
+    if was_sent { None } else { wanted }
 }
 
 #[cfg(test)]
@@ -122,7 +155,7 @@ mod tests {
                     let id = cursor.position() + 1;
                     let Some(name) = usize::try_from(id - 1).ok().and_then(|k| log.get(k)) else { break };
                     let matching = windows.get(name).map(|w| (*w, ())).into_iter();
-                    if decide(id, matching).is_some() {
+                    if decide(id, matching, std::iter::empty()).is_some() {
                         sent.entry(*name).or_default().push(id);
                     }
                     cursor.advance(id);
@@ -164,8 +197,21 @@ mod tests {
         let mut first = cursor.open(10, std::iter::empty());
         cursor.advance(12);
         let second = cursor.open(5, std::iter::once(&mut first));
-        let both = |id| decide(id, [(first, 1), (second, 2)].into_iter());
+        let both = |id| decide(id, [(first, 1), (second, 2)].into_iter(), std::iter::empty());
         assert_eq!(cursor.position(), 5);
         assert_eq!([6, 10, 11, 12, 13].map(both), [Some(2), Some(2), None, None, Some(2)]);
+    }
+
+    #[test]
+    fn what_an_ended_subscription_had_is_sent_again_only_to_a_newer_one() {
+        let mut cursor = Cursor::new(10);
+        let mut first = cursor.open(10, std::iter::empty());
+        cursor.advance(12);
+        let second = cursor.open(5, std::iter::once(&mut first));
+        let ended = cursor.end(first);
+        let decide_for = |window, id| decide(id, std::iter::once((window, ())), std::iter::once(ended));
+        assert_eq!([10, 11, 12, 13].map(|id| decide_for(second, id)), [Some(()), None, None, Some(())]);
+        let third = cursor.open(5, std::iter::empty());
+        assert_eq!([10, 11, 12, 13].map(|id| decide_for(third, id)), [Some(()); 4]);
     }
 }

@@ -88,6 +88,7 @@ fn postgres(url: &str) -> Result<StoreUrl, StoreError> {
     if url.contains('\0') {
         return Err(invalid("the database URL contains a zero byte"));
     }
+    check_shape(url)?;
     let mode = parameter(url, "sslmode").unwrap_or_default();
     let needs_tls = matches!(mode, "require" | "verify-ca" | "verify-full");
     if needs_tls && !cfg!(feature = "postgres-tls") {
@@ -97,6 +98,76 @@ fn postgres(url: &str) -> Result<StoreUrl, StoreError> {
     }
     Ok(StoreUrl::Postgres(url.to_owned()))
 }
+
+/// Finds what libpq would refuse later: its own words quote the URL, with the password.
+fn check_shape(url: &str) -> Result<(), StoreError> {
+    let percent_encoded = url
+        .as_bytes()
+        .split(|byte| *byte == b'%')
+        .skip(1)
+        .all(|after| after.len() >= 2 && after[..2].iter().all(u8::is_ascii_hexdigit));
+    if !percent_encoded {
+        return Err(invalid("a '%' in the database URL is not followed by two hexadecimal digits; write it as %25"));
+    }
+    let parsed = url::Url::parse(url)
+        .map_err(|error| invalid(format!("not a database URL: {error}; percent-encode special characters")))?;
+    for (name, value) in parsed.query_pairs() {
+        if !PARAMETERS.contains(&&*name) {
+            return Err(invalid(format!("{name:?} is not a parameter of a PostgreSQL URL")));
+        }
+        if name == "sslmode" && !SSL_MODES.contains(&&*value) {
+            return Err(invalid(format!("sslmode must be one of {}", SSL_MODES.join(", "))));
+        }
+    }
+    Ok(())
+}
+
+const SSL_MODES: &[&str] = &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// The parameters of a PostgreSQL connection URI (libpq, "Parameter Key Words").
+const PARAMETERS: &[&str] = &[
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "passfile",
+    "require_auth",
+    "channel_binding",
+    "connect_timeout",
+    "client_encoding",
+    "options",
+    "application_name",
+    "fallback_application_name",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+    "replication",
+    "gssencmode",
+    "sslmode",
+    "sslnegotiation",
+    "sslcompression",
+    "sslcert",
+    "sslkey",
+    "sslpassword",
+    "sslcertmode",
+    "sslrootcert",
+    "sslcrl",
+    "sslcrldir",
+    "sslsni",
+    "requirepeer",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+    "krbsrvname",
+    "gsslib",
+    "gssdelegation",
+    "service",
+    "target_session_attrs",
+    "load_balance_hosts",
+];
 
 fn without_password(url: &str) -> String {
     let (url, query) = url.split_once('?').map_or((url, None), |(url, query)| (url, Some(query)));

@@ -12,9 +12,19 @@ use actix_web::web::Data;
 use super::{Edge, EdgeParts, peer, reply};
 use crate::protocol::error::{ApiError, ErrorCode};
 
-/// Headers by which a proxy says that it stands in between.
-const FORWARDING: &[&str] =
-    &["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"];
+/// Headers by which a proxy says that it stands in between, beside all that begin with [`FORWARDING_PREFIXES`].
+const FORWARDING: &[&str] = &[
+    "forwarded",
+    "forwarded-for",
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "cf-connecting-ip",
+    "true-client-ip",
+    "fastly-client-ip",
+];
+const FORWARDING_PREFIXES: &[&str] = &["x-forwarded", "x-original"];
 
 /// Lets only operators through to `/admin`, whether there is anything at the path or not.
 pub async fn guard_admin(
@@ -34,7 +44,7 @@ pub async fn guard_admin(
 /// Admits operators: whoever has the admin token, or without one configured, this machine itself.
 ///
 /// "This machine" means a loopback peer that also names loopback in `Host`, so that no browser is tricked into it by
-/// DNS, and no sign of a proxy, which would make every caller look local.
+/// DNS, no sign of a proxy, which would make every caller look local, and no page of another site behind it.
 fn admin(req: &HttpRequest, parts: &EdgeParts) -> Result<(), ApiError> {
     if !parts.admin_token.is_empty() {
         let given = bearer(req)
@@ -46,20 +56,29 @@ fn admin(req: &HttpRequest, parts: &EdgeParts) -> Result<(), ApiError> {
     }
     let local_peer = peer(req).is_some_and(|peer| peer.ip().to_canonical().is_loopback());
     let local_host = host(req).is_some_and(|host| names_loopback(&host));
-    let proxied = FORWARDING.iter().any(|name| req.headers().contains_key(*name));
-    if local_peer && local_host && !proxied {
+    if local_peer && local_host && !is_proxied(req) && origin(req, &[]).is_ok() && !is_cross_site(req) {
         return Ok(());
     }
     Err(ApiError::new(ErrorCode::Forbidden, "without ADMIN_TOKEN set, /admin answers only to loopback, unproxied"))
 }
 
-/// Admits browsers from the same origin and from configured ones. Other clients send no `Origin`.
-pub fn origin(req: &HttpRequest, parts: &EdgeParts) -> Result<(), ApiError> {
+fn is_proxied(req: &HttpRequest) -> bool {
+    let forwards = |name: &str| FORWARDING.contains(&name) || FORWARDING_PREFIXES.iter().any(|p| name.starts_with(p));
+    req.headers().keys().any(|name| forwards(name.as_str()))
+}
+
+/// Whether a browser says that another site's page makes this request.
+fn is_cross_site(req: &HttpRequest) -> bool {
+    req.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site")
+}
+
+/// Admits browsers from the same origin and from those in `allowed`. Other clients send no `Origin`.
+pub fn origin(req: &HttpRequest, allowed: &[String]) -> Result<(), ApiError> {
     let Some(origin) = req.headers().get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
     let authority = origin.split_once("://").map(|(_, authority)| authority);
     let same = authority.is_some_and(|a| host(req).is_some_and(|host| a.eq_ignore_ascii_case(&host)));
-    if same || parts.allowed_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)) {
+    if same || allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
         return Ok(());
     }
     Err(ApiError::new(ErrorCode::Forbidden, "this origin is not in server.allowed_origins"))

@@ -84,12 +84,18 @@ fn event_query(query: &Query<'_>) -> Result<(EventQuery, bool), ApiError> {
         before: query.read("before", expected_id, id)?,
         since: query.read("since", expected_time, Timestamp::parse)?,
         until: query.read("until", expected_time, Timestamp::parse)?,
-        source: query.one("source").map(str::to_owned),
-        key: query.one("key").map(str::to_owned),
+        source: query.read("source", EXPECTED_TEXT, plain_text)?,
+        key: query.read("key", EXPECTED_TEXT, plain_text)?,
         limit: limit.unwrap_or(DEFAULT_LIMIT),
         order: order.unwrap_or(Order::Asc),
     };
     Ok((events, reachable.unwrap_or(true)))
+}
+
+const EXPECTED_TEXT: &str = "text without control characters";
+
+fn plain_text(text: &str) -> Option<String> {
+    (!text.chars().any(char::is_control)).then(|| text.to_owned())
 }
 
 /// `next` goes on in the order of the page, `prev` goes back. A cursor that bounds the walk rather than beginning it

@@ -98,7 +98,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(resource("/publish/batch", &[Method::POST]).route(web::post().to(publish::publish_batch)))
         .service(get("/events").route(web::get().to(events::list)).route(web::head().to(events::list)))
         .service(get("/events/{id}").route(web::get().to(events::one)).route(web::head().to(events::one)))
-        .service(get("/ws").route(web::get().to(ws::connect)))
+        .service(resource("/ws", &[Method::GET]).route(web::get().to(ws::connect)))
         .service(get("/health").route(web::get().to(health::health)).route(web::head().to(health::health)))
         .service(get("/health/live").route(web::get().to(health::live)).route(web::head().to(health::live)))
         .service(get("/health/ready").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
@@ -109,8 +109,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
 
 fn admin_routes(config: &mut web::ServiceConfig) {
     config
-        .service(get("/actors").route(web::get().to(admin::actors)))
-        .service(get("/sessions").route(web::get().to(admin::sessions)))
+        .service(resource("/actors", &[Method::GET]).route(web::get().to(admin::actors)))
+        .service(resource("/sessions", &[Method::GET]).route(web::get().to(admin::sessions)))
         .service(resource("/sessions/{id}", &[Method::DELETE]).route(web::delete().to(admin::close_session)))
         .service(resource("/drain", &[Method::POST]).route(web::post().to(admin::drain)))
         .default_service(web::to(not_found));

@@ -6,6 +6,7 @@ use actix_web::http::header::HeaderMap;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
+use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{Edge, body};
 use crate::actors::session::{append_error, key_reused};
@@ -22,6 +23,7 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     let limits = &edge.parts.limits;
     // The body is read first: refusing it unread would cost the client its connection.
     let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
+    Query::parse(&req, &[], &[])?;
     body::content_type(&req, &[JSON])?;
     let event = parse_event(&body, &headers(req.headers())?, &edge.parts.rules)?;
     let name = event.name.clone();
@@ -50,6 +52,7 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
 pub async fn publish_batch(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let limits = &edge.parts.limits;
     let body = body::read(&req, payload, limits.max_batch_body, limits.body_timeout).await?;
+    Query::parse(&req, &[], &[])?;
     let kind = body::content_type(&req, &[JSON, NDJSON])?;
     let headers = headers(req.headers())?;
     let append = match kind {

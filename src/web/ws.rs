@@ -16,7 +16,7 @@ use crate::transport::{HandshakeError, upgrade};
 pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let (parts, worker) = (&edge.parts, &edge.worker);
     Query::parse(&req, &[], &[])?;
-    access::origin(&req, parts)?;
+    access::origin(&req, &parts.allowed_origins)?;
     if parts.health.is_draining() {
         return Err(unavailable(ErrorCode::Draining, "the process is shutting down").into());
     }
@@ -41,6 +41,7 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         intake: worker.intake.clone(),
         position: parts.position.clone(),
         metrics: parts.metrics.clone(),
+        reader: parts.reader.clone(),
         rules: parts.rules,
         low_water: worker.low_water(),
     };

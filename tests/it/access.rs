@@ -98,3 +98,16 @@ fn cors_is_off() {
     let response = server.request("GET", "/events").header("Origin", "http://evil.example").send();
     assert_eq!(response.header("access-control-allow-origin"), None);
 }
+
+#[test]
+fn a_page_of_another_site_is_not_an_operator() {
+    let server = Server::start(Backend::Sqlite);
+    let drain = |name: &str, value: &str| server.request("POST", "/admin/drain").header(name, value).send();
+    drain("Origin", "http://evil.example").error(403);
+    drain("Origin", "null").error(403);
+    drain("Sec-Fetch-Site", "cross-site").error(403);
+    for name in ["X-Forwarded-Port", "Forwarded-For", "X-Client-IP", "X-Original-Host", "CF-Connecting-IP"] {
+        drain(name, "1").error(403);
+    }
+    assert_eq!(server.get("/health/ready").status, 200);
+}

@@ -107,3 +107,21 @@ fn the_log_level_is_set_by_rust_log() {
     let server = Server::builder().backend(Backend::Sqlite).env("RUST_LOG", "off,event_handler::serve=info").start();
     assert!(server.log_text().lines().all(|line| line.contains("event_handler::serve")), "{}", server.log_text());
 }
+
+#[test]
+fn a_bad_database_url_stops_the_start_and_keeps_its_secret() {
+    const SECRET: &str = "s3cr3t";
+    for url in [
+        format!("postgres://u:{SECRET}%zz@127.0.0.1/d"),
+        format!("postgres://u:{SECRET}@[bad"),
+        format!("postgres://u:{SECRET}@h:port/d"),
+        format!("postgres://u:{SECRET}@h/d?bogus=1"),
+        format!("postgres://u:{SECRET}@h/d?sslmode=nope"),
+    ] {
+        let output = Server::builder().env("DATABASE_URL", &url).run();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{url}: {text}");
+        assert_eq!(text.lines().count(), 1, "{url}: {text}");
+        assert!(!text.contains(SECRET), "{text}");
+    }
+}

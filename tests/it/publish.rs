@@ -228,3 +228,13 @@ fn an_answered_publish_survives_a_kill() {
         assert_eq!(server.get(&format!("/events/{id}")).data()["payload"], "kept");
     });
 }
+
+#[test]
+fn query_parameters_are_refused() {
+    let server = Server::start(crate::support::Backend::Sqlite);
+    for path in ["/publish?idempotency_key=k", "/publish/batch?x=1"] {
+        let data = server.post(path, json!({"event_name": "a"})).error(422);
+        assert_eq!(data["code"], "unknown_parameter", "{data}");
+    }
+    assert!(server.events("").is_empty());
+}

@@ -298,3 +298,14 @@ fn link(response: &Response, relation: &str) -> Option<String> {
     let path = target.find("/events").map(|start| target[start..].to_owned());
     Some(path.unwrap_or_else(|| panic!("not a path: {link}")))
 }
+
+#[test]
+fn control_characters_in_parameters_are_422() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        for field in ["source", "key"] {
+            let data = server.get(&format!("/events?{field}=%00")).error(422);
+            assert_eq!(data["field"], field);
+        }
+    });
+}

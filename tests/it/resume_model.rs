@@ -223,19 +223,14 @@ impl Client {
         self.drop_uncovered();
     }
 
-    /// Ends a subscription in the model: what only it covers need not come any more, and what it had got ahead of
-    /// another one that still reads history may come again.
+    /// Ends a subscription in the model: what only it covers need not come any more.
     fn forget(&mut self, pattern: &'static str) {
-        let Some(from) = self.subscriptions.remove(pattern) else { return };
+        if self.subscriptions.remove(pattern).is_none() {
+            return;
+        }
         let (kept, orphans) = self.due.iter().copied().partition(|id| self.covers(*id, self.names[id]));
         self.due = kept;
         self.optional.extend::<BTreeSet<i64>>(orphans);
-        let ahead = self
-            .names
-            .range(from.max(self.last) + 1..)
-            .filter(|(id, name)| matches(pattern, name) && self.covers(**id, name) && !self.due.contains(id));
-        let ahead: Vec<i64> = ahead.map(|(id, _)| *id).collect();
-        self.optional.extend(ahead);
     }
 
     /// From a reply on only what is covered comes.

@@ -5,6 +5,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
+use crate::support::postgres::Postgres;
 use crate::support::{Server, for_each_backend};
 
 #[test]
@@ -245,5 +246,24 @@ fn stored_ids(server: &Server, pattern: &str, last: i64) -> Vec<i64> {
             return ids;
         }
         ids.extend(page.iter().filter_map(|e| e["id"].as_i64()));
+    }
+}
+
+/// A node learns of another node's events a moment later; a client that comes from there may be ahead of it.
+#[test]
+fn a_client_moves_between_nodes_without_gap_or_duplicate() {
+    let url = Postgres::shared().url();
+    let start = || Server::builder().env("DATABASE_URL", &url).start();
+    let nodes = [start(), start()];
+    let mut last = 0;
+    for hop in 0..20 {
+        let id = nodes[0].publish("a", json!(hop));
+        assert_eq!(id, last + 1);
+        // It has had everything, and connects at once to a node that may not know of it yet.
+        let mut ws = nodes[hop % 2].ws();
+        let request = json!({"action": "subscribe", "event_name": "a", "after": id, "envelope": "full", "id": 1});
+        assert_eq!(ws.request(request)["recovered"], true);
+        last = nodes[0].publish("a", json!("next"));
+        assert_eq!(ws.recv_json()["id"], last);
     }
 }

@@ -21,12 +21,13 @@ use super::persistence::messages::AppendFailure;
 use super::router::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Seated, SessionClosed};
 use super::router::shard::seat::Link;
 use super::router::worker::ShardAddresses;
-use crate::domain::event::{Append, AppendOutcome};
+use crate::domain::event::{Append, AppendOutcome, EventId};
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame;
 use crate::protocol::publish::PublishRules;
-use crate::protocol::request::{BadRequest, Request, RequestId};
+use crate::protocol::request::{BadRequest, Request, RequestId, Start};
+use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{CloseFrame, Inbound, InboundError, InboundFrames, pong_frame, text_frame};
 
@@ -46,6 +47,7 @@ pub struct SessionParts {
     pub intake: Intake,
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
+    pub reader: Reader,
     pub rules: PublishRules,
     /// Queued bytes to which a client falls, sooner or later, that takes anything at all.
     pub low_water: usize,
@@ -126,11 +128,17 @@ impl Session {
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
                 let seated = self.seated;
                 let echo = id.clone();
-                self.parts
-                    .shard
-                    .open_subscription
-                    .send(OpenSubscription { seated, id, pattern, envelope, start, log_end })
-                    .into_actor(self)
+                let (shard, position) = (Rc::clone(&self.parts.shard), Arc::clone(&self.parts.position));
+                let reader = self.parts.reader.clone();
+                let open = async move {
+                    let log_end = match start {
+                        Start::After(id) if id > log_end => end_of_log(&reader, &position).await,
+                        _ => log_end,
+                    };
+                    let request = OpenSubscription { seated, id, pattern, envelope, start, log_end };
+                    shard.open_subscription.send(request).await
+                };
+                open.into_actor(self)
                     .map(move |reply, this, _| {
                         if let Ok(Err(error)) = reply {
                             this.refuse(echo.as_ref(), &error);
@@ -245,6 +253,15 @@ impl Session {
         assert!(&**text != r#"{"action":"panic"}"#, "injected fault in session");
         self.read(text, ctx);
     }
+}
+
+/// The end of the log as the store has it: a client that comes from another node may be ahead of this one.
+async fn end_of_log(reader: &Reader, position: &LogPosition) -> EventId {
+    match reader.bounds().await {
+        Ok(bounds) => position.set(bounds),
+        Err(error) => log::warn!(error:%; "the end of the log cannot be read"),
+    }
+    position.last()
 }
 
 /// What a publisher is told when nothing was acknowledged.

@@ -56,7 +56,7 @@ impl Shard {
         if scanned.through.is_some() {
             self.await_drain(key);
         } else if seat.may_go_live(head) {
-            seat.mode = Mode::Live;
+            seat.go_live();
         } else {
             self.early.push(key);
         }
@@ -107,7 +107,7 @@ impl Shard {
             max_events: PAGE_EVENTS,
             max_bytes: PAGE_BYTES,
         };
-        let opened = seat.opened_subscriptions;
+        let opened = seat.cursor.opened();
         let reader = self.parts.reader.clone();
         let read = async move { reader.scan(scan).await };
         ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_page(seated, opened, page, ctx)));
@@ -121,7 +121,7 @@ impl Shard {
         seat.mode = Mode::CatchingUp { reading: false };
         match page {
             // Meanwhile the client has asked for more, from another place perhaps.
-            Ok(_) if seat.opened_subscriptions != opened => self.catch_up(seated.seat, ctx),
+            Ok(_) if seat.cursor.opened() != opened => self.catch_up(seated.seat, ctx),
             Ok(page) if page.earliest > seat.cursor.position() + 1 && !covers_gap(seat, page.earliest) => {
                 log::warn!(session = seated.session, earliest_id = page.earliest; "session fell behind the retained history");
                 seat.link.outbox.close_now(&behind_history());

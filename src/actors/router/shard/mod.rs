@@ -53,6 +53,9 @@ use crate::transport::{CloseFrame, OutboxKey, ShardQueues, text_frame};
 /// Batches that may wait. More than that are read from the store.
 pub const MAILBOX: usize = 1024;
 
+/// Ended subscriptions remembered for a client that is catching up; beyond, an event of theirs may come twice.
+const MAX_ENDED: usize = 256;
+
 /// Batches taken in a row before the clients' connections get their turn to write.
 const BATCHES_PER_TURN: usize = 16;
 
@@ -276,7 +279,6 @@ impl Shard {
         seat.cursor.advance(position);
         let window = seat.cursor.open(from, seat.subscriptions.iter_mut().map(|s| &mut s.window));
         let topic = self.index.insert(&pattern);
-        seat.opened_subscriptions += 1;
         seat.subscriptions.push(Subscription { topic, envelope, window });
         if self.members.len() <= topic {
             self.members.resize_with(topic + 1, Vec::new);
@@ -303,6 +305,9 @@ impl Shard {
         let Some(seat) = self.seat(seated) else { return };
         let Some(place) = seat.subscriptions.iter().position(|s| s.topic == topic) else { return };
         let subscription = seat.subscriptions.swap_remove(place);
+        if !seat.is_live() && seat.ended.len() < MAX_ENDED {
+            seat.ended.push((pattern.clone(), seat.cursor.end(subscription.window)));
+        }
         self.leave_topic(seated.seat, &subscription);
         self.parts.metrics.subscriptions.dec();
     }

@@ -6,9 +6,10 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::actors::router::messages::SessionId;
-use crate::domain::cursor::{Cursor, Window, decide};
+use crate::domain::cursor::{Cursor, EndedWindow, Window, decide};
 use crate::domain::event::{Event, EventId};
 use crate::domain::index::{PatternIndex, TopicId};
+use crate::domain::pattern::Pattern;
 use crate::protocol::request::Envelope;
 use crate::transport::Outbox;
 
@@ -61,8 +62,8 @@ pub struct Seat {
     /// Where it reads while it catches up; while live its position is the shard's head.
     pub cursor: Cursor,
     pub mode: Mode,
-    /// Counts the subscriptions opened so far: a page read for fewer of them does not serve the newest.
-    pub opened_subscriptions: u64,
+    /// Subscriptions that ended while it was catching up; what they had is not sent again.
+    pub ended: Vec<(Pattern, EndedWindow)>,
     /// The beat of the last ping.
     pub pinged: Beat,
     /// Pushed so far.
@@ -80,7 +81,7 @@ impl Seat {
             subscriptions: Vec::new(),
             cursor: Cursor::new(head),
             mode: Mode::Live,
-            opened_subscriptions: 0,
+            ended: Vec::new(),
             pinged,
             frames: 0,
             opened: Instant::now(),
@@ -90,6 +91,12 @@ impl Seat {
     /// Whether fan-out serves it.
     pub fn is_live(&self) -> bool {
         self.mode == Mode::Live
+    }
+
+    /// From now on fan-out serves it.
+    pub fn go_live(&mut self) {
+        self.mode = Mode::Live;
+        self.ended = Vec::new();
     }
 
     /// The position up to which everything was queued, given the shard's `head`.
@@ -106,9 +113,11 @@ impl Seat {
     pub fn due(&self, event: &Event, index: &PatternIndex) -> Option<Envelope> {
         /// Above this many subscriptions one walk of the index is cheaper than matching each.
         const FEW: usize = 8;
+        let ended = self.ended.iter().filter(|(pattern, _)| pattern.matches(&event.name)).map(|(_, window)| *window);
         if self.subscriptions.len() <= FEW {
             let matches = |s: &&Subscription| index.pattern(s.topic).is_some_and(|p| p.matches(&event.name));
-            return decide(event.id, self.subscriptions.iter().filter(matches).map(|s| (s.window, s.envelope)));
+            let matching = self.subscriptions.iter().filter(matches).map(|s| (s.window, s.envelope));
+            return decide(event.id, matching, ended);
         }
         let mut matching = Vec::new();
         index.for_each_match(&event.name, |topic| {
@@ -116,7 +125,7 @@ impl Seat {
                 matching.push((s.window, s.envelope));
             }
         });
-        decide(event.id, matching.into_iter())
+        decide(event.id, matching.into_iter(), ended)
     }
 
     /// Its subscription to a topic.
