@@ -18,6 +18,9 @@ use super::{filter, position};
 
 /// Reads that may wait for each one that runs.
 const WAITING_PER_READER: usize = 64;
+/// How long one read may take. Each is a small step, so this only passes when a server hangs; its connection is
+/// lost until the server comes back.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// A long search lets others go first after this time.
 const TURN: Duration = Duration::from_millis(20);
 
@@ -120,7 +123,11 @@ impl Reader {
             let _permits = permits;
             shared.attempt(|connection| work(connection, &mut state)).map(|done| (done, state))
         });
-        task.await.unwrap_or_else(|error| Err(StoreError::new(StoreErrorKind::Internal, error.to_string())))
+        match timeout(PATIENCE, task).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(error)) => Err(StoreError::new(StoreErrorKind::Internal, error.to_string())),
+            Err(_) => Err(StoreError::new(StoreErrorKind::Unavailable, "the store has not answered a read in time")),
+        }
     }
 
     async fn admit(&self) -> Result<[OwnedSemaphorePermit; 2], StoreError> {

@@ -11,7 +11,7 @@ use crate::domain::event::{EventId, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
-use crate::storage::{EventPage, EventQuery, Order, StoreError, StoreErrorKind};
+use crate::storage::{EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind};
 
 const PARAMETERS: &[&str] =
     &["event_name", "after", "before", "since", "until", "source", "status", "key", "limit", "order"];
@@ -24,7 +24,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     let (events, reachable) = event_query(&query)?;
     let order = events.order;
     let page = if reachable {
-        edge.parts.reader.query(events).await.map_err(|error| read_error(&error))?
+        read_page(&edge.parts.reader, events).await.map_err(|error| read_error(&error))?
     } else {
         EventPage { events: Vec::new(), has_more_before: false, has_more_after: false }
     };
@@ -53,6 +53,19 @@ pub async fn one(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result
     let mut data = Vec::new();
     write_event(&mut data, &event.ok_or_else(unknown)?);
     Ok(reply::ok("success", &data))
+}
+
+/// `after` goes forward from there, whatever the order: descending, it is the page of ascending order turned round.
+async fn read_page(reader: &Reader, mut query: EventQuery) -> Result<EventPage, StoreError> {
+    let turned = query.order == Order::Desc && query.after.is_some() && query.before.is_none();
+    if turned {
+        query.order = Order::Asc;
+    }
+    let mut page = reader.query(query).await?;
+    if turned {
+        page.events.reverse();
+    }
+    Ok(page)
 }
 
 /// The query, and whether it can match anything at all.
@@ -99,7 +112,7 @@ fn plain_text(text: &str) -> Option<String> {
 }
 
 /// `next` goes on in the order of the page, `prev` goes back. A cursor that bounds the walk rather than beginning it
-/// stays: both of two, and `after` in descending order.
+/// stays: both of two.
 fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<String> {
     let (Some(first), Some(last)) = (page.events.first(), page.events.last()) else {
         return Vec::new();
@@ -107,8 +120,7 @@ fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<String> {
     let (oldest, newest) = (first.id.min(last.id), first.id.max(last.id));
     let (after, before) = (query.one("after").is_some(), query.one("before").is_some());
     let without_after: &[&str] = if after && before { &["after"] } else { &["after", "before"] };
-    let without_before: &[&str] =
-        if after && (before || order == Order::Desc) { &["before"] } else { &["after", "before"] };
+    let without_before: &[&str] = if after && before { &["before"] } else { &["after", "before"] };
     let newer = page.has_more_after.then(|| query.rewritten(without_after, ("after", newest)));
     let older = page.has_more_before.then(|| query.rewritten(without_before, ("before", oldest)));
     let (next, prev) = match order {

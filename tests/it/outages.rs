@@ -85,6 +85,7 @@ fn postgres_hangs_for_a_while() {
         publishers.wait_for_refused("store_unavailable");
         let refused = server.post("/publish", json!({"event_name": "other"}));
         assert_eq!(refused.error(503)["code"], "store_unavailable");
+        assert_eq!(server.get("/events").error(503)["code"], "store_unavailable");
         drop(frozen);
     });
 }
