@@ -10,6 +10,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
+use actix_web::{HttpMessage, HttpRequest};
 use prometheus::Histogram;
 
 use super::Edge;
@@ -51,6 +52,15 @@ impl Observer {
     }
 }
 
+/// The id of a request, for its endpoint; only there while activity is logged.
+#[derive(Clone)]
+struct RequestId(HeaderValue);
+
+/// The id of `req`, for the log.
+pub fn request_id(req: &HttpRequest) -> String {
+    req.extensions().get::<RequestId>().and_then(|id| id.0.to_str().ok()).unwrap_or("-").to_owned()
+}
+
 /// The middleware.
 pub async fn observe<B: MessageBody>(
     req: ServiceRequest,
@@ -62,6 +72,10 @@ pub async fn observe<B: MessageBody>(
     };
     let given = req.headers().get(&REQUEST_ID).filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
     let id = given.cloned().unwrap_or_else(|| edge.observer.new_request_id());
+    if edge.parts.log_activity {
+        req.extensions_mut().insert(RequestId(id.clone()));
+    }
+    let peer = req.peer_addr();
     let (method, route) = (method_label(req.method().as_str()), route_label(req.path()));
     let mut response = next.call(req).await?;
     let code = response.status().as_u16();
@@ -72,7 +86,7 @@ pub async fn observe<B: MessageBody>(
         _ => log::Level::Debug,
     };
     if level <= log::max_level() {
-        log::log!(target: "event_handler::http", level, request_id = id.to_str().unwrap_or("-"), method, route, code; "answered");
+        log::log!(target: "event_handler::http", level, request_id = id.to_str().unwrap_or("-"), peer:?, method, route, code; "answered");
     }
     response.headers_mut().insert(REQUEST_ID, id);
     Ok(response)

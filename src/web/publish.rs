@@ -6,6 +6,7 @@ use actix_web::http::header::HeaderMap;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
+use super::observe::request_id;
 use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{Edge, body};
@@ -33,7 +34,7 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         AppendOutcome::KeyReused { .. } => return Err(key_reused().into()),
     };
     if edge.parts.log_activity {
-        log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed; "published");
+        log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed, request_id = request_id(&req).as_str(), peer:? = req.peer_addr(); "published");
     }
     let message = format!("Event '{name}' published.");
     let mut response = reply::ok_builder();

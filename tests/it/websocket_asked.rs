@@ -267,3 +267,18 @@ fn a_client_moves_between_nodes_without_gap_or_duplicate() {
         assert_eq!(ws.recv_json()["id"], last);
     }
 }
+
+#[test]
+fn publishes_are_answered_in_order() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let mut ws = server.ws();
+        for n in 0..200 {
+            ws.send(json!({"action": "publish", "event_name": "a", "payload": n, "id": n}));
+        }
+        for n in 0..200 {
+            let reply = ws.recv_json();
+            assert_eq!((&reply["id"], &reply["event_id"]), (&json!(n), &json!(n + 1)), "{reply}");
+        }
+    });
+}

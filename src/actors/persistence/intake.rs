@@ -172,6 +172,11 @@ impl Intake {
                 Err(_) => Err(AppendFailure::TimedOut),
             };
             intake.0.in_flight.set(intake.0.in_flight.get() - 1);
+            if reply == Err(AppendFailure::TimedOut) {
+                // Whoever waits behind a commit that hangs has waited long enough, and nothing of his was sent.
+                let behind = intake.0.waiting.take().into_iter().map(|waiting| waiting.place).collect();
+                answer_all(behind, Err(AppendFailure::StoreUnavailable("an earlier commit hangs".into())));
+            }
             answer_all(places, reply);
             if !intake.0.waiting.borrow().is_empty() {
                 intake.0.arrival.notify_one();

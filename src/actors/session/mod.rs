@@ -14,6 +14,8 @@ use actix::prelude::{
 };
 use bytes::Bytes;
 use bytestring::ByteString;
+use futures_util::Stream;
+use tokio::sync::{mpsc, oneshot};
 
 use super::log_position::LogPosition;
 use super::persistence::intake::Intake;
@@ -59,6 +61,8 @@ pub struct Session {
     link: Rc<Link>,
     parts: SessionParts,
     publishing: usize,
+    /// Made with the first publish.
+    publishes: Option<mpsc::UnboundedSender<Publish>>,
     /// Bytes of answers since the queue was last seen at its low-water mark.
     answered: usize,
 }
@@ -67,7 +71,7 @@ impl Session {
     /// Starts the session of a connection that has its seat.
     pub fn start(seated: Seated, link: Rc<Link>, parts: SessionParts, inbound: InboundFrames) {
         let ctx = Context::new();
-        let session = Self { seated, link, parts, publishing: 0, answered: 0 };
+        let session = Self { seated, link, parts, publishing: 0, publishes: None, answered: 0 };
         let mut ctx = ctx;
         ctx.add_stream(inbound);
         ctx.run(session);
@@ -170,24 +174,53 @@ impl Session {
             Err(failure) => return self.refuse(id.as_ref(), &append_error(&failure)),
         };
         self.publishing += 1;
-        let published = async move {
-            outcome.await.unwrap_or(Err(AppendFailure::StoreUnavailable("the writer was restarted".into())))
-        };
-        let answer = published.into_actor(self).map(move |outcome, this, _| {
-            this.publishing -= 1;
-            match outcome {
-                Ok(AppendOutcome::KeyReused { .. }) => this.refuse(id.as_ref(), &key_reused()),
-                Ok(outcome) => {
-                    if let Some(id) = &id {
-                        this.say(&frame::published(id, outcome));
-                    }
-                }
-                Err(failure) => this.refuse(id.as_ref(), &append_error(&failure)),
-            }
-            this.pace();
+        let publishes = self.publishes.get_or_insert_with(|| {
+            let (publishes, waiting) = mpsc::unbounded_channel();
+            ctx.add_stream(outcomes(waiting));
+            publishes
         });
-        ctx.spawn(answer);
+        // The receiver lives as long as this actor; `MAX_PUBLISHES_IN_FLIGHT` bounds what waits.
+        let _ = publishes.send((id, outcome));
     }
+}
+
+/// A publish that waits for its commit.
+type Publish = (Option<RequestId>, oneshot::Receiver<AppendResult>);
+type AppendResult = Result<AppendOutcome, AppendFailure>;
+
+/// What became of a publish.
+struct Published {
+    id: Option<RequestId>,
+    outcome: AppendResult,
+}
+
+/// The outcomes in the order of the requests, which is the order of their commits.
+fn outcomes(waiting: mpsc::UnboundedReceiver<Publish>) -> impl Stream<Item = Published> {
+    futures_util::stream::unfold(waiting, |mut waiting| async {
+        let (id, outcome) = waiting.recv().await?;
+        let restarted = || Err(AppendFailure::StoreUnavailable("the writer was restarted".into()));
+        let outcome = outcome.await.unwrap_or_else(|_| restarted());
+        Some((Published { id, outcome }, waiting))
+    })
+}
+
+impl StreamHandler<Published> for Session {
+    fn handle(&mut self, Published { id, outcome }: Published, _: &mut Self::Context) {
+        self.publishing -= 1;
+        match outcome {
+            Ok(AppendOutcome::KeyReused { .. }) => self.refuse(id.as_ref(), &key_reused()),
+            Ok(outcome) => {
+                if let Some(id) = &id {
+                    self.say(&frame::published(id, outcome));
+                }
+            }
+            Err(failure) => self.refuse(id.as_ref(), &append_error(&failure)),
+        }
+        self.pace();
+    }
+
+    /// Only the input ends the session.
+    fn finished(&mut self, _: &mut Self::Context) {}
 }
 
 impl Actor for Session {
