@@ -86,7 +86,7 @@ pub async fn observe<B: MessageBody>(
         _ => log::Level::Debug,
     };
     if level <= log::max_level() {
-        log::log!(target: "event_handler::http", level, request_id = id.to_str().unwrap_or("-"), peer:?, method, route, code; "answered");
+        log::log!(target: "event_handler::http", level, request_id = id.to_str().unwrap_or("-"), peer = peer.map(|peer| peer.to_string()).as_deref().unwrap_or("-"), method, route, code; "answered");
     }
     response.headers_mut().insert(REQUEST_ID, id);
     Ok(response)

@@ -34,7 +34,7 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         AppendOutcome::KeyReused { .. } => return Err(key_reused().into()),
     };
     if edge.parts.log_activity {
-        log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed, request_id = request_id(&req).as_str(), peer:? = req.peer_addr(); "published");
+        log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed, request_id = request_id(&req).as_str(), peer = req.peer_addr().map(|peer| peer.to_string()).as_deref().unwrap_or("-"); "published");
     }
     let message = format!("Event '{name}' published.");
     let mut response = reply::ok_builder();

@@ -237,7 +237,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.parts.metrics.restarts.with_label_values(&["session", "panic"]).inc();
-            log::error!(session = self.seated.session, peer:? = self.link.peer; "session failed, its client is told to reconnect");
+            log::error!(session = self.seated.session, peer = self.link.peer_name().as_str(); "session failed, its client is told to reconnect");
         }
         self.leave();
         // One message per session: unbounded sending is bounded by that.

@@ -49,10 +49,10 @@ impl Shard {
                 link.hear();
             }
             if stalled.is_some_and(|stalled| stalled >= limits.stall_timeout) {
-                log::info!(session = seat.session, peer:? = link.peer, queued = link.outbox.queued_bytes(); "session takes nothing, closing");
+                log::info!(session = seat.session, peer = link.peer_name().as_str(), queued = link.outbox.queued_bytes(); "session takes nothing, closing");
                 cut_off(link, CloseReason::SlowConsumer);
             } else if since(link.heard.get()) >= limits.idle_timeout {
-                log::info!(session = seat.session, peer:? = link.peer; "session gives no sign of life, closing");
+                log::info!(session = seat.session, peer = link.peer_name().as_str(); "session gives no sign of life, closing");
                 cut_off(link, CloseReason::NoPong);
             } else if since(seat.pinged) >= limits.ping_interval && link.outbox.queued_bytes() == 0 {
                 // Spread over the beats by seat, so that thousands of clients are not pinged in one beat.

@@ -217,7 +217,7 @@ impl Shard {
 
     fn open_session(&mut self, link: Rc<Link>) -> Seated {
         let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        log::debug!(session, peer:? = link.peer; "session opened");
+        log::debug!(session, peer = link.peer_name().as_str(); "session opened");
         let seat = self.seats.insert(Seat::new(session, link, self.head()));
         self.parts.metrics.sessions.inc();
         Seated { session, seat }
@@ -235,7 +235,7 @@ impl Shard {
         self.parts.metrics.subscriptions.sub(seat.subscriptions.len() as i64);
         let code = seat.link.outbox.close_code().map_or_else(|| "none".to_owned(), |code| code.to_string());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
-        log::debug!(session = seated.session, peer:? = seat.link.peer, code = code.as_str(), frames = seat.frames; "session closed");
+        log::debug!(session = seated.session, peer = seat.link.peer_name().as_str(), code = code.as_str(), frames = seat.frames; "session closed");
         self.end_read(seated, &seat);
     }
 

@@ -28,6 +28,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// The client's address, for the log.
+    pub fn peer_name(&self) -> String {
+        self.peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string())
+    }
+
     /// The client has said something.
     pub fn hear(&self) {
         self.heard.set(self.clock.get());
