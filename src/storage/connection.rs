@@ -99,7 +99,7 @@ fn sqlite_settings(options: &StoreOptions, access: Access) -> String {
         Durability::Normal => "NORMAL",
     };
     format!(
-        "PRAGMA busy_timeout = {busy}; PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; \
+        "PRAGMA busy_timeout = {busy}; PRAGMA journal_mode = WAL; \
          PRAGMA synchronous = {synchronous}; PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 4000; \
          PRAGMA journal_size_limit = 67108864;"
     )
