@@ -68,6 +68,7 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
         busy_timeout: config.store.busy_timeout.get(),
         connect_timeout: config.store.connect_timeout.get(),
         idempotency_window: config.publish.idempotency_window.get(),
+        create: true,
     })
 }
 

@@ -70,10 +70,15 @@ struct ConfigurationArgs {
 impl ConfigurationArgs {
     /// A flag of its own wins over `--set`.
     fn load(self) -> Result<Config, ConfigError> {
-        let Self { config: file, host, port, database_url, set: mut overrides } = self;
-        let flags = [("server.host", host), ("server.port", port), ("store.url", database_url)];
-        overrides.extend(flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
-        Config::load(LoadArgs { file, overrides }, process_environment())
+        let Self { config: file, host, port, database_url, set } = self;
+        let flags = [
+            ("--host", "server.host", host),
+            ("--port", "server.port", port),
+            ("--database-url", "store.url", database_url),
+        ];
+        let set = set.into_iter().map(|(key, value)| ("--set", key, value));
+        let flags = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key.to_owned(), value?)));
+        Config::load(LoadArgs { file, overrides: set.chain(flags).collect() }, process_environment())
     }
 }
 
@@ -106,6 +111,9 @@ enum Failure {
     GaveUp(String),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The last line of the log says what.
+    #[error("the service ended")]
+    Logged { exit_code: u8 },
     /// Nobody reads the output any more (`… | head`): no failure to be told of.
     #[error("standard output was closed")]
     OutputClosed,
@@ -123,13 +131,14 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::GaveUp(_) => 70, // EX_SOFTWARE of sysexits.h
             Self::Config(_) => 78, // EX_CONFIG
+            Self::Logged { exit_code } => *exit_code,
         }
     }
 
     /// Says it on standard error: an error in the configuration as one line that begins with its origin.
     fn tell(&self) {
         match self {
-            Self::OutputClosed => {}
+            Self::OutputClosed | Self::Logged { .. } => {}
             Self::Config(error) => output::say(error),
             Self::Failed(_) | Self::Usage(_) | Self::GaveUp(_) => output::say(format_args!("event-handler: {self}")),
         }

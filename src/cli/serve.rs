@@ -14,15 +14,18 @@ const LOG_PATIENCE: Duration = Duration::from_secs(1);
 pub fn run(config: Config) -> Result<(), Failure> {
     let log = logging::init(&config.log, config.is_production()).map_err(Failure::failed)?;
     let outcome = actix_rt::System::new().block_on(serve::serve(config));
-    if let Err(error) = &outcome
-        && !matches!(error, ServeError::Config(_))
-    {
-        log::error!(error:% = error; "ending");
-    }
-    log.flush(LOG_PATIENCE);
-    outcome.map_err(|error| match error {
+    // What is wrong with the start is told, what goes wrong later is logged; not both.
+    let outcome = outcome.map_err(|error| match error {
         ServeError::Config(error) => Failure::Config(error),
-        ServeError::Escalated(_) => Failure::GaveUp(error.to_string()),
-        ServeError::Listen { .. } | ServeError::Start(_) => Failure::failed(error),
-    })
+        ServeError::Listen { .. } => Failure::failed(error),
+        ServeError::Start(_) => logged(&error, 1),
+        ServeError::Escalated(_) => logged(&error, 70),
+    });
+    log.flush(LOG_PATIENCE);
+    outcome
+}
+
+fn logged(error: &ServeError, exit_code: u8) -> Failure {
+    log::error!(error:% = error; "ending");
+    Failure::Logged { exit_code }
 }

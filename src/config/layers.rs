@@ -27,9 +27,8 @@ pub(super) const SHORT_NAMES: [(&str, &str); 12] = [
     ("SHAPE_L2_URL", "service_urls.shape_l2"),
 ];
 
-/// Keys that have a flag of their own; every other one is set by `--set`.
-const FLAGS: [(&str, &str); 3] =
-    [("server.host", "--host"), ("server.port", "--port"), ("store.url", "--database-url")];
+/// Keys whose values must be written as text: a number would be written anew, and another secret.
+const TEXT_ONLY: [&str; 1] = ["admin.token"];
 
 /// Who set each key; keys not in it keep their built-in value.
 pub(super) type Origins = BTreeMap<String, Origin>;
@@ -71,9 +70,8 @@ impl Layers {
         Ok(())
     }
 
-    /// Lays one value from the command line on top.
-    pub fn add_override(&mut self, key: &str, text: &str) -> Result<(), ConfigError> {
-        let flag = FLAGS.iter().find(|(of, _)| *of == key).map_or("--set", |(_, flag)| flag);
+    /// Lays one value from the command line on top, given by `flag`.
+    pub fn add_override(&mut self, flag: &str, key: &str, text: &str) -> Result<(), ConfigError> {
         self.set(Origin::Flag(flag.to_owned()), key, text)
     }
 
@@ -87,6 +85,9 @@ impl Layers {
             path.push(name);
             match value {
                 Value::Table(inner) if self.lookup(origin, path)?.is_table() => self.merge(origin, path, inner)?,
+                Value::Integer(_) if TEXT_ONLY.contains(&path.join(".").as_str()) => {
+                    return Err(ConfigError::of_key(origin.clone(), path.join("."), "must be text in quotation marks"));
+                }
                 value => self.assign(origin, path, |slot| convert(slot, value))?,
             }
             path.pop();

@@ -54,8 +54,8 @@ pub struct Config {
 pub struct LoadArgs {
     /// `--config`.
     pub file: Option<PathBuf>,
-    /// Dotted keys with their values, the later ones winning.
-    pub overrides: Vec<(String, String)>,
+    /// Flags, each with the dotted key it sets and the value; the later ones win.
+    pub overrides: Vec<(&'static str, String, String)>,
 }
 
 /// The environment of the process. What is not UTF-8 is replaced, not skipped, so that it is refused where it matters.
@@ -74,8 +74,8 @@ impl Config {
             layers.add_file(&path)?;
         }
         layers.add_environment(&environment)?;
-        for (key, text) in &args.overrides {
-            layers.add_override(key, text)?;
+        for (flag, key, text) in &args.overrides {
+            layers.add_override(flag, key, text)?;
         }
         Self::from_layers(layers)
     }

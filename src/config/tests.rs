@@ -7,7 +7,8 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 fn load(file: Option<&Path>, environment: &[(&str, &str)], overrides: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let args = LoadArgs { file: file.map(Path::to_owned), overrides: pairs(overrides) };
+    let overrides = pairs(overrides).into_iter().map(|(key, value)| ("--set", key, value)).collect();
+    let args = LoadArgs { file: file.map(Path::to_owned), overrides };
     Config::load(args, pairs(environment))
 }
 
@@ -247,7 +248,7 @@ fn errors_elsewhere_name_the_variable_or_flag() {
             "environment variable ELIZA_URL: service_urls.eliza: must be a URL beginning with http:// or https://: \
              relative URL without a base",
         ),
-        (&[], &[("server.port", "-1")], "--port: server.port: must be between 0 and 65535, not -1"),
+        (&[], &[("server.port", "-1")], "--set: server.port: must be between 0 and 65535, not -1"),
         (&[], &[("log.activity", "yes")], r#"--set: log.activity: must be true or false, not "yes""#),
         (
             &[],

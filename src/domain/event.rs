@@ -3,6 +3,8 @@
 use std::fmt;
 
 use bytestring::ByteString;
+use jiff::civil::date;
+use jiff::fmt::temporal::Pieces;
 use smallvec::SmallVec;
 
 use super::name::EventName;
@@ -17,10 +19,14 @@ pub type EventId = i64;
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// Reads an RFC 3339 instant with any offset.
+    /// Reads an RFC 3339 instant with any offset. The last hours of the year 9999 are one instant: the last.
     pub fn parse(text: &str) -> Option<Self> {
-        let instant: jiff::Timestamp = text.parse().ok()?;
-        Some(Self(instant.as_microsecond()))
+        let instant = text.parse().ok().or_else(|| {
+            let pieces = Pieces::parse(text).ok()?;
+            let is_complete = pieces.time().is_some() && pieces.to_numeric_offset().is_some();
+            (is_complete && pieces.date() >= date(9999, 12, 30)).then_some(jiff::Timestamp::MAX)
+        });
+        instant.map(|instant: jiff::Timestamp| Self(instant.as_microsecond()))
     }
 }
 

@@ -69,9 +69,39 @@ impl CloseReason {
     }
 }
 
+/// The metrics label of an ended session: few values, whatever codes clients make up.
+pub fn close_label(code: Option<u16>) -> String {
+    match code {
+        None => "none".to_owned(),
+        Some(code) if CloseReason::ALL.iter().any(|reason| reason.code() == code) => code.to_string(),
+        Some(_) => "other".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::InboundError;
+
+    #[test]
+    fn what_the_decoder_refuses_is_closed_by_the_table() {
+        let refusals = [
+            (InboundError::TooBig { declared: 2, limit: 1 }, CloseReason::TooBig),
+            (InboundError::TooManyFragments { limit: 1 }, CloseReason::Policy),
+            (InboundError::NotUtf8, CloseReason::InvalidText),
+        ];
+        for (error, reason) in refusals {
+            let close = error.close_frame().expect("the peer is there");
+            assert_eq!((close.code, &*close.reason), (reason.code(), reason.text()));
+        }
+        let violation = InboundError::Violation("frame is not masked").close_frame().expect("the peer is there");
+        assert_eq!(violation.code, CloseReason::ProtocolError.code());
+    }
+
+    #[test]
+    fn labels_are_few() {
+        assert_eq!([None, Some(1000), Some(3000)].map(close_label), ["none", "1000", "other"]);
+    }
 
     #[test]
     fn every_reason_is_documented() {

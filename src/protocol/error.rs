@@ -46,7 +46,7 @@ error_codes! {
     MethodNotAllowed "method_not_allowed" 405 "The path exists, but not with this method; `Allow` names those it has.";
     RequestTimeout "request_timeout" 408 "The body did not arrive in time.";
     BodyTooLarge "body_too_large" 413 "The body is longer than the limit in `data.limit_bytes`.";
-    UnsupportedMediaType "unsupported_media_type" 415 "The content type is not one of those in `data.supported`.";
+    UnsupportedMediaType "unsupported_media_type" 415 "The content type or encoding is not one of those in `data.supported`.";
     UpgradeRequired "upgrade_required" 426 "The path speaks WebSocket only.";
     InvalidField "invalid_field" 422 "The field named in `data.field` has an invalid value.";
     MissingField "missing_field" 422 "The field named in `data.field` is required.";
@@ -99,7 +99,8 @@ impl ApiError {
 
     /// A field or parameter that does not exist, with those that do.
     pub fn unknown(code: ErrorCode, field: &str, known: &[&str]) -> Self {
-        Self::new(code, format!("{field:?} is not known here; known are {}", known.join(", ")))
+        let known_here = if known.is_empty() { "none is".to_owned() } else { format!("known are {}", known.join(", ")) };
+        Self::new(code, format!("{field:?} is not known here; {known_here}"))
             .with("field", field)
             .with("known", known.to_vec())
     }

@@ -164,6 +164,10 @@ fn metadata(object: &RawObject<'_>) -> Result<Option<ByteString>, ApiError> {
     let invalid = |reason: &str| ApiError::field(ErrorCode::InvalidField, "metadata", reason);
     let map: BTreeMap<String, String> =
         serde_json::from_str(raw).map_err(|_| invalid("must be an object whose values are strings"))?;
+    if let Some(name) = RawObject::parse(raw.as_bytes(), "metadata")?.repeated() {
+        let reason = format!("{name:?} is given twice");
+        return Err(ApiError::field(ErrorCode::DuplicateField, "metadata", reason));
+    }
     let text = serde_json::to_string(&map).map_err(|_| invalid("cannot be written as JSON"))?;
     if text.len() > MAX_METADATA_BYTES {
         return Err(invalid(&format!("must be at most {MAX_METADATA_BYTES} bytes")));
@@ -201,23 +205,28 @@ fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
         part(Some(source));
         part(Some(priority.as_str()));
         part(key.as_deref());
-        part(metadata.as_deref());
+        // Empty metadata says no more than none.
+        part(metadata.as_deref().filter(|metadata| *metadata != "{}"));
     }
     let mut short = [0; 16];
     short.copy_from_slice(&digest.finalize()[..16]);
     short
 }
 
-/// Whether `text` has the shape of a W3C `traceparent` (version 00 and later).
+/// Whether `text` has the shape of a W3C `traceparent` (version 00 and later), with ids that are not all zero.
 fn is_traceparent(text: &str) -> bool {
     let lower_hex = |s: &str| s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_id = |s: &str| s.bytes().any(|b| b != b'0');
     let mut parts = text.split('-');
-    let sizes = [2, 32, 16, 2];
+    let mut part = |size| parts.next().filter(|p| p.len() == size && lower_hex(p));
+    let (Some(version), Some(trace), Some(parent), Some(_flags)) = (part(2), part(32), part(16), part(2)) else {
+        return false;
+    };
     text.len() <= MAX_TEXT_BYTES
         && text.bytes().all(|b| b.is_ascii_graphic())
-        && sizes.into_iter().all(|size| parts.next().is_some_and(|p| p.len() == size && lower_hex(p)))
-        && (parts.next().is_none() || !text.starts_with("00"))
-        && !text.starts_with("ff")
+        && (is_id(trace) && is_id(parent))
+        && (parts.next().is_none() || version != "00")
+        && version != "ff"
 }
 
 #[cfg(test)]
@@ -260,6 +269,8 @@ mod tests {
         assert_eq!(refusal(r#"{"event_name":"a","source":""}"#), (ErrorCode::InvalidField, field("source")));
         assert_eq!(refusal(r#"{"event_name":"a","key":["x"]}"#), (ErrorCode::InvalidField, field("key")));
         assert_eq!(refusal(r#"{"event_name":"a","metadata":{"n":1}}"#), (ErrorCode::InvalidField, field("metadata")));
+        let twice = r#"{"event_name":"a","metadata":{"n":"1","n":"1"}}"#;
+        assert_eq!(refusal(twice), (ErrorCode::DuplicateField, field("metadata")));
         assert_eq!(refusal(r#"{"event_name":"a","pay_load":1}"#), (ErrorCode::UnknownField, field("pay_load")));
         assert_eq!(refusal("[]"), (ErrorCode::InvalidField, field("body")));
         assert_eq!(refusal("{\"event_name\":\"a\",\"payload\":{]}").0, ErrorCode::MalformedJson);
@@ -287,6 +298,7 @@ mod tests {
         let first = print(r#"{"event_name":"a","payload":1,"idempotency_key":"k"}"#);
         assert_eq!(first, print(r#"{ "idempotency_key":"k", "payload":1, "event_name":"a" }"#));
         assert_ne!(first, print(r#"{"event_name":"a","payload":2,"idempotency_key":"k"}"#));
+        assert_eq!(first, print(r#"{"event_name":"a","payload":1,"idempotency_key":"k","metadata":{}}"#));
         assert_ne!(first, print(r#"{"event_name":"a","payload":1,"key":"x","idempotency_key":"k"}"#));
     }
 
@@ -296,6 +308,16 @@ mod tests {
         assert!(is_traceparent("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more"));
         assert!(!is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more"));
         assert!(!is_traceparent("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"));
-        assert!(!is_traceparent("00-short-00f067aa0ba902b7-01"));
+        for bad in [
+            "",
+            "00-short-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+        ] {
+            assert!(!is_traceparent(bad), "{bad}");
+        }
     }
 }

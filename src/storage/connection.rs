@@ -18,7 +18,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Creates what is missing.
+    /// Creates what is missing, if the options say so.
     Write,
     /// Changes nothing.
     Read,
@@ -71,11 +71,15 @@ pub(super) struct SqliteFile {
 
 impl SqliteFile {
     fn open(path: &Path, options: &StoreOptions, access: Access) -> Result<Self, StoreError> {
-        if access == Access::Write {
+        let create = access == Access::Write && options.create;
+        if create {
             create_directory(path)?;
         }
         let before = identity(path);
-        let mode = if access == Access::Write { "rwc" } else { "rw" };
+        if access == Access::Write && !create && before.is_none() {
+            return Err(gone(path));
+        }
+        let mode = if create { "rwc" } else { "rw" };
         let mut connection = SqliteConnection::establish(&sqlite_uri(path, mode))?;
         connection.batch_execute(&sqlite_settings(options, access))?;
         let file = identity(path).filter(|after| before.is_none_or(|before| before == *after));
@@ -115,6 +119,11 @@ fn create_directory(path: &Path) -> Result<(), StoreError> {
         };
         StoreError::new(kind, format!("cannot create the directory {}: {error}", directory.display()))
     })
+}
+
+fn gone(path: &Path) -> StoreError {
+    let message = format!("the database file {} is gone; restore it, or restart to begin anew", path.display());
+    StoreError::new(StoreErrorKind::Unavailable, message)
 }
 
 /// Device and inode.

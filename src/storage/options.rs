@@ -27,6 +27,9 @@ pub struct StoreOptions {
     pub connect_timeout: Duration,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
+    /// Whether a SQLite file that is missing is created. A writer that had one never makes another: its events would
+    /// be lost without a word.
+    pub create: bool,
 }
 
 impl StoreOptions {
@@ -39,6 +42,7 @@ impl StoreOptions {
             busy_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             idempotency_window: Duration::from_secs(24 * 60 * 60),
+            create: true,
         }
     }
 

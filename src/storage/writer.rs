@@ -48,6 +48,7 @@ impl Writer {
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
         let mut writer = Self { options, connection: None, floor: 0 };
         writer.floor = writer.bounds()?.last;
+        writer.options.create = false;
         Ok(writer)
     }
 
@@ -74,7 +75,10 @@ impl Writer {
 
     /// The retained part of the log; what was lost under us is not part of it.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
-        let LogBounds { earliest, last } = self.with(position::bounds)?;
+        let LogBounds { earliest, last } = self.with(|connection| {
+            connection.verify()?;
+            position::bounds(connection)
+        })?;
         let lost = last < self.floor;
         Ok(if lost { LogBounds { earliest: self.floor + 1, last: self.floor } } else { LogBounds { earliest, last } })
     }

@@ -71,7 +71,7 @@ metrics! {
         caught_up_frames: IntCounter = IntCounter::with_opts(opts("caught_up_frames_total", "Event frames queued for clients that were catching up.")),
         catch_ups: IntCounterVec = IntCounterVec::new(opts("catch_ups_total", "Times a client began to catch up, by reason."), &["reason"]),
         gaps: IntCounter = IntCounter::with_opts(opts("shard_gaps_total", "Times a shard read missed events from the store.")),
-        closes: IntCounterVec = IntCounterVec::new(opts("closes_total", "Ended sessions by close code; none: the client just went away."), &["code"]),
+        closes: IntCounterVec = IntCounterVec::new(opts("closes_total", "Ended sessions by close code; other: a code of the client's own; none: the client just went away."), &["code"]),
         frames_in: IntCounter = IntCounter::with_opts(opts("received_frames_total", "Text frames received from clients.")),
         frames_refused: IntCounterVec = IntCounterVec::new(opts("refused_frames_total", "Frames from clients answered with an error, by code."), &["code"]),
         queue_bytes: IntGaugeVec = IntGaugeVec::new(opts("queue_bytes", "Bytes queued for clients."), &["shard"]),

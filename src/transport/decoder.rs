@@ -45,7 +45,7 @@ pub enum InboundError {
     TooManyFragments { limit: u32 },
     #[error("{0}")]
     Violation(&'static str),
-    #[error("text is not UTF-8")]
+    #[error("text is not valid utf-8")]
     NotUtf8,
     #[error("connection ended: {0}")]
     Disconnected(io::Error),
@@ -56,9 +56,9 @@ impl InboundError {
     pub fn close_frame(&self) -> Option<CloseFrame> {
         let (code, reason) = match self {
             Self::TooBig { .. } => (1009, "message too big"),
-            Self::TooManyFragments { .. } => (1008, "too many fragments"),
+            Self::TooManyFragments { .. } => (4008, "policy violation"),
             Self::Violation(what) => (1002, *what),
-            Self::NotUtf8 => (1007, "text is not UTF-8"),
+            Self::NotUtf8 => (1007, "text is not valid utf-8"),
             Self::Disconnected(_) => return None,
         };
         Some(CloseFrame::new(code, reason))

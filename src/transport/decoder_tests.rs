@@ -149,7 +149,7 @@ fn fragments_are_counted_empty_ones_too() {
         frames
     };
     assert_eq!(decode(&fragments(100)).ok(), Some(vec![Inbound::Text("".into())]));
-    assert_eq!(refused_with(&fragments(101)), Some(1008));
+    assert_eq!(refused_with(&fragments(101)), Some(4008));
 }
 
 #[test]

@@ -18,8 +18,10 @@ mod socket;
 use std::rc::Rc;
 
 use actix_http::ws;
-use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use actix_web::http::header::{
+    CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
+};
+use actix_web::http::{StatusCode, Version};
 use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -56,6 +58,7 @@ pub fn upgrade(
     shard: Rc<ShardQueues>,
 ) -> Result<Upgrade, HandshakeError> {
     let mut response = actix_web_actors::ws::handshake(req)?;
+    check_handshake(req)?;
     let protocol = requested_protocols(req).find_map(|name| protocols.iter().copied().find(|offer| *offer == name));
     if let Some(protocol) = protocol {
         response.insert_header((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol)));
@@ -65,6 +68,32 @@ pub fn upgrade(
     let (handover, source) = Handover::prepare(req, payload, Rc::clone(&outbox))?;
     let inbound = InboundFrames::new(source, limits, Rc::clone(&outbox));
     Ok(Upgrade { response: response.body(handover), outbox, inbound, protocol })
+}
+
+/// What RFC 6455, section 4.2.1, asks for beyond what the library checks; and that nothing but frames follows.
+fn check_handshake(req: &HttpRequest) -> Result<(), HandshakeError> {
+    let headers = req.headers();
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(HandshakeError::UnsupportedVersion);
+    }
+    if req.version() < Version::HTTP_11 {
+        return Err(HandshakeError::Malformed("HTTP/1.1 is required"));
+    }
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY);
+    let is_key = |key: &HeaderValue| is_base64_of_16_bytes(key.as_bytes());
+    if !keys.next().is_some_and(is_key) || keys.next().is_some() {
+        return Err(HandshakeError::Malformed("Sec-WebSocket-Key must be 16 bytes in base64"));
+    }
+    let has_length = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if has_length || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(HandshakeError::Malformed("the request must not have a body"));
+    }
+    Ok(())
+}
+
+fn is_base64_of_16_bytes(text: &[u8]) -> bool {
+    let is_digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
+    matches!(text.strip_suffix(b"=="), Some(digits) if digits.len() == 22 && digits.iter().all(is_digit))
 }
 
 /// The subprotocols that the client of `req` can speak, best first.

@@ -33,7 +33,12 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
 }
 
 /// Ends a session; its client is told to stay away.
-pub async fn close_session(id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+pub async fn close_session(
+    req: HttpRequest,
+    id: Path<String>,
+    edge: Data<Edge>,
+) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::SessionNotFound, format!("there is no session {id}"));
     let session = id.parse().map_err(|_| unknown())?;
     match edge.parts.supervisor.close_session.send(CloseSession(session)).await {
@@ -44,7 +49,8 @@ pub async fn close_session(id: Path<String>, edge: Data<Edge>) -> Result<HttpRes
 }
 
 /// Prepares for the end: not ready any more, subscribers are sent elsewhere. The process goes on until it is stopped.
-pub async fn drain(edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+pub async fn drain(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
     edge.parts.health.start_draining();
     let drain = Drain { spread: DRAIN_SPREAD, finish: false };
     edge.parts.supervisor.drain.try_send(drain).map_err(|error| silent(&error))?;

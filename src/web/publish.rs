@@ -74,7 +74,8 @@ pub async fn publish_batch(req: HttpRequest, payload: Payload, edge: Data<Edge>)
         data.push_str(&format!(r#","replayed":{replayed}"#));
     }
     data.push('}');
-    Ok(response.body(reply::envelope(&format!("{count} events published."), data.as_bytes())))
+    let events = if count == 1 { "event" } else { "events" };
+    Ok(response.body(reply::envelope(&format!("{count} {events} published."), data.as_bytes())))
 }
 
 /// Stores and waits for the commit.
@@ -98,25 +99,28 @@ fn retry_soon(code: ErrorCode, message: impl Into<String>) -> ApiError {
 }
 
 fn headers(headers: &HeaderMap) -> Result<PublishHeaders<'_>, ApiError> {
-    let idempotency_key = match headers.get("idempotency-key") {
-        Some(value) => Some(
-            value
-                .to_str()
-                .map_err(|_| ApiError::field(ErrorCode::InvalidField, "Idempotency-Key", "must be visible ASCII"))?,
-        ),
+    let bad_key = |code, reason| ApiError::field(code, "Idempotency-Key", reason);
+    let mut keys = headers.get_all("idempotency-key");
+    let idempotency_key = match keys.next() {
+        Some(key) if keys.any(|other| other != key) => {
+            return Err(bad_key(ErrorCode::DuplicateField, "given twice, and not the same"));
+        }
+        Some(key) => Some(key.to_str().map_err(|_| bad_key(ErrorCode::InvalidField, "must be visible ASCII"))?),
         None => None,
     };
-    // A trace context that cannot be read is as good as none (W3C Trace Context, section 3.2).
-    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    // A trace context that cannot be read is as good as none (W3C Trace Context, section 3.2), and so are two.
+    let mut traceparents = headers.get_all("traceparent");
+    let traceparent = traceparents.next().filter(|_| traceparents.next().is_none()).and_then(|t| t.to_str().ok());
     Ok(PublishHeaders { traceparent, idempotency_key })
 }
 
-/// RFC 7240: `Prefer: return=representation`.
+/// RFC 7240: `Prefer: return=representation`, the value with quotation marks or without.
 fn wants_representation(req: &HttpRequest) -> bool {
     let preferences = req.headers().get_all("prefer").filter_map(|value| value.to_str().ok());
     preferences.flat_map(|value| value.split(',')).any(|p| {
-        let preference = p.split(';').next().unwrap_or_default().trim();
-        preference.eq_ignore_ascii_case("return=representation")
+        let (name, value) = p.split(';').next().and_then(|p| p.split_once('=')).unwrap_or_default();
+        let value = value.trim().trim_matches('"');
+        name.trim().eq_ignore_ascii_case("return") && value.eq_ignore_ascii_case("representation")
     })
 }
 

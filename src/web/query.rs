@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use actix_web::HttpRequest;
+use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -14,7 +15,8 @@ pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 impl<'a> Query<'a> {
     /// Refuses parameters that are not in `known`, and those given twice that are not in `repeatable`.
     pub fn parse(req: &'a HttpRequest, known: &[&str], repeatable: &[&str]) -> Result<Self, ApiError> {
-        let pairs: Vec<_> = form_urlencoded::parse(req.query_string().as_bytes()).collect();
+        let pairs = req.query_string().split('&').filter(|pair| !pair.is_empty()).map(pair);
+        let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
         for (k, (name, _)) in pairs.iter().enumerate() {
             if !known.contains(&&**name) {
                 return Err(ApiError::unknown(ErrorCode::UnknownParameter, name, known));
@@ -55,6 +57,22 @@ impl<'a> Query<'a> {
             .append_pair(set.0, &set.1.to_string())
             .finish()
     }
+}
+
+/// One parameter, decoded as forms are: `+` is a space. What is not UTF-8 is refused, not replaced.
+fn pair(pair: &str) -> Result<(Cow<'_, str>, Cow<'_, str>), ApiError> {
+    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    let name = decoded(name).ok_or_else(|| invalid(name, "its name is not UTF-8"))?;
+    let value = decoded(value).ok_or_else(|| invalid(&name, "must be UTF-8 once it is decoded"))?;
+    Ok((name, value))
+}
+
+fn decoded(text: &str) -> Option<Cow<'_, str>> {
+    if text.contains('+') {
+        let spaced = text.replace('+', " ");
+        return percent_decode_str(&spaced).decode_utf8().ok().map(|text| Cow::Owned(text.into_owned()));
+    }
+    percent_decode_str(text).decode_utf8().ok()
 }
 
 /// The error of a parameter with an invalid value.

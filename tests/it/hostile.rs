@@ -123,7 +123,7 @@ fn a_frame_is_refused_on_the_length_it_declares() {
 fn a_message_of_endless_fragments_is_refused() {
     let server = Server::start(Backend::Sqlite);
     let mut neighbour = Neighbour::of(&server);
-    for (size, codes) in [(0, 1008..1009), (1, 1008..1010), (60 * 1024, 1009..1010)] {
+    for (size, codes) in [(0, &[4008][..]), (1, &[4008, 1009]), (60 * 1024, &[1009])] {
         let fragment = frame(CONTINUATION, &vec![b' '; size]);
         let mut raw = Raw::websocket(server.addr());
         raw.send(&frame(TEXT, b" ")).expect("an open connection");

@@ -51,6 +51,24 @@ fn a_body_of_another_type_is_415() {
 }
 
 #[test]
+fn an_encoded_body_is_415() {
+    let server = Server::start(Backend::Sqlite);
+    let body = json!({"event_name": "a"}).to_string();
+    let send = |path: &str, encoding: &str| {
+        server.request("POST", path).header("Content-Encoding", encoding).json(format!("[{body}]")).send()
+    };
+    for path in ["/publish", "/publish/batch"] {
+        let response = send(path, "gzip");
+        assert_eq!(response.error(415)["code"], "unsupported_media_type");
+        let message = response.json()["message"].take();
+        assert!(message.as_str().is_some_and(|m| m.contains("unsupported content encoding \"gzip\"")), "{message}");
+        assert_eq!(send(path, "identity, br").error(415)["supported"], json!(["identity"]));
+    }
+    assert_eq!(send("/publish/batch", "Identity").data()["count"], 1);
+    assert_eq!(server.events("").len(), 1);
+}
+
+#[test]
 fn a_body_over_the_limit_is_413() {
     for_each_backend(|backend| {
         let server = Server::start(backend);
@@ -128,6 +146,31 @@ fn unknown_query_parameters_are_422_naming_the_known() {
         assert_eq!((&data["code"], &data["field"]), (&json!("unknown_parameter"), &json!("evnt_name")));
         assert_names_all(&response.json(), &["event_name", "after", "before", "since", "until", "limit", "order"]);
     });
+}
+
+#[test]
+fn where_no_query_parameters_are_known_none_is_taken() {
+    let server = Server::start(Backend::Sqlite);
+    for path in ["/health", "/health/live", "/health/ready", "/metrics", "/events/1", "/admin/actors"] {
+        let response = server.get(&format!("{path}?verbose=1"));
+        assert_eq!(response.error(422)["field"], "verbose", "{path}");
+        let message = response.json()["message"].take();
+        assert!(message.as_str().is_some_and(|m| m.ends_with("not known here; none is")), "{message}");
+    }
+}
+
+/// A name that cannot be read is not another name.
+#[test]
+fn parameters_that_are_not_utf8_are_422_naming_them() {
+    let server = Server::start(Backend::Sqlite);
+    server.publish("\u{fffd}", json!({}));
+    for query in ["event_name=%ff", "event_name=a&event_name=%e2%82", "source=+%ff", "key=%C3%28"] {
+        let data = server.get(&format!("/events?{query}")).error(422);
+        assert_eq!(data["code"], "invalid_parameter", "{query}");
+        assert!(query.contains(data["field"].as_str().expect("a field")), "{query}: {data}");
+    }
+    assert_eq!(server.get("/events?%ff=1").error(422)["field"], "%ff");
+    assert_eq!(server.events("?event_name=%EF%BF%BD").len(), 1);
 }
 
 #[test]

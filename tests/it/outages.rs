@@ -211,29 +211,57 @@ fn sqlite_is_damaged_and_restored() {
     drop(other);
 }
 
+/// A new, empty file in place of the old one would lose everything without a word.
 #[test]
-fn sqlite_is_deleted() {
+fn sqlite_is_moved_away() {
     let server = Server::builder().backend(Backend::Sqlite).start();
     let before = server.publish("a", json!("before"));
-    let mut ws = server.ws();
-    ws.request(json!({"action": "subscribe", "event_name": "a", "envelope": "full", "id": 1}));
+    let away = server.dir().join("away");
+    fs::create_dir(&away).expect("a folder");
+    let files = ["events.db", "events.db-wal", "events.db-shm"];
+    for name in files {
+        fs::rename(server.dir().join(name), away.join(name)).expect("a file");
+    }
+    // Nobody has to publish for it to be seen.
+    wait_for_status(&server, "/health/ready", 503);
+    let reason = eventually("the reason is told", || {
+        let checks = server.get("/health/ready").json()["checks"].take();
+        checks["store"]["message"].as_str().filter(|message| message.contains("is gone")).map(str::to_owned)
+    });
+    assert!(reason.contains("events.db") && reason.contains("restore it, or restart"), "{reason}");
+    let refused = server.post("/publish", json!({"event_name": "a"}));
+    assert_eq!(refused.error(503)["code"], "store_unavailable", "nothing is acknowledged into a deleted file");
+    server.wait_for_log(|line| line["level"] == "error" && line.to_string().contains("events.db"));
+    assert!(!database(&server).exists(), "no other file is made");
+    for name in files.iter().filter(|name| away.join(name).exists()) {
+        fs::rename(away.join(name), server.dir().join(name)).expect("a file");
+    }
+    wait_for_status(&server, "/health/ready", 200);
+    assert_eq!(server.publish("a", json!("after")), before + 1);
+    let payloads: Vec<Value> = server.events("").into_iter().map(|mut event| event["payload"].take()).collect();
+    assert_eq!(payloads, ["before", "after"]);
+}
+
+#[test]
+fn sqlite_is_deleted() {
+    let mut server = Server::builder().backend(Backend::Sqlite).start();
+    server.publish("a", json!("before"));
+    server.publish("a", json!("before"));
     for name in ["events.db", "events.db-wal", "events.db-shm"] {
         fs::remove_file(server.dir().join(name)).expect("a file");
     }
-    let refused = server.post("/publish", json!({"event_name": "a"}));
-    assert_eq!(refused.error(503)["code"], "store_unavailable", "nothing is acknowledged into a deleted file");
-    server.wait_for_log(|line| line["level"] == "error" && line.to_string().contains("deleted or replaced"));
-    wait_for_status(&server, "/health/ready", 200);
-    let after = server.publish("a", json!("after"));
-    assert!(after > before, "an id never comes again");
-    assert_eq!(ws.recv_json()["id"], after);
-    // Whoever comes back is told what is lost, once.
+    for _ in 0..2 {
+        let refused = server.post("/publish", json!({"event_name": "a"}));
+        assert_eq!(refused.error(503)["code"], "store_unavailable", "nothing is acknowledged into a deleted file");
+        assert_eq!(wait_for_ailment(&server), "unavailable");
+    }
+    server.restart();
+    assert_eq!(server.publish("a", json!("after")), 1);
+    // Whoever comes back is told that this is another log.
     let mut late = server.ws();
     let reply =
-        late.request(json!({"action": "subscribe", "event_name": "a", "after": 0, "envelope": "full", "id": 1}));
-    assert_eq!((&reply["recovered"], &reply["earliest_id"]), (&json!(false), &json!(after)), "{reply}");
-    assert_eq!(late.recv_json()["id"], after);
-    let ids: Vec<Value> = server.events("").into_iter().map(|mut event| event["id"].take()).collect();
-    assert_eq!(ids, [after]);
-    eventually("the new file is used", || database(&server).exists().then_some(()));
+        late.request(json!({"action": "subscribe", "event_name": "a", "after": 2, "envelope": "full", "id": 1}));
+    assert_eq!((&reply["recovered"], &reply["last_id"]), (&json!(false), &json!(1)), "{reply}");
+    server.publish("a", json!("more"));
+    assert_eq!(late.recv_json()["id"], 2);
 }

@@ -206,6 +206,37 @@ fn the_same_idempotency_key_stores_once() {
 }
 
 #[test]
+fn two_idempotency_keys_are_422() {
+    let server = Server::start(Backend::Sqlite);
+    let publish = |keys: [&str; 2]| {
+        let [one, other] = keys.map(|key| ("Idempotency-Key", key));
+        let request = server.request("POST", "/publish").header(one.0, one.1).header(other.0, other.1);
+        request.json(json!({"event_name": "a"})).send()
+    };
+    let data = publish(["k1", "k2"]).error(422);
+    assert_eq!((&data["code"], &data["field"]), (&json!("duplicate_field"), &json!("Idempotency-Key")));
+    assert_eq!(publish(["k1", "k1"]).event_id(), 1);
+    assert_eq!(publish(["k1", "k1"]).header("idempotent-replayed"), Some("true"));
+    assert_eq!(server.events("").len(), 1);
+}
+
+#[test]
+fn traceparents_are_stored_if_they_are_well_formed() {
+    let server = Server::start(Backend::Sqlite);
+    let stored = |headers: &[&str]| {
+        let request = headers.iter().fold(server.request("POST", "/publish"), |r, h| r.header("traceparent", h));
+        let id = request.json(json!({"event_name": "a"})).send().event_id();
+        server.get(&format!("/events/{id}")).data()["traceparent"].take()
+    };
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    assert_eq!(stored(&[good]), good);
+    assert_eq!(stored(&[good, good]), Value::Null);
+    for bad in ["ff".to_owned() + &good[2..], good.to_uppercase(), good.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32))] {
+        assert_eq!(stored(&[&bad]), Value::Null, "{bad}");
+    }
+}
+
+#[test]
 fn prefer_return_representation_gives_the_event() {
     for_each_backend(|backend| {
         let server = Server::start(backend);

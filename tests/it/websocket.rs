@@ -190,6 +190,55 @@ fn a_normal_close_is_answered() {
 }
 
 #[test]
+fn a_close_code_comes_back_if_it_may_be_sent() {
+    let server = Server::start(Backend::Sqlite);
+    let cases: [(&[u8], u16); 6] =
+        [(b"", 1000), (b"\x03\xe9away", 1001), (b"\x0b\xb8", 3000), (b"\x0f\xa7", 4007), (b"\x03\xed", 1002), (b"x", 1002)];
+    for (payload, code) in cases {
+        let mut raw = Raw::websocket(server.addr());
+        raw.send(&frame(FIN | CLOSE, payload)).expect("an open connection");
+        assert_eq!(raw.close_code().ok(), Some(code), "{payload:?}");
+    }
+    let other = r#"event_handler_closes_total{code="other"}"#;
+    eventually("made-up codes are counted as one", || (metric(&server, other) == 2.0).then_some(()));
+}
+
+#[test]
+fn a_handshake_must_be_that_of_rfc_6455() {
+    let server = Server::start(Backend::Sqlite);
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let connect = |version: &str, headers: &[&str]| {
+        let head = format!("GET /ws HTTP/{version}\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n");
+        let mut connection = Connection::open(server.addr()).expect("a connection");
+        connection.send_raw(format!("{head}{}\r\n\r\n", headers.join("\r\n")).as_bytes()).expect("sent");
+        connection
+    };
+    assert_eq!(connect("1.1", &["Sec-WebSocket-Version: 13", key]).receive_head().expect("an answer").0, 101);
+    for version in ["8", "7", "14", "x"] {
+        let mut connection = connect("1.1", &[&format!("Sec-WebSocket-Version: {version}"), key]);
+        let response = connection.receive(false).expect("an answer");
+        assert_eq!(response.error(426)["code"], "upgrade_required", "{version}");
+        assert_eq!(response.header("sec-websocket-version"), Some("13"));
+    }
+    let bad_requests: [(&str, &[&str]); 9] = [
+        ("1.0", &["Sec-WebSocket-Version: 13", key]),
+        ("1.1", &[key]),
+        ("1.1", &["Sec-WebSocket-Version: 13"]),
+        ("1.1", &["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dG9vIHNob3J0"]),
+        ("1.1", &["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"]),
+        ("1.1", &["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j!Q=="]),
+        ("1.1", &["Sec-WebSocket-Version: 13", key, key]),
+        ("1.1", &["Sec-WebSocket-Version: 13", key, "Content-Length: 4\r\n\r\nbody"]),
+        ("1.1", &["Sec-WebSocket-Version: 13", key, "Transfer-Encoding: chunked\r\n\r\n0"]),
+    ];
+    for (version, headers) in bad_requests {
+        let mut connection = connect(version, headers);
+        let response = connection.receive(false).unwrap_or_else(|error| panic!("HTTP/{version} {headers:?}: {error}"));
+        assert_eq!(response.error(400)["code"], "malformed_request", "HTTP/{version} {headers:?}");
+    }
+}
+
+#[test]
 fn a_request_that_is_no_upgrade_is_refused() {
     let server = Server::start(Backend::Sqlite);
     let response = server.get("/ws");

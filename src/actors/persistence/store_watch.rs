@@ -55,6 +55,8 @@ impl StoreWatch {
             return None;
         }
         self.next_probe = Instant::now() + PROBE_INTERVAL;
+        // Also known to a writer that takes over from one that failed.
+        self.options.create = position.get().is_none();
         match self.try_store(was_well) {
             Ok(bounds) => {
                 position.set(bounds);

@@ -255,8 +255,12 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
             }
             Ok(Inbound::Ping(data)) => self.answer(pong_frame(&data)),
             Ok(Inbound::Pong(_)) => {}
-            Ok(Inbound::Close(_)) => {
-                self.close(CloseReason::Normal);
+            Ok(Inbound::Close(said)) => {
+                match said {
+                    // Echoed, as RFC 6455, section 5.5.1, has it.
+                    Some(CloseFrame { code, .. }) => self.link.outbox.close(&CloseFrame::new(code, "")),
+                    None => self.close(CloseReason::Normal),
+                }
                 ctx.stop();
             }
             Err(error) => {

@@ -10,7 +10,7 @@ use diesel::{Connection as _, SqliteConnection};
 
 use super::server::Postgres;
 use super::{NOON, Store, event, options, run, single};
-use crate::domain::event::{Append, LogBounds};
+use crate::domain::event::Append;
 use crate::storage::connection::on_backend;
 use crate::storage::{EventQuery, Reader, Scan, StoreErrorKind, StoreOptions, StoreUrl, Writer};
 
@@ -133,18 +133,28 @@ fn a_deleted_file_is_noticed_before_anything_is_acknowledged() {
     }
     assert_eq!(last(&reader), Err(StoreErrorKind::Unavailable));
     assert_eq!(append(&mut writer), Err(StoreErrorKind::Unavailable));
-    // A new log, in which no id is given a second time.
-    assert_eq!(append(&mut writer), Ok(2));
-    assert_eq!(run(reader.bounds()).ok(), Some(LogBounds { earliest: 2, last: 2 }));
+    let refused = writer.probe().expect_err("no other file is made");
+    assert!(refused.message.contains("is gone"), "{refused}");
+    assert_eq!((append(&mut writer), path.exists()), (Err(StoreErrorKind::Unavailable), false));
+    // Who opens it anew begins anew.
+    assert_eq!(append(&mut store.writer()), Ok(1));
+}
 
-    // Replaced by another database, as when a backup is put back.
+#[test]
+fn a_backup_may_be_put_back_under_way() {
+    let store = Store::sqlite();
+    let path = sqlite_path(&store);
+    let mut writer = store.writer();
+    let reader = store.reader();
+    assert_eq!(append(&mut writer), Ok(1));
     let backup = path.with_extension("backup");
     raw(path).batch_execute(&format!("VACUUM INTO '{}'", backup.display())).expect("a backup");
-    assert_eq!(append(&mut writer), Ok(3));
+    assert_eq!(append(&mut writer), Ok(2));
     drop(raw(path).batch_execute("PRAGMA wal_checkpoint(TRUNCATE)"));
     fs::rename(&backup, path).expect("replaced");
     assert_eq!(probe(&mut writer), Err(StoreErrorKind::Unavailable));
-    assert_eq!((append(&mut writer), last(&reader)), (Ok(4), Ok(4)));
+    // No id is given a second time.
+    assert_eq!((append(&mut writer), last(&reader)), (Ok(3), Ok(3)));
 }
 
 #[test]

@@ -25,6 +25,10 @@ use crate::config::{LogConfig, LogFormat};
 /// Lines waiting to be written and being written, in bytes. When full, further lines are dropped.
 const QUEUE_BYTES: usize = 4 << 20;
 
+/// What the libraries may say, unless the configured filter names them: the HTTP parser has an error for each malformed
+/// request and each WebSocket connection that was taken over, the server tells of its workers.
+const QUIET: &str = "actix_http::h1=off,actix_server=warn";
+
 /// How long a panicking thread waits for its last words to be written.
 const PANIC_FLUSH: Duration = Duration::from_millis(200);
 
@@ -81,24 +85,15 @@ struct Running {
 fn start(config: &LogConfig, style: Style, to: impl Write + Send + 'static, bytes: usize) -> io::Result<Running> {
     let queue = Queue::start(to, bytes, move |count| format::dropped_notice(style, count))?;
     let logger = Builder::new()
+        .parse_filters(QUIET)
         .parse_filters(&config.level)
-        .format(move |line, record| match is_handover(record) {
-            true => Ok(()),
-            false => format::write_line(style, line, record),
-        })
+        .format(move |line, record| format::write_line(style, line, record))
         .target(Target::Pipe(Box::new(Lines(Arc::clone(&queue)))))
         // Colours are the business of `format`; nothing is to be stripped.
         .write_style(WriteStyle::Always)
         .build();
     let max_level = logger.filter();
     Ok(Running { logger, max_level, handle: LogHandle { queue } })
-}
-
-/// The dispatcher of actix-http calls it an error that a WebSocket connection was taken over, once for each.
-fn is_handover(record: &Record<'_>) -> bool {
-    record.level() == Level::Error
-        && record.target() == "actix_http::h1::dispatcher"
-        && record.args().to_string().ends_with(": HandedOver")
 }
 
 /// The end of the queue that the logger writes to: each write is one whole line.

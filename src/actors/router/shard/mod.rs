@@ -41,7 +41,7 @@ use crate::actors::supervisor::guard::ExitGuard;
 use crate::domain::event::EventId;
 use crate::domain::index::PatternIndex;
 use crate::domain::pattern::Pattern;
-use crate::protocol::close::CloseReason;
+use crate::protocol::close::{CloseReason, close_label};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::{self, Subscribed};
 use crate::protocol::log_batch::LogBatch;
@@ -233,7 +233,7 @@ impl Shard {
         }
         self.parts.metrics.sessions.dec();
         self.parts.metrics.subscriptions.sub(seat.subscriptions.len() as i64);
-        let code = seat.link.outbox.close_code().map_or_else(|| "none".to_owned(), |code| code.to_string());
+        let code = close_label(seat.link.outbox.close_code());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
         log::debug!(session = seated.session, peer = seat.link.peer_name().as_str(), code = code.as_str(), frames = seat.frames; "session closed");
         self.end_read(seated, &seat);
