@@ -99,7 +99,8 @@ impl ApiError {
 
     /// A field or parameter that does not exist, with those that do.
     pub fn unknown(code: ErrorCode, field: &str, known: &[&str]) -> Self {
-        let known_here = if known.is_empty() { "none is".to_owned() } else { format!("known are {}", known.join(", ")) };
+        let known_here =
+            if known.is_empty() { "none is".to_owned() } else { format!("known are {}", known.join(", ")) };
         Self::new(code, format!("{field:?} is not known here; {known_here}"))
             .with("field", field)
             .with("known", known.to_vec())

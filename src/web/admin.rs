@@ -33,11 +33,7 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
 }
 
 /// Ends a session; its client is told to stay away.
-pub async fn close_session(
-    req: HttpRequest,
-    id: Path<String>,
-    edge: Data<Edge>,
-) -> Result<HttpResponse, Refusal> {
+pub async fn close_session(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::SessionNotFound, format!("there is no session {id}"));
     let session = id.parse().map_err(|_| unknown())?;

@@ -16,6 +16,10 @@ fn an_array_is_stored_in_order_under_dense_ids() {
         assert_eq!(data, json!({"count": 3, "first_id": 2, "last_id": 4}));
         let payloads: Vec<Value> = server.events("?after=1").iter().map(|e| e["payload"].clone()).collect();
         assert_eq!(payloads, [0, 1, 2]);
+        let message = |count| {
+            server.post("/publish/batch", json!(vec![json!({"event_name": "a"}); count])).json()["message"].take()
+        };
+        assert_eq!([1, 2].map(message), ["1 event published.", "2 events published."]);
     });
 }
 

@@ -108,6 +108,8 @@ fn flags_stand_above_everything_else_and_are_named_in_errors() {
     let output = with(Server::builder(), &["check-config", "--port", "70000"]).run();
     assert_eq!(output.status.code(), Some(78));
     assert!(errors(&output).starts_with("--port: server.port: "), "{}", errors(&output));
+    let output = with(Server::builder(), &["check-config", "--set", "server.port=70000"]).run();
+    assert!(errors(&output).starts_with("--set: server.port: "), "{}", errors(&output));
     let flags = ["--host", "127.0.0.2", "--port", "1", "--database-url", "sqlite:x.db", "--set", "server.port=2"];
     let output = with(Server::builder(), &[&["check-config"][..], &flags].concat()).run();
     for line in [r#"host = "127.0.0.2" # --host"#, "port = 1 # --port", r#"url = "sqlite:x.db" # --database-url"#] {

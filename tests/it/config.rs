@@ -58,6 +58,30 @@ fn mistakes_stop_the_start_with_one_line_and_code_78() {
     }
 }
 
+/// 0042 is not 42: a token that was read as a number would be another one.
+#[test]
+fn the_admin_token_must_be_text() {
+    let check = |content: &str| {
+        let builder = Server::builder().file("own.toml", content).env("EVENT_HANDLER_CONFIG", "own.toml");
+        builder.arg("check-config").run()
+    };
+    assert!(check("[admin]\ntoken = \"42\"\n").status.success());
+    for token in ["42", "4.2"] {
+        let output = check(&format!("[admin]\ntoken = {token}\n"));
+        let text = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(78), "{text}");
+        assert!(text.contains("own.toml: admin.token: must be text") && !text.contains(token), "{text}");
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_listened_on_is_told_once() {
+    let output = Server::builder().env("HOST", "192.0.2.1").run();
+    let text = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("cannot listen on 192.0.2.1")).count(), 1, "{text}");
+}
+
 #[test]
 fn secrets_are_never_printed() {
     let secret = "hunter2-and-more";

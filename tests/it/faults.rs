@@ -170,6 +170,8 @@ fn report_of(server: &Server, actor: &str) -> Value {
 fn assert_restarts_are_visible(server: &Server, actor: &str, kind: &str, restarts: u64) {
     wait_for_status(server, "/health/ready", 200);
     assert_eq!(report_of(server, actor)["restarts"], restarts);
+    let panic = server.wait_for_log(|line| line["msg"].as_str().is_some_and(|msg| msg.starts_with("panicked: ")));
+    assert!(panic["backtrace"].is_null(), "only with RUST_BACKTRACE: {panic}");
     let name = format!(r#"event_handler_actor_restarts_total{{actor="{kind}",reason="panic"}}"#);
     assert_eq!(metric(server, &name), restarts as f64);
     server.wait_for_log(|line| line["level"] == "error" && line.to_string().contains(&format!("{actor:?}")));

@@ -8,6 +8,7 @@ use socket2::SockRef;
 use tungstenite::Message;
 
 use crate::support::http::{Connection, Request};
+use crate::support::load::is_timeout;
 use crate::support::raw::{BINARY, CONTINUATION, FIN, PING, Raw, TEXT, frame, frame_head};
 use crate::support::server::metric;
 use crate::support::ws::Socket;
@@ -247,6 +248,15 @@ fn half_sent_requests_are_ended_and_disturb_nobody() {
         let dripping_bodies = open(&format!("POST /publish HTTP/1.1\r\nHost: a\r\n{body}"));
         let mut second_heads = open(&format!("{whole}{head}"));
         second_heads.truncate(10);
+        let late_heads: Vec<Connection> = (0..10)
+            .map(|_| {
+                let mut connection = Connection::open(server.addr()).expect("a connection");
+                let health = connection.send(&Request::new(server.addr(), "GET", "/health")).expect("an answer");
+                assert_eq!(health.status, 200);
+                connection.send_raw(head.as_bytes()).expect("an open connection");
+                connection
+            })
+            .collect();
         let mut dripping = [dripping_heads, dripping_bodies];
         let begin = Instant::now();
         // A byte now and then does not buy time.
@@ -265,6 +275,10 @@ fn half_sent_requests_are_ended_and_disturb_nobody() {
         }
         // Bytes that come after the answer may cost them the answer, but not us the connection.
         dripping_heads.into_iter().chain(dripping_bodies).for_each(|mut raw| drop(raw.rest()));
+        for mut connection in late_heads {
+            let end = connection.receive(false);
+            assert!(end.as_ref().is_err_and(|error| !is_timeout(error)), "{end:?}");
+        }
         for mut raw in second_heads {
             assert!(raw.rest().starts_with(b"HTTP/1.1 200 "));
         }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::http::Response;
-use crate::support::{Server, for_each_backend};
+use crate::support::{Backend, Server, for_each_backend};
 
 #[test]
 fn the_answer_is_verbatim() {
@@ -231,7 +231,11 @@ fn traceparents_are_stored_if_they_are_well_formed() {
     let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     assert_eq!(stored(&[good]), good);
     assert_eq!(stored(&[good, good]), Value::Null);
-    for bad in ["ff".to_owned() + &good[2..], good.to_uppercase(), good.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32))] {
+    for bad in [
+        "ff".to_owned() + &good[2..],
+        good.to_uppercase(),
+        good.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
+    ] {
         assert_eq!(stored(&[&bad]), Value::Null, "{bad}");
     }
 }
@@ -246,6 +250,15 @@ fn prefer_return_representation_gives_the_event() {
         let stored = server.get(&format!("/events/{}", response.event_id())).data();
         assert_eq!(response.data(), stored);
         assert_eq!(response.json()["message"], "Event 'a' published.");
+        for (preference, is_given) in [
+            (r#"return="representation""#, true),
+            ("respond-async, Return=Representation; x=1", true),
+            ("return=minimal", false),
+            ("return", false),
+        ] {
+            let request = server.request("POST", "/publish").json(json!({"event_name": "a"}));
+            assert_eq!(request.header("Prefer", preference).send().data().is_object(), is_given, "{preference}");
+        }
     });
 }
 
@@ -262,7 +275,7 @@ fn an_answered_publish_survives_a_kill() {
 
 #[test]
 fn query_parameters_are_refused() {
-    let server = Server::start(crate::support::Backend::Sqlite);
+    let server = Server::start(Backend::Sqlite);
     for path in ["/publish?idempotency_key=k", "/publish/batch?x=1"] {
         let data = server.post(path, json!({"event_name": "a"})).error(422);
         assert_eq!(data["code"], "unknown_parameter", "{data}");

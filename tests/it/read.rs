@@ -126,6 +126,10 @@ fn times_filter() {
         let offset = "2000-01-01T02:00:00%2B02:00";
         assert!(ids(&server, &format!("?until={offset}")).is_empty());
         assert!(ids(&server, &format!("?since={offset}")).len() >= 2);
+        for far in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999999-12:00", "9999-12-30T22:00:00Z"] {
+            assert!(ids(&server, &format!("?since={far}")).is_empty(), "{far}");
+            assert!(ids(&server, &format!("?until={far}")).len() >= 2, "{far}");
+        }
     });
 }
 
@@ -144,6 +148,8 @@ fn bad_parameters_are_422_naming_the_field() {
             ("before", "before=1.5"),
             ("since", "since=yesterday"),
             ("until", "until=2024-13-01T00:00:00Z"),
+            ("until", "until=9999-12-31"),
+            ("until", "until=10000-01-01T00:00:00Z"),
             ("status", "status=lost"),
             ("event_name", "event_name="),
             ("event_name", "event_name=a..b"),

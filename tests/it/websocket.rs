@@ -4,8 +4,10 @@ use serde_json::{Value, json};
 use tungstenite::Message;
 
 use crate::support::http::Connection;
+use crate::support::raw::{CLOSE, FIN, Raw, frame};
+use crate::support::server::metric;
 use crate::support::ws::Socket;
-use crate::support::{Backend, Server, for_each_backend};
+use crate::support::{Backend, Server, eventually, for_each_backend};
 
 const FRAME: &str = r#"{"event_name":"user.created","payload":{"user_id":"123","email":"user@example.com"}}"#;
 
@@ -192,8 +194,14 @@ fn a_normal_close_is_answered() {
 #[test]
 fn a_close_code_comes_back_if_it_may_be_sent() {
     let server = Server::start(Backend::Sqlite);
-    let cases: [(&[u8], u16); 6] =
-        [(b"", 1000), (b"\x03\xe9away", 1001), (b"\x0b\xb8", 3000), (b"\x0f\xa7", 4007), (b"\x03\xed", 1002), (b"x", 1002)];
+    let cases: [(&[u8], u16); 6] = [
+        (b"", 1000),
+        (b"\x03\xe9away", 1001),
+        (b"\x0b\xb8", 3000),
+        (b"\x0f\xa7", 4007),
+        (b"\x03\xed", 1002),
+        (b"x", 1002),
+    ];
     for (payload, code) in cases {
         let mut raw = Raw::websocket(server.addr());
         raw.send(&frame(FIN | CLOSE, payload)).expect("an open connection");

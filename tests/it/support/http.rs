@@ -125,6 +125,7 @@ impl Connection {
         let status_line = self.read_line()?;
         let status = status_line
             .strip_prefix("HTTP/1.1 ")
+            .or_else(|| status_line.strip_prefix("HTTP/1.0 "))
             .and_then(|rest| rest.get(..3))
             .and_then(|code| code.parse().ok())
             .ok_or_else(|| invalid(format!("status line {status_line:?}")))?;
