@@ -97,6 +97,42 @@ fn a_commit_that_takes_too_long_is_told_and_can_be_repeated_safely() {
 }
 
 #[test]
+fn who_waits_behind_a_hanging_commit_is_told_in_time() {
+    const UNDER_WAY: usize = 2;
+    let server =
+        patient().env("EVENT_HANDLER__SERVER__WORKERS", 1).env("EVENT_HANDLER__PUBLISH__COMMIT_TIMEOUT", "3s").start();
+    let locked = lock(&server);
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..BACKLOG)
+            .map(|n| {
+                let server = &server;
+                let publish = scope.spawn(move || publish(server, &json!({"event_name": "a", "payload": n})));
+                wait_for_backlog(server, n + 1);
+                publish
+            })
+            .collect();
+        for (n, publish) in waiting.into_iter().enumerate() {
+            let refused = publish.join().expect("no panic");
+            let message = refused.json()["message"].take();
+            let expected = if n < UNDER_WAY { "commit_timeout" } else { "store_unavailable" };
+            assert_eq!(refused.error(503)["code"], expected, "{n}: {message}");
+            let tells = message.as_str().is_some_and(|message| message.contains("an earlier commit hangs"));
+            assert_eq!(tells, n >= UNDER_WAY, "{n}: {message}");
+        }
+    });
+    assert!(begin.elapsed() < Duration::from_secs(15), "they waited for {:?}", begin.elapsed());
+    wait_for_backlog(&server, 0);
+    drop(locked);
+    eventually("the store answers again", || {
+        (publish(&server, &json!({"event_name": "a", "payload": "after"})).status == 200).then_some(())
+    });
+    let stored: Vec<Value> = server.events("").into_iter().map(|mut event| event["payload"].take()).collect();
+    let allowed = |payload: &Value| payload == "after" || payload.as_u64().is_some_and(|n| n < UNDER_WAY as u64);
+    assert!(stored.iter().all(allowed), "what was not sent is not stored: {stored:?}");
+}
+
+#[test]
 fn idempotency_keys_outlive_the_process() {
     for_each_backend(|backend| {
         let mut server = Server::start(backend);

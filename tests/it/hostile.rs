@@ -165,6 +165,43 @@ fn a_subscriber_that_never_reads_costs_its_queue_and_no_more() {
     assert!(queued.is_some_and(|bytes| (1..2 * MIB).contains(&bytes)), "{queued:?} bytes are queued");
 }
 
+/// Many who catch up at once and read nothing get what fits into the queues of all; the rest when these drain.
+#[test]
+fn catching_up_keeps_to_the_budget_of_all() {
+    const EVENTS: i64 = 8 * 64;
+    const QUEUE_TOTAL: f64 = MIB as f64;
+    /// A page that was being read is queued whole; so many are read at once.
+    const PAGES_UNDER_WAY: f64 = 4.0 * 256.0 * 1024.0;
+    let server = Server::builder()
+        .backend(Backend::Sqlite)
+        .env("EVENT_HANDLER__SERVER__WORKERS", 1)
+        .env("EVENT_HANDLER__SUBSCRIBE__QUEUE_PER_CONNECTION", "256KiB")
+        .env("EVENT_HANDLER__SUBSCRIBE__QUEUE_TOTAL", "1MiB")
+        .env("EVENT_HANDLER__SUBSCRIBE__RECENT_EVENTS", "64KiB")
+        .start();
+    let body = batch_of_a_mebibyte();
+    (0..EVENTS / 64).for_each(|_| drop(server.post("/publish/batch", &body).data()));
+    let clients: Vec<Socket> = (0..24)
+        .map(|_| {
+            let mut ws = server.ws();
+            SockRef::from(ws.stream()).set_recv_buffer_size(16 * 1024).expect("a small buffer");
+            ws.send(json!({"action": "subscribe", "event_name": "bulk", "after": 0, "envelope": "full"}));
+            ws
+        })
+        .collect();
+    let queued = || metric(&server, r#"event_handler_queue_bytes{shard="0"}"#);
+    eventually("the queues are full", || (queued() > QUEUE_TOTAL / 2.0).then_some(()));
+    let peak = (0..300).map(|_| queued()).fold(0.0, f64::max);
+    assert!(peak < QUEUE_TOTAL + PAGES_UNDER_WAY, "{peak} bytes are queued");
+    let readers = clients.into_iter().map(|mut ws| {
+        thread::spawn(move || (0..EVENTS).map(|_| ws.recv_json()["id"].as_i64().expect("an id")).collect::<Vec<_>>())
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        assert_eq!(reader.join().expect("no panic"), (1..=EVENTS).collect::<Vec<_>>());
+    }
+    eventually("the queues are empty", || (queued() == 0.0).then_some(()));
+}
+
 #[test]
 fn a_subscriber_that_takes_nothing_is_closed_in_time() {
     let server =

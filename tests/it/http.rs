@@ -187,13 +187,26 @@ fn a_request_id_is_taken_or_made_returned_and_logged() {
 }
 
 #[test]
-fn requests_that_are_not_http_get_400() {
+fn requests_that_are_not_http_get_an_answer_without_a_body() {
     let server = Server::start(Backend::Sqlite);
-    for bytes in [&b"NONSENSE\r\n\r\n"[..], b"GET / HTTP/9.9\r\n\r\n", b"GET /events HTTP/1.1\r\nbad header\r\n\r\n"] {
+    let long = format!("GET /events HTTP/1.1\r\nX: {}", "x".repeat(128 * 1024));
+    let cases: [(&[u8], u16); 6] = [
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /events HTTP/1.1\r\nbad header\r\n\r\n", 400),
+        (b"GET /a> HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /events?event_name=a.> HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (long.as_bytes(), 431),
+    ];
+    for (bytes, status) in cases {
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
         let mut connection = Connection::open(server.addr()).expect("a connection");
         connection.send_raw(bytes).expect("sent");
-        assert_eq!(connection.receive(false).expect("an answer").status, 400, "{}", String::from_utf8_lossy(bytes));
+        let answer = connection.receive(false).expect("an answer");
+        assert_eq!((answer.status, answer.text()), (status, ""), "{shown}");
     }
+    let log = server.log_text();
+    assert!(!log.contains(r#""level":"error""#) && !log.contains("actix_server"), "no client fills the log: {log}");
 }
 
 #[test]

@@ -170,8 +170,13 @@ impl Server {
 
     /// Sends SIGTERM.
     pub fn signal_terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a valid pid");
-        kill_process(pid, Signal::TERM).expect("a living child");
+        kill_process(pid, signal).expect("a living child");
     }
 
     /// Sends SIGTERM and waits for the end.
