@@ -27,7 +27,7 @@ use crate::protocol::publish::PublishRules;
 use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptions, StoreUrl};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use crate::transport::{ConnectionLimit, ConnectionSocket, InboundLimits, ShardQueues};
+use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
 use crate::web::{self, Edge, EdgeLimits, EdgeParts, SupervisorAddresses};
 
 /// Connections that may wait to be accepted.
@@ -296,7 +296,10 @@ impl Node {
         let (commit_timeout, queue_limit) = (self.commit_timeout, self.queue_per_shard);
         let connections = ConnectionLimit::new(config.server.max_connections);
         let supervisor = self.supervisor.clone().recipient::<WorkerReady>();
-        let user_timeout = config.subscribe.stall_timeout.get() * 2 + STALL_MARGIN;
+        let timeouts = ConnectionTimeouts {
+            unacknowledged: config.subscribe.stall_timeout.get() * 2 + STALL_MARGIN,
+            next_request: config.server.keep_alive.get() + config.server.head_timeout.get(),
+        };
         let server = HttpServer::new(move || {
             let worker = Worker::current().unwrap_or_else(|| {
                 let number = next_worker.fetch_add(1, Ordering::Relaxed);
@@ -319,7 +322,7 @@ impl Node {
             .client_request_timeout(config.server.head_timeout.get())
             .client_disconnect_timeout(Duration::from_secs(1))
             .shutdown_timeout((grace / FINISH_SHARE).as_secs().max(1))
-            .on_connect(move |io, data| ConnectionSocket::register(io, data, user_timeout))
+            .on_connect(move |io, data| ConnectionSocket::register(io, data, timeouts))
             .disable_signals()
             .listen(listener)
             .map(HttpServer::run)

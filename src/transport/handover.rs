@@ -60,7 +60,7 @@ impl Handover {
         if drain(&mut payload, &mut early, &mut Context::from_waker(Waker::noop())).is_ready() {
             return Err(HandshakeError::Malformed("the connection has ended"));
         }
-        let socket = req.conn_data::<ConnectionSocket>().ok_or(HandshakeError::NoSocket)?;
+        let socket = req.conn_data::<Rc<ConnectionSocket>>().ok_or(HandshakeError::NoSocket)?;
         // SAFETY: a payload that waits for more has a sender. That lives in the dispatcher, beside its stream.
         let stream = unsafe { socket.duplicate() }.map_err(|error| {
             log::warn!(error:%; "connection cannot be taken over");

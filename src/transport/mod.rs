@@ -33,7 +33,7 @@ pub use inbound::InboundFrames;
 pub use limit::ConnectionLimit;
 pub use outbox::Outbox;
 pub use queues::{DrainNotices, DrainQueue, OutboxKey, QueueBudget, ShardQueues};
-pub use socket::ConnectionSocket;
+pub use socket::{ConnectionSocket, ConnectionTimeouts, ServedRequest};
 
 use handover::Handover;
 

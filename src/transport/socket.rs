@@ -1,29 +1,59 @@
 //! The socket below a connection: how it is prepared, found again at the upgrade, and asked how far its bytes have come.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::time::Duration;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
 
 use actix_rt::net::TcpStream;
 use actix_web::dev::Extensions;
 use socket2::{SockRef, Socket};
 
-/// What is remembered of a connection's socket until it may become a WebSocket: its number, so it costs nothing.
+/// How long a connection may go without what, before it ends.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionTimeouts {
+    /// Data that the peer does not acknowledge (Linux: nor has room for); seen to by the system.
+    pub unacknowledged: Duration,
+    /// A further request, whole with its head, after the answer to the one before.
+    pub next_request: Duration,
+}
+
+/// What is remembered of an HTTP connection's socket: its number, and whether it serves a request.
+///
+/// The library times the head of the first request, and the time until the first byte of the next; the rest of that
+/// one's head it would await for ever. So each connection has a task that ends it.
 #[derive(Debug)]
-pub struct ConnectionSocket(RawFd);
+pub struct ConnectionSocket {
+    descriptor: RawFd,
+    requests: Cell<u32>,
+    answered: Cell<Instant>,
+}
 
 impl ConnectionSocket {
     /// For `HttpServer::on_connect`: prepares the socket `io` and notes it in the connection's `data`.
     ///
-    /// Data that the peer does not acknowledge for `user_timeout` (Linux: nor has room for) end the
-    /// connection in the kernel. A socket that cannot be prepared is served without these guards.
-    pub fn register(io: &dyn Any, data: &mut Extensions, user_timeout: Duration) {
+    /// A socket that cannot be prepared is served without its guards.
+    pub fn register(io: &dyn Any, data: &mut Extensions, timeouts: ConnectionTimeouts) {
         let Some(stream) = io.downcast_ref::<TcpStream>() else { return };
-        if let Err(error) = prepare(stream, user_timeout) {
+        if let Err(error) = prepare(stream, timeouts.unacknowledged) {
             log::warn!(error:%; "connection goes without its guards");
         }
-        data.insert(Self(stream.as_raw_fd()));
+        let socket = Rc::new(Self {
+            descriptor: stream.as_raw_fd(),
+            requests: Cell::new(0),
+            answered: Cell::new(Instant::now()),
+        });
+        actix_rt::spawn(end_when_idle(Rc::downgrade(&socket), timeouts.next_request));
+        data.insert(socket);
+    }
+
+    /// A request is served as long as what is returned lives.
+    pub fn serve(self: &Rc<Self>) -> ServedRequest {
+        self.requests.update(|requests| requests + 1);
+        ServedRequest(Rc::clone(self))
     }
 
     /// A second handle on the socket.
@@ -34,9 +64,53 @@ impl ConnectionSocket {
     pub(super) unsafe fn duplicate(&self) -> io::Result<TcpStream> {
         // SAFETY: the stream that this number stands for is open, as the caller promises, and stays so for this
         // call, because it lives on this thread.
-        let socket = unsafe { BorrowedFd::borrow_raw(self.0) };
+        let socket = unsafe { BorrowedFd::borrow_raw(self.descriptor) };
         let duplicate = Socket::from(socket.try_clone_to_owned()?);
         TcpStream::from_std(duplicate.into())
+    }
+
+    /// How much longer the next request may take; none when it should be there.
+    fn patience(&self, next_request: Duration) -> Duration {
+        match self.requests.get() {
+            0 => next_request.saturating_sub(self.answered.get().elapsed()),
+            _ => next_request,
+        }
+    }
+}
+
+/// See [`ConnectionSocket::serve`].
+#[derive(Debug)]
+pub struct ServedRequest(Rc<ConnectionSocket>);
+
+impl Drop for ServedRequest {
+    fn drop(&mut self) {
+        self.0.requests.update(|requests| requests - 1);
+        self.0.answered.set(Instant::now());
+    }
+}
+
+/// Ends the connection when its next request does not come; not while the peer takes bytes of the last answer.
+async fn end_when_idle(socket: Weak<ConnectionSocket>, next_request: Duration) {
+    // Between two looks at a connection whose time is over.
+    let look = next_request / 8;
+    let mut acknowledged = None;
+    loop {
+        let Some(socket) = socket.upgrade() else { return };
+        let mut wait = socket.patience(next_request);
+        if wait.is_zero() {
+            // SAFETY: the dispatcher owns the stream and what is registered of it, and drops both in one go on this
+            // thread; so while the latter is there, the number stands for the stream.
+            let stream = unsafe { BorrowedFd::borrow_raw(socket.descriptor) };
+            let now = progress(&stream).map(|progress| progress.acknowledged);
+            if acknowledged.replace(now) == Some(now) {
+                // Fails only if the connection has ended by itself.
+                let _ = SockRef::from(&stream).shutdown(Shutdown::Both);
+                return;
+            }
+            wait = look;
+        }
+        drop(socket);
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -61,7 +135,7 @@ pub(super) struct Progress {
 
 /// See [`Progress`]; `None` where the system does not tell.
 #[cfg(target_os = "linux")]
-pub(super) fn progress(stream: &TcpStream) -> Option<Progress> {
+pub(super) fn progress(stream: &impl AsRawFd) -> Option<Progress> {
     use std::mem::{MaybeUninit, offset_of};
 
     const END_OF_FIELDS: usize = offset_of!(libc::tcp_info, tcpi_bytes_retrans) + size_of::<u64>();
@@ -83,7 +157,7 @@ pub(super) fn progress(stream: &TcpStream) -> Option<Progress> {
 
 /// See [`Progress`]; `None` where the system does not tell.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn progress(_: &TcpStream) -> Option<Progress> {
+pub(super) fn progress(_: &impl AsRawFd) -> Option<Progress> {
     None
 }
 

@@ -21,11 +21,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::test_client::{client_frame, until};
 use super::{
-    CloseFrame, ConnectionLimit, ConnectionSocket, HandshakeError, Inbound, InboundError, InboundLimits, Outbox,
-    ShardQueues, Upgrade, pong_frame, text_frame, upgrade,
+    CloseFrame, ConnectionLimit, ConnectionSocket, ConnectionTimeouts, HandshakeError, Inbound, InboundError,
+    InboundLimits, Outbox, ShardQueues, Upgrade, pong_frame, text_frame, upgrade,
 };
 
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUTS: ConnectionTimeouts =
+    ConnectionTimeouts { unacknowledged: Duration::from_secs(60), next_request: Duration::from_secs(60) };
 const PROTOCOLS: [&str; 2] = ["one", "two"];
 const FLOOD: usize = 64 << 20;
 /// Less than the dispatcher gathers before it writes, and more than the sockets of the test take at once.
@@ -137,7 +138,7 @@ impl TestServer {
         .on_connect(|io, data| {
             let stream = io.downcast_ref::<TcpStream>().expect("TCP");
             SockRef::from(stream).set_send_buffer_size(SEND_BUFFER).expect("set");
-            ConnectionSocket::register(io, data, USER_TIMEOUT);
+            ConnectionSocket::register(io, data, TIMEOUTS);
         })
         .workers(1)
         .disable_signals()

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use prometheus::Histogram;
 
 use super::Edge;
 use crate::telemetry::metrics::Metrics;
+use crate::transport::ConnectionSocket;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 128;
@@ -75,6 +77,7 @@ pub async fn observe<B: MessageBody>(
     if edge.parts.log_activity {
         req.extensions_mut().insert(RequestId(id.clone()));
     }
+    let _served = req.conn_data::<Rc<ConnectionSocket>>().map(ConnectionSocket::serve);
     let peer = req.peer_addr();
     let (method, route) = (method_label(req.method().as_str()), route_label(req.path()));
     let mut response = next.call(req).await?;
