@@ -89,11 +89,11 @@ impl Drop for ServedRequest {
     }
 }
 
-/// Ends the connection when its next request does not come; not while the peer takes bytes of the last answer.
+/// Ends the connection when its next request does not come; not while the last answer is under way, which the system
+/// sees to.
 async fn end_when_idle(socket: Weak<ConnectionSocket>, next_request: Duration) {
-    // Between two looks at a connection whose time is over.
+    // Between two looks at an answer that is under way.
     let look = next_request / 8;
-    let mut acknowledged = None;
     loop {
         let Some(socket) = socket.upgrade() else { return };
         let mut wait = socket.patience(next_request);
@@ -101,8 +101,7 @@ async fn end_when_idle(socket: Weak<ConnectionSocket>, next_request: Duration) {
             // SAFETY: the dispatcher owns the stream and what is registered of it, and drops both in one go on this
             // thread; so while the latter is there, the number stands for the stream.
             let stream = unsafe { BorrowedFd::borrow_raw(socket.descriptor) };
-            let now = progress(&stream).map(|progress| progress.acknowledged);
-            if acknowledged.replace(now) == Some(now) {
+            if progress(&stream).is_none_or(|progress| progress.acknowledged == progress.written) {
                 // Fails only if the connection has ended by itself.
                 let _ = SockRef::from(&stream).shutdown(Shutdown::Both);
                 return;

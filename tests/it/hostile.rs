@@ -1,5 +1,6 @@
 //! Clients that break rules, or wait for nothing: memory stays bounded, and a neighbour who behaves hardly notices.
 
+use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -322,6 +323,30 @@ fn half_sent_requests_are_ended_and_disturb_nobody() {
     });
     neighbour.assert_unharmed(MAX_GROWTH);
     assert_eq!(server.events("?event_name=neighbour&limit=1").len(), 1);
+}
+
+#[test]
+fn who_reads_an_answer_slowly_gets_all_of_it() {
+    let server = Server::builder()
+        .backend(Backend::Sqlite)
+        .env("EVENT_HANDLER__SERVER__HEAD_TIMEOUT", "500ms")
+        .env("EVENT_HANDLER__SERVER__KEEP_ALIVE", "1s")
+        .start();
+    let body = batch_of_a_mebibyte();
+    (0..4).for_each(|_| drop(server.post("/publish/batch", &body).data()));
+    let mut stream = std::net::TcpStream::connect(server.addr()).expect("a listening server");
+    SockRef::from(&stream).set_recv_buffer_size(16 * 1024).expect("a small buffer");
+    stream.write_all(b"GET /events?limit=1000 HTTP/1.1\r\nHost: a\r\n\r\n").expect("an open connection");
+    let (begin, mut answer, mut chunk) = (Instant::now(), Vec::new(), [0; 16 * 1024]);
+    // Then the connection ends, as nothing else is asked for.
+    while let Ok(count @ 1..) = stream.read(&mut chunk) {
+        answer.extend_from_slice(&chunk[..count]);
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(begin.elapsed() > Duration::from_millis(1500), "it was read slowly");
+    let text = String::from_utf8(answer).expect("UTF-8");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes of {head}", body.len());
 }
 
 #[test]
