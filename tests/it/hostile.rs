@@ -157,8 +157,9 @@ fn a_subscriber_that_never_reads_costs_its_queue_and_no_more() {
     let body = batch_of_a_mebibyte();
     (0..16).for_each(|_| drop(server.post("/publish/batch", &body).data()));
     let mut neighbour = Neighbour::of(&server);
-    let mut idle = server.ws();
+    let (mut idle, mut live) = (server.ws(), server.ws());
     idle.request(json!({"action": "subscribe", "event_name": ">", "after": 0, "id": 1}));
+    live.request(json!({"action": "subscribe", "event_name": ">", "id": 1}));
     neighbour.live_through(|| (0..100).for_each(|_| drop(server.post("/publish/batch", &body).data())));
     neighbour.assert_unharmed(2 * MAX_GROWTH);
     let sessions = server.get("/admin/sessions").data();
@@ -166,9 +167,9 @@ fn a_subscriber_that_never_reads_costs_its_queue_and_no_more() {
     assert!(queued.is_some_and(|bytes| (1..2 * MIB).contains(&bytes)), "{queued:?} bytes are queued");
 }
 
-/// Many who catch up at once and read nothing get what fits into the queues of all; the rest when these drain.
+/// Many who read nothing, live or catching up, get what fits into the queues of all; the rest when these drain.
 #[test]
-fn catching_up_keeps_to_the_budget_of_all() {
+fn all_queues_together_keep_to_their_budget() {
     const EVENTS: i64 = 8 * 64;
     const QUEUE_TOTAL: f64 = MIB as f64;
     /// A page that was being read is queued whole; so many are read at once.
@@ -180,16 +181,24 @@ fn catching_up_keeps_to_the_budget_of_all() {
         .env("EVENT_HANDLER__SUBSCRIBE__QUEUE_TOTAL", "1MiB")
         .env("EVENT_HANDLER__SUBSCRIBE__RECENT_EVENTS", "64KiB")
         .start();
+    let connect = || {
+        let ws = server.ws();
+        SockRef::from(ws.stream()).set_recv_buffer_size(16 * 1024).expect("a small buffer");
+        ws
+    };
+    let live = (0..24).map(|_| {
+        let mut ws = connect();
+        ws.request(json!({"action": "subscribe", "event_name": "bulk", "envelope": "full", "id": 1}));
+        ws
+    });
+    let mut clients: Vec<Socket> = live.collect();
     let body = batch_of_a_mebibyte();
     (0..EVENTS / 64).for_each(|_| drop(server.post("/publish/batch", &body).data()));
-    let clients: Vec<Socket> = (0..24)
-        .map(|_| {
-            let mut ws = server.ws();
-            SockRef::from(ws.stream()).set_recv_buffer_size(16 * 1024).expect("a small buffer");
-            ws.send(json!({"action": "subscribe", "event_name": "bulk", "after": 0, "envelope": "full"}));
-            ws
-        })
-        .collect();
+    clients.extend((0..24).map(|_| {
+        let mut ws = connect();
+        ws.send(json!({"action": "subscribe", "event_name": "bulk", "after": 0, "envelope": "full"}));
+        ws
+    }));
     let queued = || metric(&server, r#"event_handler_queue_bytes{shard="0"}"#);
     eventually("the queues are full", || (queued() > QUEUE_TOTAL / 2.0).then_some(()));
     let peak = (0..300).map(|_| queued()).fold(0.0, f64::max);
