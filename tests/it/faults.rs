@@ -47,6 +47,24 @@ fn sessions_do_not_notice_that_the_writer_or_the_router_fails() {
     });
 }
 
+#[test]
+fn a_new_writer_makes_no_new_file_in_place_of_a_lost_one() {
+    let server = builder(Backend::Sqlite).start();
+    server.publish("a", json!({}));
+    for name in ["events.db", "events.db-wal", "events.db-shm"] {
+        std::fs::remove_file(server.dir().join(name)).expect("a file");
+    }
+    inject(&server, "persistence");
+    wait_for_restarts(&server, "persistence", 1);
+    let ready = eventually("the new writer has looked", || {
+        let ready = server.get("/health/ready");
+        ready.text().contains("is gone").then_some(ready)
+    });
+    assert_eq!(ready.status, 503);
+    assert_eq!(server.post("/publish", json!({"event_name": "a"})).error(503)["code"], "store_unavailable");
+    assert!(!server.dir().join("events.db").exists());
+}
+
 /// While a shard reads what the failed router took along, batches go on arriving.
 #[test]
 fn no_event_falls_between_a_gap_and_what_is_live() {
