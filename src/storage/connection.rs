@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection as _, PgConnection, SqliteConnection};
@@ -81,7 +81,7 @@ impl SqliteFile {
         }
         let mode = if create { "rwc" } else { "rw" };
         let mut connection = SqliteConnection::establish(&sqlite_uri(path, mode))?;
-        connection.batch_execute(&sqlite_settings(options, access))?;
+        set_up(&mut connection, options, access)?;
         let file = identity(path).filter(|after| before.is_none_or(|before| before == *after));
         let identity = file.ok_or_else(|| vanished(path))?;
         Ok(Self { connection, path: path.to_owned(), identity })
@@ -90,6 +90,20 @@ impl SqliteFile {
     /// Fails if the file was deleted or replaced: what is written to it now would be lost.
     fn verify(&self) -> Result<(), StoreError> {
         if identity(&self.path) == Some(self.identity) { Ok(()) } else { Err(vanished(&self.path)) }
+    }
+}
+
+/// SQLite does not wait for its lock to change the journal mode: a file that several open at once is tried again.
+fn set_up(connection: &mut SqliteConnection, options: &StoreOptions, access: Access) -> Result<(), StoreError> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let begin = Instant::now();
+    loop {
+        match connection.batch_execute(&sqlite_settings(options, access)).map_err(StoreError::from) {
+            Err(error) if error.kind == StoreErrorKind::Locked && begin.elapsed() < options.busy_timeout => {
+                std::thread::sleep(PAUSE);
+            }
+            done => return done,
+        }
     }
 }
 
