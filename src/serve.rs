@@ -14,21 +14,24 @@ use actix_web::{App, HttpServer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::actors::client::{ClientParts, tls};
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::PersistenceParts;
 use crate::actors::persistence::intake::{Backlog, Intake};
+use crate::actors::push_log::PushLog;
 use crate::actors::router::shard::{ShardLimits, ShardParts};
 use crate::actors::router::worker::Worker;
+use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
 use crate::actors::supervisor::messages::{Drain, WorkerReady};
 use crate::actors::supervisor::{Supervisor, SupervisorParts};
-use crate::config::{self, Config, ConfigError, UnknownFields};
+use crate::config::{self, Config, ConfigError, ServiceConfig, UnknownFields};
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
 use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptions, StoreUrl};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
-use crate::web::{self, Edge, EdgeLimits, EdgeParts, SupervisorAddresses};
+use crate::web::{self, ConfiguredService, Edge, EdgeLimits, EdgeParts, SupervisorAddresses};
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: u32 = 4096;
@@ -38,6 +41,8 @@ const START_PATIENCE: Duration = Duration::from_secs(6);
 const STALL_MARGIN: Duration = Duration::from_secs(5);
 /// How long the store may take for one operation before it counts as hanging.
 const STORE_PATIENCE: Duration = Duration::from_secs(4);
+/// Reads of all clients at a time, at most.
+const MAX_DELIVERY_READERS: usize = 4;
 /// Of the grace period, what is kept for commits and for the HTTP server to finish.
 const FINISH_SHARE: u32 = 4;
 
@@ -77,6 +82,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let begin = Instant::now();
     let mut signals = StopSignals::listen();
     let store = store_options(&config)?;
+    tls::check_files(&config)?;
     let listener = listen(&config)?;
     let address = listener.local_addr().map_err(|error| ServeError::Start(error.to_string()))?;
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
@@ -201,8 +207,29 @@ impl Node {
         let store_name = store.url.to_string();
         let log_activity = config.log.activity;
 
+        let slot = |service: &ServiceConfig| {
+            let (name, patterns) = (service.name.clone().into(), service.routes.clone());
+            Arc::new(ServiceSlot::new(name, patterns, service.echo, service.start_from))
+        };
+        let slots: ServiceSlots = config.services.iter().map(slot).collect();
+        // Enough for what all clients read at a time; each reads one thing after the other.
+        let readers = StoreOptions { readers: slots.len().clamp(1, MAX_DELIVERY_READERS) as u32, ..store.clone() };
+        let deliveries = Reader::new(readers).map_err(|error| start_error(&error))?;
+        let services = config.services.iter().zip(slots.iter());
+        let services: Arc<[ConfiguredService]> = services
+            .map(|(config, slot)| ConfiguredService { config: Arc::new(config.clone()), slot: Arc::clone(slot) })
+            .collect();
+        let clients = services.iter().map(|service| ClientParts {
+            service: Arc::clone(&service.config),
+            slot: Arc::clone(&service.slot),
+            reader: deliveries.clone(),
+            metrics: Arc::clone(&metrics),
+            log_activity,
+        });
+        let clients = clients.collect();
         let persistence = PersistenceParts {
             store,
+            services: Arc::clone(&slots),
             retention: RetentionPolicy {
                 max_age: config.retention.max_age.map(config::Span::get),
                 max_events: config.retention.max_events,
@@ -217,6 +244,7 @@ impl Node {
         let supervision = &config.supervision;
         let supervisor = Supervisor::new(SupervisorParts {
             persistence,
+            clients,
             restarts: RestartPolicy {
                 max_restarts: supervision.max_restarts,
                 within: supervision.within.get(),
@@ -232,7 +260,9 @@ impl Node {
         .start();
 
         let subscribe = &config.subscribe;
+        let pushes = Arc::new(PushLog::default());
         let shard = ShardParts {
+            pushes: Arc::clone(&pushes),
             limits: ShardLimits {
                 queue_per_connection: subscribe.queue_per_connection.as_usize(),
                 recent_events: subscribe.recent_events.as_usize(),
@@ -263,15 +293,24 @@ impl Node {
             admin_token: config.admin.token.clone(),
             reader,
             position,
+            pushes,
             health,
             metrics,
             supervisor: SupervisorAddresses {
                 observe: supervisor.clone().recipient(),
                 close_session: supervisor.clone().recipient(),
                 drain: supervisor.clone().recipient(),
+                observe_services: supervisor.clone().recipient(),
+                operate: supervisor.clone().recipient(),
+                in_flight: supervisor.clone().recipient(),
+                subscribers: supervisor.clone().recipient(),
+                start_job: supervisor.clone().recipient(),
+                cancel_job: supervisor.clone().recipient(),
+                cancel_schedule: supervisor.clone().recipient(),
                 #[cfg(feature = "fault-injection")]
                 inject_panic: supervisor.clone().recipient(),
             },
+            services,
             log_activity,
         };
         Ok(Self {

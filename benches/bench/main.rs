@@ -99,6 +99,11 @@ impl Bench {
         })
     }
 
+    /// Whether only a trial was asked for.
+    pub fn is_quick(&self) -> bool {
+        self.history == LEAST_HISTORY
+    }
+
     /// A directory of its own for one server.
     pub fn scratch(&self, name: &str) -> io::Result<TempDir> {
         tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&self.directory)

@@ -45,6 +45,11 @@ where
         self.depth.get()
     }
 
+    /// The depth, for another kind of message to the same actor.
+    pub fn shared_depth(&self) -> Depth {
+        self.depth.clone()
+    }
+
     /// Sends unless the mailbox is full or its actor gone; the message comes back then.
     pub fn try_send(&self, message: M) -> Result<(), SendError<M>> {
         // Counted first: the actor may take the message before this returns.

@@ -14,6 +14,7 @@ pub enum ActorKind {
     Router,
     Shard,
     Session,
+    Client,
 }
 
 /// Whether an actor is at work.

@@ -7,6 +7,7 @@ use actix_web::http::header::{self, HeaderMap};
 use actix_web::web::Bytes;
 use awc::error::{ConnectError, SendRequestError, WsClientError};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Failure;
 use super::target::Target;
@@ -56,6 +57,18 @@ impl Client {
 
     pub async fn post(&self, path: &str, json: Vec<u8>) -> Result<Answer, Failure> {
         self.send(Method::POST, path, json).await
+    }
+
+    /// The `data` of an answer, which must be a success.
+    pub fn data<T: DeserializeOwned>(&self, answer: Answer) -> Result<T, Failure> {
+        #[derive(Deserialize)]
+        struct Envelope<T> {
+            data: T,
+        }
+        let answer = answer.success()?;
+        let envelope: Envelope<T> = serde_json::from_slice(&answer.body)
+            .map_err(|error| Failure::Failed(format!("{} is not an Event Handler: {error}", self.target.base())))?;
+        Ok(envelope.data)
     }
 
     /// A request for a WebSocket connection.

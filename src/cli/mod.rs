@@ -5,6 +5,7 @@
 
 mod check_config;
 mod client;
+mod dead;
 mod event_line;
 mod events;
 mod health;
@@ -12,6 +13,8 @@ mod migrate;
 mod output;
 mod publish;
 mod serve;
+mod services;
+mod table;
 mod tail;
 mod target;
 
@@ -29,6 +32,8 @@ Examples:
   event-handler publish user.created '{\"user_id\":\"123\"}'
   event-handler tail 'user.>'                      watch what is published
   event-handler events user.created --limit 10     look back
+  event-handler services                           how each downstream service fares
+  event-handler dead list                          what could not be delivered
 
 Exit codes:
    0  done
@@ -92,6 +97,10 @@ enum Command {
     Tail(tail::TailArgs),
     /// Print stored events.
     Events(events::EventsArgs),
+    /// Print how each service that events are delivered to fares, or tell one what to do.
+    Services(services::ServicesArgs),
+    /// Print deliveries that were given up, or have them tried again.
+    Dead(dead::DeadArgs),
     /// Check the configuration and print what is in effect, secrets hidden.
     CheckConfig,
     /// Bring the database schema up to date, and say what was done.
@@ -154,6 +163,8 @@ pub fn run() -> ExitCode {
             Command::Publish(args) => publish::run(&args, &config),
             Command::Tail(args) => tail::run(&args, &config),
             Command::Events(args) => events::run(&args, &config),
+            Command::Services(args) => services::run(&args, &config),
+            Command::Dead(args) => dead::run(&args, &config),
             Command::CheckConfig => check_config::run(&config),
             Command::Migrate => migrate::run(&config),
             Command::Health(args) => health::run(&args, &config),

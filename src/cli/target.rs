@@ -38,6 +38,17 @@ impl TargetArgs {
         };
         Ok(Target { base, token: given(&self.token) })
     }
+
+    /// The same for commands that operators give: without a token of its own, the configured address gets the
+    /// configured `admin.token`. No other address does.
+    pub fn resolve_admin(&self, config: &Config) -> Result<Target, Failure> {
+        let mut target = self.resolve(config)?;
+        let is_configured = self.url.as_deref().is_none_or(|url| url.trim().is_empty());
+        if target.token.is_none() && is_configured && !config.admin.token.is_empty() {
+            target.token = Some(config.admin.token.expose().to_owned());
+        }
+        Ok(target)
+    }
 }
 
 impl Target {

@@ -6,7 +6,8 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::error::{ConfigError, Origin};
-use super::reference::DEFAULT_TOML;
+use super::reference::{DEFAULT_TOML, service_defaults};
+use super::services::check_name;
 
 /// Variables of the form `EVENT_HANDLER__SECTION__KEY` set `section.key`.
 const PREFIX: &str = "EVENT_HANDLER__";
@@ -33,9 +34,14 @@ const TEXT_ONLY: [&str; 1] = ["admin.token"];
 /// Who set each key; keys not in it keep their built-in value.
 pub(super) type Origins = BTreeMap<String, Origin>;
 
+/// The key of the services, which have no built-in value: `services.NAME.KEY`.
+const SERVICES: &str = "services";
+
 /// The values so far, and who set them.
 pub(super) struct Layers {
     pub values: Table,
+    /// What is said of each service, under its name; in the order in which they were first named.
+    pub services: Vec<(String, Table)>,
     pub origins: Origins,
 }
 
@@ -43,7 +49,7 @@ impl Layers {
     /// The lowest layer.
     pub fn built_in() -> Self {
         let values = DEFAULT_TOML.parse().expect("invariant: config/default.toml is TOML, as its test shows");
-        Self { values, origins: Origins::new() }
+        Self { values, services: Vec::new(), origins: Origins::new() }
     }
 
     /// Lays the file at `path` on top.
@@ -51,7 +57,12 @@ impl Layers {
         let bytes = std::fs::read(path).map_err(|e| ConfigError::of_file(path, format!("cannot be read: {e}")))?;
         let text = String::from_utf8(bytes).map_err(|_| ConfigError::of_file(path, "is not UTF-8 text"))?;
         let table = text.parse().map_err(|e| syntax_error(path, &text, &e))?;
-        self.merge(&Origin::File(path.to_owned()), &mut Vec::new(), table)
+        let origin = Origin::File(path.to_owned());
+        let mut table: Table = table;
+        if let Some(services) = table.remove(SERVICES) {
+            self.add_services(&origin, services)?;
+        }
+        self.merge(&origin, &mut Vec::new(), table)
     }
 
     /// Lays the environment on top: long names first, so that short ones, which platforms set, win.
@@ -95,7 +106,79 @@ impl Layers {
         Ok(())
     }
 
+    fn add_services(&mut self, origin: &Origin, services: Value) -> Result<(), ConfigError> {
+        let refuse = |key: String, reason: &str| ConfigError::of_key(origin.clone(), key, reason);
+        let Value::Array(services) = services else {
+            return Err(refuse(SERVICES.into(), "must be tables, each of them begun by [[services]]"));
+        };
+        for (index, service) in services.into_iter().enumerate() {
+            let at = format!("{SERVICES}[{index}]");
+            let Value::Table(mut service) = service else {
+                return Err(refuse(at, "must be a section"));
+            };
+            let name = match service.remove("name") {
+                Some(Value::String(name)) => name,
+                Some(other) => return Err(refuse(at + ".name", &format!("must be text, not {}", kind(&other)))),
+                None => return Err(refuse(at + ".name", "is required")),
+            };
+            check_name(&name).map_err(|reason| refuse(format!("{at}.name"), &reason))?;
+            if self.services.iter().any(|(other, _)| *other == name) {
+                return Err(refuse(at + ".name", &format!("{name:?} is the name of another service")));
+            }
+            self.service(origin, &name);
+            for (key, value) in service {
+                self.assign_service(origin, &name, &key, |slot| convert(slot, value))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is said so far of the service called `name`.
+    fn service(&mut self, origin: &Origin, name: &str) -> &mut Table {
+        let at = self.services.iter().position(|(other, _)| other == name).unwrap_or_else(|| {
+            self.services.push((name.to_owned(), Table::new()));
+            self.origins.insert(format!("{SERVICES}.{name}"), origin.clone());
+            self.services.len() - 1
+        });
+        &mut self.services[at].1
+    }
+
+    fn assign_service(
+        &mut self,
+        origin: &Origin,
+        name: &str,
+        key: &str,
+        value: impl FnOnce(&Value) -> Result<Value, String>,
+    ) -> Result<(), ConfigError> {
+        let path = format!("{SERVICES}.{name}.{key}");
+        let refuse = |reason| ConfigError::of_key(origin.clone(), &path, reason);
+        let mut known = service_defaults();
+        known.remove("name");
+        if let Some(Value::Table(delivery)) = self.values.get("delivery") {
+            known.extend(delivery.clone());
+        }
+        let slot = known.get(key).ok_or_else(|| refuse(unknown_key(&known, &[key.to_owned()])))?;
+        let value = value(slot).map_err(refuse)?;
+        self.service(origin, name).insert(key.to_owned(), value);
+        self.origins.insert(path, origin.clone());
+        Ok(())
+    }
+
+    /// Sets `services.NAME.KEY`. Variables cannot have dashes in their names, and services no underscores.
+    fn set_service(&mut self, origin: Origin, path: &str, text: &str) -> Result<(), ConfigError> {
+        let Some((name, key)) = path.split_once('.') else {
+            return Err(ConfigError::of_key(origin, format!("{SERVICES}.{path}"), "is a section, not a key"));
+        };
+        let name = name.replace('_', "-");
+        check_name(&name)
+            .map_err(|reason| ConfigError::of_key(origin.clone(), format!("{SERVICES}.{name}"), reason))?;
+        self.assign_service(&origin, &name, key, |slot| read(slot, text))
+    }
+
     fn set(&mut self, origin: Origin, key: &str, text: &str) -> Result<(), ConfigError> {
+        if let Some(path) = key.strip_prefix(SERVICES).and_then(|rest| rest.strip_prefix('.')) {
+            return self.set_service(origin, path, text);
+        }
         let path: Vec<String> = key.split('.').map(str::to_owned).collect();
         self.assign(&origin, &path, |slot| read(slot, text))
     }
@@ -146,12 +229,13 @@ fn at<'a>(table: &'a mut Table, path: &[String]) -> Option<&'a mut Value> {
     }
 }
 
-/// `value`, as far as it is of the type that `slot` has. A number may stand where text is expected.
+/// `value`, as far as it is of the type that `slot` has. A whole number may stand where text or any number is expected.
 ///
 /// The reason names types, never values: they may be secret.
 fn convert(slot: &Value, value: Value) -> Result<Value, String> {
     match (slot, value) {
         (Value::String(_), Value::Integer(number)) => Ok(Value::String(number.to_string())),
+        (Value::Float(_), Value::Integer(number)) => Ok(Value::Float(number as f64)),
         (slot, value) if slot.same_type(&value) => Ok(value),
         (slot, value) => Err(format!("must be {}, not {}", kind(slot), kind(&value))),
     }

@@ -4,11 +4,13 @@
 //! `--config` or `EVENT_HANDLER_CONFIG`, variables `EVENT_HANDLER__SECTION__KEY`, short variables such as `PORT`,
 //! the command line. A key that the lowest layer does not have is an error in all others.
 
+mod delivery;
 mod error;
 mod layers;
 pub mod reference;
 mod secret;
 mod sections;
+mod services;
 mod units;
 
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
+pub use self::delivery::{BreakerWindow, DeliveryConfig};
 pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
 pub use self::secret::{DatabaseUrl, Secret, SecretUrl};
@@ -25,6 +28,7 @@ pub use self::sections::{
     AdminConfig, Durability, LogConfig, LogFormat, PublishConfig, RedisConfig, RetentionConfig, ServerConfig,
     ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
 };
+pub use self::services::{ServiceConfig, StartFrom};
 pub use self::units::{Size, Span};
 
 /// Names the configuration file when `--config` does not; empty counts as unset.
@@ -43,8 +47,12 @@ pub struct Config {
     pub log: LogConfig,
     pub admin: AdminConfig,
     pub supervision: SupervisionConfig,
+    pub delivery: DeliveryConfig,
     pub redis: RedisConfig,
     pub service_urls: ServiceUrls,
+    /// What events are delivered to, each under a name of its own.
+    #[serde(skip)]
+    pub services: Vec<ServiceConfig>,
     #[serde(skip)]
     origins: Origins,
 }
@@ -90,6 +98,12 @@ impl Config {
         ConfigError::of_key(origin_of(&self.origins, key), key, reason)
     }
 
+    /// The error for an option of a service that turned out unusable only after loading (`tls_ca_file`): it names the
+    /// service if the option was set for it, else `[delivery]`.
+    pub fn service_error_at(&self, service: &str, key: &str, reason: impl Into<String>) -> ConfigError {
+        services::error_at(&self.origins, service, key, reason)
+    }
+
     /// The effective configuration as TOML, secrets replaced by `***`, with a comment where a value is not built in.
     pub fn to_toml_redacted(&self) -> String {
         let values = Value::try_from(self).expect("invariant: a configuration is representable as TOML");
@@ -109,15 +123,19 @@ impl Config {
                 };
             }
         }
+        for service in &self.services {
+            text.push_str(&service.to_toml_redacted(&self.origins));
+        }
         text
     }
 
-    fn from_layers(layers: Layers) -> Result<Self, ConfigError> {
+    fn from_layers(mut layers: Layers) -> Result<Self, ConfigError> {
         let config: Result<Self, _> = serde_path_to_error::deserialize(Value::Table(layers.values.clone()));
         let mut config = config.map_err(|error| {
             let key = error.path().to_string();
             ConfigError::of_key(layers.origin(&key), key, error.inner().message().trim().replace('\n', ", "))
         })?;
+        config.services = services::resolve(&mut layers, &config.service_urls)?;
         config.origins = layers.origins;
         config.check()?;
         Ok(config)
@@ -142,7 +160,16 @@ impl Config {
         self.less_than(
             ("subscribe.ping_interval", subscribe.ping_interval),
             ("subscribe.idle_timeout", subscribe.idle_timeout),
-        )
+        )?;
+        self.delivery.check().map_err(|keys| {
+            let [small, large] = keys.map(|(key, reason)| (format!("delivery.{key}"), reason));
+            let (key, reason) = if origin_of(&self.origins, &small.0) == Origin::BuiltIn { large } else { small };
+            self.error_at(&key, reason)
+        })?;
+        self.services.iter().try_for_each(|service| {
+            // Of two keys that both come from `[delivery]`, the contradiction was found there.
+            service.options.check().map_err(|keys| services::contradiction(&self.origins, &service.name, keys))
+        })
     }
 
     fn at_most<T: PartialOrd + Display>(&self, small: (&str, T), large: (&str, T)) -> Result<(), ConfigError> {

@@ -25,11 +25,39 @@ pub struct Key {
     pub meaning: String,
 }
 
-/// All keys, in the order of `config/default.toml`.
+/// Where the template of a service begins: the lines of TOML in it are comments without a space after their `#`.
+const SERVICES: &str = "\n#[[services]]\n";
+
+/// All keys, in the order of `config/default.toml`, but for those of a single service.
 pub fn sections() -> Vec<Section> {
+    // The last comment before the template explains that, and has no section here.
+    let (toml, _) = DEFAULT_TOML.split_once(SERVICES).unwrap_or((DEFAULT_TOML, ""));
+    read(toml.lines())
+}
+
+/// The keys that a service has beside those of `[delivery]`.
+pub fn service_section() -> Section {
+    let (before, template) = DEFAULT_TOML.split_once(SERVICES).unwrap_or((DEFAULT_TOML, ""));
+    let explanation = before.rsplit("\n\n").next().unwrap_or_default().lines().chain(["[services]"]);
+    let mut sections = read(explanation.chain(template.lines().map(uncomment)));
+    sections.pop().expect("invariant: there is at least the unnamed section")
+}
+
+/// The keys of a service with their defaults, or with an empty value of their type.
+pub(super) fn service_defaults() -> toml::Table {
+    let (_, template) = DEFAULT_TOML.split_once(SERVICES).unwrap_or((DEFAULT_TOML, ""));
+    let toml: Vec<_> = template.lines().map(uncomment).collect();
+    toml.join("\n").parse().expect("invariant: the template in config/default.toml is TOML, as its test shows")
+}
+
+fn uncomment(line: &str) -> &str {
+    line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line)
+}
+
+fn read(lines: impl Iterator<Item = &'static str>) -> Vec<Section> {
     let mut sections = vec![Section { name: "", meaning: String::new(), keys: Vec::new() }];
     let mut comment = Vec::new();
-    for line in DEFAULT_TOML.lines() {
+    for line in lines {
         if let Some(text) = line.strip_prefix('#') {
             comment.push(text.trim());
             continue;
@@ -48,10 +76,11 @@ pub fn sections() -> Vec<Section> {
 /// The reference as Markdown: a table for each section.
 pub fn markdown() -> String {
     let mut text = String::new();
-    for Section { name, meaning, keys } in sections() {
+    let headings = sections().into_iter().map(|section| (format!("[{}]", section.name), section));
+    for (heading, Section { name, meaning, keys }) in headings.chain([("[[services]]".to_owned(), service_section())]) {
         // Writing to a string cannot fail.
         if !name.is_empty() {
-            let _ = write!(text, "\n## `[{name}]`\n\n{meaning}\n\n");
+            let _ = write!(text, "\n## `{heading}`\n\n{meaning}\n\n");
         }
         text.push_str("| key | default | meaning | short name |\n| --- | --- | --- | --- |\n");
         for Key { name, path, default, meaning } in keys {
@@ -73,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_key_is_explained() {
-        for section in sections() {
+        for section in sections().into_iter().chain([service_section()]) {
             assert!(section.name.is_empty() || section.meaning.ends_with('.'), "[{}]", section.name);
             for key in section.keys {
                 assert!(key.meaning.ends_with('.'), "{}: {:?}", key.path, key.meaning);

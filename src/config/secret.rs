@@ -106,6 +106,21 @@ impl SecretUrl {
     pub fn expose(&self) -> &Url {
         &self.0
     }
+
+    /// `path` below this URL, without user name and password. A query in `path` goes before one of the URL.
+    pub fn join_path(&self, path: &str) -> Url {
+        let mut url = self.0.clone();
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        url.set_path(&format!("{}{path}", self.0.path().trim_end_matches('/')));
+        if query.is_some() {
+            url.set_query(query);
+        }
+        // Both fail only for URLs that cannot have any.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.set_fragment(None);
+        url
+    }
 }
 
 impl fmt::Display for SecretUrl {

@@ -13,14 +13,14 @@ use super::secret::{DatabaseUrl, Secret, SecretUrl, http_url, redis_url};
 use super::units::{Size, Span, optional_size, optional_span, optional_whole, size, span, whole};
 
 /// Milliseconds.
-const SECOND: u64 = 1_000;
-const MINUTE: u64 = 60 * SECOND;
-const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
+pub(super) const SECOND: u64 = 1_000;
+pub(super) const MINUTE: u64 = 60 * SECOND;
+pub(super) const HOUR: u64 = 60 * MINUTE;
+pub(super) const DAY: u64 = 24 * HOUR;
 
 /// Bytes.
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const PIB: u64 = 1 << 50;
 

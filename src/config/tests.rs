@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::domain::pattern::Pattern;
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
@@ -209,7 +210,7 @@ fn errors_in_a_file_are_one_line() {
         ),
         (
             "\"a\\nb\" = 1",
-            "a\\nb: unknown key (known: admin, environment, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
+            "a\\nb: unknown key (known: admin, delivery, environment, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
         ),
         ("[server]\n\nport = x", "line 3, column 8: string values must be quoted, expected literal string"),
         ("port = 1\nport = 2", "line 2, column 1: duplicate key"),
@@ -253,7 +254,7 @@ fn errors_elsewhere_name_the_variable_or_flag() {
         (
             &[],
             &[("", "1")],
-            "--set: : unknown key (known: admin, environment, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
+            "--set: : unknown key (known: admin, delivery, environment, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
         ),
     ];
     for (environment, overrides, line) in cases {
@@ -319,4 +320,175 @@ fn later_errors_name_who_set_the_key() {
     let config = load(None, &[("DATABASE_URL", "mysql://x")], &[]).unwrap();
     let line = config.error_at("store.url", "unknown database").to_string();
     assert_eq!(line, "environment variable DATABASE_URL: store.url: unknown database");
+}
+
+fn endpoint(service: &ServiceConfig) -> String {
+    service.url.join_path(&service.path).into()
+}
+
+/// The services of a file holding `text`.
+fn services_of(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("prod.toml");
+    std::fs::write(&path, text).unwrap();
+    load(Some(&path), environment, &[])
+}
+
+#[test]
+fn services_inherit_the_options_of_deliveries_and_override_them() {
+    let text = r#"
+        [delivery]
+        timeout = "20s"
+        retry_budget = 1
+        breaker_window = 50
+        [[services]]
+        name = "billing"
+        url = "https://billing:8443/base/?tenant=7"
+        path = "/in"
+        routes = ["order.>", "user.*"]
+        secret = "whsec_cGxhaW4="
+        secrets = ["old"]
+        headers = { X-Region = "eu" }
+        echo = true
+        start_from = 17
+        timeout = "30s"
+        rate = 5
+        breaker_window = "30s"
+        retry_delays = ["1s", "2m"]
+        [[services]]
+        name = "b-2"
+        url = "http://u%20:p@host"
+    "#;
+    let config = services_of(text, &[]).unwrap();
+    let [billing, second] = &config.services[..] else { panic!("two services, not {:?}", config.services) };
+    assert_eq!(
+        (billing.name.as_str(), endpoint(billing).as_str()),
+        ("billing", "https://billing:8443/base/in?tenant=7")
+    );
+    assert_eq!(billing.routes.iter().map(Pattern::as_str).collect::<Vec<_>>(), ["order.>", "user.*"]);
+    assert_eq!(billing.secrets.iter().map(Secret::expose).collect::<Vec<_>>(), ["whsec_cGxhaW4=", "old"]);
+    assert_eq!(billing.headers["x-region"].expose(), "eu");
+    assert_eq!((billing.echo, billing.start_from), (true, StartFrom::Id(17)));
+    let DeliveryConfig { timeout, rate, retry_budget, retry_delays, breaker_window, .. } = &billing.options;
+    assert_eq!((timeout.get().as_secs(), *rate, *retry_budget), (30, 5.0, 1.0));
+    assert_eq!(retry_delays.iter().map(|delay| delay.get().as_secs()).collect::<Vec<_>>(), [1, 120]);
+    assert!(matches!(breaker_window, BreakerWindow::Time(time) if time.get().as_secs() == 30));
+
+    assert_eq!((endpoint(second).as_str(), second.options.timeout.get().as_secs()), ("http://host/events", 20));
+    assert_eq!(second.options.breaker_window, BreakerWindow::Calls(50));
+    assert_eq!(second.authorization().unwrap().expose(), "Basic dSA6cA==");
+    assert!(second.routes[0].is_everything() && second.secrets.is_empty() && !second.echo);
+    assert_eq!((second.start_from, billing.authorization().is_none()), (StartFrom::Now, true));
+}
+
+#[test]
+fn the_four_variables_switch_services_on() {
+    let text = "[[services]]\nname = \"eliza\"\nroutes = [\"chat.>\"]\nurl = \"http://of-the-file\"";
+    let environment =
+        [("ELIZA_URL", "http://eliza:1"), ("SHAPE_L2_URL", "http://shape:2"), ("AUCTION_MANAGER_URL", "http://a")];
+    let config = services_of(text, &environment).unwrap();
+    let services = config.services.iter().map(|s| (s.name.as_str(), endpoint(s), s.routes[0].as_str()));
+    assert_eq!(
+        services.collect::<Vec<_>>(),
+        [
+            ("eliza", "http://eliza:1/events".to_owned(), "chat.>"),
+            ("auction-manager", "http://a/events".to_owned(), ">"),
+            ("shape-l2", "http://shape:2/events".to_owned(), ">"),
+        ]
+    );
+    assert!(Config::default().services.is_empty());
+}
+
+#[test]
+fn services_are_set_by_variables_too() {
+    let environment = [
+        ("EVENT_HANDLER__SERVICES__MY_SERVICE__URL", "http://mine"),
+        ("EVENT_HANDLER__SERVICES__MY_SERVICE__ROUTES", "a.*, b.>"),
+        ("EVENT_HANDLER__SERVICES__MY_SERVICE__TIMEOUT", "9s"),
+        ("EVENT_HANDLER__SERVICES__FROM_FILE__SECRET", "s3cret"),
+    ];
+    let config = services_of("[[services]]\nname = \"from-file\"\nurl = \"http://x\"", &environment).unwrap();
+    let [file, mine] = &config.services[..] else { panic!("two services") };
+    assert_eq!((file.name.as_str(), file.secrets[0].expose()), ("from-file", "s3cret"));
+    assert_eq!((mine.name.as_str(), mine.routes.len(), mine.options.timeout.get().as_secs()), ("my-service", 2, 9));
+}
+
+#[test]
+fn errors_of_services_name_them() {
+    let cases = [
+        ("[[services]]\nurl = \"http://x\"", "services[0].name: is required"),
+        ("[[services]]\nname = 1", "services[0].name: must be text, not a whole number"),
+        ("[[services]]\nname = \"A\"", r#"services[0].name: must be 1 to 63 of a-z, 0-9 and "-", not "A""#),
+        ("[[services]]\nname = \"a\"", "services.a.url: is required"),
+        ("[[services]]\nname = \"eliza\"", "services.eliza.url: is required, here or in ELIZA_URL"),
+        ("services = 1", "services: must be tables, each of them begun by [[services]]"),
+        ("[services]\nname = \"a\"", "services: must be tables, each of them begun by [[services]]"),
+    ];
+    for (text, line) in cases {
+        assert_eq!(file_error(text), line, "{text}");
+    }
+    let twice = "[[services]]\nname = \"a\"\nurl = \"http://x\"\n".repeat(2);
+    assert_eq!(file_error(twice), r#"services[1].name: "a" is the name of another service"#);
+    let cases = [
+        ("tiemout = 1", r#"services.a.tiemout: unknown key (did you mean "timeout"?)"#),
+        ("timeout = 1", r#"services.a.timeout: must be a duration such as "250ms", "30s" or "7d", not "1""#),
+        ("timeout = \"2h\"", "services.a.timeout: must be between 10ms and 1h, not 2h"),
+        ("retry_base = \"2h\"", "services.a.retry_base: must be at most retry_cap (1h), not 2h"),
+        ("breaker_window = 5", "services.a.breaker_window: must be at least breaker_minimum_calls (10), not 5"),
+        (
+            "breaker_window = \"x\"",
+            r#"services.a.breaker_window: must be a number of calls such as "100" or a duration such as "30s", not "x""#,
+        ),
+        ("breaker_window = \"1ms\"", "services.a.breaker_window: must be between 1s and 1h, not 1ms"),
+        ("rate = -1", "services.a.rate: must be between 0 and 1000000, not -1"),
+        ("rate = nan", "services.a.rate: must be between 0 and 1000000, not NaN"),
+        ("tls_key_file = \"k\"", "services.a.tls_key_file: is of no use without tls_cert_file"),
+        ("routes = [\"a*\"]", r#"services.a.routes: "a*": '*' must stand alone for one whole segment"#),
+        (
+            "path = \"events\"",
+            r##"services.a.path: must begin with "/" and be visible ASCII without "#", not "events""##,
+        ),
+        ("start_from = \"x\"", r#"services.a.start_from: must be "now", "earliest" or the id of an event, not "x""#),
+        ("secret = \"whsec_%\"", r#"services.a.secret: must be base64 after "whsec_""#),
+        ("secrets = [\"\"]", "services.a.secrets: must not be empty"),
+        ("secrets = [1]", "services.a.secrets[0]: must be a list of texts"),
+        ("headers = { Host = \"x\" }", r#"services.a.headers: "Host" is set by the Event Handler itself"#),
+        ("headers = { webhook-id = \"x\" }", r#"services.a.headers: "webhook-id" is set by the Event Handler itself"#),
+        ("headers = { \"a b\" = \"x\" }", r#"services.a.headers: "a b" is not the name of a header"#),
+        ("headers = { a = \"\\n\" }", r#"services.a.headers: "a" must have a value of visible ASCII"#),
+        ("headers = { a = \"1\", A = \"2\" }", r#"services.a.headers: "a" is given twice"#),
+        ("headers = { a = 1 }", "services.a.headers.a: must have texts as values"),
+        ("retry_delays = [\"31d\"]", "services.a.retry_delays: must be between 0s and 30d, not 31d"),
+        (
+            "format = \"xml\"",
+            "services.a.format: unknown variant `xml`, expected one of `json`, `cloudevents-binary`, `cloudevents-structured`",
+        ),
+    ];
+    for (option, line) in cases {
+        let text = format!("[[services]]\nname = \"a\"\nurl = \"http://x\"\n{option}");
+        assert_eq!(file_error(text), line);
+    }
+    let name = "environment variable EVENT_HANDLER__SERVICES__A: services.a: is a section, not a key";
+    assert_eq!(error_of(&[("EVENT_HANDLER__SERVICES__A", "x")], &[]), name);
+    assert_eq!(error_of(&[], &[("services.a.timeout", "9s")]), "--set: services.a.url: is required");
+}
+
+#[test]
+fn services_are_shown_without_their_secrets() {
+    let text = r#"
+        [[services]]
+        name = "a"
+        url = "https://s3cret@host/?key=s3cret"
+        secrets = ["s3cret"]
+        headers = { Authorization = "s3cret" }
+        timeout = "30s"
+    "#;
+    let config = services_of(text, &[]).unwrap();
+    let shown = config.to_toml_redacted();
+    assert!(!shown.contains("s3cret") && !format!("{config:?}").contains("s3cret"), "{shown}");
+    let shown: Value = toml::from_str(&shown).unwrap();
+    let service = &shown["services"][0];
+    assert_eq!(service["url"].as_str(), Some("https://***@host/?key=***"));
+    assert_eq!((service["headers"]["authorization"].as_str(), service["timeout"].as_str()), (Some("***"), Some("30s")));
+    assert!(service.get("retry_base").is_none(), "{service}");
 }

@@ -17,11 +17,11 @@ impl Span {
         self.0
     }
 
-    const fn from_millis(millis: u64) -> Self {
+    pub(super) const fn from_millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let span = humantime::parse_duration(text);
         span.map(Self).map_err(|_| format!("must be a duration such as \"250ms\", \"30s\" or \"7d\", not {text:?}"))
@@ -142,17 +142,20 @@ where
     T::try_from(number).map_err(|_| D::Error::custom(format!("{number} is too large here")))
 }
 
+/// Reads a number of `MIN` to `MAX`.
+pub(super) fn number<'de, const MIN: u32, const MAX: u32, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    between(f64::from(MIN), f64::deserialize(from)?, f64::from(MAX)).map_err(D::Error::custom)
+}
+
 /// Like [`whole`] from 0 to the largest number; 0 is none.
 pub(super) fn optional_whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let number: u64 = whole::<0, { i64::MAX }, _, _>(from)?;
     Ok(Some(number).filter(|number| *number > 0))
 }
 
-fn between<T: PartialOrd + fmt::Display>(min: T, value: T, max: T) -> Result<T, String> {
-    if value < min || value > max {
-        return Err(format!("must be between {min} and {max}, not {value}"));
-    }
-    Ok(value)
+pub(super) fn between<T: PartialOrd + fmt::Display>(min: T, value: T, max: T) -> Result<T, String> {
+    // What cannot be compared (NaN) is within no range.
+    if min <= value && value <= max { Ok(value) } else { Err(format!("must be between {min} and {max}, not {value}")) }
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The event: what is published, and what is stored.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use jiff::civil::date;
 use jiff::fmt::temporal::Pieces;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::name::EventName;
@@ -14,8 +16,8 @@ use super::name::EventName;
 /// 0 stands for "before the first event".
 pub type EventId = i64;
 
-/// Microseconds since the Unix epoch, UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// Microseconds since the Unix epoch, UTC; the number is also its form in a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
@@ -27,6 +29,16 @@ impl Timestamp {
             (is_complete && pieces.date() >= date(9999, 12, 30)).then_some(jiff::Timestamp::MAX)
         });
         instant.map(|instant: jiff::Timestamp| Self(instant.as_microsecond()))
+    }
+
+    /// The instant `span` later; the end of time if that is beyond it.
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// The time passed since `earlier`; nothing if that is not in the past.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
 
@@ -124,12 +136,44 @@ pub struct Append {
     pub events: SmallVec<[NewEvent; 1]>,
     /// Covers the whole request (a batch under one key); single events carry their own.
     pub idempotency: Option<Idempotency>,
+    /// Its one event is appended later.
+    pub schedule: Option<Schedule>,
+}
+
+/// When an event is to be appended to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    pub id: ScheduleId,
+    pub due_at: Timestamp,
+}
+
+/// Names a schedule; equal for a repeated request under one idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ScheduleId(pub u128);
+
+impl ScheduleId {
+    /// Reads what `Display` has written.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("sch_").filter(|digits| digits.len() == 32)?;
+        u128::from_str_radix(digits, 16).ok().map(Self).filter(|id| id.to_string() == text)
+    }
+}
+
+impl fmt::Display for ScheduleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sch_{:032x}", self.0)
+    }
 }
 
 impl Append {
     /// A request of one event.
     pub fn single(event: NewEvent) -> Self {
-        Self { events: SmallVec::from_buf([event]), idempotency: None }
+        Self { events: SmallVec::from_buf([event]), idempotency: None, schedule: None }
+    }
+
+    /// A request of one event, for later.
+    pub fn scheduled(event: NewEvent, schedule: Schedule) -> Self {
+        Self { schedule: Some(schedule), ..Self::single(event) }
     }
 
     /// Memory it holds while it waits, in bytes.
@@ -150,6 +194,8 @@ pub enum AppendOutcome {
     },
     /// All of it had been stored earlier under the same idempotency keys.
     Replayed { first_id: EventId, last_id: EventId },
+    /// Kept until it is due; `replayed` if that was so before.
+    Scheduled { id: ScheduleId, replayed: bool },
     /// The event at `index` reuses an idempotency key for something else; nothing of the request was stored.
     KeyReused { index: usize },
 }
@@ -198,6 +244,15 @@ mod tests {
         let time = Timestamp::parse("2023-08-01T14:00:00.25+02:00").map(|t| t.to_string());
         assert_eq!(time.as_deref(), Some("2023-08-01T12:00:00.250000Z"));
         assert_eq!(Timestamp::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn timestamps_saturate() {
+        let (early, late) = (Timestamp(1_000), Timestamp(3_500));
+        assert_eq!(late.since(early), Duration::from_micros(2_500));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(early.plus(Duration::from_micros(2_500)), late);
+        assert_eq!(early.plus(Duration::MAX), Timestamp(i64::MAX));
     }
 
     #[test]

@@ -3,9 +3,17 @@
 //! Everything here takes what it needs as an argument and returns what is to be done,
 //! so that it can be tested without a runtime.
 
+pub mod breaker;
 pub mod cursor;
+pub mod delivery;
+pub mod dispatch;
 pub mod event;
 pub mod index;
+pub mod key_order;
 pub mod name;
 pub mod pattern;
+pub mod priority;
+pub mod rate;
 pub mod restart;
+pub mod retry;
+pub mod routes;

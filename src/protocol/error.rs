@@ -43,8 +43,11 @@ error_codes! {
     NotFound "not_found" 404 "There is nothing at this path.";
     EventNotFound "event_not_found" 404 "No event has this id, or it is no longer retained.";
     SessionNotFound "session_not_found" 404 "No session has this id.";
+    ServiceNotFound "service_not_found" 404 "No service is configured under this name; `data.known` lists those that are.";
+    JobNotFound "job_not_found" 404 "No job has this id.";
     MethodNotAllowed "method_not_allowed" 405 "The path exists, but not with this method; `Allow` names those it has.";
     RequestTimeout "request_timeout" 408 "The body did not arrive in time.";
+    JobNotRunning "job_not_running" 409 "The job is done or cancelled already.";
     BodyTooLarge "body_too_large" 413 "The body is longer than the limit in `data.limit_bytes`.";
     UnsupportedMediaType "unsupported_media_type" 415 "The content type or encoding is not one of those in `data.supported`.";
     UpgradeRequired "upgrade_required" 426 "The path speaks WebSocket only.";

@@ -6,16 +6,16 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use crate::domain::event::Event;
+use crate::domain::delivery::EventStatus;
+use crate::domain::event::{Event, NewEvent, Schedule, Timestamp};
 
 /// Appends the event as `/events` shows it.
-pub fn write_event(out: &mut Vec<u8>, event: &Event) {
+pub fn write_event(out: &mut Vec<u8>, event: &Event, status: EventStatus) {
     let Event { id, created_at, name, payload, source, priority, key, metadata, traceparent } = event;
     let _ =
         write!(out, r#"{{"id":{id},"event_name":"{name}","payload":{payload},"created_at":"{created_at}","source":"#);
     write_string(out, source);
-    // Without services there is nothing left to deliver.
-    let _ = write!(out, r#","status":"processed","priority":"{}""#, priority.as_str());
+    let _ = write!(out, r#","status":"{}","priority":"{}""#, status.as_str(), priority.as_str());
     if let Some(key) = key {
         out.extend_from_slice(br#","key":"#);
         write_string(out, key);
@@ -25,6 +25,26 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event) {
     }
     if let Some(traceparent) = traceparent {
         let _ = write!(out, r#","traceparent":"{traceparent}""#);
+    }
+    out.push(b'}');
+}
+
+/// Appends an event that waits until it is due, as `/schedules` shows it.
+pub fn write_schedule(out: &mut Vec<u8>, schedule: Schedule, event: &NewEvent, created_at: Timestamp) {
+    let Schedule { id, due_at } = schedule;
+    let NewEvent { name, payload, source, priority, key, metadata, traceparent: _, idempotency: _ } = event;
+    let _ = write!(
+        out,
+        r#"{{"schedule_id":"{id}","deliver_at":"{due_at}","created_at":"{created_at}","event_name":"{name}","payload":{payload},"priority":"{}","source":"#,
+        priority.as_str()
+    );
+    write_string(out, source);
+    if let Some(key) = key {
+        out.extend_from_slice(br#","key":"#);
+        write_string(out, key);
+    }
+    if let Some(metadata) = metadata {
+        let _ = write!(out, r#","metadata":{metadata}"#);
     }
     out.push(b'}');
 }
@@ -55,7 +75,7 @@ pub fn full_frame_text(event: &Event) -> String {
     String::from_utf8(text).expect("invariant: every part is UTF-8")
 }
 
-fn write_string(out: &mut Vec<u8>, text: &str) {
+pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("invariant: a string can be written to memory");
 }
 
@@ -82,7 +102,7 @@ mod tests {
     #[test]
     fn spells_events_exactly() {
         let mut out = Vec::new();
-        write_event(&mut out, &event());
+        write_event(&mut out, &event(), EventStatus::Processed);
         assert_eq!(
             String::from_utf8(out).expect("UTF-8"),
             r#"{"id":58,"event_name":"user.created","payload":{"n": 1e400},"created_at":"2023-08-01T12:00:00.000000Z","source":"a \"b\"\n","status":"processed","priority":"high","key":"k","metadata":{"a":"1"}}"#

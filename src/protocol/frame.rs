@@ -40,6 +40,9 @@ pub fn published(id: &RequestId, outcome: AppendOutcome) -> String {
         AppendOutcome::Stored { last_id, replayed, .. } => (last_id, replayed > 0),
         AppendOutcome::Replayed { last_id, .. } => (last_id, true),
         AppendOutcome::KeyReused { .. } => (0, false),
+        AppendOutcome::Scheduled { id: schedule, replayed } => {
+            return format!(r#"{{"id":{id},"type":"scheduled","schedule_id":"{schedule}","replayed":{replayed}}}"#);
+        }
     };
     format!(r#"{{"id":{id},"type":"published","event_id":{event_id},"replayed":{replayed}}}"#)
 }

@@ -1,10 +1,13 @@
 //! The wire types: what goes over HTTP and WebSocket, and how it is spelled.
 
 pub mod close;
+pub mod cloud_events;
 pub mod error;
 pub mod event_json;
 pub mod frame;
+pub mod job_request;
 pub mod log_batch;
 pub mod publish;
 pub mod raw_object;
 pub mod request;
+pub mod webhook;

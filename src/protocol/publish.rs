@@ -9,11 +9,14 @@ use sha2::{Digest, Sha256};
 
 use super::error::{ApiError, ErrorCode};
 use super::raw_object::RawObject;
-use crate::domain::event::{Append, DEFAULT_SOURCE, Idempotency, NewEvent, Priority};
+use crate::domain::event::{Append, DEFAULT_SOURCE, Idempotency, NewEvent, Priority, Schedule, ScheduleId, Timestamp};
 use crate::domain::name::EventName;
 
 /// The fields of a publish request.
-pub const FIELDS: &[&str] = &["event_name", "payload", "source", "priority", "key", "idempotency_key", "metadata"];
+pub const FIELDS: &[&str] =
+    &["event_name", "payload", "source", "priority", "key", "idempotency_key", "metadata", "deliver_at"];
+/// Those of an event in a batch.
+const BATCH_FIELDS: &[&str] = FIELDS.split_at(FIELDS.len() - 1).0;
 
 /// Longest `source`, `key` and `idempotency_key`, in bytes.
 pub const MAX_TEXT_BYTES: usize = 255;
@@ -38,16 +41,69 @@ pub struct PublishHeaders<'a> {
     pub idempotency_key: Option<&'a str>,
 }
 
+/// What a publish for later needs, and this floor has not: a clock, and chance.
+#[derive(Debug, Clone, Copy)]
+pub struct Scheduling {
+    /// `deliver_at` has to be later.
+    pub now: Timestamp,
+    /// Names a schedule without an idempotency key.
+    pub random: u128,
+}
+
 /// Reads `{"event_name":…,"payload":…,…}`.
-pub fn parse_event(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<NewEvent, ApiError> {
+pub fn parse_publish(
+    json: &[u8],
+    headers: &PublishHeaders<'_>,
+    rules: &PublishRules,
+    scheduling: impl FnOnce() -> Scheduling,
+) -> Result<Append, ApiError> {
     let object = RawObject::parse(json, "body")?;
     object.check(FIELDS, rules.refuse_unknown)?;
+    append_from(&object, headers, scheduling)
+}
+
+/// Reads the event in a frame or body whose fields are known to be allowed, and when it is to be appended.
+pub fn append_from(
+    object: &RawObject<'_>,
+    headers: &PublishHeaders<'_>,
+    scheduling: impl FnOnce() -> Scheduling,
+) -> Result<Append, ApiError> {
+    let mut event = event_from(object, headers)?;
+    let Some(text) = object.text("deliver_at")? else { return Ok(Append::single(event)) };
+    let Scheduling { now, random } = scheduling();
+    let invalid = |reason| ApiError::field(ErrorCode::InvalidField, "deliver_at", reason);
+    let due_at =
+        Timestamp::parse(&text).ok_or_else(|| invalid("must be an RFC 3339 time like 2026-01-31T12:00:00Z"))?;
+    // A repeated request has its answer, however late it comes.
+    if due_at <= now && event.idempotency.is_none() {
+        return Err(invalid("must be in the future"));
+    }
+    let id = match &mut event.idempotency {
+        None => random,
+        // The same key names the same schedule; with another time it is another request.
+        Some(Idempotency { key, fingerprint }) => {
+            *fingerprint = short_digest([&fingerprint[..], &due_at.0.to_le_bytes()]);
+            u128::from_be_bytes(short_digest([b"schedule", key.as_bytes()]))
+        }
+    };
+    Ok(Append::scheduled(event, Schedule { id: ScheduleId(id), due_at }))
+}
+
+fn short_digest(parts: [&[u8]; 2]) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&Sha256::digest(parts.concat())[..16]);
+    short
+}
+
+/// Reads one event that is not to be appended later: of a batch, or to be explained.
+pub fn parse_event(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<NewEvent, ApiError> {
+    let object = RawObject::parse(json, "body")?;
+    object.check(BATCH_FIELDS, rules.refuse_unknown)?;
     event_from(&object, headers)
 }
 
-/// Reads the event in a frame or body whose fields are known to be allowed.
-pub fn event_from(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Result<NewEvent, ApiError> {
-    let name = event_name(object)?;
+fn event_from(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Result<NewEvent, ApiError> {
+    let name = checked_name("event_name", object.required_text("event_name")?)?;
     let payload = ByteString::from(object.raw("payload").unwrap_or("{}"));
     let source = short_text(object, "source")?.unwrap_or(DEFAULT_SOURCE);
     let priority = priority(object)?;
@@ -63,6 +119,16 @@ pub fn event_from(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Resul
 
 /// Reads a batch: a JSON array of events.
 pub fn parse_array(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Append, ApiError> {
+    parse_array_of(parse_event, json, headers, rules)
+}
+
+/// Reads a batch: a JSON array of what `parse` reads.
+pub(super) fn parse_array_of(
+    parse: ParseItem,
+    json: &[u8],
+    headers: &PublishHeaders<'_>,
+    rules: &PublishRules,
+) -> Result<Append, ApiError> {
     let items: Vec<&serde_json::value::RawValue> = serde_json::from_slice(json).map_err(|error| {
         if error.is_data() && serde_json::from_slice::<&serde_json::value::RawValue>(json).is_ok() {
             ApiError::field(ErrorCode::InvalidField, "body", "must be a JSON array of events")
@@ -70,20 +136,24 @@ pub fn parse_array(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRul
             ApiError::new(ErrorCode::MalformedJson, format!("not valid JSON: {error}"))
         }
     })?;
-    batch(items.iter().map(|item| item.get().as_bytes()), items.len(), headers, rules)
+    batch(items.iter().map(|item| item.get().as_bytes()), items.len(), headers, rules, parse)
 }
 
 /// Reads a batch: one event a line. Empty lines are skipped.
 pub fn parse_ndjson(text: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Append, ApiError> {
     let lines = || text.split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    batch(lines(), lines().count(), headers, rules)
+    batch(lines(), lines().count(), headers, rules, parse_event)
 }
+
+/// How one item of a batch is read.
+type ParseItem = fn(&[u8], &PublishHeaders<'_>, &PublishRules) -> Result<NewEvent, ApiError>;
 
 fn batch<'a>(
     items: impl Iterator<Item = &'a [u8]>,
     count: usize,
     headers: &PublishHeaders<'_>,
     rules: &PublishRules,
+    parse: ParseItem,
 ) -> Result<Append, ApiError> {
     if count == 0 || count > rules.max_batch {
         let reason = format!("must hold 1 to {} events, not {count}", rules.max_batch);
@@ -96,7 +166,7 @@ fn batch<'a>(
         let event = if item.len() > rules.max_event_bytes {
             Err(ApiError::new(ErrorCode::BodyTooLarge, format!("longer than {} bytes", rules.max_event_bytes)))
         } else {
-            parse_event(item, &item_headers, rules)
+            parse(item, &item_headers, rules)
         };
         match event {
             Ok(event) => events.push(event),
@@ -113,7 +183,7 @@ fn batch<'a>(
         }
         None => None,
     };
-    Ok(Append { events, idempotency })
+    Ok(Append { events, idempotency, schedule: None })
 }
 
 fn item_error(index: usize, error: &ApiError) -> Value {
@@ -124,12 +194,12 @@ fn item_error(index: usize, error: &ApiError) -> Value {
     Value::Object(item)
 }
 
-fn event_name(object: &RawObject<'_>) -> Result<EventName, ApiError> {
-    let text = object.required_text("event_name")?;
+/// A name that clients may publish, given in `field`.
+pub(super) fn checked_name(field: &str, text: Cow<'_, str>) -> Result<EventName, ApiError> {
     let name = EventName::parse(text.into_owned())
-        .map_err(|reason| ApiError::field(ErrorCode::InvalidField, "event_name", reason))?;
+        .map_err(|reason| ApiError::field(ErrorCode::InvalidField, field, reason))?;
     if name.is_system() {
-        return Err(ApiError::field(ErrorCode::ReservedName, "event_name", "names beginning with $sys. are reserved"));
+        return Err(ApiError::field(ErrorCode::ReservedName, field, "names beginning with $sys. are reserved"));
     }
     Ok(name)
 }
@@ -146,7 +216,7 @@ fn short_text(object: &RawObject<'_>, field: &str) -> Result<Option<ByteString>,
     object.text(field)?.map(|text| checked_text(field, text)).transpose()
 }
 
-fn checked_text(field: &str, text: Cow<'_, str>) -> Result<ByteString, ApiError> {
+pub(super) fn checked_text(field: &str, text: Cow<'_, str>) -> Result<ByteString, ApiError> {
     if text.is_empty() || text.len() > MAX_TEXT_BYTES {
         let reason = format!("must be 1 to {MAX_TEXT_BYTES} bytes, not {}", text.len());
         return Err(ApiError::field(ErrorCode::InvalidField, field, reason));
@@ -191,7 +261,7 @@ fn idempotency_key(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Resu
 }
 
 /// A digest of everything a publisher says of events; equal for a repeated request.
-fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
+pub(super) fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
     let mut digest = Sha256::new();
     let mut part = |text: Option<&str>| {
         // Lengths keep neighbouring fields apart; an absent one has a length no text has.
@@ -214,7 +284,7 @@ fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
 }
 
 /// Whether `text` has the shape of a W3C `traceparent` (version 00 and later), with ids that are not all zero.
-fn is_traceparent(text: &str) -> bool {
+pub(super) fn is_traceparent(text: &str) -> bool {
     let lower_hex = |s: &str| s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let is_id = |s: &str| s.bytes().any(|b| b != b'0');
     let mut parts = text.split('-');

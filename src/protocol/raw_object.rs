@@ -52,6 +52,11 @@ impl<'a> RawObject<'a> {
         names.find(|field| is_repeated(field)).map(|(_, name)| name)
     }
 
+    /// All fields, each value as its exact text.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        self.fields.iter().map(|(name, value)| (&**name, value.get()))
+    }
+
     /// The exact text of a field's value.
     pub fn raw(&self, field: &str) -> Option<&'a str> {
         self.fields.iter().find(|(name, _)| name == field).map(|(_, value)| value.get())

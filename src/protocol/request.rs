@@ -3,9 +3,9 @@
 use serde_json::value::RawValue;
 
 use super::error::{ApiError, ErrorCode};
-use super::publish::{self, PublishHeaders, PublishRules};
+use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
-use crate::domain::event::{EventId, NewEvent};
+use crate::domain::event::{Append, EventId};
 use crate::domain::pattern::Pattern;
 
 /// The actions a frame may ask for.
@@ -40,7 +40,7 @@ pub enum Start {
 pub enum Request {
     Subscribe { id: Option<RequestId>, pattern: Pattern, envelope: Envelope, start: Start },
     Unsubscribe { id: Option<RequestId>, pattern: Pattern },
-    Publish { id: Option<RequestId>, event: Box<NewEvent> },
+    Publish { id: Option<RequestId>, append: Box<Append> },
     List { id: Option<RequestId> },
     Ping { id: Option<RequestId> },
 }
@@ -53,15 +53,24 @@ pub struct BadRequest {
 }
 
 impl Request {
-    /// Reads one text frame.
-    pub fn parse(text: &str, rules: &PublishRules) -> Result<Self, BadRequest> {
+    /// Reads one text frame. `scheduling` is asked for a publish that is for later.
+    pub fn parse(
+        text: &str,
+        rules: &PublishRules,
+        scheduling: impl FnOnce() -> Scheduling,
+    ) -> Result<Self, BadRequest> {
         let unmarked = |error| BadRequest { id: None, error };
         let object = RawObject::parse(text.as_bytes(), "frame").map_err(unmarked)?;
         let id = request_id(&object).map_err(unmarked)?;
-        Self::read(&object, id.clone(), rules).map_err(|error| BadRequest { id, error })
+        Self::read(&object, id.clone(), rules, scheduling).map_err(|error| BadRequest { id, error })
     }
 
-    fn read(object: &RawObject<'_>, id: Option<RequestId>, rules: &PublishRules) -> Result<Self, ApiError> {
+    fn read(
+        object: &RawObject<'_>,
+        id: Option<RequestId>,
+        rules: &PublishRules,
+        scheduling: impl FnOnce() -> Scheduling,
+    ) -> Result<Self, ApiError> {
         if object.raw("action").is_none() && object.text("type")?.as_deref() == Some("ping") {
             object.check(&["type", "id"], true)?;
             return Ok(Self::Ping { id });
@@ -79,8 +88,8 @@ impl Request {
             "publish" => {
                 let known: Vec<&str> = ["action", "id"].iter().chain(publish::FIELDS).copied().collect();
                 object.check(&known, rules.refuse_unknown)?;
-                let event = publish::event_from(object, &PublishHeaders::default())?;
-                Ok(Self::Publish { id, event: Box::new(event) })
+                let append = publish::append_from(object, &PublishHeaders::default(), scheduling)?;
+                Ok(Self::Publish { id, append: Box::new(append) })
             }
             "list" => {
                 object.check(&["action", "id"], true)?;
@@ -138,11 +147,12 @@ fn start(object: &RawObject<'_>) -> Result<Start, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::event::Timestamp;
 
     const RULES: PublishRules = PublishRules { refuse_unknown: true, max_batch: 1, max_event_bytes: 1000 };
 
     fn parse(text: &str) -> Result<Request, BadRequest> {
-        Request::parse(text, &RULES)
+        Request::parse(text, &RULES, || Scheduling { now: Timestamp(0), random: 7 })
     }
 
     #[test]

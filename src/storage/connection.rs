@@ -11,6 +11,7 @@ use diesel::{Connection as _, PgConnection, SqliteConnection};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Durability, StoreOptions};
 use super::url::{StoreUrl, sqlite_uri};
+use super::{postgres, sqlite};
 
 /// Longest run of one statement on PostgreSQL; every statement here is bounded to a fraction of it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +52,19 @@ impl Connection {
             StoreUrl::Sqlite(path) => SqliteFile::open(path, options, access).map(Self::Sqlite),
             StoreUrl::Postgres(url) => open_postgres(url, options, access).map(Self::Postgres),
         }
+    }
+
+    /// Begins a transaction that writes; of all processes, one at a time has one open.
+    pub fn begin(&mut self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(file) => sqlite::begin(&mut file.connection),
+            Self::Postgres(connection) => postgres::begin(connection),
+        }
+    }
+
+    /// Ends the transaction; what it wrote is durable.
+    pub fn commit(&mut self) -> Result<(), StoreError> {
+        Ok(on_backend!(self, c => c.batch_execute("COMMIT"))?)
     }
 
     /// Fails if what is connected is no longer what the URL names.

@@ -6,6 +6,7 @@ use diesel::connection::DefaultLoadingMode;
 use diesel::pg::PgRowByRowLoadingMode;
 use diesel::{QueryResult, RunQueryDsl as _};
 
+use crate::domain::delivery::EventStatus;
 use crate::domain::event::{Event, EventId};
 use crate::domain::name::{EventName, SYSTEM_PREFIX};
 use crate::domain::pattern::Pattern;
@@ -29,7 +30,7 @@ const MAX_ROWS: usize = 2_048;
 /// One event.
 pub(super) fn find(connection: &mut Connection, id: EventId) -> Result<Option<Event>, StoreError> {
     let range = IdRange { low: id, high: id };
-    let walk = Walk { pick: &Pick::All, range, descending: false, source: None, key: None, limit: 1 };
+    let walk = Walk { pick: &Pick::All, range, descending: false, more: &Conditions::default(), limit: 1 };
     let mut found = None;
     load(connection, &walk, |event| {
         found = Some(event);
@@ -86,8 +87,15 @@ impl Progress {
 pub(super) struct Filter {
     pick: Pick,
     patterns: Vec<Pattern>,
-    source: Option<String>,
-    key: Option<String>,
+    more: Conditions,
+}
+
+/// What else holds of the events that are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Conditions {
+    pub source: Option<String>,
+    pub key: Option<String>,
+    pub status: Option<EventStatus>,
 }
 
 impl Filter {
@@ -97,11 +105,10 @@ impl Filter {
         connection: &mut Connection,
         patterns: Vec<Pattern>,
         unnamed: Pick,
-        source: Option<String>,
-        key: Option<String>,
+        more: Conditions,
     ) -> Result<Self, StoreError> {
         let pick = if patterns.is_empty() { unnamed } else { pick(connection, &patterns)? };
-        Ok(Self { pick, patterns, source, key })
+        Ok(Self { pick, patterns, more })
     }
 
     /// Executes one statement, and moves `progress` on by what it saw.
@@ -111,14 +118,7 @@ impl Filter {
         let limit = if is_judged { budget.events } else { MAX_ROWS };
         let limit = limit.min(progress.rows_that_fit());
         let window = self.window(range, descending);
-        let walk = Walk {
-            pick: &self.pick,
-            range: window,
-            descending,
-            source: self.source.as_deref(),
-            key: self.key.as_deref(),
-            limit: limit as i64,
-        };
+        let walk = Walk { pick: &self.pick, range: window, descending, more: &self.more, limit: limit as i64 };
         let mut found = Vec::new();
         let mut left = budget;
         let (mut seen, mut seen_bytes) = (0, 0);
@@ -152,7 +152,7 @@ impl Filter {
     /// The part of `range` that one statement may search.
     fn window(&self, range: IdRange, descending: bool) -> IdRange {
         let every_row_counts = matches!(self.pick, Pick::All | Pick::Named(_));
-        if every_row_counts && self.source.is_none() && self.key.is_none() {
+        if every_row_counts && self.more == Conditions::default() {
             range
         } else if descending {
             IdRange { low: range.low.max(range.high - (WINDOW - 1)), high: range.high }

@@ -8,9 +8,11 @@ use diesel::sql_types::{BigInt, HasSqlType, Nullable, SmallInt, Text};
 use diesel::sqlite::Sqlite;
 use diesel::{PgConnection, QueryResult, RunQueryDsl, SqliteConnection};
 
+use crate::domain::delivery::EventStatus;
 use crate::domain::event::{Event, Priority, Timestamp};
 use crate::domain::name::EventName;
 
+use super::filter::Conditions;
 use super::position::IdRange;
 
 /// Which names a walk reads.
@@ -32,8 +34,7 @@ pub(super) struct Walk<'a> {
     pub pick: &'a Pick,
     pub range: IdRange,
     pub descending: bool,
-    pub source: Option<&'a str>,
-    pub key: Option<&'a str>,
+    pub more: &'a Conditions,
     pub limit: i64,
 }
 
@@ -157,14 +158,24 @@ impl Walk<'_> {
         out.push_sql(id);
         out.push_sql(" <= ");
         out.push_bind_param::<BigInt, _>(&self.range.high)?;
-        if let Some(source) = &self.source {
+        if let Some(source) = &self.more.source {
             out.push_sql(" AND source = ");
             out.push_bind_param::<Text, str>(source)?;
         }
-        if let Some(key) = &self.key {
+        if let Some(key) = &self.more.key {
             out.push_sql(" AND key = ");
             out.push_bind_param::<Text, str>(key)?;
         }
+        // Subqueries of one value each: PostgreSQL would make a join of EXISTS, over all deliveries of a state.
+        const HIGHEST: &str = "coalesce((SELECT max(d.state) FROM deliveries d WHERE d.event_id = events.id), 2)";
+        const LOWEST: &str = "coalesce((SELECT min(d.state) FROM deliveries d WHERE d.event_id = events.id), 2)";
+        let conditions: &[&str] = match self.more.status {
+            None => &[],
+            Some(EventStatus::Processed) => &[" AND ", HIGHEST, " = 2 AND ", LOWEST, " = 2"],
+            Some(EventStatus::Pending) => &[" AND ", HIGHEST, " <> 3 AND ", LOWEST, " < 2"],
+            Some(EventStatus::Failed) => &[" AND ", HIGHEST, " = 3"],
+        };
+        conditions.iter().for_each(|sql| out.push_sql(sql));
         Ok(())
     }
 

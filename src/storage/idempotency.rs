@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytestring::ByteString;
 
-use crate::domain::event::{Append, AppendOutcome, EventId, Idempotency, NewEvent};
+use crate::domain::event::{Append, AppendOutcome, EventId, Idempotency, NewEvent, Schedule, ScheduleId};
 
 /// What an idempotency key was first used for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,11 +64,22 @@ impl Plan {
         plan
     }
 
+    /// The events of `batch` that are to be kept until they are due.
+    pub fn schedules<'a>(&'a self, batch: &'a [Append]) -> impl Iterator<Item = (Schedule, &'a NewEvent)> + 'a {
+        batch.iter().zip(&self.outcomes).filter_map(|(append, outcome)| match outcome {
+            AppendOutcome::Scheduled { replayed: false, .. } => Some((append.schedule?, append.events.first()?)),
+            _ => None,
+        })
+    }
+
     /// The events of `batch` that are new, in order.
     pub fn select<'a, T>(&'a self, batch: impl Iterator<Item = T> + 'a) -> impl Iterator<Item = T> + 'a {
         batch.enumerate().filter(|(at, _)| self.fresh.get(*at).is_none_or(|fresh| *fresh)).map(|(_, event)| event)
     }
 }
+
+/// What a key was used for, if that was a schedule.
+const SCHEDULED: (EventId, EventId) = (0, 0);
 
 struct Planner {
     known: HashMap<ByteString, KeyUse>,
@@ -81,7 +92,10 @@ struct Planner {
 impl Planner {
     fn decide(&mut self, append: &Append) {
         let (last, decided) = (self.last, self.plan.fresh.len());
-        let outcome = self.whole(append).unwrap_or_else(|| self.each(append));
+        let outcome = match append.schedule {
+            Some(schedule) => self.schedule(append, schedule.id),
+            None => self.whole(append).unwrap_or_else(|| self.each(append)),
+        };
         if let AppendOutcome::KeyReused { .. } = outcome {
             for used in self.staged.drain(..) {
                 self.known.remove(&used.key);
@@ -103,6 +117,21 @@ impl Planner {
             Ok((first_id, last_id)) => AppendOutcome::Replayed { first_id, last_id },
             Err(KeyConflict) => AppendOutcome::KeyReused { index: 0 },
         })
+    }
+
+    /// An event that gets no id yet.
+    fn schedule(&mut self, append: &Append, id: ScheduleId) -> AppendOutcome {
+        let Some(idempotency) = append.events.first().and_then(|event| event.idempotency.as_ref()) else {
+            return AppendOutcome::Scheduled { id, replayed: false };
+        };
+        match self.find(idempotency) {
+            Some(Ok(SCHEDULED)) => AppendOutcome::Scheduled { id, replayed: true },
+            Some(_) => AppendOutcome::KeyReused { index: 0 },
+            None => {
+                self.learn(idempotency, SCHEDULED.0, SCHEDULED.1);
+                AppendOutcome::Scheduled { id, replayed: false }
+            }
+        }
     }
 
     fn each(&mut self, append: &Append) -> AppendOutcome {
@@ -128,7 +157,7 @@ impl Planner {
                 AppendOutcome::Stored { first_id, last_id, .. } | AppendOutcome::Replayed { first_id, last_id } => {
                     self.learn(idempotency, first_id, last_id);
                 }
-                AppendOutcome::KeyReused { .. } => {}
+                AppendOutcome::KeyReused { .. } | AppendOutcome::Scheduled { .. } => {}
             }
         }
         outcome

@@ -15,12 +15,14 @@ mod fragments;
 mod idempotency;
 mod migrate;
 mod options;
+mod outbox;
 mod position;
 mod postgres;
 mod query;
 mod reader;
 mod retention;
 mod scan;
+mod schedules;
 mod schema;
 mod sqlite;
 mod url;
@@ -29,12 +31,17 @@ mod writer;
 pub use error::{StoreError, StoreErrorKind};
 pub use migrate::migrate;
 pub use options::{Durability, StoreOptions};
+pub use outbox::{
+    AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Job, JobKind, JobState,
+    ListedDelivery, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settled, Settlement,
+};
 pub use query::{EventPage, EventQuery, Order};
 pub use reader::Reader;
 pub use retention::{RetentionPolicy, Trimmed};
 pub use scan::{Scan, ScanPage};
+pub use schedules::Scheduled;
 pub use url::StoreUrl;
-pub use writer::{Committed, Writer};
+pub use writer::{Committed, Group, Writer};
 
 #[cfg(test)]
 mod tests;

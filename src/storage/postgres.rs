@@ -10,6 +10,7 @@ use diesel::sql_types::{Array, BigInt, Binary, Nullable, SmallInt, Text};
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult, RunQueryDsl};
 
 use crate::domain::event::{EventId, NewEvent, Timestamp};
+use crate::domain::routes::ServiceId;
 
 use super::error::StoreError;
 use super::idempotency::{self, KeyUse, Plan};
@@ -19,11 +20,26 @@ use super::writer::{AppendJob, Tail, newest};
 /// Takes the lock of the log. The isolation level lets the next statement see what was committed before.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(7310868735423766380)";
 
+/// Begins a transaction that writes, and holds the lock of the log.
+pub(super) fn begin(connection: &mut PgConnection) -> Result<(), StoreError> {
+    Ok(connection.batch_execute(BEGIN)?)
+}
+
 pub(super) fn append(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
-    connection.batch_execute(BEGIN)?;
-    let done = if job.has_keys() { append_with_keys(connection, job)? } else { append_all(connection, job)? };
-    connection.batch_execute("COMMIT")?;
-    Ok(done)
+    let takes_all = !job.has_keys() && job.batch.iter().all(|append| append.schedule.is_none());
+    if takes_all { append_all(connection, job) } else { append_with_keys(connection, job) }
+}
+
+/// Tries to take the session's lock of a service; true if this session has it already.
+pub(super) fn hold(connection: &mut PgConnection, service: ServiceId) -> Result<bool, StoreError> {
+    /// Keeps the locks of services apart from other advisory locks of two numbers.
+    const CLASS: i32 = 0x6568_7376;
+    let held = format!(
+        "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {CLASS} \
+         AND objid::bigint = {service} AND objsubid = 2 AND pid = pg_backend_pid() AND granted) \
+         OR pg_try_advisory_lock({CLASS}, {service})"
+    );
+    Ok(diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(&held)).get_result(connection)?)
 }
 
 /// Commits a transaction that may write and has an id, so that its commit goes to disk.

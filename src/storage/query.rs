@@ -1,12 +1,16 @@
 //! What `GET /events` asks.
 
+use std::collections::BTreeMap;
+
+use crate::domain::delivery::EventStatus;
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::pattern::Pattern;
 
 use super::connection::Connection;
 use super::error::StoreError;
-use super::filter::{Budget, Filter, Progress};
+use super::filter::{Budget, Conditions, Filter, Progress};
 use super::fragments::Pick;
+use super::outbox;
 use super::position::{self, IdRange};
 
 /// A page ends with the event that reaches this.
@@ -38,6 +42,8 @@ pub struct EventQuery {
     pub until: Option<Timestamp>,
     pub source: Option<String>,
     pub key: Option<String>,
+    /// What is left to do for them.
+    pub status: Option<EventStatus>,
     /// At least 1. A page of more than 16 MiB ends earlier.
     pub limit: usize,
     pub order: Order,
@@ -54,6 +60,7 @@ impl Default for EventQuery {
             until: None,
             source: None,
             key: None,
+            status: None,
             limit: 100,
             order: Order::Asc,
         }
@@ -65,6 +72,8 @@ impl Default for EventQuery {
 pub struct EventPage {
     /// In the order that was asked for.
     pub events: Vec<Event>,
+    /// Of those that are not processed.
+    pub statuses: BTreeMap<EventId, EventStatus>,
     /// Whether there are matching events older than these (and within both cursors, if both were given).
     pub has_more_before: bool,
     /// The same for newer ones.
@@ -102,7 +111,11 @@ impl Search {
             filter.advance(connection, other_side)?;
         }
         let done = page.is_done() && other_side.is_done();
-        Ok(self.started.take_if(|_| done).map(|started| started.into_page(&self.query)))
+        let Some(started) = self.started.take_if(|_| done) else { return Ok(None) };
+        let mut page = started.into_page(&self.query);
+        let ids: Vec<EventId> = page.events.iter().map(|event| event.id).collect();
+        page.statuses = outbox::statuses(connection, &ids)?;
+        Ok(Some(page))
     }
 }
 
@@ -120,7 +133,8 @@ impl Started {
             range.high = past.map_or(range.high, |past| range.high.min(past - 1));
         }
         let patterns = query.patterns.clone();
-        let filter = Filter::resolve(connection, patterns, Pick::Foreign, query.source.clone(), query.key.clone())?;
+        let more = Conditions { source: query.source.clone(), key: query.key.clone(), status: query.status };
+        let filter = Filter::resolve(connection, patterns, Pick::Foreign, more)?;
 
         let above = query.after.map_or(range.low, |after| range.low.max(after.saturating_add(1)));
         let below = query.before.map_or(range.high, |before| range.high.min(before.saturating_sub(1)));
@@ -153,6 +167,6 @@ impl Started {
         let has_more_behind = !other_side.events.is_empty();
         let (has_more_before, has_more_after) =
             if descending { (has_more_ahead, has_more_behind) } else { (has_more_behind, has_more_ahead) };
-        EventPage { events, has_more_before, has_more_after }
+        EventPage { events, statuses: BTreeMap::new(), has_more_before, has_more_after }
     }
 }

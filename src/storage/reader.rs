@@ -1,5 +1,6 @@
 //! Reading, from any thread, without blocking it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,13 +8,19 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::domain::event::{Event, EventId, LogBounds};
+use crate::domain::delivery::EventStatus;
+use crate::domain::event::{Event, EventId, LogBounds, Schedule, Timestamp};
+use crate::domain::routes::ServiceId;
 
 use super::connection::{Access, Connection};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
+use super::outbox::{
+    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Job, Pending,
+};
 use super::query::{EventPage, EventQuery, Search};
 use super::scan::{self, Scan, ScanPage};
+use super::schedules::{self, Scheduled};
 use super::{filter, position};
 
 /// Reads that may wait for each one that runs.
@@ -62,9 +69,14 @@ impl Reader {
         })))
     }
 
-    /// One event.
-    pub async fn event(&self, id: EventId) -> Result<Option<Event>, StoreError> {
-        self.read(move |connection| filter::find(connection, id)).await
+    /// One event, and what is left to do for it.
+    pub async fn event(&self, id: EventId) -> Result<Option<(Event, EventStatus)>, StoreError> {
+        self.read(move |connection| {
+            let Some(event) = filter::find(connection, id)? else { return Ok(None) };
+            let status = outbox::statuses(connection, &[id])?.remove(&id);
+            Ok(Some((event, status.unwrap_or(EventStatus::Processed))))
+        })
+        .await
     }
 
     /// A page of events.
@@ -96,6 +108,108 @@ impl Reader {
     /// The retained part of the log.
     pub async fn bounds(&self) -> Result<LogBounds, StoreError> {
         self.read(position::bounds).await
+    }
+
+    /// Open deliveries of a service, with their events; the last one may exceed `max_bytes`.
+    pub async fn claim(
+        &self,
+        service: ServiceId,
+        claim: Claim,
+        max_rows: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        self.read(move |connection| outbox::claim(connection, service, &claim, max_rows, max_bytes)).await
+    }
+
+    /// When the next retry of a service is due, after this.
+    pub async fn next_due(&self, service: ServiceId, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        self.read(move |connection| outbox::next_due(connection, service, after)).await
+    }
+
+    /// What is not delivered to a service, counted; the longer the more there is.
+    pub async fn pending(&self, service: ServiceId) -> Result<Pending, StoreError> {
+        self.read(move |connection| outbox::pending(connection, service)).await
+    }
+
+    /// The oldest event that is still to be delivered to a service.
+    pub async fn oldest_open(&self, service: ServiceId) -> Result<Option<Event>, StoreError> {
+        self.read(move |connection| match outbox::oldest_open(connection, service)? {
+            Some(id) => filter::find(connection, id),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    /// A page of deliveries, the newest first.
+    pub async fn deliveries(&self, filter: DeliveryFilter) -> Result<DeliveryPage, StoreError> {
+        self.read(move |connection| outbox::deliveries(connection, &filter)).await
+    }
+
+    /// The deliveries of an event and their failed attempts.
+    pub async fn trace(&self, id: EventId) -> Result<(Vec<DeliveryRecord>, Vec<AttemptRecord>), StoreError> {
+        self.read(move |connection| Ok((outbox::deliveries_of(connection, id)?, outbox::attempts(connection, id)?)))
+            .await
+    }
+
+    /// Redrives and replays, the newest first.
+    pub async fn jobs(&self, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.read(move |connection| outbox::jobs(connection, false, limit)).await
+    }
+
+    /// One redrive or replay.
+    pub async fn job(&self, id: i64) -> Result<Option<Job>, StoreError> {
+        self.read(move |connection| outbox::job(connection, id)).await
+    }
+
+    /// Counts what a job would make anew, up to `max` and for about `patience`.
+    pub async fn count(&self, job: Counting, max: usize, patience: Duration) -> Result<Counting, StoreError> {
+        let deadline = Instant::now() + patience;
+        let mut counting = job;
+        while !counting.is_complete() && counting.count < max && Instant::now() < deadline {
+            let turn = move |connection: &mut Connection, counting: &mut Counting| {
+                let begun = Instant::now();
+                let mut counted = counting.clone();
+                while !counted.is_complete() && counted.count < max && begun.elapsed() < TURN {
+                    counted.step(connection)?;
+                }
+                Ok(counted)
+            };
+            counting = self.run(counting, turn).await?.0;
+        }
+        Ok(counting)
+    }
+
+    /// The names of all services that the store has ever seen.
+    pub async fn service_names(&self) -> Result<BTreeMap<ServiceId, String>, StoreError> {
+        self.read(outbox::names).await
+    }
+
+    /// Schedules that wait, in the order in which they are due.
+    pub async fn schedules(&self, after: Option<Schedule>, limit: usize) -> Result<Vec<Scheduled>, StoreError> {
+        self.read(move |connection| schedules::list(connection, after, limit)).await
+    }
+
+    /// The first id that is not older than `since`, and the last that is not younger than `until`.
+    pub async fn ids_between(
+        &self,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<(EventId, EventId), StoreError> {
+        self.read(move |connection| {
+            let log = position::bounds(connection)?;
+            let low = match since {
+                Some(since) => position::first_id(connection, |row| row.created_at >= since)?.unwrap_or(log.last + 1),
+                None => log.earliest,
+            };
+            let high = match until {
+                Some(until) => {
+                    position::first_id(connection, |row| row.created_at > until)?.map_or(log.last, |id| id - 1)
+                }
+                None => log.last,
+            };
+            Ok((low, high))
+        })
+        .await
     }
 
     /// Whether the log can be read.

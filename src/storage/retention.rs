@@ -5,12 +5,13 @@ use std::time::Duration;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::event::{EventId, Timestamp};
+use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::position;
-use super::schema::{events, idempotency_keys};
+use super::schema::{deliveries, delivery_attempts, events, idempotency_keys};
 use super::writer::newest;
+use super::{outbox, position};
 
 /// What of the log is kept. `None` sets no limit; the newest event is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,16 +38,27 @@ pub struct Trimmed {
 pub(super) fn trim(
     connection: &mut Connection,
     policy: &RetentionPolicy,
+    services: &[ServiceId],
     now: Timestamp,
     max_rows: usize,
 ) -> Result<Trimmed, StoreError> {
     let bounds = position::bounds(connection)?;
-    let due = keep_from(connection, policy, now)?.min(bounds.last);
+    let mut due = keep_from(connection, policy, now)?.min(bounds.last);
+    for service in services {
+        if due > bounds.earliest {
+            due = outbox::oldest_open(connection, *service)?.map_or(due, |open| due.min(open));
+        }
+    }
     let step = bounds.earliest.saturating_add(i64::try_from(max_rows).unwrap_or(i64::MAX));
     let cut = due.min(step);
     if cut <= bounds.earliest {
         return Ok(Trimmed { removed: 0, earliest: bounds.earliest, more_due: due > bounds.earliest });
     }
+    // What tells of an event goes before it does: of a step that breaks off, nothing is left behind.
+    let attempts = delivery_attempts::table.filter(delivery_attempts::event_id.lt(cut));
+    on_backend!(connection, c => diesel::delete(attempts).execute(c))?;
+    let sent = deliveries::table.filter(deliveries::event_id.lt(cut));
+    on_backend!(connection, c => diesel::delete(sent).execute(c))?;
     let old = events::table.filter(events::id.lt(cut));
     let removed = on_backend!(connection, c => diesel::delete(old).execute(c))?;
     let earliest = position::bounds(connection)?.earliest;

@@ -5,7 +5,7 @@ use crate::domain::pattern::Pattern;
 
 use super::connection::Connection;
 use super::error::StoreError;
-use super::filter::{Budget, Filter, Progress};
+use super::filter::{Budget, Conditions, Filter, Progress};
 use super::fragments::Pick;
 use super::position::{self, IdRange};
 
@@ -44,7 +44,7 @@ pub(super) fn scan(connection: &mut Connection, scan: &Scan) -> Result<ScanPage,
     if range.is_empty() {
         return Ok(ScanPage { events: Vec::new(), scanned_through: end.max(scan.after), earliest: log.earliest });
     }
-    let filter = Filter::resolve(connection, scan.patterns.clone(), Pick::All, None, None)?;
+    let filter = Filter::resolve(connection, scan.patterns.clone(), Pick::All, Conditions::default())?;
     let budget = Budget { events: scan.max_events.max(1), bytes: scan.max_bytes.max(1) };
     let mut progress = Progress::new(range, false, budget);
     for _ in 0..MAX_STATEMENTS {

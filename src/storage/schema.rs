@@ -24,3 +24,75 @@ diesel::table! {
         created_at -> BigInt,
     }
 }
+
+diesel::table! {
+    services (id) {
+        id -> SmallInt,
+        name -> Text,
+        paused -> Nullable<Text>,
+        breaker -> Nullable<Text>,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    deliveries (event_id, service) {
+        event_id -> BigInt,
+        service -> SmallInt,
+        state -> SmallInt,
+        lane -> SmallInt,
+        due_at -> BigInt,
+        key -> Nullable<Text>,
+        attempts -> Integer,
+        spent -> Integer,
+        finished_at -> Nullable<BigInt>,
+        took_us -> Nullable<BigInt>,
+        http_status -> Nullable<SmallInt>,
+        reason -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    delivery_attempts (event_id, service, attempt) {
+        event_id -> BigInt,
+        service -> SmallInt,
+        attempt -> Integer,
+        finished_at -> BigInt,
+        took_us -> BigInt,
+        http_status -> Nullable<SmallInt>,
+        reason -> Text,
+        answer -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    delivery_jobs (id) {
+        id -> BigInt,
+        kind -> Text,
+        service -> SmallInt,
+        patterns -> Text,
+        next_id -> BigInt,
+        through_id -> BigInt,
+        touched -> BigInt,
+        state -> Text,
+        created_at -> BigInt,
+        updated_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    schedules (id) {
+        id -> Text,
+        due_at -> BigInt,
+        created_at -> BigInt,
+        name -> Text,
+        payload -> Text,
+        source -> Text,
+        priority -> SmallInt,
+        key -> Nullable<Text>,
+        metadata -> Nullable<Text>,
+        traceparent -> Nullable<Text>,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(events, deliveries, delivery_attempts, services);

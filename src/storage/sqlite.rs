@@ -1,4 +1,4 @@
-//! Appending to SQLite: one `BEGIN IMMEDIATE` … `COMMIT`, rows in statements of fixed size, which diesel keeps prepared.
+//! Appending to SQLite: rows in statements of fixed size, which diesel keeps prepared.
 
 use diesel::connection::SimpleConnection;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
@@ -17,8 +17,12 @@ use super::writer::{AppendJob, Tail, newest};
 const MANY: usize = 64;
 const SOME: usize = 8;
 
+/// Begins a transaction that writes.
+pub(super) fn begin(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    Ok(connection.batch_execute("BEGIN IMMEDIATE")?)
+}
+
 pub(super) fn append(connection: &mut SqliteConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
-    connection.batch_execute("BEGIN IMMEDIATE")?;
     let tail = job.tail(newest().first(connection).optional()?);
     let known = if job.has_keys() { known_keys(connection, job)? } else { Vec::new() };
     let plan = Plan::new(job.batch, known, tail.id);
@@ -26,7 +30,6 @@ pub(super) fn append(connection: &mut SqliteConnection, job: &AppendJob<'_>) -> 
     for key in &plan.keys {
         remember(connection, key, tail.created_at)?;
     }
-    connection.batch_execute("COMMIT")?;
     Ok((tail, plan))
 }
 

@@ -4,12 +4,15 @@ use bytestring::ByteString;
 use diesel::dsl::auto_type;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 
-use crate::domain::event::{Append, AppendOutcome, Event, EventId, LogBounds, NewEvent, Timestamp};
+use crate::domain::event::{Append, AppendOutcome, Event, EventId, LogBounds, NewEvent, ScheduleId, Timestamp};
+use crate::domain::routes::{Routes, ServiceId};
 
 use super::connection::{Access, Connection};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
+use super::outbox::{self, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settlement};
 use super::retention::{self, RetentionPolicy, Trimmed};
+use super::schedules;
 use super::schema::events;
 use super::{idempotency, migrate, position, postgres, sqlite};
 
@@ -22,6 +25,8 @@ pub struct Writer {
     connection: Option<Connection>,
     /// The last id this writer has given or seen. If the log is lost under us, ids still never repeat.
     floor: EventId,
+    /// The registered ones.
+    services: Vec<ServiceId>,
 }
 
 /// A batch that is on disk.
@@ -33,6 +38,18 @@ pub struct Committed {
     pub events: Vec<Event>,
     /// One for each request, in order.
     pub outcomes: Vec<AppendOutcome>,
+    /// Deliveries added, by service and lane.
+    pub enqueued: outbox::Enqueued,
+}
+
+/// What goes into one transaction.
+#[derive(Debug, Default)]
+pub struct Group {
+    pub appends: Vec<Append>,
+    /// Most schedules to be appended now if they are due.
+    pub take_due: usize,
+    pub settlements: Vec<Settlement>,
+    pub services: Vec<ServiceChange>,
 }
 
 /// The end of the log, read inside the transaction that appends to it.
@@ -46,31 +63,123 @@ pub(super) struct Tail {
 impl Writer {
     /// Connects, creating the store and bringing its schema up to date.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let mut writer = Self { options, connection: None, floor: 0 };
+        let mut writer = Self { options, connection: None, floor: 0, services: Vec::new() };
         writer.floor = writer.bounds()?.last;
         writer.options.create = false;
         Ok(writer)
     }
 
-    /// Stores `batch` in one transaction; a request whose idempotency key was used before stores nothing.
+    /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
+    pub fn append(&mut self, batch: Vec<Append>, now: Timestamp) -> Result<Committed, StoreError> {
+        self.commit(Group { appends: batch, ..Group::default() }, &Routes::default(), now)
+    }
+
+    /// Stores `group` in one transaction, with a delivery of each new event for every service that `routes` finds for
+    /// it; a request whose idempotency key was used before stores nothing.
     ///
     /// Events get dense rising ids and a `created_at` that never goes back. When this returns, they are
     /// durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
-    pub fn append(&mut self, batch: Vec<Append>, now: Timestamp) -> Result<Committed, StoreError> {
+    pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
+        let Group { appends: mut batch, take_due, settlements, services } = group;
         refuse_zero_bytes(&batch)?;
-        let job = AppendJob { batch: &batch, floor: self.floor, now, keys_since: self.keys_since(now) };
-        let (tail, plan) = self.with(|connection| {
-            let done = match connection {
+        let (floor, keys_since, requests) = (self.floor, self.keys_since(now), batch.len());
+        let (tail, mut plan, enqueued) = self.with(|connection| {
+            connection.begin()?;
+            if take_due > 0 {
+                batch.extend(schedules::take_due(connection, now, take_due)?.into_iter().map(Append::single));
+            }
+            let job = AppendJob { batch: &batch, floor, now, keys_since };
+            let (tail, plan) = match connection {
                 Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
                 Connection::Postgres(connection) => postgres::append(connection, &job)?,
             };
+            let new = plan.select(batch.iter().flat_map(|append| &append.events));
+            let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
+            for (schedule, event) in plan.schedules(&batch) {
+                schedules::insert(connection, schedule, event, tail.created_at)?;
+            }
+            outbox::settle(connection, &settlements)?;
+            for change in &services {
+                outbox::change_service(connection, change)?;
+            }
+            connection.commit()?;
             connection.verify()?;
-            Ok(done)
+            Ok((tail, plan, enqueued))
         })?;
         let new = plan.select(batch.into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
         self.floor = tail.id + events.len() as EventId;
-        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes })
+        plan.outcomes.truncate(requests);
+        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued })
+    }
+
+    /// Does `work` in a transaction that holds the writer's lock.
+    fn transact<T>(&mut self, work: impl FnOnce(&mut Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.with(|connection| {
+            connection.begin()?;
+            let done = work(connection)?;
+            connection.commit()?;
+            connection.verify()?;
+            Ok(done)
+        })
+    }
+
+    /// Finds services by their names, adding those that the store has not seen; in the order of `services`. One that
+    /// is added gets the stored events that it wants: that is decided with it, once.
+    pub fn register(&mut self, services: &[NewService], now: Timestamp) -> Result<Vec<Registered>, StoreError> {
+        let known: Vec<Registered> = self.transact(|connection| {
+            let log = position::bounds(connection)?;
+            services.iter().map(|service| outbox::register(connection, service, log, now)).collect()
+        })?;
+        self.services = known.iter().map(|service| service.id).collect();
+        Ok(known)
+    }
+
+    /// Makes this process the only one that delivers to a service, for as long as the writer's connection lives;
+    /// whether it is. On SQLite there is no other.
+    pub fn hold(&mut self, service: ServiceId) -> Result<bool, StoreError> {
+        self.with(|connection| match connection {
+            Connection::Sqlite(_) => Ok(true),
+            Connection::Postgres(connection) => postgres::hold(connection, service),
+        })
+    }
+
+    /// What is not delivered to a service, counted.
+    pub fn pending(&mut self, service: ServiceId) -> Result<Pending, StoreError> {
+        self.with(|connection| outbox::pending(connection, service))
+    }
+
+    /// Writes a job down; returns its number.
+    pub fn create_job(&mut self, job: &NewJob, now: Timestamp) -> Result<i64, StoreError> {
+        self.transact(|connection| outbox::create_job(connection, job, now))
+    }
+
+    /// Stops a running job; whether it was running.
+    pub fn cancel_job(&mut self, id: i64, now: Timestamp) -> Result<bool, StoreError> {
+        self.transact(|connection| outbox::cancel_job(connection, id, now))
+    }
+
+    /// One step of each running job; the services for which deliveries were made anew, with how many.
+    pub fn step_jobs(&mut self, routes: &Routes, now: Timestamp) -> Result<Vec<(ServiceId, Renewed)>, StoreError> {
+        const MAX_RUNNING: usize = 64;
+        let running = self.with(|connection| outbox::jobs(connection, true, MAX_RUNNING))?;
+        let mut stepped = Vec::new();
+        for job in running {
+            if let Some(renewed) = self.transact(|connection| outbox::job_step(connection, &job, routes, now))? {
+                stepped.push((job.job.service, renewed));
+            }
+        }
+        Ok(stepped)
+    }
+
+    /// Cancels a schedule; whether it was still waiting.
+    pub fn cancel_schedule(&mut self, id: ScheduleId) -> Result<bool, StoreError> {
+        self.transact(|connection| schedules::cancel(connection, id))
+    }
+
+    /// When the next schedule is due.
+    pub fn next_schedule(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.with(schedules::next_due)
     }
 
     /// The retained part of the log; what was lost under us is not part of it.
@@ -95,8 +204,12 @@ impl Writer {
     }
 
     /// Removes up to `max_rows` of the oldest events that `policy` does not keep; never the newest event.
+    /// Nor an event that is still to be delivered to a registered service.
     pub fn trim(&mut self, policy: &RetentionPolicy, now: Timestamp, max_rows: usize) -> Result<Trimmed, StoreError> {
-        self.with(|connection| retention::trim(connection, policy, now, max_rows))
+        let services = std::mem::take(&mut self.services);
+        let trimmed = self.with(|connection| retention::trim(connection, policy, &services, now, max_rows));
+        self.services = services;
+        trimmed
     }
 
     /// Forgets up to `max_rows` idempotency keys that are older than the window; returns how many.

@@ -57,13 +57,19 @@ fn too_large(limit: usize) -> ApiError {
         .with("limit_bytes", limit)
 }
 
-/// Which of `supported` the request's content type is; none given is the first. A body must come as it is, not encoded.
-pub fn content_type(req: &HttpRequest, supported: &[&'static str]) -> Result<&'static str, ApiError> {
+/// Refuses a body that does not come as it is.
+pub fn check_encoding(req: &HttpRequest) -> Result<(), ApiError> {
     let encodings = req.headers().get_all(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("unreadable"));
     if let Some(encoding) = encodings.flat_map(|value| value.split(',')).map(str::trim).find(|e| !is_identity(e)) {
         let message = format!("unsupported content encoding {encoding:?}: send the body as it is");
         return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message).with("supported", vec!["identity"]));
     }
+    Ok(())
+}
+
+/// Which of `supported` the request's content type is; none given is the first. A body must come as it is, not encoded.
+pub fn content_type(req: &HttpRequest, supported: &[&'static str]) -> Result<&'static str, ApiError> {
+    check_encoding(req)?;
     let Some(given) = req.headers().get(header::CONTENT_TYPE) else {
         return Ok(supported[0]);
     };

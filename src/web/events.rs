@@ -3,15 +3,18 @@
 use actix_web::http::header::LINK;
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
+use serde_json::json;
 
 use super::Edge;
 use super::query::{Query, invalid};
 use super::reply::{self, Refusal};
+use crate::actors::push_log::PushLog;
+use crate::domain::delivery::{DeliveryState, EventStatus};
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
-use crate::storage::{EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind};
+use crate::storage::{AttemptRecord, DeliveryRecord, EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind};
 
 const PARAMETERS: &[&str] =
     &["event_name", "after", "before", "since", "until", "source", "status", "key", "limit", "order"];
@@ -21,20 +24,17 @@ const MAX_LIMIT: usize = 1000;
 /// A page of events.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, PARAMETERS, &["event_name"])?;
-    let (events, reachable) = event_query(&query)?;
+    let events = event_query(&query)?;
     let order = events.order;
-    let page = if reachable {
-        read_page(&edge.parts.reader, events).await.map_err(|error| read_error(&error))?
-    } else {
-        EventPage { events: Vec::new(), has_more_before: false, has_more_after: false }
-    };
+    let page = read_page(&edge.parts.reader, events).await.map_err(|error| read_error(&error))?;
     let mut data = Vec::with_capacity(page.events.len() * 256);
     data.push(b'[');
     for (k, event) in page.events.iter().enumerate() {
         if k > 0 {
             data.push(b',');
         }
-        write_event(&mut data, event);
+        let status = page.statuses.get(&event.id).copied().unwrap_or(EventStatus::Processed);
+        write_event(&mut data, event, status);
     }
     data.push(b']');
     let mut response = reply::ok_builder();
@@ -51,8 +51,86 @@ pub async fn one(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result
     let number: EventId = id.parse().map_err(|_| unknown())?;
     let event = edge.parts.reader.event(number).await.map_err(|error| read_error(&error))?;
     let mut data = Vec::new();
-    write_event(&mut data, &event.ok_or_else(unknown)?);
+    let (event, status) = event.ok_or_else(unknown)?;
+    write_event(&mut data, &event, status);
     Ok(reply::ok("success", &data))
+}
+
+/// What became of one event: its commit, its subscribers, each delivery with every attempt.
+pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
+    let unknown = || ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}"));
+    let number: EventId = id.parse().map_err(|_| unknown())?;
+    let reader = &edge.parts.reader;
+    let event = reader.event(number).await.map_err(|error| read_error(&error))?;
+    let (event, _) = event.ok_or_else(unknown)?;
+    let (deliveries, attempts) = reader.trace(number).await.map_err(|error| read_error(&error))?;
+    // Of the very deliveries that are shown, which may have come further since.
+    let status = EventStatus::of(deliveries.iter().map(|delivery| delivery.state));
+    let mut data = br#"{"event":"#.to_vec();
+    write_event(&mut data, &event, status);
+    // What is not remembered may still have been pushed; what was published lately and is not there was not.
+    let is_recent = edge.parts.position.last() - number < PushLog::EVENTS as EventId;
+    let pushed = edge.parts.pushes.get(number).or(is_recent.then_some(0));
+    let deliveries: Vec<_> = deliveries
+        .iter()
+        .map(|delivery| {
+            let service = edge.parts.services.iter().find(|service| service.slot.id() == Some(delivery.service));
+            let of_delivery = attempts.iter().filter(|attempt| attempt.service == delivery.service);
+            delivery_json(service.map_or("not configured", |service| &service.config.name), delivery, of_delivery)
+        })
+        .collect();
+    let rest = json!({ "committed_at": event.created_at.to_string(), "pushed_to": pushed, "deliveries": deliveries });
+    data.push(b',');
+    data.extend_from_slice(&rest.to_string().as_bytes()[1..]);
+    Ok(reply::ok("success", &data))
+}
+
+/// A delivery, with each of its attempts.
+fn delivery_json<'a>(
+    service: &str,
+    delivery: &DeliveryRecord,
+    failed: impl Iterator<Item = &'a AttemptRecord>,
+) -> serde_json::Value {
+    json!({
+        "service": service,
+        "state": delivery.state.as_str(),
+        "priority": delivery.lane.as_str(),
+        "attempts": attempts_json(delivery, failed),
+        "next_attempt_at": delivery.due_at.filter(|_| delivery.state.is_open()).map(|due| due.to_string()),
+        "reason": delivery.reason,
+    })
+}
+
+/// Each attempt of a delivery.
+pub(super) fn attempts_json<'a>(
+    delivery: &DeliveryRecord,
+    failed: impl Iterator<Item = &'a AttemptRecord>,
+) -> Vec<serde_json::Value> {
+    let took_ms = |took_us: i64| took_us as f64 / 1e3;
+    let mut attempts: Vec<_> = failed
+        .map(|attempt| {
+            json!({
+                "attempt": attempt.attempt,
+                "at": attempt.finished_at.to_string(),
+                "took_ms": took_ms(attempt.took_us),
+                "outcome": "failed",
+                "http_status": attempt.http_status,
+                "error": attempt.reason,
+                "answer": attempt.answer,
+            })
+        })
+        .collect();
+    if delivery.state == DeliveryState::Delivered {
+        attempts.push(json!({
+            "attempt": delivery.attempts,
+            "at": delivery.finished_at.map(|at| at.to_string()),
+            "took_ms": delivery.took_us.map(took_ms),
+            "outcome": "delivered",
+            "http_status": delivery.http_status,
+        }));
+    }
+    attempts
 }
 
 /// `after` goes forward from there, whatever the order: descending, it is the page of ascending order turned round.
@@ -68,8 +146,7 @@ async fn read_page(reader: &Reader, mut query: EventQuery) -> Result<EventPage, 
     Ok(page)
 }
 
-/// The query, and whether it can match anything at all.
-fn event_query(query: &Query<'_>) -> Result<(EventQuery, bool), ApiError> {
+fn event_query(query: &Query<'_>) -> Result<EventQuery, ApiError> {
     let patterns = query
         .all("event_name")
         .map(|text| Pattern::parse(text).map_err(|reason| invalid("event_name", &reason.to_string())))
@@ -85,13 +162,7 @@ fn event_query(query: &Query<'_>) -> Result<(EventQuery, bool), ApiError> {
         "desc" => Some(Order::Desc),
         _ => None,
     })?;
-    // Without services nothing is ever pending or failed.
-    let reachable = query.read("status", "one of processed, pending, failed", |text| match text {
-        "processed" => Some(true),
-        "pending" | "failed" => Some(false),
-        _ => None,
-    })?;
-    let events = EventQuery {
+    Ok(EventQuery {
         patterns,
         after: query.read("after", expected_id, id)?,
         before: query.read("before", expected_id, id)?,
@@ -99,10 +170,10 @@ fn event_query(query: &Query<'_>) -> Result<(EventQuery, bool), ApiError> {
         until: query.read("until", expected_time, Timestamp::parse)?,
         source: query.read("source", EXPECTED_TEXT, plain_text)?,
         key: query.read("key", EXPECTED_TEXT, plain_text)?,
+        status: query.read("status", "one of processed, pending, failed", EventStatus::parse)?,
         limit: limit.unwrap_or(DEFAULT_LIMIT),
         order: order.unwrap_or(Order::Asc),
-    };
-    Ok((events, reachable.unwrap_or(true)))
+    })
 }
 
 const EXPECTED_TEXT: &str = "text without control characters";
@@ -132,7 +203,7 @@ fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<String> {
 }
 
 /// What a reader is told when the store did not answer.
-fn read_error(error: &StoreError) -> ApiError {
+pub(super) fn read_error(error: &StoreError) -> ApiError {
     let code = match error.kind {
         StoreErrorKind::Busy => ErrorCode::Overloaded,
         _ => ErrorCode::StoreUnavailable,

@@ -3,10 +3,12 @@
 use actix_web::http::header::ContentType;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
 
-use super::Edge;
 use super::query::Query;
 use super::reply::Refusal;
+use super::{ConfiguredService, Edge};
+use crate::domain::breaker::{BreakerSnapshot, BreakerState};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::telemetry::logging;
 
@@ -24,13 +26,31 @@ pub async fn live(req: HttpRequest) -> Result<HttpResponse, Refusal> {
 /// The process can do its job, with a word from each part.
 pub async fn ready(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
-    let (ready, checks) = edge.parts.health.describe();
+    let (ready, mut checks) = edge.parts.health.describe();
+    if !edge.parts.services.is_empty() {
+        // For information: what is not delivered now is kept, so that no service makes this process unready.
+        checks["services"] = edge.parts.services.iter().map(service).collect();
+    }
     let (mut response, status) =
         if ready { (HttpResponse::Ok(), "ok") } else { (HttpResponse::ServiceUnavailable(), "unavailable") };
     if !ready {
         response.insert_header(("Retry-After", "1"));
     }
-    Ok(response.json(serde_json::json!({ "status": status, "checks": checks })))
+    Ok(response.json(json!({ "status": status, "checks": checks })))
+}
+
+/// A service in a few words, none of which the store or an actor has to be asked for.
+fn service(ConfiguredService { config, slot }: &ConfiguredService) -> Value {
+    let known = slot.registered();
+    let breaker = known.as_ref().and_then(|known| known.breaker.as_deref());
+    let breaker: Option<BreakerSnapshot> = breaker.and_then(|json| serde_json::from_str(json).ok());
+    json!({
+        "service": config.name,
+        "breaker": breaker.map_or(BreakerState::Closed, |snapshot| snapshot.state).as_str(),
+        "paused": known.is_some_and(|known| known.paused.is_some()),
+        "pending": slot.pending_total(),
+        "dead": slot.dead(),
+    })
 }
 
 /// Everything that is counted, for Prometheus.

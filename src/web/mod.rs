@@ -9,6 +9,7 @@ mod observe;
 mod publish;
 mod query;
 mod reply;
+mod schedules;
 mod ws;
 
 use std::net::SocketAddr;
@@ -23,10 +24,15 @@ use actix_web::{HttpRequest, HttpResponse, Resource, web};
 
 use self::reply::Refusal;
 use crate::actors::log_position::LogPosition;
+use crate::actors::persistence::messages::{CancelJob, CancelSchedule, StartJob};
+use crate::actors::push_log::PushLog;
 use crate::actors::router::messages::CloseSession;
 use crate::actors::router::worker::Worker;
-use crate::actors::supervisor::messages::{Drain, ObserveTree};
-use crate::config::Secret;
+use crate::actors::service_slot::ServiceSlot;
+use crate::actors::supervisor::messages::{
+    Drain, FindAllSubscribers, ListAllInFlight, ObserveServices, ObserveTree, OperateService, ToPersistence,
+};
+use crate::config::{Secret, ServiceConfig};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::PublishRules;
 use crate::storage::Reader;
@@ -45,10 +51,20 @@ pub struct EdgeParts {
     pub admin_token: Secret,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
+    pub pushes: Arc<PushLog>,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
     pub supervisor: SupervisorAddresses,
+    /// In the order of the configuration.
+    pub services: Arc<[ConfiguredService]>,
     pub log_activity: bool,
+}
+
+/// A service that events are delivered to.
+#[derive(Clone)]
+pub struct ConfiguredService {
+    pub config: Arc<ServiceConfig>,
+    pub slot: Arc<ServiceSlot>,
 }
 
 /// What operators can ask of the supervisor.
@@ -57,6 +73,13 @@ pub struct SupervisorAddresses {
     pub observe: Recipient<ObserveTree>,
     pub close_session: Recipient<CloseSession>,
     pub drain: Recipient<Drain>,
+    pub observe_services: Recipient<ObserveServices>,
+    pub operate: Recipient<OperateService>,
+    pub in_flight: Recipient<ListAllInFlight>,
+    pub subscribers: Recipient<FindAllSubscribers>,
+    pub start_job: Recipient<ToPersistence<StartJob>>,
+    pub cancel_job: Recipient<ToPersistence<CancelJob>>,
+    pub cancel_schedule: Recipient<ToPersistence<CancelSchedule>>,
     #[cfg(feature = "fault-injection")]
     pub inject_panic: Recipient<crate::actors::supervisor::messages::InjectPanic>,
 }
@@ -98,6 +121,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(resource("/publish/batch", &[Method::POST]).route(web::post().to(publish::publish_batch)))
         .service(get("/events").route(web::get().to(events::list)).route(web::head().to(events::list)))
         .service(get("/events/{id}").route(web::get().to(events::one)).route(web::head().to(events::one)))
+        .service(get("/events/{id}/trace").route(web::get().to(events::trace)).route(web::head().to(events::trace)))
+        .service(get("/schedules").route(web::get().to(schedules::list)).route(web::head().to(schedules::list)))
+        .service(resource("/schedules/{id}", &[Method::DELETE]).route(web::delete().to(schedules::cancel)))
         .service(resource("/ws", &[Method::GET]).route(web::get().to(ws::connect)))
         .service(get("/health").route(web::get().to(health::health)).route(web::head().to(health::health)))
         .service(get("/health/live").route(web::get().to(health::live)).route(web::head().to(health::live)))
@@ -112,6 +138,17 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         .service(resource("/actors", &[Method::GET]).route(web::get().to(admin::actors)))
         .service(resource("/sessions", &[Method::GET]).route(web::get().to(admin::sessions)))
         .service(resource("/sessions/{id}", &[Method::DELETE]).route(web::delete().to(admin::close_session)))
+        .service(resource("/services", &[Method::GET]).route(web::get().to(admin::services::list)))
+        .service(resource("/services/{name}", &[Method::GET]).route(web::get().to(admin::services::one)))
+        .service(
+            resource("/services/{name}/{command}", &[Method::POST]).route(web::post().to(admin::services::operate)),
+        )
+        .service(resource("/deliveries", &[Method::GET]).route(web::get().to(admin::deliveries::list)))
+        .service(resource("/deliveries/redrive", &[Method::POST]).route(web::post().to(admin::jobs::redrive)))
+        .service(resource("/replay", &[Method::POST]).route(web::post().to(admin::jobs::replay)))
+        .service(resource("/jobs", &[Method::GET]).route(web::get().to(admin::jobs::list)))
+        .service(resource("/jobs/{id}", &[Method::DELETE]).route(web::delete().to(admin::jobs::cancel)))
+        .service(resource("/explain", &[Method::POST]).route(web::post().to(admin::explain::explain)))
         .service(resource("/drain", &[Method::POST]).route(web::post().to(admin::drain)))
         .default_service(web::to(not_found));
     #[cfg(feature = "fault-injection")]

@@ -105,6 +105,7 @@ fn route_label(path: &str) -> &'static str {
         "/publish",
         "/publish/batch",
         "/events",
+        "/schedules",
         "/ws",
         "/health",
         "/health/live",
@@ -113,10 +114,23 @@ fn route_label(path: &str) -> &'static str {
         "/admin/actors",
         "/admin/sessions",
         "/admin/drain",
+        "/admin/services",
+        "/admin/deliveries",
+        "/admin/deliveries/redrive",
+        "/admin/replay",
+        "/admin/jobs",
+        "/admin/explain",
     ];
     match EXACT.iter().find(|route| **route == path) {
         Some(route) => route,
         None if path.starts_with("/admin/sessions/") => "/admin/sessions/{id}",
+        None if path.starts_with("/admin/jobs/") => "/admin/jobs/{id}",
+        None if path.starts_with("/admin/services/") => match path.matches('/').count() {
+            3 => "/admin/services/{name}",
+            _ => "/admin/services/{name}/{command}",
+        },
+        None if path.starts_with("/schedules/") => "/schedules/{id}",
+        None if path.starts_with("/events/") && path.ends_with("/trace") => "/events/{id}/trace",
         None if path.starts_with("/events/") => "/events/{id}",
         None => "unmatched",
     }

@@ -10,28 +10,49 @@ use super::observe::request_id;
 use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{Edge, body};
+use crate::actors::clock::scheduling;
 use crate::actors::session::{append_error, key_reused};
-use crate::domain::event::{Append, AppendOutcome, EventId};
+use crate::domain::event::{Append, AppendOutcome, EventId, Schedule, ScheduleId};
+use crate::domain::name::EventName;
+use crate::protocol::cloud_events;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
-use crate::protocol::publish::{PublishHeaders, parse_array, parse_event, parse_ndjson};
+use crate::protocol::publish::{PublishHeaders, parse_array, parse_ndjson, parse_publish};
 
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
+const CLOUD_EVENT: (&str, Form) = (cloud_events::STRUCTURED, Form::StructuredCloudEvent);
+const CLOUD_EVENTS: (&str, Form) = (cloud_events::BATCH, Form::CloudEvents);
 
-/// One event.
+/// What a body holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Event,
+    Array,
+    Lines,
+    BinaryCloudEvent,
+    StructuredCloudEvent,
+    CloudEvents,
+}
+
+/// One event; or, as the binding of CloudEvents to HTTP has it, a batch of them.
 pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let form = form(&req, &[(JSON, Form::Event), CLOUD_EVENT, CLOUD_EVENTS]);
+    if let Ok(form @ Form::CloudEvents) = form {
+        return store_batch(req, payload, edge, Ok(form)).await;
+    }
     let limits = &edge.parts.limits;
     // The body is read first: refusing it unread would cost the client its connection.
     let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
-    body::content_type(&req, &[JSON])?;
-    let event = parse_event(&body, &headers(req.headers())?, &edge.parts.rules)?;
-    let name = event.name.clone();
-    let (id, replayed) = match commit(&edge, Append::single(event)).await? {
+    let append = parse_one(&req, form?, &body, &edge)?;
+    let name = append.events[0].name.clone();
+    let schedule = append.schedule;
+    let (id, replayed) = match commit(&edge, append).await? {
         AppendOutcome::Stored { last_id, replayed: 0, .. } => (last_id, false),
         AppendOutcome::Stored { last_id, .. } | AppendOutcome::Replayed { last_id, .. } => (last_id, true),
         AppendOutcome::KeyReused { .. } => return Err(key_reused().into()),
+        AppendOutcome::Scheduled { id, replayed } => return Ok(scheduled(&name, id, schedule, replayed)),
     };
     if edge.parts.log_activity {
         log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed, request_id = request_id(&req).as_str(), peer = req.peer_addr().map(|peer| peer.to_string()).as_deref().unwrap_or("-"); "published");
@@ -49,15 +70,36 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     Ok(response.body(reply::envelope(&message, &representation(&edge, id).await?)))
 }
 
+fn scheduled(name: &EventName, id: ScheduleId, schedule: Option<Schedule>, replayed: bool) -> HttpResponse {
+    let mut response = reply::ok_builder();
+    if replayed {
+        response.insert_header(("Idempotent-Replayed", "true"));
+    }
+    let due_at = schedule.map(|schedule| schedule.due_at).unwrap_or_default();
+    let data = format!(r#"{{"schedule_id":"{id}","deliver_at":"{due_at}"}}"#);
+    response.body(reply::envelope(&format!("Event '{name}' scheduled."), data.as_bytes()))
+}
+
 /// Many events, all or none.
 pub async fn publish_batch(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let form = form(&req, &[(JSON, Form::Array), (NDJSON, Form::Lines), CLOUD_EVENTS]);
+    store_batch(req, payload, edge, form).await
+}
+
+async fn store_batch(
+    req: HttpRequest,
+    payload: Payload,
+    edge: Data<Edge>,
+    form: Result<Form, ApiError>,
+) -> Result<HttpResponse, Refusal> {
     let limits = &edge.parts.limits;
     let body = body::read(&req, payload, limits.max_batch_body, limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
-    let kind = body::content_type(&req, &[JSON, NDJSON])?;
+    let form = form?;
     let headers = headers(req.headers())?;
-    let append = match kind {
-        NDJSON => parse_ndjson(&body, &headers, &edge.parts.rules)?,
+    let append = match form {
+        Form::Lines => parse_ndjson(&body, &headers, &edge.parts.rules)?,
+        Form::CloudEvents => cloud_events::parse_batch(&body, &headers, &edge.parts.rules)?,
         _ => parse_array(&body, &headers, &edge.parts.rules)?,
     };
     let count = append.events.len();
@@ -65,6 +107,8 @@ pub async fn publish_batch(req: HttpRequest, payload: Payload, edge: Data<Edge>)
         AppendOutcome::Stored { first_id, last_id, replayed } => (first_id, last_id, replayed as usize),
         AppendOutcome::Replayed { first_id, last_id } => (first_id, last_id, count),
         AppendOutcome::KeyReused { index } => return Err(key_reused().with("index", index).into()),
+        // No event of a batch can ask for it.
+        AppendOutcome::Scheduled { .. } => (0, 0, 0),
     };
     let mut response = reply::ok_builder();
     let mut data = format!(r#"{{"count":{count},"first_id":{first_id},"last_id":{last_id}"#);
@@ -76,6 +120,32 @@ pub async fn publish_batch(req: HttpRequest, payload: Payload, edge: Data<Edge>)
     data.push('}');
     let events = if count == 1 { "event" } else { "events" };
     Ok(response.body(reply::envelope(&format!("{count} {events} published."), data.as_bytes())))
+}
+
+/// Which of `forms` the content type is; the headers of a CloudEvent in binary mode speak for data of any type.
+fn form(req: &HttpRequest, forms: &[(&'static str, Form)]) -> Result<Form, ApiError> {
+    let types: smallvec::SmallVec<[&str; 3]> = forms.iter().map(|(name, _)| *name).collect();
+    let given = body::content_type(req, &types);
+    let form = given.map(|given| forms.iter().find(|(name, _)| *name == given).map_or(forms[0].1, |(_, form)| *form));
+    let takes_one = forms.contains(&CLOUD_EVENT);
+    let is_other = !matches!(form, Ok(Form::StructuredCloudEvent | Form::CloudEvents));
+    if takes_one && is_other && req.headers().contains_key("ce-specversion") {
+        body::check_encoding(req)?;
+        return Ok(Form::BinaryCloudEvent);
+    }
+    form
+}
+
+fn parse_one(req: &HttpRequest, form: Form, body: &[u8], edge: &Edge) -> Result<Append, ApiError> {
+    let (publish, rules) = (headers(req.headers())?, &edge.parts.rules);
+    match form {
+        Form::BinaryCloudEvent => {
+            let headers = req.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            cloud_events::parse_binary(headers, body, &publish).map(Append::single)
+        }
+        Form::StructuredCloudEvent => cloud_events::parse_structured(body, &publish, rules).map(Append::single),
+        Form::Event | Form::Array | Form::Lines | Form::CloudEvents => parse_publish(body, &publish, rules, scheduling),
+    }
 }
 
 /// Stores and waits for the commit.
@@ -94,7 +164,7 @@ async fn commit(edge: &Edge, append: Append) -> Result<AppendOutcome, ApiError> 
     Ok(outcome)
 }
 
-fn retry_soon(code: ErrorCode, message: impl Into<String>) -> ApiError {
+pub(super) fn retry_soon(code: ErrorCode, message: impl Into<String>) -> ApiError {
     ApiError::new(code, message).retry_after(std::time::Duration::from_secs(1))
 }
 
@@ -127,7 +197,7 @@ fn wants_representation(req: &HttpRequest) -> bool {
 async fn representation(edge: &Edge, id: EventId) -> Result<Vec<u8>, ApiError> {
     let mut data = Vec::new();
     match edge.parts.reader.event(id).await {
-        Ok(Some(event)) => write_event(&mut data, &event),
+        Ok(Some((event, status))) => write_event(&mut data, &event, status),
         // Committed all the same: the answer stays a success.
         Ok(None) | Err(_) => data.extend_from_slice(b"null"),
     }

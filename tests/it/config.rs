@@ -33,11 +33,19 @@ fn a_file_is_read_and_the_environment_wins() {
 #[test]
 fn mistakes_stop_the_start_with_one_line_and_code_78() {
     let from_file = |content: &str| Server::builder().file("own.toml", content).env("EVENT_HANDLER_CONFIG", "own.toml");
-    let cases: [(Builder, &[&str]); 12] = [
+    let cases: [(Builder, &[&str]); 17] = [
         (from_file("[server]\nprot = 1\n"), &["own.toml", "prot"]),
         (from_file("[nonsense]\nx = 1\n"), &["own.toml", "nonsense"]),
         (from_file("[server]\nmax_body = \"much\"\n"), &["own.toml", "server.max_body"]),
         (from_file("[server\n"), &["own.toml"]),
+        (from_file("[[services]]\nname = \"billing\"\n"), &["own.toml", "services.billing.url"]),
+        (from_file("[[services]]\nname = \"x\"\nurl = \"ftp://h\"\n"), &["own.toml", "services.x.url", "http://"]),
+        (from_file("[[services]]\nname = \"x\"\nurl = \"http://h\"\nroutse = []\n"), &["services.x.routse", "routes"]),
+        (from_file("[[services]]\nname = \"x\"\nurl = \"http://h\"\nrate = -1\n"), &["own.toml", "services.x.rate"]),
+        (
+            from_file("[[services]]\nname = \"x\"\nurl = \"https://h\"\ntls_ca_file = \"missing.pem\"\n"),
+            &["own.toml", "services.x.tls_ca_file", "missing.pem"],
+        ),
         (Server::builder().env("EVENT_HANDLER_CONFIG", "missing.toml"), &["missing.toml"]),
         (Server::builder().env("EVENT_HANDLER__SERVER__NONSENSE", "1"), &["EVENT_HANDLER__SERVER__NONSENSE"]),
         (Server::builder().env("EVENT_HANDLER__SERVER__MAX_BODY", "much"), &["EVENT_HANDLER__SERVER__MAX_BODY"]),
@@ -94,6 +102,30 @@ fn secrets_are_never_printed() {
     for output in [output, mistaken, token] {
         let text = [output.stdout, output.stderr].concat();
         assert!(!String::from_utf8_lossy(&text).contains(secret), "{}", String::from_utf8_lossy(&text));
+    }
+}
+
+#[test]
+fn services_are_shown_as_they_are_in_effect() {
+    let secret = "hunter2-and-more";
+    let file = format!(
+        "[[services]]\nname = \"billing\"\nurl = \"http://u:{secret}@h\"\nsecret = \"{secret}\"\ntimeout = \"3s\"\n\
+         headers = {{ X-Key = \"{secret}\" }}\n"
+    );
+    let builder = Server::builder().file("own.toml", &file).env("EVENT_HANDLER_CONFIG", "own.toml");
+    let output = builder.env("ELIZA_URL", "http://eliza:8080").arg("check-config").run();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(!text.contains(secret), "{text}");
+    for line in [
+        r#"name = "billing""#,
+        r#"url = "http://***:***@h/" # own.toml"#,
+        r#"secret = "***" # own.toml"#,
+        r#"timeout = "3s" # own.toml"#,
+        r#"name = "eliza""#,
+        r#"url = "http://eliza:8080/" # environment variable ELIZA_URL"#,
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufReader;
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,17 +18,19 @@ const README: &str = include_str!("../../README.md");
 const PROTOCOL: &str = include_str!("../../docs/protocol.md");
 /// Commands whose blocks are for a machine at large, not for a test.
 const NOT_HERE: [&str; 3] = ["cargo ", "./tests/run", "docker "];
+/// Where the documents have a service of their own.
+const SERVICE: &str = "127.0.0.1:4310";
 /// Stands for any text within a line of expected output.
 const ANYTHING: char = '…';
 
 #[test]
 fn the_shell_blocks_of_the_readme_run() {
-    run_all(README, 4);
+    run_all(README, 7);
 }
 
 #[test]
 fn the_shell_blocks_of_the_protocol_run() {
-    run_all(PROTOCOL, 9);
+    run_all(PROTOCOL, 10);
 }
 
 #[test]
@@ -95,15 +98,37 @@ struct Block {
     expected: Vec<String>,
 }
 
-/// Runs the blocks of `document`, at least `least`, one after the other against one new server.
+/// Runs the blocks of `document`, at least `least`, one after the other against one new server. Where a block starts
+/// the server with variables set, it is started again with these.
 fn run_all(document: &str, least: usize) {
-    let server = Server::start(Backend::Sqlite);
-    let blocks: Vec<_> =
-        blocks(document).into_iter().filter(|b| !NOT_HERE.iter().any(|n| b.script.contains(n))).collect();
+    let mut server = Server::start(Backend::Sqlite);
+    let service = free_address();
+    let mut blocks = blocks(document);
+    blocks.iter_mut().for_each(|block| block.script = block.script.replace(SERVICE, &service));
+    blocks.retain(|block| !variables(block).is_empty() || !NOT_HERE.iter().any(|n| block.script.contains(n)));
     assert!(blocks.len() >= least, "{} blocks only", blocks.len());
     for block in &blocks {
-        run(&server, block);
+        let variables = variables(block);
+        if variables.is_empty() {
+            run(&server, block);
+        } else {
+            server.terminate();
+            let spec = server.spec();
+            server = variables.into_iter().fold(spec, |spec, (name, value)| spec.env(name, value)).start();
+        }
     }
+}
+
+/// The variables that a block starts the server with.
+fn variables(block: &Block) -> Vec<(&str, &str)> {
+    let before = block.script.split_once("cargo run").map_or("", |(before, _)| before);
+    before.split_whitespace().filter_map(|word| word.split_once('=')).collect()
+}
+
+/// Where nobody listens: just given back.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").to_string()
 }
 
 /// Runs one block until it has printed what is expected or, where nothing is, until it ends well.

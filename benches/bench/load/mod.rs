@@ -3,6 +3,7 @@
 pub mod fan_out;
 pub mod http;
 pub mod requests;
+pub mod sink;
 pub mod ws;
 
 use std::io;

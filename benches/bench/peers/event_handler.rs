@@ -12,19 +12,29 @@ use crate::Bench;
 use crate::proc::Process;
 use crate::system::{Dialect, System, free_addr, log_file};
 
+/// Variables of the environment.
+type Settings = [(String, String)];
+
 /// Starts on the SQLite file in `store`, or on one that is gone afterwards.
-pub fn start(bench: &Bench, binary: &Path, store: Option<&Path>) -> io::Result<System> {
+pub fn start(bench: &Bench, binary: &Path, store: Option<&Path>, settings: &Settings) -> io::Result<System> {
     let scratch = bench.scratch("event-handler")?;
     let url = format!("sqlite:{}", store.unwrap_or(scratch.path()).join("bench.db").display());
-    launch(bench, binary, &url, scratch, Vec::new())
+    launch(bench, binary, &url, scratch, Vec::new(), settings)
 }
 
-pub fn start_on_postgres(bench: &Bench, binary: &Path, programs: &Path) -> io::Result<System> {
+pub fn start_on_postgres(bench: &Bench, binary: &Path, programs: &Path, settings: &Settings) -> io::Result<System> {
     let database = postgres::start(bench, programs)?;
-    launch(bench, binary, &database.url, database.scratch, vec![database.server])
+    launch(bench, binary, &database.url, database.scratch, vec![database.server], settings)
 }
 
-fn launch(bench: &Bench, binary: &Path, url: &str, scratch: TempDir, supports: Vec<Process>) -> io::Result<System> {
+fn launch(
+    bench: &Bench,
+    binary: &Path,
+    url: &str,
+    scratch: TempDir,
+    supports: Vec<Process>,
+    settings: &Settings,
+) -> io::Result<System> {
     let addr = free_addr()?;
     let mut command = Command::new(binary);
     command
@@ -34,6 +44,7 @@ fn launch(bench: &Bench, binary: &Path, url: &str, scratch: TempDir, supports: V
         .env("HOST", addr.ip().to_string())
         .env("DATABASE_URL", url)
         .env("RUST_LOG", "warn")
+        .envs(settings.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log_file(scratch.path())?)
         .stderr(log_file(scratch.path())?);

@@ -75,17 +75,25 @@ impl Subject {
     /// Starts it on an empty store.
     pub fn start(&self, bench: &Bench) -> io::Result<System> {
         match &self.kind {
-            Kind::Sqlite { binary } => event_handler::start(bench, binary, None),
-            Kind::Postgres { binary, programs } => event_handler::start_on_postgres(bench, binary, programs),
+            Kind::Sqlite { .. } | Kind::Postgres { .. } => self.start_with(bench, &[]),
             Kind::Nchan { nginx } => nchan::start(bench, nginx),
             Kind::Node(programs) => node::start(bench, programs),
+        }
+    }
+
+    /// Starts the Event Handler on an empty store, with these variables.
+    pub fn start_with(&self, bench: &Bench, settings: &[(String, String)]) -> io::Result<System> {
+        match &self.kind {
+            Kind::Sqlite { binary } => event_handler::start(bench, binary, None, settings),
+            Kind::Postgres { binary, programs } => event_handler::start_on_postgres(bench, binary, programs, settings),
+            _ => Err(io::Error::other(format!("{} has no such settings", self.name))),
         }
     }
 
     /// Starts it on the store in `directory`, which stays; only for those that store in a file.
     pub fn start_on(&self, bench: &Bench, directory: &Path) -> io::Result<System> {
         match &self.kind {
-            Kind::Sqlite { binary } => event_handler::start(bench, binary, Some(directory)),
+            Kind::Sqlite { binary } => event_handler::start(bench, binary, Some(directory), &[]),
             _ => Err(io::Error::other(format!("{} has no store of its own", self.name))),
         }
     }

@@ -1,6 +1,7 @@
 //! What is measured. Each scenario starts its own server, loads it, and hands back rows of figures.
 
 mod batch;
+mod deliver;
 mod fan_out;
 mod history;
 mod idle;
@@ -37,6 +38,12 @@ pub const ALL: &[Scenario] = &[
         about: "publishes of 1,000 events at once on 4 connections; closed loop",
         takes: Subject::is_event_handler,
         run: batch::run,
+    },
+    Scenario {
+        name: "deliver",
+        about: "events to downstream services, everything stored before and after; 200-byte payloads",
+        takes: Subject::is_event_handler,
+        run: deliver::run,
     },
     Scenario {
         name: "fan-out",

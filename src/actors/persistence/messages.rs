@@ -7,8 +7,10 @@ use tokio::sync::oneshot;
 
 use crate::actors::mailbox::Mailbox;
 use crate::actors::observe::ActorReport;
-use crate::domain::event::{Append, AppendOutcome};
+use crate::domain::event::{Append, AppendOutcome, NewEvent, ScheduleId};
+use crate::domain::routes::ServiceId;
 use crate::protocol::log_batch::LogBatch;
+use crate::storage::{NewJob, ServiceChange, Settlement};
 
 /// Store these; the answer comes after the commit. One outcome for each append, in order.
 #[derive(Debug, Message)]
@@ -33,6 +35,38 @@ pub enum AppendFailure {
     #[error("the commit was not confirmed in time")]
     TimedOut,
 }
+
+/// Do not append what is scheduled; answers whether it was still waiting.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<bool, AppendFailure>")]
+pub struct CancelSchedule(pub ScheduleId);
+
+/// Attempts ended, or the state of a service changed. The answer comes after the commit.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SettleDeliveries {
+    pub settlements: Vec<Settlement>,
+    /// What became of the service itself.
+    pub change: Option<ServiceChange>,
+    /// The Event Handler's own events of it.
+    pub events: Vec<NewEvent>,
+    pub reply: oneshot::Sender<Result<(), AppendFailure>>,
+}
+
+/// Let this process be the only one that delivers to a service; answers whether it is.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<bool, AppendFailure>")]
+pub struct HoldService(pub ServiceId);
+
+/// Make deliveries anew, little by little; answers the number of the job.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<i64, AppendFailure>")]
+pub struct StartJob(pub NewJob);
+
+/// Make no more anew; answers whether the job was running.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<bool, AppendFailure>")]
+pub struct CancelJob(pub i64);
 
 /// Events were committed; sent in commit order. An empty batch tells of events that others committed.
 #[derive(Debug, Clone, Message)]

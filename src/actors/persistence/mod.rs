@@ -6,33 +6,35 @@
 //! - EV-1 acknowledged ⇒ committed: replies are sent after the commit, never before.
 //! - EV-2 commit order: ids are assigned inside the transaction, and batches leave here in that order.
 
+mod group;
 pub mod intake;
 pub mod messages;
+mod outbox;
 mod store_watch;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, ActorContext, AsyncContext, Context, Handler};
 use actix::{ActorFutureExt, fut};
-use tokio::sync::oneshot;
 
+use self::group::Waiting;
 use self::intake::Backlog;
-use self::messages::{
-    AppendEvents, AppendFailure, AppendReply, ConnectRouter, EventsCommitted, FinishCommits, Observe,
-};
+use self::messages::{AppendEvents, ConnectRouter, EventsCommitted, FinishCommits, Observe};
+use self::outbox::Outbox;
 use self::store_watch::StoreWatch;
+use super::clock::now;
 use super::log_position::LogPosition;
 use super::mailbox::{Depth, Mailbox};
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
+use super::service_slot::ServiceSlots;
 use super::supervisor::guard::ExitGuard;
-use crate::domain::event::{Append, AppendOutcome, Timestamp};
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{RetentionPolicy, StoreError, StoreErrorKind, StoreOptions};
+use crate::storage::{Committed, Group, RetentionPolicy, StoreError, StoreErrorKind, StoreOptions, Writer};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
-/// Messages that may wait; each holds a whole batch of one worker, of which there are at most a few.
+/// Messages that may wait; each holds a whole batch of one worker or client, of which there are at most a few.
 pub const MAILBOX: usize = 256;
 
 /// A group is committed early once it holds this many events.
@@ -41,6 +43,8 @@ const MAX_GROUP: usize = 4096;
 const CARE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often retention and expired idempotency keys are seen to, at least.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// How exactly schedules are kept.
+const SCHEDULE_INTERVAL: Duration = Duration::from_millis(50);
 /// Rows removed in one step: a step must not be felt by the publishes that wait behind it.
 const HOUSEKEEPING_ROWS: usize = 500;
 
@@ -49,6 +53,7 @@ const HOUSEKEEPING_ROWS: usize = 500;
 pub struct PersistenceParts {
     pub store: StoreOptions,
     pub retention: RetentionPolicy,
+    pub services: ServiceSlots,
     pub position: Arc<LogPosition>,
     pub backlog: Arc<Backlog>,
     pub health: Arc<StoreHealth>,
@@ -62,8 +67,8 @@ pub struct Persistence {
     watch: StoreWatch,
     router: Mailbox<EventsCommitted>,
     depth: Depth,
-    group: Vec<AppendEvents>,
-    group_events: usize,
+    outbox: Outbox,
+    waiting: Waiting,
     flush_due: bool,
     next_housekeeping: Instant,
     last_group: usize,
@@ -76,12 +81,12 @@ impl Persistence {
     pub fn new(parts: PersistenceParts, router: Mailbox<EventsCommitted>, depth: Depth, guard: ExitGuard) -> Self {
         let watch = StoreWatch::new(parts.store.clone(), Arc::clone(&parts.health), Arc::clone(&parts.metrics));
         Self {
+            outbox: Outbox::new(Arc::clone(&parts.services)),
             parts,
             watch,
             router,
             depth,
-            group: Vec::new(),
-            group_events: 0,
+            waiting: Waiting::default(),
             flush_due: false,
             next_housekeeping: Instant::now(),
             last_group: 0,
@@ -93,10 +98,9 @@ impl Persistence {
 
     fn flush(&mut self) {
         self.flush_due = false;
-        self.group_events = 0;
-        let group = std::mem::take(&mut self.group);
-        if !group.is_empty() {
-            self.commit(group);
+        let waiting = std::mem::take(&mut self.waiting);
+        if !waiting.is_empty() {
+            self.commit(waiting);
         }
         // A flooded actor never reaches its timers, so the clock is looked at here too.
         if Instant::now() >= self.next_housekeeping {
@@ -104,31 +108,37 @@ impl Persistence {
         }
     }
 
-    fn commit(&mut self, group: Vec<AppendEvents>) {
-        let mut replies = Vec::with_capacity(group.len());
-        let mut appends = Vec::with_capacity(group.iter().map(|g| g.appends.len()).sum());
-        for AppendEvents { appends: some, reply } in group {
-            replies.push((some.len(), reply));
-            appends.extend(some);
-        }
-        match self.append(appends) {
-            Ok(outcomes) => answer(replies, outcomes),
-            Err(failure) => {
-                for (_, reply) in replies {
-                    let _ = reply.send(Err(failure.clone()));
+    /// One transaction for all that waits.
+    fn commit(&mut self, waiting: Waiting) {
+        let (mut group, replies) = waiting.into_group();
+        group.take_due = self.outbox.due_schedules(now());
+        self.outbox.note(&group);
+        let (settled, took_due) = (self.outbox.settled(&group), group.take_due > 0);
+        match self.write(group) {
+            Ok(committed) => {
+                self.outbox.committed(&committed, &settled);
+                replies.committed(committed.outcomes);
+                if took_due {
+                    self.at_writer(|outbox, writer| outbox.took_schedules(writer));
                 }
+            }
+            Err(reason) => {
+                self.outbox.doubt();
+                replies.failed(&reason);
             }
         }
     }
 
-    fn append(&mut self, appends: Vec<Append>) -> Result<Vec<AppendOutcome>, AppendFailure> {
-        let writer = self.watch.writer().map_err(AppendFailure::StoreUnavailable)?;
+    /// Commits `group` and tells everybody but those who wait for it. The error is its reason.
+    fn write(&mut self, group: Group) -> Result<Committed, String> {
+        let writer = self.watch.writer()?;
+        let routes = self.outbox.routes().ok_or("the services are not registered yet")?;
         let begin = Instant::now();
         let operation = self.parts.health.begin();
-        let appended = writer.append(appends, now());
+        let written = writer.commit(group, routes, now());
         drop(operation);
-        match appended {
-            Ok(committed) => {
+        match written {
+            Ok(mut committed) => {
                 self.last_commit = begin.elapsed();
                 self.last_group = committed.events.len();
                 self.parts.metrics.commit(self.last_group, self.last_commit);
@@ -137,16 +147,29 @@ impl Persistence {
                         log::info!(target: "event_handler::activity", id = event.id, event_name = event.name.as_str(); "committed");
                     }
                 }
-                let batch = LogBatch::new(committed.prev, committed.events);
-                self.parts.position.advance(batch.last());
-                self.tell_router(batch);
-                Ok(committed.outcomes)
+                if !committed.events.is_empty() {
+                    let batch = LogBatch::new(committed.prev, std::mem::take(&mut committed.events));
+                    self.parts.position.advance(batch.last());
+                    self.tell_router(batch);
+                }
+                Ok(committed)
             }
             Err(error) => {
                 let reason = error.to_string();
                 self.watch.failed(error);
-                Err(AppendFailure::StoreUnavailable(reason))
+                Err(reason)
             }
+        }
+    }
+
+    /// Joins the group that is committed when the mailbox has been drained, or at once if it is large.
+    fn join(&mut self, ctx: &mut Context<Self>) {
+        if self.waiting.len() >= MAX_GROUP {
+            self.flush();
+        } else if !self.flush_due {
+            self.flush_due = true;
+            // Runs when the mailbox has been drained: everything that waited is in the group by then.
+            ctx.spawn(fut::ready(()).map(|(), this: &mut Self, _| this.flush()));
         }
     }
 
@@ -159,12 +182,26 @@ impl Persistence {
 
     /// Opens the store or proves that it works again, and tells everybody of events that others have committed.
     fn care(&mut self) {
-        let _operation = self.parts.health.begin();
+        let health = Arc::clone(&self.parts.health);
+        let _operation = health.begin();
         let known = self.parts.position.get();
-        if let Some(bounds) = self.watch.care(&self.parts.position)
-            && known.is_none_or(|known| bounds.last > known.last)
-        {
+        let Some(bounds) = self.watch.care(&self.parts.position) else { return };
+        if known.is_none_or(|known| bounds.last > known.last) {
             self.tell_router(LogBatch::new(bounds.last, Vec::new()));
+            self.outbox.wake_all();
+        }
+        self.at_writer(|outbox, writer| match outbox.routes() {
+            None => outbox.register(writer, now()),
+            Some(_) => outbox.resolve_doubt(writer),
+        });
+    }
+
+    /// Has the outbox do something if the store is well.
+    fn at_writer(&mut self, work: impl FnOnce(&mut Outbox, &mut Writer) -> Result<(), StoreError>) {
+        if let Ok(writer) = self.watch.writer()
+            && let Err(error) = work(&mut self.outbox, writer)
+        {
+            self.watch.failed(error);
         }
     }
 
@@ -195,6 +232,7 @@ impl Persistence {
             }
             more |= trimmed.more_due;
         }
+        more |= self.outbox.housekeeping(writer, now())?;
         Ok(more)
     }
 }
@@ -207,11 +245,16 @@ impl Actor for Persistence {
         self.care();
         ctx.run_interval(CARE_INTERVAL, |this, _| {
             this.care();
-            while Instant::now() >= this.next_housekeeping && this.group.is_empty() {
+            while Instant::now() >= this.next_housekeeping && this.waiting.is_empty() {
                 this.housekeeping();
                 if this.depth.get() > 0 {
                     break;
                 }
+            }
+        });
+        ctx.run_interval(SCHEDULE_INTERVAL, |this, _| {
+            if this.waiting.is_empty() && this.outbox.due_schedules(now()) > 0 {
+                this.commit(Waiting::default());
             }
         });
     }
@@ -222,15 +265,8 @@ impl Handler<AppendEvents> for Persistence {
 
     fn handle(&mut self, message: AppendEvents, ctx: &mut Self::Context) {
         self.depth.took_one();
-        self.group_events += message.appends.iter().map(|a| a.events.len()).sum::<usize>();
-        self.group.push(message);
-        if self.group_events >= MAX_GROUP {
-            self.flush();
-        } else if !self.flush_due {
-            self.flush_due = true;
-            // Runs when the mailbox has been drained: everything that waited is in the group by then.
-            ctx.spawn(fut::ready(()).map(|(), this: &mut Self, _| this.flush()));
-        }
+        self.waiting.append(message);
+        self.join(ctx);
     }
 }
 
@@ -289,17 +325,4 @@ impl Handler<super::supervisor::messages::InjectPanic> for Persistence {
     fn handle(&mut self, _: super::supervisor::messages::InjectPanic, _: &mut Self::Context) {
         panic!("injected fault in persistence");
     }
-}
-
-fn answer(replies: Vec<(usize, oneshot::Sender<AppendReply>)>, mut outcomes: Vec<AppendOutcome>) {
-    // From the back, so that each reply takes its share off the end.
-    for (count, reply) in replies.into_iter().rev() {
-        let share = outcomes.split_off(outcomes.len() - count);
-        let _ = reply.send(Ok(share));
-    }
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use actix::prelude::Message;
+use serde::Serialize;
 
 use crate::actors::mailbox::Mailbox;
 use crate::actors::observe::ActorReport;
 use crate::domain::event::EventId;
+use crate::domain::name::EventName;
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::ApiError;
@@ -96,3 +98,42 @@ pub struct DrainSessions {
 #[derive(Debug, Message)]
 #[rtype(result = "Option<ActorReport>")]
 pub struct Observe;
+
+/// To a shard: which of its sessions would an event of this name reach?
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Subscribers")]
+pub struct FindSubscribers {
+    pub name: EventName,
+    /// Most sessions to list, of each kind.
+    pub limit: usize,
+}
+
+/// Sessions that an event would reach, and the others; the counts are right, the lists may be cut.
+#[derive(Debug, Default, Serialize)]
+pub struct Subscribers {
+    pub matching: usize,
+    pub listed: Vec<Subscriber>,
+    pub others: usize,
+    pub others_listed: Vec<Subscriber>,
+}
+
+/// A session, with those of its patterns that count here.
+#[derive(Debug, Serialize)]
+pub struct Subscriber {
+    pub session: SessionId,
+    pub peer: Option<String>,
+    pub patterns: Vec<String>,
+}
+
+impl Subscribers {
+    /// Adds those of another shard.
+    pub fn merge(&mut self, other: Self, limit: usize) {
+        let Self { matching, listed, others, others_listed } = other;
+        self.matching += matching;
+        self.others += others;
+        self.listed.extend(listed);
+        self.listed.truncate(limit);
+        self.others_listed.extend(others_listed);
+        self.others_listed.truncate(limit);
+    }
+}

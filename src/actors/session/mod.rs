@@ -17,6 +17,7 @@ use bytestring::ByteString;
 use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::clock::scheduling;
 use super::log_position::LogPosition;
 use super::persistence::intake::Intake;
 use super::persistence::messages::AppendFailure;
@@ -124,10 +125,10 @@ impl Session {
         self.parts.metrics.frames_in.inc();
         // Taken before anything else: what is published after this request was read is not missed (LP-1).
         let log_end = self.parts.position.last();
-        match Request::parse(text, &self.parts.rules) {
+        match Request::parse(text, &self.parts.rules, scheduling) {
             Err(BadRequest { id, error }) => self.refuse(id.as_ref(), &error),
             Ok(Request::Ping { id }) => self.say(&frame::pong(id.as_ref())),
-            Ok(Request::Publish { id, event }) => self.publish(id, Append::single(*event), ctx),
+            Ok(Request::Publish { id, append }) => self.publish(id, *append, ctx),
             Ok(Request::Subscribe { id, pattern, envelope, start }) => {
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
                 let seated = self.seated;

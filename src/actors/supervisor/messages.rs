@@ -3,7 +3,10 @@
 use actix::prelude::Message;
 use actix_rt::ArbiterHandle;
 
+use crate::actors::client::messages::ServiceCommand;
 use crate::actors::observe::ActorReport;
+use crate::actors::router::messages::{FindSubscribers, Subscribers};
+use crate::storage::Claimed;
 
 /// A child of the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -11,6 +14,8 @@ pub enum ChildId {
     Persistence,
     Router,
     Shard(usize),
+    /// By its place in the configuration.
+    Client(usize),
 }
 
 /// Why a child is gone.
@@ -56,11 +61,41 @@ pub struct Drain {
     pub finish: bool,
 }
 
+/// Hand this to the persistence actor of the moment; answers what that answers.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<M::Result>")]
+pub struct ToPersistence<M: Message + 'static>(pub M)
+where
+    M::Result: 'static;
+
+/// Have the client of a service obey an operator; answers with its state after that, none if there is no such service.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<ActorReport>")]
+pub struct OperateService {
+    pub service: String,
+    pub command: ServiceCommand,
+}
+
+/// Report the clients of all services, in the order of the configuration.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<ActorReport>")]
+pub struct ObserveServices;
+
+/// Which deliveries are under way? Answers with the names of the services; all of them, unless one is named.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<(String, Vec<Claimed>)>")]
+pub struct ListAllInFlight(pub Option<String>);
+
+/// Whom would an event reach, on all shards together?
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Subscribers")]
+pub struct FindAllSubscribers(pub FindSubscribers);
+
 /// Panic, for tests.
 #[cfg(feature = "fault-injection")]
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct InjectPanic {
-    /// `persistence`, `router` or `shard`.
+    /// `persistence`, `router`, `shard` or `client`.
     pub actor: String,
 }

@@ -1,6 +1,6 @@
 //! The supervisor: spawns the other actors, watches them, restarts them from their parts, and gives up loudly.
 //!
-//! Children stand in an order: persistence, router, shards. When one fails, those after it that hold its address
+//! Children stand in an order: persistence, router, shards, clients. When one fails, those after it that hold its address
 //! are started anew or given the new address (rest for one); those before it go on untouched:
 //!
 //! - persistence fails: a new one continues from the store; workers get its address. Sessions notice nothing.
@@ -8,12 +8,14 @@
 //!   way are found as a gap and read from the store.
 //! - a shard fails: its sessions are closed with a code that says "reconnect at once"; a new one starts on the
 //!   same worker thread.
+//! - a client fails: a new one claims anew what is not settled in the store.
 //!
 //! SV-1: more failures than the restart intensity allows end the process with a non-zero code, because a fault that
 //! restarts do not heal is for whoever watches the process.
 
 pub mod guard;
 pub mod messages;
+mod services;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ use serde_json::json;
 
 use self::guard::ExitGuard;
 use self::messages::{ChildExited, ChildId, Drain, Exit, ObserveTree, WorkerReady};
+use super::client::messages::{ConnectPersistence, DrainDeliveries};
+use super::client::{Client, ClientParts};
 use super::mailbox::{Depth, Mailbox};
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use super::persistence::messages::{AppendEvents, EventsCommitted, FinishCommits, Observe as ObservePersistence};
@@ -47,6 +51,7 @@ const OBSERVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// What the supervisor is made of.
 pub struct SupervisorParts {
     pub persistence: PersistenceParts,
+    pub clients: Vec<ClientParts>,
     pub restarts: RestartPolicy,
     pub health: Arc<ActorsHealth>,
     pub metrics: Arc<Metrics>,
@@ -57,17 +62,21 @@ pub struct SupervisorParts {
 /// See the module.
 pub struct Supervisor {
     persistence_parts: PersistenceParts,
+    client_parts: Vec<ClientParts>,
     health: Arc<ActorsHealth>,
     metrics: Arc<Metrics>,
     escalate: Option<Box<dyn FnOnce(String) + Send>>,
     intensity: RestartIntensity,
     /// Where persistence may block.
     store_arbiter: Arbiter,
+    /// Where all clients run; none without services.
+    delivery_arbiter: Option<Arbiter>,
     lives: BTreeMap<ChildId, Life>,
     persistence: Option<Child<Persistence, AppendEvents>>,
     router: Option<Child<Router, EventsCommitted>>,
     workers: BTreeMap<usize, ArbiterHandle>,
     shards: BTreeMap<usize, Child<Shard, RouteBatch>>,
+    clients: BTreeMap<usize, Addr<Client>>,
     draining: bool,
     started: Instant,
 }
@@ -87,9 +96,11 @@ struct Life {
 
 impl Supervisor {
     pub fn new(parts: SupervisorParts) -> Self {
-        let SupervisorParts { persistence, restarts, health, metrics, escalate } = parts;
+        let SupervisorParts { persistence, clients, restarts, health, metrics, escalate } = parts;
         Self {
             persistence_parts: persistence,
+            delivery_arbiter: (!clients.is_empty()).then(Arbiter::new),
+            client_parts: clients,
             health,
             metrics,
             escalate: Some(escalate),
@@ -100,6 +111,7 @@ impl Supervisor {
             router: None,
             workers: BTreeMap::new(),
             shards: BTreeMap::new(),
+            clients: BTreeMap::new(),
             draining: false,
             started: Instant::now(),
         }
@@ -109,10 +121,11 @@ impl Supervisor {
         match child {
             ChildId::Router => self.start_router(ctx),
             ChildId::Persistence => self.start_persistence(ctx),
+            ChildId::Client(number) => self.start_client(number, ctx),
             // At work once its thread has said so.
             ChildId::Shard(number) => return self.start_shard(number, ctx),
         }
-        self.health.set(child_name(child), true);
+        self.health.set(self.name_of(child), true);
     }
 
     fn guard(&mut self, child: ChildId, ctx: &Context<Self>) -> ExitGuard {
@@ -150,6 +163,10 @@ impl Supervisor {
             let mailbox = mailbox.clone();
             arbiter.spawn_fn(move || connect_intake(mailbox));
         }
+        for client in self.clients.values() {
+            let settle = Mailbox::new(address.clone().recipient(), mailbox.shared_depth());
+            client.do_send(ConnectPersistence { settle, hold: address.clone().recipient() });
+        }
         self.persistence = Some(Child { address, mailbox });
     }
 
@@ -167,8 +184,33 @@ impl Supervisor {
         });
     }
 
+    fn start_client(&mut self, number: usize, ctx: &mut Context<Self>) {
+        let (Some(parts), Some(arbiter), Some(persistence)) =
+            (self.client_parts.get(number).cloned(), &self.delivery_arbiter, &self.persistence)
+        else {
+            return;
+        };
+        let settle = Mailbox::new(persistence.address.clone().recipient(), persistence.mailbox.shared_depth());
+        let hold = persistence.address.clone().recipient();
+        let arbiter = arbiter.handle();
+        let guard = self.guard(ChildId::Client(number), ctx);
+        let address = Client::start_in_arbiter(&arbiter, move |_| Client::new(parts, settle, hold, guard));
+        self.clients.insert(number, address);
+    }
+
+    fn name_of(&self, child: ChildId) -> String {
+        match child {
+            ChildId::Persistence => "persistence".into(),
+            ChildId::Router => "router".into(),
+            ChildId::Shard(number) => format!("shard/{number}"),
+            ChildId::Client(number) => {
+                format!("client/{}", self.client_parts.get(number).map_or("", |parts| &parts.service.name))
+            }
+        }
+    }
+
     fn give_up(&mut self, child: ChildId) {
-        let name = child_name(child);
+        let name = self.name_of(child);
         log::error!(actor = name.as_str(); "too many restarts, giving up");
         if let Some(escalate) = self.escalate.take() {
             escalate(format!("{name} failed more often than supervision.max_restarts allows"));
@@ -204,6 +246,9 @@ impl Actor for Supervisor {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.start(ChildId::Router, ctx);
         self.start(ChildId::Persistence, ctx);
+        for number in 0..self.client_parts.len() {
+            self.start(ChildId::Client(number), ctx);
+        }
     }
 }
 
@@ -229,7 +274,7 @@ impl Handler<ShardStarted> for Supervisor {
             router.address.do_send(AttachShard { number, mailbox: mailbox.clone() });
         }
         self.shards.insert(number, Child { address, mailbox });
-        self.health.set(child_name(ChildId::Shard(number)), true);
+        self.health.set(self.name_of(ChildId::Shard(number)), true);
     }
 }
 
@@ -242,7 +287,7 @@ impl Handler<ChildExited> for Supervisor {
             return;
         }
         life.restarts += 1;
-        let name = child_name(child);
+        let name = self.name_of(child);
         let reason = match exit {
             Exit::Panicked => "panic",
             Exit::Stopped | Exit::Finished => "stopped",
@@ -258,7 +303,7 @@ impl Handler<ChildExited> for Supervisor {
                 log::error!(actor = name.as_str(), reason, delay_ms = delay.as_millis() as u64; "actor failed, restarting");
                 ctx.run_later(delay, move |this, ctx| {
                     this.start(child, ctx);
-                    log::info!(actor = child_name(child).as_str(); "actor restarted");
+                    log::info!(actor = this.name_of(child).as_str(); "actor restarted");
                 });
             }
         }
@@ -273,30 +318,37 @@ impl Handler<ObserveTree> for Supervisor {
         let health = Arc::clone(&self.health);
         let persistence = self.persistence.as_ref().map(|c| (c.address.clone(), c.mailbox.depth()));
         let router = self.router.as_ref().map(|c| (c.address.clone(), c.mailbox.depth()));
-        let shards: Vec<_> = self.workers.keys().map(|n| (*n, self.shards.get(n).map(|c| c.address.clone()))).collect();
+        let shard = |n: &usize| (*n, self.name_of(ChildId::Shard(*n)), self.shards.get(n).map(|c| c.address.clone()));
+        let shards: Vec<_> = self.workers.keys().map(shard).collect();
+        let clients = self.observe_clients();
         let observe = async move {
             let mut children = Vec::new();
-            let known =
-                |child: ChildId| (lives.get(&child).copied().unwrap_or_default(), health.get(&child_name(child)));
+            let known = |child: ChildId, name: String| Known {
+                child,
+                life: lives.get(&child).copied().unwrap_or_default(),
+                is_running: health.get(&name),
+                name,
+            };
             if let Some((address, depth)) = persistence {
                 let report = address.send(ObservePersistence).timeout(OBSERVE_TIMEOUT).await.ok().flatten();
                 let silent = MailboxReport { depth, capacity: persistence::MAILBOX };
-                children.push(complete(ChildId::Persistence, known(ChildId::Persistence), report, silent));
+                children.push(known(ChildId::Persistence, "persistence".into()).complete(report, silent));
             }
             if let Some((address, depth)) = router {
                 let report = address.send(ObserveRouter).timeout(OBSERVE_TIMEOUT).await.ok().flatten();
                 let silent = MailboxReport { depth, capacity: router::MAILBOX };
-                children.push(complete(ChildId::Router, known(ChildId::Router), report, silent));
+                children.push(known(ChildId::Router, "router".into()).complete(report, silent));
             }
-            for (number, address) in shards {
+            for (number, name, address) in shards {
                 let child = ChildId::Shard(number);
                 let report = match address {
                     Some(address) => address.send(ObserveRouter).timeout(OBSERVE_TIMEOUT).await.ok().flatten(),
                     None => None,
                 };
                 let silent = MailboxReport { depth: 0, capacity: shard::MAILBOX };
-                children.push(complete(child, known(child), report, silent));
+                children.push(known(child, name).complete(report, silent));
             }
+            children.extend(clients.await);
             children
         };
         Box::pin(observe.into_actor(self).map(|children, this, _| this.report(children)))
@@ -329,12 +381,15 @@ impl Handler<Drain> for Supervisor {
         }
         let sessions = self.metrics.sessions.clone();
         let persistence = self.persistence.as_ref().filter(|_| finish).map(|c| c.address.clone());
+        let clients = self.clients.values().filter(|_| finish);
+        let settled: Vec<_> = clients.map(|client| client.send(DrainDeliveries)).collect();
         let drained = async move {
             // Sessions leave on their own once told; a peer that does not is left to the end of the grace period.
             let mut looks = tokio::time::interval(Duration::from_millis(20));
             while sessions.get() > 0 {
                 looks.tick().await;
             }
+            futures_util::future::join_all(settled).await;
             if let Some(persistence) = persistence {
                 let _ = persistence.send(FinishCommits).await;
             }
@@ -351,44 +406,43 @@ impl Handler<messages::InjectPanic> for Supervisor {
         match fault.actor.as_str() {
             "persistence" => self.persistence.iter().for_each(|c| c.address.do_send(fault.clone())),
             "router" => self.router.iter().for_each(|c| c.address.do_send(fault.clone())),
+            "client" => self.clients.values().take(1).for_each(|address| address.do_send(fault.clone())),
             "shard" => self.shards.values().take(1).for_each(|c| c.address.do_send(fault.clone())),
             _ => panic!("injected fault in supervisor"),
         }
     }
 }
 
-/// A child's report with what only the supervisor knows, or in its stead if it did not answer.
-fn complete(
+/// What only the supervisor knows of a child.
+struct Known {
     child: ChildId,
-    (life, running): (Life, bool),
-    report: Option<ActorReport>,
-    silent: MailboxReport,
-) -> ActorReport {
-    let state = if running { ActorState::Running } else { ActorState::Restarting };
-    let mut report = report.unwrap_or_else(|| ActorReport {
-        name: child_name(child),
-        kind: match child {
-            ChildId::Persistence => ActorKind::Persistence,
-            ChildId::Router => ActorKind::Router,
-            ChildId::Shard(_) => ActorKind::Shard,
-        },
-        state,
-        restarts: 0,
-        mailbox: silent,
-        uptime_seconds: 0.0,
-        details: serde_json::Value::Null,
-        children: Vec::new(),
-    });
-    report.state = state;
-    report.restarts = life.restarts;
-    report
+    name: String,
+    life: Life,
+    is_running: bool,
 }
 
-fn child_name(child: ChildId) -> String {
-    match child {
-        ChildId::Persistence => "persistence".into(),
-        ChildId::Router => "router".into(),
-        ChildId::Shard(number) => format!("shard/{number}"),
+impl Known {
+    /// The child's report with that, or another in its stead if it did not answer.
+    fn complete(self, report: Option<ActorReport>, silent: MailboxReport) -> ActorReport {
+        let state = if self.is_running { ActorState::Running } else { ActorState::Restarting };
+        let mut report = report.unwrap_or_else(|| ActorReport {
+            name: self.name,
+            kind: match self.child {
+                ChildId::Persistence => ActorKind::Persistence,
+                ChildId::Router => ActorKind::Router,
+                ChildId::Shard(_) => ActorKind::Shard,
+                ChildId::Client(_) => ActorKind::Client,
+            },
+            state,
+            restarts: 0,
+            mailbox: silent,
+            uptime_seconds: 0.0,
+            details: serde_json::Value::Null,
+            children: Vec::new(),
+        });
+        report.state = state;
+        report.restarts = self.life.restarts;
+        report
     }
 }
 
@@ -397,5 +451,6 @@ fn child_kind(child: ChildId) -> &'static str {
         ChildId::Persistence => "persistence",
         ChildId::Router => "router",
         ChildId::Shard(_) => "shard",
+        ChildId::Client(_) => "client",
     }
 }

@@ -2,6 +2,8 @@
 
 mod append;
 mod faults;
+mod outbox;
+mod outbox_plans;
 mod plans;
 mod read;
 mod retention;

@@ -1,5 +1,7 @@
 //! Reading: round trips, every query parameter, scans; against a model that filters a list.
 
+use std::collections::BTreeMap;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
@@ -8,6 +10,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use proptest::{prop_assert, prop_assert_eq};
 
 use super::{NOON, Store, at, event, on_both, run, single};
+use crate::domain::delivery::EventStatus;
 use crate::domain::event::{Append, Event, NewEvent, Priority, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::storage::{EventPage, EventQuery, Order, Reader, RetentionPolicy, Scan, ScanPage};
@@ -59,7 +62,7 @@ fn texts_come_back_to_the_byte() {
         let stored = store.writer().append(batch, NOON).expect("stored").events;
         let reader = store.reader();
         for event in &stored {
-            assert_eq!(run(reader.event(event.id)).as_ref(), Ok(&Some(event.clone())));
+            assert_eq!(run(reader.event(event.id)).as_ref(), Ok(&Some((event.clone(), EventStatus::Processed))));
         }
         assert_eq!(run(reader.event(99)), Ok(None));
         assert_eq!(query(&reader, EventQuery::default()).events, stored);
@@ -73,7 +76,8 @@ fn without_a_cursor_the_newest() {
     on_both(|store| {
         let reader = store.reader();
         store.writer();
-        let empty = EventPage { events: Vec::new(), has_more_before: false, has_more_after: false };
+        let empty =
+            EventPage { events: Vec::new(), statuses: BTreeMap::new(), has_more_before: false, has_more_after: false };
         assert_eq!(query(&reader, EventQuery::default()), empty);
 
         fill(&store, &["a", "b", "$sys.x", "a", "b"]);
@@ -247,6 +251,7 @@ fn a_query() -> impl Strategy<Value = EventQuery> {
             until: until.map(at),
             source: source.map(|web| source_of(web).to_owned()),
             key: key.map(|key| key.to_string()),
+            status: None,
             limit,
             order: if descending { Order::Desc } else { Order::Asc },
         }
@@ -298,6 +303,7 @@ fn expected_page(log: &[Event], query: &EventQuery) -> EventPage {
     let one_cursor = query.after.is_some() != query.before.is_some();
     EventPage {
         events,
+        statuses: BTreeMap::new(),
         has_more_before: if forward { one_cursor && matching.iter().any(|e| !above(&e)) } else { rest > 0 },
         has_more_after: if forward { rest > 0 } else { one_cursor && matching.iter().any(|e| !below(&e)) },
     }

@@ -7,6 +7,7 @@ pub mod load;
 pub mod postgres;
 pub mod raw;
 pub mod server;
+pub mod service;
 pub mod tail;
 pub mod ws;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use backend::{Backend, for_each_backend};
 pub use server::Server;
+pub use service::{Answer, Service};
 pub use tail::Tail;
 
 /// How long anything may take that must happen "soon". Far above what is needed: only failures wait for it.

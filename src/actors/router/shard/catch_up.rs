@@ -9,6 +9,7 @@ use bytes::BytesMut;
 
 use super::seat::{Mode, Seat};
 use super::{Seated, Shard};
+use crate::actors::push_log::PushLog;
 use crate::domain::event::EventId;
 use crate::domain::index::PatternIndex;
 use crate::protocol::close::CloseReason;
@@ -50,7 +51,13 @@ impl Shard {
             self.read_page(key, ctx);
             return;
         };
-        let scanned = queue_due(seat, events, &self.index, TURN_BYTES.min(self.parts.limits.queue_per_connection));
+        let scanned = queue_due(
+            seat,
+            events,
+            &self.index,
+            &self.parts.pushes,
+            TURN_BYTES.min(self.parts.limits.queue_per_connection),
+        );
         seat.cursor.advance(scanned.through.unwrap_or(head));
         self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
         if scanned.through.is_some() {
@@ -130,7 +137,7 @@ impl Shard {
                 let through = page.scanned_through;
                 let events: Vec<LogEvent> = page.events.into_iter().map(LogEvent::from).collect();
                 // The page is bounded, so it is queued whole.
-                let scanned = queue_due(seat, events.iter(), index, usize::MAX);
+                let scanned = queue_due(seat, events.iter(), index, &self.parts.pushes, usize::MAX);
                 seat.cursor.advance(through);
                 self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
                 self.catch_up(seated.seat, ctx);
@@ -244,6 +251,7 @@ fn queue_due<'a>(
     seat: &mut Seat,
     events: impl Iterator<Item = &'a LogEvent>,
     index: &PatternIndex,
+    pushes: &PushLog,
     room: usize,
 ) -> Scanned {
     let outbox = Rc::clone(&seat.link.outbox);
@@ -259,6 +267,7 @@ fn queue_due<'a>(
                 break;
             }
             joined.extend_from_slice(frame);
+            pushes.add(event.event.id, 1);
             scanned.frames += 1;
         }
         last = event.event.id;

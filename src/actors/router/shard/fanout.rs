@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
 use super::seat::{Mode, Seat};
+use crate::actors::push_log::PushLog;
 use crate::domain::event::EventId;
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::protocol::log_batch::{LogBatch, LogEvent};
@@ -66,6 +67,7 @@ impl FanOut {
         for topic in std::mem::take(&mut self.touched) {
             let hits = std::mem::take(&mut self.hits[topic]);
             let mut joined = Joined { batch, hits: &hits, plain: None, full: None };
+            let mut pushes = 0;
             for member in &members[topic] {
                 let seat = &mut seats[member.seat];
                 if !seat.is_live() {
@@ -74,12 +76,16 @@ impl FanOut {
                 if seat.subscriptions.len() > 1 {
                     self.mixed.extend(hits.iter().map(|k| (member.seat, *k, member.envelope)));
                 } else if room.push(seat, joined.frames(member.envelope), hits.len()) {
+                    pushes += 1;
                     tally.frames += hits.len() as u64;
                     tally.bytes += joined.frames(member.envelope).len() as u64;
                 } else {
                     leave_behind(seat, head);
                     behind.push(member.seat);
                 }
+            }
+            for k in hits.iter().filter(|_| pushes > 0) {
+                room.pushes.add(batch.events[*k as usize].event.id, pushes);
             }
             self.recycle(topic, hits);
         }
@@ -139,6 +145,9 @@ impl FanOut {
             let count = due().count();
             let frames = if count == 1 { due().next().cloned().unwrap_or_default() } else { join(due()) };
             if room.push(seat, &frames, count) {
+                for of_event in of_seat.chunk_by(|a, b| a.1 == b.1) {
+                    room.pushes.add(batch.events[of_event[0].1 as usize].event.id, 1);
+                }
                 tally.frames += count as u64;
                 tally.bytes += frames.len() as u64;
             } else {
@@ -155,6 +164,7 @@ impl FanOut {
 pub struct Room<'a> {
     pub queues: &'a ShardQueues,
     pub limits: QueueLimits,
+    pub pushes: &'a PushLog,
 }
 
 impl Room<'_> {

@@ -37,6 +37,7 @@ use super::messages::{
 };
 use crate::actors::log_position::LogPosition;
 use crate::actors::mailbox::Depth;
+use crate::actors::push_log::PushLog;
 use crate::actors::supervisor::guard::ExitGuard;
 use crate::domain::event::EventId;
 use crate::domain::index::PatternIndex;
@@ -65,6 +66,7 @@ pub struct ShardParts {
     pub limits: ShardLimits,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
+    pub pushes: Arc<PushLog>,
     pub metrics: Arc<Metrics>,
     pub log_activity: bool,
 }
@@ -189,7 +191,7 @@ impl Shard {
 
     fn deliver(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
         let head = self.head();
-        let room = Room { queues: &self.queues, limits: self.queue_limits() };
+        let room = Room { queues: &self.queues, limits: self.queue_limits(), pushes: &self.parts.pushes };
         let tally =
             self.fan_out.deliver(&batch, head, &self.index, &self.members, &mut self.seats, &room, &mut self.behind);
         self.parts.metrics.pushed(tally.frames, tally.bytes);

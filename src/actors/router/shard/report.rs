@@ -3,13 +3,16 @@
 use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::json;
 
+use super::seat::Seat;
 use super::{MAILBOX, Shard};
 use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
-use crate::actors::router::messages::Observe;
+use crate::actors::router::messages::{FindSubscribers, Observe, Subscriber, Subscribers};
 use crate::actors::session;
 
 /// Most subscriptions listed for one session; the count is always right.
 const LISTED_SUBSCRIPTIONS: usize = 100;
+/// Most patterns listed for one session when it is explained whom an event would reach.
+const EXPLAINED_PATTERNS: usize = 10;
 
 impl Handler<Observe> for Shard {
     type Result = MessageResult<Observe>;
@@ -38,7 +41,7 @@ impl Handler<Observe> for Shard {
 }
 
 impl Shard {
-    fn session_report(&self, seat: &super::seat::Seat) -> ActorReport {
+    fn session_report(&self, seat: &Seat) -> ActorReport {
         let head = self.head();
         let position = seat.position(head);
         let patterns: Vec<&str> = seat
@@ -69,5 +72,29 @@ impl Shard {
             }),
             children: Vec::new(),
         }
+    }
+}
+
+impl Handler<FindSubscribers> for Shard {
+    type Result = MessageResult<FindSubscribers>;
+
+    /// Looks at every subscription: for operators, now and then.
+    fn handle(&mut self, FindSubscribers { name, limit }: FindSubscribers, _: &mut Context<Self>) -> Self::Result {
+        let mut found = Subscribers::default();
+        for (_, seat) in &self.seats {
+            let patterns = || seat.subscriptions.iter().filter_map(|s| self.index.pattern(s.topic));
+            let matching: Vec<_> = patterns().filter(|pattern| pattern.matches(&name)).collect();
+            let (count, list, patterns) = match matching.is_empty() {
+                true => (&mut found.others, &mut found.others_listed, patterns().collect()),
+                false => (&mut found.matching, &mut found.listed, matching),
+            };
+            *count += 1;
+            if list.len() < limit {
+                let patterns = patterns.iter().take(EXPLAINED_PATTERNS).map(|p| p.as_str().to_owned()).collect();
+                let peer = seat.link.peer.map(|peer| peer.to_string());
+                list.push(Subscriber { session: seat.session, peer, patterns });
+            }
+        }
+        MessageResult(found)
     }
 }

@@ -1,15 +1,20 @@
 //! The operators' endpoints.
 
+pub mod deliveries;
+pub mod explain;
+pub mod jobs;
+pub mod services;
+
+use std::fmt::Display;
 use std::time::Duration;
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
-
-use super::Edge;
 use serde_json::{Value, json};
 
 use super::query::Query;
 use super::reply::{self, Refusal};
+use super::{ConfiguredService, Edge};
 use crate::actors::observe::{ActorKind, ActorReport};
 use crate::actors::router::messages::CloseSession;
 use crate::actors::supervisor::messages::{Drain, ObserveTree};
@@ -68,8 +73,25 @@ async fn tree(edge: &Edge) -> Result<ActorReport, ApiError> {
     report.map_err(|error| silent(&error))
 }
 
-fn silent(error: &dyn std::fmt::Display) -> ApiError {
+fn silent(error: &dyn Display) -> ApiError {
     ApiError::new(ErrorCode::Internal, format!("the supervisor did not answer: {error}"))
+}
+
+/// The service of this name, if one is configured.
+fn find_service<'a>(edge: &'a Edge, name: &str) -> Option<&'a ConfiguredService> {
+    edge.parts.services.iter().find(|service| service.config.name == name)
+}
+
+fn known_services(edge: &Edge) -> Vec<&str> {
+    edge.parts.services.iter().map(|service| service.config.name.as_str()).collect()
+}
+
+/// What is wrong with a service that is not configured, completing "must be …".
+fn one_of_the_services(edge: &Edge) -> String {
+    match &known_services(edge)[..] {
+        [] => "a configured service; there is none".to_owned(),
+        known => format!("one of {}", known.join(", ")),
+    }
 }
 
 fn collect_sessions(report: ActorReport, found: &mut Vec<Value>) {

@@ -1,0 +1,80 @@
+-- Downstream services by the number that deliveries carry. `paused` says why a service takes nothing
+-- (null: it does); `breaker` is the state of its circuit breaker as JSON.
+CREATE TABLE services (
+    id          SMALLINT           NOT NULL PRIMARY KEY,
+    name        TEXT COLLATE "C"   NOT NULL UNIQUE,
+    paused      TEXT,
+    breaker     TEXT,
+    created_at  BIGINT             NOT NULL
+);
+
+-- The outbox: one row for each event and service that is to get it, written in the transaction of the event.
+-- `state`: 0 waiting (never tried), 1 retrying (not before `due_at`), 2 delivered, 3 dead.
+-- `lane`: 0 high, 1 normal, 2 low, 3 replay. Times are µs since 1970, UTC.
+-- `attempts` counts all, `spent` those before the delivery was last made anew; the rest tells of the last one.
+CREATE TABLE deliveries (
+    event_id    BIGINT             NOT NULL,
+    service     SMALLINT           NOT NULL,
+    state       SMALLINT           NOT NULL,
+    lane        SMALLINT           NOT NULL,
+    due_at      BIGINT             NOT NULL,
+    key         TEXT COLLATE "C",
+    attempts    INTEGER            NOT NULL DEFAULT 0,
+    spent       INTEGER            NOT NULL DEFAULT 0,
+    finished_at BIGINT,
+    took_us     BIGINT,
+    http_status SMALLINT,
+    reason      TEXT,
+    PRIMARY KEY (event_id, service)
+)
+-- Every row is updated once and leaves dead entries at the front of the indexes, where every claim begins.
+WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000);
+
+-- What is not delivered, in the order in which it is claimed and listed. What is delivered costs nothing here.
+CREATE INDEX deliveries_open ON deliveries (service, state, lane, event_id) WHERE state <> 2;
+CREATE INDEX deliveries_due ON deliveries (service, due_at, event_id) WHERE state = 1;
+-- Who comes before whom among the undelivered of an ordering key.
+CREATE INDEX deliveries_key ON deliveries (service, key, event_id) WHERE state < 2 AND key IS NOT NULL;
+
+-- Every attempt that failed; the one that succeeded is in the row of its delivery.
+CREATE TABLE delivery_attempts (
+    event_id    BIGINT             NOT NULL,
+    service     SMALLINT           NOT NULL,
+    attempt     INTEGER            NOT NULL,
+    finished_at BIGINT             NOT NULL,
+    took_us     BIGINT             NOT NULL,
+    http_status SMALLINT,
+    reason      TEXT               NOT NULL,
+    answer      TEXT,
+    PRIMARY KEY (event_id, service, attempt)
+);
+
+-- Redrives and replays under way: `next_id` is where to go on.
+CREATE TABLE delivery_jobs (
+    id          BIGINT             NOT NULL PRIMARY KEY,
+    kind        TEXT               NOT NULL,
+    service     SMALLINT           NOT NULL,
+    patterns    TEXT               NOT NULL,
+    next_id     BIGINT             NOT NULL,
+    through_id  BIGINT             NOT NULL,
+    touched     BIGINT             NOT NULL DEFAULT 0,
+    state       TEXT               NOT NULL,
+    created_at  BIGINT             NOT NULL,
+    updated_at  BIGINT             NOT NULL
+);
+
+-- Events that are to be appended to the log later.
+CREATE TABLE schedules (
+    id          TEXT COLLATE "C"   NOT NULL PRIMARY KEY,
+    due_at      BIGINT             NOT NULL,
+    created_at  BIGINT             NOT NULL,
+    name        TEXT               NOT NULL,
+    payload     TEXT               NOT NULL,
+    source      TEXT               NOT NULL,
+    priority    SMALLINT           NOT NULL,
+    key         TEXT,
+    metadata    TEXT,
+    traceparent TEXT
+);
+
+CREATE INDEX schedules_due ON schedules (due_at, id);

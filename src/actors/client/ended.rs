@@ -1,0 +1,237 @@
+//! What follows from the end of an attempt, for the delivery and for the service.
+
+use std::time::Duration;
+
+use actix::prelude::Context;
+use serde_json::json;
+
+use super::post::{Attempt, Outcome};
+use super::report::LastError;
+use super::{AttemptEnd, Client};
+use crate::domain::breaker::{BreakerState, Transition};
+use crate::domain::delivery::{DeadReason, Verdict, classify};
+use crate::domain::event::{EventId, NewEvent, Priority, Timestamp};
+use crate::domain::name::EventName;
+use crate::domain::retry::RetryVerdict;
+use crate::storage::{Claimed, ServiceChange, Settled, Settlement};
+
+/// The source of the Event Handler's own events.
+const OWN_SOURCE: &str = "event-handler";
+
+/// An attempt, judged.
+struct Judged {
+    verdict: Verdict,
+    took: Duration,
+    http_status: Option<u16>,
+    reason: Option<String>,
+    answer: Option<String>,
+}
+
+impl From<AttemptEnd> for Judged {
+    fn from(end: AttemptEnd) -> Self {
+        match end {
+            AttemptEnd::Posted(Attempt { outcome: Outcome::Answered { status, retry_after, excerpt }, took }) => {
+                let verdict = classify(status, retry_after);
+                let failed = verdict != Verdict::Delivered;
+                Self {
+                    verdict,
+                    took,
+                    http_status: Some(status),
+                    reason: failed.then(|| format!("answered {status}")),
+                    answer: Some(excerpt).filter(|excerpt| failed && !excerpt.is_empty()),
+                }
+            }
+            AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, took }) => Self {
+                verdict: Verdict::Retry { retry_after: None },
+                took,
+                http_status: None,
+                reason: Some(format!("{}: {message}", kind.as_str())),
+                answer: None,
+            },
+            AttemptEnd::TooLarge(bytes) => Self {
+                verdict: Verdict::Dead(DeadReason::TooLarge),
+                took: Duration::ZERO,
+                http_status: None,
+                reason: Some(format!("the request would have {bytes} bytes, more than max_body")),
+                answer: None,
+            },
+            AttemptEnd::Unable(reason) => Self {
+                verdict: Verdict::Retry { retry_after: None },
+                took: Duration::ZERO,
+                http_status: None,
+                reason: Some(format!("configuration: {reason}")),
+                answer: None,
+            },
+        }
+    }
+}
+
+impl Client {
+    /// Judges, and notes what is to be written down.
+    pub(super) fn attempt_ended(&mut self, id: EventId, end: AttemptEnd) {
+        let judged = Judged::from(end);
+        let now = self.clock.now();
+        let finished = self.dispatcher.finished(id, judged.verdict, judged.took, now, rand::random());
+        let (Some(finished), Some(claimed), Some(service)) = (finished, self.claims.get(id), self.id) else { return };
+        let attempts = claimed.attempts + 1;
+        let (settled, outcome) = match judged.verdict {
+            Verdict::Delivered => (Settled::Delivered, "delivered"),
+            Verdict::Dead(reason) => (Settled::Dead(reason), "dead"),
+            Verdict::Gone => (Settled::Retry(now), "gone"),
+            Verdict::Retry { retry_after } => {
+                let made = attempts.saturating_sub(claimed.spent);
+                match self.schedule.next(made, retry_after, rand::random()) {
+                    RetryVerdict::After(delay) => (Settled::Retry(now.plus(delay)), "retry"),
+                    RetryVerdict::Exhausted => (Settled::Dead(DeadReason::Exhausted), "dead"),
+                }
+            }
+        };
+        self.metrics.attempted(outcome, judged.took);
+        if settled == Settled::Delivered {
+            self.metrics.latency(now.since(claimed.event.created_at));
+        }
+        if self.parts.log_activity {
+            log::info!(target: "event_handler::activity", id, service = self.name(), attempt = attempts, outcome, reason = judged.reason.as_deref().unwrap_or("-"); "attempted");
+        }
+        if let Settled::Dead(reason) = settled {
+            if let (Settled::Dead(DeadReason::Exhausted), Some(key)) = (settled, &finished.job.key) {
+                // The dispatcher saw a failure, and would wait for this one to come again.
+                self.dispatcher.forget(key);
+            }
+            log::debug!(service = self.name(), id, attempts, reason = reason.as_str(), error = judged.reason.as_deref().unwrap_or("-"); "delivery is dead");
+            self.announce_dead(claimed.clone(), reason, attempts, judged.reason.as_deref());
+        }
+        if let Some(error) = &judged.reason {
+            self.remember_error(LastError { at: now, event_id: id, error: error.clone() });
+        }
+        for follower in finished.given_back {
+            self.claims.give_back(follower.id);
+        }
+        if let Some(transition) = finished.transition {
+            self.turned(transition);
+        }
+        if judged.verdict == Verdict::Gone {
+            self.pause_for("the service answered 410 Gone");
+        }
+        self.ended.push(Settlement {
+            service,
+            event_id: id,
+            lane: finished.job.lane,
+            attempts,
+            finished_at: now,
+            took: judged.took,
+            http_status: judged.http_status,
+            reason: judged.reason,
+            answer: judged.answer,
+            settled,
+        });
+    }
+
+    /// These are in the store.
+    pub(super) fn settled(&mut self, settlements: Vec<Settlement>, ctx: &mut Context<Self>) {
+        let mut next_due: Option<Timestamp> = None;
+        for settlement in settlements {
+            let due = match settlement.settled {
+                Settled::Retry(due) => Some(due),
+                Settled::Delivered | Settled::Dead(_) => None,
+            };
+            self.claims.settled(settlement.event_id, due.is_some());
+            next_due = next_due.into_iter().chain(due).min();
+        }
+        if let Some(due) = next_due {
+            self.begin_round_at(due, ctx);
+        }
+        if self.recovering
+            && self.parts.slot.pending_total() == 0
+            && self.dispatcher.breaker().state() == BreakerState::Closed
+        {
+            self.recovering = false;
+            self.announce("recovered", json!({}));
+        }
+    }
+
+    /// Sends nothing more; what comes is kept.
+    pub(super) fn pause_for(&mut self, reason: &str) {
+        if !self.dispatcher.is_paused() {
+            self.dispatcher.pause();
+            self.pause = Some(reason.to_owned());
+            self.is_changed = true;
+            self.announce("paused", json!({ "reason": reason }));
+        }
+    }
+
+    pub(super) fn resume(&mut self) {
+        if self.dispatcher.is_paused() {
+            self.dispatcher.resume();
+            self.pause = None;
+            self.is_changed = true;
+            self.recovering = true;
+            self.announce("resumed", json!({}));
+        }
+    }
+
+    /// What is to outlive a restart.
+    pub(super) fn kept(&self) -> Option<ServiceChange> {
+        let breaker = serde_json::to_string(&self.dispatcher.breaker().snapshot()).ok();
+        self.parts.slot.keep(self.pause.clone(), breaker.clone());
+        Some(ServiceChange { service: self.id?, paused: self.pause.clone(), breaker })
+    }
+
+    pub(super) fn announce_transition(&mut self, transition: Transition) {
+        let Transition { from, to } = transition;
+        self.metrics.turned(to);
+        let figures = self.dispatcher.breaker().figures(self.clock.now());
+        let is_open = matches!(to, BreakerState::Open | BreakerState::ForcedOpen);
+        self.recovering |= is_open;
+        let happened = match to {
+            BreakerState::Open | BreakerState::ForcedOpen => "opened",
+            BreakerState::HalfOpen => "half_open",
+            BreakerState::Closed | BreakerState::ForcedClosed => "closed",
+        };
+        let level = if is_open { log::Level::Warn } else { log::Level::Info };
+        log::log!(level, service = self.name(), from = from.as_str(), to = to.as_str(); "circuit breaker");
+        let until = figures.open_until.map(|until| until.to_string());
+        self.announce(
+            happened,
+            json!({ "from": from.as_str(), "to": to.as_str(), "open_until": until, "openings": figures.openings }),
+        );
+    }
+
+    /// `$sys.service.<happened>`.
+    fn announce(&mut self, happened: &str, mut payload: serde_json::Value) {
+        payload["service"] = self.name().into();
+        payload["pending"] = self.parts.slot.pending_total().into();
+        self.own_events.push(own_event(&format!("$sys.service.{happened}"), &payload));
+    }
+
+    /// `$sys.delivery.dead`; not for the Event Handler's own events, whose deliveries could die for ever.
+    fn announce_dead(&mut self, claimed: Claimed, reason: DeadReason, attempts: u32, error: Option<&str>) {
+        let Claimed { event, .. } = claimed;
+        if event.name.is_system() {
+            return;
+        }
+        let payload = json!({
+            "service": self.name(),
+            "event_id": event.id,
+            "event_name": event.name.as_str(),
+            "key": event.key.as_deref(),
+            "reason": reason.as_str(),
+            "attempts": attempts,
+            "error": error,
+        });
+        self.own_events.push(own_event("$sys.delivery.dead", &payload));
+    }
+}
+
+fn own_event(name: &str, payload: &serde_json::Value) -> NewEvent {
+    NewEvent {
+        name: EventName::from_store(name.to_owned()),
+        payload: payload.to_string().into(),
+        source: OWN_SOURCE.into(),
+        priority: Priority::Normal,
+        key: None,
+        metadata: None,
+        traceparent: None,
+        idempotency: None,
+    }
+}

@@ -1,0 +1,73 @@
+//! What a client takes.
+
+use actix::prelude::{Message, Recipient};
+
+use crate::actors::mailbox::Mailbox;
+use crate::actors::observe::ActorReport;
+use crate::actors::persistence::messages::{HoldService, SettleDeliveries};
+
+use crate::storage::Claimed;
+
+/// What an operator wants of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceCommand {
+    /// Send nothing; keep what comes.
+    Pause,
+    /// Send again, beginning with what was kept.
+    Resume,
+    /// Keep the breaker open.
+    Open,
+    /// Keep the breaker closed.
+    Close,
+    /// Let the breaker begin anew, closed.
+    Reset,
+}
+
+impl ServiceCommand {
+    /// All commands.
+    pub const ALL: [Self; 5] = [Self::Pause, Self::Resume, Self::Open, Self::Close, Self::Reset];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Open => "open",
+            Self::Close => "close",
+            Self::Reset => "reset",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|command| command.as_str() == text)
+    }
+}
+
+/// Obey an operator; answers with the state after it, once that is stored. None before the store knows the service.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<ActorReport>")]
+pub struct Operate(pub ServiceCommand);
+
+/// From now on settlements go to this persistence actor.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ConnectPersistence {
+    pub settle: Mailbox<SettleDeliveries>,
+    pub hold: Recipient<HoldService>,
+}
+
+/// Say what you are.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<ActorReport>")]
+pub struct Observe;
+
+/// Which deliveries are under way: sent, and not known to be settled in the store?
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<Claimed>")]
+pub struct ListInFlight;
+
+/// Send nothing more; answers when all that was sent is settled in the store.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct DrainDeliveries;

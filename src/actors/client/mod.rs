@@ -1,0 +1,571 @@
+//! A client: delivers the events of one service, through its circuit breaker.
+//!
+//! It claims what is due from the store, posts it, and has persistence write down how that ended. What it keeps in
+//! memory is only what it has in hand; the store has the rest. All decisions are those of the
+//! [`Dispatcher`](crate::domain::dispatch::Dispatcher); here they are carried out.
+//!
+//! - CL-4: a delivery counts as in flight from its request until its end is in the store. Of these there are at most
+//!   as many as the concurrency allows, and [`MAX_UNSETTLED`] more: a crash repeats no others.
+
+mod claims;
+mod ended;
+pub mod messages;
+mod operate;
+mod policy;
+pub mod post;
+mod report;
+mod resolve;
+pub mod tls;
+
+use std::collections::{HashSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, ResponseActFuture,
+    SpawnHandle, WrapFuture,
+};
+use tokio::sync::oneshot;
+
+use self::claims::Claims;
+use self::messages::{ConnectPersistence, DrainDeliveries, Observe};
+use self::post::{Attempt, Poster, TargetOptions};
+use self::report::{LastError, Rate};
+use super::mailbox::Mailbox;
+use super::observe::ActorReport;
+use super::persistence::messages::{HoldService, SettleDeliveries};
+use super::service_slot::ServiceSlot;
+use super::supervisor::guard::ExitGuard;
+use crate::config::ServiceConfig;
+use crate::domain::breaker::{BreakerSnapshot, Transition};
+use crate::domain::dispatch::{Dispatcher, Hold, Job, Next};
+use crate::domain::event::{EventId, NewEvent, Timestamp};
+use crate::domain::retry::RetrySchedule;
+use crate::domain::routes::ServiceId;
+use crate::protocol::webhook::{DeliveryFormat, SigningKey, TraceIds, delivery_request};
+use crate::storage::{Claimed, Reader, Registered, Settlement, StoreError};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::service_metrics::ServiceMetrics;
+
+/// Messages that may wait.
+pub const MAILBOX: usize = 1024;
+/// Deliveries that have ended while their end is still on its way to the store. With more, nothing is sent.
+const MAX_UNSETTLED: usize = 256;
+/// How often the hold on a service is made sure of, and the store looked at without being asked to.
+const CARE_INTERVAL: Duration = Duration::from_secs(2);
+/// After a failure of the store.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// What a client is made of; kept by the supervisor to make another.
+#[derive(Clone)]
+pub struct ClientParts {
+    pub service: Arc<ServiceConfig>,
+    pub slot: Arc<ServiceSlot>,
+    /// Apart from that of the edge: who asks for many events does not slow down deliveries.
+    pub reader: Reader,
+    pub metrics: Arc<Metrics>,
+    pub log_activity: bool,
+}
+
+/// See the module.
+pub struct Client {
+    parts: ClientParts,
+    persistence: Mailbox<SettleDeliveries>,
+    hold: Recipient<HoldService>,
+    metrics: ServiceMetrics,
+    clock: Clock,
+    poster: Result<Rc<Poster>, String>,
+    keys: Vec<SigningKey>,
+    schedule: RetrySchedule,
+    /// Once the store knows the service.
+    id: Option<ServiceId>,
+    dispatcher: Dispatcher,
+    /// Whether this process delivers to the service, and no other.
+    is_held: bool,
+    pause: Option<String>,
+    claims: Claims,
+    /// Why nothing is sent, as last seen.
+    waits_for: Hold,
+    /// Ended, and not on their way to the store yet.
+    ended: Vec<Settlement>,
+    /// Events of its own, and whether its state is to be stored.
+    own_events: Vec<NewEvent>,
+    is_changed: bool,
+    /// On their way to the store.
+    settling: Option<Vec<Settlement>>,
+    /// Whether something is left that was there while the breaker was open.
+    recovering: bool,
+    timer: Option<SpawnHandle>,
+    /// When the next round through what is due begins.
+    next_round: Option<(Timestamp, SpawnHandle)>,
+    drained: Vec<oneshot::Sender<()>>,
+    /// Operators who wait until what they have told it is stored.
+    obeyed: Vec<oneshot::Sender<()>>,
+    last_errors: VecDeque<LastError>,
+    rate: Rate,
+    started: Instant,
+    guard: ExitGuard,
+}
+
+/// The time of day, which goes neither back nor faster or slower while a client lives.
+struct Clock {
+    base: Timestamp,
+    begin: tokio::time::Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { base: super::clock::now(), begin: tokio::time::Instant::now() }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.base.plus(self.begin.elapsed())
+    }
+}
+
+/// Something may be there to deliver.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct WorkArrived;
+
+/// The store answered a claim.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct RowsRead {
+    rows: Result<Vec<Claimed>, StoreError>,
+    max_rows: usize,
+}
+
+/// An attempt ended; none if its task was lost.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct AttemptEnded {
+    id: EventId,
+    attempt: Option<AttemptEnd>,
+}
+
+/// How an attempt ended.
+enum AttemptEnd {
+    Posted(Attempt),
+    /// Not sent: the request would have so many bytes.
+    TooLarge(usize),
+    /// Not sent: the configuration of the service cannot be used.
+    Unable(String),
+}
+
+/// Reports an attempt, however its task ends.
+struct Attempting {
+    id: EventId,
+    client: actix::Addr<Client>,
+    attempt: Option<AttemptEnd>,
+}
+
+impl Attempting {
+    fn end(mut self, end: AttemptEnd) {
+        self.attempt = Some(end);
+    }
+}
+
+impl Drop for Attempting {
+    fn drop(&mut self) {
+        // As many as may be in flight: unbounded sending is bounded by that.
+        self.client.do_send(AttemptEnded { id: self.id, attempt: self.attempt.take() });
+    }
+}
+
+impl Client {
+    pub fn new(
+        parts: ClientParts,
+        persistence: Mailbox<SettleDeliveries>,
+        hold: Recipient<HoldService>,
+        guard: ExitGuard,
+    ) -> Self {
+        let clock = Clock::start();
+        let options = &parts.service.options;
+        let keys = parts.service.secrets.iter().filter_map(|secret| SigningKey::parse(secret.expose()).ok()).collect();
+        Self {
+            metrics: parts.metrics.service(&parts.service.name),
+            poster: Poster::new(&TargetOptions::of(&parts.service)).map(Rc::new),
+            keys,
+            schedule: policy::retry_schedule(options),
+            id: None,
+            dispatcher: Dispatcher::new(policy::dispatch_policy(options), None, clock.now()),
+            is_held: false,
+            pause: None,
+            claims: Claims::default(),
+            waits_for: Hold::Empty,
+            ended: Vec::new(),
+            own_events: Vec::new(),
+            is_changed: false,
+            settling: None,
+            recovering: false,
+            timer: None,
+            next_round: None,
+            drained: Vec::new(),
+            obeyed: Vec::new(),
+            last_errors: VecDeque::new(),
+            rate: Rate::default(),
+            started: Instant::now(),
+            clock,
+            persistence,
+            hold,
+            guard,
+            parts,
+        }
+    }
+
+    /// Whether it has begun just now.
+    fn begin_if_registered(&mut self) -> bool {
+        let registered = self.parts.slot.registered().filter(|_| self.id.is_none());
+        let begins = registered.is_some();
+        registered.into_iter().for_each(|registered| self.begin(registered));
+        begins
+    }
+
+    /// Begins with what the store has kept of the service.
+    fn begin(&mut self, Registered { id, paused, breaker }: Registered) {
+        let snapshot: Option<BreakerSnapshot> = breaker.and_then(|json| serde_json::from_str(&json).ok());
+        let policy = policy::dispatch_policy(&self.parts.service.options);
+        self.dispatcher = Dispatcher::new(policy, snapshot, self.clock.now());
+        if paused.is_some() {
+            self.dispatcher.pause();
+        }
+        self.metrics.state(self.dispatcher.breaker().state());
+        self.recovering = snapshot.is_some_and(|s| s.open_until.is_some());
+        self.pause = paused;
+        self.id = Some(id);
+        self.claims.look_again();
+    }
+
+    /// Makes sure that no other process delivers to the service.
+    fn hold(&self, ctx: &mut Context<Self>) {
+        let Some(id) = self.id else { return };
+        let answer = self.hold.send(HoldService(id));
+        ctx.spawn(answer.into_actor(self).map(|answer, this, ctx| {
+            // While the store is away nothing can be settled, and so nothing goes out; the hold itself is as it was.
+            let Ok(Ok(is_held)) = answer else { return };
+            if this.is_held != is_held {
+                log::debug!(service = this.name(), is_held; "hold on a service");
+                this.is_held = is_held;
+                let handed_back = this.dispatcher.hand_back();
+                drop(handed_back);
+                let under_way: HashSet<EventId> = this.under_way().collect();
+                this.claims.reset(|id| under_way.contains(&id));
+            }
+            this.pump(ctx);
+        }));
+    }
+
+    /// Sent, and not known to be settled.
+    fn under_way(&self) -> impl Iterator<Item = EventId> {
+        let settling = self.settling.iter().flatten().chain(&self.ended).map(|ended| ended.event_id);
+        self.dispatcher.in_flight().chain(settling)
+    }
+
+    fn unsettled(&self) -> usize {
+        self.ended.len() + self.settling.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Does all that can be done now: sends, reads, settles, and sets the timer for the rest.
+    fn pump(&mut self, ctx: &mut Context<Self>) {
+        if self.id.is_some() && self.is_held {
+            let until = self.send_all(ctx);
+            self.read(ctx);
+            self.set_timer(until, ctx);
+        }
+        self.settle(ctx);
+        self.observe_figures();
+        if self.dispatcher.in_flight().next().is_none() && self.unsettled() == 0 {
+            for drained in self.drained.drain(..) {
+                let _ = drained.send(());
+            }
+        }
+    }
+
+    /// Sends what may go out; returns when there may be more.
+    fn send_all(&mut self, ctx: &mut Context<Self>) -> Option<Timestamp> {
+        while self.unsettled() < MAX_UNSETTLED {
+            let now = self.clock.now();
+            match self.dispatcher.next(now, rand::random()) {
+                Next::Send(job) => self.send(&job, now, ctx),
+                Next::Turned(transition) => self.turned(transition),
+                Next::Wait { until, why } => {
+                    if why == Hold::Breaker && self.waits_for != why {
+                        self.metrics.not_permitted();
+                    }
+                    self.waits_for = why;
+                    return until;
+                }
+            }
+        }
+        None
+    }
+
+    fn send(&mut self, job: &Job, now: Timestamp, ctx: &mut Context<Self>) {
+        let attempting = Attempting { id: job.id, client: ctx.address(), attempt: None };
+        let Some(claimed) = self.claims.get(job.id) else { return };
+        let options = &self.parts.service.options;
+        let ids = TraceIds { trace: rand::random(), span: rand::random() };
+        let format: DeliveryFormat = options.format;
+        let request = delivery_request(&claimed.event, &self.parts.service.name, format, &self.keys, now, ids);
+        if request.body.len() > options.max_body.as_usize() {
+            return attempting.end(AttemptEnd::TooLarge(request.body.len()));
+        }
+        let poster = match &self.poster {
+            Ok(poster) => Rc::clone(poster),
+            Err(reason) => return attempting.end(AttemptEnd::Unable(reason.clone())),
+        };
+        let service = Arc::clone(&self.parts.service);
+        actix_rt::spawn(async move {
+            let attempt = poster.post(&service.path, &request.headers, request.body).await;
+            attempting.end(AttemptEnd::Posted(attempt));
+        });
+    }
+
+    fn read(&mut self, ctx: &mut Context<Self>) {
+        let Some(service) = self.id else { return };
+        let Some(read) = self.claims.next_read(&self.dispatcher, self.clock.now()) else { return };
+        const MAX_BYTES: usize = 4 * 1024 * 1024;
+        let reader = self.parts.reader.clone();
+        let max_rows = read.max_rows;
+        let rows = async move { reader.claim(service, read.claim, max_rows, MAX_BYTES).await };
+        ctx.spawn(rows.into_actor(self).map(move |rows, this, ctx| this.rows_read(RowsRead { rows, max_rows }, ctx)));
+    }
+
+    fn rows_read(&mut self, RowsRead { rows, max_rows }: RowsRead, ctx: &mut Context<Self>) {
+        match rows {
+            Ok(rows) => {
+                // Fewer rows than asked for and few bytes: there are no more.
+                let bytes: usize = rows.iter().map(|row| row.event.memory()).sum();
+                let is_whole = rows.len() < max_rows && bytes < 4 * 1024 * 1024;
+                let now = self.clock.now();
+                if let Some(through) = self.claims.take(rows, is_whole, &mut self.dispatcher, now) {
+                    self.await_next_due(through, ctx);
+                }
+                self.pump(ctx);
+            }
+            Err(error) => {
+                log::debug!(service = self.name(), error:%; "claim failed");
+                ctx.run_later(STORE_RETRY, |this, ctx| {
+                    this.claims.failed();
+                    this.pump(ctx);
+                });
+            }
+        }
+    }
+
+    /// Begins another round when the next retry is due that is not due by `through`.
+    fn await_next_due(&mut self, through: Timestamp, ctx: &mut Context<Self>) {
+        let Some(service) = self.id else { return };
+        let reader = self.parts.reader.clone();
+        let next = async move { reader.next_due(service, through).await };
+        ctx.spawn(next.into_actor(self).map(|next, this, ctx| match next {
+            Ok(None) => {}
+            Ok(Some(due)) => this.begin_round_at(due, ctx),
+            Err(_) => this.begin_round_at(this.clock.now().plus(STORE_RETRY), ctx),
+        }));
+    }
+
+    /// Begins another round then, unless one begins before.
+    fn begin_round_at(&mut self, due: Timestamp, ctx: &mut Context<Self>) {
+        // The care interval looks at what is further off.
+        let due = due.min(self.clock.now().plus(CARE_INTERVAL * 2));
+        if let Some((earlier, timer)) = self.next_round.take() {
+            if earlier <= due {
+                self.next_round = Some((earlier, timer));
+                return;
+            }
+            ctx.cancel_future(timer);
+        }
+        let timer = ctx.run_later(due.since(self.clock.now()), |this, ctx| {
+            this.next_round = None;
+            this.claims.begin_round();
+            this.pump(ctx);
+        });
+        self.next_round = Some((due, timer));
+    }
+
+    fn set_timer(&mut self, until: Option<Timestamp>, ctx: &mut Context<Self>) {
+        if let Some(timer) = self.timer.take() {
+            ctx.cancel_future(timer);
+        }
+        let wait = until.map(|until| until.since(self.clock.now()).max(Duration::from_millis(1)));
+        self.timer = wait.map(|wait| ctx.run_later(wait, Self::pump));
+    }
+
+    /// Has what ended written down, all together.
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        let has_something = !self.ended.is_empty() || !self.own_events.is_empty() || self.is_changed;
+        if self.settling.is_some() || !has_something {
+            return;
+        }
+        let settlements = std::mem::take(&mut self.ended);
+        let events = std::mem::take(&mut self.own_events);
+        let change = std::mem::take(&mut self.is_changed).then(|| self.kept()).flatten();
+        let (reply, answer) = oneshot::channel();
+        let copy = (settlements.clone(), events.clone(), change.is_some());
+        let obeyed = std::mem::take(&mut self.obeyed);
+        self.settling = Some(settlements.clone());
+        let sent = self.persistence.try_send(SettleDeliveries { settlements, change, events, reply });
+        let answer = async move {
+            match sent {
+                Ok(()) => answer.await.is_ok_and(|answer| answer.is_ok()),
+                Err(_) => false,
+            }
+        };
+        ctx.spawn(answer.into_actor(self).map(move |is_stored, this, ctx| {
+            this.settling = None;
+            let (settlements, events, is_changed) = copy;
+            if is_stored {
+                for obeyed in obeyed {
+                    let _ = obeyed.send(());
+                }
+                this.settled(settlements, ctx);
+                this.pump(ctx);
+            } else {
+                // Sent again, in order; nothing more goes out meanwhile than may be unsettled.
+                this.ended.splice(0..0, settlements);
+                this.own_events.splice(0..0, events);
+                this.obeyed.extend(obeyed);
+                this.is_changed |= is_changed;
+                this.settling = Some(Vec::new());
+                ctx.run_later(STORE_RETRY, |this, ctx| {
+                    this.settling = None;
+                    this.pump(ctx);
+                });
+            }
+        }));
+    }
+
+    /// A change of the breaker: to be told, and kept.
+    fn turned(&mut self, transition: Transition) {
+        self.announce_transition(transition);
+        self.is_changed = true;
+    }
+
+    fn observe_oldest(&self, ctx: &mut Context<Self>) {
+        let Some(service) = self.id else { return };
+        let reader = self.parts.reader.clone();
+        let oldest = async move { reader.oldest_open(service).await };
+        ctx.spawn(oldest.into_actor(self).map(|oldest, this, _| {
+            if let Ok(oldest) = oldest {
+                let age = oldest.map(|event| this.clock.now().since(event.created_at));
+                this.metrics.oldest(age.unwrap_or_default());
+            }
+        }));
+    }
+
+    fn name(&self) -> &str {
+        &self.parts.service.name
+    }
+}
+
+impl Actor for Client {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        if let Err(reason) = &self.poster {
+            log::error!(service = self.name(), reason = reason.as_str(); "service cannot be called");
+        }
+        let (slot, client) = (Arc::clone(&self.parts.slot), ctx.address().downgrade());
+        actix_rt::spawn(async move {
+            loop {
+                slot.woken().await;
+                // Waits until it is taken: what comes meanwhile needs no message of its own.
+                let is_taken = match client.upgrade() {
+                    Some(client) => client.send(WorkArrived).await.is_ok(),
+                    None => false,
+                };
+                if !is_taken {
+                    // It was for the client after this one.
+                    return slot.wake();
+                }
+            }
+        });
+        self.parts.slot.wake();
+        ctx.run_interval(CARE_INTERVAL, |this, ctx| {
+            this.begin_if_registered();
+            this.claims.look_again();
+            this.hold(ctx);
+            this.rate.sample(this.metrics.delivered(), this.clock.now());
+            this.observe_oldest(ctx);
+        });
+    }
+}
+
+impl Handler<WorkArrived> for Client {
+    type Result = ();
+
+    fn handle(&mut self, WorkArrived: WorkArrived, ctx: &mut Self::Context) {
+        if self.begin_if_registered() {
+            self.hold(ctx);
+        }
+        self.claims.look_for_new();
+        if self.parts.slot.take_renewed() {
+            self.claims.begin_round();
+        }
+        self.pump(ctx);
+    }
+}
+
+impl Handler<AttemptEnded> for Client {
+    type Result = ();
+
+    fn handle(&mut self, AttemptEnded { id, attempt }: AttemptEnded, ctx: &mut Self::Context) {
+        match attempt {
+            Some(attempt) => self.attempt_ended(id, attempt),
+            None => {
+                self.dispatcher.cancelled(id);
+            }
+        }
+        self.pump(ctx);
+    }
+}
+
+impl Handler<ConnectPersistence> for Client {
+    type Result = ();
+
+    fn handle(&mut self, ConnectPersistence { settle, hold }: ConnectPersistence, ctx: &mut Self::Context) {
+        (self.persistence, self.hold) = (settle, hold);
+        self.hold(ctx);
+    }
+}
+
+impl Handler<Observe> for Client {
+    type Result = Option<ActorReport>;
+
+    fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
+        Some(self.report())
+    }
+}
+
+impl Handler<DrainDeliveries> for Client {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, DrainDeliveries: DrainDeliveries, ctx: &mut Self::Context) -> Self::Result {
+        self.dispatcher.drain();
+        let (drained, is_drained) = oneshot::channel();
+        self.drained.push(drained);
+        self.pump(ctx);
+        Box::pin(is_drained.into_actor(self).map(|_, this: &mut Self, ctx: &mut Context<Self>| {
+            this.guard.release();
+            ctx.stop();
+        }))
+    }
+}
+
+#[cfg(test)]
+mod post_tests;
+#[cfg(test)]
+mod tls_tests;
+
+#[cfg(feature = "fault-injection")]
+impl Handler<super::supervisor::messages::InjectPanic> for Client {
+    type Result = ();
+
+    fn handle(&mut self, _: super::supervisor::messages::InjectPanic, _: &mut Self::Context) {
+        panic!("injected fault in a client");
+    }
+}

@@ -1,0 +1,300 @@
+//! One service over HTTP: requests out, answers in, every one of them bounded in time and size.
+
+use std::cell::Cell;
+use std::fmt::Display;
+use std::time::{Duration, Instant, SystemTime};
+
+use actix_web::http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
+use awc::error::{ConnectError, SendRequestError};
+use awc::http::Uri;
+use awc::{Client, ClientResponse};
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::resolve::{Connector, RefusedAddress, STAGE, Stage};
+use super::tls::{TlsFiles, client_config};
+use crate::config::{SecretUrl, ServiceConfig};
+use crate::protocol::webhook::Headers;
+
+/// As much of an answer's body is kept.
+pub const EXCERPT_BYTES: usize = 20_000;
+/// As much of an answer's body is read, so that its connection can be used again; beyond it that is closed.
+const READ_BYTES: usize = 256 * 1024;
+/// Age beyond which a connection is not used again: so a changed address is noticed.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
+
+const AGENT: &str = concat!("event-handler/", env!("CARGO_PKG_VERSION"));
+
+/// How a service is reached.
+#[derive(Debug, Clone)]
+pub struct TargetOptions {
+    /// The base that paths are below. User name and password in it are not sent.
+    pub url: SecretUrl,
+    /// Sent with every request.
+    pub headers: Headers,
+    /// Requests at a time, and connections kept.
+    pub concurrency: usize,
+    /// For a connection, and again for its TLS handshake.
+    pub connect_timeout: Duration,
+    /// For a whole attempt, the body of the answer included.
+    pub timeout: Duration,
+    /// For which an unused connection is kept.
+    pub idle_timeout: Duration,
+    pub allow_private: bool,
+    pub tls: TlsFiles,
+}
+
+/// Posts to one service. Has connections of its own, so no other service is disturbed.
+pub struct Poster {
+    client: Client,
+    url: SecretUrl,
+    headers: Headers,
+    timeout: Duration,
+}
+
+/// What became of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    pub outcome: Outcome,
+    pub took: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The service answered.
+    Answered {
+        status: u16,
+        /// As asked for; the bound is for the caller to set.
+        retry_after: Option<Duration>,
+        /// The beginning of the body, what is not UTF-8 replaced.
+        excerpt: String,
+    },
+    Failed {
+        kind: FailureKind,
+        message: String,
+    },
+}
+
+/// Why there is no whole answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// Nobody listens there.
+    Connect,
+    /// The name has no address.
+    Dns,
+    /// No connection that could be trusted.
+    Tls,
+    /// Not in time.
+    Timeout,
+    /// The address is not one that the service may have.
+    RefusedAddress,
+    /// The connection ended, or what came is not HTTP.
+    Broken,
+    /// The request itself could not be made.
+    Request,
+}
+
+impl FailureKind {
+    /// The name in logs, metrics and the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Dns => "dns",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::RefusedAddress => "refused_address",
+            Self::Broken => "broken",
+            Self::Request => "request",
+        }
+    }
+}
+
+impl TargetOptions {
+    /// As the configuration of `service` says.
+    pub fn of(service: &ServiceConfig) -> Self {
+        let options = &service.options;
+        let mut headers: Headers = Vec::new();
+        if let Some(value) = service.authorization().filter(|_| !service.headers.contains_key(AUTHORIZATION.as_str())) {
+            headers.extend(header(AUTHORIZATION.as_str(), value.expose()));
+        }
+        headers.extend(service.headers.iter().filter_map(|(name, value)| header(name, value.expose())));
+        Self {
+            url: service.url.clone(),
+            headers,
+            concurrency: options.concurrency,
+            connect_timeout: options.connect_timeout.get(),
+            timeout: options.timeout.get(),
+            idle_timeout: options.idle_timeout.get(),
+            allow_private: options.allow_private,
+            tls: TlsFiles::of(service),
+        }
+    }
+}
+
+/// A header that the configuration has checked; its value stays out of debug output.
+fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let mut value = HeaderValue::from_str(value).ok()?;
+    value.set_sensitive(true);
+    Some((HeaderName::try_from(name).ok()?, value))
+}
+
+impl Poster {
+    /// Reads the certificates that are needed. To be used on the thread it was made on.
+    pub fn new(options: &TargetOptions) -> Result<Self, String> {
+        let TargetOptions { url, headers, concurrency, connect_timeout, timeout, idle_timeout, allow_private, tls } =
+            options;
+        let mut connector = awc::Connector::new()
+            .connector(Connector { allow_private: *allow_private })
+            .timeout(*connect_timeout)
+            .handshake_timeout(*connect_timeout)
+            .limit(*concurrency)
+            .conn_keep_alive(*idle_timeout)
+            .conn_lifetime(MAX_CONNECTION_AGE);
+        if url.expose().scheme() == "https" {
+            connector = connector.rustls_0_23(client_config(tls).map_err(|(key, reason)| format!("{key}: {reason}"))?);
+        }
+        let client = Client::builder()
+            .connector(connector)
+            .disable_redirects()
+            .disable_timeout()
+            .add_default_header((USER_AGENT, AGENT))
+            .finish();
+        Ok(Self { client, url: url.clone(), headers: headers.clone(), timeout: *timeout })
+    }
+
+    /// Posts `body` to `path` below the service's URL.
+    ///
+    /// A connection from the pool that turns out to be dead before anything of an answer came is replaced, once.
+    pub async fn post(&self, path: &str, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Attempt {
+        let begin = Instant::now();
+        let outcome = match Uri::try_from(self.url.join_path(path).as_str()) {
+            Ok(uri) => {
+                let attempt = self.attempt(&uri, headers, body);
+                tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| {
+                    let message = format!("no whole answer within {:?}", self.timeout);
+                    Outcome::Failed { kind: FailureKind::Timeout, message }
+                })
+            }
+            Err(error) => Outcome::Failed { kind: FailureKind::Request, message: error.to_string() },
+        };
+        Attempt { outcome, took: begin.elapsed() }
+    }
+
+    async fn attempt(&self, uri: &Uri, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Outcome {
+        let (mut sent, mut stage) = self.send(uri, headers, body.clone()).await;
+        if stage == Stage::Pooled && sent.as_ref().is_err_and(is_dead_connection) {
+            (sent, stage) = self.send(uri, headers, body).await;
+        }
+        match sent {
+            Ok(response) => answer(response).await,
+            Err(error) => {
+                let (kind, message) = failure(&error, stage);
+                Outcome::Failed { kind, message }
+            }
+        }
+    }
+
+    /// The head of the answer, and how far the connection got.
+    async fn send(
+        &self,
+        uri: &Uri,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Bytes,
+    ) -> (Result<ClientResponse, SendRequestError>, Stage) {
+        let mut request = self.client.post(uri.clone());
+        let all = request.headers_mut();
+        for (name, value) in self.headers.iter().chain(headers) {
+            all.append(name.clone(), value.clone());
+        }
+        let send = async move {
+            let sent = request.send_body(body).await.map(|response| response.map_body(|_, body| body));
+            (sent, STAGE.with(Cell::get))
+        };
+        STAGE.scope(Cell::new(Stage::Pooled), send).await
+    }
+}
+
+/// Whether a connection from the pool ended without a byte of an answer: the service closed it as it was taken.
+fn is_dead_connection(error: &SendRequestError) -> bool {
+    use actix_http::error::ParseError;
+    match error {
+        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => true,
+        SendRequestError::Response(ParseError::Io(error)) => {
+            matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+        }
+        _ => false,
+    }
+}
+
+async fn answer(mut response: ClientResponse) -> Outcome {
+    let status = response.status().as_u16();
+    let retry_after = retry_after(response.headers(), SystemTime::now());
+    let declared = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let broken = |reason: &dyn Display| {
+        let message = format!("the answer broke off after status {status}: {reason}");
+        Outcome::Failed { kind: FailureKind::Broken, message }
+    };
+    let answered = |excerpt: Vec<u8>| {
+        // Zero bytes are text too, but not all stores can keep them.
+        let excerpt = String::from_utf8_lossy(&excerpt).replace('\0', "\u{fffd}");
+        Outcome::Answered { status, retry_after, excerpt }
+    };
+    let mut excerpt = Vec::new();
+    let mut read = 0;
+    while let Some(chunk) = response.next().await {
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(error) => return broken(&error),
+        };
+        let room = EXCERPT_BYTES - excerpt.len();
+        excerpt.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        read += chunk.len();
+        if read > READ_BYTES {
+            // Dropped unread, the connection is closed.
+            return answered(excerpt);
+        }
+    }
+    // The client takes the end of the connection for the end of the body.
+    if declared.is_some_and(|declared| read < declared) {
+        return broken(&"the connection was closed");
+    }
+    answered(excerpt)
+}
+
+/// Seconds, or a date (RFC 9110, section 10.2.3); what is neither counts as absent.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+fn failure(error: &SendRequestError, stage: Stage) -> (FailureKind, String) {
+    let kind = match error {
+        SendRequestError::Connect(ConnectError::Resolver(reason)) => match reason.downcast_ref::<RefusedAddress>() {
+            Some(refused) => return (FailureKind::RefusedAddress, refused.to_string()),
+            None => return (FailureKind::Dns, format!("the name cannot be resolved: {reason}")),
+        },
+        SendRequestError::Connect(ConnectError::NoRecords | ConnectError::Unresolved) => FailureKind::Dns,
+        SendRequestError::Connect(ConnectError::Timeout) if stage == Stage::Connected => {
+            return (FailureKind::Timeout, "no TLS handshake in time".to_owned());
+        }
+        SendRequestError::Connect(ConnectError::Timeout) => {
+            return (FailureKind::Timeout, "no connection in time".to_owned());
+        }
+        SendRequestError::Connect(ConnectError::Disconnected) => {
+            return (FailureKind::Broken, "the connection was closed without an answer".to_owned());
+        }
+        SendRequestError::Connect(ConnectError::Io(_)) if stage == Stage::Connected => FailureKind::Tls,
+        SendRequestError::Connect(ConnectError::SslIsNotSupported) => FailureKind::Tls,
+        SendRequestError::Connect(_) => FailureKind::Connect,
+        SendRequestError::Timeout => FailureKind::Timeout,
+        SendRequestError::Url(_) | SendRequestError::Http(_) => FailureKind::Request,
+        _ => FailureKind::Broken,
+    };
+    (kind, error.to_string())
+}

@@ -1,0 +1,290 @@
+//! Against real sockets: a server that says exactly what a test wants said.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, SystemTime};
+
+use actix_web::http::header::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use socket2::SockRef;
+
+use super::post::{Attempt, EXCERPT_BYTES, FailureKind, Outcome, Poster, TargetOptions};
+use crate::config::{Config, LoadArgs};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+
+/// What a service at `url` is reached by; `options` are keys of the configuration.
+pub fn target(url: &str, options: &[(&str, &str)]) -> TargetOptions {
+    let key = |(key, value): &(&str, &str)| ("--set", format!("services.s.{key}"), (*value).to_owned());
+    let overrides = [("url", url)].iter().chain(options).map(key).collect();
+    let config = Config::load(LoadArgs { file: None, overrides }, []).expect("a valid configuration");
+    TargetOptions::of(&config.services[0])
+}
+
+fn poster(addr: SocketAddr, options: &[(&str, &str)]) -> Poster {
+    Poster::new(&target(&format!("http://{addr}"), options)).expect("a poster")
+}
+
+async fn post(poster: &Poster) -> Attempt {
+    poster.post("/events", &[], Bytes::from_static(b"body")).await
+}
+
+fn answered(attempt: &Attempt) -> (u16, Option<Duration>, &str) {
+    match &attempt.outcome {
+        Outcome::Answered { status, retry_after, excerpt } => (*status, *retry_after, excerpt),
+        Outcome::Failed { kind, message } => panic!("failed: {kind:?}: {message}"),
+    }
+}
+
+fn failed(attempt: &Attempt) -> (FailureKind, &str) {
+    match &attempt.outcome {
+        Outcome::Answered { status, .. } => panic!("answered {status}"),
+        Outcome::Failed { kind, message } => (*kind, message),
+    }
+}
+
+/// Serves each connection with `serve` on a thread of its own, handing it the number of the connection.
+fn serve(serve: impl Fn(usize, TcpStream) + Clone + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().flatten().enumerate() {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(number, stream));
+        }
+    });
+    addr
+}
+
+/// Answers every request with `answer`, and tells each request with the number of its connection.
+fn serve_always(answer: impl Into<Vec<u8>>) -> (SocketAddr, Receiver<(usize, String)>) {
+    let (tell, told) = channel();
+    let answer = answer.into();
+    let addr = serve(move |number, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let _ = tell.send((number, request));
+            if stream.write_all(&answer).is_err() {
+                return;
+            }
+        }
+    });
+    (addr, told)
+}
+
+/// One request, head and body; none at the end of the connection.
+fn read_request(stream: &mut impl Read) -> Option<String> {
+    let mut request = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&request);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+            });
+            if body.len() >= length.unwrap_or(0) {
+                return Some(text.into_owned());
+            }
+        }
+        match stream.read(&mut chunk) {
+            Ok(0) | Err(_) => return None,
+            Ok(n) => request.extend_from_slice(&chunk[..n]),
+        }
+    }
+}
+
+/// Waits until the peer has gone.
+fn linger(mut stream: TcpStream) {
+    let _ = stream.read(&mut [0; 1024]);
+}
+
+#[actix_rt::test]
+async fn a_request_is_what_it_was_asked_to_be() {
+    let (addr, requests) = serve_always(OK);
+    let target = target(&format!("http://u:p@{addr}/base?k=v"), &[]);
+    let poster = Poster::new(&target).expect("a poster");
+    let header = (HeaderName::from_static("webhook-id"), HeaderValue::from_static("evt_1_s"));
+    let attempt = poster.post("/events", &[header], Bytes::from_static(b"the body")).await;
+    assert_eq!(answered(&attempt), (200, None, "hi"));
+    let (_, request) = requests.recv().expect("a request");
+    let (head, body) = request.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("POST /base/events?k=v HTTP/1.1\r\n"), "{head}");
+    let mut headers: Vec<_> = head.lines().skip(1).map(str::to_lowercase).collect();
+    headers.sort();
+    let agent = format!("user-agent: event-handler/{}", env!("CARGO_PKG_VERSION"));
+    let host = format!("host: {addr}");
+    let expected = ["authorization: basic dtpw", "content-length: 8", &host, &agent, "webhook-id: evt_1_s"];
+    let given: Vec<_> = headers.iter().filter(|line| expected.contains(&line.as_str())).collect();
+    assert_eq!(given.len(), expected.len(), "{headers:?}");
+    assert_eq!(body, "the body");
+}
+
+#[actix_rt::test]
+async fn connections_are_used_again_after_any_whole_answer() {
+    let (addr, requests) = serve_always("HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    let poster = poster(addr, &[]);
+    for _ in 0..3 {
+        assert_eq!(answered(&post(&poster).await), (500, None, "abc"));
+        assert_eq!(requests.recv().expect("a request").0, 0, "the first connection");
+    }
+}
+
+#[actix_rt::test]
+async fn redirects_are_answers() {
+    let head = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n";
+    let (addr, _requests) = serve_always(head);
+    assert_eq!(answered(&post(&poster(addr, &[])).await), (302, None, ""));
+}
+
+#[actix_rt::test]
+async fn retry_after_is_seconds_or_a_date() {
+    let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600));
+    for (value, at_most) in [
+        ("120", Some(120)),
+        (later.as_str(), Some(3600)),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", Some(0)),
+        ("soon", None),
+        ("-1", None),
+    ] {
+        let head = format!("HTTP/1.1 503 Busy\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n");
+        let (addr, _requests) = serve_always(head);
+        let (status, after, _) = answered(&post(&poster(addr, &[])).await).to_owned();
+        assert_eq!(
+            (status, after.map(|after| after.as_secs().div_ceil(60))),
+            (503, at_most.map(|s: u64| s.div_ceil(60)))
+        );
+    }
+}
+
+#[actix_rt::test]
+async fn a_late_head_or_body_is_a_timeout() {
+    for begun in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"] {
+        let addr = serve(move |_, mut stream| {
+            read_request(&mut stream);
+            let _ = stream.write_all(begun.as_bytes());
+            linger(stream);
+        });
+        let attempt = post(&poster(addr, &[("timeout", "200ms")])).await;
+        assert_eq!(failed(&attempt), (FailureKind::Timeout, "no whole answer within 200ms"), "{begun:?}");
+        assert!(attempt.took >= Duration::from_millis(200) && attempt.took < Duration::from_secs(5), "{attempt:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn an_endless_body_is_read_up_to_a_bound_and_not_on() {
+    let addr = serve(|_, mut stream| {
+        read_request(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n");
+        while stream.write_all(&[b'x'; 8192]).is_ok() {}
+    });
+    let attempt = post(&poster(addr, &[])).await;
+    assert_eq!(answered(&attempt), (200, None, "x".repeat(EXCERPT_BYTES).as_str()));
+}
+
+#[actix_rt::test]
+async fn large_answers_leave_the_connection_usable() {
+    let body = "y".repeat(100_000);
+    let (addr, requests) = serve_always(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    let poster = poster(addr, &[]);
+    for _ in 0..2 {
+        assert_eq!(answered(&post(&poster).await).2.len(), EXCERPT_BYTES);
+        assert_eq!(requests.recv().expect("a request").0, 0, "the first connection");
+    }
+}
+
+#[actix_rt::test]
+async fn answers_that_break_off_are_broken() {
+    for begun in ["", "HTTP/1.1 200", "nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"] {
+        let addr = serve(move |_, mut stream| {
+            read_request(&mut stream);
+            let _ = stream.write_all(begun.as_bytes());
+        });
+        assert_eq!(failed(&post(&poster(addr, &[])).await).0, FailureKind::Broken, "{begun:?}");
+    }
+}
+
+/// A service that closes its connection while the next request is on its way: the pool cannot have seen it.
+#[actix_rt::test]
+async fn a_dead_connection_from_the_pool_is_replaced_once() {
+    for reset in [false, true] {
+        let (tell, told) = channel();
+        let addr = serve(move |number, mut stream| {
+            read_request(&mut stream);
+            let _ = stream.write_all(OK.as_bytes());
+            let second = read_request(&mut stream).is_some();
+            if reset {
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket");
+            }
+            let _ = tell.send((number, second));
+        });
+        let poster = poster(addr, &[]);
+        assert_eq!(answered(&post(&poster).await).0, 200);
+        // The first connection takes this request and dies; the second one answers it.
+        assert_eq!(answered(&post(&poster).await).0, 200, "reset: {reset}");
+        assert_eq!(told.recv(), Ok((0, true)));
+    }
+}
+
+#[actix_rt::test]
+async fn a_new_connection_that_dies_is_not_replaced() {
+    let (tell, told) = channel();
+    let addr = serve(move |number, mut stream| {
+        read_request(&mut stream);
+        let _ = tell.send(number);
+    });
+    let attempt = post(&poster(addr, &[])).await;
+    assert_eq!(failed(&attempt), (FailureKind::Broken, "the connection was closed without an answer"));
+    assert_eq!(told.recv(), Ok(0));
+    assert!(told.try_recv().is_err(), "one connection only");
+}
+
+#[actix_rt::test]
+async fn a_connection_that_began_to_answer_is_not_replaced() {
+    let (tell, told) = channel();
+    let addr = serve(move |number, mut stream| {
+        read_request(&mut stream);
+        let _ = stream.write_all(OK.as_bytes());
+        read_request(&mut stream);
+        let _ = tell.send(number);
+        let _ = stream.write_all(b"HTTP/1.1 2");
+    });
+    let poster = poster(addr, &[]);
+    assert_eq!(answered(&post(&poster).await).0, 200);
+    assert_eq!(failed(&post(&poster).await).0, FailureKind::Broken);
+    assert_eq!(told.recv(), Ok(0));
+    assert!(told.try_recv().is_err(), "one connection only");
+}
+
+#[actix_rt::test]
+async fn a_refused_port_and_an_unknown_name_are_told_apart() {
+    let addr = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    assert_eq!(failed(&post(&poster(addr, &[])).await).0, FailureKind::Connect);
+    let unknown = Poster::new(&target("http://name.invalid", &[])).expect("a poster");
+    assert_eq!(failed(&post(&unknown).await).0, FailureKind::Dns);
+}
+
+#[actix_rt::test]
+async fn private_addresses_are_refused_before_anything_is_sent() {
+    let (addr, requests) = serve_always(OK);
+    let port = addr.port();
+    for host in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0x7f.1", "2130706433", "0.0.0.0"] {
+        let target = target(&format!("http://{host}:{port}"), &[("allow_private", "false")]);
+        let attempt = post(&Poster::new(&target).expect("a poster")).await;
+        let (kind, message) = failed(&attempt);
+        assert_eq!(kind, FailureKind::RefusedAddress, "{host}: {message}");
+        assert!(message.ends_with("is not a public address"), "{message}");
+    }
+    assert!(requests.try_recv().is_err(), "nothing came");
+    let allowed = Poster::new(&target(&format!("http://localhost:{port}"), &[])).expect("a poster");
+    assert_eq!(answered(&post(&allowed).await).0, 200);
+}
+
+#[actix_rt::test]
+async fn no_more_connections_than_requests_at_a_time() {
+    let (addr, requests) = serve_always(OK);
+    let poster = poster(addr, &[("concurrency", "2")]);
+    let attempts = futures_util::future::join_all((0..20).map(|_| post(&poster))).await;
+    assert!(attempts.iter().all(|attempt| answered(attempt).0 == 200));
+    assert!(requests.try_iter().all(|(connection, _)| connection < 2));
+}

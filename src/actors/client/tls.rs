@@ -1,0 +1,90 @@
+//! TLS to services: which authorities are trusted, and who this side says it is.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::config::{Config, ConfigError, ServiceConfig};
+
+/// Files in PEM format.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Authorities to trust beside those of the system.
+    pub authorities: Option<PathBuf>,
+    /// A certificate chain for services that ask for one, and its private key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A key of `[delivery]`, and what is wrong with its file.
+type TlsError = (&'static str, String);
+
+impl TlsFiles {
+    /// As the configuration of `service` says.
+    pub fn of(service: &ServiceConfig) -> Self {
+        let options = &service.options;
+        let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
+        Self {
+            authorities: file(&options.tls_ca_file),
+            identity: file(&options.tls_cert_file).zip(file(&options.tls_key_file)),
+        }
+    }
+}
+
+/// Reads the files of all services that are reached by TLS, so that a mistake is found at start.
+pub fn check_files(config: &Config) -> Result<(), ConfigError> {
+    let secure = config.services.iter().filter(|service| service.url.expose().scheme() == "https");
+    secure.into_iter().try_for_each(|service| {
+        let checked = client_config(&TlsFiles::of(service)).map(drop);
+        checked.map_err(|(key, reason)| config.service_error_at(&service.name, key, reason))
+    })
+}
+
+/// HTTP/1.1 over TLS 1.2 or 1.3.
+pub(super) fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("invariant: ring offers what these versions need")
+        .with_root_certificates(roots(files.authorities.as_deref())?);
+    let mut config = match &files.identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let certificates = certificates(chain).map_err(|reason| ("tls_cert_file", reason))?;
+            let found = PrivateKeyDer::from_pem_file(key).map_err(|error| ("tls_key_file", unreadable(key, error)))?;
+            let identity = builder.with_client_auth_cert(certificates, found);
+            identity.map_err(|error| ("tls_key_file", unreadable(key, error)))?
+        }
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn roots(more: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    const KEY: &str = "tls_ca_file";
+    let mut roots = RootCertStore::empty();
+    // What cannot be read or used of the system's is left out, as every client does.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(file) = more {
+        for certificate in certificates(file).map_err(|reason| (KEY, reason))? {
+            roots.add(certificate).map_err(|error| (KEY, unreadable(file, error)))?;
+        }
+    }
+    if roots.is_empty() {
+        return Err((KEY, "is required, as the system has no authorities to trust".to_owned()));
+    }
+    Ok(roots)
+}
+
+/// At least one.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = || CertificateDer::pem_file_iter(file)?.collect::<Result<Vec<_>, _>>();
+    let found = read().map_err(|error| unreadable(file, error))?;
+    if found.is_empty() { Err(unreadable(file, "no certificate in it")) } else { Ok(found) }
+}
+
+fn unreadable(file: &Path, reason: impl std::fmt::Display) -> String {
+    format!("{}: {reason}", file.display())
+}

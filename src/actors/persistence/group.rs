@@ -1,0 +1,89 @@
+//! What waits for the next commit, and who waits for it.
+
+use tokio::sync::oneshot;
+
+use super::messages::{AppendEvents, AppendFailure, AppendReply, SettleDeliveries};
+use crate::domain::event::{Append, AppendOutcome};
+use crate::storage::Group;
+
+/// The requests that go into one transaction.
+#[derive(Default)]
+pub struct Waiting {
+    appends: Vec<AppendEvents>,
+    settles: Vec<SettleDeliveries>,
+    size: usize,
+}
+
+impl Waiting {
+    pub fn append(&mut self, message: AppendEvents) {
+        self.size += message.appends.iter().map(|append| append.events.len()).sum::<usize>();
+        self.appends.push(message);
+    }
+
+    pub fn settle(&mut self, message: SettleDeliveries) {
+        self.size += message.settlements.len() + message.events.len() + 1;
+        self.settles.push(message);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.appends.is_empty() && self.settles.is_empty()
+    }
+
+    /// Roughly how many rows it writes.
+    pub fn len(&self) -> usize {
+        self.size
+    }
+
+    /// The transaction, and where to answer.
+    pub fn into_group(self) -> (Group, Replies) {
+        let Self { appends, settles, size: _ } = self;
+        let mut group = Group::default();
+        let mut replies = Replies::default();
+        group.appends.reserve(appends.iter().map(|append| append.appends.len()).sum());
+        for AppendEvents { appends, reply } in appends {
+            replies.appends.push((appends.len(), reply));
+            group.appends.extend(appends);
+        }
+        for SettleDeliveries { settlements, change, events, reply } in settles {
+            group.settlements.extend(settlements);
+            group.services.extend(change);
+            group.appends.extend(events.into_iter().map(Append::single));
+            replies.others.push(reply);
+        }
+        (group, replies)
+    }
+}
+
+/// Who waits for a transaction.
+#[derive(Default)]
+pub struct Replies {
+    /// With the number of outcomes of each; these come first.
+    appends: Vec<(usize, oneshot::Sender<AppendReply>)>,
+    others: Vec<oneshot::Sender<Result<(), AppendFailure>>>,
+}
+
+impl Replies {
+    /// The transaction is on disk.
+    pub fn committed(self, mut outcomes: Vec<AppendOutcome>) {
+        outcomes.truncate(self.appends.iter().map(|(count, _)| count).sum());
+        // From the back, so that each reply takes its share off the end.
+        for (count, reply) in self.appends.into_iter().rev() {
+            let share = outcomes.split_off(outcomes.len() - count);
+            let _ = reply.send(Ok(share));
+        }
+        for reply in self.others {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    /// Nothing of it is acknowledged.
+    pub fn failed(self, reason: &str) {
+        let failure = AppendFailure::StoreUnavailable(reason.to_owned());
+        for (_, reply) in self.appends {
+            let _ = reply.send(Err(failure.clone()));
+        }
+        for reply in self.others {
+            let _ = reply.send(Err(failure.clone()));
+        }
+    }
+}

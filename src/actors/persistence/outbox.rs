@@ -1,0 +1,203 @@
+//! The outbox at the writer: routes, figures of services, schedules and jobs.
+
+use std::sync::Arc;
+
+use actix::prelude::{Context, Handler};
+
+use super::Persistence;
+use super::messages::{AppendFailure, CancelJob, CancelSchedule, HoldService, SettleDeliveries, StartJob};
+use crate::actors::clock::now;
+use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
+use crate::config::StartFrom;
+use crate::domain::event::Timestamp;
+use crate::domain::priority::Lane;
+use crate::domain::routes::{Routes, ServiceId};
+use crate::storage::{Committed, Group, NewService, Renewed, Settled, StoreError, Writer};
+
+/// Schedules appended in one transaction.
+const SCHEDULES_AT_ONCE: usize = 500;
+
+/// What persistence knows of services and of what is due.
+pub struct Outbox {
+    slots: ServiceSlots,
+    routes: Option<Routes>,
+    /// Nothing is due before this; `None`: nothing is scheduled.
+    next_schedule: Option<Timestamp>,
+    has_jobs: bool,
+    /// A commit failed, and may be stored all the same: the figures are to be counted anew.
+    is_in_doubt: bool,
+}
+
+/// What a group settles for good: service, lane, whether it is dead.
+type SettledForGood = Vec<(ServiceId, Lane, bool)>;
+
+impl Outbox {
+    pub fn new(slots: ServiceSlots) -> Self {
+        Self { slots, routes: None, next_schedule: None, has_jobs: true, is_in_doubt: false }
+    }
+
+    /// Where events go; `None` before [`Self::register`].
+    pub fn routes(&self) -> Option<&Routes> {
+        self.routes.as_ref()
+    }
+
+    /// Gives the services their numbers, counts what waits for them, and lets new ones begin where they want to.
+    pub fn register(&mut self, writer: &mut Writer, now: Timestamp) -> Result<(), StoreError> {
+        let service = |slot: &Arc<ServiceSlot>| NewService {
+            name: slot.name.clone(),
+            patterns: slot.patterns.clone(),
+            start_from: match slot.start_from {
+                StartFrom::Now => None,
+                StartFrom::Earliest => Some(1),
+                StartFrom::Id(id) => Some(id),
+            },
+        };
+        let services: Vec<_> = self.slots.iter().map(service).collect();
+        let registered = if services.is_empty() { Vec::new() } else { writer.register(&services, now)? };
+        for (slot, known) in self.slots.iter().zip(registered) {
+            slot.set(&writer.pending(known.id)?);
+            slot.register(known);
+        }
+        self.next_schedule = writer.next_schedule()?;
+        self.routes = Some(Routes::new(self.slots.iter().filter_map(|slot| slot.route()).collect()));
+        Ok(())
+    }
+
+    /// How many schedules may be appended now: none if none is due.
+    pub fn due_schedules(&self, now: Timestamp) -> usize {
+        if self.next_schedule.is_some_and(|due| due <= now) { SCHEDULES_AT_ONCE } else { 0 }
+    }
+
+    /// Remembers when what `group` schedules is due.
+    pub fn note(&mut self, group: &Group) {
+        let earliest = group.appends.iter().filter_map(|append| Some(append.schedule?.due_at)).min();
+        self.next_schedule = self.next_schedule.into_iter().chain(earliest).min();
+    }
+
+    /// What is no longer open once `group` is committed.
+    pub fn settled(&self, group: &Group) -> SettledForGood {
+        let for_good = group.settlements.iter().filter(|s| !matches!(s.settled, Settled::Retry(_)));
+        for_good.map(|s| (s.service, s.lane, matches!(s.settled, Settled::Dead(_)))).collect()
+    }
+
+    /// Keeps the figures, and wakes the services that have something new.
+    pub fn committed(&self, committed: &Committed, settled: &SettledForGood) {
+        for (service, lanes) in &committed.enqueued {
+            let Some(slot) = self.slot(*service) else { continue };
+            for lane in Lane::ALL {
+                slot.add(lane, i64::from(lanes[lane.index()]));
+            }
+            slot.wake();
+        }
+        for (service, lane, is_dead) in settled {
+            let Some(slot) = self.slot(*service) else { continue };
+            slot.add(*lane, -1);
+            slot.add_dead(i64::from(*is_dead));
+        }
+    }
+
+    /// A commit was not confirmed.
+    pub fn doubt(&mut self) {
+        self.is_in_doubt = true;
+    }
+
+    /// What was appended because it was due is scheduled no more.
+    pub fn took_schedules(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
+        self.next_schedule = writer.next_schedule()?;
+        Ok(())
+    }
+
+    /// The store works: counts what is in doubt.
+    pub fn resolve_doubt(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
+        if self.is_in_doubt {
+            for slot in self.slots.iter() {
+                let Some(id) = slot.id() else { continue };
+                slot.set(&writer.pending(id)?);
+                slot.wake_for_renewed();
+            }
+            self.is_in_doubt = false;
+        }
+        Ok(())
+    }
+
+    /// Other processes may have added something.
+    pub fn wake_all(&self) {
+        self.slots.iter().for_each(|slot| slot.wake_for_renewed());
+    }
+
+    /// One small step of each job; true when more is due.
+    pub fn housekeeping(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool, StoreError> {
+        self.next_schedule = writer.next_schedule()?;
+        let Some(routes) = self.routes.as_ref().filter(|_| !self.slots.is_empty()) else { return Ok(false) };
+        let steps = writer.step_jobs(routes, now)?;
+        for (service, Renewed { open, dead }) in &steps {
+            let Some(slot) = self.slot(*service).filter(|_| *open > 0) else { continue };
+            slot.add(Lane::Replay, *open);
+            slot.add_dead(-dead);
+            slot.wake_for_renewed();
+        }
+        self.has_jobs = !steps.is_empty();
+        Ok(self.has_jobs)
+    }
+
+    fn slot(&self, service: ServiceId) -> Option<&ServiceSlot> {
+        self.slots.iter().find(|slot| slot.id() == Some(service)).map(|slot| &**slot)
+    }
+}
+
+impl Persistence {
+    /// Does `work` on the writer at once, outside of any group.
+    fn directly<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, AppendFailure> {
+        let _operation = self.parts.health.begin();
+        let writer = self.watch.writer().map_err(AppendFailure::StoreUnavailable)?;
+        work(writer).map_err(|error| {
+            let reason = error.to_string();
+            self.watch.failed(error);
+            AppendFailure::StoreUnavailable(reason)
+        })
+    }
+}
+
+impl Handler<SettleDeliveries> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, message: SettleDeliveries, ctx: &mut Context<Self>) {
+        self.depth.took_one();
+        self.waiting.settle(message);
+        self.join(ctx);
+    }
+}
+
+impl Handler<CancelSchedule> for Persistence {
+    type Result = Result<bool, AppendFailure>;
+
+    fn handle(&mut self, CancelSchedule(id): CancelSchedule, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| writer.cancel_schedule(id))
+    }
+}
+
+impl Handler<HoldService> for Persistence {
+    type Result = Result<bool, AppendFailure>;
+
+    fn handle(&mut self, HoldService(service): HoldService, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| writer.hold(service))
+    }
+}
+
+impl Handler<StartJob> for Persistence {
+    type Result = Result<i64, AppendFailure>;
+
+    fn handle(&mut self, StartJob(job): StartJob, _: &mut Context<Self>) -> Self::Result {
+        let id = self.directly(|writer| writer.create_job(&job, now()))?;
+        self.next_housekeeping = std::time::Instant::now();
+        Ok(id)
+    }
+}
+
+impl Handler<CancelJob> for Persistence {
+    type Result = Result<bool, AppendFailure>;
+
+    fn handle(&mut self, CancelJob(id): CancelJob, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| writer.cancel_job(id, now()))
+    }
+}

@@ -1,0 +1,139 @@
+//! What persistence and a client share of one service.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytestring::ByteString;
+use tokio::sync::Notify;
+
+use crate::config::StartFrom;
+use crate::domain::pattern::Pattern;
+use crate::domain::priority::Lane;
+use crate::domain::routes::{Route, ServiceId};
+use crate::storage::{Pending, Registered};
+
+/// All services, in the order of the configuration.
+pub type ServiceSlots = Arc<[Arc<ServiceSlot>]>;
+
+/// A service as it is configured, what the store knows of it, and how much waits for it.
+///
+/// Persistence is the only one to write the figures, after each commit; so they are exact without asking the store.
+#[derive(Debug)]
+pub struct ServiceSlot {
+    pub name: ByteString,
+    pub patterns: Vec<Pattern>,
+    pub echo: bool,
+    pub start_from: StartFrom,
+    registered: Mutex<Option<Registered>>,
+    pending: [AtomicI64; Lane::COUNT],
+    dead: AtomicI64,
+    /// Deliveries may have been made anew.
+    renewed: AtomicBool,
+    work: Notify,
+}
+
+impl ServiceSlot {
+    /// Not registered yet, with nothing waiting.
+    pub fn new(name: ByteString, patterns: Vec<Pattern>, echo: bool, start_from: StartFrom) -> Self {
+        Self {
+            name,
+            patterns,
+            echo,
+            start_from,
+            registered: Mutex::default(),
+            pending: Default::default(),
+            dead: AtomicI64::new(0),
+            renewed: AtomicBool::new(false),
+            work: Notify::new(),
+        }
+    }
+
+    /// What the store knew of the service when it was opened.
+    pub fn registered(&self) -> Option<Registered> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its number in the store.
+    pub fn id(&self) -> Option<ServiceId> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|known| known.id)
+    }
+
+    /// The store knows it from now on.
+    pub fn register(&self, registered: Registered) {
+        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(registered);
+        self.wake();
+    }
+
+    /// Its state was stored: a client that is restarted begins with it.
+    pub fn keep(&self, paused: Option<String>, breaker: Option<String>) {
+        if let Some(known) = &mut *self.registered.lock().unwrap_or_else(PoisonError::into_inner) {
+            (known.paused, known.breaker) = (paused, breaker);
+        }
+    }
+
+    /// The route to it, once it is registered.
+    pub fn route(&self) -> Option<Route> {
+        let (name, patterns) = (self.name.clone(), self.patterns.clone());
+        Some(Route { service: self.id()?, name, patterns, echo: self.echo })
+    }
+
+    /// The source of the events that it is not to get: its own.
+    pub fn own_source(&self) -> Option<ByteString> {
+        (!self.echo).then(|| self.name.clone())
+    }
+
+    /// Something may be there to deliver.
+    pub fn wake(&self) {
+        self.work.notify_one();
+    }
+
+    /// Deliveries may have been made anew.
+    pub fn wake_for_renewed(&self) {
+        self.renewed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether [`Self::wake_for_renewed`] was called since the last time.
+    pub fn take_renewed(&self) -> bool {
+        self.renewed.swap(false, Ordering::Acquire)
+    }
+
+    /// Until [`Self::wake`] was called since the last time.
+    pub async fn woken(&self) {
+        self.work.notified().await;
+    }
+
+    /// What was counted in the store.
+    pub fn set(&self, counted: &Pending) {
+        for lane in Lane::ALL {
+            let at = lane.index();
+            self.pending[at].store(counted.waiting[at] + counted.retrying[at], Ordering::Relaxed);
+        }
+        self.dead.store(counted.dead, Ordering::Relaxed);
+    }
+
+    /// So many more wait in `lane`.
+    pub fn add(&self, lane: Lane, count: i64) {
+        self.pending[lane.index()].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// So many more are dead.
+    pub fn add_dead(&self, count: i64) {
+        self.dead.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// What waits, by lane; retries included.
+    pub fn pending(&self) -> [i64; Lane::COUNT] {
+        Lane::ALL.map(|lane| self.pending[lane.index()].load(Ordering::Relaxed).max(0))
+    }
+
+    /// What waits in all lanes.
+    pub fn pending_total(&self) -> i64 {
+        self.pending().iter().sum()
+    }
+
+    /// What is dead.
+    pub fn dead(&self) -> i64 {
+        self.dead.load(Ordering::Relaxed).max(0)
+    }
+}

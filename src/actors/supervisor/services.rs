@@ -1,0 +1,106 @@
+//! What operators ask of the clients, of the sessions, and of persistence.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::{Addr, Handler, ResponseFuture};
+
+use super::messages::{ChildId, FindAllSubscribers, ListAllInFlight, ObserveServices, OperateService, ToPersistence};
+use super::{Known, OBSERVE_TIMEOUT, Supervisor};
+use crate::actors::client::messages::{ListInFlight, Observe, Operate};
+use crate::actors::client::{self, Client};
+use crate::actors::observe::{ActorReport, MailboxReport};
+use crate::actors::persistence::Persistence;
+use crate::actors::router::messages::Subscribers;
+use crate::storage::Claimed;
+
+/// How long a client may take to obey, and to have that stored.
+const OPERATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Supervisor {
+    /// The reports of all clients, in the order of the configuration.
+    pub(super) fn observe_clients(&self) -> impl Future<Output = Vec<ActorReport>> + use<> {
+        let health = Arc::clone(&self.health);
+        let clients = self.clients.iter().map(|(number, address)| {
+            let child = ChildId::Client(*number);
+            let life = self.lives.get(&child).copied().unwrap_or_default();
+            (child, life, self.name_of(child), address.clone())
+        });
+        let clients: Vec<_> = clients.collect();
+        async move {
+            let report = |(child, life, name, address): (_, _, String, Addr<Client>)| {
+                let known = Known { child, life, is_running: health.get(&name), name };
+                async move {
+                    let report = address.send(Observe).timeout(OBSERVE_TIMEOUT).await.ok().flatten();
+                    known.complete(report, MailboxReport { depth: 0, capacity: client::MAILBOX })
+                }
+            };
+            futures_util::future::join_all(clients.into_iter().map(report)).await
+        }
+    }
+}
+
+impl Handler<ObserveServices> for Supervisor {
+    type Result = ResponseFuture<Vec<ActorReport>>;
+
+    fn handle(&mut self, ObserveServices: ObserveServices, _: &mut Self::Context) -> Self::Result {
+        Box::pin(self.observe_clients())
+    }
+}
+
+impl Handler<OperateService> for Supervisor {
+    type Result = ResponseFuture<Option<ActorReport>>;
+
+    fn handle(&mut self, OperateService { service, command }: OperateService, _: &mut Self::Context) -> Self::Result {
+        let number = self.client_parts.iter().position(|parts| parts.service.name == service);
+        let client = number.and_then(|number| self.clients.get(&number)).cloned();
+        Box::pin(async move { client?.send(Operate(command)).timeout(OPERATE_TIMEOUT).await.ok().flatten() })
+    }
+}
+
+impl<M> Handler<ToPersistence<M>> for Supervisor
+where
+    M: actix::Message + Send + 'static,
+    M::Result: Send,
+    Persistence: Handler<M>,
+{
+    type Result = ResponseFuture<Option<M::Result>>;
+
+    fn handle(&mut self, ToPersistence(message): ToPersistence<M>, _: &mut Self::Context) -> Self::Result {
+        let persistence = self.persistence.as_ref().map(|child| child.address.clone());
+        Box::pin(async move { persistence?.send(message).await.ok() })
+    }
+}
+
+impl Handler<ListAllInFlight> for Supervisor {
+    type Result = ResponseFuture<Vec<(String, Vec<Claimed>)>>;
+
+    fn handle(&mut self, ListAllInFlight(service): ListAllInFlight, _: &mut Self::Context) -> Self::Result {
+        let named = self.clients.iter().filter_map(|(number, address)| {
+            let name = &self.client_parts.get(*number)?.service.name;
+            service.as_ref().is_none_or(|wanted| wanted == name).then(|| (name.clone(), address.clone()))
+        });
+        let asked = named.map(|(name, address)| async move {
+            let listed = address.send(ListInFlight).timeout(OBSERVE_TIMEOUT).await;
+            (name, listed.unwrap_or_default())
+        });
+        Box::pin(futures_util::future::join_all(asked.collect::<Vec<_>>()))
+    }
+}
+
+impl Handler<FindAllSubscribers> for Supervisor {
+    type Result = ResponseFuture<Subscribers>;
+
+    fn handle(&mut self, FindAllSubscribers(find): FindAllSubscribers, _: &mut Self::Context) -> Self::Result {
+        let shards: Vec<_> = self.shards.values().map(|shard| shard.address.clone()).collect();
+        Box::pin(async move {
+            let mut found = Subscribers::default();
+            for shard in shards {
+                let there = shard.send(find.clone()).timeout(OBSERVE_TIMEOUT).await;
+                found.merge(there.unwrap_or_default(), find.limit);
+            }
+            found
+        })
+    }
+}

@@ -1,0 +1,161 @@
+//! `event-handler dead`: deliveries that were given up.
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use url::form_urlencoded::Serializer;
+
+use super::client::Client;
+use super::table::{self, cell};
+use super::target::TargetArgs;
+use super::{Failure, output};
+use crate::config::Config;
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  event-handler dead list                            the newest 100, of all services
+  event-handler dead list --service eliza --limit 10
+  event-handler dead list --json | jq -r .event_id   one JSON object a line";
+
+const REDRIVE_EXAMPLES: &str = "\
+Examples:
+  event-handler dead redrive --service eliza --dry-run                  how many would be tried again
+  event-handler dead redrive --service eliza                            all of one service
+  event-handler dead redrive --event-id 4711                            one event, at all services where it is dead
+  event-handler dead redrive --since 2026-01-31T12:00:00Z --event-name 'order.>'
+
+What is given must all fit. The deliveries get their attempts anew, at a measured pace behind live traffic.";
+
+/// What to do.
+#[derive(Debug, Args)]
+pub struct DeadArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print dead deliveries, the newest first.
+    List(ListArgs),
+    /// Have dead deliveries tried again.
+    Redrive(RedriveArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = LIST_EXAMPLES)]
+struct ListArgs {
+    /// Only those of this service.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Most deliveries to print, 1 to 1000.
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<String>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = REDRIVE_EXAMPLES)]
+struct RedriveArgs {
+    /// Only those of this service.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Only those of this event.
+    #[arg(long, value_name = "ID")]
+    event_id: Option<i64>,
+    /// Only of events published from this time on (RFC 3339, such as 2026-01-31T12:00:00Z).
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only of events published up to this time.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Only of events of this name or pattern; may be repeated.
+    #[arg(long, value_name = "NAME|PATTERN")]
+    event_name: Vec<String>,
+    /// Count them, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// What became of a redrive.
+#[derive(Deserialize)]
+struct Redriven {
+    services: Vec<ServiceRedriven>,
+}
+
+#[derive(Deserialize)]
+struct ServiceRedriven {
+    service: String,
+    count: u64,
+    exact: bool,
+    job_id: Option<i64>,
+}
+
+/// Prints or redrives.
+pub fn run(args: &DeadArgs, config: &Config) -> Result<(), Failure> {
+    match &args.command {
+        Command::List(args) => list(args, config),
+        Command::Redrive(args) => redrive(args, config),
+    }
+}
+
+fn list(args: &ListArgs, config: &Config) -> Result<(), Failure> {
+    let client = Client::new(args.target.resolve_admin(config)?);
+    let mut query = Serializer::new("state=dead".to_owned());
+    for (name, value) in [("service", &args.service), ("limit", &args.limit)] {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    let answer = actix_rt::System::new().block_on(client.get(&format!("/admin/deliveries?{}", query.finish())))?;
+    let dead: Vec<Value> = client.data(answer)?;
+    if args.json {
+        return dead.iter().try_for_each(output::print);
+    }
+    if dead.is_empty() {
+        output::say("event-handler: no delivery is dead");
+        return Ok(());
+    }
+    let columns = ["event_id", "event_name", "service", "attempts", "dead_reason", "finished_at", "last_error"];
+    let rows: Vec<_> = dead.iter().map(|delivery| columns.map(|column| cell(&delivery[column]))).collect();
+    table::print(["EVENT", "NAME", "SERVICE", "ATTEMPTS", "REASON", "SINCE", "LAST ERROR"], &rows)
+}
+
+fn redrive(args: &RedriveArgs, config: &Config) -> Result<(), Failure> {
+    let client = Client::new(args.target.resolve_admin(config)?);
+    let RedriveArgs { service, event_id, since, until, event_name, dry_run, target: _ } = args;
+    let mut fields = Map::new();
+    for (field, text) in [("service", service), ("since", since), ("until", until)] {
+        if let Some(text) = text {
+            fields.insert(field.into(), text.as_str().into());
+        }
+    }
+    if let Some(id) = event_id {
+        fields.insert("event_id".into(), (*id).into());
+    }
+    if !event_name.is_empty() {
+        fields.insert("event_name".into(), event_name.clone().into());
+    }
+    if fields.is_empty() {
+        return Err(Failure::Usage("say which: --service, --event-id, --since, --until or --event-name".into()));
+    }
+    fields.insert("dry_run".into(), (*dry_run).into());
+    let body = Value::Object(fields).to_string().into_bytes();
+    let answer = actix_rt::System::new().block_on(client.post("/admin/deliveries/redrive", body))?;
+    let Redriven { services } = client.data(answer)?;
+    if services.is_empty() {
+        output::say("event-handler: no such delivery is dead");
+    }
+    services.iter().try_for_each(|ServiceRedriven { service, count, exact, job_id }| {
+        let count = format!("{}{count}", if *exact { "" } else { "at least " });
+        match job_id {
+            Some(job) => output::print(format_args!("{service}: redriving {count} (job {job})")),
+            None => output::print(format_args!("{service}: {count} would be redriven")),
+        }
+    })
+}

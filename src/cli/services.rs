@@ -1,0 +1,97 @@
+//! `event-handler services`: how services fare, and what they are told.
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use super::client::Client;
+use super::table::{self, cell};
+use super::target::TargetArgs;
+use super::{Failure, output};
+use crate::config::Config;
+
+const EXAMPLES: &str = "\
+Examples:
+  event-handler services                         all, as a table
+  event-handler services --json | jq .breaker    one JSON object a line
+  event-handler services pause stream-manager    send it nothing; what comes is kept
+  event-handler services resume stream-manager   send it what was kept, and go on
+
+Columns: breaker (closed, open, half_open, or forced_open and forced_closed by an operator), deliveries in flight,
+pending and dead, seconds that the oldest pending has waited, deliveries per second, and the last error.
+
+Without ADMIN_TOKEN on the service it must be asked on its own machine; else give the token by EVENT_HANDLER_TOKEN or
+--token, or in the configuration (admin.token, ADMIN_TOKEN).";
+
+/// What to ask or tell.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ServicesArgs {
+    /// What to tell the service; without it, all services are printed.
+    #[arg(value_enum, requires = "name")]
+    command: Option<Command>,
+    /// Name of the service.
+    name: Option<String>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Command {
+    /// Send nothing; keep what comes.
+    Pause,
+    /// Send again, beginning with what was kept.
+    Resume,
+    /// Keep its circuit breaker open.
+    Open,
+    /// Keep its circuit breaker closed, whatever fails.
+    Close,
+    /// Let its circuit breaker begin anew, closed, and judge by itself.
+    Reset,
+}
+
+/// Prints all services, or the one that was told something, after that.
+pub fn run(args: &ServicesArgs, config: &Config) -> Result<(), Failure> {
+    let client = Client::new(args.target.resolve_admin(config)?);
+    let services: Vec<Value> = actix_rt::System::new().block_on(async {
+        match (&args.command, &args.name) {
+            (Some(command), Some(name)) => {
+                let command = command.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+                let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
+                let told = client.post(&format!("/admin/services/{name}/{command}"), Vec::new()).await?;
+                Ok(vec![client.data(told)?])
+            }
+            _ => client.data(client.get("/admin/services").await?),
+        }
+    })?;
+    if args.json {
+        return services.iter().try_for_each(output::print);
+    }
+    if services.is_empty() {
+        output::say("event-handler: no services are configured; see [[services]] in config/default.toml");
+        return Ok(());
+    }
+    let heading = ["SERVICE", "STATE", "BREAKER", "IN FLIGHT", "PENDING", "DEAD", "OLDEST", "RATE", "LAST ERROR"];
+    table::print(heading, &services.iter().map(row).collect::<Vec<_>>())
+}
+
+fn row(service: &Value) -> [String; 9] {
+    let state = match service["paused"].as_str() {
+        Some(reason) => format!("paused ({reason})"),
+        None => cell(&service["state"]),
+    };
+    let oldest = service["oldest_pending_age_seconds"].as_f64().map_or("-".to_owned(), |age| format!("{age:.0}s"));
+    [
+        cell(&service["service"]),
+        state,
+        cell(&service["breaker"]["state"]),
+        cell(&service["in_flight"]),
+        cell(&service["pending"]),
+        cell(&service["dead"]),
+        oldest,
+        service["rate"].as_f64().map_or("-".to_owned(), |rate| format!("{rate:.0}/s")),
+        cell(&service["last_errors"][0]["error"]),
+    ]
+}

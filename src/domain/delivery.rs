@@ -1,0 +1,251 @@
+//! The life of a delivery: one event for one service, and what an attempt says about it.
+
+use std::time::Duration;
+
+/// Where a delivery stands, with its number in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(i16)]
+pub enum DeliveryState {
+    /// Never attempted, or not since it was last made anew; due at once.
+    Waiting = 0,
+    /// Attempted, and due again later.
+    Retrying = 1,
+    Delivered = 2,
+    /// Given up; stays until somebody redrives it.
+    Dead = 3,
+}
+
+impl DeliveryState {
+    /// All states, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Waiting, Self::Retrying, Self::Delivered, Self::Dead];
+
+    /// The name on the wire. `in_flight` is known only to the client that has the delivery in hand.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting | Self::Retrying => "pending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// Reads the number in the store.
+    pub fn from_store(number: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| *state as i16 == number)
+    }
+
+    /// Whether something is still to be done.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Waiting | Self::Retrying)
+    }
+}
+
+/// What is left to do for an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventStatus {
+    /// Nothing.
+    Processed,
+    /// Some delivery is outstanding, and none is dead.
+    Pending,
+    /// Some delivery is dead.
+    Failed,
+}
+
+impl EventStatus {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Processed, Self::Pending, Self::Failed];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Processed => "processed",
+            Self::Pending => "pending",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
+    }
+
+    /// Of an event whose deliveries are in these states.
+    pub fn of(states: impl Iterator<Item = DeliveryState>) -> Self {
+        let of_one = |state| match state {
+            DeliveryState::Waiting | DeliveryState::Retrying => Self::Pending,
+            DeliveryState::Delivered => Self::Processed,
+            DeliveryState::Dead => Self::Failed,
+        };
+        states.map(of_one).max().unwrap_or(Self::Processed)
+    }
+}
+
+/// Why a delivery was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeadReason {
+    /// The service answered that it will never take it.
+    Rejected,
+    /// The last attempt allowed has failed.
+    Exhausted,
+    /// Longer than the service takes.
+    TooLarge,
+    /// By an operator.
+    Cancelled,
+}
+
+impl DeadReason {
+    /// All reasons.
+    pub const ALL: [Self; 4] = [Self::Rejected, Self::Exhausted, Self::TooLarge, Self::Cancelled];
+
+    /// The name in the store and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Exhausted => "exhausted",
+            Self::TooLarge => "too_large",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Reads the name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+}
+
+/// What happened to a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryFact {
+    /// The service took it.
+    Delivered,
+    /// An attempt failed, and there will be another.
+    AttemptFailed,
+    GaveUp(DeadReason),
+    /// An operator wants a dead one tried anew.
+    Redriven,
+    /// An operator wants a finished one sent once more.
+    Replayed,
+}
+
+/// A fact that cannot be true of a delivery in this state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a delivery that is {state:?} cannot be {fact:?}")]
+pub struct InvalidTransition {
+    pub state: DeliveryState,
+    pub fact: DeliveryFact,
+}
+
+/// The state after `fact`. Only what is listed here can happen: what is delivered or dead stays so (DL-1) until an
+/// operator says otherwise.
+pub fn next(state: DeliveryState, fact: DeliveryFact) -> Result<DeliveryState, InvalidTransition> {
+    use DeliveryFact as Fact;
+    use DeliveryState as State;
+    match (state, fact) {
+        (State::Waiting | State::Retrying, Fact::Delivered) => Ok(State::Delivered),
+        (State::Waiting | State::Retrying, Fact::AttemptFailed) => Ok(State::Retrying),
+        (State::Waiting | State::Retrying, Fact::GaveUp(_)) => Ok(State::Dead),
+        (State::Dead, Fact::Redriven) => Ok(State::Waiting),
+        (State::Delivered | State::Dead, Fact::Replayed) => Ok(State::Waiting),
+        _ => Err(InvalidTransition { state, fact }),
+    }
+}
+
+/// What an attempt says about the delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Delivered,
+    /// Try again, no sooner than the service asked for.
+    Retry {
+        retry_after: Option<Duration>,
+    },
+    Dead(DeadReason),
+    /// The service wants no more of this: its route is to be paused, and the delivery kept.
+    Gone,
+}
+
+impl Verdict {
+    /// Whether the circuit breaker counts it against the service. One that refuses a request is alive.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Retry { .. })
+    }
+}
+
+/// Judges an answer. Redirects are not followed: following could lead anywhere, so they are refusals. Whatever keeps
+/// an answer from coming is a reason to try again.
+pub fn classify(status: u16, retry_after: Option<Duration>) -> Verdict {
+    match status {
+        200..=299 => Verdict::Delivered,
+        408 | 425 | 429 | 500..=599 => Verdict::Retry { retry_after },
+        410 => Verdict::Gone,
+        300..=499 => Verdict::Dead(DeadReason::Rejected),
+        // Not an answer that HTTP knows.
+        _ => Verdict::Retry { retry_after: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fact() -> impl Strategy<Value = DeliveryFact> {
+        prop_oneof![
+            Just(DeliveryFact::Delivered),
+            Just(DeliveryFact::AttemptFailed),
+            prop::sample::select(&DeadReason::ALL[..]).prop_map(DeliveryFact::GaveUp),
+            Just(DeliveryFact::Redriven),
+            Just(DeliveryFact::Replayed),
+        ]
+    }
+
+    #[test]
+    fn states_and_reasons_survive_store_and_wire() {
+        for (number, state) in DeliveryState::ALL.into_iter().enumerate() {
+            assert_eq!(state as i16, number as i16);
+            assert_eq!(DeliveryState::from_store(state as i16), Some(state));
+            assert_eq!(state.is_open(), state.as_str() == "pending");
+        }
+        assert_eq!(DeliveryState::from_store(4), None);
+        for reason in DeadReason::ALL {
+            assert_eq!(DeadReason::parse(reason.as_str()), Some(reason));
+        }
+    }
+
+    #[test]
+    fn every_status_has_the_verdict_of_the_contract() {
+        let retry_after = Some(Duration::from_secs(3));
+        for status in 0..=1_000 {
+            let verdict = classify(status, retry_after);
+            let expected = match status {
+                200..300 => Verdict::Delivered,
+                410 => Verdict::Gone,
+                408 | 425 | 429 | 500..600 => Verdict::Retry { retry_after },
+                300..500 => Verdict::Dead(DeadReason::Rejected),
+                _ => Verdict::Retry { retry_after: None },
+            };
+            assert_eq!(verdict, expected, "status {status}");
+            let alive = (200..500).contains(&status) && !matches!(status, 408 | 425 | 429);
+            assert_eq!(verdict.is_failure(), !alive, "status {status}");
+        }
+    }
+
+    #[test]
+    fn an_unlisted_fact_is_an_error_value() {
+        let error = next(DeliveryState::Delivered, DeliveryFact::AttemptFailed).map_err(|e| e.to_string());
+        assert_eq!(error, Err("a delivery that is Delivered cannot be AttemptFailed".to_owned()));
+    }
+
+    proptest! {
+        /// DL-1 along any history.
+        #[test]
+        fn only_operators_reopen(facts in prop::collection::vec(fact(), 0..60)) {
+            let mut state = DeliveryState::Waiting;
+            for fact in facts {
+                let Ok(after) = next(state, fact) else { continue };
+                let by_operator = matches!(fact, DeliveryFact::Redriven | DeliveryFact::Replayed);
+                prop_assert_eq!(by_operator, !state.is_open());
+                state = after;
+            }
+        }
+    }
+}

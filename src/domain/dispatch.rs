@@ -1,0 +1,440 @@
+//! What one service is sent next: breaker, limits, priorities and ordering keys together.
+//!
+//! A delivery is offered, waits in its lane (or behind an earlier one of its key), goes out, and ends with a verdict.
+//! All conditions are looked at before any is charged, so a refusal costs nothing anywhere (DP-1).
+//!
+//! - DP-2: what was taken is in hand or in flight until it is handed back, once.
+//! - DP-3: no more in flight than the concurrency allows; of a key one at most.
+//! - DP-4: nothing goes out while paused, draining, or when the breaker permits none.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use bytestring::ByteString;
+
+use super::breaker::{Breaker, BreakerFigures, BreakerPolicy, BreakerSnapshot, CallResult, Permit, Transition};
+use super::delivery::Verdict;
+use super::event::{EventId, Timestamp};
+use super::key_order::{Admitted, KeyOrder};
+use super::priority::{Lane, LanePolicy, OldestWaits, PriorityScheduler};
+use super::rate::{RateLimit, TokenBucket};
+use super::retry::{RetryBudget, RetryBudgetPolicy};
+
+/// One delivery to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    pub id: EventId,
+    pub lane: Lane,
+    /// Ordering key.
+    pub key: Option<ByteString>,
+    /// Attempts made before: 0 for the first.
+    pub attempt: u32,
+    /// When it became due.
+    pub since: Timestamp,
+}
+
+/// The limits of one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DispatchPolicy {
+    /// Deliveries in flight at once; at least one.
+    pub concurrency: usize,
+    /// Deliveries in hand of each lane, besides those in flight, and those cancelled; at least one. Half of them, at
+    /// most, are read in the order of the lane.
+    pub in_hand: usize,
+    /// Deliveries in hand of one key behind the one that goes first.
+    pub behind: usize,
+    pub rate: Option<RateLimit>,
+    pub retries: RetryBudgetPolicy,
+    pub lanes: LanePolicy,
+    pub breaker: BreakerPolicy,
+}
+
+/// What became of an offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Offered {
+    Taken,
+    /// Not taken: it is in hand or in flight already.
+    Known,
+    /// Not taken: the lane has as many in hand as it may, or the dispatcher is draining. Later ones of its key are held
+    /// back, in whatever lane, until it is offered again.
+    Full,
+    /// Not taken: its key has an earlier one that must come first; to be read again from the store after it.
+    HeldBack,
+}
+
+/// What to do now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Send it, and report the end by [`Dispatcher::finished`] or [`Dispatcher::cancelled`].
+    Send(Job),
+    /// The breaker changed with time: tell it, and ask again.
+    Turned(Transition),
+    /// Nothing, until something happens or it is `until`.
+    Wait { until: Option<Timestamp>, why: Hold },
+}
+
+/// Why nothing is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hold {
+    Draining,
+    Paused,
+    Empty,
+    Breaker,
+    Concurrency,
+    Rate,
+    /// Only retries wait, and the retry budget is spent.
+    Budget,
+}
+
+impl Hold {
+    /// The name on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Paused => "paused",
+            Self::Empty => "empty",
+            Self::Breaker => "breaker",
+            Self::Concurrency => "concurrency",
+            Self::Rate => "rate",
+            Self::Budget => "budget",
+        }
+    }
+}
+
+/// A delivery that is no longer in flight.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Finished {
+    pub job: Job,
+    /// Those of its key that were behind it, in the order of ids; to be read again from the store after it.
+    pub given_back: Vec<Job>,
+    pub transition: Option<Transition>,
+}
+
+/// What operators see of a dispatcher.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DispatchFigures {
+    pub breaker: BreakerFigures,
+    pub in_flight: usize,
+    /// What may be in flight now.
+    pub concurrency: usize,
+    /// By lane, in the order of [`Lane::ALL`]; those behind others of their key included.
+    pub in_hand: [usize; Lane::COUNT],
+    pub keys: usize,
+    pub paused: bool,
+    pub draining: bool,
+}
+
+/// The deliveries of one lane that may go out, the oldest first. Retries apart: they may have to wait for the budget.
+#[derive(Debug, Default)]
+struct Queue {
+    first: BTreeMap<(Timestamp, EventId), Job>,
+    retries: BTreeMap<(Timestamp, EventId), Job>,
+}
+
+impl Queue {
+    fn of(&mut self, attempt: u32) -> &mut BTreeMap<(Timestamp, EventId), Job> {
+        if attempt == 0 { &mut self.first } else { &mut self.retries }
+    }
+
+    fn oldest(&self, with_retries: bool) -> Option<&Job> {
+        let retry = self.retries.values().next().filter(|_| with_retries);
+        self.first.values().next().into_iter().chain(retry).min_by_key(|job| (job.since, job.id))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.retries.is_empty()
+    }
+}
+
+/// The deliveries of one service in hand and in flight.
+#[derive(Debug)]
+pub struct Dispatcher {
+    policy: DispatchPolicy,
+    breaker: Breaker,
+    bucket: Option<TokenBucket>,
+    budget: RetryBudget,
+    scheduler: PriorityScheduler,
+    keys: KeyOrder,
+    queues: [Queue; Lane::COUNT],
+    /// In hand behind another of their key.
+    behind: HashMap<EventId, Job>,
+    in_flight: HashMap<EventId, (Job, Permit)>,
+    /// The lane of each that is in hand.
+    in_hand: HashMap<EventId, Lane>,
+    counts: [usize; Lane::COUNT],
+    paused: bool,
+    draining: bool,
+}
+
+impl Dispatcher {
+    /// With nothing in hand; the breaker as it was kept.
+    pub fn new(policy: DispatchPolicy, breaker: Option<BreakerSnapshot>, now: Timestamp) -> Self {
+        Self {
+            breaker: match breaker {
+                Some(snapshot) => Breaker::restore(snapshot, policy.breaker, now),
+                None => Breaker::new(policy.breaker),
+            },
+            bucket: policy.rate.map(|limit| TokenBucket::new(limit, now)),
+            budget: RetryBudget::new(policy.retries, now),
+            scheduler: PriorityScheduler::new(policy.lanes),
+            keys: KeyOrder::new(policy.behind),
+            queues: Default::default(),
+            behind: HashMap::new(),
+            in_flight: HashMap::new(),
+            in_hand: HashMap::new(),
+            counts: [0; Lane::COUNT],
+            paused: false,
+            draining: false,
+            policy,
+        }
+    }
+
+    /// How many to take in hand that wait in the order of a lane: none as long as enough of it are in hand, and never
+    /// more than half of what may be. The rest is for what comes out of that order; see [`Self::has_room`].
+    pub fn wants(&self, lane: Lane) -> usize {
+        let half = self.policy.in_hand.div_ceil(2).max(1);
+        let count = self.counts[lane.index()];
+        if self.is_stopped() || count > half / 2 { 0 } else { half - count }
+    }
+
+    /// How many more it would take in hand, of whatever live lane. (Of replays, few are open at a time.)
+    pub fn has_room(&self) -> usize {
+        let room = |lane: Lane| self.policy.in_hand.max(1).saturating_sub(self.counts[lane.index()]);
+        if self.is_stopped() { 0 } else { Lane::LIVE.map(room).into_iter().min().unwrap_or(0) }
+    }
+
+    /// How many retries it would take in hand: never so many that first attempts have no room while the retry budget
+    /// is spent.
+    pub fn has_room_for_retries(&self) -> usize {
+        let waiting: usize = Lane::LIVE.map(|lane| self.queues[lane.index()].retries.len()).into_iter().sum();
+        self.has_room().min((self.policy.in_hand / 2).max(1).saturating_sub(waiting))
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.paused || self.draining
+    }
+
+    /// Takes a delivery in hand. While paused too: it may have been claimed before.
+    pub fn offer(&mut self, job: Job) -> Offered {
+        if self.in_hand.contains_key(&job.id) || self.in_flight.contains_key(&job.id) {
+            return Offered::Known;
+        }
+        if self.draining || self.counts[job.lane.index()] >= self.policy.in_hand.max(1) {
+            if let Some(key) = &job.key {
+                self.keys.hold(job.id, key);
+            }
+            return Offered::Full;
+        }
+        let admitted = job.key.as_ref().map_or(Admitted::Ready, |key| self.keys.admit(job.id, key));
+        if admitted == Admitted::HeldBack {
+            return Offered::HeldBack;
+        }
+        self.in_hand.insert(job.id, job.lane);
+        self.counts[job.lane.index()] += 1;
+        match admitted {
+            Admitted::Behind => drop(self.behind.insert(job.id, job)),
+            Admitted::Ready | Admitted::HeldBack => self.enqueue(job),
+        }
+        Offered::Taken
+    }
+
+    /// Decides what to do at `now`. `jitter` is in `[0, 1)`.
+    pub fn next(&mut self, now: Timestamp, jitter: f64) -> Next {
+        if let Some(transition) = self.breaker.tick(now, jitter) {
+            return Next::Turned(transition);
+        }
+        match self.take_turn(now) {
+            Ok(job) => Next::Send(job),
+            Err((why, until)) => Next::Wait { until: until.into_iter().chain(self.breaker.due()).min(), why },
+        }
+    }
+
+    fn take_turn(&mut self, now: Timestamp) -> Result<Job, (Hold, Option<Timestamp>)> {
+        if self.draining {
+            return Err((Hold::Draining, None));
+        }
+        if self.paused {
+            return Err((Hold::Paused, None));
+        }
+        if self.queues.iter().all(Queue::is_empty) {
+            return Err((Hold::Empty, None));
+        }
+        self.breaker.check().map_err(|refusal| (Hold::Breaker, refusal.retry_at))?;
+        if self.in_flight.len() >= self.concurrency(now) {
+            return Err((Hold::Concurrency, self.breaker.grows_at(now, self.policy.concurrency.max(1))));
+        }
+        if let Some(bucket) = &self.bucket {
+            bucket.check(now).map_err(|at| (Hold::Rate, Some(at)))?;
+        }
+        let retries = self.budget.check(now);
+        let oldest = self.oldest_waits(now, retries.is_ok());
+        let lane = self.scheduler.choose(&oldest).ok_or((Hold::Budget, retries.err()))?;
+
+        // Nothing is refused from here on: charge them all.
+        let permit = self.breaker.acquire(now).map_err(|refusal| (Hold::Breaker, refusal.retry_at))?;
+        self.scheduler.served(lane, &oldest);
+        let job = self.dequeue(lane, retries.is_ok()).expect("invariant: a chosen lane has work");
+        if let Some(bucket) = &mut self.bucket {
+            bucket.try_take(now).expect("invariant: a token was there");
+        }
+        if job.attempt > 0 {
+            self.budget.try_take(now).expect("invariant: the budget allows retries, or none is taken");
+        }
+        self.in_flight.insert(job.id, (job.clone(), permit));
+        Ok(job)
+    }
+
+    /// An attempt ended with `verdict` after `took`. None if no such delivery is in flight.
+    ///
+    /// What is to be tried again leaves, and parks its key: until it is offered again, or [`Self::forget`], later ones
+    /// of the key are held back.
+    pub fn finished(
+        &mut self,
+        id: EventId,
+        verdict: Verdict,
+        took: Duration,
+        now: Timestamp,
+        jitter: f64,
+    ) -> Option<Finished> {
+        let (job, permit) = self.in_flight.remove(&id)?;
+        let call = CallResult { failed: verdict.is_failure(), took };
+        let transition = self.breaker.record(permit, call, now, jitter);
+        if job.attempt == 0 {
+            self.budget.on_first_attempt();
+        }
+        let given_back = match (&job.key, verdict) {
+            (None, _) => Vec::new(),
+            (Some(key), Verdict::Delivered | Verdict::Dead(_)) => {
+                let next = self.keys.finish(key).and_then(|next| self.behind.remove(&next));
+                next.into_iter().for_each(|next| self.enqueue(next));
+                Vec::new()
+            }
+            (Some(key), Verdict::Retry { .. } | Verdict::Gone) => {
+                let ids = self.keys.fail(key);
+                ids.into_iter().filter_map(|id| self.behind.remove(&id)).collect()
+            }
+        };
+        given_back.iter().for_each(|job| self.let_go(job));
+        Some(Finished { job, given_back, transition })
+    }
+
+    /// An attempt came to nothing and says nothing of the service: the delivery is in hand again, as if it had never
+    /// gone out, but for its token of the rate. Whether there was such a delivery.
+    pub fn cancelled(&mut self, id: EventId) -> bool {
+        let Some((job, permit)) = self.in_flight.remove(&id) else { return false };
+        self.breaker.release(permit);
+        if job.attempt > 0 {
+            self.budget.refund();
+        }
+        self.in_hand.insert(id, job.lane);
+        self.counts[job.lane.index()] += 1;
+        self.enqueue(job);
+        true
+    }
+
+    /// Hands back all that is in hand and not in flight, in the order of ids.
+    pub fn hand_back(&mut self) -> Vec<Job> {
+        let queues = self.queues.iter_mut().map(std::mem::take);
+        let queued = queues.flat_map(|queue| queue.first.into_values().chain(queue.retries.into_values()));
+        let mut jobs: Vec<Job> = queued.chain(self.behind.drain().map(|(_, job)| job)).collect();
+        jobs.sort_unstable_by_key(|job| job.id);
+        jobs.iter().for_each(|job| self.let_go(job));
+        self.keys.withdraw(|id| self.in_flight.contains_key(&id));
+        jobs
+    }
+
+    /// Waits no longer for what of `key` failed or was held back.
+    pub fn forget(&mut self, key: &ByteString) {
+        self.keys.forget(key);
+    }
+
+    /// Sends nothing more until [`Self::resume`]; what is in flight ends as it will.
+    pub fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Sends again.
+    pub fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    /// Takes and sends nothing more, for good.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Opens the breaker until an operator says otherwise.
+    pub fn force_open(&mut self) -> Option<Transition> {
+        self.breaker.force_open()
+    }
+
+    /// Closes the breaker until an operator says otherwise.
+    pub fn force_close(&mut self) -> Option<Transition> {
+        self.breaker.force_close()
+    }
+
+    /// The breaker begins anew, closed.
+    pub fn reset(&mut self) -> Option<Transition> {
+        self.breaker.reset()
+    }
+
+    /// The breaker, to be looked at and kept.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Whether an operator has paused it.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// The ids in flight, in no order.
+    pub fn in_flight(&self) -> impl Iterator<Item = EventId> {
+        self.in_flight.keys().copied()
+    }
+
+    /// The figures at `now`.
+    pub fn figures(&self, now: Timestamp) -> DispatchFigures {
+        DispatchFigures {
+            breaker: self.breaker.figures(now),
+            in_flight: self.in_flight.len(),
+            concurrency: self.concurrency(now),
+            in_hand: self.counts,
+            keys: self.keys.keys(),
+            paused: self.paused,
+            draining: self.draining,
+        }
+    }
+
+    fn concurrency(&self, now: Timestamp) -> usize {
+        self.breaker.concurrency(now, self.policy.concurrency.max(1))
+    }
+
+    fn oldest_waits(&self, now: Timestamp, with_retries: bool) -> OldestWaits {
+        let oldest = |lane: Lane| self.queues[lane.index()].oldest(with_retries).map(|job| now.since(job.since));
+        Lane::ALL.map(oldest)
+    }
+
+    fn enqueue(&mut self, job: Job) {
+        self.queues[job.lane.index()].of(job.attempt).insert((job.since, job.id), job);
+    }
+
+    fn dequeue(&mut self, lane: Lane, with_retries: bool) -> Option<Job> {
+        let queue = &mut self.queues[lane.index()];
+        let Job { since, id, attempt, .. } = *queue.oldest(with_retries)?;
+        let job = queue.of(attempt).remove(&(since, id))?;
+        self.let_go(&job);
+        Some(job)
+    }
+
+    /// No longer counted as in hand.
+    fn let_go(&mut self, job: &Job) {
+        self.in_hand.remove(&job.id);
+        self.counts[job.lane.index()] -= 1;
+    }
+}
+
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+mod tests;

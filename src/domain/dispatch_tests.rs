@@ -1,0 +1,337 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::breaker::{BreakerState, Window};
+use crate::domain::delivery::DeadReason;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const POLICY: DispatchPolicy = DispatchPolicy {
+    concurrency: 3,
+    in_hand: 6,
+    behind: 2,
+    rate: None,
+    retries: RetryBudgetPolicy { percent: 20, minimum: RateLimit::per_second(1, 2) },
+    lanes: LanePolicy { weights: [16, 4, 1], replay_every: 64, age_limit: Duration::from_secs(30), aged_every: 4 },
+    breaker: BreakerPolicy {
+        window: Window::Calls(10),
+        minimum_calls: 10,
+        failure_rate: 50,
+        slow_call_duration: Duration::from_secs(10),
+        slow_call_rate: 0,
+        consecutive_failures: 3,
+        open_base: Duration::from_secs(2),
+        open_cap: Duration::from_secs(8),
+        stable_after: Duration::from_secs(60),
+        probes: 1,
+        probe_timeout: Duration::from_secs(20),
+        slow_start: Duration::from_secs(4),
+    },
+};
+
+const RETRY: Verdict = Verdict::Retry { retry_after: None };
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp(seconds * 1_000_000)
+}
+
+fn job(id: EventId) -> Job {
+    Job { id, lane: Lane::Normal, key: None, attempt: 0, since: at(0) }
+}
+
+fn keyed(id: EventId, key: &'static str) -> Job {
+    Job { key: Some(ByteString::from_static(key)), ..job(id) }
+}
+
+fn loaded(policy: DispatchPolicy, jobs: impl IntoIterator<Item = Job>) -> Dispatcher {
+    let mut dispatcher = Dispatcher::new(policy, None, at(0));
+    for job in jobs {
+        assert_eq!(dispatcher.offer(job), Offered::Taken);
+    }
+    dispatcher
+}
+
+/// Sends what may go at `now`; the ids, and why there are no more.
+fn send(dispatcher: &mut Dispatcher, now: Timestamp) -> (Vec<EventId>, Hold, Option<Timestamp>) {
+    let mut sent = Vec::new();
+    loop {
+        match dispatcher.next(now, 0.0) {
+            Next::Send(job) => sent.push(job.id),
+            Next::Turned(_) => {}
+            Next::Wait { until, why } => return (sent, why, until),
+        }
+    }
+}
+
+fn finish(dispatcher: &mut Dispatcher, id: EventId, verdict: Verdict, now: Timestamp) -> Finished {
+    dispatcher.finished(id, verdict, Duration::ZERO, now, 0.0).expect("in flight")
+}
+
+#[test]
+fn no_more_are_in_flight_than_may_be() {
+    let mut dispatcher = loaded(POLICY, (1..=5).map(job));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 2, 3], Hold::Concurrency, None));
+    finish(&mut dispatcher, 2, Verdict::Delivered, at(0));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![4], Hold::Concurrency, None));
+    assert_eq!((dispatcher.wants(Lane::Normal), dispatcher.wants(Lane::Low), dispatcher.has_room()), (2, 3, 5));
+}
+
+#[test]
+fn a_failing_key_gives_back_its_followers_and_holds_back_nobody_else() {
+    let mut dispatcher = loaded(POLICY, [keyed(1, "a"), keyed(2, "a"), keyed(3, "b"), keyed(4, "a"), keyed(5, "b")]);
+    assert_eq!(dispatcher.offer(keyed(6, "a")), Offered::HeldBack);
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 3], Hold::Empty, None));
+    let failed = finish(&mut dispatcher, 1, RETRY, at(0));
+    assert_eq!(failed.given_back, [keyed(2, "a"), keyed(4, "a")]);
+    finish(&mut dispatcher, 3, Verdict::Dead(DeadReason::Rejected), at(0));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![5], Hold::Empty, None));
+    assert_eq!(dispatcher.offer(keyed(2, "a")), Offered::HeldBack);
+    assert_eq!(dispatcher.offer(Job { attempt: 1, ..keyed(1, "a") }), Offered::Taken);
+    assert_eq!(dispatcher.offer(keyed(2, "a")), Offered::Taken);
+    assert_eq!(dispatcher.offer(keyed(2, "a")), Offered::Known);
+}
+
+#[test]
+fn retries_wait_for_their_budget_and_first_attempts_pass_them() {
+    let retries = (1..=4).map(|id| Job { attempt: 1, ..job(id) });
+    let mut dispatcher = loaded(DispatchPolicy { concurrency: 9, ..POLICY }, retries.chain([job(5)]));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 2, 5], Hold::Budget, Some(at(1))));
+    assert!(dispatcher.cancelled(2));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![2], Hold::Budget, Some(at(1))));
+    assert_eq!(send(&mut dispatcher, at(1)).0, [3]);
+}
+
+#[test]
+fn the_rate_is_kept() {
+    let rate = Some(RateLimit { tokens: 1, per: SECOND * 2, burst: 1 });
+    let mut dispatcher = loaded(DispatchPolicy { rate, ..POLICY }, (1..=2).map(job));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![1], Hold::Rate, Some(at(2))));
+    assert_eq!(send(&mut dispatcher, at(2)), (vec![2], Hold::Empty, None));
+}
+
+#[test]
+fn a_service_comes_back_by_one_probe_and_then_slowly() {
+    let mut dispatcher = loaded(POLICY, (1..=6).map(job));
+    send(&mut dispatcher, at(0));
+    let turned = [1, 2, 3].map(|id| finish(&mut dispatcher, id, RETRY, at(0)).transition.is_some());
+    assert_eq!(turned, [false, false, true]);
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![], Hold::Breaker, Some(at(2))));
+    assert_eq!(send(&mut dispatcher, at(2)), (vec![4], Hold::Breaker, Some(at(22))));
+    assert!(dispatcher.cancelled(4));
+    assert_eq!(send(&mut dispatcher, at(2)), (vec![4], Hold::Breaker, Some(at(22))));
+    let closed = finish(&mut dispatcher, 4, Verdict::Gone, at(2)).transition;
+    assert_eq!(closed.map(|t| t.to), Some(BreakerState::Closed));
+    assert_eq!(send(&mut dispatcher, at(2)), (vec![5], Hold::Concurrency, Some(at(4))));
+    assert_eq!(send(&mut dispatcher, at(4)), (vec![6], Hold::Empty, None));
+}
+
+#[test]
+fn pause_and_drain_stop_everything_new() {
+    let mut dispatcher = loaded(POLICY, [keyed(1, "a"), keyed(2, "a"), job(3)]);
+    dispatcher.pause();
+    assert_eq!((send(&mut dispatcher, at(0)), dispatcher.wants(Lane::High)), ((vec![], Hold::Paused, None), 0));
+    dispatcher.resume();
+    assert!(matches!(dispatcher.next(at(0), 0.0), Next::Send(Job { id: 1, .. })));
+    dispatcher.drain();
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![], Hold::Draining, None));
+    assert_eq!(dispatcher.offer(job(4)), Offered::Full);
+    assert_eq!(dispatcher.hand_back(), [keyed(2, "a"), job(3)]);
+    finish(&mut dispatcher, 1, Verdict::Delivered, at(0));
+    let figures = dispatcher.figures(at(0));
+    assert_eq!((figures.in_flight, figures.in_hand, figures.keys), (0, [0; Lane::COUNT], 0));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A new event in the store, with one of three keys or none.
+    Publish(Lane, Option<u8>),
+    /// Offers the oldest outside of one key.
+    Offer(Option<u8>),
+    Next,
+    Finish(usize, Verdict),
+    Cancel(usize),
+    Wait(i64),
+    Operator(u8),
+    HandBack,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = || prop::option::weighted(0.7, 0..3u8);
+    let verdict = prop_oneof![
+        4 => Just(Verdict::Delivered),
+        3 => Just(RETRY),
+        1 => Just(Verdict::Dead(DeadReason::Rejected)),
+        1 => Just(Verdict::Gone),
+    ];
+    prop_oneof![
+        6 => (prop::sample::select(&Lane::ALL[..]), key()).prop_map(|(lane, key)| Step::Publish(lane, key)),
+        8 => key().prop_map(Step::Offer),
+        10 => Just(Step::Next),
+        6 => (any::<usize>(), verdict).prop_map(|(k, verdict)| Step::Finish(k, verdict)),
+        1 => any::<usize>().prop_map(Step::Cancel),
+        4 => (0..3_000_000i64).prop_map(Step::Wait),
+        1 => (0..5u8).prop_map(Step::Operator),
+        1 => Just(Step::HandBack),
+    ]
+}
+
+/// A store that knows of each open delivery where it is.
+#[derive(Default)]
+struct Model {
+    jobs: BTreeMap<EventId, Job>,
+    outside: BTreeSet<EventId>,
+    in_hand: BTreeSet<EventId>,
+    in_flight: BTreeSet<EventId>,
+}
+
+impl Model {
+    fn key(&self, id: EventId) -> Option<ByteString> {
+        self.jobs[&id].key.clone()
+    }
+
+    /// Moves `id` from one place, where it must be, to another.
+    fn take(from: &mut BTreeSet<EventId>, to: &mut BTreeSet<EventId>, id: EventId) -> Result<(), TestCaseError> {
+        prop_assert!(from.remove(&id), "{} is not where it was (DP-2)", id);
+        to.insert(id);
+        Ok(())
+    }
+
+    fn sent(&mut self, job: &Job, dispatcher: &Dispatcher, now: Timestamp) -> Result<(), TestCaseError> {
+        prop_assert_eq!(Some(job), self.jobs.get(&job.id));
+        if job.key.is_some() {
+            prop_assert!(self.in_flight.iter().all(|id| self.key(*id) != job.key), "DP-3: two of a key");
+            let earliest = self.in_hand.iter().find(|id| self.key(**id) == job.key);
+            prop_assert_eq!(earliest, Some(&job.id), "DP-3: order within the key");
+        }
+        Self::take(&mut self.in_hand, &mut self.in_flight, job.id)?;
+        let figures = dispatcher.figures(now);
+        prop_assert!(self.in_flight.len() <= figures.concurrency.min(POLICY.concurrency), "DP-3: concurrency");
+        prop_assert!(!figures.paused && !figures.draining, "DP-4");
+        let state = figures.breaker.state;
+        prop_assert!(!matches!(state, BreakerState::Open | BreakerState::ForcedOpen), "DP-4");
+        Ok(())
+    }
+
+    fn finished(&mut self, finished: &Finished, verdict: Verdict) -> Result<(), TestCaseError> {
+        let id = finished.job.id;
+        Self::take(&mut self.in_flight, &mut self.outside, id)?;
+        if matches!(verdict, Verdict::Delivered | Verdict::Dead(_)) {
+            self.outside.remove(&id);
+            prop_assert!(finished.given_back.is_empty());
+        } else {
+            self.jobs.entry(id).and_modify(|job| job.attempt += 1);
+        }
+        for follower in &finished.given_back {
+            prop_assert_eq!(&follower.key, &finished.job.key);
+            Self::take(&mut self.in_hand, &mut self.outside, follower.id)?;
+        }
+        Ok(())
+    }
+}
+
+fn nth(ids: &BTreeSet<EventId>, k: usize) -> Option<EventId> {
+    ids.iter().nth(k.checked_rem(ids.len())?).copied()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_024))]
+
+    /// DP-1 to DP-4 over any sequence; and at the end all is delivered, in order within each key.
+    #[test]
+    fn nothing_is_lost_doubled_or_out_of_order(
+        steps in prop::collection::vec(step(), 0..200), limited in any::<bool>(), jitter in 0.0..1.0f64,
+    ) {
+        let rate = limited.then_some(RateLimit::per_second(3, 2));
+        let mut dispatcher = Dispatcher::new(DispatchPolicy { rate, ..POLICY }, None, at(0));
+        let mut model = Model::default();
+        let mut now = at(0);
+        for step in steps {
+            match step {
+                Step::Publish(lane, key) => {
+                    let id = model.jobs.len() as EventId + 1;
+                    let key = key.map(|key| ByteString::from(key.to_string()));
+                    model.jobs.insert(id, Job { id, lane, key, attempt: 0, since: now });
+                    model.outside.insert(id);
+                }
+                Step::Offer(key) => {
+                    let key = key.map(|key| ByteString::from(key.to_string()));
+                    let Some(id) = model.outside.iter().copied().find(|id| model.key(*id) == key) else { continue };
+                    let (job, wanted) = (model.jobs[&id].clone(), dispatcher.wants(model.jobs[&id].lane));
+                    match dispatcher.offer(job) {
+                        Offered::Taken => Model::take(&mut model.outside, &mut model.in_hand, id)?,
+                        Offered::Full => prop_assert_eq!(wanted, 0),
+                        Offered::HeldBack => prop_assert_eq!(
+                            model.in_hand.iter().chain(&model.in_flight).filter(|id| model.key(**id) == key).count(),
+                            POLICY.behind + 1
+                        ),
+                        Offered::Known => prop_assert!(false, "it is outside"),
+                    }
+                }
+                Step::Next => {
+                    let before = format!("{dispatcher:?}");
+                    match dispatcher.next(now, jitter) {
+                        Next::Send(job) => model.sent(&job, &dispatcher, now)?,
+                        Next::Turned(transition) => prop_assert_ne!(transition.from, transition.to),
+                        Next::Wait { until, .. } => {
+                            prop_assert!(until.is_none_or(|until| until > now));
+                            prop_assert_eq!(format!("{dispatcher:?}"), before, "DP-1");
+                        }
+                    }
+                }
+                Step::Finish(k, verdict) => {
+                    let Some(id) = nth(&model.in_flight, k) else { continue };
+                    let finished = dispatcher.finished(id, verdict, Duration::ZERO, now, jitter);
+                    model.finished(&finished.expect("in flight"), verdict)?;
+                    prop_assert_eq!(dispatcher.finished(id, verdict, Duration::ZERO, now, jitter), None);
+                }
+                Step::Cancel(k) => {
+                    let Some(id) = nth(&model.in_flight, k) else { continue };
+                    prop_assert!(dispatcher.cancelled(id));
+                    Model::take(&mut model.in_flight, &mut model.in_hand, id)?;
+                }
+                Step::Wait(us) => now.0 += us,
+                Step::Operator(command) => match command {
+                    0 => dispatcher.pause(),
+                    1 => dispatcher.resume(),
+                    2 => drop(dispatcher.force_open()),
+                    3 => drop(dispatcher.force_close()),
+                    _ => drop(dispatcher.reset()),
+                },
+                Step::HandBack => {
+                    let ids: Vec<EventId> = dispatcher.hand_back().into_iter().map(|job| job.id).collect();
+                    prop_assert_eq!(ids, model.in_hand.iter().copied().collect::<Vec<_>>());
+                    model.outside.append(&mut model.in_hand);
+                }
+            }
+            let figures = dispatcher.figures(now);
+            prop_assert_eq!(figures.in_hand.iter().sum::<usize>(), model.in_hand.len());
+            prop_assert_eq!(dispatcher.in_flight().collect::<BTreeSet<_>>(), model.in_flight.clone());
+        }
+
+        dispatcher.resume();
+        dispatcher.reset();
+        for _ in 0..10_000 {
+            while let Some(id) = nth(&model.in_flight, 0) {
+                let finished = dispatcher.finished(id, Verdict::Delivered, Duration::ZERO, now, jitter);
+                model.finished(&finished.expect("in flight"), Verdict::Delivered)?;
+            }
+            for id in model.outside.clone() {
+                if dispatcher.offer(model.jobs[&id].clone()) == Offered::Taken {
+                    Model::take(&mut model.outside, &mut model.in_hand, id)?;
+                }
+            }
+            match dispatcher.next(now, jitter) {
+                Next::Send(job) => model.sent(&job, &dispatcher, now)?,
+                Next::Turned(_) => prop_assert!(false, "the breaker was reset"),
+                Next::Wait { until: Some(until), .. } => now = until,
+                Next::Wait { until: None, why } => {
+                    prop_assert_eq!(why, Hold::Empty);
+                    break;
+                }
+            }
+        }
+        prop_assert!(model.outside.is_empty() && model.in_hand.is_empty() && model.in_flight.is_empty());
+    }
+}

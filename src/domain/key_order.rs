@@ -1,0 +1,243 @@
+//! Ordering keys: of the deliveries that one service has in hand, one for each key at a time, in the order of ids.
+//!
+//! A key whose delivery failed is parked until that delivery comes again. All others go on (KO-3).
+
+use std::collections::{BTreeSet, HashMap};
+
+use bytestring::ByteString;
+
+use super::event::EventId;
+
+/// What becomes of a delivery that asks to be taken in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// The first of its key: it may be sent.
+    Ready,
+    /// Comes after others of its key that are in hand.
+    Behind,
+    /// Not taken: an earlier one of its key has to come first, or too many of the key are in hand.
+    HeldBack,
+}
+
+/// The keys in hand.
+///
+/// KO-1: of a key one at most is ready. KO-2: of a key, none is admitted that is later than one that failed or was held
+/// back, until that has come again; and those that wait become ready in the order of their ids.
+#[derive(Debug)]
+pub struct KeyOrder {
+    lines: HashMap<ByteString, Line>,
+    /// How many of one key may wait.
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    ready: Option<EventId>,
+    waiting: BTreeSet<EventId>,
+    /// The earliest that has to come again before any later one.
+    held: Option<EventId>,
+}
+
+impl Line {
+    fn is_over(&self) -> bool {
+        self.ready.is_none() && self.waiting.is_empty() && self.held.is_none()
+    }
+
+    fn hold(&mut self, id: EventId) {
+        self.held = Some(self.held.map_or(id, |held| held.min(id)));
+    }
+}
+
+impl KeyOrder {
+    /// Lets up to `limit` wait behind the one that is ready, for each key.
+    pub fn new(limit: usize) -> Self {
+        Self { lines: HashMap::new(), limit }
+    }
+
+    /// Takes a delivery in hand, if its turn within the key allows it.
+    pub fn admit(&mut self, id: EventId, key: &ByteString) -> Admitted {
+        let line = self.lines.entry(key.clone()).or_default();
+        if line.held.is_some_and(|held| id > held) {
+            return Admitted::HeldBack;
+        }
+        if line.ready.is_some() && line.waiting.len() >= self.limit {
+            line.hold(id);
+            return Admitted::HeldBack;
+        }
+        line.held = line.held.filter(|held| *held != id);
+        if line.ready.is_some() {
+            line.waiting.insert(id);
+            return Admitted::Behind;
+        }
+        line.ready = Some(id);
+        Admitted::Ready
+    }
+
+    /// Admits none of `key` that is later than `id`, which could not be taken in hand, until that has come again.
+    pub fn hold(&mut self, id: EventId, key: &ByteString) {
+        self.lines.entry(key.clone()).or_default().hold(id);
+    }
+
+    /// The ready one of `key` is settled; the next becomes ready.
+    pub fn finish(&mut self, key: &ByteString) -> Option<EventId> {
+        let line = self.lines.get_mut(key)?;
+        line.ready = line.waiting.pop_first();
+        let next = line.ready;
+        self.drop_if_over(key);
+        next
+    }
+
+    /// The ready one of `key` failed and will come again: those behind it are given back, in the order of ids.
+    pub fn fail(&mut self, key: &ByteString) -> Vec<EventId> {
+        let Some(line) = self.lines.get_mut(key) else { return Vec::new() };
+        if let Some(failed) = line.ready.take() {
+            line.hold(failed);
+        }
+        let given_back = std::mem::take(&mut line.waiting).into_iter().collect();
+        self.drop_if_over(key);
+        given_back
+    }
+
+    /// Waits no longer for what failed or was held back: it has ended otherwise, or the store sees to the order.
+    pub fn forget(&mut self, key: &ByteString) {
+        if let Some(line) = self.lines.get_mut(key) {
+            line.held = None;
+            self.drop_if_over(key);
+        }
+    }
+
+    /// Lets go of everything that waits, and of what is ready but not under way.
+    pub fn withdraw(&mut self, under_way: impl Fn(EventId) -> bool) {
+        self.lines.retain(|_, line| {
+            line.waiting.clear();
+            line.ready = line.ready.filter(|id| under_way(*id));
+            !line.is_over()
+        });
+    }
+
+    /// How many keys are in hand or parked.
+    pub fn keys(&self) -> usize {
+        self.lines.len()
+    }
+
+    fn drop_if_over(&mut self, key: &ByteString) {
+        if self.lines.get(key).is_some_and(Line::is_over) {
+            self.lines.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(number: u8) -> ByteString {
+        ByteString::from(number.to_string())
+    }
+
+    #[test]
+    fn a_failing_key_parks_only_itself() {
+        let (sick, well) = (key(0), key(1));
+        let mut order = KeyOrder::new(8);
+        let admitted = [(1, &sick), (2, &sick), (3, &well), (4, &sick), (5, &well)].map(|(id, k)| order.admit(id, k));
+        use Admitted::{Behind, HeldBack, Ready};
+        assert_eq!(admitted, [Ready, Behind, Ready, Behind, Behind]);
+        assert_eq!(order.fail(&sick), [2, 4]);
+        assert_eq!(order.finish(&well), Some(5));
+        assert_eq!([6, 1, 6].map(|id| order.admit(id, &sick)), [HeldBack, Ready, Behind]);
+        assert_eq!([order.finish(&sick), order.finish(&sick), order.finish(&well)], [Some(6), None, None]);
+        assert_eq!(order.keys(), 0);
+    }
+
+    #[test]
+    fn a_key_with_too_many_holds_back_the_rest_in_order() {
+        let hot = key(0);
+        let mut order = KeyOrder::new(1);
+        use Admitted::{Behind, HeldBack, Ready};
+        assert_eq!([1, 2, 3].map(|id| order.admit(id, &hot)), [Ready, Behind, HeldBack]);
+        assert_eq!([order.finish(&hot), order.finish(&hot)], [Some(2), None]);
+        assert_eq!([4, 3, 4].map(|id| order.admit(id, &hot)), [HeldBack, Ready, Behind]);
+    }
+
+    #[test]
+    fn a_parked_key_can_be_forgotten() {
+        let sick = key(0);
+        let mut order = KeyOrder::new(1);
+        order.admit(1, &sick);
+        order.fail(&sick);
+        order.forget(&sick);
+        assert_eq!((order.keys(), order.admit(2, &sick)), (0, Admitted::Ready));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// Of what the store has for the key, the first that is not in hand.
+        Admit(u8),
+        Finish(u8),
+        Fail(u8),
+        Withdraw,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..3u8).prop_map(Step::Admit),
+            3 => (0..3u8).prop_map(Step::Finish),
+            1 => (0..3u8).prop_map(Step::Fail),
+            1 => Just(Step::Withdraw),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        /// Against a store that offers each key's open deliveries in the order of ids: they finish exactly in that
+        /// order, one at a time, whatever happens to other keys.
+        #[test]
+        fn each_key_is_in_order(steps in prop::collection::vec(step(), 0..200), limit in 0..4usize) {
+            let mut order = KeyOrder::new(limit);
+            let mut in_hand: BTreeMap<u8, Vec<EventId>> = BTreeMap::new();
+            let mut done: BTreeMap<u8, EventId> = BTreeMap::new();
+            for step in steps {
+                match step {
+                    Step::Admit(k) => {
+                        let mine = in_hand.entry(k).or_default();
+                        let id = mine.last().or(done.get(&k)).map_or(1, |last| last + 1);
+                        match order.admit(id, &key(k)) {
+                            Admitted::Ready => prop_assert!(mine.is_empty()),
+                            Admitted::Behind => prop_assert!((1..=limit).contains(&mine.len())),
+                            Admitted::HeldBack => {
+                                prop_assert_eq!(mine.len(), limit + 1);
+                                continue;
+                            }
+                        }
+                        mine.push(id);
+                        prop_assert_eq!(order.admit(id + 2, &key(9)) == Admitted::Ready, true);
+                        order.finish(&key(9));
+                    }
+                    Step::Finish(k) => {
+                        let mine = in_hand.entry(k).or_default();
+                        if !mine.is_empty() {
+                            done.insert(k, mine.remove(0));
+                            prop_assert_eq!(order.finish(&key(k)), mine.first().copied());
+                        }
+                    }
+                    Step::Fail(k) => {
+                        let mine = std::mem::take(in_hand.entry(k).or_default());
+                        if let Some((failed, followers)) = mine.split_first() {
+                            prop_assert_eq!(&order.fail(&key(k))[..], followers);
+                            prop_assert_eq!(order.admit(failed + 1, &key(k)), Admitted::HeldBack);
+                        }
+                    }
+                    Step::Withdraw => {
+                        order.withdraw(|_| false);
+                        in_hand.clear();
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! A delivery as an HTTP request: its body, and headers after the
+//! [Standard Webhooks](https://www.standardwebhooks.com) specification.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hmac::{Hmac, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+use super::event_json::write_string;
+use crate::domain::event::{Event, EventId, Timestamp};
+
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Begins secrets that are written in base64.
+const ENCODED: &str = "whsec_";
+
+/// Headers of a request, in order.
+pub type Headers = Vec<(HeaderName, HeaderValue)>;
+
+/// What a delivery's request looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeliveryFormat {
+    #[serde(rename = "json")]
+    Json,
+    #[serde(rename = "cloudevents-binary")]
+    CloudEventsBinary,
+    #[serde(rename = "cloudevents-structured")]
+    CloudEventsStructured,
+}
+
+/// A request without its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryRequest {
+    pub headers: Headers,
+    pub body: Bytes,
+}
+
+/// A key that deliveries are signed with.
+#[derive(Clone)]
+pub struct SigningKey(Hmac<Sha256>);
+
+impl SigningKey {
+    /// Reads a secret: `whsec_` and base64, or plain text, which stands for its bytes. Errors do not repeat it.
+    pub fn parse(secret: &str) -> Result<Self, &'static str> {
+        let decoded = match secret.strip_prefix(ENCODED) {
+            Some(encoded) => STANDARD.decode(encoded).map_err(|_| "must be base64 after \"whsec_\"")?,
+            None => secret.as_bytes().to_vec(),
+        };
+        if decoded.is_empty() {
+            return Err("must not be empty");
+        }
+        let mac = Hmac::new_from_slice(&decoded).expect("invariant: HMAC takes keys of any length");
+        Ok(Self(mac))
+    }
+
+    /// `v1,` and the base64 of the HMAC-SHA256 of `id.timestamp.body`.
+    fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
+        let mut mac = self.0.clone();
+        mac.update(format!("{id}.{timestamp}.").as_bytes());
+        mac.update(body);
+        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+    }
+}
+
+/// Random numbers for one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceIds {
+    /// Names the trace, if the event has none.
+    pub trace: u128,
+    /// Names this attempt within its trace.
+    pub span: u64,
+}
+
+/// The request that delivers `event` to `service`, as of `now`, signed once with each of `keys`.
+pub fn delivery_request(
+    event: &Event,
+    service: &str,
+    format: DeliveryFormat,
+    keys: &[SigningKey],
+    now: Timestamp,
+    ids: TraceIds,
+) -> DeliveryRequest {
+    let DeliveryRequest { mut headers, body } = match format {
+        DeliveryFormat::Json => json_request(event),
+        DeliveryFormat::CloudEventsBinary => super::cloud_events::binary_request(event),
+        DeliveryFormat::CloudEventsStructured => super::cloud_events::structured_request(event),
+    };
+    let id = delivery_id(event.id, service);
+    let seconds = now.0.div_euclid(1_000_000);
+    let signatures: Vec<_> = keys.iter().map(|key| key.sign(&id, seconds, &body)).collect();
+    headers.push((TRACEPARENT, value(child_traceparent(event.traceparent.as_deref(), ids))));
+    headers.push((WEBHOOK_TIMESTAMP, seconds.into()));
+    if !signatures.is_empty() {
+        headers.push((WEBHOOK_SIGNATURE, value(signatures.join(" "))));
+    }
+    let id = value(id);
+    headers.push((WEBHOOK_ID, id.clone()));
+    headers.push((IDEMPOTENCY_KEY, id));
+    DeliveryRequest { headers, body }
+}
+
+/// Names the delivery of an event to a service: the same for every attempt, different for every delivery.
+pub fn delivery_id(event: EventId, service: &str) -> String {
+    format!("evt_{event}_{service}")
+}
+
+/// The `traceparent` of an attempt: a child of the publisher's span, or the root of a new trace, which is sampled.
+fn child_traceparent(stored: Option<&str>, ids: TraceIds) -> String {
+    let mut text = String::with_capacity(55);
+    // An id of zeros is not valid.
+    let span = ids.span.max(1);
+    let parent = stored.and_then(|text| Some((text.get(3..35)?, text.get(53..55)?)));
+    // Writing to a string cannot fail.
+    let _ = match parent {
+        Some((trace, flags)) => write!(text, "00-{trace}-{span:016x}-{flags}"),
+        None => write!(text, "00-{:032x}-{span:016x}-01", ids.trace.max(1)),
+    };
+    text
+}
+
+/// The body of the format "json": the payload goes in as the text it is.
+fn json_request(event: &Event) -> DeliveryRequest {
+    let Event { id, created_at, name, payload, source, priority: _, key, metadata, traceparent: _ } = event;
+    let mut body = Vec::with_capacity(payload.len() + name.as_str().len() + source.len() + 128);
+    // Writing to memory cannot fail.
+    let _ =
+        write!(body, r#"{{"event_name":"{name}","payload":{payload},"id":{id},"created_at":"{created_at}","source":"#);
+    write_string(&mut body, source);
+    if let Some(key) = key {
+        body.extend_from_slice(br#","key":"#);
+        write_string(&mut body, key);
+    }
+    if let Some(metadata) = metadata {
+        let _ = write!(body, r#","metadata":{metadata}"#);
+    }
+    body.push(b'}');
+    let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    DeliveryRequest { headers, body: body.into() }
+}
+
+fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("invariant: only visible ASCII is put into these headers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::Priority;
+    use crate::domain::name::EventName;
+
+    const IDS: TraceIds = TraceIds { trace: 0xab, span: 0xcd };
+
+    fn event() -> Event {
+        Event {
+            id: 58,
+            created_at: Timestamp(1_690_891_200_000_000),
+            name: EventName::parse("user.created").expect("valid"),
+            payload: r#"{"n": 1e400}"#.into(),
+            source: "a \"b\"".into(),
+            priority: Priority::High,
+            key: None,
+            metadata: None,
+            traceparent: None,
+        }
+    }
+
+    fn header<'a>(request: &'a DeliveryRequest, name: &str) -> Option<&'a str> {
+        request.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_str().expect("ASCII"))
+    }
+
+    /// The example of the specification and its reference libraries.
+    #[test]
+    fn signs_as_the_specification_does() {
+        let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("a key");
+        let signature = key.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
+        assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn secrets_are_base64_or_plain() {
+        let sign = |secret| SigningKey::parse(secret).map(|key| key.sign("id", 1, b"body"));
+        assert_eq!(sign("whsec_cGxhaW4="), sign("plain"));
+        assert_ne!(sign("plain"), sign("other"));
+        assert_eq!(sign("whsec_!"), Err("must be base64 after \"whsec_\""));
+        assert_eq!(sign("whsec_"), Err("must not be empty"));
+        assert_eq!(sign(""), Err("must not be empty"));
+    }
+
+    #[test]
+    fn the_body_has_the_exact_payload() {
+        let request = |event: &Event| delivery_request(event, "s", DeliveryFormat::Json, &[], Timestamp(0), IDS);
+        assert_eq!(
+            request(&event()).body,
+            r#"{"event_name":"user.created","payload":{"n": 1e400},"id":58,"created_at":"2023-08-01T12:00:00.000000Z","source":"a \"b\""}"#
+        );
+        let full = Event { key: Some("k".into()), metadata: Some(r#"{"a":"1"}"#.into()), ..event() };
+        let body = request(&full).body;
+        assert!(body.ends_with(br#","key":"k","metadata":{"a":"1"}}"#), "{body:?}");
+    }
+
+    #[test]
+    fn headers_name_the_delivery_and_sign_it_with_every_key() {
+        let keys = ["one", "two"].map(|secret| SigningKey::parse(secret).expect("a key"));
+        let now = Timestamp(1_690_891_200_999_999);
+        let request = delivery_request(&event(), "billing", DeliveryFormat::Json, &keys, now, IDS);
+        assert_eq!(header(&request, "webhook-id"), Some("evt_58_billing"));
+        assert_eq!(header(&request, "idempotency-key"), Some("evt_58_billing"));
+        assert_eq!(header(&request, "webhook-timestamp"), Some("1690891200"));
+        assert_eq!(header(&request, "content-type"), Some("application/json"));
+        let signatures = keys.map(|key| key.sign("evt_58_billing", 1_690_891_200, &request.body)).join(" ");
+        assert_eq!(header(&request, "webhook-signature"), Some(&*signatures));
+        let unsigned = delivery_request(&event(), "billing", DeliveryFormat::Json, &[], now, IDS);
+        assert_eq!(header(&unsigned, "webhook-signature"), None);
+    }
+
+    #[test]
+    fn a_trace_goes_on_or_begins() {
+        let stored = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        let later = "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-more";
+        for text in [stored, later] {
+            let child = child_traceparent(Some(text), IDS);
+            assert_eq!(child, "00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000cd-00");
+        }
+        assert_eq!(child_traceparent(None, IDS), "00-000000000000000000000000000000ab-00000000000000cd-01");
+        let zeros = TraceIds { trace: 0, span: 0 };
+        assert_eq!(child_traceparent(None, zeros), "00-00000000000000000000000000000001-0000000000000001-01");
+    }
+}

@@ -1,0 +1,147 @@
+//! New deliveries, in the transaction of their events.
+
+use diesel::pg::{Pg, PgConnection};
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::sql_types::{Array, BigInt, Nullable, SmallInt, Text};
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel::{QueryResult, RunQueryDsl};
+
+use crate::domain::event::{EventId, NewEvent};
+use crate::domain::priority::Lane;
+use crate::domain::routes::{Routes, ServiceId};
+use crate::storage::connection::{Connection, SqliteFile};
+use crate::storage::error::StoreError;
+
+/// Rows of the large and the small statement on SQLite.
+const MANY: usize = 64;
+const SOME: usize = 8;
+
+/// How many deliveries of each lane were added for a service.
+pub type Enqueued = Vec<(ServiceId, [u32; Lane::COUNT])>;
+
+struct Row<'a> {
+    event_id: EventId,
+    service: ServiceId,
+    lane: i16,
+    key: Option<&'a str>,
+}
+
+/// Adds a delivery for each service that is to get one of `events`.
+pub(in crate::storage) fn enqueue<'a>(
+    connection: &mut Connection,
+    routes: &Routes,
+    events: impl Iterator<Item = (&'a NewEvent, EventId)>,
+) -> Result<Enqueued, StoreError> {
+    let mut enqueued = Enqueued::new();
+    if routes.is_empty() {
+        return Ok(enqueued);
+    }
+    let mut rows = Vec::new();
+    for (event, event_id) in events {
+        let lane = Lane::from(event.priority);
+        routes.for_each_service(event, |service| {
+            rows.push(Row { event_id, service, lane: lane as i16, key: event.key.as_deref() });
+            let at = enqueued.iter().position(|(known, _)| *known == service).unwrap_or_else(|| {
+                enqueued.push((service, [0; Lane::COUNT]));
+                enqueued.len() - 1
+            });
+            enqueued[at].1[lane.index()] += 1;
+        });
+    }
+    match connection {
+        _ if rows.is_empty() => {}
+        Connection::Sqlite(SqliteFile { connection, .. }) => on_sqlite(connection, &rows)?,
+        Connection::Postgres(connection) => on_postgres(connection, &rows)?,
+    }
+    Ok(enqueued)
+}
+
+fn on_sqlite(connection: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<(), StoreError> {
+    let (many, rest) = rows.as_chunks::<MANY>();
+    let (some, ones) = rest.as_chunks::<SOME>();
+    for rows in many {
+        InsertRows(rows).execute(connection)?;
+    }
+    for rows in some {
+        InsertRows(rows).execute(connection)?;
+    }
+    for row in ones {
+        InsertRows(std::array::from_ref(row)).execute(connection)?;
+    }
+    Ok(())
+}
+
+fn on_postgres(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), StoreError> {
+    let insert = InsertAll {
+        event_id: rows.iter().map(|row| row.event_id).collect(),
+        service: rows.iter().map(|row| row.service).collect(),
+        lane: rows.iter().map(|row| row.lane).collect(),
+        key: rows.iter().map(|row| row.key).collect(),
+    };
+    insert.execute(connection)?;
+    Ok(())
+}
+
+/// An insert of exactly `N` rows.
+struct InsertRows<'a, const N: usize>(&'a [Row<'a>; N]);
+
+/// Names the statement for diesel's cache.
+struct InsertRowsId<const N: usize>;
+
+impl<const N: usize> QueryId for InsertRows<'_, N> {
+    type QueryId = InsertRowsId<N>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl<const N: usize> QueryFragment<Sqlite> for InsertRows<'_, N> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_sql("INSERT INTO deliveries (event_id, service, lane, key, state, due_at) VALUES ");
+        for (at, row) in self.0.iter().enumerate() {
+            out.push_sql(if at == 0 { "(" } else { ",(" });
+            out.push_bind_param::<BigInt, _>(&row.event_id)?;
+            out.push_sql(",");
+            out.push_bind_param::<SmallInt, _>(&row.service)?;
+            out.push_sql(",");
+            out.push_bind_param::<SmallInt, _>(&row.lane)?;
+            out.push_sql(",");
+            out.push_bind_param::<Nullable<Text>, _>(&row.key)?;
+            out.push_sql(",0,0)");
+        }
+        Ok(())
+    }
+}
+
+impl<const N: usize> RunQueryDsl<SqliteConnection> for InsertRows<'_, N> {}
+
+/// An insert of any number of rows.
+struct InsertAll<'a> {
+    event_id: Vec<i64>,
+    service: Vec<i16>,
+    lane: Vec<i16>,
+    key: Vec<Option<&'a str>>,
+}
+
+impl QueryId for InsertAll<'_> {
+    type QueryId = InsertAll<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl QueryFragment<Pg> for InsertAll<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(
+            "INSERT INTO deliveries (event_id, service, lane, key, state, due_at) \
+             SELECT event_id, service, lane, key, 0, 0 FROM unnest(",
+        );
+        out.push_bind_param::<Array<BigInt>, _>(&self.event_id)?;
+        for numbers in [&self.service, &self.lane] {
+            out.push_sql(", ");
+            out.push_bind_param::<Array<SmallInt>, _>(numbers)?;
+        }
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<Text>>, _>(&self.key)?;
+        out.push_sql(") AS row (event_id, service, lane, key)");
+        Ok(())
+    }
+}
+
+impl RunQueryDsl<PgConnection> for InsertAll<'_> {}

@@ -1,0 +1,357 @@
+//! Redrives and replays: many deliveries made anew, a bounded step at a time.
+
+use diesel::dsl::sql;
+use diesel::sql_types::Bool;
+use diesel::{ExpressionMethods as _, JoinOnDsl as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
+
+use crate::domain::delivery::DeliveryState;
+use crate::domain::event::{EventId, Timestamp};
+use crate::domain::name::EventName;
+use crate::domain::pattern::Pattern;
+use crate::domain::priority::Lane;
+use crate::domain::routes::{Routes, ServiceId};
+use crate::storage::connection::{Connection, on_backend};
+use crate::storage::error::{StoreError, StoreErrorKind};
+use crate::storage::scan::{self, Scan};
+use crate::storage::schema::{deliveries, delivery_jobs, events};
+
+/// Deliveries of jobs that may be open for one service: live traffic hardly notices so few.
+const MAX_OPEN: i64 = 256;
+/// Bytes of events that one step looks at.
+const STEP_BYTES: usize = 4 * 1024 * 1024;
+/// Rows that one step of a count looks at.
+const COUNT_ROWS: usize = 256;
+
+/// What a job makes anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobKind {
+    /// Dead deliveries.
+    Redrive,
+    /// Events, whether they were delivered before or not.
+    Replay,
+}
+
+impl JobKind {
+    /// The name in the store and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Redrive => "redrive",
+            Self::Replay => "replay",
+        }
+    }
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    Running,
+    Done,
+    Cancelled,
+}
+
+impl JobState {
+    /// The name in the store and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A job to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJob {
+    pub kind: JobKind,
+    pub service: ServiceId,
+    /// Any of these; none stands for all events.
+    pub patterns: Vec<Pattern>,
+    /// Inclusive.
+    pub from: EventId,
+    /// Inclusive.
+    pub through: EventId,
+}
+
+/// A job as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    pub id: i64,
+    pub job: NewJob,
+    /// Where it goes on; beyond `job.through` at the end.
+    pub next_id: EventId,
+    /// Deliveries made anew so far.
+    pub touched: i64,
+    pub state: JobState,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// Writes the job down; returns its number.
+pub(in crate::storage) fn create_job(
+    connection: &mut Connection,
+    job: &NewJob,
+    now: Timestamp,
+) -> Result<i64, StoreError> {
+    let last = delivery_jobs::table.select(delivery_jobs::id).order(delivery_jobs::id.desc()).limit(1);
+    let last: Option<i64> = on_backend!(connection, c => last.first(c).optional())?;
+    let id = last.unwrap_or(0) + 1;
+    let texts: Vec<&str> = job.patterns.iter().map(Pattern::as_str).collect();
+    let patterns =
+        serde_json::to_string(&texts).map_err(|error| StoreError::new(StoreErrorKind::Internal, error.to_string()))?;
+    let row = (
+        delivery_jobs::id.eq(id),
+        delivery_jobs::kind.eq(job.kind.as_str()),
+        delivery_jobs::service.eq(job.service),
+        delivery_jobs::patterns.eq(patterns),
+        delivery_jobs::next_id.eq(job.from),
+        delivery_jobs::through_id.eq(job.through),
+        delivery_jobs::state.eq(JobState::Running.as_str()),
+        delivery_jobs::created_at.eq(now.0),
+        delivery_jobs::updated_at.eq(now.0),
+    );
+    on_backend!(connection, c => diesel::insert_into(delivery_jobs::table).values(row).execute(c))?;
+    Ok(id)
+}
+
+/// Stops a running job; whether it was running. What it has made anew stays so.
+pub(in crate::storage) fn cancel_job(connection: &mut Connection, id: i64, now: Timestamp) -> Result<bool, StoreError> {
+    let running = delivery_jobs::table.find(id).filter(delivery_jobs::state.eq(JobState::Running.as_str()));
+    let update = diesel::update(running)
+        .set((delivery_jobs::state.eq(JobState::Cancelled.as_str()), delivery_jobs::updated_at.eq(now.0)));
+    Ok(on_backend!(connection, c => update.execute(c))? > 0)
+}
+
+type Row = (i64, String, ServiceId, String, i64, i64, i64, String, i64, i64);
+
+/// One job.
+pub(in crate::storage) fn job(connection: &mut Connection, id: i64) -> Result<Option<Job>, StoreError> {
+    let query = delivery_jobs::table.find(id);
+    let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
+    Ok(row.map(read))
+}
+
+/// The jobs, the newest first; only those that run if `running`.
+pub(in crate::storage) fn jobs(
+    connection: &mut Connection,
+    running: bool,
+    limit: usize,
+) -> Result<Vec<Job>, StoreError> {
+    let query = delivery_jobs::table.order(delivery_jobs::id.desc()).limit(limit as i64);
+    let rows: Vec<Row> = if running {
+        let query = query.filter(delivery_jobs::state.eq(JobState::Running.as_str()));
+        on_backend!(connection, c => query.load(c))?
+    } else {
+        on_backend!(connection, c => query.load(c))?
+    };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+fn read((id, kind, service, patterns, next_id, through, touched, state, created_at, updated_at): Row) -> Job {
+    let texts: Vec<String> = serde_json::from_str(&patterns).unwrap_or_default();
+    let kind = if kind == JobKind::Redrive.as_str() { JobKind::Redrive } else { JobKind::Replay };
+    let states = [JobState::Running, JobState::Cancelled];
+    Job {
+        id,
+        job: NewJob {
+            kind,
+            service,
+            patterns: texts.into_iter().filter_map(|text| Pattern::parse(text).ok()).collect(),
+            from: next_id,
+            through,
+        },
+        next_id,
+        touched,
+        state: states.into_iter().find(|s| s.as_str() == state).unwrap_or(JobState::Done),
+        created_at: Timestamp(created_at),
+        updated_at: Timestamp(updated_at),
+    }
+}
+
+/// What a step of a job did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Renewed {
+    /// Deliveries made anew.
+    pub open: i64,
+    /// Those of them that were dead.
+    pub dead: i64,
+}
+
+/// Makes a bounded number of deliveries anew. None if it has to wait for those that it made before.
+///
+/// Events whose source is `own` are left out of a replay. Within a transaction that holds the writer's lock.
+pub(in crate::storage) fn job_step(
+    connection: &mut Connection,
+    job: &Job,
+    routes: &Routes,
+    now: Timestamp,
+) -> Result<Option<Renewed>, StoreError> {
+    let service = job.job.service;
+    let open = deliveries::table
+        .filter(sql::<Bool>("state = 1 AND state <> 2 AND lane = 3"))
+        .filter(deliveries::service.eq(service))
+        .count();
+    let open: i64 = on_backend!(connection, c => open.get_result(c))?;
+    let room = usize::try_from(MAX_OPEN - open).unwrap_or(0);
+    if room == 0 {
+        return Ok(None);
+    }
+    let own = routes.own_source(service);
+    let (found, next_id) = find(connection, &job.job, own, room)?;
+    let mut renewed = Renewed::default();
+    for (event_id, key) in found {
+        if let Some(was) = renew(connection, service, event_id, key, job.job.kind, now)? {
+            renewed.open += 1;
+            renewed.dead += i64::from(was == Some(DeliveryState::Dead));
+        }
+    }
+    let state = if next_id > job.job.through { JobState::Done } else { JobState::Running };
+    let running = delivery_jobs::table.find(job.id).filter(delivery_jobs::state.eq(JobState::Running.as_str()));
+    let update = diesel::update(running).set((
+        delivery_jobs::next_id.eq(next_id),
+        delivery_jobs::touched.eq(delivery_jobs::touched + renewed.open),
+        delivery_jobs::state.eq(state.as_str()),
+        delivery_jobs::updated_at.eq(now.0),
+    ));
+    on_backend!(connection, c => update.execute(c))?;
+    Ok(Some(renewed))
+}
+
+type Found = Vec<(EventId, Option<String>)>;
+
+/// What `job` would make anew of its next piece, and where to go on after it.
+fn find(
+    connection: &mut Connection,
+    job: &NewJob,
+    own: Option<&str>,
+    max_rows: usize,
+) -> Result<(Found, EventId), StoreError> {
+    match job.kind {
+        JobKind::Redrive => dead(connection, job, max_rows),
+        JobKind::Replay => matching(connection, job, own, max_rows),
+    }
+}
+
+/// A count of what a job would make anew, under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counting {
+    /// What is left of it.
+    pub job: NewJob,
+    /// Events of this source are not counted in a replay.
+    pub own: Option<String>,
+    pub count: usize,
+}
+
+impl Counting {
+    /// Nothing is counted yet.
+    pub fn new(job: NewJob, own: Option<String>) -> Self {
+        Self { job, own, count: 0 }
+    }
+
+    /// Whether `count` is all there is.
+    pub fn is_complete(&self) -> bool {
+        self.job.from > self.job.through
+    }
+
+    /// Counts a bounded piece.
+    pub(in crate::storage) fn step(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
+        let (found, next_id) = find(connection, &self.job, self.own.as_deref(), COUNT_ROWS)?;
+        self.count += found.len();
+        self.job.from = next_id;
+        Ok(())
+    }
+}
+
+/// The next dead deliveries of the job, and where to go on after them.
+fn dead(connection: &mut Connection, job: &NewJob, max_rows: usize) -> Result<(Found, EventId), StoreError> {
+    let mut found: Vec<(i64, Option<String>, String)> = Vec::new();
+    for lane in Lane::ALL {
+        let query = deliveries::table
+            .inner_join(events::table.on(events::id.eq(deliveries::event_id)))
+            .filter(sql::<Bool>("deliveries.state = 3 AND deliveries.state <> 2"))
+            .filter(deliveries::service.eq(job.service))
+            .filter(deliveries::lane.eq(lane as i16))
+            .filter(deliveries::event_id.ge(job.from))
+            .filter(deliveries::event_id.le(job.through))
+            .order(deliveries::event_id)
+            .limit(max_rows as i64)
+            .select((deliveries::event_id, deliveries::key, events::name));
+        let rows: Vec<(i64, Option<String>, String)> = on_backend!(connection, c => query.load(c))?;
+        found.extend(rows);
+    }
+    found.sort_unstable_by_key(|(id, ..)| *id);
+    let next_id = match found.get(max_rows) {
+        Some((id, ..)) => *id,
+        None if found.len() == max_rows => found.last().map_or(job.through, |(id, ..)| *id) + 1,
+        None => job.through.saturating_add(1),
+    };
+    found.truncate(max_rows);
+    let patterns = &job.patterns;
+    let wanted = |name: &str| {
+        let name = EventName::from_store(name.to_owned());
+        patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(&name))
+    };
+    let found = found.into_iter().filter(|(_, _, name)| wanted(name)).map(|(id, key, _)| (id, key)).collect();
+    Ok((found, next_id))
+}
+
+/// The next events of the job, and where to go on after them.
+fn matching(
+    connection: &mut Connection,
+    job: &NewJob,
+    own: Option<&str>,
+    max_rows: usize,
+) -> Result<(Found, EventId), StoreError> {
+    let page = scan::scan(
+        connection,
+        &Scan {
+            after: job.from - 1,
+            through: Some(job.through),
+            patterns: if job.patterns.is_empty() {
+                Pattern::parse(">".to_owned()).into_iter().collect()
+            } else {
+                job.patterns.clone()
+            },
+            max_events: max_rows,
+            max_bytes: STEP_BYTES,
+        },
+    )?;
+    // Where the log ends before the job does, there is nothing to wait for.
+    let ended = page.events.is_empty() && page.scanned_through < job.from;
+    let next_id = if ended { job.through.saturating_add(1) } else { page.scanned_through + 1 };
+    let wanted = page.events.into_iter().filter(|event| own != Some(&*event.source));
+    Ok((wanted.map(|event| (event.id, event.key.map(String::from))).collect(), next_id))
+}
+
+/// Makes one delivery anew. What it was before, if anything; none if it is open already.
+fn renew(
+    connection: &mut Connection,
+    service: ServiceId,
+    event_id: EventId,
+    key: Option<String>,
+    kind: JobKind,
+    now: Timestamp,
+) -> Result<Option<Option<DeliveryState>>, StoreError> {
+    let was = deliveries::table.find((event_id, service)).select(deliveries::state);
+    let was: Option<i16> = on_backend!(connection, c => was.first(c).optional())?;
+    let was = was.and_then(DeliveryState::from_store);
+    let anew = (
+        deliveries::state.eq(DeliveryState::Retrying as i16),
+        deliveries::lane.eq(Lane::Replay as i16),
+        deliveries::due_at.eq(now.0),
+    );
+    match (was, kind) {
+        (Some(DeliveryState::Waiting | DeliveryState::Retrying), _) | (None, JobKind::Redrive) => return Ok(None),
+        (Some(DeliveryState::Delivered | DeliveryState::Dead), _) => {
+            let settled = deliveries::table.find((event_id, service));
+            let update = diesel::update(settled).set((anew, deliveries::spent.eq(deliveries::attempts)));
+            on_backend!(connection, c => update.execute(c))?;
+        }
+        (None, JobKind::Replay) => {
+            let row =
+                (deliveries::event_id.eq(event_id), deliveries::service.eq(service), deliveries::key.eq(key), anew);
+            on_backend!(connection, c => diesel::insert_into(deliveries::table).values(row).execute(c))?;
+        }
+    }
+    Ok(Some(was))
+}

@@ -1,0 +1,28 @@
+//! The outbox: the deliveries of events to services, written in the transaction of their events.
+//!
+//! - *OB-1* An event and its deliveries are committed together.
+//! - *OB-2* What is not settled is claimed again after a crash: claiming writes nothing.
+//! - *OB-3* A claim costs the same however long the log is and however much waits for other services.
+
+mod claim;
+mod enqueue;
+mod jobs;
+mod list;
+mod page;
+mod services;
+mod settle;
+
+pub use claim::{Claim, Claimed};
+pub use jobs::{Counting, Job, JobKind, JobState, NewJob, Renewed};
+pub use list::{AttemptRecord, DeliveryRecord, Pending};
+pub use page::{DeliveryFilter, DeliveryPage, ListedDelivery};
+pub use services::{NewService, Registered, ServiceChange};
+pub use settle::{Settled, Settlement};
+
+pub(super) use claim::claim;
+pub(super) use enqueue::{Enqueued, enqueue};
+pub(super) use jobs::{cancel_job, create_job, job, job_step, jobs};
+pub(super) use list::{attempts, deliveries_of, next_due, oldest_open, pending, statuses};
+pub(super) use page::deliveries;
+pub(super) use services::{change_service, names, register};
+pub(super) use settle::settle;

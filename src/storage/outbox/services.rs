@@ -1,0 +1,89 @@
+//! What the store knows of services.
+
+use std::collections::BTreeMap;
+
+use bytestring::ByteString;
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
+
+use crate::domain::event::{EventId, LogBounds, Timestamp};
+use crate::domain::pattern::Pattern;
+use crate::domain::routes::ServiceId;
+use crate::storage::connection::{Connection, on_backend};
+use crate::storage::error::StoreError;
+use crate::storage::schema::services;
+
+use super::jobs::{JobKind, NewJob, create_job};
+
+/// A service with what of it outlives a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    pub id: ServiceId,
+    /// Why it takes nothing, if it does not.
+    pub paused: Option<String>,
+    /// The breaker, as JSON.
+    pub breaker: Option<String>,
+}
+
+/// What is to be kept of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceChange {
+    pub service: ServiceId,
+    pub paused: Option<String>,
+    pub breaker: Option<String>,
+}
+
+/// A service as it is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewService {
+    pub name: ByteString,
+    pub patterns: Vec<Pattern>,
+    /// The first stored event that it gets if it was never seen before; none gets only what comes.
+    pub start_from: Option<EventId>,
+}
+
+/// Finds the service, or adds it; within a transaction that holds the writer's lock.
+pub(in crate::storage) fn register(
+    connection: &mut Connection,
+    service: &NewService,
+    log: LogBounds,
+    now: Timestamp,
+) -> Result<Registered, StoreError> {
+    let NewService { name, patterns, start_from } = service;
+    let name = &**name;
+    let known =
+        services::table.filter(services::name.eq(name)).select((services::id, services::paused, services::breaker));
+    type Row = (ServiceId, Option<String>, Option<String>);
+    let known: Option<Row> = on_backend!(connection, c => known.first(c).optional())?;
+    if let Some((id, paused, breaker)) = known {
+        return Ok(Registered { id, paused, breaker });
+    }
+    let last = services::table.select(services::id).order(services::id.desc()).limit(1);
+    let last: Option<ServiceId> = on_backend!(connection, c => last.first(c).optional())?;
+    let id = last.unwrap_or(0) + 1;
+    let row = (services::id.eq(id), services::name.eq(name), services::created_at.eq(now.0));
+    on_backend!(connection, c => diesel::insert_into(services::table).values(row).execute(c))?;
+    if let Some(from) = start_from.map(|from| from.max(log.earliest)).filter(|from| *from <= log.last) {
+        let patterns = patterns.clone();
+        let job = NewJob { kind: JobKind::Replay, service: id, patterns, from, through: log.last };
+        create_job(connection, &job, now)?;
+    }
+    Ok(Registered { id, paused: None, breaker: None })
+}
+
+pub(in crate::storage) fn change_service(
+    connection: &mut Connection,
+    change: &ServiceChange,
+) -> Result<(), StoreError> {
+    let ServiceChange { service, paused, breaker } = change;
+    let update = diesel::update(services::table.find(*service))
+        .set((services::paused.eq(paused.as_deref()), services::breaker.eq(breaker.as_deref())));
+    on_backend!(connection, c => update.execute(c))?;
+    Ok(())
+}
+
+/// The names of all services that the store has ever seen.
+pub(in crate::storage) fn names(connection: &mut Connection) -> Result<BTreeMap<ServiceId, String>, StoreError> {
+    let query = services::table.select((services::id, services::name));
+    let rows: Vec<(ServiceId, String)> = on_backend!(connection, c => query.load(c))?;
+    Ok(rows.into_iter().collect())
+}

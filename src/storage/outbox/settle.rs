@@ -1,0 +1,194 @@
+//! How attempts ended.
+
+use std::time::Duration;
+
+use diesel::pg::{Pg, PgConnection};
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, SmallInt, Text};
+use diesel::sqlite::SqliteConnection;
+use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult, RunQueryDsl};
+
+use crate::domain::delivery::{DeadReason, DeliveryState};
+use crate::domain::event::{EventId, Timestamp};
+use crate::domain::priority::Lane;
+use crate::domain::routes::ServiceId;
+use crate::storage::connection::{Connection, SqliteFile, on_backend};
+use crate::storage::error::StoreError;
+use crate::storage::schema::{deliveries, delivery_attempts};
+
+/// The end of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    pub service: ServiceId,
+    pub event_id: EventId,
+    pub lane: Lane,
+    /// Attempts made, this one included.
+    pub attempts: u32,
+    pub finished_at: Timestamp,
+    pub took: Duration,
+    pub http_status: Option<u16>,
+    /// What went wrong, in a few words; none when delivered.
+    pub reason: Option<String>,
+    /// The beginning of the answer to an attempt that failed.
+    pub answer: Option<String>,
+    pub settled: Settled,
+}
+
+/// What it means for the delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Delivered,
+    /// To be tried again, not before this.
+    Retry(Timestamp),
+    Dead(DeadReason),
+}
+
+impl Settlement {
+    fn state(&self) -> DeliveryState {
+        match self.settled {
+            Settled::Delivered => DeliveryState::Delivered,
+            Settled::Retry(_) => DeliveryState::Retrying,
+            Settled::Dead(_) => DeliveryState::Dead,
+        }
+    }
+
+    fn due_at(&self) -> i64 {
+        match self.settled {
+            Settled::Retry(due_at) => due_at.0,
+            Settled::Delivered | Settled::Dead(_) => 0,
+        }
+    }
+
+    /// What the row of the delivery says: why it is dead, or why it is tried again.
+    fn row_reason(&self) -> Option<&str> {
+        match self.settled {
+            Settled::Delivered => None,
+            Settled::Retry(_) => self.reason.as_deref(),
+            Settled::Dead(reason) => Some(reason.as_str()),
+        }
+    }
+
+    fn took_us(&self) -> i64 {
+        i64::try_from(self.took.as_micros()).unwrap_or(i64::MAX)
+    }
+
+    fn status(&self) -> Option<i16> {
+        self.http_status.and_then(|status| i16::try_from(status).ok())
+    }
+}
+
+/// Writes them down. What is no longer open stays as it is.
+pub(in crate::storage) fn settle(connection: &mut Connection, settlements: &[Settlement]) -> Result<(), StoreError> {
+    match connection {
+        _ if settlements.is_empty() => return Ok(()),
+        Connection::Sqlite(SqliteFile { connection, .. }) => on_sqlite(connection, settlements)?,
+        Connection::Postgres(connection) => {
+            Settle::new(settlements).execute(connection)?;
+        }
+    }
+    for failed in settlements.iter().filter(|s| s.settled != Settled::Delivered) {
+        let row = (
+            delivery_attempts::event_id.eq(failed.event_id),
+            delivery_attempts::service.eq(failed.service),
+            delivery_attempts::attempt.eq(failed.attempts as i32),
+            delivery_attempts::finished_at.eq(failed.finished_at.0),
+            delivery_attempts::took_us.eq(failed.took_us()),
+            delivery_attempts::http_status.eq(failed.status()),
+            delivery_attempts::reason.eq(failed.reason.as_deref().unwrap_or_default()),
+            delivery_attempts::answer.eq(failed.answer.as_deref()),
+        );
+        on_backend!(connection, c => {
+            diesel::insert_into(delivery_attempts::table).values(row).on_conflict_do_nothing().execute(c)
+        })?;
+    }
+    Ok(())
+}
+
+fn on_sqlite(connection: &mut SqliteConnection, settlements: &[Settlement]) -> QueryResult<()> {
+    for done in settlements {
+        let open = deliveries::table
+            .find((done.event_id, done.service))
+            .filter(deliveries::state.lt(DeliveryState::Delivered as i16));
+        diesel::update(open)
+            .set((
+                deliveries::state.eq(done.state() as i16),
+                deliveries::due_at.eq(done.due_at()),
+                deliveries::attempts.eq(done.attempts as i32),
+                deliveries::finished_at.eq(done.finished_at.0),
+                deliveries::took_us.eq(done.took_us()),
+                deliveries::http_status.eq(done.status()),
+                deliveries::reason.eq(done.row_reason()),
+            ))
+            .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// An update of any number of rows.
+struct Settle<'a> {
+    event_id: Vec<i64>,
+    service: Vec<i16>,
+    state: Vec<i16>,
+    due_at: Vec<i64>,
+    attempts: Vec<i32>,
+    finished_at: Vec<i64>,
+    took_us: Vec<i64>,
+    http_status: Vec<Option<i16>>,
+    reason: Vec<Option<&'a str>>,
+}
+
+impl<'a> Settle<'a> {
+    fn new(settlements: &'a [Settlement]) -> Self {
+        let each = || settlements.iter();
+        Self {
+            event_id: each().map(|s| s.event_id).collect(),
+            service: each().map(|s| s.service).collect(),
+            state: each().map(|s| s.state() as i16).collect(),
+            due_at: each().map(Settlement::due_at).collect(),
+            attempts: each().map(|s| s.attempts as i32).collect(),
+            finished_at: each().map(|s| s.finished_at.0).collect(),
+            took_us: each().map(Settlement::took_us).collect(),
+            http_status: each().map(Settlement::status).collect(),
+            reason: each().map(Settlement::row_reason).collect(),
+        }
+    }
+}
+
+impl QueryId for Settle<'_> {
+    type QueryId = Settle<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl QueryFragment<Pg> for Settle<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(
+            "UPDATE deliveries AS d SET state = s.state, due_at = s.due_at, attempts = s.attempts, \
+             finished_at = s.finished_at, took_us = s.took_us, http_status = s.http_status, reason = s.reason \
+             FROM unnest(",
+        );
+        out.push_bind_param::<Array<BigInt>, _>(&self.event_id)?;
+        for numbers in [&self.service, &self.state] {
+            out.push_sql(", ");
+            out.push_bind_param::<Array<SmallInt>, _>(numbers)?;
+        }
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.due_at)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Integer>, _>(&self.attempts)?;
+        for numbers in [&self.finished_at, &self.took_us] {
+            out.push_sql(", ");
+            out.push_bind_param::<Array<BigInt>, _>(numbers)?;
+        }
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<SmallInt>>, _>(&self.http_status)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<Text>>, _>(&self.reason)?;
+        out.push_sql(
+            ") AS s (event_id, service, state, due_at, attempts, finished_at, took_us, http_status, reason) \
+             WHERE d.event_id = s.event_id AND d.service = s.service AND d.state < 2",
+        );
+        Ok(())
+    }
+}
+
+impl RunQueryDsl<PgConnection> for Settle<'_> {}

@@ -1,0 +1,129 @@
+//! Events that are to be appended to the log later.
+
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
+
+use crate::domain::event::{NewEvent, Priority, Schedule, ScheduleId, Timestamp};
+use crate::domain::name::EventName;
+
+use super::connection::{Connection, on_backend};
+use super::error::StoreError;
+use super::schema::schedules;
+
+/// An event that waits until it is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheduled {
+    pub schedule: Schedule,
+    pub created_at: Timestamp,
+    pub event: NewEvent,
+}
+
+type Row = ((String, i64, i64), (String, String, String, i16, Option<String>, Option<String>, Option<String>));
+
+macro_rules! columns {
+    () => {
+        (
+            (schedules::id, schedules::due_at, schedules::created_at),
+            (
+                schedules::name,
+                schedules::payload,
+                schedules::source,
+                schedules::priority,
+                schedules::key,
+                schedules::metadata,
+                schedules::traceparent,
+            ),
+        )
+    };
+}
+
+fn scheduled(row: Row) -> Option<Scheduled> {
+    let ((id, due_at, created_at), (name, payload, source, priority, key, metadata, traceparent)) = row;
+    Some(Scheduled {
+        schedule: Schedule { id: ScheduleId::parse(&id)?, due_at: Timestamp(due_at) },
+        created_at: Timestamp(created_at),
+        event: NewEvent {
+            name: EventName::from_store(name),
+            payload: payload.into(),
+            source: source.into(),
+            priority: Priority::from_store(priority),
+            key: key.map(Into::into),
+            metadata: metadata.map(Into::into),
+            traceparent: traceparent.map(Into::into),
+            idempotency: None,
+        },
+    })
+}
+
+pub(super) fn insert(
+    connection: &mut Connection,
+    Schedule { id, due_at }: Schedule,
+    event: &NewEvent,
+    created_at: Timestamp,
+) -> Result<(), StoreError> {
+    let NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: _ } = event;
+    let row = (
+        schedules::id.eq(id.to_string()),
+        schedules::due_at.eq(due_at.0),
+        schedules::created_at.eq(created_at.0),
+        schedules::name.eq(name.as_str()),
+        schedules::payload.eq(&**payload),
+        schedules::source.eq(&**source),
+        schedules::priority.eq(*priority as i16),
+        schedules::key.eq(key.as_deref()),
+        schedules::metadata.eq(metadata.as_deref()),
+        schedules::traceparent.eq(traceparent.as_deref()),
+    );
+    on_backend!(connection, c => diesel::insert_into(schedules::table).values(row).execute(c))?;
+    Ok(())
+}
+
+/// Removes up to `limit` schedules that are due at `now`, and returns their events in the order in which they are due.
+pub(super) fn take_due(connection: &mut Connection, now: Timestamp, limit: usize) -> Result<Vec<NewEvent>, StoreError> {
+    let query = schedules::table
+        .filter(schedules::due_at.le(now.0))
+        .order((schedules::due_at, schedules::id))
+        .limit(limit as i64)
+        .select(columns!());
+    let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
+    let mut due = Vec::with_capacity(rows.len());
+    for row in rows {
+        let Some(Scheduled { schedule, event, .. }) = scheduled(row) else { continue };
+        if cancel(connection, schedule.id)? {
+            due.push(event);
+        }
+    }
+    Ok(due)
+}
+
+/// When the next one is due.
+pub(super) fn next_due(connection: &mut Connection) -> Result<Option<Timestamp>, StoreError> {
+    let query = schedules::table.select(schedules::due_at).order((schedules::due_at, schedules::id)).limit(1);
+    let next: Option<i64> = on_backend!(connection, c => query.first(c).optional())?;
+    Ok(next.map(Timestamp))
+}
+
+/// Cancels one; whether it was still waiting.
+pub(super) fn cancel(connection: &mut Connection, id: ScheduleId) -> Result<bool, StoreError> {
+    let gone = diesel::delete(schedules::table.find(id.to_string()));
+    Ok(on_backend!(connection, c => gone.execute(c))? > 0)
+}
+
+/// Those that wait, in the order in which they are due, after that one.
+pub(super) fn list(
+    connection: &mut Connection,
+    after: Option<Schedule>,
+    limit: usize,
+) -> Result<Vec<Scheduled>, StoreError> {
+    let query = schedules::table.order((schedules::due_at, schedules::id)).limit(limit as i64).select(columns!());
+    let rows: Vec<Row> = match after {
+        None => on_backend!(connection, c => query.load(c))?,
+        Some(Schedule { id, due_at }) => {
+            use diesel::BoolExpressionMethods as _;
+            let later =
+                schedules::due_at.gt(due_at.0).or(schedules::due_at.eq(due_at.0).and(schedules::id.gt(id.to_string())));
+            let query = query.filter(schedules::due_at.ge(due_at.0)).filter(later);
+            on_backend!(connection, c => query.load(c))?
+        }
+    };
+    Ok(rows.into_iter().filter_map(scheduled).collect())
+}

@@ -1,0 +1,168 @@
+//! OB-3: what deliveries ask of the store walks the indexes of what is open, and never sorts or scans.
+
+use std::sync::{Arc, Mutex};
+
+use diesel::connection::{Connection as _, InstrumentationEvent, SimpleConnection as _};
+use diesel::pg::{Pg, PgConnection};
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::{Integer, Text};
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel::{QueryResult, RunQueryDsl};
+
+use super::{NOON, Store, event};
+use crate::domain::delivery::DeliveryState;
+use crate::domain::event::{Append, NewEvent};
+use crate::domain::pattern::Pattern;
+use crate::domain::priority::Lane;
+use crate::domain::routes::{Route, Routes};
+use crate::storage::connection::{Access, Connection, on_backend};
+use crate::storage::error::StoreError;
+use crate::storage::outbox::{self, Claim, DeliveryFilter};
+use crate::storage::{Group, NewService};
+
+/// Asks for the plan of a statement, whatever its parameters.
+struct Plan(String);
+
+impl QueryId for Plan {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+/// The rows of SQLite's answer.
+struct SqlitePlan(Plan);
+
+impl QueryId for SqlitePlan {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl Query for SqlitePlan {
+    type SqlType = (Integer, Integer, Integer, Text);
+}
+
+impl Query for Plan {
+    type SqlType = Text;
+}
+
+impl QueryFragment<Sqlite> for SqlitePlan {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_sql("EXPLAIN QUERY PLAN ");
+        out.push_sql(&self.0.0);
+        Ok(())
+    }
+}
+
+impl QueryFragment<Pg> for Plan {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("EXPLAIN (COSTS OFF) ");
+        out.push_sql(&self.0);
+        Ok(())
+    }
+}
+
+impl RunQueryDsl<SqliteConnection> for SqlitePlan {}
+impl RunQueryDsl<PgConnection> for Plan {}
+
+/// The plans of all statements that `work` makes.
+fn plans<T>(store: &Store, work: impl FnOnce(&mut Connection) -> Result<T, StoreError>) -> Vec<String> {
+    let mut connection = Connection::open(&store.options, Access::Read).expect("connect");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let note = move |event: InstrumentationEvent<'_>| {
+        if let InstrumentationEvent::StartQuery { query, .. } = event {
+            let text = query.to_string();
+            sink.lock().expect("no panic").push(text.split(" -- binds").next().unwrap_or_default().to_owned());
+        }
+    };
+    on_backend!(&mut connection, c => c.set_instrumentation(note));
+    work(&mut connection).expect("read");
+    on_backend!(&mut connection, c => c.set_instrumentation(|_: InstrumentationEvent<'_>| {}));
+    let statements = std::mem::take(&mut *seen.lock().expect("no panic"));
+    let mut plan = |text: String| match &mut connection {
+        Connection::Sqlite(file) => {
+            let rows = SqlitePlan(Plan(text)).load::<(i32, i32, i32, String)>(&mut file.connection).expect("a plan");
+            rows.into_iter().map(|(_, _, _, detail)| detail + "\n").collect()
+        }
+        Connection::Postgres(c) => {
+            let parameters = vec!["NULL"; (1..).take_while(|n| text.contains(&format!("${n}"))).count()].join(", ");
+            c.batch_execute(&format!("SET plan_cache_mode = force_generic_plan; PREPARE asked AS {text}"))
+                .expect(&text);
+            let execute = if parameters.is_empty() {
+                "EXECUTE asked".to_owned()
+            } else {
+                format!("EXECUTE asked ({parameters})")
+            };
+            let plan = Plan(execute).load::<String>(c).expect("a plan").join("\n");
+            c.batch_execute("DEALLOCATE asked").expect("forgotten");
+            plan
+        }
+    };
+    statements.into_iter().map(&mut plan).collect()
+}
+
+/// Each plan uses `index`, reads no table from end to end, and sorts nothing.
+fn check(plans: &[String], index: &str) {
+    assert!(!plans.is_empty(), "no statement");
+    for plan in plans {
+        assert!(plan.contains(index), "another way than {index}:\n{plan}");
+        let sorts = ["Sort", "TEMP B-TREE", "Seq Scan", "Bitmap", "Hash"].iter().any(|bad| plan.contains(bad));
+        let scans = plan.lines().any(|line| line.trim_start().starts_with("SCAN ") && !line.contains("INDEX"));
+        assert!(!sorts && !scans, "{plan}");
+    }
+}
+
+fn check_all(store: &Store) {
+    let claim = |claim: Claim| plans(store, move |c| outbox::claim(c, 1, &claim, 100, 1 << 20));
+    check(&claim(Claim::Waiting { lane: Lane::Normal, after: 10 }), "deliveries_open");
+    check(&claim(Claim::Due { now: NOON, after: (NOON, 10) }), "deliveries_due");
+    check(&claim(Claim::Key { key: "k".into() }), "deliveries_key");
+    check(&plans(store, |c| outbox::oldest_open(c, 1)), "deliveries_open");
+    check(&plans(store, |c| outbox::next_due(c, 1, NOON)), "deliveries_due");
+    let states = vec![DeliveryState::Waiting, DeliveryState::Retrying, DeliveryState::Dead];
+    let filter = DeliveryFilter { services: vec![1], states, before: Some(50), limit: 20 };
+    let mut lists = plans(store, |c| outbox::deliveries(c, &filter));
+    // What completes a page looks up its ids.
+    lists.retain(|plan| !plan.contains("events") && !plan.contains("delivery_attempts"));
+    check(&lists, "deliveries_open");
+    check(&plans(store, |c| outbox::deliveries_of(c, 7)), key_of(store, "deliveries"));
+    check(&plans(store, |c| outbox::attempts(c, 7)), key_of(store, "delivery_attempts"));
+}
+
+/// How a plan names the primary key.
+fn key_of(store: &Store, table: &'static str) -> &'static str {
+    match (&store._dir, table) {
+        (Some(_), _) => "USING PRIMARY KEY",
+        (None, "deliveries") => "deliveries_pkey",
+        (None, _) => "delivery_attempts_pkey",
+    }
+}
+
+#[test]
+fn sqlite_walks_what_is_open() {
+    let store = Store::sqlite();
+    store.writer();
+    check_all(&store);
+}
+
+#[test]
+fn postgres_walks_what_is_open_whatever_its_statistics() {
+    let store = Store::postgres();
+    let mut writer = store.writer();
+    check_all(&store);
+    let everything = || vec![Pattern::parse(">").expect("a pattern")];
+    let service = NewService { name: "a".into(), patterns: everything(), start_from: None };
+    writer.register(&[service], NOON).expect("registered");
+    let route = Route { service: 1, name: "a".into(), patterns: everything(), echo: false };
+    let routes = Routes::new(vec![route]);
+    for _ in 0..5 {
+        let keyed = || Append::single(NewEvent { key: Some("k".into()), ..event("a", "{}") });
+        let appends = (0..1000).map(|_| keyed()).collect();
+        writer.commit(Group { appends, ..Group::default() }, &routes, NOON).expect("stored");
+    }
+    check_all(&store);
+    store.execute("ANALYZE");
+    check_all(&store);
+    // Nearly all delivered, some to be tried again.
+    store.execute("UPDATE deliveries SET state = 2 WHERE event_id % 100 > 0; UPDATE deliveries SET state = 1, due_at = 5 WHERE state = 0; ANALYZE");
+    check_all(&store);
+}

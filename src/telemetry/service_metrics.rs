@@ -1,0 +1,104 @@
+//! The metrics of one downstream service, looked up once.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::metrics::Metrics;
+use crate::domain::breaker::BreakerState;
+use crate::domain::priority::Lane;
+
+const OUTCOMES: [&str; 4] = ["delivered", "retry", "dead", "gone"];
+const STATES: [BreakerState; 5] = [
+    BreakerState::Closed,
+    BreakerState::Open,
+    BreakerState::HalfOpen,
+    BreakerState::ForcedOpen,
+    BreakerState::ForcedClosed,
+];
+
+/// What is counted of one service.
+#[derive(Debug)]
+pub struct ServiceMetrics {
+    attempts: [IntCounter; OUTCOMES.len()],
+    attempt_duration: Histogram,
+    latency: Histogram,
+    states: [IntGauge; STATES.len()],
+    transitions: [IntCounter; STATES.len()],
+    not_permitted: IntCounter,
+    in_flight: IntGauge,
+    pending: [IntGauge; Lane::COUNT],
+    dead: IntGauge,
+    oldest: prometheus::Gauge,
+}
+
+impl Metrics {
+    /// Those of `service`; all of them appear from now on.
+    pub fn service(&self, service: &str) -> ServiceMetrics {
+        ServiceMetrics {
+            attempts: OUTCOMES.map(|outcome| self.delivery_attempts.with_label_values(&[service, outcome])),
+            attempt_duration: self.delivery_attempt_duration.with_label_values(&[service]),
+            latency: self.delivery_latency.with_label_values(&[service]),
+            states: STATES.map(|state| self.breaker_state.with_label_values(&[service, state.as_str()])),
+            transitions: STATES.map(|state| self.breaker_transitions.with_label_values(&[service, state.as_str()])),
+            not_permitted: self.deliveries_not_permitted.with_label_values(&[service]),
+            in_flight: self.deliveries_in_flight.with_label_values(&[service]),
+            pending: Lane::ALL.map(|lane| self.deliveries_pending.with_label_values(&[service, lane.as_str()])),
+            dead: self.deliveries_dead.with_label_values(&[service]),
+            oldest: self.deliveries_oldest.with_label_values(&[service]),
+        }
+    }
+}
+
+impl ServiceMetrics {
+    /// An attempt ended.
+    pub fn attempted(&self, outcome: &str, took: Duration) {
+        if let Some(at) = OUTCOMES.iter().position(|known| *known == outcome) {
+            self.attempts[at].inc();
+        }
+        self.attempt_duration.observe(took.as_secs_f64());
+    }
+
+    /// An event was delivered, this long after its commit.
+    pub fn latency(&self, latency: Duration) {
+        self.latency.observe(latency.as_secs_f64());
+    }
+
+    /// The breaker is in `state` now.
+    pub fn state(&self, state: BreakerState) {
+        for (at, known) in STATES.iter().enumerate() {
+            self.states[at].set(i64::from(*known == state));
+        }
+    }
+
+    /// The breaker changed to `state`.
+    pub fn turned(&self, state: BreakerState) {
+        self.state(state);
+        if let Some(at) = STATES.iter().position(|known| *known == state) {
+            self.transitions[at].inc();
+        }
+    }
+
+    /// Something waited, and the breaker did not let it go.
+    pub fn not_permitted(&self) {
+        self.not_permitted.inc();
+    }
+
+    /// Delivered so far.
+    pub fn delivered(&self) -> u64 {
+        self.attempts[0].get()
+    }
+
+    pub fn figures(&self, in_flight: usize, pending: [i64; Lane::COUNT], dead: i64) {
+        self.in_flight.set(in_flight as i64);
+        for lane in Lane::ALL {
+            self.pending[lane.index()].set(pending[lane.index()]);
+        }
+        self.dead.set(dead);
+    }
+
+    /// How long the oldest event that is not delivered has waited.
+    pub fn oldest(&self, age: Duration) {
+        self.oldest.set(age.as_secs_f64());
+    }
+}

@@ -1,0 +1,90 @@
+//! `POST /admin/explain`: whom an event would reach, and why not the others.
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+
+use super::services::{observe, report_of};
+use super::{answer, silent};
+use crate::actors::observe::ActorReport;
+use crate::actors::router::messages::{FindSubscribers, Subscriber};
+use crate::actors::supervisor::messages::FindAllSubscribers;
+use crate::domain::event::NewEvent;
+use crate::protocol::publish::{PublishHeaders, parse_event};
+use crate::web::query::Query;
+use crate::web::reply::Refusal;
+use crate::web::{ConfiguredService, Edge, body};
+
+/// Sessions listed, of each kind.
+const LISTED: usize = 50;
+
+/// Explains the event in the body, which is that of a publish. Stores nothing.
+pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let limits = &edge.parts.limits;
+    let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
+    Query::parse(&req, &[], &[])?;
+    body::content_type(&req, &["application/json"])?;
+    let event = parse_event(&body, &PublishHeaders::default(), &edge.parts.rules)?;
+    let reports = observe(&edge).await?;
+    let services: Vec<Value> =
+        edge.parts.services.iter().map(|of| service(of, &event, report_of(of, &reports))).collect();
+    let find = FindAllSubscribers(FindSubscribers { name: event.name.clone(), limit: LISTED });
+    let found = edge.parts.supervisor.subscribers.send(find).await.map_err(|error| silent(&error))?;
+    let listed = |sessions: Vec<Subscriber>, why: fn(&Subscriber) -> Option<&'static str>| -> Vec<Value> {
+        sessions.iter().map(|session| session_row(session, why(session))).collect()
+    };
+    answer(&json!({
+        "event_name": event.name.as_str(),
+        "source": &*event.source,
+        "key": event.key.as_deref(),
+        "services": services,
+        "sessions": {
+            "count": found.matching,
+            "listed": listed(found.listed, |_| None),
+            "others_count": found.others,
+            "others_listed": listed(found.others_listed, |session| Some(match session.patterns.is_empty() {
+                true => "no subscriptions",
+                false => "no subscription matches",
+            })),
+        },
+    }))
+}
+
+/// Whether the service would get it, by which route, and what it would wait for.
+fn service(of: &ConfiguredService, event: &NewEvent, report: Option<&ActorReport>) -> Value {
+    let ConfiguredService { config, slot } = of;
+    let route = config.routes.iter().find(|pattern| pattern.matches(&event.name));
+    let is_own = slot.own_source().is_some_and(|own| own == event.source);
+    let why_not = match route {
+        None => Some("no route matches"),
+        Some(_) if is_own => Some("it is the source"),
+        Some(_) => None,
+    };
+    let routes: Vec<&str> = config.routes.iter().map(|pattern| pattern.as_str()).collect();
+    json!({
+        "service": config.name,
+        "gets": why_not.is_none(),
+        "route": route.map(|route| route.as_str()),
+        "why_not": why_not,
+        "routes": routes,
+        "waits_for": report.map_or(Some("its client to start"), waits_for).filter(|_| why_not.is_none()),
+        "paused": report.map_or(&Value::Null, |report| &report.details["paused"]),
+    })
+}
+
+/// What keeps a delivery waiting, if it is made now.
+fn waits_for(report: &ActorReport) -> Option<&'static str> {
+    let details = &report.details;
+    match (details["state"].as_str(), details["breaker"]["state"].as_str()) {
+        (Some("paused"), _) => Some("being resumed"),
+        (Some("standby"), _) => None,
+        (Some("active"), Some("open" | "forced_open" | "half_open")) => Some("its circuit breaker to close"),
+        (Some("active"), _) => None,
+        _ => Some("its client to start"),
+    }
+}
+
+fn session_row(session: &Subscriber, why_not: Option<&str>) -> Value {
+    let Subscriber { session, peer, patterns } = session;
+    json!({ "session": session, "peer": peer, "patterns": patterns, "why_not": why_not })
+}

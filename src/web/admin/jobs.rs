@@ -1,0 +1,176 @@
+//! Redrives and replays: `POST /admin/deliveries/redrive`, `POST /admin/replay`, `/admin/jobs`.
+
+use std::time::Duration;
+
+use actix::prelude::{Message, Recipient};
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+
+use super::{answer, find_service, one_of_the_services, silent};
+use crate::actors::persistence::messages::{AppendFailure, CancelJob, StartJob};
+use crate::actors::session::append_error;
+use crate::actors::supervisor::messages::ToPersistence;
+use crate::domain::event::EventId;
+use crate::domain::pattern::Pattern;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::job_request::JobRequest;
+use crate::storage::{Counting, Job, JobKind, NewJob};
+use crate::web::events::read_error;
+use crate::web::query::Query;
+use crate::web::reply::{self, Refusal};
+use crate::web::{ConfiguredService, Edge, body};
+
+/// Longest request, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+/// Beyond this many, or this long, a count is no longer exact.
+const MAX_COUNT: usize = 100_000;
+const COUNT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long persistence may take to write a job down.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+/// Makes dead deliveries anew.
+pub async fn redrive(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let request = JobRequest::redrive(&read(&req, payload, &edge).await?)?;
+    if let (Some(id), true) = (request.from, request.from == request.to) {
+        let event = edge.parts.reader.event(id).await.map_err(|error| read_error(&error))?;
+        event.ok_or_else(|| ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}")))?;
+    }
+    make_anew(&edge, JobKind::Redrive, request).await
+}
+
+/// Sends stored events to a service once more, or for the first time.
+pub async fn replay(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let request = JobRequest::replay(&read(&req, payload, &edge).await?)?;
+    make_anew(&edge, JobKind::Replay, request).await
+}
+
+/// The jobs, the newest first.
+pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let query = Query::parse(&req, &["limit"], &[])?;
+    let limit = query.read("limit", "an integer from 1 to 1000", |text| {
+        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+    })?;
+    let reader = &edge.parts.reader;
+    let jobs = reader.jobs(limit.unwrap_or(DEFAULT_LIMIT)).await.map_err(|error| read_error(&error))?;
+    let names = reader.service_names().await.map_err(|error| read_error(&error))?;
+    let row = |Job { id, job, next_id, touched, state, created_at, updated_at }: Job| {
+        json!({
+            "id": id,
+            "kind": job.kind.as_str(),
+            "service": names.get(&job.service),
+            "event_name": job.patterns.iter().map(Pattern::as_str).collect::<Vec<_>>(),
+            "next_id": next_id,
+            "to": job.through,
+            "made": touched,
+            "state": state.as_str(),
+            "created_at": created_at.to_string(),
+            "updated_at": updated_at.to_string(),
+        })
+    };
+    answer(&jobs.into_iter().map(row).collect::<Vec<_>>())
+}
+
+/// Stops a job. The deliveries that it has made anew stay.
+pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
+    let unknown = || ApiError::new(ErrorCode::JobNotFound, format!("there is no job {id}"));
+    let number: i64 = id.parse().map_err(|_| unknown())?;
+    if ask(&edge.parts.supervisor.cancel_job, CancelJob(number)).await? {
+        return Ok(reply::ok("Job cancelled.", b"null"));
+    }
+    let job = edge.parts.reader.job(number).await.map_err(|error| read_error(&error))?.ok_or_else(unknown)?;
+    let state = job.state.as_str();
+    Err(ApiError::new(ErrorCode::JobNotRunning, format!("job {id} is {state}")).with("state", state).into())
+}
+
+async fn read(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<actix_web::web::Bytes, ApiError> {
+    let body = body::read(req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
+    Query::parse(req, &[], &[])?;
+    body::content_type(req, &["application/json"])?;
+    Ok(body)
+}
+
+/// One job for each service that has something to be made anew; or only how much that is.
+async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<HttpResponse, Refusal> {
+    let services = match &request.service {
+        None => edge.parts.services.iter().collect(),
+        Some(name) => vec![find_service(edge, name).ok_or_else(|| {
+            ApiError::field(ErrorCode::InvalidField, "service", format!("must be {}", one_of_the_services(edge)))
+        })?],
+    };
+    let (from, through) = range(edge, &request).await?;
+    let (mut total, mut exact, mut rows) = (0, true, Vec::new());
+    for service in services {
+        let job = new_job(service, kind, &request.patterns, from, through)?;
+        let own = service.slot.own_source().map(String::from);
+        let counted = edge.parts.reader.count(Counting::new(job.clone(), own), MAX_COUNT, COUNT_PATIENCE).await;
+        let counted = counted.map_err(|error| read_error(&error))?;
+        let is_nothing = counted.count == 0 && counted.is_complete();
+        let job_id = match request.dry_run || is_nothing {
+            true => None,
+            false => Some(ask(&edge.parts.supervisor.start_job, StartJob(job)).await?),
+        };
+        total += counted.count;
+        exact &= counted.is_complete();
+        if !is_nothing {
+            rows.push(json!({
+                "service": service.config.name,
+                "count": counted.count,
+                "exact": counted.is_complete(),
+                "job_id": job_id,
+            }));
+        }
+    }
+    let message = match request.dry_run {
+        true => "Counted; nothing was done.",
+        false if rows.is_empty() => "There is nothing to do.",
+        false => "Under way; see /admin/jobs.",
+    };
+    let data = json!({ "dry_run": request.dry_run, "count": total, "exact": exact, "services": Value::from(rows) });
+    Ok(reply::ok(message, data.to_string().as_bytes()))
+}
+
+/// The ids that everything in the request allows; none beyond the end of the log as it is now.
+async fn range(edge: &Edge, request: &JobRequest) -> Result<(EventId, EventId), ApiError> {
+    let ids = edge.parts.reader.ids_between(request.since, request.until).await;
+    let (low, high) = ids.map_err(|error| read_error(&error))?;
+    Ok((request.from.unwrap_or(low).max(low), request.to.unwrap_or(high).min(high)))
+}
+
+/// A replay without patterns is of what the service's routes match.
+fn new_job(
+    service: &ConfiguredService,
+    kind: JobKind,
+    patterns: &[Pattern],
+    from: EventId,
+    through: EventId,
+) -> Result<NewJob, ApiError> {
+    let unregistered = || {
+        let error = ApiError::new(ErrorCode::StoreUnavailable, "the store does not know the service yet");
+        error.retry_after(Duration::from_secs(1))
+    };
+    let patterns = match kind {
+        JobKind::Replay if patterns.is_empty() => &service.config.routes,
+        JobKind::Replay | JobKind::Redrive => patterns,
+    };
+    let id = service.slot.id().ok_or_else(unregistered)?;
+    Ok(NewJob { kind, service: id, patterns: patterns.to_vec(), from, through })
+}
+
+/// Has persistence do it, through whoever is persistence now.
+async fn ask<M, T>(persistence: &Recipient<ToPersistence<M>>, message: M) -> Result<T, ApiError>
+where
+    M: Message<Result = Result<T, AppendFailure>> + Send + 'static,
+    T: Send + 'static,
+{
+    match tokio::time::timeout(PATIENCE, persistence.send(ToPersistence(message))).await {
+        Ok(Ok(Some(done))) => done.map_err(|failure| append_error(&failure)),
+        Ok(Ok(None)) => Err(append_error(&AppendFailure::StoreUnavailable("the writer is restarting".into()))),
+        Ok(Err(error)) => Err(silent(&error)),
+        Err(_) => Err(append_error(&AppendFailure::TimedOut)),
+    }
+}

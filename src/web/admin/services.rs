@@ -1,0 +1,125 @@
+//! `/admin/services`: how each service fares, and what operators do about it.
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+
+use super::{answer, find_service, known_services, silent};
+use crate::actors::client::messages::ServiceCommand;
+use crate::actors::clock::now;
+use crate::actors::observe::ActorReport;
+use crate::actors::supervisor::messages::{ObserveServices, OperateService};
+use crate::domain::priority::Lane;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::web::query::Query;
+use crate::web::reply::{self, Refusal};
+use crate::web::{ConfiguredService, Edge};
+
+/// All services.
+pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
+    let reports = observe(&edge).await?;
+    let services = edge.parts.services.iter().map(|service| describe(&edge, service, &reports));
+    answer(&futures_util::future::join_all(services).await)
+}
+
+/// One service.
+pub async fn one(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
+    let service = find_service(&edge, &name).ok_or_else(|| unknown(&edge, &name))?;
+    answer(&describe(&edge, service, &observe(&edge).await?).await)
+}
+
+/// Obeys an operator; answers with the state after it.
+pub async fn operate(
+    req: HttpRequest,
+    path: Path<(String, String)>,
+    edge: Data<Edge>,
+) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
+    let (name, command) = path.into_inner();
+    let service = find_service(&edge, &name).ok_or_else(|| unknown(&edge, &name))?;
+    let command = ServiceCommand::parse(&command).ok_or_else(|| {
+        let known = ServiceCommand::ALL.map(ServiceCommand::as_str);
+        let message = format!("a service cannot be told to {command:?}; known are {}", known.join(", "));
+        ApiError::new(ErrorCode::NotFound, message).with("known", known.to_vec())
+    })?;
+    let obeyed = edge.parts.supervisor.operate.send(OperateService { service: name, command }).await;
+    if obeyed.map_err(|error| silent(&error))?.is_none() {
+        let message =
+            "not confirmed: the service's client is starting, or waits for the store; it may obey all the same";
+        let error = ApiError::new(ErrorCode::StoreUnavailable, message);
+        return Err(error.retry_after(std::time::Duration::from_secs(1)).into());
+    }
+    let state = describe(&edge, service, &observe(&edge).await?).await;
+    let done = match command {
+        ServiceCommand::Pause => "paused",
+        ServiceCommand::Resume => "resumed",
+        ServiceCommand::Open => "breaker kept open",
+        ServiceCommand::Close => "breaker kept closed",
+        ServiceCommand::Reset => "breaker reset",
+    };
+    Ok(reply::ok(&format!("Service '{}': {done}.", service.config.name), state.to_string().as_bytes()))
+}
+
+/// What the clients say of themselves.
+pub(super) async fn observe(edge: &Edge) -> Result<Vec<ActorReport>, ApiError> {
+    let reports = edge.parts.supervisor.observe_services.send(ObserveServices).await;
+    reports.map_err(|error| silent(&error))
+}
+
+/// What the client of `service` says of itself.
+pub(super) fn report_of<'a>(service: &ConfiguredService, reports: &'a [ActorReport]) -> Option<&'a ActorReport> {
+    reports.iter().find(|report| report.name.strip_prefix("client/") == Some(&service.config.name))
+}
+
+/// What the client says, what is configured, and what waits longest.
+async fn describe(edge: &Edge, service: &ConfiguredService, reports: &[ActorReport]) -> Value {
+    let ConfiguredService { config, slot } = service;
+    let report = report_of(service, reports);
+    let oldest = match slot.id() {
+        // While the store is away the rest is all the more wanted, and soon.
+        Some(id) if edge.parts.health.store.is_up() => edge.parts.reader.oldest_open(id).await.ok().flatten(),
+        _ => None,
+    };
+    let mut told = match report.map(|report| &report.details) {
+        Some(details @ Value::Object(_)) => details.clone(),
+        _ => silent_client(service),
+    };
+    told["oldest_pending_id"] = oldest.as_ref().map(|event| event.id).into();
+    told["oldest_pending_age_seconds"] = oldest.map(|event| now().since(event.created_at).as_secs_f64()).into();
+    told["actor"] = report.map_or(
+        Value::Null,
+        |report| json!({ "state": report.state, "restarts": report.restarts, "uptime_seconds": report.uptime_seconds }),
+    );
+    told["path"] = config.path.as_str().into();
+    told["routes"] = config.routes.iter().map(|pattern| pattern.as_str()).collect();
+    told["echo"] = config.echo.into();
+    told["signed"] = (!config.secrets.is_empty()).into();
+    told["options"] = json!(config.options);
+    told
+}
+
+/// What is known of a service whose client does not answer.
+fn silent_client(ConfiguredService { config, slot }: &ConfiguredService) -> Value {
+    let pending = slot.pending();
+    let by_lane = Lane::ALL.into_iter().map(|lane| (lane.as_str().to_owned(), json!(pending[lane.index()])));
+    json!({
+        "service": config.name,
+        "state": "restarting",
+        "paused": slot.registered().and_then(|known| known.paused),
+        "breaker": null,
+        "pending": slot.pending_total(),
+        "pending_by_priority": by_lane.collect::<Value>(),
+        "dead": slot.dead(),
+    })
+}
+
+fn unknown(edge: &Edge, name: &str) -> ApiError {
+    let known = known_services(edge);
+    let message = match &known[..] {
+        [] => format!("there is no service {name:?}; none is configured"),
+        known => format!("there is no service {name:?}; known are {}", known.join(", ")),
+    };
+    ApiError::new(ErrorCode::ServiceNotFound, message).with("known", known)
+}

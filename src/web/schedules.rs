@@ -1,0 +1,74 @@
+//! `GET /schedules` and `DELETE /schedules/{id}`: events that are to be appended to the log later.
+
+use actix_web::http::header::LINK;
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::events::read_error;
+use super::publish::retry_soon;
+use super::query::Query;
+use super::reply::{self, Refusal};
+use super::{Edge, body};
+use crate::actors::persistence::messages::CancelSchedule;
+use crate::actors::session::append_error;
+use crate::actors::supervisor::messages::ToPersistence;
+use crate::domain::event::{Schedule, ScheduleId, Timestamp};
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::event_json::write_schedule;
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+/// Those that wait, in the order in which they are due.
+pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let query = Query::parse(&req, &["after", "limit"], &[])?;
+    let after = query.read("after", "the cursor of a Link header", cursor)?;
+    let limit = query.read("limit", "an integer from 1 to 1000", |text| {
+        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+    })?;
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    let mut page = edge.parts.reader.schedules(after, limit + 1).await.map_err(|error| read_error(&error))?;
+    let has_more = page.len() > limit;
+    page.truncate(limit);
+    let mut data = vec![b'['];
+    for (at, scheduled) in page.iter().enumerate() {
+        if at > 0 {
+            data.push(b',');
+        }
+        write_schedule(&mut data, scheduled.schedule, &scheduled.event, scheduled.created_at);
+    }
+    data.push(b']');
+    let mut response = reply::ok_builder();
+    if let Some(last) = page.last().filter(|_| has_more) {
+        let Schedule { id, due_at } = last.schedule;
+        let link = format!(r#"</schedules?after={}.{id}&limit={limit}>; rel="next""#, due_at.0);
+        response.append_header((LINK, link));
+    }
+    Ok(response.body(reply::envelope("success", &data)))
+}
+
+/// Takes one back.
+pub async fn cancel(
+    req: HttpRequest,
+    payload: Payload,
+    id: Path<String>,
+    edge: Data<Edge>,
+) -> Result<HttpResponse, Refusal> {
+    body::discard(&req, payload).await;
+    Query::parse(&req, &[], &[])?;
+    let unknown = || ApiError::new(ErrorCode::NotFound, format!("no schedule {id} waits: it is unknown, or was due"));
+    let number = ScheduleId::parse(&id).ok_or_else(unknown)?;
+    let cancelled = edge.parts.supervisor.cancel_schedule.send(ToPersistence(CancelSchedule(number))).await;
+    match cancelled.ok().flatten() {
+        Some(Ok(true)) => Ok(reply::ok("Schedule cancelled.", b"null")),
+        Some(Ok(false)) => Err(unknown().into()),
+        Some(Err(failure)) => Err(append_error(&failure).into()),
+        None => Err(retry_soon(ErrorCode::StoreUnavailable, "the writer is restarting").into()),
+    }
+}
+
+/// `<microseconds>.<id>`.
+fn cursor(text: &str) -> Option<Schedule> {
+    let (due_at, id) = text.split_once('.')?;
+    Some(Schedule { id: ScheduleId::parse(id)?, due_at: Timestamp(due_at.parse().ok()?) })
+}
