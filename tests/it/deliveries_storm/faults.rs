@@ -7,7 +7,7 @@ use super::service::{Health, Service};
 use super::{CONCURRENCY, NAMES, Stream, UNSETTLED, configured, drain, paced};
 use crate::support::postgres::Postgres;
 use crate::support::server::wait_for_status;
-use crate::support::{Backend, Server, eventually};
+use crate::support::{Backend, Server};
 
 fn slow_services() -> [Service; 4] {
     NAMES.map(|_| Service::start(Health::Slow(Duration::from_millis(3))))
@@ -26,7 +26,7 @@ fn assert_delivered(server: &Server, services: &[Service], stream: &Stream, acci
 #[cfg(feature = "fault-injection")]
 #[test]
 fn clients_and_writers_that_panic_lose_nothing() {
-    use crate::support::for_each_backend;
+    use crate::support::{eventually, for_each_backend};
 
     const ROUNDS: usize = 3;
     for_each_backend(|backend| {
