@@ -5,8 +5,12 @@
 //! curl -X POST localhost:7100/eliza/error # ok | slow | error | hang | flap | refuse
 //! curl localhost:7100                     # who is in which mode, and what each has seen
 //! ```
+//!
+//! Its one argument is the port of the control, 7100 by default; the services have the next four. With 0 all of them
+//! are free ones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,12 +19,12 @@ use actix_web::web::{Bytes, Data, Path};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::{Value, json};
 
-/// Name, variable, port.
-const SERVICES: [(&str, &str, u16); 4] = [
-    ("auction-manager", "AUCTION_MANAGER_URL", 7101),
-    ("stream-manager", "STREAM_MANAGER_URL", 7102),
-    ("eliza", "ELIZA_URL", 7103),
-    ("shape-l2", "SHAPE_L2_URL", 7104),
+/// Names, and the variables that switch them on.
+const SERVICES: [(&str, &str); 4] = [
+    ("auction-manager", "AUCTION_MANAGER_URL"),
+    ("stream-manager", "STREAM_MANAGER_URL"),
+    ("eliza", "ELIZA_URL"),
+    ("shape-l2", "SHAPE_L2_URL"),
 ];
 const CONTROL_PORT: u16 = 7100;
 
@@ -59,6 +63,7 @@ impl Mode {
 #[derive(Default)]
 struct Service {
     mode: Mode,
+    port: u16,
     requests: u64,
     repeated: u64,
     seen: BTreeSet<u64>,
@@ -104,9 +109,10 @@ fn start(name: &'static str, port: u16, services: &Services) -> std::io::Result<
     })
     .workers(1)
     .disable_signals()
-    .bind(("127.0.0.1", port))?
-    .run();
-    with(services, name, |service| service.server = Some(server.handle()));
+    .bind(("127.0.0.1", port))?;
+    let port = server.addrs().first().map_or(port, SocketAddr::port);
+    let server = server.run();
+    with(services, name, |service| (service.server, service.port) = (Some(server.handle()), port));
     actix_rt::spawn(server);
     Ok(())
 }
@@ -114,16 +120,18 @@ fn start(name: &'static str, port: u16, services: &Services) -> std::io::Result<
 /// `POST /{service}/{mode}`.
 async fn switch(path: Path<(String, String)>, services: Data<Services>) -> HttpResponse {
     let (name, mode) = path.into_inner();
-    let known = SERVICES.into_iter().find(|(service, ..)| *service == name);
+    let known = SERVICES.into_iter().find(|(service, _)| *service == name);
     let mode = Mode::ALL.into_iter().find(|(text, _)| *text == mode);
-    let (Some((name, _, port)), Some((_, mode))) = (known, mode) else {
+    let (Some((name, _)), Some((_, mode))) = (known, mode) else {
         return HttpResponse::NotFound().body("POST /{service}/{ok|slow|error|hang|flap|refuse}\n");
     };
-    let server = with(&services, name, |service| {
+    let (server, port) = with(&services, name, |service| {
         service.mode = mode;
-        if mode == Mode::Refuse { service.server.take() } else { service.server.clone() }
-    });
-    match (server.flatten(), mode) {
+        let server = if mode == Mode::Refuse { service.server.take() } else { service.server.clone() };
+        (server, service.port)
+    })
+    .unwrap_or_default();
+    match (server, mode) {
         (Some(server), Mode::Refuse) => server.stop(false).await,
         (None, Mode::Refuse) | (Some(_), _) => {}
         (None, _) => {
@@ -141,7 +149,7 @@ async fn report(services: Data<Services>) -> HttpResponse {
     let report: Value = services
         .iter()
         .map(|(name, service)| {
-            let Service { mode, requests, repeated, seen, server: _ } = service;
+            let Service { mode, port: _, requests, repeated, seen, server: _ } = service;
             let of_one =
                 json!({ "mode": mode.name(), "requests": requests, "events": seen.len(), "repeated": repeated });
             ((*name).to_owned(), of_one)
@@ -152,20 +160,26 @@ async fn report(services: Data<Services>) -> HttpResponse {
 
 #[actix_web::main]
 async fn main() -> std::io::Result<()> {
+    let control_port = match std::env::args().nth(1).map(|port| port.parse()) {
+        None => CONTROL_PORT,
+        Some(Ok(port)) => port,
+        Some(Err(error)) => return Err(std::io::Error::other(format!("not a port: {error}"))),
+    };
     let services: Services = Services::default();
-    for (name, variable, port) in SERVICES {
+    for ((name, variable), offset) in SERVICES.into_iter().zip(1..) {
         services.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Service::default());
-        start(name, port, &services)?;
+        start(name, if control_port == 0 { 0 } else { control_port + offset }, &services)?;
+        let port = with(&services, name, |service| service.port).unwrap_or_default();
         println!("export {variable}=http://127.0.0.1:{port}");
     }
-    HttpServer::new(move || {
+    let control = HttpServer::new(move || {
         App::new()
             .app_data(Data::new(Arc::clone(&services)))
             .route("/", web::get().to(report))
             .route("/{service}/{mode}", web::post().to(switch))
     })
     .workers(1)
-    .bind(("127.0.0.1", CONTROL_PORT))?
-    .run()
-    .await
+    .bind(("127.0.0.1", control_port))?;
+    println!("# control: http://127.0.0.1:{}", control.addrs().first().map_or(control_port, SocketAddr::port));
+    control.run().await
 }

@@ -5,7 +5,7 @@
 //! - [`cli`], [`serve`]: the command line, and the composition of everything else.
 //! - [`web`]: HTTP and WebSocket endpoints: decode, send a message, encode.
 //! - [`actors`]: the supervisor and its children; thin shells around the decisions of `domain`.
-//! - [`storage`]: the log, through diesel, on SQLite or PostgreSQL.
+//! - [`storage`]: the log and the outbox, through diesel, on SQLite or PostgreSQL.
 //! - [`protocol`]: the wire types; [`transport`]: WebSocket connections as bytes.
 //! - [`domain`]: pure decisions.
 //! - [`config`], [`telemetry`]: what everybody needs.
@@ -18,6 +18,10 @@
 //! publishers, and gives the committed batch to the [router](actors::router), which hands it to the
 //! [shard](actors::router::shard) of each worker. A shard queues each frame, encoded once, for the clients that
 //! subscribed to it. Whatever is lost after the commit is read again from the store.
+//!
+//! With the event, its deliveries to services were committed. The [client](actors::client) of each service claims
+//! them from the store, posts them as its [dispatcher](domain::dispatch) decides, and has persistence write down how
+//! that ended.
 
 pub mod actors;
 pub mod cli;

@@ -371,7 +371,8 @@ impl Node {
     /// The store's first word, good or bad: publishes right after the start should not be refused for haste.
     async fn wait_for_store(&self) {
         let store = &self.edge.health.store;
-        wait_until(|| store.is_up() || store.reason().is_some()).await;
+        let knows_services = || self.edge.services.iter().all(|service| service.slot.id().is_some());
+        wait_until(|| (store.is_up() && knows_services()) || store.reason().is_some()).await;
     }
 
     async fn wait_for_shards(&self, workers: usize) {

@@ -251,11 +251,21 @@ fn read(slot: &Value, text: &str) -> Result<Value, String> {
         Value::Boolean(_) => text.trim().parse().map(Value::Boolean).map_err(|_| refuse()),
         Value::Datetime(_) => text.trim().parse().map(Value::Datetime).map_err(|_| refuse()),
         Value::Array(_) => {
+            if let Some(list) = toml_list(text) {
+                return Ok(list);
+            }
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
         }
         Value::Table(_) => Err("is a section, not a key".to_owned()),
     }
+}
+
+/// `text` as a list written as in a file; none if it is not one.
+fn toml_list(text: &str) -> Option<Value> {
+    let mut table = format!("list = {}", text.trim()).parse::<Table>().ok()?;
+    let list = table.remove("list").filter(Value::is_array)?;
+    table.is_empty().then_some(list)
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -414,6 +414,28 @@ fn services_are_set_by_variables_too() {
 }
 
 #[test]
+fn lists_are_written_with_commas_or_as_in_a_file() {
+    let delays = ["20s,40s", " [\"20s\", \"40s\"] ", "['20s','40s',]"];
+    for text in delays {
+        let environment = [("EVENT_HANDLER__SERVICES__A__RETRY_DELAYS", text)];
+        let config = services_of("[[services]]\nname = \"a\"\nurl = \"http://x\"", &environment).unwrap();
+        let delays = config.services[0].options.retry_delays.iter().map(|delay| delay.get().as_secs());
+        assert_eq!(delays.collect::<Vec<_>>(), [20, 40], "{text}");
+        let overrides = pairs(&[("services.a.url", "http://x"), ("services.a.retry_delays", text)]);
+        let overrides = overrides.into_iter().map(|(key, value)| ("--set", key, value)).collect();
+        let config = Config::load(LoadArgs { file: None, overrides }, []).unwrap();
+        assert_eq!(config.services[0].options.retry_delays.len(), 2, "{text}");
+    }
+    // Names may have brackets.
+    let environment =
+        [("EVENT_HANDLER__SERVICES__A__URL", "http://x"), ("EVENT_HANDLER__SERVICES__A__ROUTES", "[a],b")];
+    let config = services_of("", &environment).unwrap();
+    assert_eq!(config.services[0].routes.iter().map(Pattern::as_str).collect::<Vec<_>>(), ["[a]", "b"]);
+    let wrong = error_of(&[], &[("delivery.retry_delays", "[20]")]);
+    assert!(wrong.contains("retry_delays"), "{wrong}");
+}
+
+#[test]
 fn errors_of_services_name_them() {
     let cases = [
         ("[[services]]\nurl = \"http://x\"", "services[0].name: is required"),

@@ -200,6 +200,15 @@ impl Breaker {
         Self { state, openings, consecutive, ..Self::new(policy) }
     }
 
+    /// Becomes as [`Self::restore`] would make it, or new, in a new epoch: what is under way says nothing of it (CB-3).
+    pub fn replace(&mut self, snapshot: Option<BreakerSnapshot>, now: Timestamp) {
+        let restored = match snapshot {
+            Some(snapshot) => Self::restore(snapshot, self.policy, now),
+            None => Self::new(self.policy),
+        };
+        *self = Self { epoch: self.epoch + 1, permits: self.permits, ..restored };
+    }
+
     /// What to keep for [`Self::restore`].
     pub fn snapshot(&self) -> BreakerSnapshot {
         BreakerSnapshot {

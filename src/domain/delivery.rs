@@ -163,6 +163,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether the service has seen the request; else the attempt says nothing of it.
+    pub fn was_sent(self) -> bool {
+        !matches!(self, Self::Dead(DeadReason::TooLarge | DeadReason::Cancelled))
+    }
+
     /// Whether the circuit breaker counts it against the service. One that refuses a request is alive.
     pub fn is_failure(self) -> bool {
         matches!(self, Self::Retry { .. })

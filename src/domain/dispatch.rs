@@ -298,8 +298,12 @@ impl Dispatcher {
         jitter: f64,
     ) -> Option<Finished> {
         let (job, permit) = self.in_flight.remove(&id)?;
-        let call = CallResult { failed: verdict.is_failure(), took };
-        let transition = self.breaker.record(permit, call, now, jitter);
+        let transition = if verdict.was_sent() {
+            self.breaker.record(permit, CallResult { failed: verdict.is_failure(), took }, now, jitter)
+        } else {
+            self.breaker.release(permit);
+            None
+        };
         if job.attempt == 0 {
             self.budget.on_first_attempt();
         }
@@ -377,6 +381,11 @@ impl Dispatcher {
     /// The breaker begins anew, closed.
     pub fn reset(&mut self) -> Option<Transition> {
         self.breaker.reset()
+    }
+
+    /// Goes on with the breaker that another kept.
+    pub fn replace_breaker(&mut self, breaker: Option<BreakerSnapshot>, now: Timestamp) {
+        self.breaker.replace(breaker, now);
     }
 
     /// The breaker, to be looked at and kept.

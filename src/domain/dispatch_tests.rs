@@ -104,6 +104,17 @@ fn retries_wait_for_their_budget_and_first_attempts_pass_them() {
 }
 
 #[test]
+fn retries_that_wait_for_their_budget_leave_room_for_first_attempts() {
+    let retries = (1..=3).map(|id| Job { attempt: 1, ..job(id) });
+    let mut dispatcher = loaded(DispatchPolicy { in_hand: 6, ..POLICY }, retries);
+    assert_eq!((dispatcher.has_room(), dispatcher.has_room_for_retries()), (3, 0));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 2], Hold::Budget, Some(at(1))));
+    assert_eq!((dispatcher.wants(Lane::Normal), dispatcher.has_room_for_retries()), (2, 2));
+    dispatcher.pause();
+    assert_eq!((dispatcher.has_room(), dispatcher.has_room_for_retries()), (0, 0));
+}
+
+#[test]
 fn the_rate_is_kept() {
     let rate = Some(RateLimit { tokens: 1, per: SECOND * 2, burst: 1 });
     let mut dispatcher = loaded(DispatchPolicy { rate, ..POLICY }, (1..=2).map(job));

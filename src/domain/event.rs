@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use jiff::civil::date;
+use jiff::SignedDuration;
+use jiff::civil::{DateTime, date};
 use jiff::fmt::temporal::Pieces;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -20,15 +21,18 @@ pub type EventId = i64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp(pub i64);
 
+const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
+
 impl Timestamp {
-    /// Reads an RFC 3339 instant with any offset. The last hours of the year 9999 are one instant: the last.
+    /// Reads an RFC 3339 instant with any offset of less than a day. What is beyond the year 9999 in UTC is its end.
     pub fn parse(text: &str) -> Option<Self> {
-        let instant = text.parse().ok().or_else(|| {
-            let pieces = Pieces::parse(text).ok()?;
-            let is_complete = pieces.time().is_some() && pieces.to_numeric_offset().is_some();
-            (is_complete && pieces.date() >= date(9999, 12, 30)).then_some(jiff::Timestamp::MAX)
-        });
-        instant.map(|instant: jiff::Timestamp| Self(instant.as_microsecond()))
+        const DAY_SECONDS: u32 = 24 * 60 * 60;
+        let pieces = Pieces::parse(text).ok()?;
+        let local = pieces.date().to_datetime(pieces.time()?);
+        let offset = pieces.to_numeric_offset().filter(|offset| offset.seconds().unsigned_abs() < DAY_SECONDS)?;
+        let at_limit = if offset.is_negative() { DateTime::MAX } else { DateTime::MIN };
+        let utc = local.checked_sub(SignedDuration::from_secs(offset.seconds().into())).unwrap_or(at_limit);
+        i64::try_from(utc.duration_since(EPOCH).as_micros()).ok().map(Self)
     }
 
     /// The instant `span` later; the end of time if that is beyond it.
@@ -42,13 +46,16 @@ impl Timestamp {
     }
 }
 
-/// RFC 3339, UTC, ends in `Z`.
+/// RFC 3339, UTC, ends in `Z`. What is beyond the year 9999 is its end.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_microsecond(self.0) {
-            Ok(instant) => write!(f, "{instant:.6}"),
-            Err(_) => f.write_str("1970-01-01T00:00:00.000000Z"),
+        if let Ok(instant) = jiff::Timestamp::from_microsecond(self.0) {
+            return write!(f, "{instant:.6}");
         }
+        // The last hours of the year 9999 are no instants to `jiff`: elsewhere they are in the year after it.
+        let at_limit = if self.0 < 0 { DateTime::MIN } else { DateTime::MAX };
+        let utc = EPOCH.checked_add(SignedDuration::from_micros(self.0)).unwrap_or(at_limit);
+        write!(f, "{utc:.6}Z")
     }
 }
 
@@ -243,7 +250,25 @@ mod tests {
     fn timestamps_are_rfc_3339_utc() {
         let time = Timestamp::parse("2023-08-01T14:00:00.25+02:00").map(|t| t.to_string());
         assert_eq!(time.as_deref(), Some("2023-08-01T12:00:00.250000Z"));
-        assert_eq!(Timestamp::parse("yesterday"), None);
+        for text in ["yesterday", "2023-08-01", "2023-08-01T14:00:00", "2023-08-01T14:00:00+25:00"] {
+            assert_eq!(Timestamp::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_day_that_can_be_written_is_told_as_it_is() {
+        for (text, told) in [
+            ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.000000Z"),
+            ("9999-12-30T22:00:00.999999Z", "9999-12-30T22:00:00.999999Z"),
+            ("9999-12-31T23:59:59.999999+23:59", "9999-12-31T00:00:59.999999Z"),
+            ("9999-12-31T23:59:59-23:59", "9999-12-31T23:59:59.999999Z"),
+            ("1969-12-31T23:00:00-00:30", "1969-12-31T23:30:00.000000Z"),
+        ] {
+            let time = Timestamp::parse(text).expect("a time");
+            assert_eq!(time.to_string(), told, "{text}");
+            assert_eq!(Timestamp::parse(told), Some(time));
+        }
+        assert_eq!(Timestamp(i64::MAX).to_string(), "9999-12-31T23:59:59.999999Z");
     }
 
     #[test]

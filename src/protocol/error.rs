@@ -45,6 +45,7 @@ error_codes! {
     SessionNotFound "session_not_found" 404 "No session has this id.";
     ServiceNotFound "service_not_found" 404 "No service is configured under this name; `data.known` lists those that are.";
     JobNotFound "job_not_found" 404 "No job has this id.";
+    ScheduleNotFound "schedule_not_found" 404 "No schedule has this id; it is unknown, was cancelled, or was due.";
     MethodNotAllowed "method_not_allowed" 405 "The path exists, but not with this method; `Allow` names those it has.";
     RequestTimeout "request_timeout" 408 "The body did not arrive in time.";
     JobNotRunning "job_not_running" 409 "The job is done or cancelled already.";

@@ -32,14 +32,15 @@ pub use error::{StoreError, StoreErrorKind};
 pub use migrate::migrate;
 pub use options::{Durability, StoreOptions};
 pub use outbox::{
-    AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Job, JobKind, JobState,
-    ListedDelivery, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settled, Settlement,
+    AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Held, Hold, Job,
+    JobKind, JobState, ListedDelivery, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settled,
+    Settlement,
 };
 pub use query::{EventPage, EventQuery, Order};
 pub use reader::Reader;
 pub use retention::{RetentionPolicy, Trimmed};
 pub use scan::{Scan, ScanPage};
-pub use schedules::Scheduled;
+pub use schedules::{Scheduled, Turn};
 pub use url::StoreUrl;
 pub use writer::{Committed, Group, Writer};
 

@@ -14,6 +14,7 @@ use crate::domain::routes::ServiceId;
 
 use super::error::StoreError;
 use super::idempotency::{self, KeyUse, Plan};
+use super::outbox::Hold;
 use super::schema::idempotency_keys;
 use super::writer::{AppendJob, Tail, newest};
 
@@ -30,16 +31,24 @@ pub(super) fn append(connection: &mut PgConnection, job: &AppendJob<'_>) -> Resu
     if takes_all { append_all(connection, job) } else { append_with_keys(connection, job) }
 }
 
-/// Tries to take the session's lock of a service; true if this session has it already.
-pub(super) fn hold(connection: &mut PgConnection, service: ServiceId) -> Result<bool, StoreError> {
+/// Tries to take the session's lock of a service, unless this session has it already.
+pub(super) fn hold(connection: &mut PgConnection, service: ServiceId) -> Result<Hold, StoreError> {
     /// Keeps the locks of services apart from other advisory locks of two numbers.
     const CLASS: i32 = 0x6568_7376;
-    let held = format!(
+    let has = format!(
         "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {CLASS} \
-         AND objid::bigint = {service} AND objsubid = 2 AND pid = pg_backend_pid() AND granted) \
-         OR pg_try_advisory_lock({CLASS}, {service})"
+         AND objid::bigint = {service} AND objsubid = 2 AND pid = pg_backend_pid() AND granted)"
     );
-    Ok(diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(&held)).get_result(connection)?)
+    let mut is = |condition: &str| {
+        diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(condition)).get_result::<bool>(connection)
+    };
+    Ok(if is(&has)? {
+        Hold::Kept
+    } else if is(&format!("pg_try_advisory_lock({CLASS}, {service})"))? {
+        Hold::Taken
+    } else {
+        Hold::Elsewhere
+    })
 }
 
 /// Commits a transaction that may write and has an id, so that its commit goes to disk.

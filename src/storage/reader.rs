@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::domain::delivery::EventStatus;
-use crate::domain::event::{Event, EventId, LogBounds, Schedule, Timestamp};
+use crate::domain::event::{Event, EventId, LogBounds, Timestamp};
 use crate::domain::routes::ServiceId;
 
 use super::connection::{Access, Connection};
@@ -20,7 +20,7 @@ use super::outbox::{
 };
 use super::query::{EventPage, EventQuery, Search};
 use super::scan::{self, Scan, ScanPage};
-use super::schedules::{self, Scheduled};
+use super::schedules::{self, Scheduled, Turn};
 use super::{filter, position};
 
 /// Reads that may wait for each one that runs.
@@ -185,7 +185,7 @@ impl Reader {
     }
 
     /// Schedules that wait, in the order in which they are due.
-    pub async fn schedules(&self, after: Option<Schedule>, limit: usize) -> Result<Vec<Scheduled>, StoreError> {
+    pub async fn schedules(&self, after: Option<Turn>, limit: usize) -> Result<Vec<Scheduled>, StoreError> {
         self.read(move |connection| schedules::list(connection, after, limit)).await
     }
 

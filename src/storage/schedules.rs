@@ -13,16 +13,25 @@ use super::schema::schedules;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scheduled {
     pub schedule: Schedule,
-    pub created_at: Timestamp,
+    pub turn: Turn,
     pub event: NewEvent,
 }
 
-type Row = ((String, i64, i64), (String, String, String, i16, Option<String>, Option<String>, Option<String>));
+/// The order in which schedules are appended: as they are due, and those due together as they were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn {
+    pub due_at: Timestamp,
+    pub created_at: Timestamp,
+    /// Within the transaction that stored it.
+    pub place: i64,
+}
+
+type Row = ((String, i64, i64, i64), (String, String, String, i16, Option<String>, Option<String>, Option<String>));
 
 macro_rules! columns {
     () => {
         (
-            (schedules::id, schedules::due_at, schedules::created_at),
+            (schedules::id, schedules::due_at, schedules::created_at, schedules::place),
             (
                 schedules::name,
                 schedules::payload,
@@ -37,10 +46,10 @@ macro_rules! columns {
 }
 
 fn scheduled(row: Row) -> Option<Scheduled> {
-    let ((id, due_at, created_at), (name, payload, source, priority, key, metadata, traceparent)) = row;
+    let ((id, due_at, created_at, place), (name, payload, source, priority, key, metadata, traceparent)) = row;
     Some(Scheduled {
         schedule: Schedule { id: ScheduleId::parse(&id)?, due_at: Timestamp(due_at) },
-        created_at: Timestamp(created_at),
+        turn: Turn { due_at: Timestamp(due_at), created_at: Timestamp(created_at), place },
         event: NewEvent {
             name: EventName::from_store(name),
             payload: payload.into(),
@@ -59,12 +68,14 @@ pub(super) fn insert(
     Schedule { id, due_at }: Schedule,
     event: &NewEvent,
     created_at: Timestamp,
+    place: i64,
 ) -> Result<(), StoreError> {
     let NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: _ } = event;
     let row = (
         schedules::id.eq(id.to_string()),
         schedules::due_at.eq(due_at.0),
         schedules::created_at.eq(created_at.0),
+        schedules::place.eq(place),
         schedules::name.eq(name.as_str()),
         schedules::payload.eq(&**payload),
         schedules::source.eq(&**source),
@@ -81,7 +92,7 @@ pub(super) fn insert(
 pub(super) fn take_due(connection: &mut Connection, now: Timestamp, limit: usize) -> Result<Vec<NewEvent>, StoreError> {
     let query = schedules::table
         .filter(schedules::due_at.le(now.0))
-        .order((schedules::due_at, schedules::id))
+        .order((schedules::due_at, schedules::created_at, schedules::place))
         .limit(limit as i64)
         .select(columns!());
     let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
@@ -97,7 +108,10 @@ pub(super) fn take_due(connection: &mut Connection, now: Timestamp, limit: usize
 
 /// When the next one is due.
 pub(super) fn next_due(connection: &mut Connection) -> Result<Option<Timestamp>, StoreError> {
-    let query = schedules::table.select(schedules::due_at).order((schedules::due_at, schedules::id)).limit(1);
+    let query = schedules::table
+        .select(schedules::due_at)
+        .order((schedules::due_at, schedules::created_at, schedules::place))
+        .limit(1);
     let next: Option<i64> = on_backend!(connection, c => query.first(c).optional())?;
     Ok(next.map(Timestamp))
 }
@@ -111,16 +125,22 @@ pub(super) fn cancel(connection: &mut Connection, id: ScheduleId) -> Result<bool
 /// Those that wait, in the order in which they are due, after that one.
 pub(super) fn list(
     connection: &mut Connection,
-    after: Option<Schedule>,
+    after: Option<Turn>,
     limit: usize,
 ) -> Result<Vec<Scheduled>, StoreError> {
-    let query = schedules::table.order((schedules::due_at, schedules::id)).limit(limit as i64).select(columns!());
+    let query = schedules::table
+        .order((schedules::due_at, schedules::created_at, schedules::place))
+        .limit(limit as i64)
+        .select(columns!());
     let rows: Vec<Row> = match after {
         None => on_backend!(connection, c => query.load(c))?,
-        Some(Schedule { id, due_at }) => {
+        Some(Turn { due_at, created_at, place }) => {
             use diesel::BoolExpressionMethods as _;
-            let later =
-                schedules::due_at.gt(due_at.0).or(schedules::due_at.eq(due_at.0).and(schedules::id.gt(id.to_string())));
+            let together = schedules::due_at.eq(due_at.0);
+            let stored_later = schedules::created_at
+                .gt(created_at.0)
+                .or(schedules::created_at.eq(created_at.0).and(schedules::place.gt(place)));
+            let later = schedules::due_at.gt(due_at.0).or(together.and(stored_later));
             let query = query.filter(schedules::due_at.ge(due_at.0)).filter(later);
             on_backend!(connection, c => query.load(c))?
         }

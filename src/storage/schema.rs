@@ -81,10 +81,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    service_commands (id) {
+        id -> BigInt,
+        service -> SmallInt,
+        command -> Text,
+    }
+}
+
+diesel::table! {
     schedules (id) {
         id -> Text,
         due_at -> BigInt,
         created_at -> BigInt,
+        place -> BigInt,
         name -> Text,
         payload -> Text,
         source -> Text,

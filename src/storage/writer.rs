@@ -10,7 +10,7 @@ use crate::domain::routes::{Routes, ServiceId};
 use super::connection::{Access, Connection};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
-use super::outbox::{self, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settlement};
+use super::outbox::{self, Held, Hold, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settlement};
 use super::retention::{self, RetentionPolicy, Trimmed};
 use super::schedules;
 use super::schema::events;
@@ -95,8 +95,8 @@ impl Writer {
             };
             let new = plan.select(batch.iter().flat_map(|append| &append.events));
             let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
-            for (schedule, event) in plan.schedules(&batch) {
-                schedules::insert(connection, schedule, event, tail.created_at)?;
+            for ((schedule, event), place) in plan.schedules(&batch).zip(0..) {
+                schedules::insert(connection, schedule, event, tail.created_at, place)?;
             }
             outbox::settle(connection, &settlements)?;
             for change in &services {
@@ -136,11 +136,14 @@ impl Writer {
     }
 
     /// Makes this process the only one that delivers to a service, for as long as the writer's connection lives;
-    /// whether it is. On SQLite there is no other.
-    pub fn hold(&mut self, service: ServiceId) -> Result<bool, StoreError> {
-        self.with(|connection| match connection {
-            Connection::Sqlite(_) => Ok(true),
-            Connection::Postgres(connection) => postgres::hold(connection, service),
+    /// whether it is, and with what state. On SQLite there is no other.
+    pub fn hold(&mut self, service: ServiceId) -> Result<Held, StoreError> {
+        self.with(|connection| {
+            let hold = match connection {
+                Connection::Sqlite(_) => Hold::Kept,
+                Connection::Postgres(connection) => postgres::hold(connection, service)?,
+            };
+            outbox::held(connection, service, hold)
         })
     }
 

@@ -8,6 +8,10 @@ use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
 
 use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::raw_object::RawObject;
+
+/// Longest body of a request that needs none, in bytes.
+const SMALL: usize = 64 * 1024;
 
 /// Reads the whole body: at most `limit` bytes, within `timeout`.
 pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, timeout: Duration) -> Result<Bytes, ApiError> {
@@ -24,8 +28,17 @@ pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, timeout: Du
 
 /// Reads a small body that nobody wants: refusing a request unread would cost the client its connection.
 pub async fn discard(req: &HttpRequest, payload: Payload) {
-    const SMALL: usize = 64 * 1024;
     let _ = read(req, payload, SMALL, Duration::from_secs(1)).await;
+}
+
+/// Reads the body of a request that has nothing to say: none at all, or an object without fields.
+pub async fn nothing(req: &HttpRequest, payload: Payload, timeout: Duration) -> Result<(), ApiError> {
+    let body = read(req, payload, SMALL, timeout).await?;
+    if body.is_empty() {
+        return Ok(());
+    }
+    content_type(req, &["application/json"])?;
+    RawObject::parse(&body, "body")?.check(&[], true)
 }
 
 async fn collect(mut payload: Payload, limit: usize) -> Result<Bytes, ApiError> {

@@ -12,9 +12,10 @@ use super::{Edge, body};
 use crate::actors::persistence::messages::CancelSchedule;
 use crate::actors::session::append_error;
 use crate::actors::supervisor::messages::ToPersistence;
-use crate::domain::event::{Schedule, ScheduleId, Timestamp};
+use crate::domain::event::{ScheduleId, Timestamp};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_schedule;
+use crate::storage::Turn;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -35,13 +36,14 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
         if at > 0 {
             data.push(b',');
         }
-        write_schedule(&mut data, scheduled.schedule, &scheduled.event, scheduled.created_at);
+        write_schedule(&mut data, scheduled.schedule, &scheduled.event, scheduled.turn.created_at);
     }
     data.push(b']');
     let mut response = reply::ok_builder();
     if let Some(last) = page.last().filter(|_| has_more) {
-        let Schedule { id, due_at } = last.schedule;
-        let link = format!(r#"</schedules?after={}.{id}&limit={limit}>; rel="next""#, due_at.0);
+        let Turn { due_at, created_at, place } = last.turn;
+        let after = format!("{}.{}.{place}", due_at.0, created_at.0);
+        let link = format!(r#"</schedules?after={after}&limit={limit}>; rel="next""#);
         response.append_header((LINK, link));
     }
     Ok(response.body(reply::envelope("success", &data)))
@@ -56,7 +58,8 @@ pub async fn cancel(
 ) -> Result<HttpResponse, Refusal> {
     body::discard(&req, payload).await;
     Query::parse(&req, &[], &[])?;
-    let unknown = || ApiError::new(ErrorCode::NotFound, format!("no schedule {id} waits: it is unknown, or was due"));
+    let unknown =
+        || ApiError::new(ErrorCode::ScheduleNotFound, format!("no schedule {id} waits: it is unknown, or was due"));
     let number = ScheduleId::parse(&id).ok_or_else(unknown)?;
     let cancelled = edge.parts.supervisor.cancel_schedule.send(ToPersistence(CancelSchedule(number))).await;
     match cancelled.ok().flatten() {
@@ -67,8 +70,10 @@ pub async fn cancel(
     }
 }
 
-/// `<microseconds>.<id>`.
-fn cursor(text: &str) -> Option<Schedule> {
-    let (due_at, id) = text.split_once('.')?;
-    Some(Schedule { id: ScheduleId::parse(id)?, due_at: Timestamp(due_at.parse().ok()?) })
+/// `<due>.<created>.<place>`.
+fn cursor(text: &str) -> Option<Turn> {
+    let mut numbers = text.split('.').map(str::parse);
+    let mut number = || numbers.next()?.ok();
+    let turn = Turn { due_at: Timestamp(number()?), created_at: Timestamp(number()?), place: number()? };
+    number().is_none().then_some(turn)
 }

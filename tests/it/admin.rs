@@ -61,6 +61,27 @@ fn a_session_can_be_closed() {
 }
 
 /// Every node of the tree that has a kind.
+#[test]
+fn commands_without_arguments_take_none() {
+    let server = Server::builder().env("EVENT_HANDLER__SERVICES__BILLING__URL", "http://127.0.0.1:1").start();
+    for path in ["/admin/services/billing/pause", "/admin/drain"] {
+        let post = |body: &str| server.post(path, body);
+        assert_eq!(post("{").error(400)["code"], "malformed_json", "{path}");
+        assert_eq!(post("[]").error(422)["field"], "body", "{path}");
+        assert_eq!(post(r#"{"spread":"9s"}"#).error(422)["field"], "spread", "{path}");
+        let text = server.request("POST", path).header("Content-Type", "text/plain").body("{}").send();
+        assert_eq!(text.error(415)["code"], "unsupported_media_type", "{path}");
+    }
+    assert_eq!(server.get("/health/ready").status, 200, "what was refused did nothing");
+    let paused = eventually("the client is there", || {
+        let answer = server.post("/admin/services/billing/pause", "{}");
+        (answer.status == 200).then_some(answer)
+    });
+    assert_eq!(paused.data()["state"], "paused");
+    server.post("/admin/drain", "{}").data();
+    assert_eq!(server.get("/health/ready").status, 503);
+}
+
 fn flatten(value: &Value) -> Vec<&Value> {
     let below = match value {
         Value::Array(items) => items.iter().flat_map(flatten).collect(),

@@ -11,6 +11,7 @@ mod commands;
 mod config;
 mod deliveries_storm;
 mod documents;
+mod example_services;
 #[cfg(feature = "fault-injection")]
 mod faults;
 mod health;
@@ -27,6 +28,7 @@ mod resume_model;
 mod retention;
 mod schedules;
 mod services;
+mod services_cluster;
 mod trace;
 mod websocket;
 mod websocket_asked;

@@ -420,3 +420,37 @@ fn text(output: &Output) -> &str {
 fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
+
+#[test]
+fn what_the_event_handler_tells_of_a_service_cannot_loop() {
+    let service = Service::answering(|_| Answer::Status(500));
+    let options =
+        [("routes", "order.>,$sys.>"), ("max_attempts", "2"), ("retry_delays", "10ms"), ("breaker_open_for", "20ms")];
+    let options = [&options[..], &[("breaker_open_cap", "20ms")]].concat();
+    let server = start(Backend::Sqlite, &service, &options);
+    for n in 0..6 {
+        server.publish("order.paid", json!({ "n": n }));
+    }
+    let dead = || server.events("?event_name=order.paid&status=failed").len();
+    eventually("what was published is dead", || (dead() == 6).then_some(()));
+    // Now there is nothing left to try but its own events. They run out, because what becomes of them is not told.
+    eventually("nothing is left to deliver", || (told(&server)["pending"] == 0).then_some(()));
+    let own = server.events("?event_name=$sys.%3E&limit=1000");
+    assert!(own.iter().any(|event| event["event_name"] == "$sys.service.opened"), "{own:?}");
+}
+
+#[test]
+fn an_event_that_is_too_large_says_nothing_of_the_service() {
+    let service = Service::answering(|_| Answer::Status(500));
+    let options =
+        [("max_body", "1KiB"), ("breaker_open_for", "50ms"), ("breaker_open_cap", "50ms"), ("retry_delays", "1h")];
+    let server = start(Backend::Sqlite, &service, &options);
+    for _ in 0..5 {
+        server.publish("order.paid", json!({}));
+    }
+    eventually("it is open", || (told(&server)["breaker"]["state"] != "closed").then_some(()));
+    let large = (0..8).map(|_| server.publish("order.paid", json!("x".repeat(2_000)))).collect::<Vec<_>>();
+    eventually("all large ones are dead", || (deliveries(&server, "?state=dead").len() == large.len()).then_some(()));
+    assert_ne!(told(&server)["breaker"]["state"], "closed");
+    assert_eq!(service.deliveries().len(), 5);
+}

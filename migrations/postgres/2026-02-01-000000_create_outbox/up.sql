@@ -63,11 +63,12 @@ CREATE TABLE delivery_jobs (
     updated_at  BIGINT             NOT NULL
 );
 
--- Events that are to be appended to the log later.
+-- Events that are to be appended to the log later. `place` tells apart, and orders, those of one transaction.
 CREATE TABLE schedules (
     id          TEXT COLLATE "C"   NOT NULL PRIMARY KEY,
     due_at      BIGINT             NOT NULL,
     created_at  BIGINT             NOT NULL,
+    place       BIGINT             NOT NULL,
     name        TEXT               NOT NULL,
     payload     TEXT               NOT NULL,
     source      TEXT               NOT NULL,
@@ -77,4 +78,4 @@ CREATE TABLE schedules (
     traceparent TEXT
 );
 
-CREATE INDEX schedules_due ON schedules (due_at, id);
+CREATE INDEX schedules_due ON schedules (due_at, created_at, place);

@@ -61,11 +61,12 @@ CREATE TABLE delivery_jobs (
     updated_at  INTEGER  NOT NULL
 ) STRICT;
 
--- Events that are to be appended to the log later.
+-- Events that are to be appended to the log later. `place` tells apart, and orders, those of one transaction.
 CREATE TABLE schedules (
     id          TEXT     NOT NULL PRIMARY KEY,
     due_at      INTEGER  NOT NULL,
     created_at  INTEGER  NOT NULL,
+    place       INTEGER  NOT NULL,
     name        TEXT     NOT NULL,
     payload     TEXT     NOT NULL,
     source      TEXT     NOT NULL,
@@ -75,4 +76,4 @@ CREATE TABLE schedules (
     traceparent TEXT
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX schedules_due ON schedules (due_at, id);
+CREATE INDEX schedules_due ON schedules (due_at, created_at, place);

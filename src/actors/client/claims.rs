@@ -9,7 +9,7 @@
 //!   is parked: it is read from the store in the order of its ids, once nothing of it is known.
 //! - CL-3: whatever is parked is read, or comes with the one before it that is due: nothing waits for ever.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytestring::ByteString;
 
@@ -26,8 +26,8 @@ const KINDS: usize = 2 + LIVE.len();
 const MAX_ROWS: usize = 256;
 /// Bytes of events in hand beyond which nothing more is read.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
-/// Keys that may be parked. With more, a lane is read only up to the first that has a key, until some are through.
-const MAX_PARKED: usize = 50_000;
+/// Keys that may be parked. With more, what has a key is passed over, until half of them are through.
+const MAX_PARKED: usize = if cfg!(test) { 3 } else { 50_000 };
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -43,12 +43,16 @@ pub struct Claims {
     unread: VecDeque<ByteString>,
     /// By lane: everything up to here was looked at, and whether there may be more.
     waiting: [(EventId, bool); LIVE.len()],
+    /// By lane: the first that was passed over because too many keys were parked.
+    passed_over: [Option<EventId>; LIVE.len()],
     due: Round,
     reading: Option<Read>,
     /// What is read now is from before a reset.
     is_stale: bool,
     /// Settled since the read began, and whether it is still open.
     settled_meanwhile: HashMap<EventId, bool>,
+    /// Known, and made anew in the store before their settlement has arrived here.
+    renewed: HashSet<EventId>,
     /// The kind whose turn it is.
     turn: usize,
 }
@@ -96,6 +100,7 @@ impl Claims {
         if self.reading.is_some() || self.bytes >= MAX_BYTES {
             return None;
         }
+        self.return_to_passed_over();
         let found = (0..KINDS)
             .map(|n| (self.turn + n) % KINDS)
             .find_map(|kind| Some((kind, self.read_of(kind, dispatcher, now)?)));
@@ -109,6 +114,17 @@ impl Claims {
         }
         self.settled_meanwhile.clear();
         Some(self.reading.insert(read).clone())
+    }
+
+    fn return_to_passed_over(&mut self) {
+        if self.parked.len() > MAX_PARKED / 2 {
+            return;
+        }
+        for (waiting, passed_over) in self.waiting.iter_mut().zip(&mut self.passed_over) {
+            if let Some(first) = passed_over.take() {
+                *waiting = (first - 1, true);
+            }
+        }
     }
 
     /// Keys and what is due may be of any lane: to them belongs the room that lanes leave.
@@ -164,8 +180,9 @@ impl Claims {
         for row in rows {
             let id = row.event.id;
             if row.event.key.is_some() && self.parked.len() >= MAX_PARKED {
-                // Looked at again when something happens.
-                return;
+                self.passed_over[at].get_or_insert(id);
+                self.waiting[at].0 = id;
+                continue;
             }
             if self.offer(row, dispatcher) == Offered::Full {
                 self.waiting[at].1 = true;
@@ -181,6 +198,9 @@ impl Claims {
         let mut is_over = is_whole;
         for row in rows {
             let place = (row.due_at.unwrap_or_default(), row.event.id);
+            if self.known.get(&row.event.id).is_some_and(|known| known.attempts < row.attempts) {
+                self.renewed.insert(row.event.id);
+            }
             if self.offer(row, dispatcher) == Offered::Full {
                 // Not at once again: that it is full may last.
                 is_over = true;
@@ -307,6 +327,9 @@ impl Claims {
     pub fn settled(&mut self, id: EventId, is_open: bool) {
         if self.reading.is_some() {
             self.settled_meanwhile.insert(id, is_open);
+        }
+        if self.renewed.remove(&id) {
+            self.begin_round();
         }
         let Some(key) = self.forget(id).and_then(|row| row.event.key) else { return };
         // One that is tried again goes on with its key when it is due.

@@ -13,10 +13,21 @@ use crate::domain::delivery::{DeadReason, Verdict, classify};
 use crate::domain::event::{EventId, NewEvent, Priority, Timestamp};
 use crate::domain::name::EventName;
 use crate::domain::retry::RetryVerdict;
-use crate::storage::{Claimed, ServiceChange, Settled, Settlement};
+use crate::storage::{Claimed, Registered, Settled, Settlement};
 
 /// The source of the Event Handler's own events.
 const OWN_SOURCE: &str = "event-handler";
+
+/// What made the breaker change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// To deliver an event of a publisher.
+    Attempt,
+    /// To deliver an event that the Event Handler itself has published.
+    OwnEvent,
+    Time,
+    Operator,
+}
 
 /// An attempt, judged.
 struct Judged {
@@ -74,6 +85,7 @@ impl Client {
         let finished = self.dispatcher.finished(id, judged.verdict, judged.took, now, rand::random());
         let (Some(finished), Some(claimed), Some(service)) = (finished, self.claims.get(id), self.id) else { return };
         let attempts = claimed.attempts + 1;
+        let is_own_event = claimed.event.name.is_system();
         let (settled, outcome) = match judged.verdict {
             Verdict::Delivered => (Settled::Delivered, "delivered"),
             Verdict::Dead(reason) => (Settled::Dead(reason), "dead"),
@@ -108,7 +120,7 @@ impl Client {
             self.claims.give_back(follower.id);
         }
         if let Some(transition) = finished.transition {
-            self.turned(transition);
+            self.turned(transition, if is_own_event { Cause::OwnEvent } else { Cause::Attempt });
         }
         if judged.verdict == Verdict::Gone {
             self.pause_for("the service answered 410 Gone");
@@ -152,7 +164,7 @@ impl Client {
 
     /// Sends nothing more; what comes is kept.
     pub(super) fn pause_for(&mut self, reason: &str) {
-        if !self.dispatcher.is_paused() {
+        if self.is_held && !self.dispatcher.is_paused() {
             self.dispatcher.pause();
             self.pause = Some(reason.to_owned());
             self.is_changed = true;
@@ -171,25 +183,38 @@ impl Client {
     }
 
     /// What is to outlive a restart.
-    pub(super) fn kept(&self) -> Option<ServiceChange> {
+    pub(super) fn kept(&self) -> Option<Registered> {
         let breaker = serde_json::to_string(&self.dispatcher.breaker().snapshot()).ok();
         self.parts.slot.keep(self.pause.clone(), breaker.clone());
-        Some(ServiceChange { service: self.id?, paused: self.pause.clone(), breaker })
+        Some(Registered { id: self.id?, paused: self.pause.clone(), breaker })
     }
 
-    pub(super) fn announce_transition(&mut self, transition: Transition) {
+    /// Tells of a change of the breaker. Events that tell of it may themselves be delivered to services that fail; so
+    /// what they cause is not told by further events, nor what only time has caused beyond the first time: for each
+    /// attempt of a publisher's event, there is a bounded number of them.
+    pub(super) fn announce_transition(&mut self, transition: Transition, cause: Cause) {
         let Transition { from, to } = transition;
         self.metrics.turned(to);
         let figures = self.dispatcher.breaker().figures(self.clock.now());
-        let is_open = matches!(to, BreakerState::Open | BreakerState::ForcedOpen);
-        self.recovering |= is_open;
-        let happened = match to {
-            BreakerState::Open | BreakerState::ForcedOpen => "opened",
-            BreakerState::HalfOpen => "half_open",
-            BreakerState::Closed | BreakerState::ForcedClosed => "closed",
+        let (happened, is_told) = match to {
+            BreakerState::Open | BreakerState::ForcedOpen => ("opened", cause != Cause::OwnEvent),
+            BreakerState::HalfOpen => ("half_open", self.told == BreakerState::Open),
+            BreakerState::Closed | BreakerState::ForcedClosed => {
+                ("closed", cause == Cause::Operator || self.told != BreakerState::Closed)
+            }
         };
+        let is_open = happened == "opened";
         let level = if is_open { log::Level::Warn } else { log::Level::Info };
         log::log!(level, service = self.name(), from = from.as_str(), to = to.as_str(); "circuit breaker");
+        if !is_told {
+            return;
+        }
+        self.recovering |= is_open;
+        self.told = match to {
+            BreakerState::Open | BreakerState::ForcedOpen => BreakerState::Open,
+            BreakerState::HalfOpen => BreakerState::HalfOpen,
+            BreakerState::Closed | BreakerState::ForcedClosed => BreakerState::Closed,
+        };
         let until = figures.open_until.map(|until| until.to_string());
         self.announce(
             happened,

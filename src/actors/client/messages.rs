@@ -44,9 +44,18 @@ impl ServiceCommand {
     }
 }
 
-/// Obey an operator; answers with the state after it, once that is stored. None before the store knows the service.
+/// Who obeys an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obeyed {
+    /// This process has.
+    Here,
+    /// The process that delivers to the service will.
+    Elsewhere,
+}
+
+/// Obey an operator; answers once that is stored. None before the store knows the service.
 #[derive(Debug, Message)]
-#[rtype(result = "Option<ActorReport>")]
+#[rtype(result = "Option<Obeyed>")]
 pub struct Operate(pub ServiceCommand);
 
 /// From now on settlements go to this persistence actor.

@@ -6,9 +6,12 @@
 //!
 //! - CL-4: a delivery counts as in flight from its request until its end is in the store. Of these there are at most
 //!   as many as the concurrency allows, and [`MAX_UNSETTLED`] more: a crash repeats no others.
+//! - CL-5: of several processes, only the one that holds the service changes its stored state; it begins with that state
+//!   when it takes the hold. The others leave it commands.
 
 mod claims;
 mod ended;
+mod hold;
 pub mod messages;
 mod operate;
 mod policy;
@@ -17,7 +20,7 @@ mod report;
 mod resolve;
 pub mod tls;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +32,8 @@ use actix::prelude::{
 use tokio::sync::oneshot;
 
 use self::claims::Claims;
-use self::messages::{ConnectPersistence, DrainDeliveries, Observe};
+use self::ended::Cause;
+use self::messages::{ConnectPersistence, DrainDeliveries, Observe, ServiceCommand};
 use self::post::{Attempt, Poster, TargetOptions};
 use self::report::{LastError, Rate};
 use super::mailbox::Mailbox;
@@ -38,13 +42,13 @@ use super::persistence::messages::{HoldService, SettleDeliveries};
 use super::service_slot::ServiceSlot;
 use super::supervisor::guard::ExitGuard;
 use crate::config::ServiceConfig;
-use crate::domain::breaker::{BreakerSnapshot, Transition};
+use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::dispatch::{Dispatcher, Hold, Job, Next};
 use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::routes::ServiceId;
 use crate::protocol::webhook::{DeliveryFormat, SigningKey, TraceIds, delivery_request};
-use crate::storage::{Claimed, Reader, Registered, Settlement, StoreError};
+use crate::storage::{Claimed, CommandId, Reader, Registered, ServiceChange, Settlement, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
 
@@ -83,6 +87,14 @@ pub struct Client {
     dispatcher: Dispatcher,
     /// Whether this process delivers to the service, and no other.
     is_held: bool,
+    /// Whether the store failed since that was known: another process may have held the service meanwhile.
+    is_hold_in_doubt: bool,
+    /// What the store has of the service, as last known.
+    stored: Option<Registered>,
+    /// Commands up to this one, of other nodes, were obeyed.
+    obeyed_through: CommandId,
+    /// Commands for the process that holds the service, not on their way to the store yet.
+    asked: Vec<ServiceCommand>,
     pause: Option<String>,
     claims: Claims,
     /// Why nothing is sent, as last seen.
@@ -96,6 +108,8 @@ pub struct Client {
     settling: Option<Vec<Settlement>>,
     /// Whether something is left that was there while the breaker was open.
     recovering: bool,
+    /// What was last told of the breaker: open, half open or closed.
+    told: BreakerState,
     timer: Option<SpawnHandle>,
     /// When the next round through what is due begins.
     next_round: Option<(Timestamp, SpawnHandle)>,
@@ -192,6 +206,10 @@ impl Client {
             id: None,
             dispatcher: Dispatcher::new(policy::dispatch_policy(options), None, clock.now()),
             is_held: false,
+            is_hold_in_doubt: false,
+            stored: None,
+            obeyed_through: 0,
+            asked: Vec::new(),
             pause: None,
             claims: Claims::default(),
             waits_for: Hold::Empty,
@@ -200,6 +218,7 @@ impl Client {
             is_changed: false,
             settling: None,
             recovering: false,
+            told: BreakerState::Closed,
             timer: None,
             next_round: None,
             drained: Vec::new(),
@@ -213,48 +232,6 @@ impl Client {
             guard,
             parts,
         }
-    }
-
-    /// Whether it has begun just now.
-    fn begin_if_registered(&mut self) -> bool {
-        let registered = self.parts.slot.registered().filter(|_| self.id.is_none());
-        let begins = registered.is_some();
-        registered.into_iter().for_each(|registered| self.begin(registered));
-        begins
-    }
-
-    /// Begins with what the store has kept of the service.
-    fn begin(&mut self, Registered { id, paused, breaker }: Registered) {
-        let snapshot: Option<BreakerSnapshot> = breaker.and_then(|json| serde_json::from_str(&json).ok());
-        let policy = policy::dispatch_policy(&self.parts.service.options);
-        self.dispatcher = Dispatcher::new(policy, snapshot, self.clock.now());
-        if paused.is_some() {
-            self.dispatcher.pause();
-        }
-        self.metrics.state(self.dispatcher.breaker().state());
-        self.recovering = snapshot.is_some_and(|s| s.open_until.is_some());
-        self.pause = paused;
-        self.id = Some(id);
-        self.claims.look_again();
-    }
-
-    /// Makes sure that no other process delivers to the service.
-    fn hold(&self, ctx: &mut Context<Self>) {
-        let Some(id) = self.id else { return };
-        let answer = self.hold.send(HoldService(id));
-        ctx.spawn(answer.into_actor(self).map(|answer, this, ctx| {
-            // While the store is away nothing can be settled, and so nothing goes out; the hold itself is as it was.
-            let Ok(Ok(is_held)) = answer else { return };
-            if this.is_held != is_held {
-                log::debug!(service = this.name(), is_held; "hold on a service");
-                this.is_held = is_held;
-                let handed_back = this.dispatcher.hand_back();
-                drop(handed_back);
-                let under_way: HashSet<EventId> = this.under_way().collect();
-                this.claims.reset(|id| under_way.contains(&id));
-            }
-            this.pump(ctx);
-        }));
     }
 
     /// Sent, and not known to be settled.
@@ -289,7 +266,7 @@ impl Client {
             let now = self.clock.now();
             match self.dispatcher.next(now, rand::random()) {
                 Next::Send(job) => self.send(&job, now, ctx),
-                Next::Turned(transition) => self.turned(transition),
+                Next::Turned(transition) => self.turned(transition, Cause::Time),
                 Next::Wait { until, why } => {
                     if why == Hold::Breaker && self.waits_for != why {
                         self.metrics.not_permitted();
@@ -396,18 +373,26 @@ impl Client {
 
     /// Has what ended written down, all together.
     fn settle(&mut self, ctx: &mut Context<Self>) {
-        let has_something = !self.ended.is_empty() || !self.own_events.is_empty() || self.is_changed;
+        let is_to_keep = self.is_changed && self.is_held && !self.is_hold_in_doubt;
+        let has_change = is_to_keep || !self.asked.is_empty();
+        let has_something = !self.ended.is_empty() || !self.own_events.is_empty() || has_change;
         if self.settling.is_some() || !has_something {
             return;
         }
         let settlements = std::mem::take(&mut self.ended);
         let events = std::mem::take(&mut self.own_events);
-        let change = std::mem::take(&mut self.is_changed).then(|| self.kept()).flatten();
+        let asked = std::mem::take(&mut self.asked);
+        let mut changes: Vec<ServiceChange> = asked.iter().filter_map(|command| self.ask(*command)).collect();
+        let kept = is_to_keep.then(|| self.kept()).flatten();
+        self.is_changed &= !is_to_keep;
+        changes.extend(kept.clone().map(|state| ServiceChange::Kept { state, obeyed: self.obeyed_through }));
         let (reply, answer) = oneshot::channel();
-        let copy = (settlements.clone(), events.clone(), change.is_some());
-        let obeyed = std::mem::take(&mut self.obeyed);
+        let copy = (settlements.clone(), events.clone(), asked);
+        // Who waits for a state that is not sent yet waits on.
+        let is_complete = !self.is_changed;
+        let obeyed = if is_complete { std::mem::take(&mut self.obeyed) } else { Vec::new() };
         self.settling = Some(settlements.clone());
-        let sent = self.persistence.try_send(SettleDeliveries { settlements, change, events, reply });
+        let sent = self.persistence.try_send(SettleDeliveries { settlements, changes, events, reply });
         let answer = async move {
             match sent {
                 Ok(()) => answer.await.is_ok_and(|answer| answer.is_ok()),
@@ -416,8 +401,9 @@ impl Client {
         };
         ctx.spawn(answer.into_actor(self).map(move |is_stored, this, ctx| {
             this.settling = None;
-            let (settlements, events, is_changed) = copy;
+            let (settlements, events, asked) = copy;
             if is_stored {
+                this.stored = kept.or(this.stored.take());
                 for obeyed in obeyed {
                     let _ = obeyed.send(());
                 }
@@ -428,19 +414,25 @@ impl Client {
                 this.ended.splice(0..0, settlements);
                 this.own_events.splice(0..0, events);
                 this.obeyed.extend(obeyed);
-                this.is_changed |= is_changed;
+                this.asked.splice(0..0, asked);
+                this.is_changed |= kept.is_some();
+                this.is_hold_in_doubt = true;
                 this.settling = Some(Vec::new());
                 ctx.run_later(STORE_RETRY, |this, ctx| {
                     this.settling = None;
+                    this.hold(ctx);
                     this.pump(ctx);
                 });
             }
         }));
     }
 
-    /// A change of the breaker: to be told, and kept.
-    fn turned(&mut self, transition: Transition) {
-        self.announce_transition(transition);
+    /// A change of the breaker: to be told, and kept, by who holds the service.
+    fn turned(&mut self, transition: Transition, cause: Cause) {
+        if !self.is_held {
+            return;
+        }
+        self.announce_transition(transition, cause);
         self.is_changed = true;
     }
 

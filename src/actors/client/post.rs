@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant, SystemTime};
 
+use actix_web::error::HttpError;
 use actix_web::http::header::{
     AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
@@ -145,16 +147,16 @@ impl Poster {
     pub fn new(options: &TargetOptions) -> Result<Self, String> {
         let TargetOptions { url, headers, concurrency, connect_timeout, timeout, idle_timeout, allow_private, tls } =
             options;
-        let mut connector = awc::Connector::new()
-            .connector(Connector { allow_private: *allow_private })
-            .timeout(*connect_timeout)
-            .handshake_timeout(*connect_timeout)
+        let tls = match url.expose().scheme() {
+            "https" => Some(client_config(tls).map_err(|(key, reason)| format!("{key}: {reason}"))?),
+            _ => None,
+        };
+        let connector = awc::Connector::new()
+            .connector(Connector { allow_private: *allow_private, timeout: *connect_timeout, tls })
+            .timeout(*timeout)
             .limit(*concurrency)
             .conn_keep_alive(*idle_timeout)
             .conn_lifetime(MAX_CONNECTION_AGE);
-        if url.expose().scheme() == "https" {
-            connector = connector.rustls_0_23(client_config(tls).map_err(|(key, reason)| format!("{key}: {reason}"))?);
-        }
         let client = Client::builder()
             .connector(connector)
             .disable_redirects()
@@ -169,7 +171,7 @@ impl Poster {
     /// A connection from the pool that turns out to be dead before anything of an answer came is replaced, once.
     pub async fn post(&self, path: &str, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Attempt {
         let begin = Instant::now();
-        let outcome = match Uri::try_from(self.url.join_path(path).as_str()) {
+        let outcome = match client_uri(self.url.join_path(path).as_str()) {
             Ok(uri) => {
                 let attempt = self.attempt(&uri, headers, body);
                 tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| {
@@ -216,13 +218,26 @@ impl Poster {
     }
 }
 
+/// `url` as the HTTP client is to see it: TLS is the connector's own business.
+fn client_uri(url: &str) -> Result<Uri, HttpError> {
+    let uri = Uri::try_from(url)?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("https"), Some(host)) => {
+            let authority = format!("{host}:{}", uri.port_u16().unwrap_or(443));
+            let target = uri.path_and_query().map_or("/", |target| target.as_str());
+            Uri::builder().scheme("http").authority(authority).path_and_query(target).build()
+        }
+        _ => Ok(uri),
+    }
+}
+
 /// Whether a connection from the pool ended without a byte of an answer: the service closed it as it was taken.
 fn is_dead_connection(error: &SendRequestError) -> bool {
     use actix_http::error::ParseError;
     match error {
         SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => true,
         SendRequestError::Response(ParseError::Io(error)) => {
-            matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+            matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
         }
         _ => false,
     }
@@ -241,6 +256,10 @@ async fn answer(mut response: ClientResponse) -> Outcome {
         let excerpt = String::from_utf8_lossy(&excerpt).replace('\0', "\u{fffd}");
         Outcome::Answered { status, retry_after, excerpt }
     };
+    if status < 200 {
+        // The connection skips interim answers; this one announces another protocol.
+        return Outcome::Failed { kind: FailureKind::Broken, message: format!("interim answer {status}") };
+    }
     let mut excerpt = Vec::new();
     let mut read = 0;
     while let Some(chunk) = response.next().await {
@@ -263,11 +282,11 @@ async fn answer(mut response: ClientResponse) -> Outcome {
     answered(excerpt)
 }
 
-/// Seconds, or a date (RFC 9110, section 10.2.3); what is neither counts as absent.
+/// Seconds, however many, or a date (RFC 9110, section 10.2.3); what is neither counts as absent.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
@@ -280,12 +299,11 @@ fn failure(error: &SendRequestError, stage: Stage) -> (FailureKind, String) {
             None => return (FailureKind::Dns, format!("the name cannot be resolved: {reason}")),
         },
         SendRequestError::Connect(ConnectError::NoRecords | ConnectError::Unresolved) => FailureKind::Dns,
-        SendRequestError::Connect(ConnectError::Timeout) if stage == Stage::Connected => {
-            return (FailureKind::Timeout, "no TLS handshake in time".to_owned());
+        SendRequestError::Connect(ConnectError::Io(error)) if error.kind() == ErrorKind::TimedOut => {
+            let what = if stage == Stage::Connected { "TLS handshake" } else { "connection" };
+            return (FailureKind::Timeout, format!("no {what} in time"));
         }
-        SendRequestError::Connect(ConnectError::Timeout) => {
-            return (FailureKind::Timeout, "no connection in time".to_owned());
-        }
+        SendRequestError::Connect(ConnectError::Timeout) => FailureKind::Timeout,
         SendRequestError::Connect(ConnectError::Disconnected) => {
             return (FailureKind::Broken, "the connection was closed without an answer".to_owned());
         }

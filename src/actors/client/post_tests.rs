@@ -131,6 +131,45 @@ async fn connections_are_used_again_after_any_whole_answer() {
 }
 
 #[actix_rt::test]
+async fn interim_answers_are_passed_over() {
+    let addr = serve(|_, mut stream| {
+        stream.set_nodelay(true).expect("a socket");
+        let mut number = 0;
+        while read_request(&mut stream).is_some() {
+            number += 1;
+            let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+            let answer = format!("{interim}HTTP/1.1 20{number} OK\r\nContent-Length: 10\r\n\r\nHTTP/1.1 1");
+            // Whole, and byte by byte.
+            let size = if number == 1 { answer.len() } else { 1 };
+            for piece in answer.as_bytes().chunks(size) {
+                stream.write_all(piece).expect("a peer that reads");
+            }
+        }
+    });
+    let poster = poster(addr, &[]);
+    for status in 201..=203 {
+        assert_eq!(answered(&post(&poster).await), (status, None, "HTTP/1.1 1"), "its own answer");
+    }
+}
+
+#[actix_rt::test]
+async fn an_interim_answer_alone_is_none() {
+    let (switching, _requests) = serve_always("HTTP/1.1 101 Switching Protocols\r\n\r\n");
+    assert_eq!(failed(&post(&poster(switching, &[])).await), (FailureKind::Broken, "interim answer 101"));
+    let endless = serve(|_, mut stream| {
+        read_request(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 103 Early Hints\r\n");
+        while stream.write_all(&[b'x'; 8192]).is_ok() {}
+    });
+    assert_eq!(failed(&post(&poster(endless, &[])).await).0, FailureKind::Broken);
+    let closed = serve(|_, mut stream| {
+        read_request(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n");
+    });
+    assert_eq!(failed(&post(&poster(closed, &[])).await).0, FailureKind::Broken);
+}
+
+#[actix_rt::test]
 async fn redirects_are_answers() {
     let head = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n";
     let (addr, _requests) = serve_always(head);
@@ -142,6 +181,7 @@ async fn retry_after_is_seconds_or_a_date() {
     let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600));
     for (value, at_most) in [
         ("120", Some(120)),
+        ("99999999999999999999999", Some(u64::MAX)),
         (later.as_str(), Some(3600)),
         ("Sun, 06 Nov 1994 08:49:37 GMT", Some(0)),
         ("soon", None),

@@ -1,15 +1,24 @@
 //! Connections to services: names are resolved, addresses vetted, and exactly those that were vetted connected to.
 
+mod final_answers;
+
 use std::cell::Cell;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use actix_service::Service;
+use actix_tls::connect::rustls_0_23::TlsConnector;
 use actix_tls::connect::tcp::TcpConnectorService;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
+use futures_util::TryFutureExt;
 use futures_util::future::LocalBoxFuture;
-use tokio::net::TcpStream;
+use rustls::ClientConfig;
+
+use self::final_answers::FinalAnswers;
 
 tokio::task_local! {
     /// How far the attempt at hand has come in making a connection.
@@ -26,11 +35,15 @@ pub(super) enum Stage {
     Connected,
 }
 
-/// Makes TCP connections.
-#[derive(Debug, Clone, Copy)]
+/// Makes connections on which interim answers are not seen.
+#[derive(Debug, Clone)]
 pub(super) struct Connector {
     /// Whether addresses may be other than public.
     pub allow_private: bool,
+    /// For a connection, and again for its TLS handshake.
+    pub timeout: Duration,
+    /// With it connections are made by TLS; the URI's scheme does not matter.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// An address that must not be connected to.
@@ -46,29 +59,42 @@ impl fmt::Display for RefusedAddress {
 impl std::error::Error for RefusedAddress {}
 
 impl Service<ConnectInfo<Uri>> for Connector {
-    type Response = Connection<Uri, TcpStream>;
+    type Response = Connection<Uri, FinalAnswers>;
     type Error = ConnectError;
     type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     actix_service::always_ready!();
 
     fn call(&self, info: ConnectInfo<Uri>) -> Self::Future {
-        let allow_private = self.allow_private;
+        let Self { allow_private, timeout, tls } = self.clone();
         Box::pin(async move {
             reached(Stage::Connecting);
-            let https = info.request().scheme_str() == Some("https");
-            let port = info.request().port_u16().unwrap_or(if https { 443 } else { 80 });
-            let addresses = resolve(info.hostname(), port, allow_private).await.map_err(ConnectError::Resolver)?;
-            if addresses.is_empty() {
-                return Err(ConnectError::NoRecords);
-            }
-            let connection = TcpConnectorService::default().call(info.set_addrs(addresses)).await?;
+            let connect = async {
+                let port = info.request().port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+                let addresses = resolve(info.hostname(), port, allow_private).await.map_err(ConnectError::Resolver)?;
+                if addresses.is_empty() {
+                    return Err(ConnectError::NoRecords);
+                }
+                TcpConnectorService::default().call(info.set_addrs(addresses)).await
+            };
+            let connection = within(timeout, connect).await?;
             // A request is written whole: there is nothing to wait for. Without it, it is only slower.
             let _ = connection.io_ref().set_nodelay(true);
             reached(Stage::Connected);
-            Ok(connection)
+            let Some(tls) = tls else {
+                let (io, connection) = connection.replace_io(());
+                return Ok(connection.replace_io(FinalAnswers::new(io)).1);
+            };
+            let handshake = TlsConnector::service(tls).call(connection).map_err(ConnectError::Io);
+            let (io, connection) = within(timeout, handshake).await?.replace_io(());
+            Ok(connection.replace_io(FinalAnswers::new(io)).1)
         })
     }
+}
+
+async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
+    let late = |_| Err(ConnectError::Io(io::ErrorKind::TimedOut.into()));
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(late)
 }
 
 fn reached(stage: Stage) {

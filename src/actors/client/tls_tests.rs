@@ -59,7 +59,7 @@ fn serve(authority: &Authority, name: &str, clients: Option<&Authority>) -> Sock
                 let mut stream = Stream::new(&mut connection, &mut socket);
                 let mut request = [0; 4096];
                 if stream.read(&mut request).is_ok_and(|n| n > 0) {
-                    let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+                    let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n");
                     let _ = stream.read(&mut request);
                 }
             });
@@ -102,6 +102,16 @@ async fn a_service_is_trusted_under_its_name_alone() {
     assert_eq!(kind(status(&format!("https://localhost:{stranger}"), &trusted).await), FailureKind::Tls);
     let by_address = serve(&ours, "127.0.0.1", None);
     assert_eq!(status(&format!("https://{by_address}"), &trusted).await, Ok(204));
+}
+
+#[actix_rt::test]
+async fn a_handshake_has_its_time() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = write(dir.path(), "ca.pem", &authority().pem());
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("https://{}", listener.local_addr().expect("an address"));
+    let failure = status(&url, &[("tls_ca_file", &file), ("connect_timeout", "100ms")]).await;
+    assert_eq!(failure, Err((FailureKind::Timeout, "no TLS handshake in time".to_owned())));
 }
 
 #[actix_rt::test]

@@ -44,9 +44,9 @@ impl Waiting {
             replies.appends.push((appends.len(), reply));
             group.appends.extend(appends);
         }
-        for SettleDeliveries { settlements, change, events, reply } in settles {
+        for SettleDeliveries { settlements, changes, events, reply } in settles {
             group.settlements.extend(settlements);
-            group.services.extend(change);
+            group.services.extend(changes);
             group.appends.extend(events.into_iter().map(Append::single));
             replies.others.push(reply);
         }

@@ -10,7 +10,7 @@ use crate::actors::observe::ActorReport;
 use crate::domain::event::{Append, AppendOutcome, NewEvent, ScheduleId};
 use crate::domain::routes::ServiceId;
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{NewJob, ServiceChange, Settlement};
+use crate::storage::{Held, NewJob, ServiceChange, Settlement};
 
 /// Store these; the answer comes after the commit. One outcome for each append, in order.
 #[derive(Debug, Message)]
@@ -47,15 +47,15 @@ pub struct CancelSchedule(pub ScheduleId);
 pub struct SettleDeliveries {
     pub settlements: Vec<Settlement>,
     /// What became of the service itself.
-    pub change: Option<ServiceChange>,
+    pub changes: Vec<ServiceChange>,
     /// The Event Handler's own events of it.
     pub events: Vec<NewEvent>,
     pub reply: oneshot::Sender<Result<(), AppendFailure>>,
 }
 
-/// Let this process be the only one that delivers to a service; answers whether it is.
+/// Let this process be the only one that delivers to a service; answers whether it is, and with what state.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<bool, AppendFailure>")]
+#[rtype(result = "Result<Held, AppendFailure>")]
 pub struct HoldService(pub ServiceId);
 
 /// Make deliveries anew, little by little; answers the number of the job.

@@ -116,7 +116,9 @@ impl Persistence {
         let (settled, took_due) = (self.outbox.settled(&group), group.take_due > 0);
         match self.write(group) {
             Ok(committed) => {
-                self.outbox.committed(&committed, &settled);
+                if self.outbox.committed(&committed, &settled) {
+                    self.next_housekeeping = Instant::now();
+                }
                 replies.committed(committed.outcomes);
                 if took_due {
                     self.at_writer(|outbox, writer| outbox.took_schedules(writer));

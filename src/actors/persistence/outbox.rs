@@ -12,7 +12,7 @@ use crate::config::StartFrom;
 use crate::domain::event::Timestamp;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Routes, ServiceId};
-use crate::storage::{Committed, Group, NewService, Renewed, Settled, StoreError, Writer};
+use crate::storage::{Committed, Group, Held, NewService, Renewed, Settled, StoreError, Writer};
 
 /// Schedules appended in one transaction.
 const SCHEDULES_AT_ONCE: usize = 500;
@@ -23,7 +23,6 @@ pub struct Outbox {
     routes: Option<Routes>,
     /// Nothing is due before this; `None`: nothing is scheduled.
     next_schedule: Option<Timestamp>,
-    has_jobs: bool,
     /// A commit failed, and may be stored all the same: the figures are to be counted anew.
     is_in_doubt: bool,
 }
@@ -33,7 +32,7 @@ type SettledForGood = Vec<(ServiceId, Lane, bool)>;
 
 impl Outbox {
     pub fn new(slots: ServiceSlots) -> Self {
-        Self { slots, routes: None, next_schedule: None, has_jobs: true, is_in_doubt: false }
+        Self { slots, routes: None, next_schedule: None, is_in_doubt: false }
     }
 
     /// Where events go; `None` before [`Self::register`].
@@ -80,8 +79,10 @@ impl Outbox {
         for_good.map(|s| (s.service, s.lane, matches!(s.settled, Settled::Dead(_)))).collect()
     }
 
-    /// Keeps the figures, and wakes the services that have something new.
-    pub fn committed(&self, committed: &Committed, settled: &SettledForGood) {
+    /// Keeps the figures, and wakes the services that have something new. Whether a job may have room to go on.
+    pub fn committed(&self, committed: &Committed, settled: &SettledForGood) -> bool {
+        /// Half of what jobs may have open at a time: so they need not wait, nor step for each delivery.
+        const ROOM: i64 = 128;
         for (service, lanes) in &committed.enqueued {
             let Some(slot) = self.slot(*service) else { continue };
             for lane in Lane::ALL {
@@ -89,11 +90,14 @@ impl Outbox {
             }
             slot.wake();
         }
+        let mut has_room = false;
         for (service, lane, is_dead) in settled {
             let Some(slot) = self.slot(*service) else { continue };
             slot.add(*lane, -1);
             slot.add_dead(i64::from(*is_dead));
+            has_room |= *lane == Lane::Replay && slot.pending()[Lane::Replay.index()] <= ROOM;
         }
+        has_room
     }
 
     /// A commit was not confirmed.
@@ -136,8 +140,7 @@ impl Outbox {
             slot.add_dead(-dead);
             slot.wake_for_renewed();
         }
-        self.has_jobs = !steps.is_empty();
-        Ok(self.has_jobs)
+        Ok(!steps.is_empty())
     }
 
     fn slot(&self, service: ServiceId) -> Option<&ServiceSlot> {
@@ -177,7 +180,7 @@ impl Handler<CancelSchedule> for Persistence {
 }
 
 impl Handler<HoldService> for Persistence {
-    type Result = Result<bool, AppendFailure>;
+    type Result = Result<Held, AppendFailure>;
 
     fn handle(&mut self, HoldService(service): HoldService, _: &mut Context<Self>) -> Self::Result {
         self.directly(|writer| writer.hold(service))

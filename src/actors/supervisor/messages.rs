@@ -3,7 +3,7 @@
 use actix::prelude::Message;
 use actix_rt::ArbiterHandle;
 
-use crate::actors::client::messages::ServiceCommand;
+use crate::actors::client::messages::{Obeyed, ServiceCommand};
 use crate::actors::observe::ActorReport;
 use crate::actors::router::messages::{FindSubscribers, Subscribers};
 use crate::storage::Claimed;
@@ -68,9 +68,9 @@ pub struct ToPersistence<M: Message + 'static>(pub M)
 where
     M::Result: 'static;
 
-/// Have the client of a service obey an operator; answers with its state after that, none if there is no such service.
+/// Have the client of a service obey an operator; answers who does, none if there is no such service.
 #[derive(Debug, Message)]
-#[rtype(result = "Option<ActorReport>")]
+#[rtype(result = "Option<Obeyed>")]
 pub struct OperateService {
     pub service: String,
     pub command: ServiceCommand,

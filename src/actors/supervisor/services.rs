@@ -8,7 +8,7 @@ use actix::prelude::{Addr, Handler, ResponseFuture};
 
 use super::messages::{ChildId, FindAllSubscribers, ListAllInFlight, ObserveServices, OperateService, ToPersistence};
 use super::{Known, OBSERVE_TIMEOUT, Supervisor};
-use crate::actors::client::messages::{ListInFlight, Observe, Operate};
+use crate::actors::client::messages::{ListInFlight, Obeyed, Observe, Operate};
 use crate::actors::client::{self, Client};
 use crate::actors::observe::{ActorReport, MailboxReport};
 use crate::actors::persistence::Persistence;
@@ -50,7 +50,7 @@ impl Handler<ObserveServices> for Supervisor {
 }
 
 impl Handler<OperateService> for Supervisor {
-    type Result = ResponseFuture<Option<ActorReport>>;
+    type Result = ResponseFuture<Option<Obeyed>>;
 
     fn handle(&mut self, OperateService { service, command }: OperateService, _: &mut Self::Context) -> Self::Result {
         let number = self.client_parts.iter().position(|parts| parts.service.name == service);

@@ -16,7 +16,7 @@ pub use claim::{Claim, Claimed};
 pub use jobs::{Counting, Job, JobKind, JobState, NewJob, Renewed};
 pub use list::{AttemptRecord, DeliveryRecord, Pending};
 pub use page::{DeliveryFilter, DeliveryPage, ListedDelivery};
-pub use services::{NewService, Registered, ServiceChange};
+pub use services::{CommandId, Held, Hold, NewService, Registered, ServiceChange};
 pub use settle::{Settled, Settlement};
 
 pub(super) use claim::claim;
@@ -24,5 +24,5 @@ pub(super) use enqueue::{Enqueued, enqueue};
 pub(super) use jobs::{cancel_job, create_job, job, job_step, jobs};
 pub(super) use list::{attempts, deliveries_of, next_due, oldest_open, pending, statuses};
 pub(super) use page::deliveries;
-pub(super) use services::{change_service, names, register};
+pub(super) use services::{change_service, held, names, register};
 pub(super) use settle::settle;

@@ -10,7 +10,7 @@ use crate::domain::pattern::Pattern;
 use crate::domain::routes::ServiceId;
 use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::StoreError;
-use crate::storage::schema::services;
+use crate::storage::schema::{service_commands, services};
 
 use super::jobs::{JobKind, NewJob, create_job};
 
@@ -24,12 +24,37 @@ pub struct Registered {
     pub breaker: Option<String>,
 }
 
-/// What is to be kept of a service.
+/// What is to be written of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceChange {
-    pub service: ServiceId,
-    pub paused: Option<String>,
-    pub breaker: Option<String>,
+pub enum ServiceChange {
+    /// Its state, by who holds it; the commands up to `obeyed` are in it.
+    Kept { state: Registered, obeyed: CommandId },
+    /// A command, for whoever holds it.
+    Asked { service: ServiceId, command: String },
+}
+
+/// Which of the commands for services; rising, and never used again.
+pub type CommandId = i64;
+
+/// Who delivers to a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// This process, as before.
+    Kept,
+    /// This process from now on; others may have done so before.
+    Taken,
+    /// Another process.
+    Elsewhere,
+}
+
+/// What who wants to hold a service has to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub hold: Hold,
+    /// Of the service, as it is in the store.
+    pub state: Registered,
+    /// What is to be obeyed, in order; empty if another process has to.
+    pub commands: Vec<(CommandId, String)>,
 }
 
 /// A service as it is configured.
@@ -74,11 +99,49 @@ pub(in crate::storage) fn change_service(
     connection: &mut Connection,
     change: &ServiceChange,
 ) -> Result<(), StoreError> {
-    let ServiceChange { service, paused, breaker } = change;
-    let update = diesel::update(services::table.find(*service))
-        .set((services::paused.eq(paused.as_deref()), services::breaker.eq(breaker.as_deref())));
-    on_backend!(connection, c => update.execute(c))?;
+    match change {
+        ServiceChange::Kept { state: Registered { id, paused, breaker }, obeyed } => {
+            let update = diesel::update(services::table.find(*id))
+                .set((services::paused.eq(paused.as_deref()), services::breaker.eq(breaker.as_deref())));
+            on_backend!(connection, c => update.execute(c))?;
+            if *obeyed > 0 {
+                let done = service_commands::table
+                    .filter(service_commands::service.eq(*id))
+                    .filter(service_commands::id.le(*obeyed));
+                on_backend!(connection, c => diesel::delete(done).execute(c))?;
+            }
+        }
+        ServiceChange::Asked { service, command } => {
+            // Once is enough, however often it was said: so there are never more than there are commands.
+            let same = service_commands::table
+                .filter(service_commands::service.eq(*service))
+                .filter(service_commands::command.eq(&**command));
+            on_backend!(connection, c => diesel::delete(same).execute(c))?;
+            let row = (service_commands::service.eq(*service), service_commands::command.eq(&**command));
+            on_backend!(connection, c => diesel::insert_into(service_commands::table).values(row).execute(c))?;
+        }
+    }
     Ok(())
+}
+
+/// What whoever holds, or may hold, a service has to know.
+pub(in crate::storage) fn held(
+    connection: &mut Connection,
+    service: ServiceId,
+    hold: Hold,
+) -> Result<Held, StoreError> {
+    type State = (Option<String>, Option<String>);
+    let state = services::table.find(service).select((services::paused, services::breaker));
+    let (paused, breaker): State = on_backend!(connection, c => state.first(c))?;
+    let asked = service_commands::table
+        .filter(service_commands::service.eq(service))
+        .order(service_commands::id)
+        .select((service_commands::id, service_commands::command));
+    let commands: Vec<(CommandId, String)> = match hold {
+        Hold::Elsewhere => Vec::new(),
+        Hold::Kept | Hold::Taken => on_backend!(connection, c => asked.load(c))?,
+    };
+    Ok(Held { hold, state: Registered { id: service, paused, breaker }, commands })
 }
 
 /// The names of all services that the store has ever seen.

@@ -9,8 +9,8 @@ use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, ServiceId};
 use crate::storage::{
-    Claim, Claimed, DeliveryFilter, Group, Job, JobKind, JobState, NewJob, NewService, Pending, Reader, Renewed,
-    RetentionPolicy, ServiceChange, Settled, Settlement, Writer,
+    Claim, Claimed, DeliveryFilter, Group, Held, Hold, Job, JobKind, JobState, NewJob, NewService, Pending, Reader,
+    Registered, Renewed, RetentionPolicy, Scheduled, ServiceChange, Settled, Settlement, Turn, Writer,
 };
 
 const ROWS: usize = 1000;
@@ -424,7 +424,8 @@ fn a_new_service_begins_where_it_wants_to_and_only_once() {
         // Nothing is there for one that begins with what comes.
         outbox.writer.register(&[service("later", Some(6))], NOON).expect("registered");
         assert_eq!(outbox.last_job().id, 1);
-        let change = ServiceChange { service: first[1].id, paused: Some("why".into()), breaker: Some("{}".into()) };
+        let state = Registered { id: first[1].id, paused: Some("why".into()), breaker: Some("{}".into()) };
+        let change = ServiceChange::Kept { state, obeyed: 0 };
         outbox.commit(Group { services: vec![change], ..Group::default() }, NOON);
         let known = outbox.writer.register(&[service("late", None)], NOON).expect("registered");
         assert_eq!((known[0].paused.as_deref(), known[0].breaker.as_deref()), (Some("why"), Some("{}")));
@@ -442,15 +443,16 @@ fn schedules_become_events_when_due_with_their_deliveries() {
         let appends = vec![later(1, 30, "c"), later(2, 10, "a"), later(4, 20, "x"), later(3, 20, "b")];
         assert_eq!(outbox.commit(Group { appends, ..Group::default() }, NOON).events, []);
         assert_eq!(outbox.writer.next_schedule(), Ok(Some(at(10))));
-        let list = |outbox: &Outbox, after: Option<Schedule>, limit| -> Vec<Schedule> {
-            run(outbox.reader.schedules(after, limit)).expect("schedules").iter().map(|found| found.schedule).collect()
+        let list = |outbox: &Outbox, after: Option<Turn>, limit| -> Vec<Scheduled> {
+            run(outbox.reader.schedules(after, limit)).expect("schedules")
         };
-        let mut paged = Vec::new();
-        while let Some(next) = list(&outbox, paged.last().copied(), 1).pop() {
+        let mut paged: Vec<Scheduled> = Vec::new();
+        while let Some(next) = list(&outbox, paged.last().map(|last| last.turn), 1).pop() {
             paged.push(next);
         }
         assert_eq!(paged, list(&outbox, None, 9));
-        assert_eq!(paged.iter().map(|schedule| schedule.id.0).collect::<Vec<_>>(), [2, 3, 4, 1]);
+        // Those due together as they were asked for.
+        assert_eq!(paged.iter().map(|found| found.schedule.id.0).collect::<Vec<_>>(), [2, 4, 3, 1]);
         assert_eq!([4, 4, 9].map(|id| outbox.writer.cancel_schedule(ScheduleId(id))), [Ok(true), Ok(false), Ok(false)]);
         let mut take = |now, take_due| -> Vec<String> {
             let committed = outbox.commit(Group { take_due, ..Group::default() }, at(now));
@@ -468,15 +470,40 @@ fn a_service_is_held_by_one_writer_for_as_long_as_it_is_connected() {
     let store = Store::postgres();
     let [mut first, mut second] = [Outbox::new(&store), Outbox::new(&store)];
     let (all, orders) = (first.all, first.orders);
-    assert_eq!((first.writer.hold(all), second.writer.hold(all)), (Ok(true), Ok(false)));
-    assert_eq!((first.writer.hold(all), second.writer.hold(orders)), (Ok(true), Ok(true)));
+    let hold = |outbox: &mut Outbox, service| outbox.writer.hold(service).expect("an answer").hold;
+    assert_eq!((hold(&mut first, all), hold(&mut second, all)), (Hold::Taken, Hold::Elsewhere));
+    assert_eq!((hold(&mut first, all), hold(&mut second, orders)), (Hold::Kept, Hold::Taken));
     drop(first);
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while second.writer.hold(all) != Ok(true) {
+    while hold(&mut second, all) != Hold::Taken {
         assert!(std::time::Instant::now() < deadline, "the hold outlives its connection");
     }
     let store = Store::sqlite();
-    assert_eq!(Outbox::new(&store).writer.hold(1), Ok(true));
+    assert_eq!(hold(&mut Outbox::new(&store), 1), Hold::Kept);
+}
+
+#[test]
+fn commands_wait_for_who_holds_the_service_until_they_are_obeyed() {
+    on_both(|store| {
+        let mut outbox = Outbox::new(&store);
+        let service = outbox.all;
+        let commit = |outbox: &mut Outbox, change| {
+            outbox.commit(Group { services: vec![change], ..Group::default() }, NOON);
+            outbox.writer.hold(service).expect("held")
+        };
+        let ask = |command: &str| ServiceChange::Asked { service, command: command.into() };
+        let mut held = ["pause", "open", "pause"].map(|command| commit(&mut outbox, ask(command)))[2].clone();
+        let names = |held: &Held| held.commands.iter().map(|(_, command)| command.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&held), ["open", "pause"], "each once, the last one last");
+        let (obeyed, _) = held.commands[0];
+        held.state.paused = Some("why".into());
+        let after = commit(&mut outbox, ServiceChange::Kept { state: held.state.clone(), obeyed });
+        assert_eq!((names(&after), &after.state), (vec!["pause".to_owned()], &held.state));
+        let last = after.commands[0].0;
+        let none = commit(&mut outbox, ServiceChange::Kept { state: held.state, obeyed: last });
+        assert_eq!(none.commands, []);
+        assert!(commit(&mut outbox, ask("resume")).commands[0].0 > last, "a number is never used again");
+    });
 }
 
 #[test]

@@ -8,13 +8,13 @@ pub mod services;
 use std::fmt::Display;
 use std::time::Duration;
 
-use actix_web::web::{Data, Path};
+use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::query::Query;
 use super::reply::{self, Refusal};
-use super::{ConfiguredService, Edge};
+use super::{ConfiguredService, Edge, body};
 use crate::actors::observe::{ActorKind, ActorReport};
 use crate::actors::router::messages::CloseSession;
 use crate::actors::supervisor::messages::{Drain, ObserveTree};
@@ -50,7 +50,8 @@ pub async fn close_session(req: HttpRequest, id: Path<String>, edge: Data<Edge>)
 }
 
 /// Prepares for the end: not ready any more, subscribers are sent elsewhere. The process goes on until it is stopped.
-pub async fn drain(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+pub async fn drain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
     edge.parts.health.start_draining();
     let drain = Drain { spread: DRAIN_SPREAD, finish: false };

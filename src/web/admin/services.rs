@@ -1,11 +1,11 @@
 //! `/admin/services`: how each service fares, and what operators do about it.
 
-use actix_web::web::{Data, Path};
+use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::{answer, find_service, known_services, silent};
-use crate::actors::client::messages::ServiceCommand;
+use crate::actors::client::messages::{Obeyed, ServiceCommand};
 use crate::actors::clock::now;
 use crate::actors::observe::ActorReport;
 use crate::actors::supervisor::messages::{ObserveServices, OperateService};
@@ -13,7 +13,7 @@ use crate::domain::priority::Lane;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
-use crate::web::{ConfiguredService, Edge};
+use crate::web::{ConfiguredService, Edge, body};
 
 /// All services.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
@@ -30,12 +30,14 @@ pub async fn one(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Resu
     answer(&describe(&edge, service, &observe(&edge).await?).await)
 }
 
-/// Obeys an operator; answers with the state after it.
+/// Obeys an operator; answers with the state after it, or 202 with the state as it is if another node has to.
 pub async fn operate(
     req: HttpRequest,
+    payload: Payload,
     path: Path<(String, String)>,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Refusal> {
+    body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
     let (name, command) = path.into_inner();
     let service = find_service(&edge, &name).ok_or_else(|| unknown(&edge, &name))?;
@@ -45,13 +47,18 @@ pub async fn operate(
         ApiError::new(ErrorCode::NotFound, message).with("known", known.to_vec())
     })?;
     let obeyed = edge.parts.supervisor.operate.send(OperateService { service: name, command }).await;
-    if obeyed.map_err(|error| silent(&error))?.is_none() {
+    let Some(obeyed) = obeyed.map_err(|error| silent(&error))? else {
         let message =
             "not confirmed: the service's client is starting, or waits for the store; it may obey all the same";
         let error = ApiError::new(ErrorCode::StoreUnavailable, message);
         return Err(error.retry_after(std::time::Duration::from_secs(1)).into());
-    }
+    };
     let state = describe(&edge, service, &observe(&edge).await?).await;
+    let name = &service.config.name;
+    if obeyed == Obeyed::Elsewhere {
+        let message = format!("Service '{name}': left to the node that delivers to it, which obeys within seconds.");
+        return Ok(reply::accepted(&message, state.to_string().as_bytes()));
+    }
     let done = match command {
         ServiceCommand::Pause => "paused",
         ServiceCommand::Resume => "resumed",
@@ -59,7 +66,7 @@ pub async fn operate(
         ServiceCommand::Close => "breaker kept closed",
         ServiceCommand::Reset => "breaker reset",
     };
-    Ok(reply::ok(&format!("Service '{}': {done}.", service.config.name), state.to_string().as_bytes()))
+    Ok(reply::ok(&format!("Service '{name}': {done}."), state.to_string().as_bytes()))
 }
 
 /// What the clients say of themselves.

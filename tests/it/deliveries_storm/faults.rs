@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::service::{Health, Service};
-use super::{CONCURRENCY, NAMES, Stream, UNSETTLED, configured, drain, paced};
+use super::{CONCURRENCY, NAMES, SLACK, Stream, UNSETTLED, configured, drain, paced};
 use crate::support::postgres::Postgres;
 use crate::support::server::wait_for_status;
 use crate::support::{Backend, Server};
@@ -86,7 +86,7 @@ fn services_that_hang_babble_or_do_not_read_delay_no_other() {
     endless.set(Health::Endless);
     deaf.set(Health::Deaf);
     let ill = paced(&mut stream, &server, healthy, 30);
-    assert!(ill <= well * 3 + Duration::from_millis(300), "{ill:?} instead of {well:?}");
+    assert!(ill <= well * 3 + SLACK, "{ill:?} instead of {well:?}");
     for service in [hanging, endless, deaf] {
         service.set(Health::Well);
     }

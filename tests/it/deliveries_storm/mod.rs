@@ -19,6 +19,8 @@ const CONCURRENCY: usize = 16;
 /// Deliveries of one service that may have ended without being settled.
 const UNSETTLED: usize = 256;
 const OPEN_FOR: Duration = Duration::from_millis(300);
+/// What other tests on the same machine may cost; a third of the time after which an attempt is given up.
+const SLACK: Duration = Duration::from_secs(1);
 /// For all that is left to be delivered.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -50,7 +52,7 @@ fn storm(backend: Backend) {
     down.set(Health::Down);
     let (went_down, before) = (Instant::now(), down.requests());
     let ill = paced(&mut stream, &server, healthy, 60);
-    let bound = well * 3 + Duration::from_millis(300);
+    let bound = well * 3 + SLACK;
     eprintln!("{backend:?}: p99 of the healthy service {well:?} with others healthy, {ill:?} with others ill");
     assert!(ill <= bound, "{ill:?} instead of {well:?}");
 

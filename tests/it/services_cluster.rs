@@ -1,0 +1,135 @@
+//! Two nodes on one database: one delivers to a service, the other stands by, takes over, and passes commands on.
+
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, PgConnection};
+use serde_json::{Value, json};
+
+use crate::services::{operate, told};
+use crate::support::postgres::Postgres;
+use crate::support::{Server, Service, eventually};
+
+/// Stays open for longer than a test, from the first failure on.
+const BRITTLE: &[(&str, &str)] =
+    &[("breaker_consecutive", "1"), ("breaker_open_for", "1h"), ("breaker_open_cap", "1h"), ("retry_delays", "10ms")];
+
+#[test]
+fn who_takes_over_goes_on_with_the_pause_and_the_breaker_as_they_are() {
+    let service = Service::start();
+    let [mut holder, standby] = start_two(&service, &[]);
+    operate(&holder, "pause");
+    operate(&holder, "open");
+    becomes(&standby, "standby", json!("by an operator"), "forced_open");
+    let ids = [holder.publish("a", json!({})), standby.publish("b", json!({}))];
+    holder.kill9();
+    becomes(&standby, "paused", json!("by an operator"), "forced_open");
+    operate(&standby, "resume");
+    becomes(&standby, "active", json!(null), "forced_open");
+    assert_eq!(service.ids(), Vec::<i64>::new());
+    operate(&standby, "reset");
+    service.wait_for_accepted(&ids);
+}
+
+#[test]
+fn who_takes_over_does_not_pause_what_was_resumed_elsewhere() {
+    let service = Service::start();
+    let url = Postgres::shared().url();
+    let mut holder = node(&service, &url, &[]);
+    becomes(&holder, "active", json!(null), "closed");
+    operate(&holder, "pause");
+    let standby = node(&service, &url, &[]);
+    becomes(&standby, "standby", json!("by an operator"), "closed");
+    operate(&holder, "resume");
+    holder.kill9();
+    becomes(&standby, "active", json!(null), "closed");
+    let id = standby.publish("a", json!({}));
+    service.wait_for_accepted(&[id]);
+}
+
+#[test]
+fn a_command_given_to_a_node_that_stands_by_is_obeyed_by_the_one_that_delivers() {
+    let service = Service::start();
+    let [mut holder, standby] = start_two(&service, &[]);
+    ask(&standby, "pause");
+    becomes(&holder, "paused", json!("by an operator"), "closed");
+    let id = standby.publish("a", json!({}));
+    for (command, breaker) in [("open", "forced_open"), ("close", "forced_closed"), ("reset", "closed")] {
+        ask(&standby, command);
+        becomes(&holder, "paused", json!("by an operator"), breaker);
+    }
+    assert_eq!(service.ids(), Vec::<i64>::new());
+    ask(&standby, "resume");
+    service.wait_for_accepted(&[id]);
+    let paused = holder.events("?event_name=$sys.service.paused");
+    assert_eq!(paused.len(), 1, "obeyed once, and told of by one node: {paused:?}");
+    // What was obeyed is over: nobody obeys it again.
+    operate(&holder, "open");
+    holder.kill9();
+    becomes(&standby, "active", json!(null), "forced_open");
+}
+
+#[test]
+fn a_command_changes_nothing_but_what_it_says() {
+    let service = Service::start();
+    service.answer(500);
+    let [mut holder, standby] = start_two(&service, BRITTLE);
+    holder.publish("a", json!({}));
+    becomes(&holder, "active", json!(null), "open");
+    ask(&standby, "pause");
+    becomes(&holder, "paused", json!("by an operator"), "open");
+    holder.kill9();
+    becomes(&standby, "paused", json!("by an operator"), "open");
+}
+
+#[test]
+fn a_command_that_nobody_has_obeyed_is_obeyed_by_who_takes_over() {
+    let service = Service::start();
+    let url = Postgres::shared().url();
+    let mut holder = PgConnection::establish(&url).expect("connected");
+    // The lock of the first service.
+    holder.batch_execute("SELECT pg_advisory_lock(1701344118, 1)").expect("locked");
+    let standby = node(&service, &url, &[]);
+    becomes(&standby, "standby", json!(null), "closed");
+    let id = standby.publish("a", json!({}));
+    for command in ["open", "pause", "close", "pause"] {
+        ask(&standby, command);
+    }
+    becomes(&standby, "standby", json!(null), "closed");
+    drop(holder);
+    becomes(&standby, "paused", json!("by an operator"), "forced_closed");
+    assert_eq!(service.ids(), Vec::<i64>::new());
+    operate(&standby, "resume");
+    service.wait_for_accepted(&[id]);
+}
+
+/// A node that delivers to `service`, and one that stands by.
+fn start_two(service: &Service, options: &[(&str, &str)]) -> [Server; 2] {
+    let url = Postgres::shared().url();
+    let holder = node(service, &url, options);
+    becomes(&holder, "active", json!(null), "closed");
+    let standby = node(service, &url, options);
+    becomes(&standby, "standby", json!(null), "closed");
+    [holder, standby]
+}
+
+fn node(service: &Service, url: &str, options: &[(&str, &str)]) -> Server {
+    service.configure(Server::builder().env("DATABASE_URL", url), "billing", options).start()
+}
+
+/// Waits until the node says so of the service.
+fn becomes(node: &Server, state: &str, paused: Value, breaker: &str) {
+    let expected = [json!(state), paused, json!(breaker)];
+    eventually(&format!("{expected:?}"), || {
+        let told = told(node);
+        let is = [told["state"].clone(), told["paused"].clone(), told["breaker"]["state"].clone()];
+        (is == expected).then_some(())
+    });
+}
+
+/// Tells a node that stands by.
+fn ask(standby: &Server, command: &str) {
+    let answer = standby.post(&format!("/admin/services/billing/{command}"), "");
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let told = answer.json();
+    let expected = "Service 'billing': left to the node that delivers to it, which obeys within seconds.";
+    assert_eq!((&told["message"], &told["data"]["state"]), (&json!(expected), &json!("standby")));
+}
