@@ -87,5 +87,5 @@ fn four_services_get_everything_whatever_befalls_them() {
         let report = example.report();
         report.as_object().is_some_and(|all| all.values().all(|one| one["events"] == 20)).then_some(())
     });
-    assert_eq!(server.events("?status=processed&limit=1000").len(), 20);
+    eventually("it is known everywhere", || (server.events("?status=processed&limit=1000").len() == 20).then_some(()));
 }
