@@ -1,6 +1,7 @@
 //! OB-3: what deliveries ask of the store walks the indexes of what is open, and never sorts or scans.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use diesel::connection::{Connection as _, InstrumentationEvent, SimpleConnection as _};
 use diesel::pg::{Pg, PgConnection};
@@ -18,7 +19,7 @@ use crate::domain::routes::{Route, Routes};
 use crate::storage::connection::{Access, Connection, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::outbox::{self, Claim, DeliveryFilter};
-use crate::storage::{Group, NewService};
+use crate::storage::{Group, NewService, Settled, Settlement};
 
 /// Asks for the plan of a statement, whatever its parameters.
 struct Plan(String);
@@ -65,7 +66,17 @@ impl RunQueryDsl<PgConnection> for Plan {}
 
 /// The plans of all statements that `work` makes.
 fn plans<T>(store: &Store, work: impl FnOnce(&mut Connection) -> Result<T, StoreError>) -> Vec<String> {
-    let mut connection = Connection::open(&store.options, Access::Read).expect("connect");
+    plans_with(store, "", work)
+}
+
+/// The same, where PostgreSQL has to be told the types of the parameters. Nothing of it is kept.
+fn plans_with<T>(
+    store: &Store,
+    types: &str,
+    work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
+) -> Vec<String> {
+    let mut connection = Connection::open(&store.options, Access::Write).expect("connect");
+    connection.begin().expect("begun");
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&seen);
     let note = move |event: InstrumentationEvent<'_>| {
@@ -75,7 +86,7 @@ fn plans<T>(store: &Store, work: impl FnOnce(&mut Connection) -> Result<T, Store
         }
     };
     on_backend!(&mut connection, c => c.set_instrumentation(note));
-    work(&mut connection).expect("read");
+    work(&mut connection).expect("done");
     on_backend!(&mut connection, c => c.set_instrumentation(|_: InstrumentationEvent<'_>| {}));
     let statements = std::mem::take(&mut *seen.lock().expect("no panic"));
     let mut plan = |text: String| match &mut connection {
@@ -85,7 +96,7 @@ fn plans<T>(store: &Store, work: impl FnOnce(&mut Connection) -> Result<T, Store
         }
         Connection::Postgres(c) => {
             let parameters = vec!["NULL"; (1..).take_while(|n| text.contains(&format!("${n}"))).count()].join(", ");
-            c.batch_execute(&format!("SET plan_cache_mode = force_generic_plan; PREPARE asked AS {text}"))
+            c.batch_execute(&format!("SET plan_cache_mode = force_generic_plan; PREPARE asked{types} AS {text}"))
                 .expect(&text);
             let execute = if parameters.is_empty() {
                 "EXECUTE asked".to_owned()
@@ -111,6 +122,10 @@ fn check(plans: &[String], index: &str) {
     }
 }
 
+/// The types of the parameters of a settlement.
+const SETTLEMENT: &str =
+    "(bigint[], smallint[], smallint[], bigint[], integer[], bigint[], bigint[], smallint[], text[])";
+
 fn check_all(store: &Store) {
     let claim = |claim: Claim| plans(store, move |c| outbox::claim(c, 1, &claim, 100, 1 << 20));
     check(&claim(Claim::Waiting { lane: Lane::Normal, after: 10 }), "deliveries_open");
@@ -126,6 +141,22 @@ fn check_all(store: &Store) {
     check(&lists, "deliveries_open");
     check(&plans(store, |c| outbox::deliveries_of(c, 7)), key_of(store, "deliveries"));
     check(&plans(store, |c| outbox::attempts(c, 7)), key_of(store, "delivery_attempts"));
+    check(&plans(store, |c| outbox::statuses(c, &[7, 8, 9])), key_of(store, "deliveries"));
+    check(&plans(store, |c| outbox::statuses(c, &[7, 4000])), key_of(store, "deliveries"));
+    // However much waits, it costs nothing to find what is settled.
+    let delivered = Settlement {
+        service: 1,
+        event_id: 7,
+        lane: Lane::Normal,
+        attempts: 1,
+        finished_at: NOON,
+        took: Duration::from_millis(1),
+        http_status: Some(200),
+        reason: None,
+        answer: None,
+        settled: Settled::Delivered,
+    };
+    check(&plans_with(store, SETTLEMENT, |c| outbox::settle(c, &[delivered])), key_of(store, "deliveries"));
 }
 
 /// How a plan names the primary key.
