@@ -16,13 +16,7 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event, status: EventStatus) {
         write!(out, r#"{{"id":{id},"event_name":"{name}","payload":{payload},"created_at":"{created_at}","source":"#);
     write_string(out, source);
     let _ = write!(out, r#","status":"{}","priority":"{}""#, status.as_str(), priority.as_str());
-    if let Some(key) = key {
-        out.extend_from_slice(br#","key":"#);
-        write_string(out, key);
-    }
-    if let Some(metadata) = metadata {
-        let _ = write!(out, r#","metadata":{metadata}"#);
-    }
+    write_key_and_metadata(out, key.as_deref(), metadata.as_deref());
     if let Some(traceparent) = traceparent {
         let _ = write!(out, r#","traceparent":"{traceparent}""#);
     }
@@ -39,13 +33,7 @@ pub fn write_schedule(out: &mut Vec<u8>, schedule: Schedule, event: &NewEvent, c
         priority.as_str()
     );
     write_string(out, source);
-    if let Some(key) = key {
-        out.extend_from_slice(br#","key":"#);
-        write_string(out, key);
-    }
-    if let Some(metadata) = metadata {
-        let _ = write!(out, r#","metadata":{metadata}"#);
-    }
+    write_key_and_metadata(out, key.as_deref(), metadata.as_deref());
     out.push(b'}');
 }
 
@@ -73,6 +61,17 @@ pub fn full_frame_text(event: &Event) -> String {
     }
     text.push(b'}');
     String::from_utf8(text).expect("invariant: every part is UTF-8")
+}
+
+/// Appends the members `key` and `metadata`, those of them that there are.
+pub(super) fn write_key_and_metadata(out: &mut Vec<u8>, key: Option<&str>, metadata: Option<&str>) {
+    if let Some(key) = key {
+        out.extend_from_slice(br#","key":"#);
+        write_string(out, key);
+    }
+    if let Some(metadata) = metadata {
+        let _ = write!(out, r#","metadata":{metadata}"#);
+    }
 }
 
 pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {

@@ -12,7 +12,7 @@ use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use super::event_json::write_string;
+use super::event_json::{write_key_and_metadata, write_string};
 use crate::domain::event::{Event, EventId, Timestamp};
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -136,13 +136,7 @@ fn json_request(event: &Event) -> DeliveryRequest {
     let _ =
         write!(body, r#"{{"event_name":"{name}","payload":{payload},"id":{id},"created_at":"{created_at}","source":"#);
     write_string(&mut body, source);
-    if let Some(key) = key {
-        body.extend_from_slice(br#","key":"#);
-        write_string(&mut body, key);
-    }
-    if let Some(metadata) = metadata {
-        let _ = write!(body, r#","metadata":{metadata}"#);
-    }
+    write_key_and_metadata(&mut body, key.as_deref(), metadata.as_deref());
     body.push(b'}');
     let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     DeliveryRequest { headers, body: body.into() }

@@ -5,7 +5,7 @@
 //! [`Dispatcher`](crate::domain::dispatch::Dispatcher); here they are carried out.
 //!
 //! - CL-4: a delivery counts as in flight from its request until its end is in the store. Of these there are at most
-//!   as many as the concurrency allows, and [`MAX_UNSETTLED`] more: a crash repeats no others.
+//!   as many as the concurrency allows, and 256 more whose end is on its way: a crash repeats no others.
 //! - CL-5: of several processes, only the one that holds the service changes its stored state; it begins with that state
 //!   when it takes the hold. The others leave it commands.
 
@@ -16,6 +16,7 @@ pub mod messages;
 mod operate;
 mod policy;
 pub mod post;
+mod reading;
 mod report;
 mod resolve;
 pub mod tls;
@@ -48,7 +49,7 @@ use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::routes::ServiceId;
 use crate::protocol::webhook::{DeliveryFormat, SigningKey, TraceIds, delivery_request};
-use crate::storage::{Claimed, CommandId, Reader, Registered, ServiceChange, Settlement, StoreError};
+use crate::storage::{CommandId, Reader, Registered, ServiceChange, Settlement};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
 
@@ -142,14 +143,6 @@ impl Clock {
 #[derive(Message)]
 #[rtype(result = "()")]
 struct WorkArrived;
-
-/// The store answered a claim.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct RowsRead {
-    rows: Result<Vec<Claimed>, StoreError>,
-    max_rows: usize,
-}
 
 /// An attempt ended; none if its task was lost.
 #[derive(Message)]
@@ -300,69 +293,6 @@ impl Client {
         });
     }
 
-    fn read(&mut self, ctx: &mut Context<Self>) {
-        let Some(service) = self.id else { return };
-        let Some(read) = self.claims.next_read(&self.dispatcher, self.clock.now()) else { return };
-        const MAX_BYTES: usize = 4 * 1024 * 1024;
-        let reader = self.parts.reader.clone();
-        let max_rows = read.max_rows;
-        let rows = async move { reader.claim(service, read.claim, max_rows, MAX_BYTES).await };
-        ctx.spawn(rows.into_actor(self).map(move |rows, this, ctx| this.rows_read(RowsRead { rows, max_rows }, ctx)));
-    }
-
-    fn rows_read(&mut self, RowsRead { rows, max_rows }: RowsRead, ctx: &mut Context<Self>) {
-        match rows {
-            Ok(rows) => {
-                // Fewer rows than asked for and few bytes: there are no more.
-                let bytes: usize = rows.iter().map(|row| row.event.memory()).sum();
-                let is_whole = rows.len() < max_rows && bytes < 4 * 1024 * 1024;
-                let now = self.clock.now();
-                if let Some(through) = self.claims.take(rows, is_whole, &mut self.dispatcher, now) {
-                    self.await_next_due(through, ctx);
-                }
-                self.pump(ctx);
-            }
-            Err(error) => {
-                log::debug!(service = self.name(), error:%; "claim failed");
-                ctx.run_later(STORE_RETRY, |this, ctx| {
-                    this.claims.failed();
-                    this.pump(ctx);
-                });
-            }
-        }
-    }
-
-    /// Begins another round when the next retry is due that is not due by `through`.
-    fn await_next_due(&mut self, through: Timestamp, ctx: &mut Context<Self>) {
-        let Some(service) = self.id else { return };
-        let reader = self.parts.reader.clone();
-        let next = async move { reader.next_due(service, through).await };
-        ctx.spawn(next.into_actor(self).map(|next, this, ctx| match next {
-            Ok(None) => {}
-            Ok(Some(due)) => this.begin_round_at(due, ctx),
-            Err(_) => this.begin_round_at(this.clock.now().plus(STORE_RETRY), ctx),
-        }));
-    }
-
-    /// Begins another round then, unless one begins before.
-    fn begin_round_at(&mut self, due: Timestamp, ctx: &mut Context<Self>) {
-        // The care interval looks at what is further off.
-        let due = due.min(self.clock.now().plus(CARE_INTERVAL * 2));
-        if let Some((earlier, timer)) = self.next_round.take() {
-            if earlier <= due {
-                self.next_round = Some((earlier, timer));
-                return;
-            }
-            ctx.cancel_future(timer);
-        }
-        let timer = ctx.run_later(due.since(self.clock.now()), |this, ctx| {
-            this.next_round = None;
-            this.claims.begin_round();
-            this.pump(ctx);
-        });
-        self.next_round = Some((due, timer));
-    }
-
     fn set_timer(&mut self, until: Option<Timestamp>, ctx: &mut Context<Self>) {
         if let Some(timer) = self.timer.take() {
             ctx.cancel_future(timer);
@@ -434,18 +364,6 @@ impl Client {
         }
         self.announce_transition(transition, cause);
         self.is_changed = true;
-    }
-
-    fn observe_oldest(&self, ctx: &mut Context<Self>) {
-        let Some(service) = self.id else { return };
-        let reader = self.parts.reader.clone();
-        let oldest = async move { reader.oldest_open(service).await };
-        ctx.spawn(oldest.into_actor(self).map(|oldest, this, _| {
-            if let Ok(oldest) = oldest {
-                let age = oldest.map(|event| this.clock.now().since(event.created_at));
-                this.metrics.oldest(age.unwrap_or_default());
-            }
-        }));
     }
 
     fn name(&self) -> &str {

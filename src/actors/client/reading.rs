@@ -1,0 +1,88 @@
+//! What a client asks of the store, and when it asks again.
+
+use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+
+use super::{CARE_INTERVAL, Client, STORE_RETRY};
+use crate::domain::event::Timestamp;
+use crate::storage::{Claimed, StoreError};
+
+/// A page of claims ends with the event that reaches this.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+impl Client {
+    /// Reads the next page of claims, if there is room and none is under way.
+    pub(super) fn read(&mut self, ctx: &mut Context<Self>) {
+        let Some(service) = self.id else { return };
+        let Some(read) = self.claims.next_read(&self.dispatcher, self.clock.now()) else { return };
+        let reader = self.parts.reader.clone();
+        let max_rows = read.max_rows;
+        let rows = async move { reader.claim(service, read.claim, max_rows, PAGE_BYTES).await };
+        ctx.spawn(rows.into_actor(self).map(move |rows, this, ctx| this.take_page(rows, max_rows, ctx)));
+    }
+
+    fn take_page(&mut self, rows: Result<Vec<Claimed>, StoreError>, max_rows: usize, ctx: &mut Context<Self>) {
+        match rows {
+            Ok(rows) => {
+                // Fewer rows than asked for and few bytes: there are no more.
+                let bytes: usize = rows.iter().map(|row| row.event.memory()).sum();
+                let is_whole = rows.len() < max_rows && bytes < PAGE_BYTES;
+                let now = self.clock.now();
+                if let Some(through) = self.claims.take(rows, is_whole, &mut self.dispatcher, now) {
+                    self.await_next_due(through, ctx);
+                }
+                self.pump(ctx);
+            }
+            Err(error) => {
+                log::debug!(service = self.name(), error:%; "claim failed");
+                ctx.run_later(STORE_RETRY, |this, ctx| {
+                    this.claims.failed();
+                    this.pump(ctx);
+                });
+            }
+        }
+    }
+
+    /// Begins another round when the next retry is due that is not due by `through`.
+    fn await_next_due(&mut self, through: Timestamp, ctx: &mut Context<Self>) {
+        let Some(service) = self.id else { return };
+        let reader = self.parts.reader.clone();
+        let next = async move { reader.next_due(service, through).await };
+        ctx.spawn(next.into_actor(self).map(|next, this, ctx| match next {
+            Ok(None) => {}
+            Ok(Some(due)) => this.begin_round_at(due, ctx),
+            Err(_) => this.begin_round_at(this.clock.now().plus(STORE_RETRY), ctx),
+        }));
+    }
+
+    /// Begins another round then, unless one begins before.
+    pub(super) fn begin_round_at(&mut self, due: Timestamp, ctx: &mut Context<Self>) {
+        // The care interval looks at what is further off.
+        let due = due.min(self.clock.now().plus(CARE_INTERVAL * 2));
+        if let Some((earlier, timer)) = self.next_round.take() {
+            if earlier <= due {
+                self.next_round = Some((earlier, timer));
+                return;
+            }
+            ctx.cancel_future(timer);
+        }
+        let timer = ctx.run_later(due.since(self.clock.now()), |this, ctx| {
+            this.next_round = None;
+            this.claims.begin_round();
+            this.pump(ctx);
+        });
+        self.next_round = Some((due, timer));
+    }
+
+    /// Looks how long the oldest that is open has waited.
+    pub(super) fn observe_oldest(&self, ctx: &mut Context<Self>) {
+        let Some(service) = self.id else { return };
+        let reader = self.parts.reader.clone();
+        let oldest = async move { reader.oldest_open(service).await };
+        ctx.spawn(oldest.into_actor(self).map(|oldest, this, _| {
+            if let Ok(oldest) = oldest {
+                let age = oldest.map(|event| this.clock.now().since(event.created_at));
+                this.metrics.oldest(age.unwrap_or_default());
+            }
+        }));
+    }
+}
