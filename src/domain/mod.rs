@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod cursor;
 pub mod delivery;
 pub mod dispatch;
+pub mod durable;
 pub mod event;
 pub mod index;
 pub mod key_order;
