@@ -12,8 +12,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use slab::Slab;
-
 use super::delivery::DeadReason;
 use super::event::{EventId, Timestamp};
 
@@ -34,8 +32,8 @@ pub struct DurablePolicy {
     pub max_deliver: u32,
 }
 
-/// A member, as long as it is one.
-pub type MemberId = usize;
+/// The number of a member, never used for another.
+pub type MemberId = u64;
 
 /// What is known of an event above the floor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +103,7 @@ pub struct Durable<T> {
     timers: BTreeSet<(Timestamp, EventId)>,
     in_flight: usize,
     open_bytes: usize,
-    members: Slab<Member>,
+    members: BTreeMap<MemberId, Member>,
     /// Rises with each delivery: whose turn was longest ago.
     turn: u64,
     pending: Pending<T>,
@@ -177,7 +175,7 @@ impl<T: Clone> Durable<T> {
             timers: BTreeSet::new(),
             in_flight: 0,
             open_bytes: 0,
-            members: Slab::new(),
+            members: BTreeMap::new(),
             turn: 0,
             pending: Pending { floor, touched: BTreeSet::new(), marked, dead: Vec::new(), renewed: Vec::new() },
         }
@@ -257,13 +255,13 @@ impl<T: Clone> Durable<T> {
         self.open.contains_key(&id)
     }
 
-    pub fn join(&mut self) -> MemberId {
-        self.members.insert(Member::default())
+    pub fn join(&mut self, member: MemberId) {
+        self.members.entry(member).or_default();
     }
 
     /// What the member had is for others, at once.
     pub fn leave(&mut self, member: MemberId) {
-        if self.members.try_remove(member).is_none() {
+        if self.members.remove(&member).is_none() {
             return;
         }
         let is_its_own = |open: &Open<T>| matches!(open.place, Place::With { member: with, .. } if with == member);
@@ -280,8 +278,8 @@ impl<T: Clone> Durable<T> {
             return None;
         }
         let id = *self.waiting.first()?;
-        let free = self.members.iter_mut().filter(|(member, _)| has_room(*member));
-        let (member, chosen) = free.min_by_key(|(_, member)| (member.in_flight, member.last_turn))?;
+        let free = self.members.iter_mut().filter(|(member, _)| has_room(**member));
+        let (&member, chosen) = free.min_by_key(|(_, member)| (member.in_flight, member.last_turn))?;
         self.turn += 1;
         chosen.in_flight += 1;
         chosen.last_turn = self.turn;
@@ -439,7 +437,7 @@ impl<T: Clone> Durable<T> {
             Some(Place::With { member, until }) => {
                 self.timers.remove(&(until, id));
                 self.in_flight -= 1;
-                if let Some(member) = self.members.get_mut(member) {
+                if let Some(member) = self.members.get_mut(&member) {
                     member.in_flight -= 1;
                 }
             }

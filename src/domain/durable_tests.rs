@@ -32,7 +32,9 @@ fn sent(durable: &mut Durable<()>, now: Timestamp) -> Vec<(MemberId, EventId, u3
 #[test]
 fn members_share_the_work_and_what_one_leaves_goes_to_another() {
     let mut durable = taken(1..=6, 0);
-    let (a, b) = (durable.join(), durable.join());
+    let (a, b) = (1, 2);
+    durable.join(a);
+    durable.join(b);
     assert_eq!(sent(&mut durable, at(0)), [(a, 1, 1), (b, 2, 1), (a, 3, 1), (b, 4, 1)]);
     assert_eq!(durable.ack(2), Acked::Now);
     durable.leave(a);
@@ -45,7 +47,8 @@ fn members_share_the_work_and_what_one_leaves_goes_to_another() {
 #[test]
 fn what_is_not_acknowledged_in_time_comes_again_until_it_is_dead() {
     let mut durable = taken([7], 2);
-    let member = durable.join();
+    let member = 1;
+    durable.join(member);
     assert_eq!(sent(&mut durable, at(0)), [(member, 7, 1)]);
     assert_eq!(durable.next_due(), Some(at(1)));
     assert!(durable.extend(member, 7, at(1)));
@@ -62,7 +65,8 @@ fn what_is_not_acknowledged_in_time_comes_again_until_it_is_dead() {
 #[test]
 fn a_refused_event_waits_as_long_as_asked_for() {
     let mut durable = taken([1, 2], 0);
-    let member = durable.join();
+    let member = 1;
+    durable.join(member);
     sent(&mut durable, at(0));
     assert!(durable.nack(member, 1, Some(at(5))) && !durable.nack(member, 1, None));
     assert!(durable.reject(member, 2));
@@ -81,7 +85,8 @@ fn acknowledgements_of_what_nobody_was_given_are_refused() {
 #[test]
 fn what_is_made_anew_does_not_move_the_floor() {
     let mut durable = taken([1, 2], 1);
-    let member = durable.join();
+    let member = 1;
+    durable.join(member);
     sent(&mut durable, at(0));
     assert!(durable.reject(member, 1));
     assert_eq!(durable.ack(2), Acked::Now);
@@ -153,7 +158,7 @@ proptest! {
         let mut log: Vec<bool> = Vec::new();
         let mut stored = Stored::default();
         let mut durable: Durable<()> = Durable::new(policy(0), 0, []);
-        let mut members: Vec<MemberId> = Vec::new();
+        let (mut members, mut joined): (Vec<MemberId>, MemberId) = Default::default();
         let mut with: BTreeMap<EventId, MemberId> = BTreeMap::new();
         let (mut acked, mut safe): (BTreeSet<EventId>, BTreeSet<EventId>) = Default::default();
         let mut now = Timestamp(0);
@@ -164,7 +169,11 @@ proptest! {
         for step in all {
             match step {
                 Step::Publish(own) => log.push(own),
-                Step::Join if members.len() < 4 => members.push(durable.join()),
+                Step::Join if members.len() < 4 => {
+                    joined += 1;
+                    durable.join(joined);
+                    members.push(joined);
+                }
                 Step::Join => {}
                 Step::Leave(n) if !members.is_empty() => {
                     let member = members.swap_remove(usize::from(n) % members.len());

@@ -53,7 +53,7 @@ pub struct DurableRecord {
 pub struct HeldDurable {
     pub hold: Hold,
     pub record: DurableRecord,
-    /// Above the floor, in the order of ids; none if another process holds it.
+    /// Above the floor, in the order of ids; none if they are known, or another process holds it.
     pub marks: Vec<(EventId, Mark)>,
 }
 
@@ -149,15 +149,14 @@ fn policy_columns(policy: &DurablePolicy) -> PolicyColumns {
     )
 }
 
-/// How it delivers from now on.
+/// How it delivers from now on. False if there is none of this name.
 pub(super) fn set_policy(
     connection: &mut Connection,
-    service: ServiceId,
+    name: &str,
     policy: &DurablePolicy,
-) -> Result<(), StoreError> {
-    let update = diesel::update(durables::table.find(service)).set(policy_columns(policy));
-    on_backend!(connection, c => update.execute(c))?;
-    Ok(())
+) -> Result<bool, StoreError> {
+    let update = diesel::update(durables::table.filter(durables::name.eq(name))).set(policy_columns(policy));
+    Ok(on_backend!(connection, c => update.execute(c))? > 0)
 }
 
 /// All of them, in the order of their names.
@@ -167,11 +166,13 @@ pub(super) fn list(connection: &mut Connection) -> Result<Vec<DurableRecord>, St
     Ok(rows.into_iter().map(record).collect())
 }
 
-/// What is stored of it, for whoever holds it or may; none if it was deleted.
+/// What is stored of it, for whoever holds it or may; none if it was deleted. Without marks if it goes on being held in the
+/// epoch `known`.
 pub(super) fn held(
     connection: &mut Connection,
     service: ServiceId,
     hold: Hold,
+    known: Option<i64>,
 ) -> Result<Option<HeldDurable>, StoreError> {
     let query = durables::table.find(service);
     let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
@@ -183,6 +184,7 @@ pub(super) fn held(
         .select((durable_marks::event_id, durable_marks::deliveries));
     let rows: Vec<(i64, i32)> = match hold {
         Hold::Elsewhere => Vec::new(),
+        Hold::Kept if known == Some(record.epoch) => Vec::new(),
         Hold::Kept | Hold::Taken => on_backend!(connection, c => above.load(c))?,
     };
     let mark = |(id, deliveries)| match u32::try_from(deliveries) {

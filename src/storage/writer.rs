@@ -164,14 +164,19 @@ impl Writer {
     }
 
     /// Makes this process the only one that delivers the events of a durable subscription, for as long as the writer's
-    /// connection lives or until it is [released](Self::release); none if it was deleted.
-    pub fn hold_durable(&mut self, service: ServiceId) -> Result<Option<HeldDurable>, StoreError> {
+    /// connection lives or until it is [released](Self::release); none if it was deleted. Its marks are read unless it was
+    /// held before and is still in the epoch `known`.
+    pub fn hold_durable(
+        &mut self,
+        service: ServiceId,
+        known: Option<i64>,
+    ) -> Result<Option<HeldDurable>, StoreError> {
         self.with(|connection| {
             let hold = match connection {
                 Connection::Sqlite(_) => Hold::Kept,
                 Connection::Postgres(connection) => postgres::hold(connection, service)?,
             };
-            durables::held(connection, service, hold)
+            durables::held(connection, service, hold, known)
         })
     }
 
@@ -184,8 +189,8 @@ impl Writer {
     }
 
     /// How a durable subscription delivers from now on.
-    pub fn set_durable_policy(&mut self, service: ServiceId, policy: &DurablePolicy) -> Result<(), StoreError> {
-        self.transact(|connection| durables::set_policy(connection, service, policy))
+    pub fn set_durable_policy(&mut self, name: &str, policy: &DurablePolicy) -> Result<bool, StoreError> {
+        self.transact(|connection| durables::set_policy(connection, name, policy))
     }
 
     /// Has a durable subscription go on after `floor`; false if there is none of this name.

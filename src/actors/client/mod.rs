@@ -322,7 +322,7 @@ impl Client {
         let is_complete = !self.is_changed;
         let obeyed = if is_complete { std::mem::take(&mut self.obeyed) } else { Vec::new() };
         self.settling = Some(settlements.clone());
-        let sent = self.persistence.try_send(SettleDeliveries { settlements, changes, events, reply });
+        let sent = self.persistence.try_send(SettleDeliveries { settlements, changes, durables: Vec::new(), events, reply });
         let answer = async move {
             match sent {
                 Ok(()) => answer.await.is_ok_and(|answer| answer.is_ok()),
