@@ -56,7 +56,12 @@ pub fn pong(id: Option<&RequestId>) -> String {
 }
 
 /// The reply to a list request.
-pub fn list<'a>(id: Option<&RequestId>, subscriptions: impl Iterator<Item = (&'a Pattern, Envelope)>) -> String {
+pub fn list<'a>(
+    id: Option<&RequestId>,
+    subscriptions: impl Iterator<Item = (&'a Pattern, Envelope)>,
+    durables: &[(String, String)],
+) -> String {
+    let durables = durables.iter().map(|(pattern, name)| json!({"event_name": pattern, "durable": name}));
     let subscriptions: Vec<Value> = subscriptions
         .map(|(pattern, envelope)| {
             let envelope = match envelope {
@@ -65,6 +70,7 @@ pub fn list<'a>(id: Option<&RequestId>, subscriptions: impl Iterator<Item = (&'a
             };
             json!({"event_name": pattern.as_str(), "envelope": envelope})
         })
+        .chain(durables)
         .collect();
     let id = id.map(|id| format!(r#""id":{id},"#)).unwrap_or_default();
     format!(r#"{{{id}"type":"subscriptions","subscriptions":{}}}"#, Value::Array(subscriptions))
@@ -95,8 +101,8 @@ mod tests {
             r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":false,"earliest_id":9}"#
         );
         assert_eq!(
-            list(None, [(&pattern, Envelope::Full)].into_iter()),
-            r#"{"type":"subscriptions","subscriptions":[{"envelope":"full","event_name":"user.*"}]}"#
+            list(None, [(&pattern, Envelope::Full)].into_iter(), &[("a.>".to_owned(), "d".to_owned())]),
+            r#"{"type":"subscriptions","subscriptions":[{"envelope":"full","event_name":"user.*"},{"durable":"d","event_name":"a.>"}]}"#
         );
         let late = ApiError::new(ErrorCode::Overloaded, "later").retry_after(std::time::Duration::from_secs(1));
         assert_eq!(

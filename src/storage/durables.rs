@@ -150,11 +150,7 @@ fn policy_columns(policy: &DurablePolicy) -> PolicyColumns {
 }
 
 /// How it delivers from now on. False if there is none of this name.
-pub(super) fn set_policy(
-    connection: &mut Connection,
-    name: &str,
-    policy: &DurablePolicy,
-) -> Result<bool, StoreError> {
+pub(super) fn set_policy(connection: &mut Connection, name: &str, policy: &DurablePolicy) -> Result<bool, StoreError> {
     let update = diesel::update(durables::table.filter(durables::name.eq(name))).set(policy_columns(policy));
     Ok(on_backend!(connection, c => update.execute(c))? > 0)
 }

@@ -166,11 +166,7 @@ impl Writer {
     /// Makes this process the only one that delivers the events of a durable subscription, for as long as the writer's
     /// connection lives or until it is [released](Self::release); none if it was deleted. Its marks are read unless it was
     /// held before and is still in the epoch `known`.
-    pub fn hold_durable(
-        &mut self,
-        service: ServiceId,
-        known: Option<i64>,
-    ) -> Result<Option<HeldDurable>, StoreError> {
+    pub fn hold_durable(&mut self, service: ServiceId, known: Option<i64>) -> Result<Option<HeldDurable>, StoreError> {
         self.with(|connection| {
             let hold = match connection {
                 Connection::Sqlite(_) => Hold::Kept,

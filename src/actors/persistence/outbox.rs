@@ -6,8 +6,8 @@ use actix::prelude::{Context, Handler};
 
 use super::Persistence;
 use super::messages::{
-    AlterDurable, Alteration, AppendFailure, CancelJob, CancelSchedule, HoldDurable, HoldService, OpenDurable, ReleaseDurable,
-    SettleDeliveries, StartJob,
+    AlterDurable, Alteration, AppendFailure, CancelJob, CancelSchedule, HoldDurable, HoldService, OpenDurable,
+    ReleaseDurable, SettleDeliveries, StartJob,
 };
 use crate::actors::clock::now;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};

@@ -15,11 +15,18 @@ use crate::protocol::error::ApiError;
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::request::{Envelope, RequestId, Start};
 
-/// To the router: this shard takes committed batches from now on, in place of an earlier one of its number.
+/// Who takes committed batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Follower {
+    Shard(usize),
+    Durables,
+}
+
+/// To the router: this one takes committed batches from now on, in place of an earlier one of its kind and number.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct AttachShard {
-    pub number: usize,
+pub struct Attach {
+    pub follower: Follower,
     pub mailbox: Mailbox<RouteBatch>,
 }
 
@@ -79,6 +86,8 @@ pub struct CloseSubscription {
 pub struct ListSubscriptions {
     pub seated: Seated,
     pub id: Option<RequestId>,
+    /// To be listed too: the patterns and names of its durable subscriptions.
+    pub durables: Vec<(String, String)>,
 }
 
 /// To the supervisor and the shards: end the session with this number; false if there is none.

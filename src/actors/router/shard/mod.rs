@@ -434,10 +434,10 @@ impl Handler<ListSubscriptions> for Shard {
     type Result = ();
 
     fn handle(&mut self, request: ListSubscriptions, _: &mut Self::Context) {
-        let ListSubscriptions { seated, id } = request;
+        let ListSubscriptions { seated, id, durables } = request;
         let Some(seat) = self.seats.get(seated.seat).filter(|seat| seat.session == seated.session) else { return };
         let subscriptions = seat.subscriptions.iter().filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope)));
-        seat.link.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions).as_bytes()));
+        seat.link.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
     }
 }
 
