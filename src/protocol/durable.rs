@@ -8,7 +8,7 @@ use super::frame::Subscribed;
 use super::raw_object::RawObject;
 use super::request::{Envelope, RequestId, Start, envelope, pattern, start};
 use crate::domain::durable::DurablePolicy;
-use crate::domain::event::{Event, EventId};
+use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::pattern::Pattern;
 
 /// Longest name of a durable subscription, in bytes.
@@ -177,6 +177,39 @@ fn whole(object: &RawObject<'_>, field: &str, min: u64, max: u64) -> Result<Opti
                 Err(ApiError::field(ErrorCode::InvalidField, field, reason))
             }
         },
+    }
+}
+
+/// Where an operator has a durable subscription go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    /// After the event with this id.
+    After(EventId),
+    /// With the oldest retained event.
+    Earliest,
+    /// With what is published from now on.
+    Latest,
+    /// With the first event that is not older.
+    Since(Timestamp),
+}
+
+/// Reads `{"after":41}`, `{"after":"earliest"}`, `{"after":"latest"}` or `{"since":"2026-01-01T00:00:00Z"}`.
+pub fn seek_request(json: &[u8]) -> Result<Seek, ApiError> {
+    let object = RawObject::parse(json, "body")?;
+    object.check(&["after", "since"], true)?;
+    let bad_after = || {
+        let reason = "must be an event id (an integer from 0), \"earliest\" or \"latest\"";
+        ApiError::field(ErrorCode::InvalidField, "after", reason)
+    };
+    match (object.raw("after"), object.text("since")?) {
+        (Some(_), Some(_)) => Err(ApiError::field(ErrorCode::InvalidField, "since", "does not go with after")),
+        (None, None) => Err(ApiError::field(ErrorCode::MissingField, "after", "is required, or since")),
+        (Some(r#""earliest""#), None) => Ok(Seek::Earliest),
+        (Some(r#""latest""#), None) => Ok(Seek::Latest),
+        (Some(number), None) => number.parse().ok().filter(|id| *id >= 0).map(Seek::After).ok_or_else(bad_after),
+        (None, Some(since)) => Timestamp::parse(&since).map(Seek::Since).ok_or_else(|| {
+            ApiError::field(ErrorCode::InvalidField, "since", "must be a time such as \"2026-01-01T00:00:00Z\"")
+        }),
     }
 }
 

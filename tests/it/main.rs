@@ -11,6 +11,7 @@ mod commands;
 mod config;
 mod deliveries_storm;
 mod documents;
+mod durable;
 mod example_services;
 #[cfg(feature = "fault-injection")]
 mod faults;
