@@ -8,6 +8,7 @@ pub mod cursor;
 pub mod delivery;
 pub mod dispatch;
 pub mod event;
+pub mod filter;
 pub mod index;
 pub mod key_order;
 pub mod name;
