@@ -9,6 +9,7 @@ pub mod delivery;
 pub mod dispatch;
 pub mod durable;
 pub mod event;
+pub mod filter;
 pub mod index;
 pub mod key_order;
 pub mod name;
