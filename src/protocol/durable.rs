@@ -9,6 +9,7 @@ use super::raw_object::RawObject;
 use super::request::{Envelope, RequestId, Start, envelope, pattern, start};
 use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Event, EventId, Timestamp};
+use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 
 /// Longest name of a durable subscription, in bytes.
@@ -27,6 +28,7 @@ pub const FIELDS: &[&str] = &["durable", "ack_wait", "ack_wait_ms", "max_in_flig
 pub struct JoinRequest {
     pub name: String,
     pub pattern: Pattern,
+    pub filter: Option<Filter>,
     /// Where it begins if it is new.
     pub start: Start,
     pub policy: PolicyRequest,
@@ -109,7 +111,7 @@ pub fn join_request(object: &RawObject<'_>, name: String) -> Result<JoinRequest,
         max_in_flight: whole(object, "max_in_flight", 1, MAX_IN_FLIGHT)?,
         max_deliver: whole(object, "max_deliver", 0, MAX_DELIVER)?,
     };
-    Ok(JoinRequest { name, pattern: pattern(object)?, start: start(object)?, policy })
+    Ok(JoinRequest { name, pattern: pattern(object)?, filter: filter(object)?, start: start(object)?, policy })
 }
 
 /// One of `ack`, `nack`, `extend` and `reject`; none if `action` is another.
@@ -137,6 +139,12 @@ pub fn settlement(object: &RawObject<'_>, action: &str) -> Result<Option<Settlem
     let event_id = id.parse::<EventId>().ok().filter(|id| *id > 0);
     let not_an_id = || ApiError::field(ErrorCode::InvalidField, "id", "must be the id of the event, an integer from 1");
     Ok(Some(Settlement { event_id: event_id.ok_or_else(not_an_id)?, durable: name_of(object)?, word }))
+}
+
+fn filter(object: &RawObject<'_>) -> Result<Option<Filter>, ApiError> {
+    let json = object.raw("filter").filter(|json| *json != "null");
+    let filter = json.map(Filter::parse).transpose();
+    filter.map_err(|error| ApiError::field(ErrorCode::InvalidField, "filter", error))
 }
 
 fn ack_wait(object: &RawObject<'_>) -> Result<Option<Duration>, ApiError> {
@@ -272,7 +280,7 @@ mod tests {
             (r#""ack_wait_ms":40"#, 40),
         ] {
             let json = format!(r#"{{"event_name":"a.>","durable":"b-1","max_in_flight":3,"max_deliver":0,{wait}}}"#);
-            let JoinRequest { name, pattern, start, policy } = join(&json).expect(wait);
+            let JoinRequest { name, pattern, filter: _, start, policy } = join(&json).expect(wait);
             assert_eq!((&*name, pattern.as_str(), start), ("b-1", "a.>", Start::Now));
             let ack_wait = Some(Duration::from_millis(expected));
             assert_eq!(policy, PolicyRequest { ack_wait, max_in_flight: Some(3), max_deliver: Some(0) });

@@ -13,7 +13,7 @@ use crate::domain::pattern::Pattern;
 pub const ACTIONS: &[&str] =
     &["subscribe", "unsubscribe", "publish", "ack", "nack", "extend", "reject", "list", "ping"];
 
-const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after"];
+const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after", "filter"];
 
 /// The client's own mark on a request, echoed in the reply; its exact JSON text.
 pub type RequestId = Box<RawValue>;

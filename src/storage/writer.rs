@@ -279,13 +279,17 @@ impl Writer {
         Timestamp(now.0.saturating_sub(window))
     }
 
-    /// Does `work` on the connection, which ends if it fails.
+    /// Does `work` on the connection, which ends if it fails. Nothing is written beside a file that has been replaced: what
+    /// went into the write-ahead log of the old one would be taken for that of the new one.
     pub(super) fn with<T>(
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+            Some(connection) => {
+                connection.verify()?;
+                connection
+            }
             None => {
                 let mut connection = Connection::open(&self.options, Access::Write)?;
                 migrate::run(&mut connection)?;

@@ -251,6 +251,34 @@ fn is_listed_moved_and_deleted_by_operators() {
 }
 
 #[test]
+fn a_filter_is_part_of_it() {
+    for_each_backend(|backend| {
+        let mut server = Server::start(backend);
+        let rich = json!({"filter": {"amount": [{"numeric": [">=", 100]}]}});
+        let mut ws = Member::join(&server, "rich", rich.clone());
+        let ids: Vec<i64> = [5, 100, 7, 300].map(|amount| server.publish("a.b", json!({ "amount": amount }))).into();
+        assert_eq!([ws.next().0, ws.next().0], [ids[1], ids[3]]);
+        ws.ack(ids[1]);
+        server.kill9();
+        server.restart();
+        let mut ws = Member::join(&server, "rich", rich);
+        assert_eq!(ws.next().0, ids[3]);
+        for other in [json!({}), json!({"filter": {"amount": [1]}})] {
+            assert_eq!(server.ws().request(request("rich", other))["error"]["code"], "durable_mismatch");
+        }
+        let bad = server.ws().request(request("new", json!({"filter": {"amount": [{"numeric": [">"]}]}})));
+        assert_eq!(
+            (&bad["error"]["code"], &bad["error"]["field"]),
+            (&json!("invalid_field"), &json!("filter")),
+            "{bad}"
+        );
+        ws.ack(ids[3]);
+        server.publish("a.b", json!({"amount": 1}));
+        eventually("what it passes by moves it too", || (shown(&server, "rich")["lag"] == 0).then_some(()));
+    });
+}
+
+#[test]
 fn leaving_is_answered_and_listed() {
     let server = Server::start(Backend::Sqlite);
     let mut ws = Member::join(&server, "d", json!({}));

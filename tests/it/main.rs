@@ -12,6 +12,7 @@ mod config;
 mod deliveries_storm;
 mod documents;
 mod durable;
+mod durable_model;
 mod example_services;
 #[cfg(feature = "fault-injection")]
 mod faults;

@@ -10,6 +10,7 @@ use super::messages::{DurableStatus, MemberLink, ToMember};
 use super::saving::{Answer, Saving};
 use crate::domain::durable::{Acked, Durable, MemberId};
 use crate::domain::event::{Event, EventId, Timestamp};
+use crate::domain::filter::Filter;
 use crate::domain::index::TopicId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::durable::{JoinRequest, Settlement, Word};
@@ -22,6 +23,7 @@ pub struct Consumer {
     /// As stored, but for the floor.
     pub record: DurableRecord,
     pub pattern: Pattern,
+    pub filter: Option<Filter>,
     pub topic: TopicId,
     /// None while another node holds it.
     pub durable: Option<Durable<Event>>,
@@ -48,11 +50,12 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub fn new(record: DurableRecord, pattern: Pattern, topic: TopicId) -> Self {
+    pub fn new(record: DurableRecord, pattern: Pattern, filter: Option<Filter>, topic: TopicId) -> Self {
         Self {
             name: record.name.as_str().into(),
             record,
             pattern,
+            filter,
             topic,
             durable: None,
             life: 0,
@@ -75,9 +78,9 @@ impl Consumer {
     /// Whether somebody who asks for this may be a member.
     pub fn admits(&self, request: &JoinRequest) -> Result<(), ApiError> {
         let DurableRecord { name, pattern, filter, .. } = &self.record;
-        if request.pattern.as_str() != pattern {
+        if request.pattern.as_str() != pattern || request.filter != self.filter {
             let reason = format!(
-                "durable subscription {name:?} exists with another event_name; delete it first, or take another name"
+                "durable subscription {name:?} exists with another event_name or filter; delete it first, or take another name"
             );
             return Err(ApiError::new(ErrorCode::DurableMismatch, reason).with("event_name", pattern.as_str()).with(
                 "filter",
@@ -126,6 +129,9 @@ impl Consumer {
     pub fn take(&mut self, events: impl Iterator<Item = Event>, through: EventId) {
         let Some(durable) = &mut self.durable else { return };
         for event in events {
+            if self.filter.as_ref().is_some_and(|filter| !filter.matches(&event.payload)) {
+                continue;
+            }
             if !durable.has_room() {
                 return;
             }

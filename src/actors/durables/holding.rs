@@ -8,6 +8,7 @@ use super::Durables;
 use super::consumer::Consumer;
 use crate::actors::persistence::messages::{AlterDurable, Alteration, HoldDurable, ReleaseDurable};
 use crate::domain::durable::{Durable, DurablePolicy};
+use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{HeldDurable, Hold};
@@ -34,8 +35,15 @@ impl Durables {
             log::error!(durable = record.name.as_str(), pattern = record.pattern.as_str(); "stored pattern is not valid");
             return;
         };
+        let filter = match record.filter.as_deref().map(Filter::parse).transpose() {
+            Ok(filter) => filter,
+            Err(error) => {
+                log::error!(durable = record.name.as_str(), error:%; "stored filter is not valid");
+                return;
+            }
+        };
         let topic = self.index.insert(&pattern);
-        let mut consumer = Consumer::new(record, pattern, topic);
+        let mut consumer = Consumer::new(record, pattern, filter, topic);
         let record = &consumer.record;
         let durable = (hold != Hold::Elsewhere).then(|| Durable::new(record.policy, record.floor, marks));
         consumer.replace(durable, self.next_life);

@@ -288,11 +288,11 @@ impl Handler<Join> for Durables {
         if self.consumers.contains_key(&*join.request.name) {
             return Box::pin(actix::fut::ready(()).map(move |(), this: &mut Self, ctx| this.take_in(join, None, ctx)));
         }
-        let JoinRequest { name, pattern, policy, .. } = &join.request;
+        let JoinRequest { name, pattern, filter, policy, .. } = &join.request;
         let new = NewDurable {
             name: name.clone(),
             pattern: pattern.as_str().to_owned(),
-            filter: None,
+            filter: filter.as_ref().map(|filter| filter.as_json().to_owned()),
             floor: self.first_floor(&join.request, join.log_end),
             policy: policy.over(self.parts.limits.policy),
         };

@@ -12,6 +12,7 @@ use super::{Session, end_of_log};
 use crate::actors::durables::messages::{
     Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, Settle, ToMember, Underway,
 };
+use crate::domain::filter::Filter;
 use crate::protocol::close::CloseReason;
 use crate::protocol::durable::{self, JoinRequest, Settlement};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -26,6 +27,7 @@ const MAX_MEMBERSHIPS: usize = 64;
 pub(super) struct Membership {
     key: MemberKey,
     pattern: String,
+    filter: Option<Filter>,
     underway: Arc<Underway>,
 }
 
@@ -40,8 +42,9 @@ impl Session {
     pub(super) fn join(&mut self, id: Option<RequestId>, request: JoinRequest, ctx: &mut Context<Self>) {
         let name: Arc<str> = request.name.as_str().into();
         let known = self.memberships.iter().find(|membership| membership.key.durable == name);
-        if known.is_some_and(|membership| membership.pattern != request.pattern.as_str()) {
-            let reason = "this connection is a member already, with another event_name";
+        let is_other = |known: &Membership| known.pattern != request.pattern.as_str() || known.filter != request.filter;
+        if known.is_some_and(is_other) {
+            let reason = "this connection is a member already, with another event_name or filter";
             return self.refuse(id.as_ref(), &ApiError::new(ErrorCode::DurableMismatch, reason));
         }
         if self.memberships.len() >= MAX_MEMBERSHIPS && known.is_none() {
@@ -56,7 +59,7 @@ impl Session {
         let log_end = self.parts.position.last();
         let (reader, position) = (self.parts.reader.clone(), Arc::clone(&self.parts.position));
         let (link, events, underway) = MemberLink::new();
-        let (asked, pattern) = (request.clone(), request.pattern.as_str().to_owned());
+        let (asked, pattern, filter) = (request.clone(), request.pattern.as_str().to_owned(), request.filter.clone());
         let joined = async move {
             let log_end = match request.start {
                 Start::After(id) if id > log_end => end_of_log(&reader, &position).await,
@@ -73,7 +76,7 @@ impl Session {
                         this.say(&durable::joined(id, &asked, state, floor));
                     }
                     ctx.add_stream(from_durable(name, events, Rc::clone(&this.link.outbox)));
-                    this.memberships.push(Membership { key, pattern, underway });
+                    this.memberships.push(Membership { key, pattern, filter, underway });
                 }
                 Ok(Err(error)) => this.refuse(id.as_ref(), &error),
                 Err(_) => this.refuse(id.as_ref(), &restarting()),
