@@ -6,6 +6,7 @@ use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
 use crate::domain::event::{Append, EventId};
+use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 
 /// The actions a frame may ask for.
@@ -38,7 +39,7 @@ pub enum Start {
 /// One frame of a client.
 #[derive(Debug)]
 pub enum Request {
-    Subscribe { id: Option<RequestId>, pattern: Pattern, envelope: Envelope, start: Start },
+    Subscribe { id: Option<RequestId>, pattern: Pattern, envelope: Envelope, filter: Option<Filter>, start: Start },
     Unsubscribe { id: Option<RequestId>, pattern: Pattern },
     Publish { id: Option<RequestId>, append: Box<Append> },
     List { id: Option<RequestId> },
@@ -77,9 +78,9 @@ impl Request {
         }
         match &*object.required_text("action")? {
             "subscribe" => {
-                object.check(&["action", "event_name", "id", "envelope", "after"], true)?;
+                object.check(&["action", "event_name", "id", "envelope", "after", "filter"], true)?;
                 let (envelope, start) = (envelope(object)?, start(object)?);
-                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, start })
+                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, filter: filter(object)?, start })
             }
             "unsubscribe" => {
                 object.check(&["action", "event_name", "id"], true)?;
@@ -120,6 +121,12 @@ fn request_id(object: &RawObject<'_>) -> Result<Option<RequestId>, ApiError> {
 fn pattern(object: &RawObject<'_>) -> Result<Pattern, ApiError> {
     Pattern::parse(object.required_text("event_name")?.into_owned())
         .map_err(|reason| ApiError::field(ErrorCode::InvalidField, "event_name", reason))
+}
+
+/// Absent and `null` are the same.
+fn filter(object: &RawObject<'_>) -> Result<Option<Filter>, ApiError> {
+    let raw = object.raw("filter").filter(|raw| *raw != "null");
+    raw.map(Filter::parse).transpose().map_err(ApiError::from)
 }
 
 fn envelope(object: &RawObject<'_>) -> Result<Envelope, ApiError> {

@@ -14,6 +14,7 @@ mod documents;
 mod example_services;
 #[cfg(feature = "fault-injection")]
 mod faults;
+mod filters;
 mod health;
 mod hostile;
 mod http;
