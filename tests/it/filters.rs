@@ -190,7 +190,11 @@ fn numbers_are_compared_exactly() {
     let publish =
         |n: &str| server.post("/publish", format!(r#"{{"event_name":"a","payload":{{"n":{n}}}}}"#)).event_id();
     let ids = ["10e399", "1e401", "9007199254740992", "9007199254740993.0"].map(publish);
-    assert_gets(&mut ws, &[ids[0], ids[3]], "exactly these");
+    // The frames hold numbers that this client's JSON does not.
+    for id in [ids[0], ids[3]] {
+        let frame = ws.recv_text();
+        assert!(frame.contains(&format!(r#""id":{id},"#)), "{id} {frame}");
+    }
 }
 
 #[test]
