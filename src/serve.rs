@@ -210,8 +210,8 @@ impl Node {
         let log_activity = config.log.activity;
 
         let slot = |service: &ServiceConfig| {
-            let (name, patterns) = (service.name.clone().into(), service.routes.clone());
-            Arc::new(ServiceSlot::new(name, patterns, service.echo, service.start_from))
+            let (name, selectors) = (service.name.clone().into(), service.routes.clone());
+            Arc::new(ServiceSlot::new(name, selectors, service.echo, service.start_from))
         };
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.

@@ -8,6 +8,7 @@ mod delivery;
 mod error;
 mod layers;
 pub mod reference;
+mod routes;
 mod secret;
 mod sections;
 mod services;

@@ -6,7 +6,7 @@ use super::error::{ApiError, ErrorCode};
 use super::event_json::full_frame_text;
 use super::frame::Subscribed;
 use super::raw_object::RawObject;
-use super::request::{Envelope, RequestId, Start, envelope, pattern, start};
+use super::request::{Envelope, RequestId, Start, envelope, filter, pattern, start};
 use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
@@ -141,12 +141,6 @@ pub fn settlement(object: &RawObject<'_>, action: &str) -> Result<Option<Settlem
     Ok(Some(Settlement { event_id: event_id.ok_or_else(not_an_id)?, durable: name_of(object)?, word }))
 }
 
-fn filter(object: &RawObject<'_>) -> Result<Option<Filter>, ApiError> {
-    let json = object.raw("filter").filter(|json| *json != "null");
-    let filter = json.map(Filter::parse).transpose();
-    filter.map_err(|error| ApiError::field(ErrorCode::InvalidField, "filter", error))
-}
-
 fn ack_wait(object: &RawObject<'_>) -> Result<Option<Duration>, ApiError> {
     let refuse = |field| {
         let reason = "must be from 10 ms to 1 day: \"30s\", or a number of seconds";
@@ -231,7 +225,7 @@ pub fn delivery_text(event: &Event, durable: &str, delivery: u32) -> String {
 
 /// The reply to who has become a member. `after`: it has everything up to here.
 pub fn joined(id: &RequestId, request: &JoinRequest, state: Subscribed, after: EventId) -> String {
-    let mut text = super::frame::subscribed(id, &request.pattern, state);
+    let mut text = super::frame::subscribed(id, &request.pattern, request.filter.as_ref(), state);
     text.pop();
     text.push_str(&format!(r#","durable":"{}","after":{after}}}"#, request.name));
     text

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::domain::filter::FilterError;
+
 macro_rules! error_codes {
     ($($variant:ident $code:literal $status:literal $meaning:literal;)+) => {
         /// Every error a client can be told of.
@@ -165,6 +167,12 @@ impl fmt::Display for ApiError {
 }
 
 impl std::error::Error for ApiError {}
+
+impl From<FilterError> for ApiError {
+    fn from(error: FilterError) -> Self {
+        Self::field(ErrorCode::InvalidField, &error.path, error.message)
+    }
+}
 
 #[cfg(test)]
 mod tests {

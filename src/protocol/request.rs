@@ -7,6 +7,7 @@ use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
 use crate::domain::event::{Append, EventId};
+use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 
 /// The actions a frame may ask for.
@@ -46,6 +47,7 @@ pub enum Request {
         id: Option<RequestId>,
         pattern: Pattern,
         envelope: Envelope,
+        filter: Option<Filter>,
         start: Start,
     },
     Unsubscribe {
@@ -117,7 +119,7 @@ impl Request {
                     return Err(ApiError::field(ErrorCode::InvalidField, field, reason));
                 }
                 let (envelope, start) = (envelope(object)?, start(object)?);
-                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, start })
+                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, filter: filter(object)?, start })
             }
             "unsubscribe" => {
                 object.check(&["action", "event_name", "durable", "id"], true)?;
@@ -164,6 +166,12 @@ fn request_id(object: &RawObject<'_>) -> Result<Option<RequestId>, ApiError> {
 pub(super) fn pattern(object: &RawObject<'_>) -> Result<Pattern, ApiError> {
     Pattern::parse(object.required_text("event_name")?.into_owned())
         .map_err(|reason| ApiError::field(ErrorCode::InvalidField, "event_name", reason))
+}
+
+/// Absent and `null` are the same.
+pub(super) fn filter(object: &RawObject<'_>) -> Result<Option<Filter>, ApiError> {
+    let raw = object.raw("filter").filter(|raw| *raw != "null");
+    raw.map(Filter::parse).transpose().map_err(ApiError::from)
 }
 
 pub(super) fn envelope(object: &RawObject<'_>) -> Result<Envelope, ApiError> {

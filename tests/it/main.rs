@@ -16,6 +16,7 @@ mod durable_model;
 mod example_services;
 #[cfg(feature = "fault-injection")]
 mod faults;
+mod filters;
 mod health;
 mod hostile;
 mod http;

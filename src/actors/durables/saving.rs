@@ -68,7 +68,8 @@ impl Durables {
     pub(super) fn save_if(&mut self, name: &str, all: bool, ctx: &mut Context<Self>) {
         let Some(consumer) = self.consumers.get_mut(name).filter(|consumer| consumer.saving.is_none()) else { return };
         let Some(durable) = &mut consumer.durable else { return };
-        if !durable.has_changes() && !(all && durable.is_dirty()) {
+        let is_due = durable.has_changes() || all && durable.is_dirty();
+        if !is_due {
             let answers = std::mem::take(&mut consumer.answers);
             return consumer.tell_all(&answers);
         }

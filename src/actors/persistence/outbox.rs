@@ -47,7 +47,7 @@ impl Outbox {
     pub fn register(&mut self, writer: &mut Writer, now: Timestamp) -> Result<(), StoreError> {
         let service = |slot: &Arc<ServiceSlot>| NewService {
             name: slot.name.clone(),
-            patterns: slot.patterns.clone(),
+            patterns: slot.selectors.iter().map(|selector| selector.event.clone()).collect(),
             start_from: match slot.start_from {
                 StartFrom::Now => None,
                 StartFrom::Earliest => Some(1),

@@ -150,7 +150,7 @@ impl Session {
             Err(BadRequest { id, error }) => self.refuse(id.as_ref(), &error),
             Ok(Request::Ping { id }) => self.say(&frame::pong(id.as_ref())),
             Ok(Request::Publish { id, append }) => self.publish(id, *append, ctx),
-            Ok(Request::Subscribe { id, pattern, envelope, start }) => {
+            Ok(Request::Subscribe { id, pattern, envelope, filter, start }) => {
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
                 let seated = self.seated;
                 let echo = id.clone();
@@ -161,7 +161,7 @@ impl Session {
                         Start::After(id) if id > log_end => end_of_log(&reader, &position).await,
                         _ => log_end,
                     };
-                    let request = OpenSubscription { seated, id, pattern, envelope, start, log_end };
+                    let request = OpenSubscription { seated, id, pattern, envelope, filter, start, log_end };
                     shard.open_subscription.send(request).await
                 };
                 open.into_actor(self)

@@ -111,8 +111,8 @@ async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<Ht
     let (mut total, mut exact, mut rows) = (0, true, Vec::new());
     for destination in found {
         let job = new_job(&destination, kind, &request.patterns, from, through)?;
-        let own = destination.service.and_then(|service| service.slot.own_source()).map(String::from);
-        let counted = edge.parts.reader.count(Counting::new(job.clone(), own), MAX_COUNT, COUNT_PATIENCE).await;
+        let route = destination.service.and_then(|service| service.slot.route());
+        let counted = edge.parts.reader.count(Counting::new(job.clone(), route), MAX_COUNT, COUNT_PATIENCE).await;
         let counted = counted.map_err(|error| read_error(&error))?;
         let is_nothing = counted.count == 0 && counted.is_complete();
         let job_id = match request.dry_run || is_nothing {
@@ -146,7 +146,7 @@ async fn range(edge: &Edge, request: &JobRequest) -> Result<(EventId, EventId), 
     Ok((request.from.unwrap_or(low).max(low), request.to.unwrap_or(high).min(high)))
 }
 
-/// A replay without patterns is of what the service's routes match.
+/// A replay without patterns is of what the service's routes match; their filters hold for every replay.
 fn new_job(
     destination: &Destination<'_>,
     kind: JobKind,
@@ -159,11 +159,13 @@ fn new_job(
         error.retry_after(Duration::from_secs(1))
     };
     let patterns = match (kind, destination.service) {
-        (JobKind::Replay, Some(service)) if patterns.is_empty() => &service.config.routes,
-        (JobKind::Replay | JobKind::Redrive, _) => patterns,
+        (JobKind::Replay, Some(service)) if patterns.is_empty() => {
+            service.config.routes.iter().map(|route| route.event.clone()).collect()
+        }
+        (JobKind::Replay | JobKind::Redrive, _) => patterns.to_vec(),
     };
     let id = destination.id.ok_or_else(unregistered)?;
-    Ok(NewJob { kind, service: id, patterns: patterns.to_vec(), from, through })
+    Ok(NewJob { kind, service: id, patterns, from, through })
 }
 
 /// Has persistence do it, through whoever is persistence now.
