@@ -71,8 +71,8 @@ fn a_batch_reaches_everybody_in_order() {
         let items: Vec<Value> = (0..300).map(|n| json!({"event_name": "a", "payload": {"n": n % 3}})).collect();
         server.post("/publish/batch", Value::from(items)).data();
         let of = |rest: i64| (1..=300).filter(|id| (id - 1) % 3 == rest).collect::<Vec<i64>>();
-        for n in 0..3 {
-            assert_gets(&mut sockets[n], &of(n as i64), "one filter");
+        for (rest, ws) in (0..3).zip(&mut sockets) {
+            assert_gets(ws, &of(rest), "one filter");
         }
         for id in 1..=300 {
             let frame = sockets[3].recv_json();

@@ -16,8 +16,10 @@ const STEPS: usize = 250;
 const MAX_CLIENTS: usize = 6;
 const NAMES: [&str; 7] = ["a", "b", "a.b", "a.c", "a.b.c", "b.c", "b.b.c"];
 const PATTERNS: [&str; 10] = [">", "*", "a", "a.b", "a.*", "*.c", "a.>", "b.>", "*.b.c", "*.*"];
-/// Filters, and which of the numbers in the payloads pass them.
-const FILTERS: [(&str, fn(usize) -> bool); 4] = [
+/// Whether the number in a payload passes.
+type Passes = fn(usize) -> bool;
+/// Filters, and what they mean.
+const FILTERS: [(&str, Passes); 4] = [
     ("null", |_| true),
     (r#"{"n":[0,2]}"#, |n| n % 2 == 0),
     (r#"{"n":[{"numeric":[">",1]}]}"#, |n| n > 1),

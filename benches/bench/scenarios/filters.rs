@@ -13,8 +13,11 @@ const PAYLOAD: usize = 150;
 const MOST: u64 = 200_000;
 const SIZES: [usize; 3] = [1, 100, 10_000];
 
-/// What tells the subscriber at a place from the others; the event is for the one at 0.
-const KINDS: [(&str, fn(usize) -> String); 4] = [
+/// The fields of a request that tell the subscriber at a place from the others.
+type Fields = fn(usize) -> String;
+
+/// Each event is for the one at 0.
+const KINDS: [(&str, Fields); 4] = [
     ("no filter, own name", |at| format!(r#""event_name":"bench.f{at}""#)),
     ("own value", |at| format!(r#""event_name":"bench.f0","filter":{{"user":["u{at}-x"]}}"#)),
     ("own prefix", |at| format!(r#""event_name":"bench.f0","filter":{{"user":[{{"prefix":"u{at}-"}}]}}"#)),
