@@ -269,7 +269,7 @@ fn a_filter_is_part_of_it() {
         let bad = server.ws().request(request("new", json!({"filter": {"amount": [{"numeric": [">"]}]}})));
         assert_eq!(
             (&bad["error"]["code"], &bad["error"]["field"]),
-            (&json!("invalid_field"), &json!("filter")),
+            (&json!("invalid_field"), &json!("filter.amount[0].numeric")),
             "{bad}"
         );
         ws.ack(ids[3]);

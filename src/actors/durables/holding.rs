@@ -61,7 +61,7 @@ impl Durables {
         if self.index.remove(consumer.topic) {
             self.by_topic.remove(&consumer.topic);
         }
-        if consumer.is_held() {
+        if consumer.is_held() && !self.opening.iter().any(|opening| **opening == *name) {
             // At most one for each hold: unbounded sending is bounded by that.
             self.store.release.do_send(ReleaseDurable(consumer.record.service));
         }

@@ -100,6 +100,8 @@ pub struct Durables {
     by_topic: HashMap<TopicId, Vec<Arc<str>>>,
     /// The last event that was routed here.
     head: EventId,
+    /// Names of those that the store is asked for: the answer may say that they are held, whatever is let go meanwhile.
+    opening: Vec<String>,
     next_member: MemberId,
     next_life: u64,
     clock: Clock,
@@ -120,6 +122,7 @@ impl Durables {
             consumers: BTreeMap::new(),
             index: PatternIndex::default(),
             by_topic: HashMap::new(),
+            opening: Vec::new(),
             next_member: 1,
             next_life: 1,
             clock: Clock::start(),
@@ -284,10 +287,11 @@ impl Handler<RouteBatch> for Durables {
 impl Handler<Join> for Durables {
     type Result = ResponseActFuture<Self, Result<Joined, ApiError>>;
 
-    fn handle(&mut self, join: Join, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, join: Join, ctx: &mut Self::Context) -> Self::Result {
         if self.consumers.contains_key(&*join.request.name) {
-            return Box::pin(actix::fut::ready(()).map(move |(), this: &mut Self, ctx| this.take_in(join, None, ctx)));
+            return Box::pin(actix::fut::ready(self.take_in(join, None, ctx)));
         }
+        self.opening.push(join.request.name.clone());
         let JoinRequest { name, pattern, filter, policy, .. } = &join.request;
         let new = NewDurable {
             name: name.clone(),
@@ -299,6 +303,8 @@ impl Handler<Join> for Durables {
         let max = self.parts.limits.max_count;
         let opened = self.store.open.send(OpenDurable { new, max });
         Box::pin(opened.into_actor(self).map(move |opened, this, ctx| {
+            let place = this.opening.iter().position(|name| *name == join.request.name);
+            place.into_iter().for_each(|place| drop(this.opening.swap_remove(place)));
             let restarted = || AppendFailure::StoreUnavailable("the writer was restarted".into());
             let opened = opened.unwrap_or_else(|_| Err(restarted())).map_err(|failure| append_error(&failure))?;
             let Some(held) = opened else {
