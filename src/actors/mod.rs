@@ -14,6 +14,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod durables;
 pub mod log_position;
 pub mod mailbox;
 pub mod observe;

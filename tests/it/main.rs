@@ -11,9 +11,12 @@ mod commands;
 mod config;
 mod deliveries_storm;
 mod documents;
+mod durable;
+mod durable_model;
 mod example_services;
 #[cfg(feature = "fault-injection")]
 mod faults;
+mod filters;
 mod health;
 mod hostile;
 mod http;

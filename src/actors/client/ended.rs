@@ -10,13 +10,9 @@ use super::report::LastError;
 use super::{AttemptEnd, Client};
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::delivery::{DeadReason, Verdict, classify};
-use crate::domain::event::{EventId, NewEvent, Priority, Timestamp};
-use crate::domain::name::EventName;
+use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::retry::RetryVerdict;
 use crate::storage::{Claimed, Registered, Settled, Settlement};
-
-/// The source of the Event Handler's own events.
-const OWN_SOURCE: &str = "event-handler";
 
 /// What made the breaker change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,7 +222,7 @@ impl Client {
     fn announce(&mut self, happened: &str, mut payload: serde_json::Value) {
         payload["service"] = self.name().into();
         payload["pending"] = self.parts.slot.pending_total().into();
-        self.own_events.push(own_event(&format!("$sys.service.{happened}"), &payload));
+        self.own_events.push(NewEvent::own(&format!("$sys.service.{happened}"), payload.to_string()));
     }
 
     /// `$sys.delivery.dead`; not for the Event Handler's own events, whose deliveries could die for ever.
@@ -244,19 +240,6 @@ impl Client {
             "attempts": attempts,
             "error": error,
         });
-        self.own_events.push(own_event("$sys.delivery.dead", &payload));
-    }
-}
-
-fn own_event(name: &str, payload: &serde_json::Value) -> NewEvent {
-    NewEvent {
-        name: EventName::from_store(name.to_owned()),
-        payload: payload.to_string().into(),
-        source: OWN_SOURCE.into(),
-        priority: Priority::Normal,
-        key: None,
-        metadata: None,
-        traceparent: None,
-        idempotency: None,
+        self.own_events.push(NewEvent::own("$sys.delivery.dead", payload.to_string()));
     }
 }
