@@ -84,6 +84,11 @@ fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(payload.unwrap_or_default())
 }
 
+/// A text frame with a short request.
+pub fn request_frame(request: &str) -> Vec<u8> {
+    client_frame(TEXT, request.as_bytes())
+}
+
 /// A frame as clients must send it: masked, here with a key of zeros. At most 125 bytes of payload.
 fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     assert!(payload.len() <= 125, "longer frames are not needed here");

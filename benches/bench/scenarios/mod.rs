@@ -7,6 +7,7 @@ mod filters;
 mod history;
 mod idle;
 mod publish;
+mod resume;
 mod stall;
 mod start;
 mod store;
@@ -63,6 +64,12 @@ pub const ALL: &[Scenario] = &[
         about: "memory of silent WebSockets with one subscription each",
         takes: |subject| !subject.is_postgres(),
         run: idle::run,
+    },
+    Scenario {
+        name: "resume",
+        about: "clients that come back and ask for what they missed, up to 5,000 at once while publishing goes on",
+        takes: Subject::is_event_handler,
+        run: resume::run,
     },
     Scenario {
         name: "stall",
