@@ -2,6 +2,7 @@
 
 mod batch;
 mod deliver;
+mod durable;
 mod fan_out;
 mod filters;
 mod history;
@@ -46,6 +47,12 @@ pub const ALL: &[Scenario] = &[
         about: "events to downstream services, everything stored before and after; 200-byte payloads",
         takes: Subject::is_event_handler,
         run: deliver::run,
+    },
+    Scenario {
+        name: "durable",
+        about: "events through a durable subscription, stored before, and acknowledged and that stored after",
+        takes: Subject::is_event_handler,
+        run: durable::run,
     },
     Scenario {
         name: "fan-out",
