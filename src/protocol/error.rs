@@ -44,6 +44,7 @@ error_codes! {
     EventNotFound "event_not_found" 404 "No event has this id, or it is no longer retained.";
     SessionNotFound "session_not_found" 404 "No session has this id.";
     ServiceNotFound "service_not_found" 404 "No service is configured under this name; `data.known` lists those that are.";
+    TokenNotFound "token_not_found" 404 "No token is configured under this name.";
     JobNotFound "job_not_found" 404 "No job has this id.";
     ScheduleNotFound "schedule_not_found" 404 "No schedule has this id; it is unknown, was cancelled, or was due.";
     MethodNotAllowed "method_not_allowed" 405 "The path exists, but not with this method; `Allow` names those it has.";
@@ -64,6 +65,7 @@ error_codes! {
     UnknownAction "unknown_action" 422 "The frame's `action` does not exist; `data.known` lists those that do.";
     UnsupportedFrame "unsupported_frame" 422 "Only text frames are understood.";
     TooManySubscriptions "too_many_subscriptions" 422 "The connection holds as many subscriptions as it may.";
+    TooManyConnections "too_many_connections" 429 "As many connections as may be are open from this address.";
     RateLimited "rate_limited" 429 "Too many requests; try again after the time given.";
     Internal "internal" 500 "Something failed that should not; the log has the details under the request id.";
     Overloaded "overloaded" 503 "More is waiting than may wait; try again after the time given.";

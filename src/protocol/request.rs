@@ -5,11 +5,12 @@ use serde_json::value::RawValue;
 use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
+use crate::config::Secret;
 use crate::domain::event::{Append, EventId};
 use crate::domain::pattern::Pattern;
 
 /// The actions a frame may ask for.
-pub const ACTIONS: &[&str] = &["subscribe", "unsubscribe", "publish", "list", "ping"];
+pub const ACTIONS: &[&str] = &["subscribe", "unsubscribe", "publish", "list", "ping", "auth"];
 
 /// The client's own mark on a request, echoed in the reply; its exact JSON text.
 pub type RequestId = Box<RawValue>;
@@ -38,11 +39,31 @@ pub enum Start {
 /// One frame of a client.
 #[derive(Debug)]
 pub enum Request {
-    Subscribe { id: Option<RequestId>, pattern: Pattern, envelope: Envelope, start: Start },
-    Unsubscribe { id: Option<RequestId>, pattern: Pattern },
-    Publish { id: Option<RequestId>, append: Box<Append> },
-    List { id: Option<RequestId> },
-    Ping { id: Option<RequestId> },
+    Subscribe {
+        id: Option<RequestId>,
+        pattern: Pattern,
+        envelope: Envelope,
+        start: Start,
+    },
+    Unsubscribe {
+        id: Option<RequestId>,
+        pattern: Pattern,
+    },
+    Publish {
+        id: Option<RequestId>,
+        append: Box<Append>,
+    },
+    List {
+        id: Option<RequestId>,
+    },
+    Ping {
+        id: Option<RequestId>,
+    },
+    /// Go on with this token.
+    Authenticate {
+        id: Option<RequestId>,
+        token: Secret,
+    },
 }
 
 /// A frame that is no request; the mark is kept where it could be read.
@@ -54,6 +75,8 @@ pub struct BadRequest {
 
 impl Request {
     /// Reads one text frame. `scheduling` is asked for a publish that is for later.
+    ///
+    /// Of a request's parts a token is the only secret one; no error repeats it.
     pub fn parse(
         text: &str,
         rules: &PublishRules,
@@ -63,6 +86,15 @@ impl Request {
         let object = RawObject::parse(text.as_bytes(), "frame").map_err(unmarked)?;
         let id = request_id(&object).map_err(unmarked)?;
         Self::read(&object, id.clone(), rules, scheduling).map_err(|error| BadRequest { id, error })
+    }
+
+    /// Whether the client asks for more than plain event frames.
+    pub fn asks_more(&self) -> bool {
+        match self {
+            Self::Subscribe { id, envelope, .. } => id.is_some() || *envelope != Envelope::Plain,
+            Self::Unsubscribe { id, .. } | Self::Publish { id, .. } => id.is_some(),
+            Self::List { .. } | Self::Ping { .. } | Self::Authenticate { .. } => true,
+        }
     }
 
     fn read(
@@ -98,6 +130,10 @@ impl Request {
             "ping" => {
                 object.check(&["action", "id"], true)?;
                 Ok(Self::Ping { id })
+            }
+            "auth" => {
+                object.check(&["action", "token", "id"], true)?;
+                Ok(Self::Authenticate { id, token: Secret::new(object.required_text("token")?) })
             }
             other => Err(ApiError::unknown(ErrorCode::UnknownAction, other, ACTIONS).with("field", "action")),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::prelude::{Context, Handler};
 
 use super::Persistence;
-use super::messages::{AppendFailure, CancelJob, CancelSchedule, HoldService, SettleDeliveries, StartJob};
+use super::messages::{AppendFailure, CancelJob, CancelSchedule, HoldService, Revoke, SettleDeliveries, StartJob};
 use crate::actors::clock::now;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
 use crate::config::StartFrom;
@@ -176,6 +176,14 @@ impl Handler<CancelSchedule> for Persistence {
 
     fn handle(&mut self, CancelSchedule(id): CancelSchedule, _: &mut Context<Self>) -> Self::Result {
         self.directly(|writer| writer.cancel_schedule(id))
+    }
+}
+
+impl Handler<Revoke> for Persistence {
+    type Result = Result<bool, AppendFailure>;
+
+    fn handle(&mut self, Revoke { who, is_revoked }: Revoke, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| writer.revoke(&who, is_revoked, now()))
     }
 }
 

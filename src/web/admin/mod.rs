@@ -4,6 +4,7 @@ pub mod deliveries;
 pub mod explain;
 pub mod jobs;
 pub mod services;
+pub mod tokens;
 
 use std::fmt::Display;
 use std::time::Duration;
