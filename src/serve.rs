@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, Addr, Recipient};
 use actix_web::dev::ServerHandle;
-use actix_web::middleware::from_fn;
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -308,6 +308,7 @@ impl Node {
             allowed_origins: config.server.allowed_origins.clone().into(),
             cors_origins: config.server.cors_origins.clone().into(),
             trusted_proxies: config.server.trusted_proxies.clone().into(),
+            proxy_header: config.server.proxy_header,
             access,
             shares: Arc::new(Limits::new(&config.limits)),
             protect_metrics: config.access.protect_metrics,
@@ -372,7 +373,7 @@ impl Node {
             });
             App::new()
                 .app_data(Data::new(Edge::new(edge.clone(), worker)))
-                .wrap(from_fn(web::share))
+                .wrap(Condition::new(!edge.cors_origins.is_empty(), from_fn(web::share)))
                 .wrap(from_fn(web::observe))
                 .configure(web::routes)
         });

@@ -27,8 +27,8 @@ pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
 pub use self::secret::{DatabaseUrl, Secret, SecretUrl};
 pub use self::sections::{
-    AdminConfig, Durability, LogConfig, LogFormat, PublishConfig, RedisConfig, RetentionConfig, ServerConfig,
-    ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
+    AdminConfig, Durability, LogConfig, LogFormat, ProxyHeader, PublishConfig, RedisConfig, RetentionConfig,
+    ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
 };
 pub use self::services::{ServiceConfig, StartFrom};
 pub use self::units::{Size, Span};

@@ -54,6 +54,15 @@ pub struct ServerConfig {
     pub cors_origins: Vec<String>,
     #[serde(deserialize_with = "networks", serialize_with = "shown_networks")]
     pub trusted_proxies: Vec<Network>,
+    pub proxy_header: ProxyHeader,
+}
+
+/// The header in which trusted proxies say who the client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    XForwardedFor,
+    Forwarded,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

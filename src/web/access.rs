@@ -14,6 +14,7 @@ use url::form_urlencoded;
 use super::{Edge, reply};
 use crate::access::limits::{Party, PeerAdmission};
 use crate::actors::clock::now;
+use crate::config::ProxyHeader;
 use crate::domain::access::Caller;
 use crate::domain::network::client_address;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -101,7 +102,7 @@ pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
         let values: Vec<_> = req.headers().get_all(name).filter_map(|value| value.to_str().ok()).collect();
         values.into_iter().rev().flat_map(|value| value.rsplit(','))
     };
-    if req.headers().contains_key("forwarded") {
+    if edge.parts.proxy_header == ProxyHeader::Forwarded {
         let hops = lists("forwarded").map(|hop| {
             let pairs = hop.split(';').filter_map(|pair| pair.trim().split_once('='));
             pairs.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("for")).map_or("", |(_, address)| address)

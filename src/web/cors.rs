@@ -1,7 +1,9 @@
 //! CORS: pages of configured origins may use the HTTP API, but never `/admin`.
 
+use std::sync::Arc;
+
 use actix_web::HttpResponse;
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
@@ -22,13 +24,10 @@ const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 /// The middleware.
-pub async fn share<B: MessageBody + 'static>(
-    req: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let allowed = match req.app_data::<Data<Edge>>().map(|edge| edge.parts.cors_origins.clone()) {
-        Some(allowed) if !allowed.is_empty() && !req.path().starts_with("/admin") => allowed,
-        _ => return Ok(next.call(req).await?.map_into_boxed_body()),
+pub async fn share(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let allowed = match req.app_data::<Data<Edge>>() {
+        Some(edge) if !req.path().starts_with("/admin") => Arc::clone(&edge.parts.cors_origins),
+        _ => return next.call(req).await,
     };
     let every = allowed.iter().any(|origin| origin == "*");
     let given = req.headers().get(header::ORIGIN).cloned();
@@ -44,7 +43,7 @@ pub async fn share<B: MessageBody + 'static>(
             headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
             req.into_response(response)
         }
-        _ => next.call(req).await?.map_into_boxed_body(),
+        _ => next.call(req).await?,
     };
     let headers = response.headers_mut();
     if let Some(origin) = origin {

@@ -25,9 +25,10 @@ const MAX_LIMIT: usize = 1000;
 
 /// A page of events.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let caller = access::caller(&req, &edge)?;
     let query = Query::parse(&req, PARAMETERS, &["event_name"])?;
     let mut events = event_query(&query)?;
-    events.patterns = permit::reading(&access::caller(&req, &edge)?, Scope::Read, events.patterns)?;
+    events.patterns = permit::reading(&caller, Scope::Read, events.patterns)?;
     let order = events.order;
     let page = read_page(&edge.parts.reader, events).await.map_err(|error| read_error(&error))?;
     let mut data = Vec::with_capacity(page.events.len() * 256);
@@ -49,10 +50,10 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
 
 /// One event.
 pub async fn one(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let caller = access::caller(&req, &edge)?;
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}"));
     let number: EventId = id.parse().map_err(|_| unknown())?;
-    let caller = access::caller(&req, &edge)?;
     let event = edge.parts.reader.event(number).await.map_err(|error| read_error(&error))?;
     let mut data = Vec::new();
     // What the caller may not read does not exist for it.
@@ -63,10 +64,10 @@ pub async fn one(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result
 
 /// What became of one event: its commit, its subscribers, each delivery with every attempt.
 pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let (caller, reader) = (access::caller(&req, &edge)?, &edge.parts.reader);
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}"));
     let number: EventId = id.parse().map_err(|_| unknown())?;
-    let (caller, reader) = (access::caller(&req, &edge)?, &edge.parts.reader);
     let event = reader.event(number).await.map_err(|error| read_error(&error))?;
     let (event, _) = event.filter(|(event, _)| permit::may_read(&caller, &event.name)).ok_or_else(unknown)?;
     let (deliveries, attempts) = reader.trace(number).await.map_err(|error| read_error(&error))?;

@@ -34,7 +34,7 @@ use crate::actors::service_slot::ServiceSlot;
 use crate::actors::supervisor::messages::{
     Drain, FindAllSubscribers, ListAllInFlight, ObserveServices, ObserveTree, OperateService, ToPersistence,
 };
-use crate::config::ServiceConfig;
+use crate::config::{ProxyHeader, ServiceConfig};
 use crate::domain::network::Network;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::PublishRules;
@@ -54,6 +54,7 @@ pub struct EdgeParts {
     pub allowed_origins: Arc<[String]>,
     pub cors_origins: Arc<[String]>,
     pub trusted_proxies: Arc<[Network]>,
+    pub proxy_header: ProxyHeader,
     pub access: Arc<AccessControl>,
     /// What each party may ask for.
     pub shares: Arc<Limits>,

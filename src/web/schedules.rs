@@ -24,13 +24,13 @@ const MAX_LIMIT: usize = 1000;
 
 /// Those that wait, in the order in which they are due.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let caller = access::caller(&req, &edge)?;
+    permit::any(&caller, Scope::Read)?;
     let query = Query::parse(&req, &["after", "limit"], &[])?;
     let after = query.read("after", "the cursor of a Link header", cursor)?;
     let limit = query.read("limit", "an integer from 1 to 1000", |text| {
         text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
     })?;
-    let caller = access::caller(&req, &edge)?;
-    permit::any(&caller, Scope::Read)?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     let mut page = edge.parts.reader.schedules(after, limit + 1).await.map_err(|error| read_error(&error))?;
     let has_more = page.len() > limit;

@@ -42,15 +42,27 @@ fn publishes_are_limited_for_each_client() {
     assert_eq!(publish_for(&server, "6.6.6.6, 10.1.1.3").status, 200);
     // What a client makes up does not count.
     until_refused(&server, |n| format!("10.2.2.{n}, 10.1.1.1"));
-    let forwarded =
-        |n| server.request("POST", "/publish").header("Forwarded", &format!("for=9.9.9.{n}, For=\"10.1.1.1:77\""));
-    let refused = (0..20).any(|n| forwarded(n).json(json!({"event_name": "a"})).send().status == 429);
-    assert!(refused);
     let batch = |client: &str| {
         let request = server.request("POST", "/publish/batch").header("X-Forwarded-For", client);
         request.json(Value::Array(vec![json!({"event_name": "a"}); 3])).send().status
     };
     assert_eq!([batch("10.1.1.4"), batch("10.1.1.4")], [200, 429], "each event counts");
+}
+
+#[test]
+fn only_the_configured_header_is_read() {
+    let refused = |server: &Server, name: &str, value: &dyn Fn(usize) -> String| {
+        let publish =
+            |n| server.request("POST", "/publish").header(name, &value(n)).json(json!({"event_name": "a"})).send();
+        (0..20).any(|n| publish(n).status == 429)
+    };
+    let server = limited("publish_rate = 1\npublish_burst = 3");
+    assert!(refused(&server, "Forwarded", &|n| format!("for=10.3.3.{n}")), "a client makes up the other one");
+    assert!(!refused(&server, "X-Forwarded-For", &|n| format!("10.4.4.{n}")));
+    let server = server.spec().env("EVENT_HANDLER__SERVER__PROXY_HEADER", "forwarded").start();
+    assert!(refused(&server, "X-Forwarded-For", &|n| format!("10.3.3.{n}")), "a client makes up the other one");
+    assert!(!refused(&server, "Forwarded", &|n| format!("for=9.9.9.9, For=\"10.4.4.{n}:77\";proto=http")));
+    assert!(refused(&server, "Forwarded", &|n| format!("for=9.9.9.{n}, for=10.5.5.5")));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::json;
 
-use super::seat::Seat;
+use super::seat::{Seat, peer_name};
 use super::{MAILBOX, Shard};
 use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use crate::actors::router::messages::{FindSubscribers, Observe, Subscriber, Subscribers};
@@ -60,7 +60,8 @@ impl Shard {
             uptime_seconds: uptime_seconds(seat.opened),
             details: json!({
                 "id": seat.session,
-                "peer": seat.link.peer.map(|p| p.to_string()),
+                "peer": seat.link.peer.map(|peer| peer_name(Some(peer))),
+                "principal": seat.link.standing.caller().principal().map(|principal| principal.name()),
                 "shard": self.number,
                 "subscriptions": patterns,
                 "subscription_count": seat.subscriptions.len(),
@@ -91,7 +92,7 @@ impl Handler<FindSubscribers> for Shard {
             *count += 1;
             if list.len() < limit {
                 let patterns = patterns.iter().take(EXPLAINED_PATTERNS).map(|p| p.as_str().to_owned()).collect();
-                let peer = seat.link.peer.map(|peer| peer.to_string());
+                let peer = seat.link.peer.map(|peer| peer_name(Some(peer)));
                 list.push(Subscriber { session: seat.session, peer, patterns });
             }
         }
