@@ -441,8 +441,9 @@ impl Node {
 
 /// A store that does not answer leaves what is known; the next look comes soon.
 async fn learn_revocations(access: &AccessControl, reader: &Reader, check: &Recipient<CheckAccess>) {
+    let as_of = access.revocation_changes();
     if let Ok(revoked) = reader.revocations().await
-        && access.set_revoked(revoked)
+        && access.set_revoked(revoked, as_of)
     {
         check.do_send(CheckAccess);
     }

@@ -10,7 +10,7 @@ mod tokens;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -26,6 +26,14 @@ use crate::protocol::error::{ApiError, ErrorCode};
 /// Longest token looked at, in bytes.
 const MAX_TOKEN: usize = 8 * 1024;
 
+/// Who is revoked, as far as is known.
+#[derive(Default)]
+struct Revoked {
+    identities: HashSet<Identity>,
+    /// Those made here.
+    changes: u64,
+}
+
 /// Everything by which callers are known. Shared by all threads.
 pub struct AccessControl {
     is_required: bool,
@@ -33,7 +41,7 @@ pub struct AccessControl {
     jwt: Option<JwtVerifier>,
     admin_token: Secret,
     operator: Arc<Principal>,
-    revoked: RwLock<HashSet<Identity>>,
+    revoked: RwLock<Revoked>,
     /// Until the store was asked once, nobody knows who is revoked.
     knows_revoked: AtomicBool,
 }
@@ -109,26 +117,36 @@ impl AccessControl {
 
     /// Whether an operator has taken back what this principal had.
     pub fn is_revoked(&self, principal: &Principal) -> bool {
-        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        let revoked = &read(&self.revoked).identities;
         !revoked.is_empty() && principal.identities().any(|identity| revoked.contains(identity))
     }
 
-    /// What the store says is revoked; whether that has changed.
-    pub fn set_revoked(&self, identities: HashSet<Identity>) -> bool {
-        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
-        let changed = *revoked != identities;
-        *revoked = identities;
+    /// How often an operator has changed here who is revoked.
+    pub fn revocation_changes(&self) -> u64 {
+        read(&self.revoked).changes
+    }
+
+    /// What the store says is revoked; whether that has changed. It was asked after the change with the number `as_of`:
+    /// what it said before a later one is outdated.
+    pub fn set_revoked(&self, identities: HashSet<Identity>, as_of: u64) -> bool {
+        let mut revoked = write(&self.revoked);
+        if revoked.changes != as_of {
+            return false;
+        }
+        let changed = revoked.identities != identities;
+        revoked.identities = identities;
         self.knows_revoked.store(true, Ordering::Release);
         changed
     }
 
     /// Has one revoked or not, ahead of what the store will say.
     pub fn revoke(&self, identity: Identity, is_revoked: bool) {
-        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        let mut revoked = write(&self.revoked);
+        revoked.changes += 1;
         if is_revoked {
-            revoked.insert(identity)
+            revoked.identities.insert(identity)
         } else {
-            revoked.remove(&identity)
+            revoked.identities.remove(&identity)
         };
     }
 
@@ -154,7 +172,7 @@ impl AccessControl {
 
     /// Tokens, keys and revocations, for operators. No secret is in it.
     pub fn describe(&self, now: Timestamp) -> Value {
-        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        let revoked = &read(&self.revoked).identities;
         let mut listed: Vec<_> = revoked.iter().collect();
         listed.sort();
         let listed: Vec<_> = listed.iter().map(|who| json!({ "kind": who.kind(), "value": who.value() })).collect();
@@ -169,4 +187,65 @@ impl AccessControl {
 
 fn unauthorized(message: &str) -> ApiError {
     ApiError::new(ErrorCode::Unauthorized, message)
+}
+
+/// A panic while holding one of these locks leaves a whole value behind.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, ScopesConfig, TokenConfig};
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    fn control() -> (String, AccessControl) {
+        let (token, hash) = new_token();
+        let mut config = Config::default().access;
+        config.tokens = vec![TokenConfig { name: "a".into(), hash, scopes: ScopesConfig::default(), expires_at: None }];
+        (token, AccessControl::new(&config, Secret::new("operator")).expect("no file"))
+    }
+
+    fn refusal(control: &AccessControl, token: &str) -> Option<ErrorCode> {
+        control.caller(Some(token), NOW).err().map(|error| error.code())
+    }
+
+    #[test]
+    fn nobody_is_let_in_until_it_is_known_who_is_revoked() {
+        let (token, control) = control();
+        assert_eq!(refusal(&control, &token), Some(ErrorCode::StoreUnavailable));
+        assert_eq!(refusal(&control, "operator"), None, "who cannot be revoked");
+        assert!(!control.set_revoked(HashSet::new(), control.revocation_changes()));
+        assert_eq!(refusal(&control, &token), None);
+        assert_eq!(refusal(&control, "eh_made-up"), Some(ErrorCode::Unauthorized));
+        assert!(control.caller(None, NOW).is_err());
+    }
+
+    #[test]
+    fn what_the_store_said_before_a_revocation_does_not_undo_it() {
+        let (token, control) = control();
+        let asked = control.revocation_changes();
+        control.set_revoked(HashSet::new(), asked);
+        let who = Identity::Token("a".into());
+        control.revoke(who.clone(), true);
+        assert!(!control.set_revoked(HashSet::new(), asked), "asked before");
+        assert_eq!(refusal(&control, &token), Some(ErrorCode::Unauthorized));
+        assert!(!control.set_revoked(HashSet::from([who]), control.revocation_changes()));
+        assert!(control.set_revoked(HashSet::new(), control.revocation_changes()), "another node took it back");
+        assert_eq!(refusal(&control, &token), None);
+    }
+
+    #[test]
+    fn without_tokens_everybody_is_anybody() {
+        let control = AccessControl::new(&Config::default().access, Secret::default()).expect("no file");
+        assert!(!control.is_required() && !control.can_administer());
+        assert!(matches!(control.caller(None, NOW), Ok(Caller::Anybody)));
+        assert!(control.authenticate(Some(""), NOW).is_err(), "no empty secret opens anything");
+    }
 }
