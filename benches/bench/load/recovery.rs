@@ -64,7 +64,7 @@ impl Returners {
             .map(|index| Connection::open(system.addr, poll, Token(crowd + index)))
             .collect::<io::Result<Vec<_>>>()?;
         let mut idle: Vec<usize> = (0..PUBLISHERS).collect();
-        let mut due = vec![0; PUBLISHERS];
+        let mut due = [0; PUBLISHERS];
         let (mut sent, mut accepted, mut refused) = (0_u64, 0_u64, Vec::new());
         let mut buffer = vec![0; 256 * 1024];
         let mut publishes = Latencies::default();
