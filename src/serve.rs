@@ -31,7 +31,7 @@ use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptio
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
-use crate::web::{self, ConfiguredService, Edge, EdgeLimits, EdgeParts, SupervisorAddresses};
+use crate::web::{self, ConfiguredService, Edge, EdgeLimits, EdgeParts, LongPollLimits, SupervisorAddresses};
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: u32 = 4096;
@@ -268,6 +268,8 @@ impl Node {
                 recent_events: subscribe.recent_events.as_usize(),
                 max_subscriptions: subscribe.max_subscriptions,
                 ping_interval: subscribe.ping_interval.get(),
+                heartbeat_interval: subscribe.heartbeat_interval.get(),
+                max_age: subscribe.max_age.map(config::Span::get),
                 idle_timeout: subscribe.idle_timeout.get(),
                 stall_timeout: subscribe.stall_timeout.get(),
             },
@@ -296,10 +298,13 @@ impl Node {
             pushes,
             health,
             metrics,
+            long_polls: Arc::new(LongPollLimits::new(subscribe.max_long_polls)),
             supervisor: SupervisorAddresses {
                 observe: supervisor.clone().recipient(),
                 close_session: supervisor.clone().recipient(),
                 drain: supervisor.clone().recipient(),
+                sessions: supervisor.clone().recipient(),
+                subscriptions: supervisor.clone().recipient(),
                 observe_services: supervisor.clone().recipient(),
                 operate: supervisor.clone().recipient(),
                 in_flight: supervisor.clone().recipient(),

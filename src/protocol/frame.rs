@@ -2,8 +2,11 @@
 //!
 //! Event frames are in [`super::event_json`]; they are the only ones a client gets that asked for nothing more.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
+use super::close::CloseReason;
 use super::error::ApiError;
 use super::request::{Envelope, RequestId};
 use crate::domain::event::{AppendOutcome, EventId};
@@ -70,6 +73,12 @@ pub fn list<'a>(id: Option<&RequestId>, subscriptions: impl Iterator<Item = (&'a
     format!(r#"{{{id}"type":"subscriptions","subscriptions":{}}}"#, Value::Array(subscriptions))
 }
 
+/// The frame before a close frame that tells to come back.
+pub fn disconnect(reason: CloseReason, after: Duration) -> String {
+    let (code, after_ms) = (reason.code(), after.as_millis());
+    format!(r#"{{"type":"disconnect","code":{code},"reconnect":true,"after_ms":{after_ms}}}"#)
+}
+
 /// The frame that tells of a bad or failed request.
 pub fn error(id: Option<&RequestId>, error: &ApiError) -> String {
     let id = id.map(|id| format!(r#""id":{id},"#)).unwrap_or_default();
@@ -98,7 +107,11 @@ mod tests {
             list(None, [(&pattern, Envelope::Full)].into_iter()),
             r#"{"type":"subscriptions","subscriptions":[{"envelope":"full","event_name":"user.*"}]}"#
         );
-        let late = ApiError::new(ErrorCode::Overloaded, "later").retry_after(std::time::Duration::from_secs(1));
+        assert_eq!(
+            disconnect(CloseReason::Draining, Duration::from_millis(250)),
+            r#"{"type":"disconnect","code":4200,"reconnect":true,"after_ms":250}"#
+        );
+        let late = ApiError::new(ErrorCode::Overloaded, "later").retry_after(Duration::from_secs(1));
         assert_eq!(
             error(Some(&id), &late),
             r#"{"id":7,"type":"error","error":{"code":"overloaded","message":"later","retry_after_ms":1000}}"#

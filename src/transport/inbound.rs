@@ -25,7 +25,7 @@ thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::default();
 }
 
-/// A connection that has become a WebSocket.
+/// A connection that its HTTP dispatcher has left.
 #[derive(Debug)]
 pub(super) struct TakenOver {
     pub stream: Rc<TcpStream>,
@@ -156,7 +156,7 @@ pub(super) async fn discard(stream: &TcpStream) {
 }
 
 /// What is there, as a part of the thread's buffer, to be let go before the next read; nothing at the end.
-fn read(stream: &TcpStream) -> io::Result<Bytes> {
+pub(super) fn read(stream: &TcpStream) -> io::Result<Bytes> {
     let chunk = BUFFER.with_borrow_mut(|buffer| {
         buffer.reserve(READ_BUFFER);
         stream.try_read_buf(&mut buffer.limit(READ_BUFFER))?;

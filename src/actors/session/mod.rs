@@ -4,6 +4,8 @@
 //! intake. What goes out is queued in the connection's outbox by whoever has something to say, so a blocked
 //! socket does not block this actor. It is adopted, never restarted: a client reconnects and resumes.
 
+pub mod stream;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -294,7 +296,7 @@ impl Session {
 }
 
 /// The end of the log as the store has it: a client that comes from another node may be ahead of this one.
-async fn end_of_log(reader: &Reader, position: &LogPosition) -> EventId {
+pub async fn end_of_log(reader: &Reader, position: &LogPosition) -> EventId {
     match reader.bounds().await {
         Ok(bounds) => position.set(bounds),
         Err(error) => log::warn!(error:%; "the end of the log cannot be read"),

@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod raw;
 pub mod server;
 pub mod service;
+pub mod sse;
 pub mod tail;
 pub mod ws;
 

@@ -12,9 +12,12 @@ mod catch_up;
 mod fanout;
 mod heartbeat;
 mod lobby;
+mod polls;
+mod presence;
 mod recent;
 mod report;
 pub mod seat;
+mod stream;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -29,6 +32,7 @@ pub use self::catch_up::low_water;
 pub use self::fanout::QueueLimits;
 use self::fanout::{FanOut, Member, Room};
 pub use self::lobby::Lobby;
+use self::polls::LongPolls;
 use self::recent::RecentEvents;
 use self::seat::{Beat, Link, Mode, Seat, Subscription};
 use super::messages::{
@@ -39,7 +43,7 @@ use crate::actors::log_position::LogPosition;
 use crate::actors::mailbox::Depth;
 use crate::actors::push_log::PushLog;
 use crate::actors::supervisor::guard::ExitGuard;
-use crate::domain::event::EventId;
+use crate::domain::event::{EventId, LogBounds};
 use crate::domain::index::PatternIndex;
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::{CloseReason, close_label};
@@ -47,9 +51,10 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::{self, Subscribed};
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::request::{Envelope, Start};
+use crate::protocol::wire::Wire;
 use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
-use crate::transport::{CloseFrame, OutboxKey, ShardQueues, text_frame};
+use crate::transport::{OutboxKey, ShardQueues, text_frame};
 
 /// Batches that may wait. More than that are read from the store.
 pub const MAILBOX: usize = 1024;
@@ -80,8 +85,21 @@ pub struct ShardLimits {
     pub recent_events: usize,
     pub max_subscriptions: usize,
     pub ping_interval: Duration,
+    /// Between two signs of life to an SSE client.
+    pub heartbeat_interval: Duration,
+    /// Roughly; see [`Seat::lifetime`].
+    pub max_age: Option<Duration>,
     pub idle_timeout: Duration,
     pub stall_timeout: Duration,
+}
+
+impl ShardLimits {
+    fn ping_interval(&self, wire: Wire) -> Duration {
+        match wire {
+            Wire::WebSocket | Wire::Lines => self.ping_interval,
+            Wire::Sse => self.heartbeat_interval,
+        }
+    }
 }
 
 /// See the module.
@@ -104,6 +122,7 @@ pub struct Shard {
     head_at_last_beat: Option<EventId>,
     recent: RecentEvents,
     fan_out: FanOut,
+    polls: LongPolls,
     /// Seats that fell behind in the current batch.
     behind: Vec<usize>,
     /// Seats whose subscription begins after the head.
@@ -147,6 +166,7 @@ impl Shard {
             head_at_last_beat: None,
             recent,
             fan_out: FanOut::default(),
+            polls: LongPolls::default(),
             behind: Vec::new(),
             early: Vec::new(),
             without_room: VecDeque::new(),
@@ -170,6 +190,11 @@ impl Shard {
             return;
         }
         if self.seats.is_empty() {
+            if batch.prev == head {
+                self.polls.wake(&batch);
+            } else {
+                self.polls.wake_all();
+            }
             self.head = Some(batch.last());
             self.recent.restart(batch.last());
             return;
@@ -191,6 +216,7 @@ impl Shard {
 
     fn deliver(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
         let head = self.head();
+        self.polls.wake(&batch);
         let room = Room { queues: &self.queues, limits: self.queue_limits(), pushes: &self.parts.pushes };
         let tally =
             self.fan_out.deliver(&batch, head, &self.index, &self.members, &mut self.seats, &room, &mut self.behind);
@@ -241,7 +267,8 @@ impl Shard {
         self.end_read(seated, &seat);
     }
 
-    fn open_subscription(&mut self, request: OpenSubscription, ctx: &mut Context<Self>) -> Result<(), ApiError> {
+    /// Adds a subscription; its client is still to [catch up](Self::catch_up).
+    fn open_subscription(&mut self, request: OpenSubscription) -> Result<(), ApiError> {
         let OpenSubscription { seated, id, pattern, envelope, start, log_end } = request;
         let Some(bounds) = self.parts.position.get() else {
             return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet")
@@ -258,13 +285,10 @@ impl Shard {
             return Err(ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
         let last_id = bounds.last.max(log_end);
-        let (from, recovered) = match start {
-            Start::Now => (log_end, true),
-            Start::Earliest => (bounds.earliest - 1, true),
-            // Beyond the end: the client has seen another log. It is told, and starts at the end of this one.
-            Start::After(id) if id > last_id => (log_end, false),
-            Start::After(id) => (id.max(bounds.earliest - 1), id >= bounds.earliest - 1),
-        };
+        let (from, recovered) = place(start, bounds, log_end);
+        if id.is_some() || start != Start::Now || envelope != Envelope::Plain {
+            seat.link.asked_for_more.set(true);
+        }
         if let Some(id) = &id {
             let state = Subscribed { last_id, recovered, earliest_id: bounds.earliest };
             seat.link.outbox.push(text_frame(frame::subscribed(id, &pattern, state).as_bytes()));
@@ -295,9 +319,6 @@ impl Shard {
                 }
                 self.parts.metrics.catch_ups.with_label_values(&["resume"]).inc();
             }
-        }
-        if !self.seats[seated.seat].is_live() {
-            self.catch_up(seated.seat, ctx);
         }
         Ok(())
     }
@@ -330,9 +351,16 @@ impl Shard {
             self.members[subscription.topic] = Vec::new();
         }
     }
+}
 
-    fn close(&self, seat: &Seat, reason: CloseReason) {
-        seat.link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
+/// After which event a subscription begins, and whether that is where it was to begin.
+fn place(start: Start, bounds: LogBounds, log_end: EventId) -> (EventId, bool) {
+    match start {
+        Start::Now => (log_end, true),
+        Start::Earliest => (bounds.earliest - 1, true),
+        // Beyond the end: the client has seen another log. It is told, and starts at the end of this one.
+        Start::After(id) if id > bounds.last.max(log_end) => (log_end, false),
+        Start::After(id) => (id.max(bounds.earliest - 1), id >= bounds.earliest - 1),
     }
 }
 
@@ -361,7 +389,7 @@ impl Actor for Shard {
 impl Drop for Shard {
     fn drop(&mut self) {
         for (_, seat) in &self.seats {
-            self.close(seat, CloseReason::ActorRestarted);
+            seat.link.close(CloseReason::ActorRestarted);
         }
         self.parts.metrics.sessions.sub(self.seats.len() as i64);
         let subscriptions: usize = self.seats.iter().map(|(_, seat)| seat.subscriptions.len()).sum();
@@ -414,7 +442,10 @@ impl Handler<OpenSubscription> for Shard {
     type Result = Result<(), ApiError>;
 
     fn handle(&mut self, request: OpenSubscription, ctx: &mut Self::Context) -> Self::Result {
-        self.open_subscription(request, ctx)
+        let seat = request.seated.seat;
+        self.open_subscription(request)?;
+        self.catch_up(seat, ctx);
+        Ok(())
     }
 }
 
@@ -446,7 +477,7 @@ impl Handler<CloseSession> for Shard {
 
     fn handle(&mut self, CloseSession(session): CloseSession, _: &mut Self::Context) -> bool {
         let seat = self.seats.iter().map(|(_, seat)| seat).find(|seat| seat.session == session);
-        seat.inspect(|seat| self.close(seat, CloseReason::Policy)).is_some()
+        seat.inspect(|seat| seat.link.close(CloseReason::Policy)).is_some()
     }
 }
 
@@ -455,12 +486,11 @@ impl Handler<DrainSessions> for Shard {
 
     /// Closes are spread evenly, so that the clients do not all come back in the same moment.
     fn handle(&mut self, DrainSessions { reason, spread }: DrainSessions, ctx: &mut Self::Context) {
+        self.polls.wake_all();
         let count = u32::try_from(self.seats.len()).unwrap_or(u32::MAX).max(1);
         for (turn, (_, seat)) in (0u32..).zip(&self.seats) {
             let link = Rc::clone(&seat.link);
-            ctx.run_later(spread / count * turn, move |_, _| {
-                link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
-            });
+            ctx.run_later(spread / count * turn, move |_, _| link.close(reason));
         }
     }
 }

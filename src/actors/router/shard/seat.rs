@@ -3,15 +3,20 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
 
 use crate::actors::router::messages::SessionId;
 use crate::domain::cursor::{Cursor, EndedWindow, Window, decide};
 use crate::domain::event::{Event, EventId};
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::pattern::Pattern;
+use crate::protocol::close::CloseReason;
 use crate::protocol::request::Envelope;
-use crate::transport::Outbox;
+use crate::protocol::wire::Wire;
+use crate::protocol::{frame, sse};
+use crate::transport::{CloseFrame, Outbox, append_text_frame};
 
 /// Beats of the shard's heart, one a second: a clock that costs nothing to read.
 pub type Beat = u32;
@@ -20,6 +25,9 @@ pub type Beat = u32;
 #[derive(Debug)]
 pub struct Link {
     pub outbox: Rc<Outbox>,
+    pub wire: Wire,
+    /// A WebSocket client that asked for more than bare events, and so is told more.
+    pub asked_for_more: Cell<bool>,
     pub peer: Option<SocketAddr>,
     /// When the client was last heard of.
     pub heard: Cell<Beat>,
@@ -36,6 +44,34 @@ impl Link {
     /// The client has said something.
     pub fn hear(&self) {
         self.heard.set(self.clock.get());
+    }
+
+    /// Ends the connection after what is queued.
+    pub fn close(&self, reason: CloseReason) {
+        if !self.outbox.is_closed() {
+            self.outbox.close_with(reason.code(), self.last_words(reason));
+        }
+    }
+
+    /// Ends the connection instead of what is queued.
+    pub fn close_now(&self, reason: CloseReason) {
+        if !self.outbox.is_closed() {
+            self.outbox.close_now_with(reason.code(), self.last_words(reason));
+        }
+    }
+
+    /// How the client is told why, and when to come back.
+    fn last_words(&self, reason: CloseReason) -> Bytes {
+        let after = reason.reconnect_after(rand::random());
+        if self.wire == Wire::Sse {
+            return sse::farewell(after.unwrap_or(sse::STAY_AWAY));
+        }
+        let mut words = BytesMut::new();
+        if let Some(after) = after.filter(|_| self.asked_for_more.get()) {
+            append_text_frame(&mut words, frame::disconnect(reason, after).as_bytes());
+        }
+        words.extend_from_slice(&CloseFrame::new(reason.code(), reason.text()).encode());
+        words.freeze()
     }
 }
 
@@ -74,6 +110,8 @@ pub struct Seat {
     /// Pushed so far.
     pub frames: u64,
     pub opened: Instant,
+    /// Its share of the tenth by which lifetimes differ, from 0 to 1.
+    luck: f32,
 }
 
 impl Seat {
@@ -90,7 +128,13 @@ impl Seat {
             pinged,
             frames: 0,
             opened: Instant::now(),
+            luck: rand::random(),
         }
+    }
+
+    /// The age to which it may come, given `max_age`: a tenth more or less.
+    pub fn lifetime(&self, max_age: Duration) -> Duration {
+        max_age.mul_f32(0.9 + 0.2 * self.luck)
     }
 
     /// Whether fan-out serves it.
