@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::actors::client::{ClientParts, tls};
+use crate::actors::clock;
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::PersistenceParts;
 use crate::actors::persistence::intake::{Backlog, Intake};
@@ -277,6 +278,7 @@ impl Node {
             position: Arc::clone(&position),
             metrics: Arc::clone(&metrics),
             log_activity,
+            presence: subscribe.presence_events.then(|| clock::now().0),
         };
         let max_body = config.server.max_body.as_usize();
         let edge = EdgeParts {

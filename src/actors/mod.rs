@@ -17,6 +17,7 @@ pub mod clock;
 pub mod log_position;
 pub mod mailbox;
 pub mod observe;
+pub mod own_event;
 pub mod persistence;
 pub mod push_log;
 pub mod router;

@@ -121,6 +121,7 @@ pub struct SubscribeConfig {
     pub max_subscriptions: usize,
     #[serde(deserialize_with = "whole::<0, 1_000_000, _, _>")]
     pub max_long_polls: usize,
+    pub presence_events: bool,
 }
 
 /// What is none is unlimited.

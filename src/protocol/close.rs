@@ -76,6 +76,11 @@ impl CloseReason {
         }
     }
 
+    /// Whether it is nothing that the client has done or left undone: it comes back at once.
+    pub fn is_planned(self) -> bool {
+        (4200..4300).contains(&self.code())
+    }
+
     /// When to reconnect, if at all. `roll`, from 0 to 1, spreads the clients.
     pub fn reconnect_after(self, roll: f64) -> Option<Duration> {
         let (least, spread) = match self.code() {

@@ -1,10 +1,8 @@
 //! Nodes that go and come: subscribers are told, move, and miss nothing.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tungstenite::Message;
@@ -69,52 +67,57 @@ fn a_drain_can_be_taken_back() {
     assert_eq!(stream.event().0, id);
 }
 
-/// What a client that resumes has seen, up to the event `last`; it prefers the first of the nodes that takes it.
-fn follow(nodes: [SocketAddr; 2], last: &AtomicI64, kind: fn(SocketAddr, i64, &mut Vec<i64>)) -> Vec<i64> {
+/// Follows one connection to a node from `after` on; true when it has seen the last event.
+type Follow = fn(SocketAddr, i64, &mut Vec<i64>) -> bool;
+
+/// What a client that resumes has seen at the end; it prefers the first of the nodes that takes it.
+fn follow(nodes: [SocketAddr; 2], kind: Follow) -> Vec<i64> {
     let mut seen: Vec<i64> = Vec::new();
-    let done = |seen: &[i64]| seen.last().is_some_and(|id| *id == last.load(Ordering::SeqCst));
-    let deadline = std::time::Instant::now() + 3 * PATIENCE;
-    while !done(&seen) {
-        assert!(std::time::Instant::now() < deadline, "only {} events came", seen.len());
+    let deadline = Instant::now() + 3 * PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "only {} events came", seen.len());
         for node in nodes {
             let after = seen.last().copied().unwrap_or(0);
-            kind(node, after, &mut seen);
-        }
-    }
-    seen
-}
-
-fn follow_stream(node: SocketAddr, after: i64, seen: &mut Vec<i64>) {
-    let resume = format!("Last-Event-ID: {after}");
-    let Ok(mut stream) = EventStream::request(node, "HTTP/1.1", "/events/stream?event_name=a", &[&resume]) else {
-        return;
-    };
-    if stream.status == 200 {
-        while let Some((id, name, data)) = stream.try_event() {
-            assert_eq!(name, "a");
-            seen.push(id);
-            if data == "last" {
-                return;
+            if kind(node, after, &mut seen) {
+                return seen;
             }
         }
     }
 }
 
-fn follow_socket(node: SocketAddr, after: i64, seen: &mut Vec<i64>) {
-    let Ok(mut socket) = Socket::try_connect(node, "/ws", &[]) else { return };
+fn follow_stream(node: SocketAddr, after: i64, seen: &mut Vec<i64>) -> bool {
+    let resume = format!("Last-Event-ID: {after}");
+    let Ok(mut stream) = EventStream::request(node, "HTTP/1.1", "/events/stream?event_name=a", &[&resume]) else {
+        return false;
+    };
+    while stream.status == 200
+        && let Some((id, name, data)) = stream.try_event()
+    {
+        assert_eq!(name, "a");
+        seen.push(id);
+        if data == "last" {
+            return true;
+        }
+    }
+    false
+}
+
+fn follow_socket(node: SocketAddr, after: i64, seen: &mut Vec<i64>) -> bool {
+    let Ok(mut socket) = Socket::try_connect(node, "/ws", &[]) else { return false };
     let request = json!({"action": "subscribe", "event_name": "a", "after": after, "envelope": "full"});
     if socket.try_send(request).is_err() {
-        return;
+        return false;
     }
     while let Ok(Message::Text(text)) = socket.recv(PATIENCE) {
         let frame: Value = serde_json::from_str(&text).expect("JSON");
         if frame["type"] == "event" {
             seen.push(frame["id"].as_i64().expect("an id"));
             if frame["payload"] == "last" {
-                return;
+                return true;
             }
         }
     }
+    false
 }
 
 #[test]
@@ -123,33 +126,19 @@ fn nothing_is_missed_over_a_rolling_restart() {
     let start = || Server::builder().env("DATABASE_URL", &url).start();
     let (mut first, second) = (start(), start());
     let nodes = [first.addr(), second.addr()];
-    let last = Arc::new(AtomicI64::new(i64::MAX));
-    let kinds: [fn(SocketAddr, i64, &mut Vec<i64>); 2] = [follow_stream, follow_socket];
-    let followers: Vec<_> = (0..10)
-        .map(|n| {
-            let (last, kind) = (Arc::clone(&last), kinds[n % 2]);
-            thread::spawn(move || follow(nodes, &last, kind))
-        })
-        .collect();
+    let kinds: [Follow; 2] = [follow_stream, follow_socket];
+    let followers: Vec<_> = (0..10).map(|n| thread::spawn(move || follow(nodes, kinds[n % 2]))).collect();
     let sessions = |server: &Server| metric(server, "event_handler_sessions");
     eventually("all are at the first node", || (sessions(&first) == 10.0).then_some(()));
-    let publish = |payload: Value| {
-        thread::sleep(Duration::from_millis(1));
-        second.publish("a", payload)
-    };
-    (0..300).for_each(|n| {
-        publish(json!(n));
-    });
+    let publish = |payload: Value| second.publish("a", payload);
+    (0..300).for_each(|n| _ = publish(json!(n)));
     first.post("/admin/drain", "").data();
     while sessions(&second) < 10.0 {
         publish(json!("moving"));
     }
     assert!(first.terminate().success());
-    (0..300).for_each(|n| {
-        publish(json!(n));
-    });
-    let end = second.publish("a", json!("last"));
-    last.store(end, Ordering::SeqCst);
+    (0..300).for_each(|n| _ = publish(json!(n)));
+    let end = publish(json!("last"));
     for follower in followers {
         assert_eq!(follower.join().expect("a follower"), (1..=end).collect::<Vec<_>>());
     }

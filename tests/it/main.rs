@@ -37,3 +37,4 @@ mod sse;
 mod trace;
 mod websocket;
 mod websocket_asked;
+mod websocket_lines;

@@ -65,3 +65,38 @@ fn subscribers_are_counted_by_pattern() {
     drop((sockets, stream));
     eventually("nobody", || (counts() == json!([])).then_some(()));
 }
+
+#[test]
+fn who_comes_and_goes_is_told_if_asked_for() {
+    let server =
+        Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__SUBSCRIBE__PRESENCE_EVENTS", "true").start();
+    let mut watcher = server.stream("?event_name=$sys.session.%3E&after=0", &[]);
+    let (_, name, own) = watcher.event();
+    assert_eq!((name.as_str(), &own["session"], &own["kind"]), ("$sys.session.opened", &json!(1), &json!("sse")));
+    drop(server.ws());
+    let (_, name, opened) = watcher.event();
+    assert_eq!((name.as_str(), &opened["kind"]), ("$sys.session.opened", &json!("websocket")));
+    let (_, name, closed) = watcher.event();
+    assert_eq!((name.as_str(), &closed["frames"]), ("$sys.session.closed", &json!(0)));
+    for field in ["generation", "session", "peer"] {
+        assert_eq!(opened[field], closed[field], "{field}");
+    }
+    assert_eq!(opened["generation"], own["generation"]);
+    // A storm is told in numbers.
+    let storm: Vec<_> = (0..1500).map(|_| server.stream("?event_name=a", &[])).collect();
+    drop(storm);
+    let mut told = 0;
+    while told < 3000 {
+        let (_, name, data) = watcher.event();
+        told += if name == "$sys.session.left_out" { data["count"].as_u64().expect("a number") } else { 1 };
+    }
+    assert_eq!(told, 3000);
+}
+
+#[test]
+fn nobody_is_told_of_unless_asked_for() {
+    let server = Server::start(Backend::Sqlite);
+    drop(server.ws());
+    eventually("gone", || (server.get("/admin/sessions").data() == json!([])).then_some(()));
+    assert_eq!(server.events("?event_name=$sys.%3E"), [] as [Value; 0]);
+}

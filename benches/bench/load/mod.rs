@@ -4,6 +4,7 @@ pub mod fan_out;
 pub mod http;
 pub mod requests;
 pub mod sink;
+pub mod sse;
 pub mod ws;
 
 use std::io;

@@ -8,15 +8,12 @@ use serde_json::json;
 use super::post::{Attempt, Outcome};
 use super::report::LastError;
 use super::{AttemptEnd, Client};
+use crate::actors::own_event::own_event;
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::delivery::{DeadReason, Verdict, classify};
-use crate::domain::event::{EventId, NewEvent, Priority, Timestamp};
-use crate::domain::name::EventName;
+use crate::domain::event::{EventId, Timestamp};
 use crate::domain::retry::RetryVerdict;
 use crate::storage::{Claimed, Registered, Settled, Settlement};
-
-/// The source of the Event Handler's own events.
-const OWN_SOURCE: &str = "event-handler";
 
 /// What made the breaker change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,18 +242,5 @@ impl Client {
             "error": error,
         });
         self.own_events.push(own_event("$sys.delivery.dead", &payload));
-    }
-}
-
-fn own_event(name: &str, payload: &serde_json::Value) -> NewEvent {
-    NewEvent {
-        name: EventName::from_store(name.to_owned()),
-        payload: payload.to_string().into(),
-        source: OWN_SOURCE.into(),
-        priority: Priority::Normal,
-        key: None,
-        metadata: None,
-        traceparent: None,
-        idempotency: None,
     }
 }

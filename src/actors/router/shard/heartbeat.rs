@@ -72,6 +72,7 @@ impl Shard {
         }
         self.parts.metrics.queued(self.number, self.queues.budget.used(), self.recent.bytes());
         self.parts.metrics.lag(self.number, self.greatest_lag());
+        self.tell_comings();
         self.serve_without_room(ctx);
         self.heal(ctx);
         self.head_at_last_beat = self.head;

@@ -9,6 +9,7 @@
 //! - RT-3 bounded: past its bound nothing is queued for a connection; it catches up when it has drained.
 
 mod catch_up;
+mod comings;
 mod fanout;
 mod heartbeat;
 mod lobby;
@@ -29,6 +30,7 @@ use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult, Strea
 use slab::Slab;
 
 pub use self::catch_up::low_water;
+use self::comings::Comings;
 pub use self::fanout::QueueLimits;
 use self::fanout::{FanOut, Member, Room};
 pub use self::lobby::Lobby;
@@ -74,6 +76,8 @@ pub struct ShardParts {
     pub pushes: Arc<PushLog>,
     pub metrics: Arc<Metrics>,
     pub log_activity: bool,
+    /// The generation under which clients that come and go are told of; none if they are not.
+    pub presence: Option<i64>,
 }
 
 /// The bounds of one shard.
@@ -123,6 +127,7 @@ pub struct Shard {
     recent: RecentEvents,
     fan_out: FanOut,
     polls: LongPolls,
+    comings: Comings,
     /// Seats that fell behind in the current batch.
     behind: Vec<usize>,
     /// Seats whose subscription begins after the head.
@@ -167,6 +172,7 @@ impl Shard {
             recent,
             fan_out: FanOut::default(),
             polls: LongPolls::default(),
+            comings: Comings::default(),
             behind: Vec::new(),
             early: Vec::new(),
             without_room: VecDeque::new(),
@@ -247,6 +253,7 @@ impl Shard {
         let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         log::debug!(session, peer = link.peer_name().as_str(); "session opened");
         let seat = self.seats.insert(Seat::new(session, link, self.head()));
+        self.note_opened(seat);
         self.parts.metrics.sessions.inc();
         Seated { session, seat }
     }
@@ -264,6 +271,7 @@ impl Shard {
         let code = close_label(seat.link.outbox.close_code());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
         log::debug!(session = seated.session, peer = seat.link.peer_name().as_str(), code = code.as_str(), frames = seat.frames; "session closed");
+        self.note_closed(&seat);
         self.end_read(seated, &seat);
     }
 

@@ -67,7 +67,7 @@ impl Link {
             return sse::farewell(after.unwrap_or(sse::STAY_AWAY));
         }
         let mut words = BytesMut::new();
-        if let Some(after) = after.filter(|_| self.asked_for_more.get()) {
+        if let Some(after) = after.filter(|_| self.asked_for_more.get() && reason.is_planned()) {
             append_text_frame(&mut words, frame::disconnect(reason, after).as_bytes());
         }
         words.extend_from_slice(&CloseFrame::new(reason.code(), reason.text()).encode());
