@@ -49,12 +49,14 @@ impl Walk {
     async fn begin(query: &Query<'_>, reader: &Reader) -> Result<Self, ApiError> {
         let events = event_query(query, usize::MAX)?;
         let end: EventId = reader.bounds().await.map_err(|error| read_error(&error))?.last;
+        let times = reader.ids_between(events.since, events.until).await.map_err(|error| read_error(&error))?;
+        let end = end.min(times.1);
         let before = events.before.map_or(end + 1, |before| before.min(end + 1));
+        let after = Some(events.after.unwrap_or(0).max(times.0 - 1));
         let left = if query.one("limit").is_some() { events.limit } else { usize::MAX };
-        let after = events.after.or(Some(0));
         Ok(Self {
             reader: reader.clone(),
-            rest: EventQuery { after, before: Some(before), max_bytes: PAGE_BYTES, ..events },
+            rest: EventQuery { after, before: Some(before), since: None, until: None, max_bytes: PAGE_BYTES, ..events },
             left,
         })
     }

@@ -12,6 +12,7 @@ mod catch_up;
 mod comings;
 mod fanout;
 mod heartbeat;
+mod leaving;
 mod lobby;
 mod polls;
 mod presence;
@@ -38,8 +39,7 @@ use self::polls::LongPolls;
 use self::recent::RecentEvents;
 use self::seat::{Beat, Link, Mode, Seat, Subscription};
 use super::messages::{
-    CloseSession, CloseSubscription, DrainSessions, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch,
-    Seated, SessionClosed,
+    CloseSubscription, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch, Seated, SessionClosed,
 };
 use crate::actors::log_position::LogPosition;
 use crate::actors::mailbox::Depth;
@@ -48,7 +48,7 @@ use crate::actors::supervisor::guard::ExitGuard;
 use crate::domain::event::{EventId, LogBounds};
 use crate::domain::index::PatternIndex;
 use crate::domain::pattern::Pattern;
-use crate::protocol::close::{CloseReason, close_label};
+use crate::protocol::close::close_label;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::{self, Subscribed};
 use crate::protocol::log_batch::LogBatch;
@@ -393,18 +393,6 @@ impl Actor for Shard {
     }
 }
 
-/// RT-4: sessions of a failed shard are told to reconnect; their places in the log went with it.
-impl Drop for Shard {
-    fn drop(&mut self) {
-        for (_, seat) in &self.seats {
-            seat.link.close(CloseReason::ActorRestarted);
-        }
-        self.parts.metrics.sessions.sub(self.seats.len() as i64);
-        let subscriptions: usize = self.seats.iter().map(|(_, seat)| seat.subscriptions.len()).sum();
-        self.parts.metrics.subscriptions.sub(subscriptions as i64);
-    }
-}
-
 impl Handler<RouteBatch> for Shard {
     type Result = ();
 
@@ -477,29 +465,6 @@ impl Handler<ListSubscriptions> for Shard {
         let Some(seat) = self.seats.get(seated.seat).filter(|seat| seat.session == seated.session) else { return };
         let subscriptions = seat.subscriptions.iter().filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope)));
         seat.link.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions).as_bytes()));
-    }
-}
-
-impl Handler<CloseSession> for Shard {
-    type Result = bool;
-
-    fn handle(&mut self, CloseSession(session): CloseSession, _: &mut Self::Context) -> bool {
-        let seat = self.seats.iter().map(|(_, seat)| seat).find(|seat| seat.session == session);
-        seat.inspect(|seat| seat.link.close(CloseReason::Policy)).is_some()
-    }
-}
-
-impl Handler<DrainSessions> for Shard {
-    type Result = ();
-
-    /// Closes are spread evenly, so that the clients do not all come back in the same moment.
-    fn handle(&mut self, DrainSessions { reason, spread }: DrainSessions, ctx: &mut Self::Context) {
-        self.polls.wake_all();
-        let count = u32::try_from(self.seats.len()).unwrap_or(u32::MAX).max(1);
-        for (turn, (_, seat)) in (0u32..).zip(&self.seats) {
-            let link = Rc::clone(&seat.link);
-            ctx.run_later(spread / count * turn, move |_, _| link.close(reason));
-        }
     }
 }
 
