@@ -80,7 +80,9 @@ fn a_client_resumes_where_it_was() {
         assert_eq!(ids(server.stream("?event_name=a", &["Last-Event-ID: 4"]), 1), [5]);
         // The header is newer than the URL with which the client began.
         assert_eq!(ids(server.stream("?event_name=a&after=earliest", &["Last-Event-ID: 4"]), 1), [5]);
-        // Two patterns that overlap: each event once, in order.
+        // Two histories of one connection come as one.
+        assert_eq!(ids(server.stream("?event_name=a&event_name=other&after=0", &[]), 5), [1, 2, 3, 4, 5]);
+        // Patterns that overlap: each event once, in order.
         assert_eq!(ids(server.stream("?event_name=a&event_name=%3E&event_name=a&after=0", &[]), 5), [1, 2, 3, 4, 5]);
     });
 }
