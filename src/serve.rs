@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::actors::client::{ClientParts, tls};
 use crate::actors::clock;
+use crate::actors::durables::{Directory, DurableLimits, DurablesParts};
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::PersistenceParts;
 use crate::actors::persistence::intake::{Backlog, Intake};
@@ -26,6 +27,7 @@ use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
 use crate::actors::supervisor::messages::{Drain, WorkerReady};
 use crate::actors::supervisor::{Supervisor, SupervisorParts};
 use crate::config::{self, Config, ConfigError, ServiceConfig, UnknownFields};
+use crate::domain::durable::DurablePolicy;
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
 use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptions, StoreUrl};
@@ -209,8 +211,8 @@ impl Node {
         let log_activity = config.log.activity;
 
         let slot = |service: &ServiceConfig| {
-            let (name, patterns) = (service.name.clone().into(), service.routes.clone());
-            Arc::new(ServiceSlot::new(name, patterns, service.echo, service.start_from))
+            let (name, selectors) = (service.name.clone().into(), service.routes.clone());
+            Arc::new(ServiceSlot::new(name, selectors, service.echo, service.start_from))
         };
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.
@@ -242,10 +244,28 @@ impl Node {
             metrics: Arc::clone(&metrics),
             log_activity,
         };
+        let directory = Arc::<Directory>::default();
+        let durable = &config.durable;
+        let durables = DurablesParts {
+            limits: DurableLimits {
+                max_count: durable.max_count,
+                policy: DurablePolicy {
+                    ack_wait: durable.ack_wait.get(),
+                    max_in_flight: durable.max_in_flight,
+                    max_deliver: durable.max_deliver,
+                },
+            },
+            reader: deliveries.clone(),
+            position: Arc::clone(&position),
+            metrics: Arc::clone(&metrics),
+            directory: Arc::clone(&directory),
+            log_activity,
+        };
         let supervision = &config.supervision;
         let supervisor = Supervisor::new(SupervisorParts {
             persistence,
             clients,
+            durables,
             restarts: RestartPolicy {
                 max_restarts: supervision.max_restarts,
                 within: supervision.within.get(),
@@ -310,6 +330,8 @@ impl Node {
                 observe_services: supervisor.clone().recipient(),
                 operate: supervisor.clone().recipient(),
                 in_flight: supervisor.clone().recipient(),
+                durables: supervisor.clone().recipient(),
+                alter_durable: supervisor.clone().recipient(),
                 subscribers: supervisor.clone().recipient(),
                 start_job: supervisor.clone().recipient(),
                 cancel_job: supervisor.clone().recipient(),
@@ -318,6 +340,7 @@ impl Node {
                 inject_panic: supervisor.clone().recipient(),
             },
             services,
+            durables: directory,
             log_activity,
         };
         Ok(Self {

@@ -14,10 +14,10 @@
 
 pub mod client;
 pub mod clock;
+pub mod durables;
 pub mod log_position;
 pub mod mailbox;
 pub mod observe;
-pub mod own_event;
 pub mod persistence;
 pub mod push_log;
 pub mod router;

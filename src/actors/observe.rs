@@ -15,6 +15,7 @@ pub enum ActorKind {
     Shard,
     Session,
     Client,
+    Durables,
 }
 
 /// Whether an actor is at work.

@@ -7,9 +7,8 @@ use bytestring::ByteString;
 use tokio::sync::Notify;
 
 use crate::config::StartFrom;
-use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
-use crate::domain::routes::{Route, ServiceId};
+use crate::domain::routes::{Route, Selector, ServiceId};
 use crate::storage::{Pending, Registered};
 
 /// All services, in the order of the configuration.
@@ -21,7 +20,7 @@ pub type ServiceSlots = Arc<[Arc<ServiceSlot>]>;
 #[derive(Debug)]
 pub struct ServiceSlot {
     pub name: ByteString,
-    pub patterns: Vec<Pattern>,
+    pub selectors: Vec<Selector>,
     pub echo: bool,
     pub start_from: StartFrom,
     registered: Mutex<Option<Registered>>,
@@ -34,10 +33,10 @@ pub struct ServiceSlot {
 
 impl ServiceSlot {
     /// Not registered yet, with nothing waiting.
-    pub fn new(name: ByteString, patterns: Vec<Pattern>, echo: bool, start_from: StartFrom) -> Self {
+    pub fn new(name: ByteString, selectors: Vec<Selector>, echo: bool, start_from: StartFrom) -> Self {
         Self {
             name,
-            patterns,
+            selectors,
             echo,
             start_from,
             registered: Mutex::default(),
@@ -73,8 +72,8 @@ impl ServiceSlot {
 
     /// The route to it, once it is registered.
     pub fn route(&self) -> Option<Route> {
-        let (name, patterns) = (self.name.clone(), self.patterns.clone());
-        Some(Route { service: self.id()?, name, patterns, echo: self.echo })
+        let (name, selectors) = (self.name.clone(), self.selectors.clone());
+        Some(Route { service: self.id()?, name, selectors, echo: self.echo })
     }
 
     /// The source of the events that it is not to get: its own.

@@ -251,7 +251,7 @@ fn read(slot: &Value, text: &str) -> Result<Value, String> {
         Value::Boolean(_) => text.trim().parse().map(Value::Boolean).map_err(|_| refuse()),
         Value::Datetime(_) => text.trim().parse().map(Value::Datetime).map_err(|_| refuse()),
         Value::Array(_) => {
-            if let Some(list) = toml_list(text) {
+            if let Some(list) = toml_list(text).or_else(|| json_list(text)) {
                 return Ok(list);
             }
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -266,6 +266,11 @@ fn toml_list(text: &str) -> Option<Value> {
     let mut table = format!("list = {}", text.trim()).parse::<Table>().ok()?;
     let list = table.remove("list").filter(Value::is_array)?;
     table.is_empty().then_some(list)
+}
+
+/// `text` as a list in JSON; none if it is not one, or TOML has no such value.
+fn json_list(text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok().filter(Value::is_array)
 }
 
 fn kind(value: &Value) -> &'static str {

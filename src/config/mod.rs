@@ -8,6 +8,7 @@ mod delivery;
 mod error;
 mod layers;
 pub mod reference;
+mod routes;
 mod secret;
 mod sections;
 mod services;
@@ -25,8 +26,8 @@ pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
 pub use self::secret::{DatabaseUrl, Secret, SecretUrl};
 pub use self::sections::{
-    AdminConfig, Durability, LogConfig, LogFormat, PublishConfig, RedisConfig, RetentionConfig, ServerConfig,
-    ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
+    AdminConfig, Durability, DurableConfig, LogConfig, LogFormat, PublishConfig, RedisConfig, RetentionConfig,
+    ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
 };
 pub use self::services::{ServiceConfig, StartFrom};
 pub use self::units::{Size, Span};
@@ -43,6 +44,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub publish: PublishConfig,
     pub subscribe: SubscribeConfig,
+    pub durable: DurableConfig,
     pub retention: RetentionConfig,
     pub log: LogConfig,
     pub admin: AdminConfig,

@@ -98,6 +98,19 @@ pub struct PublishConfig {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct DurableConfig {
+    #[serde(deserialize_with = "span::<10, DAY, _>")]
+    pub ack_wait: Span,
+    #[serde(deserialize_with = "whole::<1, 10_000, _, _>")]
+    pub max_in_flight: u32,
+    #[serde(deserialize_with = "whole::<0, 1_000_000, _, _>")]
+    pub max_deliver: u32,
+    #[serde(deserialize_with = "whole::<0, 10_000, _, _>")]
+    pub max_count: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SubscribeConfig {
     #[serde(deserialize_with = "size::<{4 * KIB}, GIB, _>")]
     pub queue_per_connection: Size,

@@ -1,7 +1,7 @@
 //! The services that events are delivered to: `[[services]]`, and those that a short variable switches on.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write as _};
+use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,10 +14,11 @@ use super::delivery::DeliveryConfig;
 use super::error::{ConfigError, Origin};
 use super::layers::{Layers, Origins, SHORT_NAMES, origin_of};
 use super::reference::service_defaults;
+use super::routes::RouteKey;
 use super::secret::{Secret, SecretUrl, http_url};
 use super::sections::ServiceUrls;
 use crate::domain::event::EventId;
-use crate::domain::pattern::Pattern;
+use crate::domain::routes::Selector;
 use crate::protocol::webhook::SigningKey;
 
 /// Longest name of a service, in bytes: a label in names of hosts, metrics and variables.
@@ -51,7 +52,7 @@ pub struct ServiceConfig {
     pub url: SecretUrl,
     /// Begins with `/`.
     pub path: String,
-    pub routes: Vec<Pattern>,
+    pub routes: Vec<Selector>,
     /// What deliveries are signed with, the main secret first; none if they are not.
     pub secrets: Vec<Secret>,
     /// Names in lower case.
@@ -80,8 +81,7 @@ struct OwnKeys {
     url: Option<SecretUrl>,
     #[serde(deserialize_with = "path")]
     path: String,
-    #[serde(deserialize_with = "routes", serialize_with = "shown_routes")]
-    routes: Vec<Pattern>,
+    routes: Vec<RouteKey>,
     #[serde(deserialize_with = "secret")]
     secret: Secret,
     #[serde(deserialize_with = "secrets")]
@@ -109,7 +109,7 @@ impl ServiceConfig {
         let own = OwnKeys {
             url: Some(self.url.clone()),
             path: self.path.clone(),
-            routes: self.routes.clone(),
+            routes: self.routes.iter().cloned().map(RouteKey).collect(),
             secret: self.secrets.first().cloned().unwrap_or_default(),
             secrets: self.secrets.iter().skip(1).cloned().collect(),
             headers: self.headers.clone(),
@@ -183,6 +183,7 @@ pub(super) fn resolve(layers: &mut Layers, urls: &ServiceUrls) -> Result<Vec<Ser
                 error_at(&layers.origins, name, "url", reason)
             })?;
             let OwnKeys { path, routes, secret, secrets, headers, echo, start_from, url: _ } = own;
+            let routes = routes.into_iter().map(|RouteKey(route)| route).collect();
             let secrets = [secret].into_iter().filter(|secret| !secret.is_empty()).chain(secrets).collect();
             Ok(ServiceConfig { name: name.to_owned(), url, path, routes, secrets, headers, echo, start_from, options })
         })
@@ -233,19 +234,6 @@ fn path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
         return Ok(path);
     }
     Err(D::Error::custom(format!("must begin with \"/\" and be visible ASCII without \"#\", not {path:?}")))
-}
-
-fn routes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Pattern>, D::Error> {
-    let texts = Vec::<String>::deserialize(from)?;
-    let pattern = |text: String| {
-        let refuse = |reason: &dyn Display| D::Error::custom(format!("{text:?}: {reason}"));
-        Pattern::parse(text.clone()).map_err(|reason| refuse(&reason))
-    };
-    texts.into_iter().map(pattern).collect()
-}
-
-fn shown_routes<S: Serializer>(routes: &[Pattern], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(routes.iter().map(Pattern::as_str))
 }
 
 fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, D::Error> {

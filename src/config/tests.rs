@@ -1,7 +1,6 @@
 use std::path::Path;
 
 use super::*;
-use crate::domain::pattern::Pattern;
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
@@ -210,7 +209,7 @@ fn errors_in_a_file_are_one_line() {
         ),
         (
             "\"a\\nb\" = 1",
-            "a\\nb: unknown key (known: admin, delivery, environment, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
+            "a\\nb: unknown key (known: admin, delivery, durable, environment, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
         ),
         ("[server]\n\nport = x", "line 3, column 8: string values must be quoted, expected literal string"),
         ("port = 1\nport = 2", "line 2, column 1: duplicate key"),
@@ -254,7 +253,7 @@ fn errors_elsewhere_name_the_variable_or_flag() {
         (
             &[],
             &[("", "1")],
-            "--set: : unknown key (known: admin, delivery, environment, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
+            "--set: : unknown key (known: admin, delivery, durable, environment, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
         ),
     ];
     for (environment, overrides, line) in cases {
@@ -365,7 +364,7 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
         (billing.name.as_str(), endpoint(billing).as_str()),
         ("billing", "https://billing:8443/base/in?tenant=7")
     );
-    assert_eq!(billing.routes.iter().map(Pattern::as_str).collect::<Vec<_>>(), ["order.>", "user.*"]);
+    assert_eq!(billing.routes.iter().map(|route| route.event.as_str()).collect::<Vec<_>>(), ["order.>", "user.*"]);
     assert_eq!(billing.secrets.iter().map(Secret::expose).collect::<Vec<_>>(), ["whsec_cGxhaW4=", "old"]);
     assert_eq!(billing.headers["x-region"].expose(), "eu");
     assert_eq!((billing.echo, billing.start_from), (true, StartFrom::Id(17)));
@@ -377,7 +376,7 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
     assert_eq!((endpoint(second).as_str(), second.options.timeout.get().as_secs()), ("http://host/events", 20));
     assert_eq!(second.options.breaker_window, BreakerWindow::Calls(50));
     assert_eq!(second.authorization().unwrap().expose(), "Basic dSA6cA==");
-    assert!(second.routes[0].is_everything() && second.secrets.is_empty() && !second.echo);
+    assert!(second.routes[0].event.is_everything() && second.secrets.is_empty() && !second.echo);
     assert_eq!((second.start_from, billing.authorization().is_none()), (StartFrom::Now, true));
 }
 
@@ -387,7 +386,7 @@ fn the_four_variables_switch_services_on() {
     let environment =
         [("ELIZA_URL", "http://eliza:1"), ("SHAPE_L2_URL", "http://shape:2"), ("AUCTION_MANAGER_URL", "http://a")];
     let config = services_of(text, &environment).unwrap();
-    let services = config.services.iter().map(|s| (s.name.as_str(), endpoint(s), s.routes[0].as_str()));
+    let services = config.services.iter().map(|s| (s.name.as_str(), endpoint(s), s.routes[0].event.as_str()));
     assert_eq!(
         services.collect::<Vec<_>>(),
         [
@@ -430,7 +429,7 @@ fn lists_are_written_with_commas_or_as_in_a_file() {
     let environment =
         [("EVENT_HANDLER__SERVICES__A__URL", "http://x"), ("EVENT_HANDLER__SERVICES__A__ROUTES", "[a],b")];
     let config = services_of("", &environment).unwrap();
-    assert_eq!(config.services[0].routes.iter().map(Pattern::as_str).collect::<Vec<_>>(), ["[a]", "b"]);
+    assert_eq!(config.services[0].routes.iter().map(|route| route.event.as_str()).collect::<Vec<_>>(), ["[a]", "b"]);
     let wrong = error_of(&[], &[("delivery.retry_delays", "[20]")]);
     assert!(wrong.contains("retry_delays"), "{wrong}");
 }
@@ -465,7 +464,7 @@ fn errors_of_services_name_them() {
         ("rate = -1", "services.a.rate: must be between 0 and 1000000, not -1"),
         ("rate = nan", "services.a.rate: must be between 0 and 1000000, not NaN"),
         ("tls_key_file = \"k\"", "services.a.tls_key_file: is of no use without tls_cert_file"),
-        ("routes = [\"a*\"]", r#"services.a.routes: "a*": '*' must stand alone for one whole segment"#),
+        ("routes = [\"a*\"]", r#"services.a.routes[0]: "a*": '*' must stand alone for one whole segment"#),
         (
             "path = \"events\"",
             r##"services.a.path: must begin with "/" and be visible ASCII without "#", not "events""##,

@@ -95,6 +95,8 @@ impl Priority {
 
 /// The source of an event that names none.
 pub const DEFAULT_SOURCE: ByteString = ByteString::from_static("api");
+/// The source of the Event Handler's own events.
+const OWN_SOURCE: ByteString = ByteString::from_static("event-handler");
 
 /// What a publisher says of an event; valid by construction, not yet stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +117,20 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
+    /// An event of the Event Handler itself, with a name that begins with `$sys.`.
+    pub fn own(name: &str, payload: String) -> Self {
+        Self {
+            name: EventName::from_store(name.to_owned()),
+            payload: payload.into(),
+            source: OWN_SOURCE,
+            priority: Priority::Normal,
+            key: None,
+            metadata: None,
+            traceparent: None,
+            idempotency: None,
+        }
+    }
+
     /// Size in the log, in bytes: what retention by size counts.
     pub fn log_bytes(&self) -> i64 {
         let optional = |text: &Option<ByteString>| text.as_ref().map_or(0, |t| t.len());
@@ -236,7 +252,7 @@ impl Event {
 }
 
 /// The retained part of the log: ids `earliest..=last` can be read. `earliest > last` when it is empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogBounds {
     pub earliest: EventId,
     pub last: EventId,

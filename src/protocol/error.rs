@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::domain::filter::FilterError;
+
 macro_rules! error_codes {
     ($($variant:ident $code:literal $status:literal $meaning:literal;)+) => {
         /// Every error a client can be told of.
@@ -46,9 +48,11 @@ error_codes! {
     ServiceNotFound "service_not_found" 404 "No service is configured under this name; `data.known` lists those that are.";
     JobNotFound "job_not_found" 404 "No job has this id.";
     ScheduleNotFound "schedule_not_found" 404 "No schedule has this id; it is unknown, was cancelled, or was due.";
+    DurableNotFound "durable_not_found" 404 "There is no durable subscription of this name.";
     MethodNotAllowed "method_not_allowed" 405 "The path exists, but not with this method; `Allow` names those it has.";
     RequestTimeout "request_timeout" 408 "The body did not arrive in time.";
     JobNotRunning "job_not_running" 409 "The job is done or cancelled already.";
+    DurableMismatch "durable_mismatch" 409 "The durable subscription exists with another pattern or filter; `data.event_name` and `data.filter` have them.";
     BodyTooLarge "body_too_large" 413 "The body is longer than the limit in `data.limit_bytes`.";
     UnsupportedMediaType "unsupported_media_type" 415 "The content type or encoding is not one of those in `data.supported`.";
     UpgradeRequired "upgrade_required" 426 "The path speaks WebSocket only.";
@@ -64,6 +68,9 @@ error_codes! {
     UnknownAction "unknown_action" 422 "The frame's `action` does not exist; `data.known` lists those that do.";
     UnsupportedFrame "unsupported_frame" 422 "Only text frames are understood.";
     TooManySubscriptions "too_many_subscriptions" 422 "The connection holds as many subscriptions as it may.";
+    NotDelivered "not_delivered" 422 "The event is not one that this durable subscription has delivered, or somebody else has it now.";
+    NotAMember "not_a_member" 422 "The connection is not a member of this durable subscription.";
+    TooManyDurables "too_many_durables" 422 "There are as many durable subscriptions as there may be.";
     RateLimited "rate_limited" 429 "Too many requests; try again after the time given.";
     Internal "internal" 500 "Something failed that should not; the log has the details under the request id.";
     Overloaded "overloaded" 503 "More is waiting than may wait; try again after the time given.";
@@ -160,6 +167,12 @@ impl fmt::Display for ApiError {
 }
 
 impl std::error::Error for ApiError {}
+
+impl From<FilterError> for ApiError {
+    fn from(error: FilterError) -> Self {
+        Self::field(ErrorCode::InvalidField, &error.path, error.message)
+    }
+}
 
 #[cfg(test)]
 mod tests {

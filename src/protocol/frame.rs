@@ -4,12 +4,11 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use super::close::CloseReason;
 use super::error::ApiError;
 use super::request::{Envelope, RequestId};
 use crate::domain::event::{AppendOutcome, EventId};
+use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 
 /// What a client is told about a subscription that now stands.
@@ -24,11 +23,12 @@ pub struct Subscribed {
 }
 
 /// The reply to a subscribe request.
-pub fn subscribed(id: &RequestId, pattern: &Pattern, state: Subscribed) -> String {
+pub fn subscribed(id: &RequestId, pattern: &Pattern, filter: Option<&Filter>, state: Subscribed) -> String {
     let Subscribed { last_id, recovered, earliest_id } = state;
+    let filter = member(filter);
     let earliest = if recovered { String::new() } else { format!(r#","earliest_id":{earliest_id}"#) };
     format!(
-        r#"{{"id":{id},"type":"subscribed","event_name":"{pattern}","last_id":{last_id},"recovered":{recovered}{earliest}}}"#
+        r#"{{"id":{id},"type":"subscribed","event_name":"{pattern}"{filter},"last_id":{last_id},"recovered":{recovered}{earliest}}}"#
     )
 }
 
@@ -59,18 +59,29 @@ pub fn pong(id: Option<&RequestId>) -> String {
 }
 
 /// The reply to a list request.
-pub fn list<'a>(id: Option<&RequestId>, subscriptions: impl Iterator<Item = (&'a Pattern, Envelope)>) -> String {
-    let subscriptions: Vec<Value> = subscriptions
-        .map(|(pattern, envelope)| {
+pub fn list<'a>(
+    id: Option<&RequestId>,
+    subscriptions: impl Iterator<Item = (&'a Pattern, Envelope, Option<&'a Filter>)>,
+    durables: &[(String, String)],
+) -> String {
+    let durables = durables.iter().map(|(pattern, name)| format!(r#"{{"durable":"{name}","event_name":"{pattern}"}}"#));
+    let subscriptions: Vec<String> = subscriptions
+        .map(|(pattern, envelope, filter)| {
             let envelope = match envelope {
                 Envelope::Plain => "plain",
                 Envelope::Full => "full",
             };
-            json!({"event_name": pattern.as_str(), "envelope": envelope})
+            format!(r#"{{"envelope":"{envelope}","event_name":"{pattern}"{}}}"#, member(filter))
         })
+        .chain(durables)
         .collect();
     let id = id.map(|id| format!(r#""id":{id},"#)).unwrap_or_default();
-    format!(r#"{{{id}"type":"subscriptions","subscriptions":{}}}"#, Value::Array(subscriptions))
+    format!(r#"{{{id}"type":"subscriptions","subscriptions":[{}]}}"#, subscriptions.join(","))
+}
+
+/// A filter as a further member of an object.
+fn member(filter: Option<&Filter>) -> String {
+    filter.map(|filter| format!(r#","filter":{filter}"#)).unwrap_or_default()
 }
 
 /// The frame before a close frame that tells to come back.
@@ -95,17 +106,22 @@ mod tests {
         let id: RequestId = serde_json::from_str("7").expect("JSON");
         let pattern = Pattern::parse("user.*").expect("valid");
         let state = Subscribed { last_id: 57, recovered: true, earliest_id: 1 };
+        let filter = Filter::parse(r#"{"a": [1e400]}"#).expect("valid");
         assert_eq!(
-            subscribed(&id, &pattern, state),
+            subscribed(&id, &pattern, None, state),
             r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":true}"#
         );
         assert_eq!(
-            subscribed(&id, &pattern, Subscribed { recovered: false, earliest_id: 9, ..state }),
+            subscribed(&id, &pattern, None, Subscribed { recovered: false, earliest_id: 9, ..state }),
             r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":false,"earliest_id":9}"#
         );
         assert_eq!(
-            list(None, [(&pattern, Envelope::Full)].into_iter()),
-            r#"{"type":"subscriptions","subscriptions":[{"envelope":"full","event_name":"user.*"}]}"#
+            list(
+                None,
+                [(&pattern, Envelope::Full, None), (&pattern, Envelope::Plain, Some(&filter))].into_iter(),
+                &[("a.>".to_owned(), "d".to_owned())]
+            ),
+            r#"{"type":"subscriptions","subscriptions":[{"envelope":"full","event_name":"user.*"},{"envelope":"plain","event_name":"user.*","filter":{"a":[1e400]}},{"durable":"d","event_name":"a.>"}]}"#
         );
         assert_eq!(
             disconnect(CloseReason::Draining, Duration::from_millis(250)),

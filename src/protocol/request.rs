@@ -2,14 +2,19 @@
 
 use serde_json::value::RawValue;
 
+use super::durable::{self, JoinRequest, Settlement};
 use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
 use crate::domain::event::{Append, EventId};
+use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 
 /// The actions a frame may ask for.
-pub const ACTIONS: &[&str] = &["subscribe", "unsubscribe", "publish", "list", "ping"];
+pub const ACTIONS: &[&str] =
+    &["subscribe", "unsubscribe", "publish", "ack", "nack", "extend", "reject", "list", "ping"];
+
+const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after", "filter"];
 
 /// The client's own mark on a request, echoed in the reply; its exact JSON text.
 pub type RequestId = Box<RawValue>;
@@ -38,11 +43,38 @@ pub enum Start {
 /// One frame of a client.
 #[derive(Debug)]
 pub enum Request {
-    Subscribe { id: Option<RequestId>, pattern: Pattern, envelope: Envelope, start: Start },
-    Unsubscribe { id: Option<RequestId>, pattern: Pattern },
-    Publish { id: Option<RequestId>, append: Box<Append> },
-    List { id: Option<RequestId> },
-    Ping { id: Option<RequestId> },
+    Subscribe {
+        id: Option<RequestId>,
+        pattern: Pattern,
+        envelope: Envelope,
+        filter: Option<Filter>,
+        start: Start,
+    },
+    Unsubscribe {
+        id: Option<RequestId>,
+        pattern: Pattern,
+    },
+    /// Become a member of a durable subscription.
+    Join {
+        id: Option<RequestId>,
+        join: Box<JoinRequest>,
+    },
+    /// Be a member no longer.
+    Leave {
+        id: Option<RequestId>,
+        durable: String,
+    },
+    Settle(Settlement),
+    Publish {
+        id: Option<RequestId>,
+        append: Box<Append>,
+    },
+    List {
+        id: Option<RequestId>,
+    },
+    Ping {
+        id: Option<RequestId>,
+    },
 }
 
 /// A frame that is no request; the mark is kept where it could be read.
@@ -77,13 +109,24 @@ impl Request {
         }
         match &*object.required_text("action")? {
             "subscribe" => {
-                object.check(&["action", "event_name", "id", "envelope", "after"], true)?;
+                let known: Vec<&str> = SUBSCRIBE_FIELDS.iter().chain(durable::FIELDS).copied().collect();
+                object.check(&known, true)?;
+                if let Some(name) = durable::name_of(object)? {
+                    return Ok(Self::Join { id, join: Box::new(durable::join_request(object, name)?) });
+                }
+                if let Some(field) = durable::FIELDS.iter().find(|field| object.raw(field).is_some()) {
+                    let reason = "goes with \"durable\", the name of a durable subscription";
+                    return Err(ApiError::field(ErrorCode::InvalidField, field, reason));
+                }
                 let (envelope, start) = (envelope(object)?, start(object)?);
-                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, start })
+                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, filter: filter(object)?, start })
             }
             "unsubscribe" => {
-                object.check(&["action", "event_name", "id"], true)?;
-                Ok(Self::Unsubscribe { id, pattern: pattern(object)? })
+                object.check(&["action", "event_name", "durable", "id"], true)?;
+                match durable::name_of(object)? {
+                    Some(durable) => Ok(Self::Leave { id, durable }),
+                    None => Ok(Self::Unsubscribe { id, pattern: pattern(object)? }),
+                }
             }
             "publish" => {
                 let known: Vec<&str> = ["action", "id"].iter().chain(publish::FIELDS).copied().collect();
@@ -99,7 +142,10 @@ impl Request {
                 object.check(&["action", "id"], true)?;
                 Ok(Self::Ping { id })
             }
-            other => Err(ApiError::unknown(ErrorCode::UnknownAction, other, ACTIONS).with("field", "action")),
+            other => match durable::settlement(object, other)? {
+                Some(settlement) => Ok(Self::Settle(settlement)),
+                None => Err(ApiError::unknown(ErrorCode::UnknownAction, other, ACTIONS).with("field", "action")),
+            },
         }
     }
 }
@@ -117,12 +163,18 @@ fn request_id(object: &RawObject<'_>) -> Result<Option<RequestId>, ApiError> {
     Ok(Some(id.expect("invariant: the text was read as a JSON value")))
 }
 
-fn pattern(object: &RawObject<'_>) -> Result<Pattern, ApiError> {
+pub(super) fn pattern(object: &RawObject<'_>) -> Result<Pattern, ApiError> {
     Pattern::parse(object.required_text("event_name")?.into_owned())
         .map_err(|reason| ApiError::field(ErrorCode::InvalidField, "event_name", reason))
 }
 
-fn envelope(object: &RawObject<'_>) -> Result<Envelope, ApiError> {
+/// Absent and `null` are the same.
+pub(super) fn filter(object: &RawObject<'_>) -> Result<Option<Filter>, ApiError> {
+    let raw = object.raw("filter").filter(|raw| *raw != "null");
+    raw.map(Filter::parse).transpose().map_err(ApiError::from)
+}
+
+pub(super) fn envelope(object: &RawObject<'_>) -> Result<Envelope, ApiError> {
     match object.text("envelope")?.as_deref() {
         None | Some("plain") => Ok(Envelope::Plain),
         Some("full") => Ok(Envelope::Full),
@@ -130,7 +182,7 @@ fn envelope(object: &RawObject<'_>) -> Result<Envelope, ApiError> {
     }
 }
 
-fn start(object: &RawObject<'_>) -> Result<Start, ApiError> {
+pub(super) fn start(object: &RawObject<'_>) -> Result<Start, ApiError> {
     match object.raw("after") {
         None | Some("null") => Ok(Start::Now),
         Some(r#""earliest""#) => Ok(Start::Earliest),

@@ -9,6 +9,7 @@
 //! - *ST-4* After a failure the next call tries anew; nothing needs a restart.
 
 mod connection;
+mod durables;
 mod error;
 mod filter;
 mod fragments;
@@ -28,6 +29,7 @@ mod sqlite;
 mod url;
 mod writer;
 
+pub use durables::{DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable, service_name};
 pub use error::{StoreError, StoreErrorKind};
 pub use migrate::migrate;
 pub use options::{Durability, StoreOptions};

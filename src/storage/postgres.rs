@@ -31,10 +31,11 @@ pub(super) fn append(connection: &mut PgConnection, job: &AppendJob<'_>) -> Resu
     if takes_all { append_all(connection, job) } else { append_with_keys(connection, job) }
 }
 
+/// Keeps the locks of services apart from other advisory locks of two numbers.
+const CLASS: i32 = 0x6568_7376;
+
 /// Tries to take the session's lock of a service, unless this session has it already.
 pub(super) fn hold(connection: &mut PgConnection, service: ServiceId) -> Result<Hold, StoreError> {
-    /// Keeps the locks of services apart from other advisory locks of two numbers.
-    const CLASS: i32 = 0x6568_7376;
     let has = format!(
         "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {CLASS} \
          AND objid::bigint = {service} AND objsubid = 2 AND pid = pg_backend_pid() AND granted)"
@@ -49,6 +50,11 @@ pub(super) fn hold(connection: &mut PgConnection, service: ServiceId) -> Result<
     } else {
         Hold::Elsewhere
     })
+}
+
+/// Gives the session's lock of a service back.
+pub(super) fn release(connection: &mut PgConnection, service: ServiceId) -> Result<(), StoreError> {
+    Ok(connection.batch_execute(&format!("SELECT pg_advisory_unlock({CLASS}, {service})"))?)
 }
 
 /// Commits a transaction that may write and has an id, so that its commit goes to disk.

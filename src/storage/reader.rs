@@ -13,6 +13,7 @@ use crate::domain::event::{Event, EventId, LogBounds, Timestamp};
 use crate::domain::routes::ServiceId;
 
 use super::connection::{Access, Connection};
+use super::durables::{self, DurableRecord};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
 use super::outbox::{
@@ -177,6 +178,11 @@ impl Reader {
             counting = self.run(counting, turn).await?.0;
         }
         Ok(counting)
+    }
+
+    /// All durable subscriptions, in the order of their names.
+    pub async fn durables(&self) -> Result<Vec<DurableRecord>, StoreError> {
+        self.read(durables::list).await
     }
 
     /// The names of all services that the store has ever seen.

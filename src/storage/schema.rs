@@ -104,4 +104,27 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    durables (service) {
+        service -> SmallInt,
+        name -> Text,
+        pattern -> Text,
+        filter -> Nullable<Text>,
+        epoch -> BigInt,
+        floor -> BigInt,
+        ack_wait_us -> BigInt,
+        max_in_flight -> Integer,
+        max_deliver -> Integer,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    durable_marks (service, event_id) {
+        service -> SmallInt,
+        event_id -> BigInt,
+        deliveries -> Integer,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(events, deliveries, delivery_attempts, services);

@@ -4,10 +4,12 @@ use bytestring::ByteString;
 use diesel::dsl::auto_type;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 
+use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Append, AppendOutcome, Event, EventId, LogBounds, NewEvent, ScheduleId, Timestamp};
 use crate::domain::routes::{Routes, ServiceId};
 
 use super::connection::{Access, Connection};
+use super::durables::{self, DurableChange, DurableRecord, HeldDurable, NewDurable};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
 use super::outbox::{self, Held, Hold, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settlement};
@@ -50,6 +52,7 @@ pub struct Group {
     pub take_due: usize,
     pub settlements: Vec<Settlement>,
     pub services: Vec<ServiceChange>,
+    pub durables: Vec<DurableChange>,
 }
 
 /// The end of the log, read inside the transaction that appends to it.
@@ -80,7 +83,7 @@ impl Writer {
     /// Events get dense rising ids and a `created_at` that never goes back. When this returns, they are
     /// durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
     pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
-        let Group { appends: mut batch, take_due, settlements, services } = group;
+        let Group { appends: mut batch, take_due, settlements, services, durables } = group;
         refuse_zero_bytes(&batch)?;
         let (floor, keys_since, requests) = (self.floor, self.keys_since(now), batch.len());
         let (tail, mut plan, enqueued) = self.with(|connection| {
@@ -101,6 +104,9 @@ impl Writer {
             outbox::settle(connection, &settlements)?;
             for change in &services {
                 outbox::change_service(connection, change)?;
+            }
+            for change in &durables {
+                durables::change(connection, change)?;
             }
             connection.commit()?;
             connection.verify()?;
@@ -145,6 +151,52 @@ impl Writer {
             };
             outbox::held(connection, service, hold)
         })
+    }
+
+    /// Finds a durable subscription, or makes it; none if there are `max` already.
+    pub fn open_durable(
+        &mut self,
+        new: &NewDurable,
+        max: usize,
+        now: Timestamp,
+    ) -> Result<Option<DurableRecord>, StoreError> {
+        self.transact(|connection| durables::open(connection, new, max, now))
+    }
+
+    /// Makes this process the only one that delivers the events of a durable subscription, for as long as the writer's
+    /// connection lives or until it is [released](Self::release); none if it was deleted. Its marks are read unless it was
+    /// held before and is still in the epoch `known`.
+    pub fn hold_durable(&mut self, service: ServiceId, known: Option<i64>) -> Result<Option<HeldDurable>, StoreError> {
+        self.with(|connection| {
+            let hold = match connection {
+                Connection::Sqlite(_) => Hold::Kept,
+                Connection::Postgres(connection) => postgres::hold(connection, service)?,
+            };
+            durables::held(connection, service, hold, known)
+        })
+    }
+
+    /// Lets another process hold it.
+    pub fn release(&mut self, service: ServiceId) -> Result<(), StoreError> {
+        self.with(|connection| match connection {
+            Connection::Sqlite(_) => Ok(()),
+            Connection::Postgres(connection) => postgres::release(connection, service),
+        })
+    }
+
+    /// How a durable subscription delivers from now on.
+    pub fn set_durable_policy(&mut self, name: &str, policy: &DurablePolicy) -> Result<bool, StoreError> {
+        self.transact(|connection| durables::set_policy(connection, name, policy))
+    }
+
+    /// Has a durable subscription go on after `floor`; false if there is none of this name.
+    pub fn seek_durable(&mut self, name: &str, floor: EventId) -> Result<bool, StoreError> {
+        self.transact(|connection| durables::seek(connection, name, floor))
+    }
+
+    /// Forgets a durable subscription; false if there is none of this name.
+    pub fn delete_durable(&mut self, name: &str) -> Result<bool, StoreError> {
+        self.transact(|connection| durables::delete(connection, name))
     }
 
     /// What is not delivered to a service, counted.
@@ -227,13 +279,17 @@ impl Writer {
         Timestamp(now.0.saturating_sub(window))
     }
 
-    /// Does `work` on the connection, which ends if it fails.
+    /// Does `work` on the connection, which ends if it fails. Nothing is written beside a file that has been replaced: what
+    /// went into the write-ahead log of the old one would be taken for that of the new one.
     pub(super) fn with<T>(
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+            Some(connection) => {
+                connection.verify()?;
+                connection
+            }
             None => {
                 let mut connection = Connection::open(&self.options, Access::Write)?;
                 migrate::run(&mut connection)?;

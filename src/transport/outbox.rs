@@ -31,6 +31,7 @@ const KEPT_SLOTS: usize = 4;
 pub struct Outbox {
     shard: Rc<ShardQueues>,
     reading: ReadGate,
+    feeding: ReadGate,
     state: RefCell<State>,
 }
 
@@ -106,7 +107,7 @@ impl Outbox {
             last_look: None,
             settled: 0,
         };
-        Rc::new(Self { shard, reading: ReadGate::default(), state: RefCell::new(state) })
+        Rc::new(Self { shard, reading: ReadGate::default(), feeding: ReadGate::default(), state: RefCell::new(state) })
     }
 
     /// Queues `frames`: one or more whole frames, encoded. Ignored once the outbox is closed.
@@ -224,6 +225,16 @@ impl Outbox {
         &self.reading
     }
 
+    /// Stops and restarts those who have one thing after the other to push here, and [wait](Self::may_feed) for room.
+    pub fn feeding(&self) -> &ReadGate {
+        &self.feeding
+    }
+
+    /// Until [`Self::feeding`] is not stopped.
+    pub async fn may_feed(&self) {
+        std::future::poll_fn(|cx| self.feeding.poll_open(cx)).await;
+    }
+
     /// Drops everything queued but the first `keep` pieces.
     fn discard_from(&self, keep: usize) {
         let mut state = self.state.borrow_mut();
@@ -251,6 +262,7 @@ impl Outbox {
             self.shard.drained.put(key);
         }
         self.reading.on_queued(queued);
+        self.feeding.on_queued(queued);
     }
 }
 

@@ -28,14 +28,16 @@ use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, Resource, web};
 
 use self::reply::Refusal;
+use crate::actors::durables::Directory;
 use crate::actors::log_position::LogPosition;
-use crate::actors::persistence::messages::{CancelJob, CancelSchedule, StartJob};
+use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, StartJob};
 use crate::actors::push_log::PushLog;
 use crate::actors::router::messages::{CloseSession, CountSubscribers, FindSessions};
 use crate::actors::router::worker::Worker;
 use crate::actors::service_slot::ServiceSlot;
 use crate::actors::supervisor::messages::{
-    Drain, FindAllSubscribers, ListAllInFlight, ObserveServices, ObserveTree, OperateService, ToPersistence, ToShards,
+    Drain, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, ObserveTree, OperateService,
+    ToPersistence, ToShards,
 };
 use crate::config::{Secret, ServiceConfig};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -65,6 +67,7 @@ pub struct EdgeParts {
     pub supervisor: SupervisorAddresses,
     /// In the order of the configuration.
     pub services: Arc<[ConfiguredService]>,
+    pub durables: Arc<Directory>,
     pub log_activity: bool,
 }
 
@@ -86,6 +89,8 @@ pub struct SupervisorAddresses {
     pub observe_services: Recipient<ObserveServices>,
     pub operate: Recipient<OperateService>,
     pub in_flight: Recipient<ListAllInFlight>,
+    pub durables: Recipient<ListAllDurables>,
+    pub alter_durable: Recipient<ToPersistence<AlterDurable>>,
     pub subscribers: Recipient<FindAllSubscribers>,
     pub start_job: Recipient<ToPersistence<StartJob>>,
     pub cancel_job: Recipient<ToPersistence<CancelJob>>,
@@ -160,6 +165,13 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         .service(resource("/replay", &[Method::POST]).route(web::post().to(admin::jobs::replay)))
         .service(resource("/jobs", &[Method::GET]).route(web::get().to(admin::jobs::list)))
         .service(resource("/jobs/{id}", &[Method::DELETE]).route(web::delete().to(admin::jobs::cancel)))
+        .service(resource("/durables", &[Method::GET]).route(web::get().to(admin::durables::list)))
+        .service(
+            resource("/durables/{name}", &[Method::GET, Method::DELETE])
+                .route(web::get().to(admin::durables::one))
+                .route(web::delete().to(admin::durables::delete)),
+        )
+        .service(resource("/durables/{name}/seek", &[Method::POST]).route(web::post().to(admin::durables::seek)))
         .service(resource("/explain", &[Method::POST]).route(web::post().to(admin::explain::explain)))
         .service(
             resource("/drain", &[Method::POST, Method::DELETE])

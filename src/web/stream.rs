@@ -15,13 +15,14 @@ use crate::actors::router::messages::OpenStream;
 use crate::actors::session::end_of_log;
 use crate::actors::session::stream::StreamSession;
 use crate::domain::event::EventId;
+use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::ApiError;
 use crate::protocol::request::{Envelope, Start};
 use crate::protocol::wire::Wire;
 use crate::transport::{Streaming, stream};
 
-const PARAMETERS: &[&str] = &["event_name", "after", "envelope"];
+const PARAMETERS: &[&str] = &["event_name", "after", "envelope", "filter"];
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Whether everything since the position asked for comes.
@@ -43,6 +44,7 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
         "full" => Some(Envelope::Full),
         _ => None,
     })?;
+    let filter = query.one("filter").map(Filter::parse).transpose().map_err(ApiError::from)?;
     let start = start(&req, &query)?;
     if req.method() == Method::HEAD {
         return Ok(head().body(BoxBody::new(body::None::new())));
@@ -56,7 +58,7 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     let Seat { seated, link, shard } = seat::take(&edge, outbox, Wire::Sse, peer(&req)).await?;
     // Gives the seat back, whatever happens.
     let session = StreamSession { seated, link, shard };
-    let open = OpenStream { seated, patterns, envelope: envelope.unwrap_or_default(), start, log_end };
+    let open = OpenStream { seated, patterns, envelope: envelope.unwrap_or_default(), filter, start, log_end };
     let opened = session.shard.open_stream.send(open).await;
     let state = opened.map_err(|_| seat::restarting())??;
     session.start(input);

@@ -33,7 +33,9 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         position: parts.position.clone(),
         metrics: parts.metrics.clone(),
         reader: parts.reader.clone(),
+        durables: parts.durables.clone(),
         rules: parts.rules,
+        queue_limit: worker.queue_limit(),
         low_water: worker.low_water(),
     };
     Session::start(seated, link, session, upgraded.inbound);

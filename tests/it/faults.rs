@@ -150,7 +150,7 @@ fn a_failed_session_concerns_nobody_else() {
 
 #[test]
 fn a_part_that_fails_too_often_ends_the_process() {
-    for actor in ["persistence", "router", "shard"] {
+    for actor in ["persistence", "router", "durables", "shard"] {
         let mut server = builder(Backend::Sqlite).env("EVENT_HANDLER__SUPERVISION__MAX_RESTARTS", 2).start();
         for round in 1..=2 {
             inject(&server, actor);

@@ -12,9 +12,12 @@ mod config;
 mod deliveries_storm;
 mod documents;
 mod drain;
+mod durable;
+mod durable_model;
 mod example_services;
 #[cfg(feature = "fault-injection")]
 mod faults;
+mod filters;
 mod health;
 mod hostile;
 mod http;

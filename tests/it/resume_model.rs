@@ -16,6 +16,18 @@ const STEPS: usize = 250;
 const MAX_CLIENTS: usize = 6;
 const NAMES: [&str; 7] = ["a", "b", "a.b", "a.c", "a.b.c", "b.c", "b.b.c"];
 const PATTERNS: [&str; 10] = [">", "*", "a", "a.b", "a.*", "*.c", "a.>", "b.>", "*.b.c", "*.*"];
+/// Whether the number in a payload passes.
+type Passes = fn(usize) -> bool;
+/// Filters, and what they mean.
+const FILTERS: [(&str, Passes); 4] = [
+    ("null", |_| true),
+    (r#"{"n":[0,2]}"#, |n| n % 2 == 0),
+    (r#"{"n":[{"numeric":[">",1]}]}"#, |n| n > 1),
+    (r#"{"n":[{"anything-but":3}],"more":[{"exists":false}]}"#, |n| n != 3),
+];
+
+/// An event, as far as it matters here: its name, and the number in its payload.
+type Told = (&'static str, usize);
 
 #[test]
 fn sqlite_subscribers_get_what_the_model_says() {
@@ -45,8 +57,8 @@ fn live(backend: Backend, seed: u64) {
 struct World {
     random: StdRng,
     server: Server,
-    /// Names of the events, by id.
-    log: BTreeMap<i64, &'static str>,
+    /// The events, by id.
+    log: BTreeMap<i64, Told>,
     clients: Vec<Client>,
 }
 
@@ -79,18 +91,19 @@ impl World {
     }
 
     fn publish(&mut self, count: usize) {
-        let events: Vec<(&'static str, usize)> =
-            (0..count).map(|_| (self.one_of(&NAMES), self.random.random_range(0..4000))).collect();
-        let body = |(name, size): &(&str, usize)| json!({"event_name": name, "payload": "x".repeat(*size)});
+        let events: Vec<(Told, usize)> = (0..count)
+            .map(|_| ((self.one_of(&NAMES), self.random.random_range(0..4)), self.random.random_range(0..4000)))
+            .collect();
+        let body = |((name, n), size): &(Told, usize)| json!({"event_name": name, "payload": {"pad": "x".repeat(*size), "n": n}});
         let first = if let [one] = &events[..] {
             self.server.post("/publish", body(one)).event_id()
         } else {
             let batch: Value = events.iter().map(body).collect();
             self.server.post("/publish/batch", batch).data()["first_id"].as_i64().expect("an id")
         };
-        for (id, (name, _)) in (first..).zip(events) {
-            assert_eq!(self.log.insert(id, name), None, "{id} was given twice");
-            self.clients.iter_mut().for_each(|client| client.published(id, name));
+        for (id, (told, _)) in (first..).zip(events) {
+            assert_eq!(self.log.insert(id, told), None, "{id} was given twice");
+            self.clients.iter_mut().for_each(|client| client.published(id, told));
         }
     }
 
@@ -103,10 +116,11 @@ impl World {
             4 => Some(json!(last)),
             _ => Some(json!(self.random.random_range(0..=last))),
         };
+        let filter = self.random.random_range(0..FILTERS.len());
         let log = &self.log;
         if !self.clients.is_empty() {
             let chosen = self.random.random_range(0..self.clients.len());
-            self.clients[chosen].subscribe(pattern, after, log);
+            self.clients[chosen].subscribe(pattern, filter, after, log);
         }
     }
 
@@ -131,7 +145,10 @@ impl World {
             stored.extend(page.iter().map(entry));
         }
         assert!(
-            stored.iter().map(|(id, name)| (*id, name.as_str())).eq(self.log.iter().map(|(id, name)| (*id, *name)))
+            stored
+                .iter()
+                .map(|(id, name)| (*id, name.as_str()))
+                .eq(self.log.iter().map(|(id, (name, _))| (*id, *name)))
         );
     }
 
@@ -143,15 +160,15 @@ impl World {
 /// A connection, and what the model says about it.
 struct Client {
     ws: Socket,
-    /// Patterns with the id after which they apply.
-    subscriptions: BTreeMap<&'static str, i64>,
+    /// Patterns with the id after which they apply, and the place of their filter.
+    subscriptions: BTreeMap<&'static str, (i64, usize)>,
     /// What has to come.
     due: BTreeSet<i64>,
     /// What may come, because a subscription has ended.
     optional: BTreeSet<i64>,
     /// The last id since history was last asked for.
     last: i64,
-    names: BTreeMap<i64, &'static str>,
+    log: BTreeMap<i64, Told>,
     requests: u64,
 }
 
@@ -164,23 +181,26 @@ impl Client {
             due: BTreeSet::new(),
             optional: BTreeSet::new(),
             last: 0,
-            names: BTreeMap::new(),
+            log: BTreeMap::new(),
             requests: 0,
         }
     }
 
-    fn covers(&self, id: i64, name: &str) -> bool {
-        self.subscriptions.iter().any(|(pattern, from)| *from < id && matches(pattern, name))
+    fn covers(&self, id: i64, (name, n): Told) -> bool {
+        let covers = |(pattern, (from, filter)): (&&str, &(i64, usize))| {
+            *from < id && matches(pattern, name) && FILTERS[*filter].1(n)
+        };
+        self.subscriptions.iter().any(covers)
     }
 
-    fn published(&mut self, id: i64, name: &'static str) {
-        self.names.insert(id, name);
-        if self.covers(id, name) {
+    fn published(&mut self, id: i64, told: Told) {
+        self.log.insert(id, told);
+        if self.covers(id, told) {
             self.due.insert(id);
         }
     }
 
-    fn subscribe(&mut self, pattern: &'static str, after: Option<Value>, log: &BTreeMap<i64, &'static str>) {
+    fn subscribe(&mut self, pattern: &'static str, filter: usize, after: Option<Value>, log: &BTreeMap<i64, Told>) {
         let end = log.keys().last().copied().unwrap_or(0);
         let mut request = json!({"action": "subscribe", "event_name": pattern, "envelope": "full"});
         let from = match &after {
@@ -188,13 +208,16 @@ impl Client {
             Some(after) => after.as_i64().unwrap_or(0),
         };
         let again = self.subscriptions.contains_key(pattern);
+        // Without history it goes on as it is.
+        let filter = self.subscriptions.get(pattern).filter(|_| after.is_none()).map_or(filter, |(_, filter)| *filter);
+        request["filter"] = serde_json::from_str(FILTERS[filter].0).expect("JSON");
         if after.is_some() && again {
             // Begins anew: what the one before would still have got is asked for again, or not at all.
             self.forget(pattern);
         }
         let new: Vec<i64> = log
             .range(from + 1..)
-            .filter(|(id, name)| matches(pattern, name) && !self.covers(**id, name))
+            .filter(|(id, told)| matches(pattern, told.0) && FILTERS[filter].1(told.1) && !self.covers(**id, **told))
             .map(|(id, _)| *id)
             .collect();
         if let Some(after) = &after {
@@ -202,9 +225,9 @@ impl Client {
         }
         let asks_history = after.is_some();
         if asks_history || !again {
-            self.subscriptions.insert(pattern, from);
+            self.subscriptions.insert(pattern, (from, filter));
         }
-        self.names = log.clone();
+        self.log = log.clone();
         let reply = self.request(request, |client| {
             if asks_history {
                 client.last = 0;
@@ -228,14 +251,14 @@ impl Client {
         if self.subscriptions.remove(pattern).is_none() {
             return;
         }
-        let (kept, orphans) = self.due.iter().copied().partition(|id| self.covers(*id, self.names[id]));
+        let (kept, orphans) = self.due.iter().copied().partition(|id| self.covers(*id, self.log[id]));
         self.due = kept;
         self.optional.extend::<BTreeSet<i64>>(orphans);
     }
 
     /// From a reply on only what is covered comes.
     fn drop_uncovered(&mut self) {
-        let covered: Vec<i64> = self.optional.iter().copied().filter(|id| self.covers(*id, self.names[id])).collect();
+        let covered: Vec<i64> = self.optional.iter().copied().filter(|id| self.covers(*id, self.log[id])).collect();
         self.optional = covered.into_iter().collect();
     }
 
@@ -282,7 +305,7 @@ impl Client {
         let subscriptions = &self.subscriptions;
         assert!(expected, "event {id} comes unasked or twice; subscriptions: {subscriptions:?}; due: {:?}", self.due);
         assert!(id > self.last, "event {id} comes after {}", self.last);
-        assert_eq!(frame["event_name"], self.names[&id]);
+        assert_eq!((&frame["event_name"], &frame["payload"]["n"]), (&json!(self.log[&id].0), &json!(self.log[&id].1)));
         self.last = id;
     }
 }

@@ -57,6 +57,20 @@ fn the_full_envelope_is_the_events_own() {
 }
 
 #[test]
+fn a_filter_holds_for_all_names() {
+    let server = Server::start(Backend::Sqlite);
+    server.publish("a", json!({"n": 1}));
+    server.publish("b", json!({"n": 2}));
+    let filter = "%7B%22n%22:%5B%7B%22numeric%22:%5B%22%3E%22,1%5D%7D%5D%7D";
+    let mut stream = server.stream(&format!("?event_name=a&event_name=b&after=0&filter={filter}"), &[]);
+    server.publish("a", json!({"n": 0}));
+    server.publish("a", json!({"n": 3}));
+    assert_eq!([stream.event().0, stream.event().0], [2, 4]);
+    let error = server.get("/events/stream?filter=%7B%22n%22:%5B%7B%22numeric%22:%5B%22x%22,1%5D%7D%5D%7D").error(422);
+    assert!(error["field"].as_str().is_some_and(|field| field.starts_with("filter.n")), "{error}");
+}
+
+#[test]
 fn payloads_of_several_lines_arrive_whole() {
     let server = Server::start(Backend::Sqlite);
     let mut stream = server.stream("", &[]);

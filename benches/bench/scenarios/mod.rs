@@ -3,6 +3,7 @@
 mod batch;
 mod deliver;
 mod fan_out;
+mod filters;
 mod history;
 mod idle;
 mod publish;
@@ -50,6 +51,12 @@ pub const ALL: &[Scenario] = &[
         about: "200-byte events to many WebSockets and SSE clients; 1 or 16 events on their way at a time",
         takes: |subject| !subject.is_postgres(),
         run: fan_out::run,
+    },
+    Scenario {
+        name: "filters",
+        about: "events for one of many subscribers, told apart by their filters",
+        takes: Subject::is_event_handler,
+        run: filters::run,
     },
     Scenario {
         name: "idle",

@@ -8,10 +8,9 @@ use serde_json::json;
 use super::post::{Attempt, Outcome};
 use super::report::LastError;
 use super::{AttemptEnd, Client};
-use crate::actors::own_event::own_event;
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::delivery::{DeadReason, Verdict, classify};
-use crate::domain::event::{EventId, Timestamp};
+use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::retry::RetryVerdict;
 use crate::storage::{Claimed, Registered, Settled, Settlement};
 
@@ -223,7 +222,7 @@ impl Client {
     fn announce(&mut self, happened: &str, mut payload: serde_json::Value) {
         payload["service"] = self.name().into();
         payload["pending"] = self.parts.slot.pending_total().into();
-        self.own_events.push(own_event(&format!("$sys.service.{happened}"), &payload));
+        self.own_events.push(NewEvent::own(&format!("$sys.service.{happened}"), payload.to_string()));
     }
 
     /// `$sys.delivery.dead`; not for the Event Handler's own events, whose deliveries could die for ever.
@@ -241,6 +240,6 @@ impl Client {
             "attempts": attempts,
             "error": error,
         });
-        self.own_events.push(own_event("$sys.delivery.dead", &payload));
+        self.own_events.push(NewEvent::own("$sys.delivery.dead", payload.to_string()));
     }
 }

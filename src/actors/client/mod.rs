@@ -37,6 +37,7 @@ use self::ended::Cause;
 use self::messages::{ConnectPersistence, DrainDeliveries, Observe, ServiceCommand};
 use self::post::{Attempt, Poster, TargetOptions};
 use self::report::{LastError, Rate};
+use super::clock::Clock;
 use super::mailbox::Mailbox;
 use super::observe::ActorReport;
 use super::persistence::messages::{HoldService, SettleDeliveries};
@@ -121,22 +122,6 @@ pub struct Client {
     rate: Rate,
     started: Instant,
     guard: ExitGuard,
-}
-
-/// The time of day, which goes neither back nor faster or slower while a client lives.
-struct Clock {
-    base: Timestamp,
-    begin: tokio::time::Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { base: super::clock::now(), begin: tokio::time::Instant::now() }
-    }
-
-    fn now(&self) -> Timestamp {
-        self.base.plus(self.begin.elapsed())
-    }
 }
 
 /// Something may be there to deliver.
@@ -322,7 +307,8 @@ impl Client {
         let is_complete = !self.is_changed;
         let obeyed = if is_complete { std::mem::take(&mut self.obeyed) } else { Vec::new() };
         self.settling = Some(settlements.clone());
-        let sent = self.persistence.try_send(SettleDeliveries { settlements, changes, events, reply });
+        let sent =
+            self.persistence.try_send(SettleDeliveries { settlements, changes, durables: Vec::new(), events, reply });
         let answer = async move {
             match sent {
                 Ok(()) => answer.await.is_ok_and(|answer| answer.is_ok()),

@@ -21,7 +21,8 @@ impl Waiting {
     }
 
     pub fn settle(&mut self, message: SettleDeliveries) {
-        self.size += message.settlements.len() + message.events.len() + 1;
+        let marks: usize = message.durables.iter().map(|change| change.marks.len() + change.dead.len()).sum();
+        self.size += message.settlements.len() + message.events.len() + marks + 1;
         self.settles.push(message);
     }
 
@@ -44,9 +45,10 @@ impl Waiting {
             replies.appends.push((appends.len(), reply));
             group.appends.extend(appends);
         }
-        for SettleDeliveries { settlements, changes, events, reply } in settles {
+        for SettleDeliveries { settlements, changes, durables, events, reply } in settles {
             group.settlements.extend(settlements);
             group.services.extend(changes);
+            group.durables.extend(durables);
             group.appends.extend(events.into_iter().map(Append::single));
             replies.others.push(reply);
         }

@@ -7,10 +7,11 @@ use tokio::sync::oneshot;
 
 use crate::actors::mailbox::Mailbox;
 use crate::actors::observe::ActorReport;
-use crate::domain::event::{Append, AppendOutcome, NewEvent, ScheduleId};
+use crate::domain::durable::DurablePolicy;
+use crate::domain::event::{Append, AppendOutcome, EventId, NewEvent, ScheduleId};
 use crate::domain::routes::ServiceId;
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{Held, NewJob, ServiceChange, Settlement};
+use crate::storage::{DurableChange, Held, HeldDurable, NewDurable, NewJob, ServiceChange, Settlement};
 
 /// Store these; the answer comes after the commit. One outcome for each append, in order.
 #[derive(Debug, Message)]
@@ -48,6 +49,8 @@ pub struct SettleDeliveries {
     pub settlements: Vec<Settlement>,
     /// What became of the service itself.
     pub changes: Vec<ServiceChange>,
+    /// What became of the events of durable subscriptions.
+    pub durables: Vec<DurableChange>,
     /// The Event Handler's own events of it.
     pub events: Vec<NewEvent>,
     pub reply: oneshot::Sender<Result<(), AppendFailure>>,
@@ -57,6 +60,46 @@ pub struct SettleDeliveries {
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Held, AppendFailure>")]
 pub struct HoldService(pub ServiceId);
+
+/// Find a durable subscription or make it, and let this process be the only one that delivers its events; none if there are
+/// `max` already.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Option<HeldDurable>, AppendFailure>")]
+pub struct OpenDurable {
+    pub new: NewDurable,
+    pub max: usize,
+}
+
+/// The same for one that was opened; none if it was deleted.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Option<HeldDurable>, AppendFailure>")]
+pub struct HoldDurable {
+    pub service: ServiceId,
+    /// As last known: its marks are not read again while this process goes on holding it.
+    pub epoch: i64,
+}
+
+/// Let another process deliver the events of a durable subscription.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), AppendFailure>")]
+pub struct ReleaseDurable(pub ServiceId);
+
+/// Change a durable subscription; answers whether there is one of this name.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<bool, AppendFailure>")]
+pub struct AlterDurable {
+    pub name: String,
+    pub alteration: Alteration,
+}
+
+/// What operators, and members, change of a durable subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alteration {
+    Policy(DurablePolicy),
+    /// It goes on after this event.
+    Seek(EventId),
+    Delete,
+}
 
 /// Make deliveries anew, little by little; answers the number of the job.
 #[derive(Debug, Message)]

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use actix::prelude::{Context, Handler};
 
 use super::Persistence;
-use super::messages::{AppendFailure, CancelJob, CancelSchedule, HoldService, SettleDeliveries, StartJob};
+use super::messages::{
+    AlterDurable, Alteration, AppendFailure, CancelJob, CancelSchedule, HoldDurable, HoldService, OpenDurable,
+    ReleaseDurable, SettleDeliveries, StartJob,
+};
 use crate::actors::clock::now;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
 use crate::config::StartFrom;
 use crate::domain::event::Timestamp;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Routes, ServiceId};
-use crate::storage::{Committed, Group, Held, NewService, Renewed, Settled, StoreError, Writer};
+use crate::storage::{Committed, Group, Held, HeldDurable, NewService, Renewed, Settled, StoreError, Writer};
 
 /// Schedules appended in one transaction.
 const SCHEDULES_AT_ONCE: usize = 500;
@@ -44,7 +47,7 @@ impl Outbox {
     pub fn register(&mut self, writer: &mut Writer, now: Timestamp) -> Result<(), StoreError> {
         let service = |slot: &Arc<ServiceSlot>| NewService {
             name: slot.name.clone(),
-            patterns: slot.patterns.clone(),
+            patterns: slot.selectors.iter().map(|selector| selector.event.clone()).collect(),
             start_from: match slot.start_from {
                 StartFrom::Now => None,
                 StartFrom::Earliest => Some(1),
@@ -132,7 +135,7 @@ impl Outbox {
     /// One small step of each job; true when more is due.
     pub fn housekeeping(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool, StoreError> {
         self.next_schedule = writer.next_schedule()?;
-        let Some(routes) = self.routes.as_ref().filter(|_| !self.slots.is_empty()) else { return Ok(false) };
+        let Some(routes) = &self.routes else { return Ok(false) };
         let steps = writer.step_jobs(routes, now)?;
         for (service, Renewed { open, dead }) in &steps {
             let Some(slot) = self.slot(*service).filter(|_| *open > 0) else { continue };
@@ -184,6 +187,45 @@ impl Handler<HoldService> for Persistence {
 
     fn handle(&mut self, HoldService(service): HoldService, _: &mut Context<Self>) -> Self::Result {
         self.directly(|writer| writer.hold(service))
+    }
+}
+
+impl Handler<OpenDurable> for Persistence {
+    type Result = Result<Option<HeldDurable>, AppendFailure>;
+
+    fn handle(&mut self, OpenDurable { new, max }: OpenDurable, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| match writer.open_durable(&new, max, now())? {
+            Some(record) => writer.hold_durable(record.service, None),
+            None => Ok(None),
+        })
+    }
+}
+
+impl Handler<HoldDurable> for Persistence {
+    type Result = Result<Option<HeldDurable>, AppendFailure>;
+
+    fn handle(&mut self, HoldDurable { service, epoch }: HoldDurable, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| writer.hold_durable(service, Some(epoch)))
+    }
+}
+
+impl Handler<ReleaseDurable> for Persistence {
+    type Result = Result<(), AppendFailure>;
+
+    fn handle(&mut self, ReleaseDurable(service): ReleaseDurable, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| writer.release(service))
+    }
+}
+
+impl Handler<AlterDurable> for Persistence {
+    type Result = Result<bool, AppendFailure>;
+
+    fn handle(&mut self, AlterDurable { name, alteration }: AlterDurable, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| match &alteration {
+            Alteration::Policy(policy) => writer.set_durable_policy(&name, policy),
+            Alteration::Seek(floor) => writer.seek_durable(&name, *floor),
+            Alteration::Delete => writer.delete_durable(&name),
+        })
     }
 }
 

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::prelude::Message;
+use bytestring::ByteString;
 use serde::Serialize;
 
 use crate::actors::mailbox::Mailbox;
 use crate::actors::observe::ActorReport;
 use crate::domain::event::EventId;
+use crate::domain::filter::Filter;
 use crate::domain::name::EventName;
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
@@ -17,11 +19,18 @@ use crate::protocol::frame::Subscribed;
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::request::{Envelope, RequestId, Start};
 
-/// To the router: this shard takes committed batches from now on, in place of an earlier one of its number.
+/// Who takes committed batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Follower {
+    Shard(usize),
+    Durables,
+}
+
+/// To the router: this one takes committed batches from now on, in place of an earlier one of its kind and number.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct AttachShard {
-    pub number: usize,
+pub struct Attach {
+    pub follower: Follower,
     pub mailbox: Mailbox<RouteBatch>,
 }
 
@@ -61,6 +70,7 @@ pub struct OpenSubscription {
     pub id: Option<RequestId>,
     pub pattern: Pattern,
     pub envelope: Envelope,
+    pub filter: Option<Filter>,
     pub start: Start,
     /// The end of the log when the request was read: what is published afterwards is not missed.
     pub log_end: EventId,
@@ -74,6 +84,8 @@ pub struct OpenStream {
     /// Each once.
     pub patterns: Vec<Pattern>,
     pub envelope: Envelope,
+    /// Of all of them.
+    pub filter: Option<Filter>,
     pub start: Start,
     /// See [`OpenSubscription`].
     pub log_end: EventId,
@@ -115,6 +127,8 @@ pub struct CloseSubscription {
 pub struct ListSubscriptions {
     pub seated: Seated,
     pub id: Option<RequestId>,
+    /// To be listed too: the patterns and names of its durable subscriptions.
+    pub durables: Vec<(String, String)>,
 }
 
 /// To the supervisor and the shards: end the session with this number; false if there is none.
@@ -162,11 +176,12 @@ pub struct DrainSessions {
 #[rtype(result = "Option<ActorReport>")]
 pub struct Observe;
 
-/// To a shard: which of its sessions would an event of this name reach?
+/// To a shard: which of its sessions would this event reach?
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Subscribers")]
 pub struct FindSubscribers {
     pub name: EventName,
+    pub payload: ByteString,
     /// Most sessions to list, of each kind.
     pub limit: usize,
 }
@@ -180,12 +195,13 @@ pub struct Subscribers {
     pub others_listed: Vec<Subscriber>,
 }
 
-/// A session, with those of its patterns that count here.
+/// A session, with those of its patterns that count here, and why it would not be reached, if so.
 #[derive(Debug, Serialize)]
 pub struct Subscriber {
     pub session: SessionId,
     pub peer: Option<String>,
     pub patterns: Vec<String>,
+    pub why_not: Option<String>,
 }
 
 impl Subscribers {

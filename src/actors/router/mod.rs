@@ -1,14 +1,16 @@
-//! The router: hands every committed batch, in commit order, to the shards, which do the fan-out.
+//! The router: hands every committed batch, in commit order, to the shards, which do the fan-out, and to the durable
+//! subscriptions.
 
 pub mod messages;
 pub mod shard;
 pub mod worker;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use actix::prelude::{Actor, Context, Handler, MessageResult};
 
-use self::messages::{AttachShard, Observe, RouteBatch};
+use self::messages::{Attach, Follower, Observe, RouteBatch};
 use super::mailbox::{Depth, Mailbox};
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use super::persistence::messages::EventsCommitted;
@@ -21,7 +23,7 @@ pub const MAILBOX: usize = 1024;
 
 /// See the module.
 pub struct Router {
-    shards: Vec<Option<Mailbox<RouteBatch>>>,
+    followers: BTreeMap<Follower, Mailbox<RouteBatch>>,
     routed: EventId,
     batches: u64,
     depth: Depth,
@@ -32,7 +34,15 @@ pub struct Router {
 
 impl Router {
     pub fn new(depth: Depth, metrics: std::sync::Arc<Metrics>, guard: ExitGuard) -> Self {
-        Self { shards: Vec::new(), routed: 0, batches: 0, depth, metrics, started: Instant::now(), _guard: guard }
+        Self {
+            followers: BTreeMap::new(),
+            routed: 0,
+            batches: 0,
+            depth,
+            metrics,
+            started: Instant::now(),
+            _guard: guard,
+        }
     }
 }
 
@@ -44,14 +54,11 @@ impl Actor for Router {
     }
 }
 
-impl Handler<AttachShard> for Router {
+impl Handler<Attach> for Router {
     type Result = ();
 
-    fn handle(&mut self, AttachShard { number, mailbox }: AttachShard, _: &mut Self::Context) {
-        if self.shards.len() <= number {
-            self.shards.resize_with(number + 1, || None);
-        }
-        self.shards[number] = Some(mailbox);
+    fn handle(&mut self, Attach { follower, mailbox }: Attach, _: &mut Self::Context) {
+        self.followers.insert(follower, mailbox);
     }
 }
 
@@ -62,10 +69,14 @@ impl Handler<EventsCommitted> for Router {
         self.depth.took_one();
         self.routed = batch.last();
         self.batches += 1;
-        for shard in self.shards.iter().flatten() {
-            // A shard that misses a batch sees the gap before the next and reads the store.
-            if shard.try_send(RouteBatch(batch.clone())).is_err() {
-                self.metrics.mailbox_full.with_label_values(&["shard"]).inc();
+        for (follower, mailbox) in &self.followers {
+            // Who misses a batch sees the gap before the next and reads the store.
+            if mailbox.try_send(RouteBatch(batch.clone())).is_err() {
+                let name = match follower {
+                    Follower::Shard(_) => "shard",
+                    Follower::Durables => "durables",
+                };
+                self.metrics.mailbox_full.with_label_values(&[name]).inc();
             }
         }
     }
@@ -83,7 +94,7 @@ impl Handler<Observe> for Router {
             mailbox: MailboxReport { depth: self.depth.get(), capacity: MAILBOX },
             uptime_seconds: uptime_seconds(self.started),
             details: serde_json::json!({
-                "shards": self.shards.iter().flatten().count(),
+                "shards": self.followers.keys().filter(|follower| **follower != Follower::Durables).count(),
                 "batches": self.batches,
                 "routed_id": self.routed,
                 "subscriptions": self.metrics.subscriptions.get(),

@@ -95,6 +95,11 @@ impl Worker {
         self.shard.borrow().clone()
     }
 
+    /// Queued bytes above which a connection lags.
+    pub fn queue_limit(&self) -> usize {
+        self.parts.limits.queue_per_connection
+    }
+
     /// Queued bytes at which a connection that lags is given more.
     pub fn low_water(&self) -> usize {
         low_water(self.parts.limits.queue_per_connection)

@@ -4,6 +4,7 @@
 //! intake. What goes out is queued in the connection's outbox by whoever has something to say, so a blocked
 //! socket does not block this actor. It is adopted, never restarted: a client reconnects and resumes.
 
+mod durable;
 pub mod stream;
 
 use std::rc::Rc;
@@ -19,7 +20,9 @@ use bytestring::ByteString;
 use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
 
+use self::durable::Membership;
 use super::clock::scheduling;
+use super::durables::Directory;
 use super::log_position::LogPosition;
 use super::persistence::intake::Intake;
 use super::persistence::messages::AppendFailure;
@@ -41,6 +44,8 @@ pub const MAILBOX: usize = 16;
 
 /// Publishes of one connection that may wait for their commit; then its input waits.
 const MAX_PUBLISHES_IN_FLIGHT: usize = 256;
+/// Settlements of one connection that may wait for their commit; then its input waits.
+const MAX_UNANSWERED: usize = 1024;
 /// Bytes of answers that a client leaves unread before its input waits: whoever does not read the answers asks no more.
 const MAX_UNREAD_ANSWERS: usize = 64 * 1024;
 /// What the shard's answer to a subscription counts for, beside the request's own length.
@@ -53,7 +58,10 @@ pub struct SessionParts {
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
     pub reader: Reader,
+    pub durables: Arc<Directory>,
     pub rules: PublishRules,
+    /// Queued bytes above which events of durable subscriptions wait.
+    pub queue_limit: usize,
     /// Queued bytes to which a client falls, sooner or later, that takes anything at all.
     pub low_water: usize,
 }
@@ -64,6 +72,9 @@ pub struct Session {
     link: Rc<Link>,
     parts: SessionParts,
     publishing: usize,
+    memberships: Vec<Membership>,
+    /// Settlements of events of durable subscriptions that are not answered.
+    unanswered: usize,
     /// Made with the first publish.
     publishes: Option<mpsc::UnboundedSender<Publish>>,
     /// Bytes of answers since the queue was last seen at its low-water mark.
@@ -74,7 +85,16 @@ impl Session {
     /// Starts the session of a connection that has its seat.
     pub fn start(seated: Seated, link: Rc<Link>, parts: SessionParts, inbound: InboundFrames) {
         let ctx = Context::new();
-        let session = Self { seated, link, parts, publishing: 0, publishes: None, answered: 0 };
+        let session = Self {
+            seated,
+            link,
+            parts,
+            publishing: 0,
+            memberships: Vec::new(),
+            unanswered: 0,
+            publishes: None,
+            answered: 0,
+        };
         let mut ctx = ctx;
         ctx.add_stream(inbound);
         ctx.run(session);
@@ -97,7 +117,7 @@ impl Session {
         if self.link.outbox.queued_bytes() <= low {
             self.answered = 0;
         }
-        if self.publishing >= MAX_PUBLISHES_IN_FLIGHT {
+        if self.publishing >= MAX_PUBLISHES_IN_FLIGHT || self.unanswered >= MAX_UNANSWERED {
             reading.pause();
         } else if self.answered > MAX_UNREAD_ANSWERS {
             reading.pause_until(low);
@@ -112,11 +132,11 @@ impl Session {
     }
 
     fn close(&self, reason: CloseReason) {
-        self.link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
+        self.link.close(reason);
     }
 
     /// Nothing more is said but why it failed, if it did.
-    fn leave(&self) {
+    fn end(&self) {
         if std::thread::panicking() {
             self.close(CloseReason::SessionFailed);
         }
@@ -131,7 +151,7 @@ impl Session {
             Err(BadRequest { id, error }) => self.refuse(id.as_ref(), &error),
             Ok(Request::Ping { id }) => self.say(&frame::pong(id.as_ref())),
             Ok(Request::Publish { id, append }) => self.publish(id, *append, ctx),
-            Ok(Request::Subscribe { id, pattern, envelope, start }) => {
+            Ok(Request::Subscribe { id, pattern, envelope, filter, start }) => {
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
                 let seated = self.seated;
                 let echo = id.clone();
@@ -142,7 +162,7 @@ impl Session {
                         Start::After(id) if id > log_end => end_of_log(&reader, &position).await,
                         _ => log_end,
                     };
-                    let request = OpenSubscription { seated, id, pattern, envelope, start, log_end };
+                    let request = OpenSubscription { seated, id, pattern, envelope, filter, start, log_end };
                     shard.open_subscription.send(request).await
                 };
                 open.into_actor(self)
@@ -159,9 +179,16 @@ impl Session {
                 let done = self.parts.shard.close_subscription.send(request);
                 done.into_actor(self).map(|_, _, _| ()).wait(ctx);
             }
+            Ok(Request::Join { id, join }) => self.join(id, *join, ctx),
+            Ok(Request::Leave { id, durable }) => self.leave(id.as_ref(), &durable),
+            Ok(Request::Settle(settlement)) => self.settle(settlement, ctx),
             Ok(Request::List { id }) => {
                 let before = self.link.outbox.queued_bytes();
-                let listed = self.parts.shard.list_subscriptions.send(ListSubscriptions { seated: self.seated, id });
+                let listed = self.parts.shard.list_subscriptions.send(ListSubscriptions {
+                    seated: self.seated,
+                    id,
+                    durables: self.durables(),
+                });
                 let account = listed.into_actor(self).map(move |_, this, _| {
                     this.answered += this.link.outbox.queued_bytes().saturating_sub(before);
                     this.pace();
@@ -231,7 +258,7 @@ impl Actor for Session {
 
     /// The end of the input ends the session; the connection goes when its outbox is empty.
     fn stopping(&mut self, _: &mut Self::Context) -> Running {
-        self.leave();
+        self.end();
         Running::Stop
     }
 }
@@ -242,7 +269,8 @@ impl Drop for Session {
             self.parts.metrics.restarts.with_label_values(&["session", "panic"]).inc();
             log::error!(session = self.seated.session, peer = self.link.peer_name().as_str(); "session failed, its client is told to reconnect");
         }
-        self.leave();
+        self.leave_all_durables();
+        self.end();
         // One message per session: unbounded sending is bounded by that.
         self.parts.shard.session_closed.do_send(SessionClosed(self.seated));
     }

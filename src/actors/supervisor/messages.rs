@@ -4,6 +4,7 @@ use actix::prelude::Message;
 use actix_rt::ArbiterHandle;
 
 use crate::actors::client::messages::{Obeyed, ServiceCommand};
+use crate::actors::durables::messages::DurableStatus;
 use crate::actors::observe::ActorReport;
 use crate::actors::router::messages::{FindSubscribers, Subscribers};
 use crate::storage::Claimed;
@@ -13,6 +14,7 @@ use crate::storage::Claimed;
 pub enum ChildId {
     Persistence,
     Router,
+    Durables,
     Shard(usize),
     /// By its place in the configuration.
     Client(usize),
@@ -88,6 +90,11 @@ pub struct OperateService {
 #[rtype(result = "Vec<ActorReport>")]
 pub struct ObserveServices;
 
+/// How do the durable subscriptions with members on this node fare?
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<DurableStatus>")]
+pub struct ListAllDurables;
+
 /// Which deliveries are under way? Answers with the names of the services; all of them, unless one is named.
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<(String, Vec<Claimed>)>")]
@@ -103,6 +110,6 @@ pub struct FindAllSubscribers(pub FindSubscribers);
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct InjectPanic {
-    /// `persistence`, `router`, `shard` or `client`.
+    /// `persistence`, `router`, `durables`, `shard` or `client`.
     pub actor: String,
 }

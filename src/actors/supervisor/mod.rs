@@ -1,11 +1,13 @@
 //! The supervisor: spawns the other actors, watches them, restarts them from their parts, and gives up loudly.
 //!
-//! Children stand in an order: persistence, router, shards, clients. When one fails, those after it that hold its address
+//! Children stand in an order: persistence, router, durables, shards, clients. When one fails, those after it that hold its address
 //! are started anew or given the new address (rest for one); those before it go on untouched:
 //!
 //! - persistence fails: a new one continues from the store; workers get its address. Sessions notice nothing.
 //! - the router fails: a new one gets every shard attached, persistence the new address. Batches lost on the
 //!   way are found as a gap and read from the store.
+//! - the durable subscriptions fail: their members are closed with a code that says "reconnect at once"; new ones go on
+//!   from the store.
 //! - a shard fails: its sessions are closed with a code that says "reconnect at once"; a new one starts on the
 //!   same worker thread.
 //! - a client fails: a new one claims anew what is not settled in the store.
@@ -32,11 +34,13 @@ use self::guard::ExitGuard;
 use self::messages::{ChildExited, ChildId, Drain, Exit, ObserveTree, WorkerReady};
 use super::client::messages::{ConnectPersistence, DrainDeliveries};
 use super::client::{Client, ClientParts};
+use super::durables::messages::{ConnectStore, FinishDurables, StoreLink};
+use super::durables::{self, Durables, DurablesParts};
 use super::mailbox::{Depth, Mailbox};
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use super::persistence::messages::{AppendEvents, EventsCommitted, FinishCommits, Observe as ObservePersistence};
 use super::persistence::{self, Persistence, PersistenceParts};
-use super::router::messages::{AttachShard, CloseSession, DrainSessions, Observe as ObserveRouter, RouteBatch};
+use super::router::messages::{Attach, CloseSession, DrainSessions, Follower, Observe as ObserveRouter, RouteBatch};
 use super::router::shard::{self, Shard};
 use super::router::worker::{Worker, connect_intake};
 use super::router::{self, Router};
@@ -52,6 +56,7 @@ const OBSERVE_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct SupervisorParts {
     pub persistence: PersistenceParts,
     pub clients: Vec<ClientParts>,
+    pub durables: DurablesParts,
     pub restarts: RestartPolicy,
     pub health: Arc<ActorsHealth>,
     pub metrics: Arc<Metrics>,
@@ -63,20 +68,22 @@ pub struct SupervisorParts {
 pub struct Supervisor {
     persistence_parts: PersistenceParts,
     client_parts: Vec<ClientParts>,
+    durables_parts: DurablesParts,
     health: Arc<ActorsHealth>,
     metrics: Arc<Metrics>,
     escalate: Option<Box<dyn FnOnce(String) + Send>>,
     intensity: RestartIntensity,
     /// Where persistence may block.
     store_arbiter: Arbiter,
-    /// Where all clients run; none without services.
-    delivery_arbiter: Option<Arbiter>,
+    /// Where all clients run, and the durable subscriptions.
+    delivery_arbiter: Arbiter,
     lives: BTreeMap<ChildId, Life>,
     persistence: Option<Child<Persistence, AppendEvents>>,
     router: Option<Child<Router, EventsCommitted>>,
     workers: BTreeMap<usize, ArbiterHandle>,
     shards: BTreeMap<usize, Child<Shard, RouteBatch>>,
     clients: BTreeMap<usize, Addr<Client>>,
+    durables: Option<Child<Durables, RouteBatch>>,
     draining: bool,
     started: Instant,
 }
@@ -96,11 +103,12 @@ struct Life {
 
 impl Supervisor {
     pub fn new(parts: SupervisorParts) -> Self {
-        let SupervisorParts { persistence, clients, restarts, health, metrics, escalate } = parts;
+        let SupervisorParts { persistence, clients, durables, restarts, health, metrics, escalate } = parts;
         Self {
             persistence_parts: persistence,
-            delivery_arbiter: (!clients.is_empty()).then(Arbiter::new),
+            delivery_arbiter: Arbiter::new(),
             client_parts: clients,
+            durables_parts: durables,
             health,
             metrics,
             escalate: Some(escalate),
@@ -112,6 +120,7 @@ impl Supervisor {
             workers: BTreeMap::new(),
             shards: BTreeMap::new(),
             clients: BTreeMap::new(),
+            durables: None,
             draining: false,
             started: Instant::now(),
         }
@@ -122,6 +131,7 @@ impl Supervisor {
             ChildId::Router => self.start_router(ctx),
             ChildId::Persistence => self.start_persistence(ctx),
             ChildId::Client(number) => self.start_client(number, ctx),
+            ChildId::Durables => self.start_durables(ctx),
             // At work once its thread has said so.
             ChildId::Shard(number) => return self.start_shard(number, ctx),
         }
@@ -139,7 +149,10 @@ impl Supervisor {
         let guard = self.guard(ChildId::Router, ctx);
         let address = Router::new(depth.clone(), Arc::clone(&self.metrics), guard).start();
         for (number, shard) in &self.shards {
-            address.do_send(AttachShard { number: *number, mailbox: shard.mailbox.clone() });
+            address.do_send(Attach { follower: Follower::Shard(*number), mailbox: shard.mailbox.clone() });
+        }
+        if let Some(durables) = &self.durables {
+            address.do_send(Attach { follower: Follower::Durables, mailbox: durables.mailbox.clone() });
         }
         let mailbox = Mailbox::new(address.clone().recipient(), depth);
         if let Some(persistence) = &self.persistence {
@@ -167,7 +180,11 @@ impl Supervisor {
             let settle = Mailbox::new(address.clone().recipient(), mailbox.shared_depth());
             client.do_send(ConnectPersistence { settle, hold: address.clone().recipient() });
         }
-        self.persistence = Some(Child { address, mailbox });
+        let persistence = Child { address, mailbox };
+        if let Some(durables) = &self.durables {
+            durables.address.do_send(ConnectStore(store_link(&persistence)));
+        }
+        self.persistence = Some(persistence);
     }
 
     /// Shards run on the threads of their connections: the worker there starts it and sends back the address.
@@ -185,23 +202,37 @@ impl Supervisor {
     }
 
     fn start_client(&mut self, number: usize, ctx: &mut Context<Self>) {
-        let (Some(parts), Some(arbiter), Some(persistence)) =
-            (self.client_parts.get(number).cloned(), &self.delivery_arbiter, &self.persistence)
-        else {
+        let (Some(parts), Some(persistence)) = (self.client_parts.get(number).cloned(), &self.persistence) else {
             return;
         };
         let settle = Mailbox::new(persistence.address.clone().recipient(), persistence.mailbox.shared_depth());
         let hold = persistence.address.clone().recipient();
-        let arbiter = arbiter.handle();
+        let arbiter = self.delivery_arbiter.handle();
         let guard = self.guard(ChildId::Client(number), ctx);
         let address = Client::start_in_arbiter(&arbiter, move |_| Client::new(parts, settle, hold, guard));
         self.clients.insert(number, address);
+    }
+
+    fn start_durables(&mut self, ctx: &mut Context<Self>) {
+        let Some(persistence) = &self.persistence else { return };
+        let store = store_link(persistence);
+        let (parts, depth) = (self.durables_parts.clone(), Depth::default());
+        let guard = self.guard(ChildId::Durables, ctx);
+        let own_depth = depth.clone();
+        let arbiter = self.delivery_arbiter.handle();
+        let address = Durables::start_in_arbiter(&arbiter, move |_| Durables::new(parts, store, own_depth, guard));
+        let mailbox = Mailbox::new(address.clone().recipient(), depth);
+        if let Some(router) = &self.router {
+            router.address.do_send(Attach { follower: Follower::Durables, mailbox: mailbox.clone() });
+        }
+        self.durables = Some(Child { address, mailbox });
     }
 
     fn name_of(&self, child: ChildId) -> String {
         match child {
             ChildId::Persistence => "persistence".into(),
             ChildId::Router => "router".into(),
+            ChildId::Durables => "durables".into(),
             ChildId::Shard(number) => format!("shard/{number}"),
             ChildId::Client(number) => {
                 format!("client/{}", self.client_parts.get(number).map_or("", |parts| &parts.service.name))
@@ -246,6 +277,7 @@ impl Actor for Supervisor {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.start(ChildId::Router, ctx);
         self.start(ChildId::Persistence, ctx);
+        self.start(ChildId::Durables, ctx);
         for number in 0..self.client_parts.len() {
             self.start(ChildId::Client(number), ctx);
         }
@@ -271,7 +303,7 @@ impl Handler<ShardStarted> for Supervisor {
     fn handle(&mut self, ShardStarted { number, address, depth }: ShardStarted, _: &mut Self::Context) {
         let mailbox = Mailbox::new(address.clone().recipient(), depth);
         if let Some(router) = &self.router {
-            router.address.do_send(AttachShard { number, mailbox: mailbox.clone() });
+            router.address.do_send(Attach { follower: Follower::Shard(number), mailbox: mailbox.clone() });
         }
         self.shards.insert(number, Child { address, mailbox });
         self.health.set(self.name_of(ChildId::Shard(number)), true);
@@ -318,6 +350,7 @@ impl Handler<ObserveTree> for Supervisor {
         let health = Arc::clone(&self.health);
         let persistence = self.persistence.as_ref().map(|c| (c.address.clone(), c.mailbox.depth()));
         let router = self.router.as_ref().map(|c| (c.address.clone(), c.mailbox.depth()));
+        let durables = self.durables.as_ref().map(|c| (c.address.clone(), c.mailbox.depth()));
         let shard = |n: &usize| (*n, self.name_of(ChildId::Shard(*n)), self.shards.get(n).map(|c| c.address.clone()));
         let shards: Vec<_> = self.workers.keys().map(shard).collect();
         let clients = self.observe_clients();
@@ -338,6 +371,11 @@ impl Handler<ObserveTree> for Supervisor {
                 let report = address.send(ObserveRouter).timeout(OBSERVE_TIMEOUT).await.ok().flatten();
                 let silent = MailboxReport { depth, capacity: router::MAILBOX };
                 children.push(known(ChildId::Router, "router".into()).complete(report, silent));
+            }
+            if let Some((address, depth)) = durables {
+                let report = address.send(ObserveRouter).timeout(OBSERVE_TIMEOUT).await.ok().flatten();
+                let silent = MailboxReport { depth, capacity: durables::MAILBOX };
+                children.push(known(ChildId::Durables, "durables".into()).complete(report, silent));
             }
             for (number, name, address) in shards {
                 let child = ChildId::Shard(number);
@@ -383,6 +421,7 @@ impl Handler<Drain> for Supervisor {
         let persistence = self.persistence.as_ref().filter(|_| finish).map(|c| c.address.clone());
         let clients = self.clients.values().filter(|_| finish);
         let settled: Vec<_> = clients.map(|client| client.send(DrainDeliveries)).collect();
+        let durables = self.durables.as_ref().filter(|_| finish).map(|c| c.address.clone());
         let drained = async move {
             // Sessions leave on their own once told; a peer that does not is left to the end of the grace period.
             let mut looks = tokio::time::interval(Duration::from_millis(20));
@@ -390,6 +429,9 @@ impl Handler<Drain> for Supervisor {
                 looks.tick().await;
             }
             futures_util::future::join_all(settled).await;
+            if let Some(durables) = durables {
+                let _ = durables.send(FinishDurables).await;
+            }
             if let Some(persistence) = persistence {
                 let _ = persistence.send(FinishCommits).await;
             }
@@ -406,6 +448,7 @@ impl Handler<messages::InjectPanic> for Supervisor {
         match fault.actor.as_str() {
             "persistence" => self.persistence.iter().for_each(|c| c.address.do_send(fault.clone())),
             "router" => self.router.iter().for_each(|c| c.address.do_send(fault.clone())),
+            "durables" => self.durables.iter().for_each(|c| c.address.do_send(fault.clone())),
             "client" => self.clients.values().take(1).for_each(|address| address.do_send(fault.clone())),
             "shard" => self.shards.values().take(1).for_each(|c| c.address.do_send(fault.clone())),
             _ => panic!("injected fault in supervisor"),
@@ -430,6 +473,7 @@ impl Known {
             kind: match self.child {
                 ChildId::Persistence => ActorKind::Persistence,
                 ChildId::Router => ActorKind::Router,
+                ChildId::Durables => ActorKind::Durables,
                 ChildId::Shard(_) => ActorKind::Shard,
                 ChildId::Client(_) => ActorKind::Client,
             },
@@ -446,10 +490,22 @@ impl Known {
     }
 }
 
+fn store_link(persistence: &Child<Persistence, AppendEvents>) -> StoreLink {
+    let Child { address, mailbox } = persistence;
+    StoreLink {
+        settle: Mailbox::new(address.clone().recipient(), mailbox.shared_depth()),
+        open: address.clone().recipient(),
+        hold: address.clone().recipient(),
+        release: address.clone().recipient(),
+        alter: address.clone().recipient(),
+    }
+}
+
 fn child_kind(child: ChildId) -> &'static str {
     match child {
         ChildId::Persistence => "persistence",
         ChildId::Router => "router",
+        ChildId::Durables => "durables",
         ChildId::Shard(_) => "shard",
         ChildId::Client(_) => "client",
     }

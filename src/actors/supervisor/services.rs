@@ -7,11 +7,13 @@ use std::time::Duration;
 use actix::prelude::{Addr, Handler, ResponseFuture};
 
 use super::messages::{
-    ChildId, FindAllSubscribers, ListAllInFlight, ObserveServices, OperateService, ToPersistence, ToShards,
+    ChildId, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, OperateService, ToPersistence,
+    ToShards,
 };
 use super::{Known, OBSERVE_TIMEOUT, Supervisor};
 use crate::actors::client::messages::{ListInFlight, Obeyed, Observe, Operate};
 use crate::actors::client::{self, Client};
+use crate::actors::durables::messages::{DurableStatus, ListDurables};
 use crate::actors::observe::{ActorReport, MailboxReport};
 use crate::actors::persistence::Persistence;
 use crate::actors::router::messages::Subscribers;
@@ -104,6 +106,18 @@ impl Handler<ListAllInFlight> for Supervisor {
             (name, listed.unwrap_or_default())
         });
         Box::pin(futures_util::future::join_all(asked.collect::<Vec<_>>()))
+    }
+}
+
+impl Handler<ListAllDurables> for Supervisor {
+    type Result = ResponseFuture<Vec<DurableStatus>>;
+
+    fn handle(&mut self, ListAllDurables: ListAllDurables, _: &mut Self::Context) -> Self::Result {
+        let durables = self.durables.as_ref().map(|child| child.address.clone());
+        Box::pin(async move {
+            let Some(durables) = durables else { return Vec::new() };
+            durables.send(ListDurables).timeout(OBSERVE_TIMEOUT).await.unwrap_or_default()
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::domain::event::{EventId, Timestamp};
 use crate::domain::name::EventName;
 use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
-use crate::domain::routes::{Routes, ServiceId};
+use crate::domain::routes::{Route, Routes, ServiceId};
 use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::{StoreError, StoreErrorKind};
 use crate::storage::scan::{self, Scan};
@@ -179,7 +179,7 @@ pub struct Renewed {
 
 /// Makes a bounded number of deliveries anew. None if it has to wait for those that it made before.
 ///
-/// Events whose source is `own` are left out of a replay. Within a transaction that holds the writer's lock.
+/// A replay leaves out what the service's own route does not allow. Within a transaction that holds the writer's lock.
 pub(in crate::storage) fn job_step(
     connection: &mut Connection,
     job: &Job,
@@ -196,8 +196,7 @@ pub(in crate::storage) fn job_step(
     if room == 0 {
         return Ok(None);
     }
-    let own = routes.own_source(service);
-    let (found, next_id) = find(connection, &job.job, own, room)?;
+    let (found, next_id) = find(connection, &job.job, routes.of(service), room)?;
     let mut renewed = Renewed::default();
     for (event_id, key) in found {
         if let Some(was) = renew(connection, service, event_id, key, job.job.kind, now)? {
@@ -223,12 +222,12 @@ type Found = Vec<(EventId, Option<String>)>;
 fn find(
     connection: &mut Connection,
     job: &NewJob,
-    own: Option<&str>,
+    route: Option<&Route>,
     max_rows: usize,
 ) -> Result<(Found, EventId), StoreError> {
     match job.kind {
         JobKind::Redrive => dead(connection, job, max_rows),
-        JobKind::Replay => matching(connection, job, own, max_rows),
+        JobKind::Replay => matching(connection, job, route, max_rows),
     }
 }
 
@@ -237,15 +236,15 @@ fn find(
 pub struct Counting {
     /// What is left of it.
     pub job: NewJob,
-    /// Events of this source are not counted in a replay.
-    pub own: Option<String>,
+    /// What it does not allow is not counted in a replay.
+    pub route: Option<Route>,
     pub count: usize,
 }
 
 impl Counting {
     /// Nothing is counted yet.
-    pub fn new(job: NewJob, own: Option<String>) -> Self {
-        Self { job, own, count: 0 }
+    pub fn new(job: NewJob, route: Option<Route>) -> Self {
+        Self { job, route, count: 0 }
     }
 
     /// Whether `count` is all there is.
@@ -255,7 +254,7 @@ impl Counting {
 
     /// Counts a bounded piece.
     pub(in crate::storage) fn step(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
-        let (found, next_id) = find(connection, &self.job, self.own.as_deref(), COUNT_ROWS)?;
+        let (found, next_id) = find(connection, &self.job, self.route.as_ref(), COUNT_ROWS)?;
         self.count += found.len();
         self.job.from = next_id;
         Ok(())
@@ -299,7 +298,7 @@ fn dead(connection: &mut Connection, job: &NewJob, max_rows: usize) -> Result<(F
 fn matching(
     connection: &mut Connection,
     job: &NewJob,
-    own: Option<&str>,
+    route: Option<&Route>,
     max_rows: usize,
 ) -> Result<(Found, EventId), StoreError> {
     let page = scan::scan(
@@ -319,7 +318,7 @@ fn matching(
     // Where the log ends before the job does, there is nothing to wait for.
     let ended = page.events.is_empty() && page.scanned_through < job.from;
     let next_id = if ended { job.through.saturating_add(1) } else { page.scanned_through + 1 };
-    let wanted = page.events.into_iter().filter(|event| own != Some(&*event.source));
+    let wanted = page.events.into_iter().filter(|event| route.is_none_or(|route| route.allows_replay_of(event)));
     Ok((wanted.map(|event| (event.id, event.key.map(String::from))).collect(), next_id))
 }
 

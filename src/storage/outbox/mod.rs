@@ -24,5 +24,5 @@ pub(super) use enqueue::{Enqueued, enqueue};
 pub(super) use jobs::{cancel_job, create_job, job, job_step, jobs};
 pub(super) use list::{attempts, deliveries_of, next_due, oldest_open, pending, statuses};
 pub(super) use page::deliveries;
-pub(super) use services::{change_service, held, names, register};
+pub(super) use services::{change_service, free_service_id, held, names, register};
 pub(super) use settle::settle;

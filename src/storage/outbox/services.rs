@@ -9,7 +9,7 @@ use crate::domain::event::{EventId, LogBounds, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::domain::routes::ServiceId;
 use crate::storage::connection::{Connection, on_backend};
-use crate::storage::error::StoreError;
+use crate::storage::error::{StoreError, StoreErrorKind};
 use crate::storage::schema::{service_commands, services};
 
 use super::jobs::{JobKind, NewJob, create_job};
@@ -82,9 +82,8 @@ pub(in crate::storage) fn register(
     if let Some((id, paused, breaker)) = known {
         return Ok(Registered { id, paused, breaker });
     }
-    let last = services::table.select(services::id).order(services::id.desc()).limit(1);
-    let last: Option<ServiceId> = on_backend!(connection, c => last.first(c).optional())?;
-    let id = last.unwrap_or(0) + 1;
+    let full = || StoreError::new(StoreErrorKind::Internal, "the store has no number left for another service");
+    let id = free_service_id(connection)?.ok_or_else(full)?;
     let row = (services::id.eq(id), services::name.eq(name), services::created_at.eq(now.0));
     on_backend!(connection, c => diesel::insert_into(services::table).values(row).execute(c))?;
     if let Some(from) = start_from.map(|from| from.max(log.earliest)).filter(|from| *from <= log.last) {
@@ -93,6 +92,14 @@ pub(in crate::storage) fn register(
         create_job(connection, &job, now)?;
     }
     Ok(Registered { id, paused: None, breaker: None })
+}
+
+/// A number that no service has: the next one, or the lowest that is free again.
+pub(in crate::storage) fn free_service_id(connection: &mut Connection) -> Result<Option<ServiceId>, StoreError> {
+    let ids = services::table.select(services::id).order(services::id.asc());
+    let ids: Vec<ServiceId> = on_backend!(connection, c => ids.load(c))?;
+    let last = ids.last().copied().unwrap_or(0);
+    Ok(last.checked_add(1).or_else(|| (1..).zip(&ids).find(|(free, id)| free != *id).map(|(free, _)| free)))
 }
 
 pub(in crate::storage) fn change_service(

@@ -7,7 +7,7 @@ use crate::domain::delivery::{DeadReason, DeliveryState, EventStatus};
 use crate::domain::event::{Append, EventId, LogBounds, NewEvent, Priority, Schedule, ScheduleId, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
-use crate::domain::routes::{Route, Routes, ServiceId};
+use crate::domain::routes::{Route, Routes, Selector, ServiceId};
 use crate::storage::{
     Claim, Claimed, DeliveryFilter, Group, Held, Hold, Job, JobKind, JobState, NewJob, NewService, Pending, Reader,
     Registered, Renewed, RetentionPolicy, Scheduled, ServiceChange, Settled, Settlement, Turn, Writer,
@@ -41,7 +41,7 @@ impl Outbox {
         let route = |service, name: &'static str, text: &str, echo| Route {
             service,
             name: name.into(),
-            patterns: vec![pattern(text)],
+            selectors: vec![Selector::all_of(pattern(text))],
             echo,
         };
         let routes = Routes::new(vec![route(all, "all", ">", false), route(orders, "orders", "order.>", true)]);

@@ -15,7 +15,7 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::event::{Append, NewEvent};
 use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
-use crate::domain::routes::{Route, Routes};
+use crate::domain::routes::{Route, Routes, Selector};
 use crate::storage::connection::{Access, Connection, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::outbox::{self, Claim, DeliveryFilter};
@@ -183,7 +183,12 @@ fn postgres_walks_what_is_open_whatever_its_statistics() {
     let everything = || vec![Pattern::parse(">").expect("a pattern")];
     let service = NewService { name: "a".into(), patterns: everything(), start_from: None };
     writer.register(&[service], NOON).expect("registered");
-    let route = Route { service: 1, name: "a".into(), patterns: everything(), echo: false };
+    let route = Route {
+        service: 1,
+        name: "a".into(),
+        selectors: everything().into_iter().map(Selector::all_of).collect(),
+        echo: false,
+    };
     let routes = Routes::new(vec![route]);
     for _ in 0..5 {
         let keyed = || Append::single(NewEvent { key: Some("k".into()), ..event("a", "{}") });

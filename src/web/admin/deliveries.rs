@@ -7,7 +7,8 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::{answer, find_service, one_of_the_services, silent};
+use super::destinations::{destinations, one_of_the_destinations};
+use super::{answer, silent};
 use crate::actors::supervisor::messages::ListAllInFlight;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::event::{EventId, Timestamp};
@@ -68,8 +69,10 @@ impl Shown {
 /// A page of deliveries, the newest first; or all of one event.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, PARAMETERS, &[])?;
-    let known = one_of_the_services(&edge);
-    let service = query.read("service", &known, |name| find_service(&edge, name))?;
+    let destinations = destinations(&edge, query.one("service")).await?;
+    if query.one("service").is_some() && destinations.is_empty() {
+        return Err(invalid("service", &format!("must be {}", one_of_the_destinations(&edge))).into());
+    }
     let state = query.read("state", "one of pending, in_flight, delivered, dead", |text| {
         Shown::ALL.into_iter().find(|state| state.as_str() == text)
     })?;
@@ -80,7 +83,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
         text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
     })?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
-    let service_name = service.map(|service| service.config.name.clone());
+    let service_name = query.one("service").map(str::to_owned);
     let in_flight = edge.parts.supervisor.in_flight.send(ListAllInFlight(service_name.clone())).await;
     let in_flight = InFlight(in_flight.map_err(|error| silent(&error))?);
     if let Some(event_id) = event_id {
@@ -97,12 +100,8 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     if state == Some(Shown::InFlight) {
         return answer(&in_flight.page(before, limit));
     }
-    let services: Vec<_> = match service {
-        Some(service) => vec![service],
-        None => edge.parts.services.iter().collect(),
-    };
     let names: BTreeMap<ServiceId, String> =
-        services.iter().filter_map(|service| Some((service.slot.id()?, service.config.name.clone()))).collect();
+        destinations.into_iter().filter_map(|destination| Some((destination.id?, destination.name))).collect();
     let states = state.map_or(&DeliveryState::ALL[..], Shown::stored).to_vec();
     let filter = DeliveryFilter { services: names.keys().copied().collect(), states, before, limit };
     let page = edge.parts.reader.deliveries(filter).await.map_err(|error| read_error(&error))?;

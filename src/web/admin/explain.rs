@@ -4,10 +4,10 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::services::{observe, report_of};
+use super::services::{observe, report_of, shown_route};
 use super::{answer, silent};
 use crate::actors::observe::ActorReport;
-use crate::actors::router::messages::{FindSubscribers, Subscriber};
+use crate::actors::router::messages::FindSubscribers;
 use crate::actors::supervisor::messages::FindAllSubscribers;
 use crate::domain::event::NewEvent;
 use crate::protocol::publish::{PublishHeaders, parse_event};
@@ -28,11 +28,9 @@ pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     let reports = observe(&edge).await?;
     let services: Vec<Value> =
         edge.parts.services.iter().map(|of| service(of, &event, report_of(of, &reports))).collect();
-    let find = FindAllSubscribers(FindSubscribers { name: event.name.clone(), limit: LISTED });
+    let find =
+        FindAllSubscribers(FindSubscribers { name: event.name.clone(), payload: event.payload.clone(), limit: LISTED });
     let found = edge.parts.supervisor.subscribers.send(find).await.map_err(|error| silent(&error))?;
-    let listed = |sessions: Vec<Subscriber>, why: fn(&Subscriber) -> Option<&'static str>| -> Vec<Value> {
-        sessions.iter().map(|session| session_row(session, why(session))).collect()
-    };
     answer(&json!({
         "event_name": event.name.as_str(),
         "source": &*event.source,
@@ -40,12 +38,9 @@ pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         "services": services,
         "sessions": {
             "count": found.matching,
-            "listed": listed(found.listed, |_| None),
+            "listed": found.listed,
             "others_count": found.others,
-            "others_listed": listed(found.others_listed, |session| Some(match session.patterns.is_empty() {
-                true => "no subscriptions",
-                false => "no subscription matches",
-            })),
+            "others_listed": found.others_listed,
         },
     }))
 }
@@ -53,20 +48,22 @@ pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
 /// Whether the service would get it, by which route, and what it would wait for.
 fn service(of: &ConfiguredService, event: &NewEvent, report: Option<&ActorReport>) -> Value {
     let ConfiguredService { config, slot } = of;
-    let route = config.routes.iter().find(|pattern| pattern.matches(&event.name));
+    let named = || config.routes.iter().filter(|route| route.event.matches(&event.name));
+    let route = named().find(|route| route.first_failure(&event.payload).is_none());
+    let failure = named().find_map(|route| route.first_failure(&event.payload));
     let is_own = slot.own_source().is_some_and(|own| own == event.source);
-    let why_not = match route {
-        None => Some("no route matches"),
-        Some(_) if is_own => Some("it is the source"),
-        Some(_) => None,
+    let why_not = match (route, failure) {
+        (None, None) => Some("no route matches".to_owned()),
+        (None, Some(failure)) => Some(failure.to_string()),
+        (Some(_), _) if is_own => Some("it is the source".to_owned()),
+        (Some(_), _) => None,
     };
-    let routes: Vec<&str> = config.routes.iter().map(|pattern| pattern.as_str()).collect();
     json!({
         "service": config.name,
         "gets": why_not.is_none(),
-        "route": route.map(|route| route.as_str()),
+        "route": route.map(|route| route.event.as_str()),
         "why_not": why_not,
-        "routes": routes,
+        "routes": config.routes.iter().map(shown_route).collect::<Value>(),
         "waits_for": report.map_or(Some("its client to start"), waits_for).filter(|_| why_not.is_none()),
         "paused": report.map_or(&Value::Null, |report| &report.details["paused"]),
     })
@@ -82,9 +79,4 @@ fn waits_for(report: &ActorReport) -> Option<&'static str> {
         (Some("active"), _) => None,
         _ => Some("its client to start"),
     }
-}
-
-fn session_row(session: &Subscriber, why_not: Option<&str>) -> Value {
-    let Subscriber { session, peer, patterns } = session;
-    json!({ "session": session, "peer": peer, "patterns": patterns, "why_not": why_not })
 }

@@ -7,7 +7,8 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::{answer, find_service, one_of_the_services, silent};
+use super::destinations::{Destination, destinations, one_of_the_destinations};
+use super::{answer, silent};
 use crate::actors::persistence::messages::{AppendFailure, CancelJob, StartJob};
 use crate::actors::session::append_error;
 use crate::actors::supervisor::messages::ToPersistence;
@@ -19,7 +20,7 @@ use crate::storage::{Counting, Job, JobKind, NewJob};
 use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
-use crate::web::{ConfiguredService, Edge, body};
+use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -96,18 +97,22 @@ async fn read(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<actix_
 
 /// One job for each service that has something to be made anew; or only how much that is.
 async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<HttpResponse, Refusal> {
-    let services = match &request.service {
-        None => edge.parts.services.iter().collect(),
-        Some(name) => vec![find_service(edge, name).ok_or_else(|| {
-            ApiError::field(ErrorCode::InvalidField, "service", format!("must be {}", one_of_the_services(edge)))
-        })?],
-    };
+    let wanted = request.service.as_deref();
+    let found = destinations(edge, wanted).await?;
+    if kind == JobKind::Replay && found.iter().any(|destination| destination.service.is_none()) {
+        let reason = "is a durable subscription: move it with /admin/durables/{name}/seek";
+        return Err(ApiError::field(ErrorCode::InvalidField, "service", reason).into());
+    }
+    if wanted.is_some() && found.is_empty() {
+        let reason = format!("must be {}", one_of_the_destinations(edge));
+        return Err(ApiError::field(ErrorCode::InvalidField, "service", reason).into());
+    }
     let (from, through) = range(edge, &request).await?;
     let (mut total, mut exact, mut rows) = (0, true, Vec::new());
-    for service in services {
-        let job = new_job(service, kind, &request.patterns, from, through)?;
-        let own = service.slot.own_source().map(String::from);
-        let counted = edge.parts.reader.count(Counting::new(job.clone(), own), MAX_COUNT, COUNT_PATIENCE).await;
+    for destination in found {
+        let job = new_job(&destination, kind, &request.patterns, from, through)?;
+        let route = destination.service.and_then(|service| service.slot.route());
+        let counted = edge.parts.reader.count(Counting::new(job.clone(), route), MAX_COUNT, COUNT_PATIENCE).await;
         let counted = counted.map_err(|error| read_error(&error))?;
         let is_nothing = counted.count == 0 && counted.is_complete();
         let job_id = match request.dry_run || is_nothing {
@@ -118,7 +123,7 @@ async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<Ht
         exact &= counted.is_complete();
         if !is_nothing {
             rows.push(json!({
-                "service": service.config.name,
+                "service": destination.name,
                 "count": counted.count,
                 "exact": counted.is_complete(),
                 "job_id": job_id,
@@ -141,9 +146,9 @@ async fn range(edge: &Edge, request: &JobRequest) -> Result<(EventId, EventId), 
     Ok((request.from.unwrap_or(low).max(low), request.to.unwrap_or(high).min(high)))
 }
 
-/// A replay without patterns is of what the service's routes match.
+/// A replay without patterns is of what the service's routes match; their filters hold for every replay.
 fn new_job(
-    service: &ConfiguredService,
+    destination: &Destination<'_>,
     kind: JobKind,
     patterns: &[Pattern],
     from: EventId,
@@ -153,16 +158,18 @@ fn new_job(
         let error = ApiError::new(ErrorCode::StoreUnavailable, "the store does not know the service yet");
         error.retry_after(Duration::from_secs(1))
     };
-    let patterns = match kind {
-        JobKind::Replay if patterns.is_empty() => &service.config.routes,
-        JobKind::Replay | JobKind::Redrive => patterns,
+    let patterns = match (kind, destination.service) {
+        (JobKind::Replay, Some(service)) if patterns.is_empty() => {
+            service.config.routes.iter().map(|route| route.event.clone()).collect()
+        }
+        (JobKind::Replay | JobKind::Redrive, _) => patterns.to_vec(),
     };
-    let id = service.slot.id().ok_or_else(unregistered)?;
-    Ok(NewJob { kind, service: id, patterns: patterns.to_vec(), from, through })
+    let id = destination.id.ok_or_else(unregistered)?;
+    Ok(NewJob { kind, service: id, patterns, from, through })
 }
 
 /// Has persistence do it, through whoever is persistence now.
-async fn ask<M, T>(persistence: &Recipient<ToPersistence<M>>, message: M) -> Result<T, ApiError>
+pub(super) async fn ask<M, T>(persistence: &Recipient<ToPersistence<M>>, message: M) -> Result<T, ApiError>
 where
     M: Message<Result = Result<T, AppendFailure>> + Send + 'static,
     T: Send + 'static,

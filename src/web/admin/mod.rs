@@ -1,6 +1,8 @@
 //! The operators' endpoints.
 
 pub mod deliveries;
+mod destinations;
+pub mod durables;
 pub mod explain;
 pub mod jobs;
 pub mod presence;
@@ -90,14 +92,6 @@ fn find_service<'a>(edge: &'a Edge, name: &str) -> Option<&'a ConfiguredService>
 
 fn known_services(edge: &Edge) -> Vec<&str> {
     edge.parts.services.iter().map(|service| service.config.name.as_str()).collect()
-}
-
-/// What is wrong with a service that is not configured, completing "must be …".
-fn one_of_the_services(edge: &Edge) -> String {
-    match &known_services(edge)[..] {
-        [] => "a configured service; there is none".to_owned(),
-        known => format!("one of {}", known.join(", ")),
-    }
 }
 
 fn answer(report: &impl serde::Serialize) -> Result<HttpResponse, Refusal> {

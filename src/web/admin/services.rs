@@ -10,6 +10,7 @@ use crate::actors::clock::now;
 use crate::actors::observe::ActorReport;
 use crate::actors::supervisor::messages::{ObserveServices, OperateService};
 use crate::domain::priority::Lane;
+use crate::domain::routes::Selector;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
@@ -100,11 +101,19 @@ async fn describe(edge: &Edge, service: &ConfiguredService, reports: &[ActorRepo
         |report| json!({ "state": report.state, "restarts": report.restarts, "uptime_seconds": report.uptime_seconds }),
     );
     told["path"] = config.path.as_str().into();
-    told["routes"] = config.routes.iter().map(|pattern| pattern.as_str()).collect();
+    told["routes"] = config.routes.iter().map(shown_route).collect();
     told["echo"] = config.echo.into();
     told["signed"] = (!config.secrets.is_empty()).into();
     told["options"] = json!(config.options);
     told
+}
+
+/// A route as operators see it: its pattern; with its filter, as text, if it has one.
+pub fn shown_route(route: &Selector) -> Value {
+    match &route.filter {
+        None => route.event.as_str().into(),
+        Some(filter) => json!({ "event": route.event.as_str(), "filter": filter.as_json() }),
+    }
 }
 
 /// What is known of a service whose client does not answer.

@@ -23,6 +23,8 @@ const PAGE_BYTES: usize = 256 * 1024;
 const MAX_READERS: usize = 4;
 /// Most bytes queued for one seat in one turn, so that all who catch up get on.
 const TURN_BYTES: usize = 256 * 1024;
+/// Most bytes of payloads that one seat with filters looks into in one turn.
+const TURN_LOOKS: usize = 1024 * 1024;
 /// Pause before a failed read is tried again.
 const READ_RETRY: Duration = Duration::from_millis(500);
 
@@ -251,12 +253,19 @@ fn queue_due<'a>(
     room: usize,
 ) -> Scanned {
     let outbox = Rc::clone(&seat.link.outbox);
+    // A page from the store is bounded already.
+    let mut looks = if seat.has_filters() && room < usize::MAX { TURN_LOOKS } else { usize::MAX };
     let room = room.saturating_sub(outbox.queued_bytes());
     let mut scanned = Scanned { frames: 0, bytes: 0, through: None };
     let wire = seat.link.wire;
     let mut joined = Bundle::new(wire);
     let mut last = seat.cursor.position();
     for event in events {
+        if looks == 0 {
+            scanned.through = Some(last);
+            break;
+        }
+        looks = looks.saturating_sub(event.event.payload.len().max(1));
         if let Some(envelope) = seat.due(&event.event, index) {
             let frame = event.frame(wire, envelope);
             if !joined.is_empty() && joined.len() + frame.len() > room {

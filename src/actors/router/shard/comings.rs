@@ -8,7 +8,6 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use super::seat::Seat;
-use crate::actors::own_event::own_event;
 use crate::actors::router::worker::Worker;
 use crate::domain::event::{Append, NewEvent};
 
@@ -44,7 +43,7 @@ impl Shard {
 
     fn note(&mut self, name: &str, payload: Value) {
         if self.comings.told.len() < MAX_TOLD {
-            self.comings.told.push(own_event(name, &payload));
+            self.comings.told.push(NewEvent::own(name, payload.to_string()));
         } else {
             self.comings.left_out += 1;
         }
@@ -55,7 +54,7 @@ impl Shard {
         let Comings { mut told, left_out } = std::mem::take(&mut self.comings);
         if let Some(generation) = self.parts.presence.filter(|_| left_out > 0) {
             let payload = json!({ "generation": generation, "shard": self.number, "count": left_out });
-            told.push(own_event("$sys.session.left_out", &payload));
+            told.push(NewEvent::own("$sys.session.left_out", payload.to_string()));
         }
         if told.is_empty() {
             return;

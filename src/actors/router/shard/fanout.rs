@@ -1,15 +1,18 @@
 //! Fan-out of a committed batch to the live seats of a shard.
 //!
 //! Per event: one look-up of the topics it matches. Per topic: its frames of the whole batch, joined once and
-//! shared. Per seat: one push. Only seats with several subscriptions are looked at event by event, because a
+//! shared; those who filter alike share in the same way. Per seat: one push. Only seats with several subscriptions are looked at event by event, because a
 //! frame reaches a connection once however many of its patterns match.
 
 use bytes::Bytes;
 use slab::Slab;
+use smallvec::SmallVec;
 
+use super::filtered::{FilteredMembers, Hit};
 use super::seat::{Mode, Seat};
 use crate::actors::push_log::PushLog;
 use crate::domain::event::EventId;
+use crate::domain::filter::Candidates;
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::protocol::log_batch::{LogBatch, LogEvent};
 use crate::protocol::request::Envelope;
@@ -40,6 +43,9 @@ pub struct FanOut {
     same_name: Vec<TopicId>,
     /// Frames for seats with several subscriptions: (seat, event, envelope).
     mixed: Vec<(usize, u32, Envelope)>,
+    /// The events of the batch that pass filters.
+    filtered: Vec<Hit>,
+    candidates: Candidates,
 }
 
 /// The limits of the queues.
@@ -59,43 +65,57 @@ impl FanOut {
         head: EventId,
         index: &PatternIndex,
         members: &[Vec<Member>],
+        filtered: &FilteredMembers,
         seats: &mut Slab<Seat>,
         room: &Room<'_>,
         behind: &mut Vec<usize>,
     ) -> Tally {
-        self.find_topics(batch, index);
-        let mut tally = Tally::default();
+        self.find_topics(batch, index, filtered);
+        let mut target = Target { head, seats, room, behind, tally: Tally::default() };
         for topic in std::mem::take(&mut self.touched) {
             let hits = std::mem::take(&mut self.hits[topic]);
-            let mut joined = Joined { batch, hits: &hits, slots: Default::default() };
-            let mut pushes = 0;
-            for member in &members[topic] {
-                let seat = &mut seats[member.seat];
-                if !seat.is_live() {
-                    continue;
-                }
-                let wire = seat.link.wire;
-                if seat.subscriptions.len() > 1 {
-                    self.mixed.extend(hits.iter().map(|k| (member.seat, *k, member.envelope)));
-                } else if room.push(seat, joined.frames(wire, member.envelope), hits.len()) {
-                    pushes += 1;
-                    tally.frames += hits.len() as u64;
-                    tally.bytes += joined.frames(wire, member.envelope).len() as u64;
-                } else {
-                    leave_behind(seat, head);
-                    behind.push(member.seat);
-                }
-            }
-            for k in hits.iter().filter(|_| pushes > 0) {
-                room.pushes.add(batch.events[*k as usize].event.id, pushes);
-            }
+            self.queue(batch, &hits, &members[topic], &mut target);
             self.recycle(topic, hits);
         }
-        self.deliver_mixed(batch, head, seats, room, behind, &mut tally);
-        tally
+        let mut passed = std::mem::take(&mut self.filtered);
+        passed.sort_unstable();
+        for same in passed.chunk_by(|a, b| (a.topic, a.filter) == (b.topic, b.filter)) {
+            let hits: SmallVec<[u32; 8]> = same.iter().map(|hit| hit.event).collect();
+            self.queue(batch, &hits, filtered.members(same[0].topic, same[0].filter), &mut target);
+        }
+        passed.clear();
+        self.filtered = passed;
+        self.deliver_mixed(batch, &mut target);
+        target.tally
     }
 
-    fn find_topics(&mut self, batch: &LogBatch, index: &PatternIndex) {
+    /// Queues the events at `hits` for all of `members` who are live; notes them down for those who may have them
+    /// from another subscription too.
+    fn queue(&mut self, batch: &LogBatch, hits: &[u32], members: &[Member], target: &mut Target<'_>) {
+        let mut joined = Joined { batch, hits, slots: Default::default() };
+        let mut pushes = 0;
+        for member in members {
+            let seat = &mut target.seats[member.seat];
+            if !seat.is_live() {
+                continue;
+            }
+            let wire = seat.link.wire;
+            if seat.subscriptions.len() > 1 {
+                self.mixed.extend(hits.iter().map(|k| (member.seat, *k, member.envelope)));
+            } else if target.room.push(seat, joined.frames(wire, member.envelope), hits.len()) {
+                pushes += 1;
+                target.tally.frames += hits.len() as u64;
+                target.tally.bytes += joined.frames(wire, member.envelope).len() as u64;
+            } else {
+                target.leave_behind(member.seat);
+            }
+        }
+        for k in hits.iter().filter(|_| pushes > 0) {
+            target.room.pushes.add(batch.events[*k as usize].event.id, pushes);
+        }
+    }
+
+    fn find_topics(&mut self, batch: &LogBatch, index: &PatternIndex, filtered: &FilteredMembers) {
         let mut previous: Option<&LogEvent> = None;
         for (k, event) in (0u32..).zip(&batch.events) {
             if previous.is_none_or(|p| p.event.name != event.event.name) {
@@ -112,6 +132,8 @@ impl FanOut {
                 }
                 self.hits[topic].push(k);
             }
+            let Self { same_name, candidates, filtered: passed, .. } = self;
+            filtered.try_event(same_name, k, &event.event.payload, candidates, passed);
         }
     }
 
@@ -124,20 +146,11 @@ impl FanOut {
         }
     }
 
-    fn deliver_mixed(
-        &mut self,
-        batch: &LogBatch,
-        head: EventId,
-        seats: &mut Slab<Seat>,
-        room: &Room<'_>,
-        behind: &mut Vec<usize>,
-        tally: &mut Tally,
-    ) {
+    fn deliver_mixed(&mut self, batch: &LogBatch, target: &mut Target<'_>) {
         self.mixed.sort_unstable();
         for of_seat in self.mixed.chunk_by(|a, b| a.0 == b.0) {
             let key = of_seat[0].0;
-            let seat = &mut seats[key];
-            let wire = seat.link.wire;
+            let wire = target.seats[key].link.wire;
             // Within one event the greatest envelope is last: it is the one that counts.
             let due = || {
                 of_seat.chunk_by(|a, b| a.1 == b.1).filter_map(|same| same.last()).map(|(_, k, envelope)| {
@@ -147,18 +160,36 @@ impl FanOut {
             };
             let count = due().count();
             let frames = Bundle::of(wire, due());
-            if room.push(seat, &frames, count) {
+            if target.room.push(&mut target.seats[key], &frames, count) {
                 for of_event in of_seat.chunk_by(|a, b| a.1 == b.1) {
-                    room.pushes.add(batch.events[of_event[0].1 as usize].event.id, 1);
+                    target.room.pushes.add(batch.events[of_event[0].1 as usize].event.id, 1);
                 }
-                tally.frames += count as u64;
-                tally.bytes += frames.len() as u64;
+                target.tally.frames += count as u64;
+                target.tally.bytes += frames.len() as u64;
             } else {
-                leave_behind(seat, head);
-                behind.push(key);
+                target.leave_behind(key);
             }
         }
         self.mixed.clear();
+    }
+}
+
+/// Where a fan-out goes.
+struct Target<'a> {
+    /// The position before the batch.
+    head: EventId,
+    seats: &'a mut Slab<Seat>,
+    room: &'a Room<'a>,
+    behind: &'a mut Vec<usize>,
+    tally: Tally,
+}
+
+impl Target<'_> {
+    fn leave_behind(&mut self, key: usize) {
+        let seat = &mut self.seats[key];
+        seat.cursor.advance(self.head);
+        seat.mode = Mode::CatchingUp { reading: false };
+        self.behind.push(key);
     }
 }
 
@@ -199,9 +230,4 @@ impl Joined<'_> {
             Bundle::of(wire, self.hits.iter().map(|k| self.batch.events[*k as usize].frame(wire, envelope)))
         })
     }
-}
-
-fn leave_behind(seat: &mut Seat, head: EventId) {
-    seat.cursor.advance(head);
-    seat.mode = Mode::CatchingUp { reading: false };
 }

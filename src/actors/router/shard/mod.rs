@@ -11,6 +11,7 @@
 mod catch_up;
 mod comings;
 mod fanout;
+mod filtered;
 mod heartbeat;
 mod leaving;
 mod lobby;
@@ -34,10 +35,11 @@ pub use self::catch_up::low_water;
 use self::comings::Comings;
 pub use self::fanout::QueueLimits;
 use self::fanout::{FanOut, Member, Room};
+use self::filtered::FilteredMembers;
 pub use self::lobby::Lobby;
 use self::polls::LongPolls;
 use self::recent::RecentEvents;
-use self::seat::{Beat, Link, Mode, Seat, Subscription};
+use self::seat::{Beat, Ended, Link, Mode, Seat, Subscription};
 use super::messages::{
     CloseSubscription, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch, Seated, SessionClosed,
 };
@@ -46,7 +48,7 @@ use crate::actors::mailbox::Depth;
 use crate::actors::push_log::PushLog;
 use crate::actors::supervisor::guard::ExitGuard;
 use crate::domain::event::{EventId, LogBounds};
-use crate::domain::index::PatternIndex;
+use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::close_label;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -118,6 +120,8 @@ pub struct Shard {
     index: PatternIndex,
     /// The subscribers of each topic, by its handle in the index.
     members: Vec<Vec<Member>>,
+    /// Those of them who have filters; they are not among `members`.
+    filtered: FilteredMembers,
     seats: Slab<Seat>,
 
     /// Everything up to here has been routed. `None` until the log is known.
@@ -166,6 +170,7 @@ impl Shard {
             depth,
             index: PatternIndex::default(),
             members: Vec::new(),
+            filtered: FilteredMembers::default(),
             seats: Slab::new(),
             head,
             head_at_last_beat: None,
@@ -224,8 +229,16 @@ impl Shard {
         let head = self.head();
         self.polls.wake(&batch);
         let room = Room { queues: &self.queues, limits: self.queue_limits(), pushes: &self.parts.pushes };
-        let tally =
-            self.fan_out.deliver(&batch, head, &self.index, &self.members, &mut self.seats, &room, &mut self.behind);
+        let tally = self.fan_out.deliver(
+            &batch,
+            head,
+            &self.index,
+            &self.members,
+            &self.filtered,
+            &mut self.seats,
+            &room,
+            &mut self.behind,
+        );
         self.parts.metrics.pushed(tally.frames, tally.bytes);
         if self.parts.log_activity {
             for event in &batch.events {
@@ -277,7 +290,7 @@ impl Shard {
 
     /// Adds a subscription; its client is still to [catch up](Self::catch_up).
     fn open_subscription(&mut self, request: OpenSubscription) -> Result<(), ApiError> {
-        let OpenSubscription { seated, id, pattern, envelope, start, log_end } = request;
+        let OpenSubscription { seated, id, pattern, envelope, filter, start, log_end } = request;
         let Some(bounds) = self.parts.position.get() else {
             return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet")
                 .retry_after(Duration::from_secs(1)));
@@ -293,17 +306,23 @@ impl Shard {
             return Err(ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
         let last_id = bounds.last.max(log_end);
-        let (from, recovered) = place(start, bounds, log_end);
-        if id.is_some() || start != Start::Now || envelope != Envelope::Plain {
+        let (mut from, recovered) = place(start, bounds, log_end);
+        if id.is_some() || start != Start::Now || envelope != Envelope::Plain || filter.is_some() {
             seat.link.asked_for_more.set(true);
         }
         if let Some(id) = &id {
             let state = Subscribed { last_id, recovered, earliest_id: bounds.earliest };
-            seat.link.outbox.push(text_frame(frame::subscribed(id, &pattern, state).as_bytes()));
+            seat.link.outbox.push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
         }
-        if let (Some(topic), Start::Now) = (known_topic, start) {
-            set_envelope(seat, &mut self.members, seated.seat, topic, envelope);
-            return Ok(());
+        if let (Some(topic), Start::Now) = (known_topic, start)
+            && let Some(subscription) = seat.subscription(topic)
+        {
+            if subscription.filter == filter {
+                self.set_envelope(seated.seat, topic, envelope);
+                return Ok(());
+            }
+            // What the former filter has decided stays so; all that follows is for the new one.
+            from = seat.position(head).max(subscription.window.from());
         }
         if known_topic.is_some() {
             self.unsubscribe(seated, &pattern);
@@ -313,11 +332,15 @@ impl Shard {
         seat.cursor.advance(position);
         let window = seat.cursor.open(from, seat.subscriptions.iter_mut().map(|s| &mut s.window));
         let topic = self.index.insert(&pattern);
-        seat.subscriptions.push(Subscription { topic, envelope, window });
+        seat.subscriptions.push(Subscription { topic, envelope, filter: filter.clone(), window });
         if self.members.len() <= topic {
             self.members.resize_with(topic + 1, Vec::new);
         }
-        self.members[topic].push(Member { seat: seated.seat, envelope });
+        let member = Member { seat: seated.seat, envelope };
+        match &filter {
+            None => self.members[topic].push(member),
+            Some(filter) => self.filtered.add(topic, filter, member),
+        }
         self.parts.metrics.subscriptions.inc();
         if seat.is_live() && !seat.may_go_live(head) {
             seat.mode = Mode::CatchingUp { reading: false };
@@ -337,7 +360,8 @@ impl Shard {
         let Some(place) = seat.subscriptions.iter().position(|s| s.topic == topic) else { return };
         let subscription = seat.subscriptions.swap_remove(place);
         if !seat.is_live() && seat.ended.len() < MAX_ENDED {
-            seat.ended.push((pattern.clone(), seat.cursor.end(subscription.window)));
+            let (filter, window) = (subscription.filter.clone(), seat.cursor.end(subscription.window));
+            seat.ended.push(Ended { pattern: pattern.clone(), filter, window });
         }
         self.leave_topic(seated.seat, &subscription);
         self.parts.metrics.subscriptions.dec();
@@ -352,11 +376,25 @@ impl Shard {
 
     fn leave_topic(&mut self, seat: usize, subscription: &Subscription) {
         let members = &mut self.members[subscription.topic];
-        if let Some(place) = members.iter().rposition(|m| m.seat == seat) {
+        if let Some(filter) = &subscription.filter {
+            self.filtered.remove(subscription.topic, filter, seat);
+        } else if let Some(place) = members.iter().rposition(|m| m.seat == seat) {
             members.swap_remove(place);
         }
         if self.index.remove(subscription.topic) {
             self.members[subscription.topic] = Vec::new();
+        }
+    }
+
+    fn set_envelope(&mut self, key: usize, topic: TopicId, envelope: Envelope) {
+        for subscription in self.seats[key].subscriptions.iter_mut().filter(|s| s.topic == topic) {
+            subscription.envelope = envelope;
+            if let Some(filter) = &subscription.filter {
+                self.filtered.set_envelope(topic, filter, key, envelope);
+            }
+        }
+        for member in self.members[topic].iter_mut().filter(|m| m.seat == key) {
+            member.envelope = envelope;
         }
     }
 }
@@ -373,15 +411,6 @@ fn place(start: Start, bounds: LogBounds, log_end: EventId) -> (EventId, bool) {
 }
 
 static SESSIONS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-
-fn set_envelope(seat: &mut Seat, members: &mut [Vec<Member>], key: usize, topic: usize, envelope: Envelope) {
-    for subscription in seat.subscriptions.iter_mut().filter(|s| s.topic == topic) {
-        subscription.envelope = envelope;
-    }
-    for member in members[topic].iter_mut().filter(|m| m.seat == key) {
-        member.envelope = envelope;
-    }
-}
 
 impl Actor for Shard {
     type Context = Context<Self>;
@@ -461,10 +490,13 @@ impl Handler<ListSubscriptions> for Shard {
     type Result = ();
 
     fn handle(&mut self, request: ListSubscriptions, _: &mut Self::Context) {
-        let ListSubscriptions { seated, id } = request;
+        let ListSubscriptions { seated, id, durables } = request;
         let Some(seat) = self.seats.get(seated.seat).filter(|seat| seat.session == seated.session) else { return };
-        let subscriptions = seat.subscriptions.iter().filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope)));
-        seat.link.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions).as_bytes()));
+        let subscriptions = seat
+            .subscriptions
+            .iter()
+            .filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope, s.filter.as_ref())));
+        seat.link.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
     }
 }
 

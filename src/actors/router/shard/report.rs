@@ -3,7 +3,7 @@
 use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::json;
 
-use super::seat::{Mode, Seat};
+use super::seat::{Mode, Seat, Subscription};
 use super::{MAILBOX, Shard};
 use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use crate::actors::router::messages::{FindSubscribers, Observe, Subscriber, Subscribers};
@@ -82,20 +82,30 @@ impl Handler<FindSubscribers> for Shard {
     type Result = MessageResult<FindSubscribers>;
 
     /// Looks at every subscription: for operators, now and then.
-    fn handle(&mut self, FindSubscribers { name, limit }: FindSubscribers, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, find: FindSubscribers, _: &mut Context<Self>) -> Self::Result {
+        let FindSubscribers { name, payload, limit } = find;
         let mut found = Subscribers::default();
         for (_, seat) in &self.seats {
-            let patterns = || seat.subscriptions.iter().filter_map(|s| self.index.pattern(s.topic));
-            let matching: Vec<_> = patterns().filter(|pattern| pattern.matches(&name)).collect();
-            let (count, list, patterns) = match matching.is_empty() {
-                true => (&mut found.others, &mut found.others_listed, patterns().collect()),
-                false => (&mut found.matching, &mut found.listed, matching),
+            let of = |s: &Subscription| self.index.pattern(s.topic).map(|pattern| pattern.as_str().to_owned());
+            let is_named = |s: &&Subscription| self.index.pattern(s.topic).is_some_and(|p| p.matches(&name));
+            let named: Vec<&Subscription> = seat.subscriptions.iter().filter(is_named).collect();
+            let failure = |s: &Subscription| s.filter.as_ref().and_then(|filter| filter.first_failure(&payload));
+            let passed: Vec<&Subscription> = named.iter().copied().filter(|s| failure(s).is_none()).collect();
+            let (why_not, counted) = match (&passed[..], &named[..]) {
+                ([], [first, ..]) => (failure(first).map(|failure| failure.to_string()), named),
+                ([], []) if seat.subscriptions.is_empty() => (Some("no subscriptions".to_owned()), Vec::new()),
+                ([], []) => (Some("no subscription matches".to_owned()), seat.subscriptions.iter().collect()),
+                _ => (None, passed),
+            };
+            let (count, list) = match why_not {
+                Some(_) => (&mut found.others, &mut found.others_listed),
+                None => (&mut found.matching, &mut found.listed),
             };
             *count += 1;
             if list.len() < limit {
-                let patterns = patterns.iter().take(EXPLAINED_PATTERNS).map(|p| p.as_str().to_owned()).collect();
+                let patterns = counted.into_iter().take(EXPLAINED_PATTERNS).filter_map(of).collect();
                 let peer = seat.link.peer.map(|peer| peer.to_string());
-                list.push(Subscriber { session: seat.session, peer, patterns });
+                list.push(Subscriber { session: seat.session, peer, patterns, why_not });
             }
         }
         MessageResult(found)

@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use smallvec::SmallVec;
+
 use crate::actors::router::messages::SessionId;
 use crate::domain::cursor::{Cursor, EndedWindow, Window, decide};
 use crate::domain::event::{Event, EventId};
+use crate::domain::filter::{Document, Filter};
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
@@ -92,7 +95,17 @@ pub enum Mode {
 pub struct Subscription {
     pub topic: TopicId,
     pub envelope: Envelope,
+    /// What a payload has to pass; none passes everything.
+    pub filter: Option<Filter>,
     pub window: Window,
+}
+
+/// A subscription that ended while its client was catching up; what it had is not sent again.
+#[derive(Debug)]
+pub struct Ended {
+    pub pattern: Pattern,
+    pub filter: Option<Filter>,
+    pub window: EndedWindow,
 }
 
 /// See the module.
@@ -103,8 +116,7 @@ pub struct Seat {
     /// Where it reads while it catches up; while live its position is the shard's head.
     pub cursor: Cursor,
     pub mode: Mode,
-    /// Subscriptions that ended while it was catching up; what they had is not sent again.
-    pub ended: Vec<(Pattern, EndedWindow)>,
+    pub ended: Vec<Ended>,
     /// The beat of the last ping.
     pub pinged: Beat,
     /// Pushed so far.
@@ -162,19 +174,32 @@ impl Seat {
     pub fn due(&self, event: &Event, index: &PatternIndex) -> Option<Envelope> {
         /// Above this many subscriptions one walk of the index is cheaper than matching each.
         const FEW: usize = 8;
-        let ended = self.ended.iter().filter(|(pattern, _)| pattern.matches(&event.name)).map(|(_, window)| *window);
+        let mut matching: SmallVec<[&Subscription; FEW]> = SmallVec::new();
         if self.subscriptions.len() <= FEW {
             let matches = |s: &&Subscription| index.pattern(s.topic).is_some_and(|p| p.matches(&event.name));
-            let matching = self.subscriptions.iter().filter(matches).map(|s| (s.window, s.envelope));
-            return decide(event.id, matching, ended);
+            matching.extend(self.subscriptions.iter().filter(matches));
+        } else {
+            index.for_each_match(&event.name, |topic| matching.extend(self.subscription(topic)));
         }
-        let mut matching = Vec::new();
-        index.for_each_match(&event.name, |topic| {
-            if let Some(s) = self.subscription(topic) {
-                matching.push((s.window, s.envelope));
-            }
-        });
-        decide(event.id, matching.into_iter(), ended)
+        let mut ended: SmallVec<[&Ended; FEW]> =
+            self.ended.iter().filter(|ended| ended.pattern.matches(&event.name)).collect();
+        let filters = || {
+            let of_ended = ended.iter().filter_map(|ended| ended.filter.as_ref());
+            matching.iter().filter_map(|s| s.filter.as_ref()).chain(of_ended)
+        };
+        if filters().next().is_some() {
+            let document = Document::for_filters(&event.payload, filters());
+            let passes = |filter: &Option<Filter>| filter.as_ref().is_none_or(|filter| document.passes(filter));
+            matching.retain(|s| passes(&s.filter));
+            ended.retain(|ended| passes(&ended.filter));
+        }
+        let matching = matching.iter().map(|s| (s.window, s.envelope));
+        decide(event.id, matching, ended.iter().map(|ended| ended.window))
+    }
+
+    /// Whether any of its subscriptions has a filter.
+    pub fn has_filters(&self) -> bool {
+        self.subscriptions.iter().any(|s| s.filter.is_some())
     }
 
     /// Its subscription to a topic.

@@ -18,7 +18,7 @@ impl Handler<OpenStream> for Shard {
     type Result = Result<Subscribed, ApiError>;
 
     fn handle(&mut self, request: OpenStream, ctx: &mut Context<Self>) -> Self::Result {
-        let OpenStream { seated, patterns, envelope, start, log_end } = request;
+        let OpenStream { seated, patterns, envelope, filter, start, log_end } = request;
         let Some(bounds) = self.parts.position.get() else {
             let error = ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet");
             return Err(error.retry_after(Duration::from_secs(1)));
@@ -32,7 +32,15 @@ impl Handler<OpenStream> for Shard {
         // From one place, and before anything is queued: ids rise.
         let start = Start::After(from);
         for pattern in patterns {
-            self.open_subscription(OpenSubscription { seated, id: None, pattern, envelope, start, log_end })?;
+            self.open_subscription(OpenSubscription {
+                seated,
+                id: None,
+                pattern,
+                envelope,
+                filter: filter.clone(),
+                start,
+                log_end,
+            })?;
         }
         self.catch_up(seated.seat, ctx);
         Ok(state)

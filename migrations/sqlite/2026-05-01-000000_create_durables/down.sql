@@ -1,0 +1,2 @@
+DROP TABLE durable_marks;
+DROP TABLE durables;

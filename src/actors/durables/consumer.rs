@@ -1,0 +1,212 @@
+//! One durable subscription: its machine while this node holds it, its members, and what is on its way to the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix::prelude::SpawnHandle;
+
+use super::MAX_MEMBERS;
+use super::messages::{DurableStatus, MemberLink, ToMember};
+use super::saving::{Answer, Saving};
+use crate::domain::durable::{Acked, Durable, MemberId};
+use crate::domain::event::{Event, EventId, Timestamp};
+use crate::domain::filter::Filter;
+use crate::domain::index::TopicId;
+use crate::domain::pattern::Pattern;
+use crate::protocol::durable::{JoinRequest, Settlement, Word};
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::storage::{DurableRecord, Hold};
+
+/// See the module.
+pub struct Consumer {
+    pub name: Arc<str>,
+    /// As stored, but for the floor.
+    pub record: DurableRecord,
+    pub pattern: Pattern,
+    pub filter: Option<Filter>,
+    pub topic: TopicId,
+    /// None while another node holds it.
+    pub durable: Option<Durable<Event>>,
+    /// Distinguishes the machine from those before it, here and elsewhere.
+    pub life: u64,
+    pub members: BTreeMap<MemberId, MemberLink>,
+    pub is_reading: bool,
+    /// Some of its events were trimmed before they were delivered.
+    pub has_lost: bool,
+    /// To be pumped when the mailbox has been drained.
+    pub is_due: bool,
+    /// Whether the store is asked who holds it.
+    pub is_asking: bool,
+    pub saving: Option<Saving>,
+    /// Changes stored, or not, so far.
+    pub saves: u64,
+    /// Who waits for the next commit.
+    pub answers: Vec<Answer>,
+    pub is_claiming: bool,
+    pub timer: Option<SpawnHandle>,
+    pub delivered: u64,
+    pub redelivered: u64,
+    pub acknowledged: u64,
+}
+
+impl Consumer {
+    pub fn new(record: DurableRecord, pattern: Pattern, filter: Option<Filter>, topic: TopicId) -> Self {
+        Self {
+            name: record.name.as_str().into(),
+            record,
+            pattern,
+            filter,
+            topic,
+            durable: None,
+            life: 0,
+            members: BTreeMap::new(),
+            is_reading: false,
+            has_lost: false,
+            is_due: false,
+            is_asking: false,
+            saving: None,
+            saves: 0,
+            answers: Vec::new(),
+            is_claiming: false,
+            timer: None,
+            delivered: 0,
+            redelivered: 0,
+            acknowledged: 0,
+        }
+    }
+
+    /// Whether somebody who asks for this may be a member.
+    pub fn admits(&self, request: &JoinRequest) -> Result<(), ApiError> {
+        let DurableRecord { name, pattern, filter, .. } = &self.record;
+        if request.pattern.as_str() != pattern || request.filter != self.filter {
+            let reason = format!(
+                "durable subscription {name:?} exists with another event_name or filter; delete it first, or take another name"
+            );
+            return Err(ApiError::new(ErrorCode::DurableMismatch, reason).with("event_name", pattern.as_str()).with(
+                "filter",
+                filter.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or(serde_json::Value::Null),
+            ));
+        }
+        if self.members.len() >= MAX_MEMBERS {
+            let reason = format!("durable subscription {name:?} has {MAX_MEMBERS} members, as many as it may have");
+            return Err(ApiError::new(ErrorCode::TooManySubscriptions, reason));
+        }
+        Ok(())
+    }
+
+    /// Goes on with this machine, or with none.
+    pub fn replace(&mut self, durable: Option<Durable<Event>>, life: u64) {
+        self.durable = durable;
+        self.life = life;
+        self.is_reading = false;
+        self.is_claiming = false;
+        if let Some(durable) = &mut self.durable {
+            self.members.keys().for_each(|member| durable.join(*member));
+        }
+        // What was said of events in its earlier life is void.
+        let void =
+            || ApiError::new(ErrorCode::NotDelivered, "the durable subscription was moved, or is at another node now");
+        for answer in std::mem::take(&mut self.answers) {
+            self.tell(&answer, Err(&void()));
+        }
+    }
+
+    pub fn join(&mut self, member: MemberId, link: MemberLink) {
+        self.members.insert(member, link);
+        if let Some(durable) = &mut self.durable {
+            durable.join(member);
+        }
+    }
+
+    pub fn leave(&mut self, member: MemberId) {
+        self.members.remove(&member);
+        if let Some(durable) = &mut self.durable {
+            durable.leave(member);
+        }
+    }
+
+    /// Takes those of `events` for which there is room; all of its events up to `through` are among them.
+    pub fn take(&mut self, events: impl Iterator<Item = Event>, through: EventId) {
+        let Some(durable) = &mut self.durable else { return };
+        for event in events {
+            if self.filter.as_ref().is_some_and(|filter| !filter.matches(&event.payload)) {
+                continue;
+            }
+            if !durable.has_room() {
+                return;
+            }
+            let bytes = event.memory();
+            durable.take(event.id, event, bytes);
+        }
+        durable.advance(through);
+    }
+
+    /// What a member says of an event; answered with the next commit.
+    pub fn settle(&mut self, member: MemberId, settlement: &Settlement, now: Timestamp) -> Result<(), ApiError> {
+        let Settlement { event_id: id, word, .. } = settlement;
+        let name = &self.name;
+        let refuse = |why: &str| {
+            ApiError::new(ErrorCode::NotDelivered, format!("event {id} of durable subscription {name:?} {why}"))
+        };
+        let Some(durable) = &mut self.durable else {
+            return Err(refuse("was not delivered here: another node delivers its events now"));
+        };
+        let is_with_member = match word {
+            Word::Ack => match durable.ack(*id) {
+                Acked::Now => {
+                    self.acknowledged += 1;
+                    true
+                }
+                Acked::Before => true,
+                Acked::Unknown => return Err(refuse("was not delivered")),
+            },
+            Word::AckThrough => {
+                self.acknowledged += durable.ack_through(member, *id) as u64;
+                true
+            }
+            Word::Nack(delay) => durable.nack(member, *id, (!delay.is_zero()).then(|| now.plus(*delay))),
+            Word::Extend => durable.extend(member, *id, now),
+            Word::Reject => durable.reject(member, *id),
+        };
+        if !is_with_member {
+            return Err(refuse("is not with this connection: it was never delivered to it, or ack_wait is over"));
+        }
+        self.answers.push(Answer { member, event_id: *id, word: *word });
+        Ok(())
+    }
+
+    /// Says how far it is.
+    pub fn status(&self) -> DurableStatus {
+        let durable = self.durable.as_ref();
+        DurableStatus {
+            name: self.record.name.clone(),
+            state: if durable.is_some() { "active" } else { "standby" },
+            members: self.members.len(),
+            in_flight: durable.map_or(0, Durable::in_flight),
+            waiting: durable.map_or(0, Durable::not_in_flight),
+            floor: durable.map_or(self.record.floor, Durable::floor),
+            cursor: durable.map_or(self.record.floor, Durable::cursor),
+            delivered: self.delivered,
+            redelivered: self.redelivered,
+            acknowledged: self.acknowledged,
+        }
+    }
+
+    /// Ends all memberships.
+    pub fn end(&mut self, error: &ApiError) {
+        for link in std::mem::take(&mut self.members).into_values() {
+            link.send(ToMember::Ended(error.clone()));
+        }
+    }
+
+    /// Whether this process, and no other, delivers its events.
+    pub fn is_held(&self) -> bool {
+        self.durable.is_some()
+    }
+
+    /// Whether the store's word `held` means another machine: it was moved, or others may have changed it.
+    pub fn is_outdated_by(&self, hold: Hold, record: &DurableRecord) -> bool {
+        let is_held = hold != Hold::Elsewhere;
+        is_held != self.is_held() || is_held && (record.epoch != self.record.epoch || hold == Hold::Taken)
+    }
+}

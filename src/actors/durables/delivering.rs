@@ -1,0 +1,158 @@
+//! Events to members, and events from the store for those that are behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+
+use super::Durables;
+use super::messages::ToMember;
+use crate::domain::durable::Delivery;
+use crate::domain::event::Timestamp;
+use crate::protocol::durable::delivery_text;
+use crate::storage::{Claim, Claimed, Scan, ScanPage, StoreError};
+use crate::transport::text_frame;
+
+/// Events and bytes in one page read from the store.
+const PAGE_EVENTS: usize = 256;
+const PAGE_BYTES: usize = 1024 * 1024;
+/// Of what was made anew.
+const RENEWED_ROWS: usize = 64;
+/// Settlements that wait for the store: with more, nothing is sent.
+const MAX_UNSAVED: usize = 4096;
+/// After a failure of the store.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+impl Durables {
+    /// Sends what members have room for.
+    pub(super) fn send(&mut self, name: &str, _: &mut Context<Self>) {
+        let now = self.clock.now();
+        let Some(consumer) = self.consumers.get_mut(name) else { return };
+        let Some(durable) = &mut consumer.durable else { return };
+        durable.expire(now);
+        let unsaved = consumer.answers.len() + consumer.saving.as_ref().map_or(0, |saving| saving.answers.len());
+        if self.is_finishing || unsaved > MAX_UNSAVED {
+            return;
+        }
+        let mut gone = Vec::new();
+        loop {
+            let members = &consumer.members;
+            let has_room = |member| members.get(&member).is_some_and(|link| link.has_room());
+            let Some(Delivery { member, id: _, item, delivery }) = durable.next(now, has_room) else {
+                if durable.not_in_flight() == 0 || consumer.members.values().all(|link| link.has_room()) {
+                    break;
+                }
+                let full: Vec<_> = consumer.members.values().filter(|link| !link.has_room()).collect();
+                full.iter().for_each(|link| link.await_room());
+                if full.iter().all(|link| !link.has_room()) {
+                    break;
+                }
+                continue;
+            };
+            consumer.delivered += 1;
+            consumer.redelivered += u64::from(delivery > 1);
+            self.parts.metrics.durable_deliveries.inc();
+            if delivery > 1 {
+                self.parts.metrics.durable_redeliveries.inc();
+            }
+            let frame = text_frame(delivery_text(&item, &consumer.name, delivery).as_bytes());
+            let link = consumer.members.get(&member);
+            if !link.is_some_and(|link| link.send(ToMember::Event(frame))) {
+                gone.push(member);
+            }
+        }
+        for member in gone {
+            // Its session's own word is on its way.
+            durable.leave(member);
+        }
+    }
+
+    /// Reads on from where it is, if it is behind and has room.
+    pub(super) fn read(&mut self, name: &str, ctx: &mut Context<Self>) {
+        let head = self.head.max(self.parts.position.last());
+        let Some(consumer) = self.consumers.get_mut(name) else { return };
+        let Some(durable) = &consumer.durable else { return };
+        let is_behind = durable.cursor() < head && durable.has_room() && !consumer.members.is_empty();
+        if !is_behind || consumer.is_reading || self.is_finishing {
+            return;
+        }
+        consumer.is_reading = true;
+        let scan = Scan {
+            after: durable.cursor(),
+            through: Some(head),
+            patterns: vec![consumer.pattern.clone()],
+            max_events: PAGE_EVENTS,
+            max_bytes: PAGE_BYTES,
+        };
+        let (name, life, after) = (Arc::clone(&consumer.name), consumer.life, durable.cursor());
+        let reader = self.parts.reader.clone();
+        let read = async move { reader.scan(scan).await };
+        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| {
+            let Some(consumer) = this.consumers.get_mut(&name).filter(|consumer| consumer.life == life) else { return };
+            match page {
+                Ok(ScanPage { events, scanned_through, earliest }) => {
+                    consumer.is_reading = false;
+                    if earliest > after + 1 && !consumer.has_lost {
+                        log::warn!(durable = &*name, after, earliest_id = earliest; "durable subscription fell behind the retained history");
+                        consumer.has_lost = true;
+                        this.parts.metrics.durable_gaps.inc();
+                    }
+                    consumer.take(events.into_iter(), scanned_through);
+                    this.pump(&name, ctx);
+                }
+                Err(error) => this.try_again(&name, life, &error, ctx),
+            }
+        }));
+    }
+
+    fn try_again(&mut self, name: &Arc<str>, life: u64, error: &StoreError, ctx: &mut Context<Self>) {
+        log::warn!(durable = &**name, error:%; "reading for a durable subscription failed, trying again");
+        let name = Arc::clone(name);
+        ctx.run_later(STORE_RETRY, move |this, ctx| {
+            if let Some(consumer) = this.consumers.get_mut(&name).filter(|consumer| consumer.life == life) {
+                consumer.is_reading = false;
+                this.pump(&name, ctx);
+            }
+        });
+    }
+
+    /// Looks for dead ones that an operator wants to be delivered again.
+    pub(super) fn claim_renewed(&mut self, name: &str, ctx: &mut Context<Self>) {
+        let now = super::super::clock::now();
+        let Some(consumer) = self.consumers.get_mut(name) else { return };
+        if consumer.durable.is_none() || consumer.is_claiming || consumer.saving.is_some() {
+            return;
+        }
+        consumer.is_claiming = true;
+        let claim = Claim::Due { now, after: (Timestamp(0), 0) };
+        let (name, life, saves) = (Arc::clone(&consumer.name), consumer.life, consumer.saves);
+        let (reader, service) = (self.parts.reader.clone(), consumer.record.service);
+        let read = async move { reader.claim(service, claim, RENEWED_ROWS, PAGE_BYTES).await };
+        ctx.spawn(read.into_actor(self).map(move |claimed, this, ctx| {
+            let Some(consumer) = this.consumers.get_mut(&name).filter(|consumer| consumer.life == life) else { return };
+            consumer.is_claiming = false;
+            let Some(durable) = &mut consumer.durable else { return };
+            // What was settled meanwhile may be among them.
+            let is_current = consumer.saves == saves && consumer.saving.is_none() && !durable.has_changes();
+            if let (true, Ok(claimed)) = (is_current, claimed) {
+                for Claimed { event, attempts, .. } in claimed {
+                    let (id, bytes) = (event.id, event.memory());
+                    durable.renew(id, event, bytes, attempts);
+                }
+                this.pump(&name, ctx);
+            }
+        }));
+    }
+
+    pub(super) fn set_timer(&mut self, name: &str, ctx: &mut Context<Self>) {
+        let now = self.clock.now();
+        let Some(consumer) = self.consumers.get_mut(name) else { return };
+        if let Some(timer) = consumer.timer.take() {
+            ctx.cancel_future(timer);
+        }
+        let due = consumer.durable.as_ref().and_then(|durable| durable.next_due());
+        let wait = due.map(|due| due.since(now).max(Duration::from_millis(1)));
+        let name = Arc::clone(&consumer.name);
+        consumer.timer = wait.map(|wait| ctx.run_later(wait, move |this, ctx| this.pump(&name, ctx)));
+    }
+}

@@ -1,0 +1,89 @@
+//! The subscribers with filters: which of them an event passes, decided once for all who filter alike.
+//!
+//! A payload is read at most once, and only if somebody who subscribed to its name has a filter.
+
+use std::collections::HashMap;
+
+use super::fanout::Member;
+use crate::domain::filter::{Candidates, Document, Filter, FilterId, FilterSet};
+use crate::domain::index::TopicId;
+use crate::protocol::request::Envelope;
+
+/// The subscribers with filters, by topic.
+#[derive(Debug, Default)]
+pub struct FilteredMembers {
+    topics: HashMap<TopicId, FilteredTopic>,
+}
+
+#[derive(Debug, Default)]
+struct FilteredTopic {
+    filters: FilterSet,
+    /// By the handle of their filter.
+    members: Vec<Vec<Member>>,
+}
+
+/// An event of a batch passes a filter. Ordered so that those of one filter are together, in the order of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hit {
+    pub topic: TopicId,
+    pub filter: FilterId,
+    /// Its place in the batch.
+    pub event: u32,
+}
+
+impl FilteredMembers {
+    pub fn add(&mut self, topic: TopicId, filter: &Filter, member: Member) {
+        let FilteredTopic { filters, members } = self.topics.entry(topic).or_default();
+        let id = filters.insert(filter);
+        if members.len() <= id {
+            members.resize_with(id + 1, Vec::new);
+        }
+        members[id].push(member);
+    }
+
+    pub fn remove(&mut self, topic: TopicId, filter: &Filter, seat: usize) {
+        let Some(FilteredTopic { filters, members }) = self.topics.get_mut(&topic) else { return };
+        let Some(id) = filters.id(filter) else { return };
+        let Some(place) = members[id].iter().rposition(|member| member.seat == seat) else { return };
+        members[id].swap_remove(place);
+        if filters.remove(id) {
+            members[id] = Vec::new();
+        }
+        if filters.is_empty() {
+            self.topics.remove(&topic);
+        }
+    }
+
+    pub fn set_envelope(&mut self, topic: TopicId, filter: &Filter, seat: usize, envelope: Envelope) {
+        let Some(FilteredTopic { filters, members }) = self.topics.get_mut(&topic) else { return };
+        let Some(id) = filters.id(filter) else { return };
+        members[id].iter_mut().filter(|member| member.seat == seat).for_each(|member| member.envelope = envelope);
+    }
+
+    /// Those who subscribed to `topic` with one filter.
+    pub fn members(&self, topic: TopicId, filter: FilterId) -> &[Member] {
+        self.topics.get(&topic).and_then(|of| of.members.get(filter)).map_or(&[], |members| members)
+    }
+
+    /// Adds to `hits` the filters of `topics` that `payload`, of the event at `event` in its batch, passes.
+    pub fn try_event(
+        &self,
+        topics: &[TopicId],
+        event: u32,
+        payload: &str,
+        candidates: &mut Candidates,
+        hits: &mut Vec<Hit>,
+    ) {
+        if self.topics.is_empty() {
+            return;
+        }
+        let concerned = || topics.iter().filter_map(|topic| Some((*topic, &self.topics.get(topic)?.filters)));
+        if concerned().next().is_none() {
+            return;
+        }
+        let document = Document::for_sets(payload, concerned().map(|(_, filters)| filters));
+        for (topic, filters) in concerned() {
+            filters.for_each_passing(&document, candidates, |filter| hits.push(Hit { topic, filter, event }));
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The session as a member of durable subscriptions.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::prelude::{ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, StreamHandler, WrapFuture};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc;
+
+use super::{Session, end_of_log};
+use crate::actors::durables::messages::{
+    Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, Settle, ToMember, Underway,
+};
+use crate::domain::filter::Filter;
+use crate::protocol::close::CloseReason;
+use crate::protocol::durable::{self, JoinRequest, Settlement};
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::frame::Subscribed;
+use crate::protocol::request::{RequestId, Start};
+use crate::protocol::wire::Bundle;
+use crate::transport::Outbox;
+
+/// Of one connection.
+const MAX_MEMBERSHIPS: usize = 64;
+
+/// A durable subscription that the session is a member of.
+pub(super) struct Membership {
+    key: MemberKey,
+    pattern: String,
+    filter: Option<Filter>,
+    underway: Arc<Underway>,
+}
+
+/// From a durable subscription.
+pub(super) struct FromDurable {
+    name: Arc<str>,
+    /// None: its actor is gone.
+    message: Option<ToMember>,
+}
+
+impl Session {
+    pub(super) fn join(&mut self, id: Option<RequestId>, request: JoinRequest, ctx: &mut Context<Self>) {
+        let name: Arc<str> = request.name.as_str().into();
+        let known = self.memberships.iter().find(|membership| membership.key.durable == name);
+        let is_other = |known: &Membership| known.pattern != request.pattern.as_str() || known.filter != request.filter;
+        if known.is_some_and(is_other) {
+            let reason = "this connection is a member already, with another event_name or filter";
+            return self.refuse(id.as_ref(), &ApiError::new(ErrorCode::DurableMismatch, reason));
+        }
+        if self.memberships.len() >= MAX_MEMBERSHIPS && known.is_none() {
+            let advice = format!("a connection may be a member of at most {MAX_MEMBERSHIPS} durable subscriptions");
+            return self.refuse(id.as_ref(), &ApiError::new(ErrorCode::TooManySubscriptions, advice));
+        }
+        let Some(durables) = self.parts.durables.get() else {
+            return self.refuse(id.as_ref(), &restarting());
+        };
+        // Once more is as good as once: the earlier membership ends, and what it had is delivered again.
+        self.leave_durable(&name);
+        let log_end = self.parts.position.last();
+        let (reader, position) = (self.parts.reader.clone(), Arc::clone(&self.parts.position));
+        let (link, events, underway) = MemberLink::new();
+        let (asked, pattern, filter) = (request.clone(), request.pattern.as_str().to_owned(), request.filter.clone());
+        let joined = async move {
+            let log_end = match request.start {
+                Start::After(id) if id > log_end => end_of_log(&reader, &position).await,
+                _ => log_end,
+            };
+            durables.send(Join { request, log_end, link }).await
+        };
+        joined
+            .into_actor(self)
+            .map(move |joined, this, ctx| match joined {
+                Ok(Ok(Joined { key, floor, last, earliest, is_recovered })) => {
+                    this.link.asked_for_more.set(true);
+                    if let Some(id) = &id {
+                        let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest };
+                        this.say(&durable::joined(id, &asked, state, floor));
+                    }
+                    ctx.add_stream(from_durable(name, events, Rc::clone(&this.link.outbox)));
+                    this.memberships.push(Membership { key, pattern, filter, underway });
+                }
+                Ok(Err(error)) => this.refuse(id.as_ref(), &error),
+                Err(_) => this.refuse(id.as_ref(), &restarting()),
+            })
+            .wait(ctx);
+    }
+
+    pub(super) fn leave(&mut self, id: Option<&RequestId>, name: &str) {
+        if !self.leave_durable(name) {
+            return self.refuse(id, &not_a_member(name));
+        }
+        if let Some(id) = id {
+            self.say(&durable::left(id, name));
+        }
+    }
+
+    /// False if it was no member.
+    fn leave_durable(&mut self, name: &str) -> bool {
+        let Some(place) = self.memberships.iter().position(|membership| *membership.key.durable == *name) else {
+            return false;
+        };
+        let membership = self.memberships.swap_remove(place);
+        if let Some(durables) = self.parts.durables.get() {
+            // One for each membership: unbounded sending is bounded by that.
+            durables.do_send(Leave(membership.key));
+        }
+        true
+    }
+
+    pub(super) fn leave_all_durables(&mut self) {
+        while let Some(name) = self.memberships.last().map(|membership| Arc::clone(&membership.key.durable)) {
+            self.leave_durable(&name);
+        }
+    }
+
+    /// Says something of an event that came by a durable subscription.
+    pub(super) fn settle(&mut self, settlement: Settlement, ctx: &mut Context<Self>) {
+        let event_id = settlement.event_id;
+        let key = match (&settlement.durable, &self.memberships[..]) {
+            (Some(name), memberships) => {
+                let named = memberships.iter().find(|membership| *membership.key.durable == **name);
+                named.map(|membership| membership.key.clone()).ok_or_else(|| not_a_member(name))
+            }
+            (None, [only]) => Ok(only.key.clone()),
+            (None, []) => {
+                Err(ApiError::new(ErrorCode::NotAMember, "this connection is a member of no durable subscription"))
+            }
+            (None, _) => {
+                let reason = "is required where the connection is a member of several durable subscriptions";
+                Err(ApiError::field(ErrorCode::MissingField, "durable", reason))
+            }
+        };
+        let key = match key {
+            Ok(key) => key,
+            Err(error) => return self.refuse_settlement(event_id, &error),
+        };
+        let Some(durables) = self.parts.durables.get() else {
+            return self.refuse_settlement(event_id, &restarting());
+        };
+        let sent = durables.send(Settle { key, settlement });
+        sent.into_actor(self)
+            .map(move |settled, this, _| match settled {
+                Ok(Ok(())) => {
+                    this.unanswered += 1;
+                    this.pace();
+                }
+                Ok(Err(error)) => this.refuse_settlement(event_id, &error),
+                Err(_) => this.refuse_settlement(event_id, &restarting()),
+            })
+            .wait(ctx);
+    }
+
+    fn refuse_settlement(&mut self, event_id: i64, error: &ApiError) {
+        self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
+        self.say(&durable::not_settled(event_id, error));
+    }
+
+    /// The patterns and names of its durable subscriptions.
+    pub(super) fn durables(&self) -> Vec<(String, String)> {
+        let shown = |membership: &Membership| (membership.pattern.clone(), membership.key.durable.to_string());
+        self.memberships.iter().map(shown).collect()
+    }
+
+    fn take_event(&mut self, name: &Arc<str>, frame: Bytes) {
+        let Some(membership) = self.memberships.iter().find(|membership| membership.key.durable == *name) else {
+            return;
+        };
+        if membership.underway.took(&frame)
+            && let Some(durables) = self.parts.durables.get()
+        {
+            // If it is lost, the actor looks again within a second.
+            let _ = durables.try_send(RoomAgain(membership.key.clone()));
+        }
+        self.link.outbox.push(Bundle::of(self.link.wire, std::iter::once(&frame)));
+        if self.link.outbox.queued_bytes() > self.parts.queue_limit {
+            self.link.outbox.feeding().pause_until(self.parts.low_water);
+        }
+    }
+}
+
+impl StreamHandler<FromDurable> for Session {
+    fn handle(&mut self, FromDurable { name, message }: FromDurable, _: &mut Self::Context) {
+        match message {
+            Some(ToMember::Event(frame)) => self.take_event(&name, frame),
+            Some(ToMember::Answer(frame)) => {
+                self.unanswered = self.unanswered.saturating_sub(1);
+                self.answer(frame);
+                self.pace();
+            }
+            Some(ToMember::Ended(error)) => {
+                self.memberships.retain(|membership| membership.key.durable != name);
+                self.say(&durable::ended(&name, &error));
+            }
+            // It has not asked for that: it is to come back, and to go on with a new one.
+            None if self.memberships.iter().any(|membership| membership.key.durable == name) => {
+                self.close(CloseReason::ActorRestarted);
+            }
+            None => {}
+        }
+    }
+
+    /// Only the input ends the session.
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+fn from_durable(
+    name: Arc<str>,
+    events: mpsc::UnboundedReceiver<ToMember>,
+    outbox: Rc<Outbox>,
+) -> impl Stream<Item = FromDurable> {
+    let end = name.clone();
+    let messages = futures_util::stream::unfold((events, outbox), |(mut events, outbox)| async {
+        outbox.may_feed().await;
+        let message = events.recv().await?;
+        Some((message, (events, outbox)))
+    });
+    let messages = messages.map(move |message| FromDurable { name: Arc::clone(&name), message: Some(message) });
+    messages.chain(futures_util::stream::once(async move { FromDurable { name: end, message: None } }))
+}
+
+fn restarting() -> ApiError {
+    ApiError::new(ErrorCode::Overloaded, "the durable subscriptions are restarting")
+        .retry_after(std::time::Duration::from_secs(1))
+}
+
+fn not_a_member(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotAMember, format!("this connection is not a member of durable subscription {name:?}"))
+}

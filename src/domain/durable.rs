@@ -1,0 +1,502 @@
+//! A durable subscription: which of its events goes to which of its members, and how far all of it is settled.
+//!
+//! What outlives the process is small: the *floor*, up to which every event is settled, and a [`Mark`] for each event above
+//! it that is not as new. Whatever has no mark is delivered again after a crash.
+//!
+//! - *DS-1* Every event that was taken is settled by an acknowledgement or by its death, and until then is delivered
+//!   again and again.
+//! - *DS-2* What is settled, and committed, is not delivered again.
+//! - *DS-3* An event is with one member at a time, for at most `ack_wait` unless that member asks for more.
+//! - *DS-4* The floor never passes an event that is not settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::delivery::DeadReason;
+use super::event::{EventId, Timestamp};
+
+/// Events settled above the floor, at most: with more, nothing new is taken until the one that holds the floor is settled.
+const MAX_SETTLED: usize = 100_000;
+/// Events that wait to be sent, at most, and bytes of all that is open.
+const MAX_WAITING: usize = 512;
+const MAX_OPEN_BYTES: usize = 16 * 1024 * 1024;
+
+/// How events are delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DurablePolicy {
+    /// How long a member may take to acknowledge.
+    pub ack_wait: Duration,
+    /// Events that are with members, together.
+    pub max_in_flight: u32,
+    /// Deliveries after which an event is dead; 0 for any number.
+    pub max_deliver: u32,
+}
+
+/// The number of a member, never used for another.
+pub type MemberId = u64;
+
+/// What is known of an event above the floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// Not to be delivered again.
+    Settled,
+    /// Delivered so often, in vain.
+    Delivered(u32),
+}
+
+/// What has to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes<T> {
+    pub floor: EventId,
+    /// New, or in place of an earlier one.
+    pub marks: Vec<(EventId, Mark)>,
+    /// Marks that say nothing any more.
+    pub forget: Vec<EventId>,
+    pub dead: Vec<Dead<T>>,
+    /// Of those made anew: acknowledged, after so many deliveries.
+    pub renewed: Vec<(EventId, u32)>,
+}
+
+/// An event that is delivered no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dead<T> {
+    pub id: EventId,
+    pub item: T,
+    pub deliveries: u32,
+    pub reason: DeadReason,
+}
+
+/// An event for a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery<T> {
+    pub member: MemberId,
+    pub id: EventId,
+    pub item: T,
+    /// The how manieth it is.
+    pub delivery: u32,
+}
+
+/// What an acknowledgement did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acked {
+    Now,
+    /// It was settled already.
+    Before,
+    /// Nobody was given this event.
+    Unknown,
+}
+
+/// See the module. `T` is what of an event is needed to deliver it.
+#[derive(Debug)]
+pub struct Durable<T> {
+    policy: DurablePolicy,
+    floor: EventId,
+    /// Every event up to here was taken.
+    cursor: EventId,
+    /// Taken and not settled.
+    open: BTreeMap<EventId, Open<T>>,
+    /// Settled above the floor.
+    settled: BTreeSet<EventId>,
+    /// Deliveries in an earlier life, of events that were not taken yet in this one.
+    counted: BTreeMap<EventId, u32>,
+    waiting: BTreeSet<EventId>,
+    timers: BTreeSet<(Timestamp, EventId)>,
+    in_flight: usize,
+    open_bytes: usize,
+    members: BTreeMap<MemberId, Member>,
+    /// Rises with each delivery: whose turn was longest ago.
+    turn: u64,
+    pending: Pending<T>,
+}
+
+/// What is to be stored, and what is.
+#[derive(Debug)]
+struct Pending<T> {
+    floor: EventId,
+    /// Events whose marks are not as stored, perhaps.
+    touched: BTreeSet<EventId>,
+    /// Events that have marks in the store.
+    marked: BTreeSet<EventId>,
+    dead: Vec<Dead<T>>,
+    renewed: Vec<(EventId, u32)>,
+}
+
+#[derive(Debug)]
+struct Open<T> {
+    item: T,
+    bytes: usize,
+    deliveries: u32,
+    /// Those before it was made anew.
+    spent: u32,
+    /// Made anew by an operator, wherever the floor is.
+    is_renewed: bool,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Waiting,
+    With { member: MemberId, until: Timestamp },
+    Delayed { until: Timestamp },
+}
+
+#[derive(Debug, Default)]
+struct Member {
+    in_flight: usize,
+    last_turn: u64,
+}
+
+impl<T: Clone> Durable<T> {
+    /// Goes on from what is stored.
+    pub fn new(policy: DurablePolicy, floor: EventId, marks: impl IntoIterator<Item = (EventId, Mark)>) -> Self {
+        let mut settled = BTreeSet::new();
+        let mut counted = BTreeMap::new();
+        let mut marked = BTreeSet::new();
+        for (id, mark) in marks {
+            marked.insert(id);
+            match mark {
+                _ if id <= floor => {}
+                Mark::Settled => {
+                    settled.insert(id);
+                }
+                Mark::Delivered(deliveries) => {
+                    counted.insert(id, deliveries);
+                }
+            }
+        }
+        Self {
+            policy,
+            floor,
+            cursor: floor,
+            open: BTreeMap::new(),
+            settled,
+            counted,
+            waiting: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            in_flight: 0,
+            open_bytes: 0,
+            members: BTreeMap::new(),
+            turn: 0,
+            pending: Pending { floor, touched: BTreeSet::new(), marked, dead: Vec::new(), renewed: Vec::new() },
+        }
+    }
+
+    /// From now on.
+    pub fn set_policy(&mut self, policy: DurablePolicy) {
+        self.policy = policy;
+    }
+
+    pub fn policy(&self) -> DurablePolicy {
+        self.policy
+    }
+
+    /// Every event up to here is settled.
+    pub fn floor(&self) -> EventId {
+        self.floor
+    }
+
+    /// Every event up to here was taken, or is none of its own.
+    pub fn cursor(&self) -> EventId {
+        self.cursor
+    }
+
+    /// Events with members.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Events taken, and with nobody.
+    pub fn not_in_flight(&self) -> usize {
+        self.open.len() - self.in_flight
+    }
+
+    pub fn member_count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether another event may be taken.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < MAX_WAITING
+            && (self.open_bytes < MAX_OPEN_BYTES || self.open.is_empty())
+            && self.settled.len() < MAX_SETTLED
+    }
+
+    /// Takes the next of its events, `bytes` long. Events come in the order of their ids, each once.
+    pub fn take(&mut self, id: EventId, item: T, bytes: usize) {
+        if id <= self.cursor {
+            return;
+        }
+        let deliveries = self.counted.remove(&id).unwrap_or(0);
+        if !self.settled.contains(&id) {
+            self.insert(id, Open { item, bytes, deliveries, spent: 0, is_renewed: false, place: Place::Waiting });
+        }
+        self.cursor = id;
+        self.raise_floor();
+    }
+
+    /// There is none of its events up to `id` that it has not taken.
+    pub fn advance(&mut self, id: EventId) {
+        if id > self.cursor {
+            self.cursor = id;
+            self.counted = self.counted.split_off(&(id + 1));
+            self.raise_floor();
+        }
+    }
+
+    /// Takes a dead one that an operator wants to be delivered again, after `spent` deliveries. Ignored if it is open.
+    pub fn renew(&mut self, id: EventId, item: T, bytes: usize, spent: u32) {
+        if !self.open.contains_key(&id) {
+            self.insert(id, Open { item, bytes, deliveries: spent, spent, is_renewed: true, place: Place::Waiting });
+        }
+    }
+
+    /// Whether this event is open.
+    pub fn is_open(&self, id: EventId) -> bool {
+        self.open.contains_key(&id)
+    }
+
+    pub fn join(&mut self, member: MemberId) {
+        self.members.entry(member).or_default();
+    }
+
+    /// What the member had is for others, at once.
+    pub fn leave(&mut self, member: MemberId) {
+        if self.members.remove(&member).is_none() {
+            return;
+        }
+        let is_its_own = |open: &Open<T>| matches!(open.place, Place::With { member: with, .. } if with == member);
+        let left: Vec<EventId> = self.open.iter().filter(|(_, open)| is_its_own(open)).map(|(id, _)| *id).collect();
+        for id in left {
+            self.take_back(id);
+            self.again(id, None);
+        }
+    }
+
+    /// The next delivery, to whichever member has the least to do of those that have room.
+    pub fn next(&mut self, now: Timestamp, has_room: impl Fn(MemberId) -> bool) -> Option<Delivery<T>> {
+        if self.in_flight >= self.policy.max_in_flight.max(1) as usize {
+            return None;
+        }
+        let id = *self.waiting.first()?;
+        let free = self.members.iter_mut().filter(|(member, _)| has_room(**member));
+        let (&member, chosen) = free.min_by_key(|(_, member)| (member.in_flight, member.last_turn))?;
+        self.turn += 1;
+        chosen.in_flight += 1;
+        chosen.last_turn = self.turn;
+        self.in_flight += 1;
+        self.waiting.remove(&id);
+        let until = now.plus(self.policy.ack_wait);
+        self.timers.insert((until, id));
+        let open = self.open.get_mut(&id).expect("invariant: what waits is open");
+        open.place = Place::With { member, until };
+        open.deliveries = open.deliveries.saturating_add(1);
+        Some(Delivery { member, id, item: open.item.clone(), delivery: open.deliveries })
+    }
+
+    /// The event is done with, whoever has it now.
+    pub fn ack(&mut self, id: EventId) -> Acked {
+        match self.open.get(&id) {
+            Some(open) if open.deliveries > open.spent => {
+                self.settle(id, None);
+                Acked::Now
+            }
+            Some(_) => Acked::Unknown,
+            None if id <= self.floor || self.settled.contains(&id) => Acked::Before,
+            None => Acked::Unknown,
+        }
+    }
+
+    /// So is all that `member` has, up to `id`; how many that were.
+    pub fn ack_through(&mut self, member: MemberId, id: EventId) -> usize {
+        let is_its_own = |open: &Open<T>| matches!(open.place, Place::With { member: with, .. } if with == member);
+        let own: Vec<EventId> =
+            self.open.range(..=id).filter(|(_, open)| is_its_own(open)).map(|(id, _)| *id).collect();
+        own.iter().for_each(|id| self.settle(*id, None));
+        own.len()
+    }
+
+    /// `member` does not want the event: it is for others, not before `until` if given. False if the member has no such
+    /// event.
+    pub fn nack(&mut self, member: MemberId, id: EventId, until: Option<Timestamp>) -> bool {
+        let is_its_own = self.is_with(member, id);
+        if is_its_own {
+            self.take_back(id);
+            self.again(id, until);
+        }
+        is_its_own
+    }
+
+    /// `member` needs another `ack_wait` for the event. False if it has no such event.
+    pub fn extend(&mut self, member: MemberId, id: EventId, now: Timestamp) -> bool {
+        let until = now.plus(self.policy.ack_wait);
+        match self.open.get_mut(&id) {
+            Some(Open { place: Place::With { member: with, until: was }, .. }) if *with == member => {
+                self.timers.remove(&(*was, id));
+                self.timers.insert((until, id));
+                *was = until;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// `member` says that nobody can do anything with the event: it is dead. False if it has no such event.
+    pub fn reject(&mut self, member: MemberId, id: EventId) -> bool {
+        let is_its_own = self.is_with(member, id);
+        if is_its_own {
+            self.settle(id, Some(DeadReason::Rejected));
+        }
+        is_its_own
+    }
+
+    /// Takes back what was not acknowledged in time, and lets go what was delayed until now.
+    pub fn expire(&mut self, now: Timestamp) {
+        while let Some(&(due, id)) = self.timers.first().filter(|(due, _)| *due <= now) {
+            match self.open.get(&id).map(|open| open.place) {
+                Some(Place::With { .. }) => {
+                    self.take_back(id);
+                    self.again(id, None);
+                }
+                Some(Place::Delayed { .. }) => {
+                    self.timers.remove(&(due, id));
+                    self.wait(id);
+                }
+                Some(Place::Waiting) | None => unreachable!("invariant: what has a timer is with a member or delayed"),
+            }
+        }
+    }
+
+    /// When [`Self::expire`] has something to do.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// Whether something has to be stored soon; that the floor has risen past events of others can wait.
+    pub fn has_changes(&self) -> bool {
+        let Pending { floor: _, touched, marked: _, dead, renewed } = &self.pending;
+        !touched.is_empty() || !dead.is_empty() || !renewed.is_empty()
+    }
+
+    /// Whether something is not stored.
+    pub fn is_dirty(&self) -> bool {
+        self.has_changes() || self.pending.floor != self.floor
+    }
+
+    /// What is to be stored now, as if it were.
+    pub fn take_changes(&mut self) -> Changes<T> {
+        let floor = self.floor;
+        let pending = &mut self.pending;
+        pending.floor = floor;
+        let above = pending.marked.split_off(&(floor + 1));
+        let forget = std::mem::replace(&mut pending.marked, above).into_iter().collect();
+        let mut marks = Vec::new();
+        for id in std::mem::take(&mut pending.touched).into_iter().filter(|id| *id > floor) {
+            let mark = match self.open.get(&id).filter(|open| !open.is_renewed) {
+                Some(open) => Mark::Delivered(open.deliveries),
+                None => Mark::Settled,
+            };
+            pending.marked.insert(id);
+            marks.push((id, mark));
+        }
+        let (dead, renewed) = (std::mem::take(&mut pending.dead), std::mem::take(&mut pending.renewed));
+        Changes { floor, marks, forget, dead, renewed }
+    }
+
+    /// They were not stored, perhaps.
+    pub fn restore(&mut self, changes: Changes<T>) {
+        let Changes { floor: _, marks, forget, dead, renewed } = changes;
+        let pending = &mut self.pending;
+        pending.floor = EventId::MIN;
+        pending.touched.extend(marks.iter().map(|(id, _)| *id));
+        pending.marked.extend(forget);
+        pending.dead.splice(..0, dead);
+        pending.renewed.splice(..0, renewed);
+    }
+
+    fn insert(&mut self, id: EventId, open: Open<T>) {
+        self.open_bytes += open.bytes;
+        self.open.insert(id, open);
+        self.waiting.insert(id);
+    }
+
+    fn is_with(&self, member: MemberId, id: EventId) -> bool {
+        let place = self.open.get(&id).map(|open| open.place);
+        matches!(place, Some(Place::With { member: with, .. }) if with == member)
+    }
+
+    fn wait(&mut self, id: EventId) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.place = Place::Waiting;
+            self.waiting.insert(id);
+        }
+    }
+
+    /// Nobody has it any more, nor will have it by itself.
+    fn take_back(&mut self, id: EventId) {
+        match self.open.get(&id).map(|open| open.place) {
+            Some(Place::With { member, until }) => {
+                self.timers.remove(&(until, id));
+                self.in_flight -= 1;
+                if let Some(member) = self.members.get_mut(&member) {
+                    member.in_flight -= 1;
+                }
+            }
+            Some(Place::Delayed { until }) => {
+                self.timers.remove(&(until, id));
+            }
+            Some(Place::Waiting) => {
+                self.waiting.remove(&id);
+            }
+            None => {}
+        }
+    }
+
+    /// It was delivered in vain: once more, or never again.
+    fn again(&mut self, id: EventId, until: Option<Timestamp>) {
+        let max = self.policy.max_deliver;
+        let Some(open) = self.open.get_mut(&id) else { return };
+        if max > 0 && open.deliveries.saturating_sub(open.spent) >= max {
+            open.place = Place::Waiting;
+            return self.settle(id, Some(DeadReason::Exhausted));
+        }
+        if !open.is_renewed {
+            self.pending.touched.insert(id);
+        }
+        match until {
+            Some(until) => {
+                open.place = Place::Delayed { until };
+                self.timers.insert((until, id));
+            }
+            None => self.wait(id),
+        }
+    }
+
+    fn settle(&mut self, id: EventId, death: Option<DeadReason>) {
+        self.take_back(id);
+        let Some(open) = self.open.remove(&id) else { return };
+        self.open_bytes -= open.bytes;
+        let Open { item, deliveries, is_renewed, .. } = open;
+        if !is_renewed {
+            self.settled.insert(id);
+            self.pending.touched.insert(id);
+        }
+        match death {
+            Some(reason) => self.pending.dead.push(Dead { id, item, deliveries, reason }),
+            None if is_renewed => self.pending.renewed.push((id, deliveries)),
+            None => {}
+        }
+        self.raise_floor();
+    }
+
+    fn raise_floor(&mut self) {
+        let first_open = self.open.iter().find(|(_, open)| !open.is_renewed).map(|(id, _)| *id);
+        self.floor = first_open.map_or(self.cursor, |id| id - 1).max(self.floor);
+        while self.settled.first().is_some_and(|id| *id <= self.floor) {
+            self.settled.pop_first();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "durable_tests.rs"]
+mod tests;

@@ -1,0 +1,303 @@
+//! Durable subscriptions: their positions, and what is not as new above them.
+
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _, upsert::excluded};
+
+use std::time::Duration;
+
+use crate::domain::delivery::{DeadReason, DeliveryState};
+use crate::domain::durable::{DurablePolicy, Mark};
+use crate::domain::event::{EventId, Timestamp};
+use crate::domain::priority::Lane;
+use crate::domain::routes::ServiceId;
+
+use super::connection::{Connection, on_backend};
+use super::error::StoreError;
+use super::outbox::{Hold, free_service_id};
+use super::schema::{deliveries, delivery_attempts, delivery_jobs, durable_marks, durables, services};
+
+/// The name in `services` under which the dead deliveries of a durable subscription are kept. No configured service can
+/// have such a name.
+pub fn service_name(durable: &str) -> String {
+    format!("durable/{durable}")
+}
+
+/// A durable subscription to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewDurable {
+    pub name: String,
+    pub pattern: String,
+    /// JSON.
+    pub filter: Option<String>,
+    /// Events up to here are none of its business.
+    pub floor: EventId,
+    pub policy: DurablePolicy,
+}
+
+/// A durable subscription as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DurableRecord {
+    pub service: ServiceId,
+    pub name: String,
+    pub pattern: String,
+    pub filter: Option<String>,
+    /// Changes when an operator moves it.
+    pub epoch: i64,
+    /// Every event up to here is settled.
+    pub floor: EventId,
+    pub policy: DurablePolicy,
+    pub created_at: Timestamp,
+}
+
+/// A durable subscription whose deliveries are up to this process, or another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldDurable {
+    pub hold: Hold,
+    pub record: DurableRecord,
+    /// Above the floor, in the order of ids; none if they are known, or another process holds it.
+    pub marks: Vec<(EventId, Mark)>,
+}
+
+/// What happened to the events of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DurableChange {
+    pub service: ServiceId,
+    /// Void if it is no longer this.
+    pub epoch: i64,
+    pub floor: EventId,
+    pub marks: Vec<(EventId, Mark)>,
+    pub forget: Vec<EventId>,
+    pub dead: Vec<DeadLetter>,
+}
+
+/// An event that a durable subscription has given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub event_id: EventId,
+    pub lane: Lane,
+    pub key: Option<String>,
+    pub deliveries: u32,
+    pub reason: DeadReason,
+    /// In a few words.
+    pub error: String,
+    pub at: Timestamp,
+}
+
+type Row = (ServiceId, String, String, Option<String>, i64, i64, i64, i32, i32, i64);
+
+fn record(row: Row) -> DurableRecord {
+    let (service, name, pattern, filter, epoch, floor, ack_wait_us, max_in_flight, max_deliver, created_at) = row;
+    let policy = DurablePolicy {
+        ack_wait: Duration::from_micros(u64::try_from(ack_wait_us).unwrap_or(0)),
+        max_in_flight: u32::try_from(max_in_flight).unwrap_or(1),
+        max_deliver: u32::try_from(max_deliver).unwrap_or(0),
+    };
+    DurableRecord { service, name, pattern, filter, epoch, floor, policy, created_at: Timestamp(created_at) }
+}
+
+/// Finds the one of this name.
+pub(super) fn find(connection: &mut Connection, name: &str) -> Result<Option<DurableRecord>, StoreError> {
+    let query = durables::table.filter(durables::name.eq(name));
+    let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
+    Ok(row.map(record))
+}
+
+/// Finds the one of this name, or makes it; none if there are `max` already. Within a transaction that holds the
+/// writer's lock.
+pub(super) fn open(
+    connection: &mut Connection,
+    new: &NewDurable,
+    max: usize,
+    now: Timestamp,
+) -> Result<Option<DurableRecord>, StoreError> {
+    if let Some(known) = find(connection, &new.name)? {
+        return Ok(Some(known));
+    }
+    let count: i64 = on_backend!(connection, c => durables::table.count().get_result(c))?;
+    if usize::try_from(count).is_ok_and(|count| count >= max) {
+        return Ok(None);
+    }
+    let Some(service) = free_service_id(connection)? else { return Ok(None) };
+    let known_as =
+        (services::id.eq(service), services::name.eq(service_name(&new.name)), services::created_at.eq(now.0));
+    on_backend!(connection, c => diesel::insert_into(services::table).values(known_as).execute(c))?;
+    let row = (
+        durables::service.eq(service),
+        durables::name.eq(&*new.name),
+        durables::pattern.eq(&*new.pattern),
+        durables::filter.eq(new.filter.as_deref()),
+        // Never that of an earlier one of the same number.
+        durables::epoch.eq(now.0),
+        durables::floor.eq(new.floor),
+        durables::created_at.eq(now.0),
+        policy_columns(&new.policy),
+    );
+    on_backend!(connection, c => diesel::insert_into(durables::table).values(row).execute(c))?;
+    find(connection, &new.name)
+}
+
+type PolicyColumns = (
+    diesel::dsl::Eq<durables::ack_wait_us, i64>,
+    diesel::dsl::Eq<durables::max_in_flight, i32>,
+    diesel::dsl::Eq<durables::max_deliver, i32>,
+);
+
+fn policy_columns(policy: &DurablePolicy) -> PolicyColumns {
+    (
+        durables::ack_wait_us.eq(i64::try_from(policy.ack_wait.as_micros()).unwrap_or(i64::MAX)),
+        durables::max_in_flight.eq(i32::try_from(policy.max_in_flight).unwrap_or(i32::MAX)),
+        durables::max_deliver.eq(i32::try_from(policy.max_deliver).unwrap_or(i32::MAX)),
+    )
+}
+
+/// How it delivers from now on. False if there is none of this name.
+pub(super) fn set_policy(connection: &mut Connection, name: &str, policy: &DurablePolicy) -> Result<bool, StoreError> {
+    let update = diesel::update(durables::table.filter(durables::name.eq(name))).set(policy_columns(policy));
+    Ok(on_backend!(connection, c => update.execute(c))? > 0)
+}
+
+/// All of them, in the order of their names.
+pub(super) fn list(connection: &mut Connection) -> Result<Vec<DurableRecord>, StoreError> {
+    let query = durables::table.order(durables::name);
+    let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
+    Ok(rows.into_iter().map(record).collect())
+}
+
+/// What is stored of it, for whoever holds it or may; none if it was deleted. Without marks if it goes on being held in the
+/// epoch `known`.
+pub(super) fn held(
+    connection: &mut Connection,
+    service: ServiceId,
+    hold: Hold,
+    known: Option<i64>,
+) -> Result<Option<HeldDurable>, StoreError> {
+    let query = durables::table.find(service);
+    let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
+    let Some(record) = row.map(record) else { return Ok(None) };
+    let above = durable_marks::table
+        .filter(durable_marks::service.eq(service))
+        .filter(durable_marks::event_id.gt(record.floor))
+        .order(durable_marks::event_id)
+        .select((durable_marks::event_id, durable_marks::deliveries));
+    let rows: Vec<(i64, i32)> = match hold {
+        Hold::Elsewhere => Vec::new(),
+        Hold::Kept if known == Some(record.epoch) => Vec::new(),
+        Hold::Kept | Hold::Taken => on_backend!(connection, c => above.load(c))?,
+    };
+    let mark = |(id, deliveries)| match u32::try_from(deliveries) {
+        Ok(deliveries @ 1..) => (id, Mark::Delivered(deliveries)),
+        _ => (id, Mark::Settled),
+    };
+    Ok(Some(HeldDurable { hold, record, marks: rows.into_iter().map(mark).collect() }))
+}
+
+/// Moves it: every event above `floor` is to be delivered, whatever was. False if there is none of this name.
+pub(super) fn seek(connection: &mut Connection, name: &str, floor: EventId) -> Result<bool, StoreError> {
+    let Some(DurableRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
+    let update = diesel::update(durables::table.find(service))
+        .set((durables::floor.eq(floor), durables::epoch.eq(durables::epoch + 1)));
+    on_backend!(connection, c => update.execute(c))?;
+    let marks = durable_marks::table.filter(durable_marks::service.eq(service));
+    on_backend!(connection, c => diesel::delete(marks).execute(c))?;
+    forget_deliveries(connection, service, floor)?;
+    Ok(true)
+}
+
+/// Forgets it. False if there is none of this name.
+pub(super) fn delete(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
+    let Some(DurableRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
+    let marks = durable_marks::table.filter(durable_marks::service.eq(service));
+    let jobs = delivery_jobs::table.filter(delivery_jobs::service.eq(service));
+    forget_deliveries(connection, service, 0)?;
+    on_backend!(connection, c => diesel::delete(marks).execute(c))?;
+    on_backend!(connection, c => diesel::delete(jobs).execute(c))?;
+    on_backend!(connection, c => diesel::delete(durables::table.find(service)).execute(c))?;
+    on_backend!(connection, c => diesel::delete(services::table.find(service)).execute(c))?;
+    Ok(true)
+}
+
+/// Its dead deliveries, and those made anew, of events above `floor`. There are attempts of none but those.
+fn forget_deliveries(connection: &mut Connection, service: ServiceId, floor: EventId) -> Result<(), StoreError> {
+    let attempts = delivery_attempts::table
+        .filter(delivery_attempts::service.eq(service))
+        .filter(delivery_attempts::event_id.gt(floor));
+    on_backend!(connection, c => diesel::delete(attempts).execute(c))?;
+    let of_it = deliveries::table.filter(deliveries::service.eq(service)).filter(deliveries::event_id.gt(floor));
+    on_backend!(connection, c => diesel::delete(of_it).execute(c))?;
+    Ok(())
+}
+
+/// Writes a change down, unless it is void.
+pub(super) fn change(connection: &mut Connection, change: &DurableChange) -> Result<(), StoreError> {
+    /// Rows in one statement: within the bounds of both backends.
+    const ROWS: usize = 1000;
+    let DurableChange { service, epoch, floor, marks, forget, dead } = change;
+    let current = durables::table.filter(durables::service.eq(service)).filter(durables::epoch.eq(epoch));
+    let update = diesel::update(current).set(durables::floor.eq(floor));
+    if on_backend!(connection, c => update.execute(c))? == 0 {
+        return Ok(());
+    }
+    for ids in forget.chunks(ROWS) {
+        let marks =
+            durable_marks::table.filter(durable_marks::service.eq(service)).filter(durable_marks::event_id.eq_any(ids));
+        on_backend!(connection, c => diesel::delete(marks).execute(c))?;
+    }
+    for (id, mark) in marks {
+        let deliveries = match mark {
+            Mark::Settled => 0,
+            Mark::Delivered(deliveries) => i32::try_from(*deliveries).unwrap_or(i32::MAX),
+        };
+        let row = (
+            durable_marks::service.eq(service),
+            durable_marks::event_id.eq(id),
+            durable_marks::deliveries.eq(deliveries),
+        );
+        on_backend!(connection, c => {
+            diesel::insert_into(durable_marks::table)
+                .values(row)
+                .on_conflict((durable_marks::service, durable_marks::event_id))
+                .do_update()
+                .set(durable_marks::deliveries.eq(excluded(durable_marks::deliveries)))
+                .execute(c)
+        })?;
+    }
+    dead.iter().try_for_each(|letter| bury(connection, *service, letter))
+}
+
+fn bury(connection: &mut Connection, service: ServiceId, letter: &DeadLetter) -> Result<(), StoreError> {
+    let DeadLetter { event_id, lane, key, deliveries: attempts, reason, error, at } = letter;
+    let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
+    let outcome = (
+        deliveries::state.eq(DeliveryState::Dead as i16),
+        deliveries::lane.eq(*lane as i16),
+        deliveries::due_at.eq(0),
+        deliveries::attempts.eq(attempts),
+        deliveries::finished_at.eq(at.0),
+        deliveries::reason.eq(reason.as_str()),
+    );
+    let row = (
+        deliveries::event_id.eq(event_id),
+        deliveries::service.eq(service),
+        deliveries::key.eq(key.as_deref()),
+        outcome,
+    );
+    on_backend!(connection, c => {
+        diesel::insert_into(deliveries::table)
+            .values(row)
+            .on_conflict((deliveries::event_id, deliveries::service))
+            .do_update()
+            .set(outcome)
+            .execute(c)
+    })?;
+    let attempt = (
+        delivery_attempts::event_id.eq(event_id),
+        delivery_attempts::service.eq(service),
+        delivery_attempts::attempt.eq(attempts),
+        delivery_attempts::finished_at.eq(at.0),
+        delivery_attempts::took_us.eq(0),
+        delivery_attempts::reason.eq(&**error),
+    );
+    on_backend!(connection, c => {
+        diesel::insert_into(delivery_attempts::table).values(attempt).on_conflict_do_nothing().execute(c)
+    })?;
+    Ok(())
+}

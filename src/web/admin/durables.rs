@@ -1,0 +1,123 @@
+//! `/admin/durables`: the durable subscriptions, and what operators do about them.
+
+use std::collections::HashMap;
+
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+
+use super::jobs::ask;
+use super::{answer, silent};
+use crate::actors::durables::messages::{DurableStatus, LookAgain};
+use crate::actors::persistence::messages::{AlterDurable, Alteration};
+use crate::actors::supervisor::messages::ListAllDurables;
+use crate::domain::event::EventId;
+use crate::protocol::durable::Seek;
+use crate::protocol::durable::seek_request;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::storage::{DurableRecord, service_name};
+use crate::web::events::read_error;
+use crate::web::query::Query;
+use crate::web::reply::{self, Refusal};
+use crate::web::{Edge, body};
+
+/// Longest request, in bytes.
+const MAX_BODY: usize = 4 * 1024;
+
+/// All of them, in the order of their names.
+pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
+    answer(&all(&edge).await?)
+}
+
+/// One of them.
+pub async fn one(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
+    let found = all(&edge).await?.into_iter().find(|durable| durable["name"] == **name);
+    answer(&found.ok_or_else(|| unknown(&name))?)
+}
+
+/// Has it go on elsewhere in the log. What its members have is theirs no more.
+pub async fn seek(
+    req: HttpRequest,
+    payload: Payload,
+    name: Path<String>,
+    edge: Data<Edge>,
+) -> Result<HttpResponse, Refusal> {
+    let body = body::read(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
+    Query::parse(&req, &[], &[])?;
+    body::content_type(&req, &["application/json"])?;
+    let floor = floor(&edge, seek_request(&body)?).await?;
+    alter(&edge, &name, Alteration::Seek(floor)).await?;
+    Ok(reply::ok("Moved.", json!({ "floor": floor }).to_string().as_bytes()))
+}
+
+/// Forgets it, its position and its dead letters. Its members are told.
+pub async fn delete(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
+    alter(&edge, &name, Alteration::Delete).await?;
+    Ok(reply::ok("Deleted.", b"null"))
+}
+
+async fn alter(edge: &Edge, name: &str, alteration: Alteration) -> Result<(), ApiError> {
+    let alter = AlterDurable { name: name.to_owned(), alteration };
+    if !ask(&edge.parts.supervisor.alter_durable, alter).await? {
+        return Err(unknown(name));
+    }
+    if let Some(durables) = edge.parts.durables.get() {
+        // If it is lost, the actor looks again within a second, as other nodes do.
+        let _ = durables.try_send(LookAgain(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// The last event that it is not to get.
+async fn floor(edge: &Edge, seek: Seek) -> Result<EventId, ApiError> {
+    let reader = &edge.parts.reader;
+    let log = reader.bounds().await.map_err(|error| read_error(&error))?;
+    Ok(match seek {
+        Seek::After(id) => id.min(log.last),
+        Seek::Earliest => log.earliest - 1,
+        Seek::Latest => log.last,
+        Seek::Since(since) => {
+            let (first, _) = reader.ids_between(Some(since), None).await.map_err(|error| read_error(&error))?;
+            first - 1
+        }
+    })
+}
+
+async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
+    let stored = edge.parts.reader.durables().await.map_err(|error| read_error(&error))?;
+    let here = edge.parts.supervisor.durables.send(ListAllDurables).await.map_err(|error| silent(&error))?;
+    let here: HashMap<String, DurableStatus> = here.into_iter().map(|status| (status.name.clone(), status)).collect();
+    let last = edge.parts.position.last();
+    Ok(stored.iter().map(|record| describe(record, here.get(&record.name), last)).collect())
+}
+
+fn describe(record: &DurableRecord, here: Option<&DurableStatus>, last: EventId) -> Value {
+    let DurableRecord { service: _, name, pattern, filter, epoch: _, floor, policy, created_at } = record;
+    let floor = here.map_or(*floor, |status| status.floor.max(*floor));
+    json!({
+        "name": name,
+        "event_name": pattern,
+        "filter": filter.as_deref().and_then(|json| serde_json::from_str::<Value>(json).ok()),
+        "state": here.map_or("idle", |status| status.state),
+        "floor": floor,
+        "lag": (last - floor).max(0),
+        "members": here.map_or(0, |status| status.members),
+        "in_flight": here.map_or(0, |status| status.in_flight),
+        "waiting": here.map_or(0, |status| status.waiting),
+        "delivered": here.map_or(0, |status| status.delivered),
+        "redelivered": here.map_or(0, |status| status.redelivered),
+        "acknowledged": here.map_or(0, |status| status.acknowledged),
+        "ack_wait_ms": u64::try_from(policy.ack_wait.as_millis()).unwrap_or(u64::MAX),
+        "max_in_flight": policy.max_in_flight,
+        "max_deliver": policy.max_deliver,
+        "dead_letters": format!("/admin/deliveries?service={}&state=dead", service_name(name)),
+        "created_at": created_at.to_string(),
+    })
+}
+
+fn unknown(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::DurableNotFound, format!("there is no durable subscription {name:?}"))
+}
