@@ -10,6 +10,7 @@ pub mod postgres;
 pub mod raw;
 pub mod server;
 pub mod service;
+pub mod sse;
 pub mod tail;
 pub mod tokens;
 pub mod ws;
