@@ -1,7 +1,7 @@
 //! The supervisor: spawns the other actors, watches them, restarts them from their parts, and gives up loudly.
 //!
-//! Children stand in an order: persistence, router, durables, shards, clients. When one fails, those after it that hold its address
-//! are started anew or given the new address (rest for one); those before it go on untouched:
+//! Children stand in an order: persistence, router, durables, shards, clients. When one fails, those after it that
+//! hold its address are started anew or given the new address (rest for one); those before it go on untouched:
 //!
 //! - persistence fails: a new one continues from the store; workers get its address. Sessions notice nothing.
 //! - the router fails: a new one gets every shard attached, persistence the new address. Batches lost on the
