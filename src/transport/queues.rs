@@ -12,8 +12,9 @@ use futures_util::Stream;
 use super::limit::ConnectionLimit;
 use super::outbox::Outbox;
 
-/// Outboxes written in a row before the other tasks of the thread get their turn.
+/// Outboxes, and bytes, written in a row before the other tasks of the thread get their turn.
 const WRITES_PER_TURN: usize = 128;
+const BYTES_PER_TURN: usize = 1024 * 1024;
 
 /// How the shard knows an outbox.
 pub type OutboxKey = usize;
@@ -38,7 +39,7 @@ impl ShardQueues {
         })
     }
 
-    /// The keys of outboxes that have drained, in batches, for as long as the shard lives.
+    /// The keys of outboxes that have drained, in order, for as long as the shard lives.
     pub fn drain_notices(self: &Rc<Self>) -> DrainNotices {
         DrainNotices(Rc::clone(self))
     }
@@ -97,13 +98,13 @@ impl QueueBudget {
 /// The keys of outboxes that have fallen to their low-water mark; each armed notice arrives once, none is lost.
 #[derive(Debug, Default)]
 pub struct DrainQueue {
-    keys: RefCell<Vec<OutboxKey>>,
+    keys: RefCell<VecDeque<OutboxKey>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl DrainQueue {
     pub(super) fn put(&self, key: OutboxKey) {
-        self.keys.borrow_mut().push(key);
+        self.keys.borrow_mut().push_back(key);
         wake(self.waker.take());
     }
 }
@@ -113,16 +114,16 @@ impl DrainQueue {
 pub struct DrainNotices(Rc<ShardQueues>);
 
 impl Stream for DrainNotices {
-    type Item = Vec<OutboxKey>;
+    type Item = OutboxKey;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let DrainQueue { keys, waker } = &self.0.drained;
-        let keys = keys.take();
-        if keys.is_empty() {
+        let next = keys.borrow_mut().pop_front();
+        if next.is_none() {
             remember(&mut waker.borrow_mut(), cx);
             return Poll::Pending;
         }
-        Poll::Ready(Some(keys))
+        Poll::Ready(next)
     }
 }
 
@@ -156,12 +157,16 @@ impl Future for Flusher {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(shard) = self.0.upgrade() else { return Poll::Ready(()) };
+        let mut bytes = 0;
         for _ in 0..WRITES_PER_TURN {
             let Some(outbox) = shard.due.outboxes.borrow_mut().pop_front() else {
                 remember(&mut shard.due.flusher.borrow_mut(), cx);
                 return Poll::Pending;
             };
-            outbox.write();
+            bytes += outbox.write();
+            if bytes >= BYTES_PER_TURN {
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending

@@ -48,11 +48,12 @@ impl Outbox {
         }
     }
 
-    /// Writes as much as the socket takes and fairness allows.
-    pub(in crate::transport) fn write(self: &Rc<Self>) {
+    /// Writes as much as the socket takes and fairness allows; how many bytes that were.
+    pub(in crate::transport) fn write(self: &Rc<Self>) -> usize {
         let mut state = self.state.borrow_mut();
         state.turn = Turn::Idle;
-        let Some(stream) = state.stream.clone() else { return };
+        let Some(stream) = state.stream.clone() else { return 0 };
+        let before = state.written;
         let outcome = self.write_round(&mut state, &stream);
         match outcome {
             Ok(Round::Emptied) if state.phase == Phase::Closing => self.linger(&mut state, stream),
@@ -66,11 +67,14 @@ impl Outbox {
                 drop(state);
                 // What the peer sent before it went is still read.
                 self.reading.resume();
-                return self.disconnect();
+                self.disconnect();
+                return 0;
             }
         }
+        let written = state.written - before;
         drop(state);
         self.announce();
+        usize::try_from(written).unwrap_or(usize::MAX)
     }
 
     fn write_round(&self, state: &mut State, stream: &TcpStream) -> io::Result<Round> {

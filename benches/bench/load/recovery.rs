@@ -1,5 +1,6 @@
 //! Subscribers that come back at once and ask for what they missed, while publishing goes on.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::system::System;
 /// Without a frame or an answer for so long, what is still missing is lost.
 const SILENCE: Duration = Duration::from_secs(15);
 const PUBLISHERS: usize = 16;
+const READS_PER_TURN: usize = 32;
 
 /// Connected clients that have not subscribed yet.
 pub struct Returners {
@@ -79,6 +81,9 @@ impl Returners {
         // The reply counts as a frame.
         let mut history = (plan.missed + 1) * crowd as u64;
         let mut received = 0;
+        // Those whose sockets are not empty: they take turns, and publishes are looked after in between.
+        let mut ready: VecDeque<usize> = VecDeque::new();
+        let mut is_ready = vec![false; crowd];
         loop {
             // Publishing goes on until the history is through; then only what is under way is awaited.
             let is_open = received < history;
@@ -94,11 +99,14 @@ impl Returners {
             if !is_open && is_answered || last_sign.elapsed() > SILENCE {
                 break;
             }
-            poll.poll(&mut events, Some(Duration::from_millis(1)))?;
+            let wait = if ready.is_empty() { Duration::from_millis(1) } else { Duration::ZERO };
+            poll.poll(&mut events, Some(wait))?;
             for event in &events {
                 let index = event.token().0;
                 if index < crowd {
-                    received += subscribers[index].receive(&mut buffer, clock)?;
+                    if !std::mem::replace(&mut is_ready[index], true) {
+                        ready.push_back(index);
+                    }
                 } else {
                     let index = index - crowd;
                     publishers[index].flush()?;
@@ -110,6 +118,16 @@ impl Returners {
                     }
                     idle.push(index);
                 }
+                last_sign = Instant::now();
+            }
+            for _ in 0..READS_PER_TURN {
+                let Some(index) = ready.pop_front() else { break };
+                let before = subscribers[index].count;
+                match subscribers[index].receive_once(&mut buffer, clock)? {
+                    true => ready.push_back(index),
+                    false => is_ready[index] = false,
+                }
+                received += subscribers[index].count - before;
                 last_sign = Instant::now();
             }
         }

@@ -237,50 +237,41 @@ impl Subscriber {
     /// Reads until the socket is empty; returns how many events came.
     pub fn receive(&mut self, buffer: &mut [u8], clock: Clock) -> io::Result<u64> {
         let before = self.count;
-        while self.closed.is_none() {
-            let read = match self.stream.read(buffer) {
-                Ok(0) => {
-                    self.closed = Some(1006);
-                    break;
-                }
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {
-                    self.closed = Some(1006);
-                    break;
-                }
-            };
-            let Self { stream, splitter, count, closed, sample } = self;
-            let mut failure = None;
-            let mut take = |event: &[u8]| {
-                *count += 1;
-                if let Some(sample) = sample {
-                    sample.take(event, clock);
-                }
-            };
-            let frames = match splitter {
-                Splitter::Frames(frames) => frames,
-                Splitter::Blocks(blocks) => {
-                    blocks.feed(&buffer[..read], take);
-                    if read < buffer.len() {
-                        break;
-                    }
-                    continue;
-                }
-            };
-            frames.feed(&buffer[..read], |opcode, payload| match opcode {
+        while self.receive_once(buffer, clock)? {}
+        Ok(self.count - before)
+    }
+
+    /// Reads once; whether there may be more.
+    pub fn receive_once(&mut self, buffer: &mut [u8], clock: Clock) -> io::Result<bool> {
+        if self.closed.is_some() {
+            return Ok(false);
+        }
+        let read = match self.stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Ok(0) | Err(_) => {
+                self.closed = Some(1006);
+                return Ok(false);
+            }
+            Ok(read) => read,
+        };
+        let Self { stream, splitter, count, closed, sample } = self;
+        let mut failure = None;
+        let mut take = |event: &[u8]| {
+            *count += 1;
+            if let Some(sample) = sample {
+                sample.take(event, clock);
+            }
+        };
+        match splitter {
+            Splitter::Blocks(blocks) => blocks.feed(&buffer[..read], take),
+            Splitter::Frames(frames) => frames.feed(&buffer[..read], |opcode, payload| match opcode {
                 0 | TEXT | BINARY => take(payload),
                 PING => failure = stream.write_all(&client_frame(PONG, payload)).err(),
                 CLOSE => *closed = Some(payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]]))),
                 _ => {}
-            });
-            if let Some(error) = failure {
-                return Err(error);
-            }
-            if read < buffer.len() {
-                break; // a short read has emptied the socket
-            }
+            }),
         }
-        Ok(self.count - before)
+        // A short read has emptied the socket.
+        failure.map_or(Ok(read == buffer.len() && self.closed.is_none()), Err)
     }
 }

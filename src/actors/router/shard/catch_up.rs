@@ -22,7 +22,9 @@ const PAGE_BYTES: usize = 256 * 1024;
 /// Pages being read for seats of one shard at once; the others wait their turn.
 const MAX_READERS: usize = 4;
 /// Most bytes queued for one seat in one turn, so that all who catch up get on.
-const TURN_BYTES: usize = 256 * 1024;
+const TURN_BYTES: usize = 64 * 1024;
+/// Seats served in one turn of those for which there was no room.
+const SERVED_PER_TURN: usize = 8;
 /// Most bytes of payloads that one seat with filters looks into in one turn.
 const TURN_LOOKS: usize = 1024 * 1024;
 /// Pause before a failed read is tried again.
@@ -76,12 +78,21 @@ impl Shard {
         self.seats[key].link.outbox.arm_drain_notice(key, low);
     }
 
-    /// Serves the seats that found the queues of all connections together full.
+    /// Serves seats that found the queues of all connections together full, a few in a turn.
     pub(super) fn serve_without_room(&mut self, ctx: &mut Context<Self>) {
-        while self.has_room_to_catch_up()
-            && let Some(key) = self.without_room.pop_front()
-        {
+        for _ in 0..SERVED_PER_TURN {
+            if !self.has_room_to_catch_up() {
+                return;
+            }
+            let Some(key) = self.without_room.pop_front() else { return };
             self.catch_up(key, ctx);
+        }
+        if !std::mem::replace(&mut self.serves_on, true) {
+            let turn = tokio::task::yield_now().into_actor(self);
+            ctx.spawn(turn.map(|(), this, ctx| {
+                this.serves_on = false;
+                this.serve_without_room(ctx);
+            }));
         }
     }
 

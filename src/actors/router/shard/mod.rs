@@ -135,6 +135,8 @@ pub struct Shard {
     early: Vec<usize>,
     /// Seats that catch up and found the queues of all connections together full.
     without_room: VecDeque<usize>,
+    /// Their next turn is due already.
+    serves_on: bool,
     /// A gap in the log is being read from the store.
     filling: bool,
     /// Seats that wait for their turn to read from the store.
@@ -178,6 +180,7 @@ impl Shard {
             behind: Vec::new(),
             early: Vec::new(),
             without_room: VecDeque::new(),
+            serves_on: false,
             filling: false,
             readers_waiting: VecDeque::new(),
             readers: 0,
@@ -312,12 +315,10 @@ impl Handler<RouteBatch> for Shard {
     }
 }
 
-impl StreamHandler<Vec<OutboxKey>> for Shard {
-    fn handle(&mut self, drained: Vec<OutboxKey>, ctx: &mut Self::Context) {
-        for key in drained {
-            if self.seats.get(key).is_some_and(|seat| !seat.is_live()) {
-                self.catch_up(key, ctx);
-            }
+impl StreamHandler<OutboxKey> for Shard {
+    fn handle(&mut self, key: OutboxKey, ctx: &mut Self::Context) {
+        if self.seats.get(key).is_some_and(|seat| !seat.is_live()) {
+            self.catch_up(key, ctx);
         }
         self.serve_without_room(ctx);
     }
