@@ -191,6 +191,34 @@ fn members_refuse_delay_extend_and_reject() {
 }
 
 #[test]
+fn who_joins_again_on_the_same_connection_goes_on() {
+    let server = Server::start(Backend::Sqlite);
+    let mut ws = Member::join(&server, "d", json!({}));
+    let id = server.publish("a.b", json!({}));
+    assert_eq!(ws.next(), (id, 1));
+    assert_eq!(ws.ask(request("d", json!({})))["type"], "subscribed");
+    assert_eq!(ws.next(), (id, 2), "what it had comes again");
+    ws.ws.send(json!({"action": "unsubscribe", "durable": "d"}));
+    assert_eq!(ws.ask(request("d", json!({})))["type"], "subscribed");
+    assert_eq!(ws.next(), (id, 3));
+    ws.ack(id);
+    ws.has_nothing();
+}
+
+#[test]
+fn what_was_said_before_leaving_is_answered() {
+    let server = Server::start(Backend::Sqlite);
+    let mut ws = Member::join(&server, "d", json!({}));
+    let id = server.publish("a.b", json!({}));
+    assert_eq!(ws.next(), (id, 1));
+    ws.ws.send(json!({"action": "ack", "id": id}));
+    ws.ws.send(json!({"action": "unsubscribe", "durable": "d", "id": "leave"}));
+    let mut answers = [ws.ws.recv_json(), ws.ws.recv_json()].map(|answer| answer["type"].clone());
+    answers.sort_by_key(ToString::to_string);
+    assert_eq!(answers, ["acked", "unsubscribed"]);
+}
+
+#[test]
 fn begins_where_it_is_told_to_and_only_once() {
     for_each_backend(|backend| {
         let server = Server::start(backend);

@@ -7,7 +7,7 @@ use actix::prelude::SpawnHandle;
 
 use super::MAX_MEMBERS;
 use super::messages::{DurableStatus, MemberLink, ToMember};
-use super::saving::{Answer, Saving};
+use super::saving::{Answer, Saving, moved};
 use crate::domain::durable::{Acked, Durable, MemberId};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
@@ -104,11 +104,8 @@ impl Consumer {
             self.members.keys().for_each(|member| durable.join(*member));
         }
         // What was said of events in its earlier life is void.
-        let void =
-            || ApiError::new(ErrorCode::NotDelivered, "the durable subscription was moved, or is at another node now");
-        for answer in std::mem::take(&mut self.answers) {
-            self.tell(&answer, Err(&void()));
-        }
+        let void = std::mem::take(&mut self.answers);
+        self.tell_all(&void, Err(&moved()));
     }
 
     pub fn join(&mut self, member: MemberId, link: MemberLink) {
@@ -179,7 +176,8 @@ impl Consumer {
         if !is_with_member {
             return Err(refuse("is not with this connection: it was never delivered to it, or ack_wait is over"));
         }
-        self.answers.push(Answer { member, event_id: *id, word: *word });
+        let link = self.members.get(&member).cloned();
+        self.answers.extend(link.map(|link| Answer { link, event_id: *id, word: *word }));
         Ok(())
     }
 
@@ -200,8 +198,11 @@ impl Consumer {
         }
     }
 
-    /// Ends all memberships.
+    /// Ends all memberships, and answers all that was said.
     pub fn end(&mut self, error: &ApiError) {
+        let unsaved = self.saving.take().map(|saving| saving.answers).into_iter().flatten();
+        let void: Vec<_> = unsaved.chain(std::mem::take(&mut self.answers)).collect();
+        self.tell_all(&void, Err(error));
         for link in std::mem::take(&mut self.members).into_values() {
             link.send(ToMember::Ended(error.clone()));
         }

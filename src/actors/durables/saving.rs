@@ -9,15 +9,15 @@ use tokio::sync::oneshot;
 
 use super::Durables;
 use super::consumer::Consumer;
-use super::messages::ToMember;
+use super::messages::{MemberLink, ToMember};
 use crate::actors::clock::now;
 use crate::actors::persistence::messages::SettleDeliveries;
 use crate::domain::delivery::DeadReason;
-use crate::domain::durable::{Changes, Dead, MemberId};
+use crate::domain::durable::{Changes, Dead};
 use crate::domain::event::{Event, EventId, NewEvent};
 use crate::domain::priority::Lane;
 use crate::protocol::durable::{Word, not_settled, settled};
-use crate::protocol::error::ApiError;
+use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{DeadLetter, DurableChange, Settled, Settlement, service_name};
 use crate::transport::text_frame;
 
@@ -25,9 +25,10 @@ use crate::transport::text_frame;
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// Who is told once it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Answer {
-    pub member: MemberId,
+    /// Also to who has left since.
+    pub link: MemberLink,
     pub event_id: EventId,
     pub word: Word,
 }
@@ -41,19 +42,17 @@ pub struct Saving {
 }
 
 impl Consumer {
-    pub(super) fn tell(&self, answer: &Answer, result: Result<(), &ApiError>) {
-        let Answer { member, event_id, word } = *answer;
+    fn tell(&self, answer: &Answer, result: Result<(), &ApiError>) {
+        let Answer { link, event_id, word } = answer;
         let text = match result {
-            Ok(()) => settled(event_id, &self.name, word),
-            Err(error) => not_settled(event_id, error),
+            Ok(()) => settled(*event_id, &self.name, *word),
+            Err(error) => not_settled(*event_id, error),
         };
-        if let Some(link) = self.members.get(&member) {
-            link.send(ToMember::Answer(text_frame(text.as_bytes())));
-        }
+        link.send(ToMember::Answer(text_frame(text.as_bytes())));
     }
 
-    fn tell_all(&self, answers: &[Answer]) {
-        answers.iter().for_each(|answer| self.tell(answer, Ok(())));
+    pub(super) fn tell_all(&self, answers: &[Answer], result: Result<(), &ApiError>) {
+        answers.iter().for_each(|answer| self.tell(answer, result));
     }
 }
 
@@ -71,7 +70,7 @@ impl Durables {
         let is_due = durable.has_changes() || all && durable.is_dirty();
         if !is_due {
             let answers = std::mem::take(&mut consumer.answers);
-            return consumer.tell_all(&answers);
+            return consumer.tell_all(&answers, Ok(()));
         }
         let changes = durable.take_changes();
         let message = message(consumer, &changes);
@@ -102,13 +101,16 @@ impl Durables {
         if is_stored {
             self.parts.metrics.durable_dead.inc_by(changes.dead.len() as u64);
             self.parts.metrics.durable_settled.inc_by(answers.len() as u64);
-            consumer.tell_all(&answers);
+            consumer.tell_all(&answers, Ok(()));
             return self.pump(name, ctx);
         }
         // Stored or not: it is written once more, unless that is void.
-        if let Some(durable) = consumer.durable.as_mut().filter(|_| life == consumer.life) {
-            durable.restore(changes);
-            consumer.answers.splice(..0, answers);
+        match consumer.durable.as_mut().filter(|_| life == consumer.life) {
+            Some(durable) => {
+                durable.restore(changes);
+                consumer.answers.splice(..0, answers);
+            }
+            None => consumer.tell_all(&answers, Err(&moved())),
         }
         let name = Arc::clone(name);
         ctx.run_later(STORE_RETRY, move |this, ctx| this.pump(&name, ctx));
@@ -190,6 +192,11 @@ fn message(consumer: &Consumer, changes: &Changes<Event>) -> Message {
         NewEvent::own("$sys.delivery.dead", payload.to_string())
     });
     (renewed.iter().map(settlement).collect(), change, events.collect())
+}
+
+/// To whom has said something of an event in an earlier life.
+pub(super) fn moved() -> ApiError {
+    ApiError::new(ErrorCode::NotDelivered, "the durable subscription was moved, or is at another node now")
 }
 
 fn why(reason: DeadReason) -> &'static str {

@@ -35,7 +35,8 @@ pub(super) struct Membership {
 
 /// From a durable subscription.
 pub(super) struct FromDurable {
-    name: Arc<str>,
+    /// As which member: it may have left since, and be another one of the same name.
+    key: MemberKey,
     /// None: its actor is gone.
     message: Option<ToMember>,
 }
@@ -80,7 +81,7 @@ impl Session {
                         let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest };
                         this.say(&durable::joined(id, &asked, state, floor));
                     }
-                    ctx.add_stream(from_durable(name, events, Rc::clone(&this.link.outbox)));
+                    ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.link.outbox)));
                     this.memberships.push(Membership { key, pattern, filter, underway });
                 }
                 Ok(Err(error)) => this.refuse(id.as_ref(), &error),
@@ -165,10 +166,8 @@ impl Session {
         self.memberships.iter().map(shown).collect()
     }
 
-    fn take_event(&mut self, name: &Arc<str>, frame: Bytes) {
-        let Some(membership) = self.memberships.iter().find(|membership| membership.key.durable == *name) else {
-            return;
-        };
+    fn take_event(&mut self, key: &MemberKey, frame: Bytes) {
+        let Some(membership) = self.memberships.iter().find(|membership| membership.key == *key) else { return };
         if membership.underway.took(&frame)
             && let Some(durables) = self.parts.durables.get()
         {
@@ -183,20 +182,23 @@ impl Session {
 }
 
 impl StreamHandler<FromDurable> for Session {
-    fn handle(&mut self, FromDurable { name, message }: FromDurable, _: &mut Self::Context) {
+    fn handle(&mut self, FromDurable { key, message }: FromDurable, _: &mut Self::Context) {
         match message {
-            Some(ToMember::Event(frame)) => self.take_event(&name, frame),
+            Some(ToMember::Event(frame)) => self.take_event(&key, frame),
             Some(ToMember::Answer(frame)) => {
                 self.unanswered = self.unanswered.saturating_sub(1);
                 self.answer(frame);
                 self.pace();
             }
             Some(ToMember::Ended(error)) => {
-                self.memberships.retain(|membership| membership.key.durable != name);
-                self.say(&durable::ended(&name, &error));
+                let members = self.memberships.len();
+                self.memberships.retain(|membership| membership.key != key);
+                if self.memberships.len() < members {
+                    self.say(&durable::ended(&key.durable, &error));
+                }
             }
             // It has not asked for that: it is to come back, and to go on with a new one.
-            None if self.memberships.iter().any(|membership| membership.key.durable == name) => {
+            None if self.memberships.iter().any(|membership| membership.key == key) => {
                 self.close(CloseReason::ActorRestarted);
             }
             None => {}
@@ -208,18 +210,18 @@ impl StreamHandler<FromDurable> for Session {
 }
 
 fn from_durable(
-    name: Arc<str>,
+    key: MemberKey,
     events: mpsc::UnboundedReceiver<ToMember>,
     outbox: Rc<Outbox>,
 ) -> impl Stream<Item = FromDurable> {
-    let end = name.clone();
+    let end = key.clone();
     let messages = futures_util::stream::unfold((events, outbox), |(mut events, outbox)| async {
         outbox.may_feed().await;
         let message = events.recv().await?;
         Some((message, (events, outbox)))
     });
-    let messages = messages.map(move |message| FromDurable { name: Arc::clone(&name), message: Some(message) });
-    messages.chain(futures_util::stream::once(async move { FromDurable { name: end, message: None } }))
+    let messages = messages.map(move |message| FromDurable { key: key.clone(), message: Some(message) });
+    messages.chain(futures_util::stream::once(async move { FromDurable { key: end, message: None } }))
 }
 
 fn restarting() -> ApiError {
