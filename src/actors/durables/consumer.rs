@@ -38,6 +38,8 @@ pub struct Consumer {
     /// Whether the store is asked who holds it.
     pub is_asking: bool,
     pub saving: Option<Saving>,
+    /// Something was stored just now.
+    pub is_resting: bool,
     /// Changes stored, or not, so far.
     pub saves: u64,
     /// Who waits for the next commit.
@@ -65,6 +67,7 @@ impl Consumer {
             is_due: false,
             is_asking: false,
             saving: None,
+            is_resting: false,
             saves: 0,
             answers: Vec::new(),
             is_claiming: false,

@@ -21,6 +21,8 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{DeadLetter, DurableChange, Settled, Settlement, service_name};
 use crate::transport::text_frame;
 
+/// Between two transactions of one durable subscription: what is said meanwhile shares the next.
+const SAVE_PAUSE: Duration = Duration::from_millis(1);
 /// After a failure of the store.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
@@ -72,6 +74,9 @@ impl Durables {
             let answers = std::mem::take(&mut consumer.answers);
             return consumer.tell_all(&answers, Ok(()));
         }
+        if consumer.is_resting {
+            return;
+        }
         let changes = durable.take_changes();
         let message = message(consumer, &changes);
         let (reply, answer) = oneshot::channel();
@@ -102,6 +107,14 @@ impl Durables {
             self.parts.metrics.durable_dead.inc_by(changes.dead.len() as u64);
             self.parts.metrics.durable_settled.inc_by(answers.len() as u64);
             consumer.tell_all(&answers, Ok(()));
+            consumer.is_resting = true;
+            let rested = Arc::clone(name);
+            ctx.run_later(SAVE_PAUSE, move |this, ctx| {
+                if let Some(consumer) = this.consumers.get_mut(&rested) {
+                    consumer.is_resting = false;
+                    this.pump(&rested, ctx);
+                }
+            });
             return self.pump(name, ctx);
         }
         // Stored or not: it is written once more, unless that is void.
