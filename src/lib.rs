@@ -5,6 +5,7 @@
 //! - [`cli`], [`serve`]: the command line, and the composition of everything else.
 //! - [`web`]: HTTP and WebSocket endpoints: decode, send a message, encode.
 //! - [`actors`]: the supervisor and its children; thin shells around the decisions of `domain`.
+//! - [`access`]: who callers are, and how much they may ask for.
 //! - [`storage`]: the log and the outbox, through diesel, on SQLite or PostgreSQL.
 //! - [`protocol`]: the wire types; [`transport`]: WebSocket connections as bytes.
 //! - [`domain`]: pure decisions.
@@ -23,6 +24,7 @@
 //! them from the store, posts them as its [dispatcher](domain::dispatch) decides, and has persistence write down how
 //! that ended.
 
+pub mod access;
 pub mod actors;
 pub mod cli;
 pub mod config;

@@ -6,20 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use actix::prelude::{Actor, Addr};
+use actix::prelude::{Actor, Addr, Recipient};
 use actix_web::dev::ServerHandle;
-use actix_web::middleware::from_fn;
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::access::AccessControl;
+use crate::access::limits::Limits;
 use crate::actors::client::{ClientParts, tls};
 use crate::actors::durables::{Directory, DurableLimits, DurablesParts};
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::PersistenceParts;
 use crate::actors::persistence::intake::{Backlog, Intake};
 use crate::actors::push_log::PushLog;
+use crate::actors::router::messages::CheckAccess;
 use crate::actors::router::shard::{ShardLimits, ShardParts};
 use crate::actors::router::worker::Worker;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
@@ -45,6 +48,8 @@ const STALL_MARGIN: Duration = Duration::from_secs(5);
 const STORE_PATIENCE: Duration = Duration::from_secs(4);
 /// Reads of all clients at a time, at most.
 const MAX_DELIVERY_READERS: usize = 4;
+/// How often revocations and the file of keys are looked at.
+const ACCESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Of the grace period, what is kept for commits and for the HTTP server to finish.
 const FINISH_SHARE: u32 = 4;
 
@@ -79,12 +84,19 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
     })
 }
 
+/// By what callers are known, as the configuration says; the file of keys is read.
+pub fn access_control(config: &Config) -> Result<AccessControl, ConfigError> {
+    AccessControl::new(&config.access, config.admin.token.clone())
+        .map_err(|reason| config.error_at("access.jwt.jwks_file", reason))
+}
+
 /// Serves until the process is told to stop. Call it inside an actix system.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     let begin = Instant::now();
     let mut signals = StopSignals::listen();
     let store = store_options(&config)?;
     tls::check_files(&config)?;
+    let access = Arc::new(access_control(&config)?);
     let listener = listen(&config)?;
     let address = listener.local_addr().map_err(|error| ServeError::Start(error.to_string()))?;
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
@@ -95,15 +107,16 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         workers => workers,
     };
     let (escalate, escalation) = oneshot::channel();
-    let node = Node::start(&config, store, workers, escalate)?;
+    let node = Node::start(&config, store, access, workers, escalate)?;
     node.wait_for_store().await;
+    node.watch_access().await;
 
     let server = node.http_server(&config, listener, workers)?;
     let handle = server.handle();
     let server = actix_rt::spawn(server);
     node.wait_for_shards(workers).await;
     log::info!(addr:% = address, workers, store:% = node.store_name, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
-    if !address.ip().is_loopback() {
+    if !address.ip().is_loopback() && !config.access.is_required() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
 
@@ -196,6 +209,7 @@ impl Node {
     fn start(
         config: &Config,
         store: StoreOptions,
+        access: Arc<AccessControl>,
         workers: usize,
         escalate: oneshot::Sender<String>,
     ) -> Result<Self, ServeError> {
@@ -290,7 +304,9 @@ impl Node {
                 ping_interval: subscribe.ping_interval.get(),
                 idle_timeout: subscribe.idle_timeout.get(),
                 stall_timeout: subscribe.stall_timeout.get(),
+                expiry_notice: config.access.expiry_notice.get(),
             },
+            access: Arc::clone(&access),
             reader: reader.clone(),
             position: Arc::clone(&position),
             metrics: Arc::clone(&metrics),
@@ -310,7 +326,12 @@ impl Node {
                 inbound: InboundLimits { max_message: subscribe.max_message.as_usize(), ..InboundLimits::default() },
             },
             allowed_origins: config.server.allowed_origins.clone().into(),
-            admin_token: config.admin.token.clone(),
+            cors_origins: config.server.cors_origins.clone().into(),
+            trusted_proxies: config.server.trusted_proxies.clone().into(),
+            proxy_header: config.server.proxy_header,
+            access,
+            shares: Arc::new(Limits::new(&config.limits)),
+            protect_metrics: config.access.protect_metrics,
             reader,
             position,
             pushes,
@@ -329,6 +350,8 @@ impl Node {
                 start_job: supervisor.clone().recipient(),
                 cancel_job: supervisor.clone().recipient(),
                 cancel_schedule: supervisor.clone().recipient(),
+                revoke: supervisor.clone().recipient(),
+                check_access: supervisor.clone().recipient(),
                 #[cfg(feature = "fault-injection")]
                 inject_panic: supervisor.clone().recipient(),
             },
@@ -373,6 +396,7 @@ impl Node {
             });
             App::new()
                 .app_data(Data::new(Edge::new(edge.clone(), worker)))
+                .wrap(Condition::new(!edge.cors_origins.is_empty(), from_fn(web::share)))
                 .wrap(from_fn(web::observe))
                 .configure(web::routes)
         });
@@ -398,6 +422,27 @@ impl Node {
         wait_until(|| (store.is_up() && knows_services()) || store.reason().is_some()).await;
     }
 
+    /// Learns who is revoked, and goes on learning: what other nodes revoke, and when the file of keys changes.
+    async fn watch_access(&self) {
+        let (access, reader) = (Arc::clone(&self.edge.access), self.edge.reader.clone());
+        if !access.is_required() && !access.can_administer() {
+            return;
+        }
+        let check = self.edge.supervisor.check_access.clone();
+        learn_revocations(&access, &reader, &check).await;
+        actix_rt::spawn(async move {
+            let mut looks = tokio::time::interval(ACCESS_INTERVAL);
+            looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                looks.tick().await;
+                learn_revocations(&access, &reader, &check).await;
+                let access = Arc::clone(&access);
+                // It fails only with a panic, which is logged.
+                let _ = actix_rt::task::spawn_blocking(move || access.refresh_keys()).await;
+            }
+        });
+    }
+
     async fn wait_for_shards(&self, workers: usize) {
         let actors = &self.edge.health.actors;
         wait_until(|| (0..workers).all(|number| actors.get(&format!("shard/{number}")))).await;
@@ -414,6 +459,16 @@ impl Node {
         }
         let _ = tokio::time::timeout(finish, server.stop(true)).await;
         log::info!(last_id = self.edge.position.last(); "stopped");
+    }
+}
+
+/// A store that does not answer leaves what is known; the next look comes soon.
+async fn learn_revocations(access: &AccessControl, reader: &Reader, check: &Recipient<CheckAccess>) {
+    let as_of = access.revocation_changes();
+    if let Ok(revoked) = reader.revocations().await
+        && access.set_revoked(revoked, as_of)
+    {
+        check.do_send(CheckAccess);
     }
 }
 

@@ -9,5 +9,6 @@ use crate::serve;
 pub fn run(config: &Config) -> Result<(), Failure> {
     serve::store_options(config)?;
     tls::check_files(config)?;
+    serve::access_control(config)?;
     output::print(config.to_toml_redacted().trim_end())
 }

@@ -17,6 +17,7 @@ mod services;
 mod table;
 mod tail;
 mod target;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -101,6 +102,8 @@ enum Command {
     Services(services::ServicesArgs),
     /// Print deliveries that were given up, or have them tried again.
     Dead(dead::DeadArgs),
+    /// Make tokens for clients.
+    Token(token::TokenArgs),
     /// Check the configuration and print what is in effect, secrets hidden.
     CheckConfig,
     /// Bring the database schema up to date, and say what was done.
@@ -165,6 +168,7 @@ pub fn run() -> ExitCode {
             Command::Events(args) => events::run(&args, &config),
             Command::Services(args) => services::run(&args, &config),
             Command::Dead(args) => dead::run(&args, &config),
+            Command::Token(args) => token::run(&args),
             Command::CheckConfig => check_config::run(&config),
             Command::Migrate => migrate::run(&config),
             Command::Health(args) => health::run(&args, &config),

@@ -4,6 +4,7 @@
 //! `--config` or `EVENT_HANDLER_CONFIG`, variables `EVENT_HANDLER__SECTION__KEY`, short variables such as `PORT`,
 //! the command line. A key that the lowest layer does not have is an error in all others.
 
+mod access;
 mod delivery;
 mod error;
 mod layers;
@@ -21,13 +22,14 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
+pub use self::access::{AccessConfig, JwtConfig, LimitsConfig, ScopesConfig, TokenConfig, TokenHash, check_token_name};
 pub use self::delivery::{BreakerWindow, DeliveryConfig};
 pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
 pub use self::secret::{DatabaseUrl, Secret, SecretUrl};
 pub use self::sections::{
-    AdminConfig, Durability, DurableConfig, LogConfig, LogFormat, PublishConfig, RedisConfig, RetentionConfig,
-    ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
+    AdminConfig, Durability, DurableConfig, LogConfig, LogFormat, ProxyHeader, PublishConfig, RedisConfig,
+    RetentionConfig, ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
 };
 pub use self::services::{ServiceConfig, StartFrom};
 pub use self::units::{Size, Span};
@@ -48,6 +50,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     pub log: LogConfig,
     pub admin: AdminConfig,
+    pub access: AccessConfig,
+    pub limits: LimitsConfig,
     pub supervision: SupervisionConfig,
     pub delivery: DeliveryConfig,
     pub redis: RedisConfig,

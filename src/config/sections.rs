@@ -8,9 +8,11 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
+use super::access::{networks, shown_networks};
 use super::layers::suggest;
 use super::secret::{DatabaseUrl, Secret, SecretUrl, http_url, redis_url};
 use super::units::{Size, Span, optional_size, optional_span, optional_whole, size, span, whole};
+use crate::domain::network::Network;
 
 /// Milliseconds.
 pub(super) const SECOND: u64 = 1_000;
@@ -48,6 +50,19 @@ pub struct ServerConfig {
     /// In the form browsers send them: lower case, without a default port.
     #[serde(deserialize_with = "origins")]
     pub allowed_origins: Vec<String>,
+    #[serde(deserialize_with = "cors_origins")]
+    pub cors_origins: Vec<String>,
+    #[serde(deserialize_with = "networks", serialize_with = "shown_networks")]
+    pub trusted_proxies: Vec<Network>,
+    pub proxy_header: ProxyHeader,
+}
+
+/// The header in which trusted proxies say who the client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    XForwardedFor,
+    Forwarded,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,6 +225,15 @@ fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
 
 fn origins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
+    texts.iter().map(|text| origin(text).map_err(D::Error::custom)).collect()
+}
+
+/// Origins, or `"*"` alone for every one.
+fn cors_origins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    if texts == ["*"] {
+        return Ok(texts);
+    }
     texts.iter().map(|text| origin(text).map_err(D::Error::custom)).collect()
 }
 

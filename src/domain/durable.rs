@@ -136,7 +136,7 @@ struct Open<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Waiting,
-    With { member: MemberId, until: Timestamp },
+    With { member: MemberId, until: Timestamp, turn: u64 },
     Delayed { until: Timestamp },
 }
 
@@ -288,7 +288,7 @@ impl<T: Clone> Durable<T> {
         let until = now.plus(self.policy.ack_wait);
         self.timers.insert((until, id));
         let open = self.open.get_mut(&id).expect("invariant: what waits is open");
-        open.place = Place::With { member, until };
+        open.place = Place::With { member, until, turn: self.turn };
         open.deliveries = open.deliveries.saturating_add(1);
         Some(Delivery { member, id, item: open.item.clone(), delivery: open.deliveries })
     }
@@ -306,13 +306,19 @@ impl<T: Clone> Durable<T> {
         }
     }
 
-    /// So is all that `member` has, up to `id`; how many that were.
-    pub fn ack_through(&mut self, member: MemberId, id: EventId) -> usize {
-        let is_its_own = |open: &Open<T>| matches!(open.place, Place::With { member: with, .. } if with == member);
-        let own: Vec<EventId> =
-            self.open.range(..=id).filter(|(_, open)| is_its_own(open)).map(|(id, _)| *id).collect();
+    /// So is all that `member` was given before it, of lower ids; how many events that were. What was given to it later may
+    /// still be on its way: `member` cannot have meant it.
+    pub fn ack_through(&mut self, member: MemberId, id: EventId) -> Result<usize, Acked> {
+        let Some(Place::With { member: with, turn, .. }) = self.open.get(&id).map(|open| open.place) else {
+            return Err(self.ack(id));
+        };
+        if with != member {
+            return Err(self.ack(id));
+        }
+        let was_given = |open: &Open<T>| matches!(open.place, Place::With { member: with, turn: given, .. } if with == member && given <= turn);
+        let own: Vec<EventId> = self.open.range(..=id).filter(|(_, open)| was_given(open)).map(|(id, _)| *id).collect();
         own.iter().for_each(|id| self.settle(*id, None));
-        own.len()
+        Ok(own.len())
     }
 
     /// `member` does not want the event: it is for others, not before `until` if given. False if the member has no such
@@ -330,7 +336,7 @@ impl<T: Clone> Durable<T> {
     pub fn extend(&mut self, member: MemberId, id: EventId, now: Timestamp) -> bool {
         let until = now.plus(self.policy.ack_wait);
         match self.open.get_mut(&id) {
-            Some(Open { place: Place::With { member: with, until: was }, .. }) if *with == member => {
+            Some(Open { place: Place::With { member: with, until: was, .. }, .. }) if *with == member => {
                 self.timers.remove(&(*was, id));
                 self.timers.insert((until, id));
                 *was = until;
@@ -434,7 +440,7 @@ impl<T: Clone> Durable<T> {
     /// Nobody has it any more, nor will have it by itself.
     fn take_back(&mut self, id: EventId) {
         match self.open.get(&id).map(|open| open.place) {
-            Some(Place::With { member, until }) => {
+            Some(Place::With { member, until, .. }) => {
                 self.timers.remove(&(until, id));
                 self.in_flight -= 1;
                 if let Some(member) = self.members.get_mut(&member) {

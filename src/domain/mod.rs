@@ -3,6 +3,7 @@
 //! Everything here takes what it needs as an argument and returns what is to be done,
 //! so that it can be tested without a runtime.
 
+pub mod access;
 pub mod breaker;
 pub mod cursor;
 pub mod delivery;
@@ -13,6 +14,7 @@ pub mod filter;
 pub mod index;
 pub mod key_order;
 pub mod name;
+pub mod network;
 pub mod pattern;
 pub mod priority;
 pub mod rate;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytestring::ByteString;
 
-use super::name::{EventName, NameError, check_length, check_text};
+use super::name::{EventName, NameError, SYSTEM_PREFIX, check_length, check_text};
 
 /// An event name in which `*` stands for exactly one segment and a last segment `>` for one or more.
 ///
@@ -56,6 +56,11 @@ impl Pattern {
         &*self.0 == ">"
     }
 
+    /// Whether the pattern matches only the Event Handler's own events.
+    pub fn is_system(&self) -> bool {
+        self.0.starts_with(SYSTEM_PREFIX)
+    }
+
     /// The part before the first wildcard, as text that every matching name begins with.
     pub fn literal_prefix(&self) -> &str {
         self.0.find(['*', '>']).map_or(self.as_str(), |end| &self.0[..end])
@@ -75,6 +80,23 @@ impl Pattern {
                 _ => return false,
             }
             // A first segment that was matched literally opens the rest to wildcards.
+            wildcard_allowed = true;
+        }
+    }
+
+    /// Whether every name that `other` matches is matched by this pattern too.
+    pub fn covers(&self, other: &Self) -> bool {
+        let (mut wide, mut narrow) = (self.segments(), other.segments());
+        let mut wildcard_allowed = !other.is_system();
+        loop {
+            match (wide.next(), narrow.next()) {
+                (Some(">"), Some(_)) => return wildcard_allowed,
+                (_, Some(">")) => return false,
+                (Some("*"), Some(_)) if wildcard_allowed => {}
+                (Some(w), Some(n)) if w == n => {}
+                (None, None) => return true,
+                _ => return false,
+            }
             wildcard_allowed = true;
         }
     }
@@ -104,6 +126,8 @@ impl fmt::Debug for Pattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn matches(pattern: &str, name: &str) -> bool {
@@ -157,5 +181,47 @@ mod tests {
         assert_eq!(prefix("auction.*.bid").as_deref(), Ok("auction."));
         assert_eq!(prefix("auction.7").as_deref(), Ok("auction.7"));
         assert_eq!(prefix(">").as_deref(), Ok(""));
+    }
+
+    /// A few names of each length that `pattern` matches, wildcards filled in with segments that occur nowhere else,
+    /// and with some that do.
+    fn samples(pattern: &Pattern) -> Vec<EventName> {
+        let fillers = [&["new", "other", "rare", "odd"][..], &["a", "$sys", "b", "a"], &["$sys", "a", "a", "b"]];
+        let mut names = Vec::new();
+        for (filler, tail) in fillers.iter().flat_map(|filler| (1..=4).map(move |tail| (filler, tail))) {
+            let segments = pattern.segments().enumerate().flat_map(|(place, segment)| match segment {
+                "*" => vec![filler[place % 4]],
+                ">" => filler[..tail].to_vec(),
+                literal => vec![literal],
+            });
+            names.push(EventName::parse(segments.collect::<Vec<_>>().join(".")).expect("valid segments"));
+        }
+        names.retain(|name| pattern.matches(name));
+        names
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn covering_is_matching_whatever_the_other_matches(
+            wide in "(a|b|\\*|\\$sys)(\\.(a|b|\\*)){0,3}(\\.>)?|>",
+            narrow in "(a|b|\\*|\\$sys)(\\.(a|b|\\*)){0,3}(\\.>)?|>",
+        ) {
+            let (wide, narrow) = (Pattern::parse(wide).unwrap(), Pattern::parse(narrow).unwrap());
+            let all = samples(&narrow).iter().all(|name| wide.matches(name));
+            prop_assert_eq!(wide.covers(&narrow), all, "{} covers {}", wide, narrow);
+        }
+    }
+
+    #[test]
+    fn only_what_begins_with_sys_covers_the_systems_own_names() {
+        let covers = |wide: &'static str, narrow: &'static str| {
+            Pattern::parse(wide).unwrap().covers(&Pattern::parse(narrow).unwrap())
+        };
+        for wide in [">", "*.>", "*.service.opened"] {
+            assert!(!covers(wide, "$sys.service.opened") && !covers(wide, "$sys.>"), "{wide}");
+        }
+        assert!(covers("$sys.>", "$sys.service.*") && covers(">", "$sys") && covers(">", "$system.up"));
     }
 }

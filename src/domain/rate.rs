@@ -62,6 +62,29 @@ impl TokenBucket {
         Ok(())
     }
 
+    /// Takes `count` tokens at once, or says when to ask again. More than fit into the bucket need a full one, and are
+    /// paid for by what it gains later: until then nothing more is given out.
+    pub fn try_take_many(&mut self, count: u32, now: Timestamp) -> Result<(), Timestamp> {
+        let cost = self.token * u128::from(count);
+        let level = self.level_at(now);
+        let wait = |parts: u128| Duration::from_micros(u64::try_from(parts.div_ceil(self.gain)).unwrap_or(u64::MAX));
+        let from = now.max(self.filled_at);
+        match cost.min(self.room).checked_sub(level) {
+            None | Some(0) => {
+                // Empty until the debt is paid.
+                self.filled_at = from.plus(wait(cost.saturating_sub(level)));
+                self.level = level.saturating_sub(cost);
+                Ok(())
+            }
+            Some(missing) => Err(from.plus(wait(missing))),
+        }
+    }
+
+    /// Whether it is full at `now`: as good as new.
+    pub fn is_full(&self, now: Timestamp) -> bool {
+        self.level_at(now) == self.room
+    }
+
     /// Adds `percent` of a token, as far as there is room.
     pub(super) fn deposit(&mut self, percent: u32) {
         self.level = self.room.min(self.level + self.token * u128::from(percent) / 100);
@@ -129,6 +152,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_batch_beyond_the_burst_is_paid_for_later() {
+        let mut bucket = TokenBucket::new(RateLimit::per_second(10, 20), Timestamp(0));
+        assert_eq!(bucket.try_take_many(50, Timestamp(0)), Ok(()));
+        // A debt of 30 takes three seconds, and the next token a tenth.
+        assert_eq!(bucket.try_take(Timestamp(3_000_000)), Err(Timestamp(3_100_000)));
+        assert_eq!(bucket.try_take_many(30, Timestamp(3_100_000)), Err(Timestamp(5_000_000)));
+        assert_eq!(bucket.try_take_many(30, Timestamp(5_000_000)), Ok(()));
+        assert!(!bucket.is_full(Timestamp(7_999_999)) && bucket.is_full(Timestamp(8_000_000)));
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub enum CloseReason {
     ProtocolError,
     InvalidText,
     TooBig,
+    BadToken,
+    Forbidden,
     Policy,
     SlowConsumer,
     NoPong,
@@ -20,12 +22,14 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of their codes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Normal,
         Self::GoingAway,
         Self::ProtocolError,
         Self::InvalidText,
         Self::TooBig,
+        Self::BadToken,
+        Self::Forbidden,
         Self::Policy,
         Self::SlowConsumer,
         Self::NoPong,
@@ -42,6 +46,8 @@ impl CloseReason {
             Self::ProtocolError => 1002,
             Self::InvalidText => 1007,
             Self::TooBig => 1009,
+            Self::BadToken => 4001,
+            Self::Forbidden => 4003,
             Self::Policy => 4008,
             Self::SlowConsumer => 4101,
             Self::NoPong => 4102,
@@ -59,6 +65,8 @@ impl CloseReason {
             Self::ProtocolError => "protocol error",
             Self::InvalidText => "text is not valid utf-8",
             Self::TooBig => "message too big",
+            Self::BadToken => "token missing, refused, expired or revoked",
+            Self::Forbidden => "forbidden",
             Self::Policy => "policy violation",
             Self::SlowConsumer => "slow consumer",
             Self::NoPong => "no sign of life",

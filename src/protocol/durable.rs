@@ -67,7 +67,7 @@ pub struct Settlement {
 pub enum Word {
     /// Done with.
     Ack,
-    /// So is all that this connection was given before it.
+    /// So is all that this connection was given before it, of lower ids.
     AckThrough,
     /// To be delivered again, after this time.
     Nack(Duration),

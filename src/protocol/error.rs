@@ -46,6 +46,7 @@ error_codes! {
     EventNotFound "event_not_found" 404 "No event has this id, or it is no longer retained.";
     SessionNotFound "session_not_found" 404 "No session has this id.";
     ServiceNotFound "service_not_found" 404 "No service is configured under this name; `data.known` lists those that are.";
+    TokenNotFound "token_not_found" 404 "No token is configured under this name.";
     JobNotFound "job_not_found" 404 "No job has this id.";
     ScheduleNotFound "schedule_not_found" 404 "No schedule has this id; it is unknown, was cancelled, or was due.";
     DurableNotFound "durable_not_found" 404 "There is no durable subscription of this name.";
@@ -71,6 +72,7 @@ error_codes! {
     NotDelivered "not_delivered" 422 "The event is not one that this durable subscription has delivered, or somebody else has it now.";
     NotAMember "not_a_member" 422 "The connection is not a member of this durable subscription.";
     TooManyDurables "too_many_durables" 422 "There are as many durable subscriptions as there may be.";
+    TooManyConnections "too_many_connections" 429 "As many connections as may be are open from this address.";
     RateLimited "rate_limited" 429 "Too many requests; try again after the time given.";
     Internal "internal" 500 "Something failed that should not; the log has the details under the request id.";
     Overloaded "overloaded" 503 "More is waiting than may wait; try again after the time given.";

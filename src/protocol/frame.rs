@@ -2,9 +2,11 @@
 //!
 //! Event frames are in [`super::event_json`]; they are the only ones a client gets that asked for nothing more.
 
+use std::time::Duration;
+
 use super::error::ApiError;
 use super::request::{Envelope, RequestId};
-use crate::domain::event::{AppendOutcome, EventId};
+use crate::domain::event::{AppendOutcome, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 
@@ -45,6 +47,18 @@ pub fn published(id: &RequestId, outcome: AppendOutcome) -> String {
         }
     };
     format!(r#"{{"id":{id},"type":"published","event_id":{event_id},"replayed":{replayed}}}"#)
+}
+
+/// The reply to a token that a client goes on with.
+pub fn authenticated(id: Option<&RequestId>, expires_at: Option<Timestamp>) -> String {
+    let id = id.map(|id| format!(r#""id":{id},"#)).unwrap_or_default();
+    let end = expires_at.map(|at| format!(r#","expires_at":"{at}""#)).unwrap_or_default();
+    format!(r#"{{{id}"type":"authenticated"{end}}}"#)
+}
+
+/// The notice to a client that its token ends in `left`.
+pub fn expiring(left: Duration) -> String {
+    format!(r#"{{"type":"expiring","expires_in_ms":{}}}"#, left.as_millis())
 }
 
 /// The reply to a ping in JSON.

@@ -8,6 +8,7 @@ pub mod event_json;
 pub mod frame;
 pub mod job_request;
 pub mod log_batch;
+pub mod permit;
 pub mod publish;
 pub mod raw_object;
 pub mod request;

@@ -6,13 +6,14 @@ use super::durable::{self, JoinRequest, Settlement};
 use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
+use crate::config::Secret;
 use crate::domain::event::{Append, EventId};
 use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 
 /// The actions a frame may ask for.
 pub const ACTIONS: &[&str] =
-    &["subscribe", "unsubscribe", "publish", "ack", "nack", "extend", "reject", "list", "ping"];
+    &["subscribe", "unsubscribe", "publish", "ack", "nack", "extend", "reject", "list", "ping", "auth"];
 
 const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after", "filter"];
 
@@ -75,6 +76,11 @@ pub enum Request {
     Ping {
         id: Option<RequestId>,
     },
+    /// Go on with this token.
+    Authenticate {
+        id: Option<RequestId>,
+        token: Secret,
+    },
 }
 
 /// A frame that is no request; the mark is kept where it could be read.
@@ -86,6 +92,8 @@ pub struct BadRequest {
 
 impl Request {
     /// Reads one text frame. `scheduling` is asked for a publish that is for later.
+    ///
+    /// Of a request's parts a token is the only secret one; no error repeats it.
     pub fn parse(
         text: &str,
         rules: &PublishRules,
@@ -95,6 +103,18 @@ impl Request {
         let object = RawObject::parse(text.as_bytes(), "frame").map_err(unmarked)?;
         let id = request_id(&object).map_err(unmarked)?;
         Self::read(&object, id.clone(), rules, scheduling).map_err(|error| BadRequest { id, error })
+    }
+
+    /// Whether the client asks for more than plain event frames.
+    pub fn asks_more(&self) -> bool {
+        match self {
+            Self::Subscribe { id, envelope, filter, start, .. } => {
+                id.is_some() || *envelope != Envelope::Plain || filter.is_some() || *start != Start::Now
+            }
+            Self::Unsubscribe { id, .. } | Self::Publish { id, .. } => id.is_some(),
+            Self::Join { .. } | Self::Leave { .. } | Self::Settle(_) => true,
+            Self::List { .. } | Self::Ping { .. } | Self::Authenticate { .. } => true,
+        }
     }
 
     fn read(
@@ -141,6 +161,10 @@ impl Request {
             "ping" => {
                 object.check(&["action", "id"], true)?;
                 Ok(Self::Ping { id })
+            }
+            "auth" => {
+                object.check(&["action", "token", "id"], true)?;
+                Ok(Self::Authenticate { id, token: Secret::new(object.required_text("token")?) })
             }
             other => match durable::settlement(object, other)? {
                 Some(settlement) => Ok(Self::Settle(settlement)),

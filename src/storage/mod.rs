@@ -22,6 +22,7 @@ mod postgres;
 mod query;
 mod reader;
 mod retention;
+mod revocations;
 mod scan;
 mod schedules;
 mod schema;

@@ -1,6 +1,6 @@
 //! Reading, from any thread, without blocking it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::domain::access::Identity;
 use crate::domain::delivery::EventStatus;
-use crate::domain::event::{Event, EventId, LogBounds, Timestamp};
+use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::routes::ServiceId;
 
 use super::connection::{Access, Connection};
@@ -22,7 +23,7 @@ use super::outbox::{
 use super::query::{EventPage, EventQuery, Search};
 use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, Scheduled, Turn};
-use super::{filter, position};
+use super::{filter, position, revocations};
 
 /// Reads that may wait for each one that runs.
 const WAITING_PER_READER: usize = 64;
@@ -193,6 +194,16 @@ impl Reader {
     /// Schedules that wait, in the order in which they are due.
     pub async fn schedules(&self, after: Option<Turn>, limit: usize) -> Result<Vec<Scheduled>, StoreError> {
         self.read(move |connection| schedules::list(connection, after, limit)).await
+    }
+
+    /// A schedule that waits.
+    pub async fn schedule(&self, id: ScheduleId) -> Result<Option<Scheduled>, StoreError> {
+        self.read(move |connection| schedules::find(connection, id)).await
+    }
+
+    /// Everybody whom operators have revoked.
+    pub async fn revocations(&self) -> Result<HashSet<Identity>, StoreError> {
+        self.read(revocations::all).await
     }
 
     /// The first id that is not older than `since`, and the last that is not younger than `until`.

@@ -122,6 +122,13 @@ pub(super) fn cancel(connection: &mut Connection, id: ScheduleId) -> Result<bool
     Ok(on_backend!(connection, c => gone.execute(c))? > 0)
 }
 
+/// One that waits.
+pub(super) fn find(connection: &mut Connection, id: ScheduleId) -> Result<Option<Scheduled>, StoreError> {
+    let query = schedules::table.find(id.to_string()).select(columns!());
+    let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
+    Ok(row.and_then(scheduled))
+}
+
 /// Those that wait, in the order in which they are due, after that one.
 pub(super) fn list(
     connection: &mut Connection,

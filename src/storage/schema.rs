@@ -128,3 +128,11 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query!(events, deliveries, delivery_attempts, services);
+
+diesel::table! {
+    revocations (kind, value) {
+        kind -> Text,
+        value -> Text,
+        revoked_at -> BigInt,
+    }
+}

@@ -4,6 +4,7 @@ use bytestring::ByteString;
 use diesel::dsl::auto_type;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 
+use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Append, AppendOutcome, Event, EventId, LogBounds, NewEvent, ScheduleId, Timestamp};
 use crate::domain::routes::{Routes, ServiceId};
@@ -14,6 +15,7 @@ use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
 use super::outbox::{self, Held, Hold, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settlement};
 use super::retention::{self, RetentionPolicy, Trimmed};
+use super::revocations;
 use super::schedules;
 use super::schema::events;
 use super::{idempotency, migrate, position, postgres, sqlite};
@@ -230,6 +232,11 @@ impl Writer {
     /// Cancels a schedule; whether it was still waiting.
     pub fn cancel_schedule(&mut self, id: ScheduleId) -> Result<bool, StoreError> {
         self.transact(|connection| schedules::cancel(connection, id))
+    }
+
+    /// Has somebody revoked, or not any more; whether that changes anything.
+    pub fn revoke(&mut self, who: &Identity, is_revoked: bool, at: Timestamp) -> Result<bool, StoreError> {
+        self.transact(|connection| revocations::set(connection, who, is_revoked, at))
     }
 
     /// When the next schedule is due.

@@ -1,6 +1,7 @@
 //! Who may do what.
 
-use std::net::IpAddr;
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 
 use actix_web::HttpRequest;
 use actix_web::body::BoxBody;
@@ -8,9 +9,17 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header;
 use actix_web::middleware::Next;
 use actix_web::web::Data;
+use url::form_urlencoded;
 
-use super::{Edge, EdgeParts, peer, reply};
+use super::{Edge, reply};
+use crate::access::limits::{Party, PeerAdmission};
+use crate::actors::clock::now;
+use crate::config::ProxyHeader;
+use crate::domain::access::Caller;
+use crate::domain::network::client_address;
 use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::permit;
+use crate::transport::requested_protocols;
 
 /// Headers by which a proxy says that it stands in between, beside all that begin with [`FORWARDING_PREFIXES`].
 const FORWARDING: &[&str] = &[
@@ -26,13 +35,90 @@ const FORWARDING: &[&str] = &[
 ];
 const FORWARDING_PREFIXES: &[&str] = &["x-forwarded", "x-original"];
 
+/// Where a browser puts a token that it cannot send as a header: this, and the token.
+const BEARER_PROTOCOL: &str = "bearer.";
+/// The parameter for the same purpose.
+pub const TOKEN_PARAMETER: &str = "access_token";
+
+/// Who makes this request, by its header `Authorization`.
+pub fn caller(req: &HttpRequest, edge: &Edge) -> Result<Caller, ApiError> {
+    identify(bearer(req).map(Cow::Borrowed), edge)
+}
+
+/// Who opens this stream. Browsers cannot send headers there, so the token may also be a subprotocol
+/// `bearer.<token>` or the parameter `access_token`.
+pub fn streaming_caller(req: &HttpRequest, edge: &Edge) -> Result<Caller, ApiError> {
+    identify(
+        bearer(req).map(Cow::Borrowed).or_else(|| protocol_token(req).map(Cow::Borrowed)).or_else(|| query_token(req)),
+        edge,
+    )
+}
+
+fn identify(token: Option<Cow<'_, str>>, edge: &Edge) -> Result<Caller, ApiError> {
+    let access = &edge.parts.access;
+    if access.is_required() { access.caller(token.as_deref(), now()) } else { Ok(Caller::Anybody) }
+}
+
+/// Whose share a request is taken from.
+pub fn party(req: &HttpRequest, edge: &Edge, caller: &Caller) -> Party {
+    edge.parts.shares.party(caller, peer(req, edge).map(|peer| peer.ip()))
+}
+
+/// Counts `events` that are published at once, if publishes are limited.
+pub fn limit_publish(req: &HttpRequest, edge: &Edge, caller: &Caller, events: usize) -> Result<(), ApiError> {
+    let shares = &edge.parts.shares;
+    if shares.limits_publishes() { shares.publish(party(req, edge, caller), events, now()) } else { Ok(()) }
+}
+
+/// Counts a stream that is opened, and gives it its place among those of its address for as long as the result lives.
+pub fn admit_stream(req: &HttpRequest, edge: &Edge, caller: &Caller) -> Result<Option<PeerAdmission>, ApiError> {
+    let shares = &edge.parts.shares;
+    shares.connect(party(req, edge, caller), now())?;
+    shares.admit(peer(req, edge).map(|peer| peer.ip()))
+}
+
+/// The subprotocol with a token, as it was offered.
+pub fn bearer_protocol(req: &HttpRequest) -> Option<&str> {
+    requested_protocols(req).find(|protocol| protocol.starts_with(BEARER_PROTOCOL))
+}
+
+fn protocol_token(req: &HttpRequest) -> Option<&str> {
+    bearer_protocol(req)?.strip_prefix(BEARER_PROTOCOL)
+}
+
+fn query_token(req: &HttpRequest) -> Option<Cow<'_, str>> {
+    form_urlencoded::parse(req.query_string().as_bytes())
+        .find(|(name, _)| name == TOKEN_PARAMETER)
+        .map(|(_, token)| token)
+}
+
+/// The client of a request, as its socket tells, or a proxy that is trusted.
+pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
+    let (peer, trusted) = (req.peer_addr()?, &edge.parts.trusted_proxies);
+    if trusted.is_empty() {
+        return Some(peer);
+    }
+    let lists = |name: &str| {
+        let values: Vec<_> = req.headers().get_all(name).filter_map(|value| value.to_str().ok()).collect();
+        values.into_iter().rev().flat_map(|value| value.rsplit(','))
+    };
+    if edge.parts.proxy_header == ProxyHeader::Forwarded {
+        let hops = lists("forwarded").map(|hop| {
+            let pairs = hop.split(';').filter_map(|pair| pair.trim().split_once('='));
+            pairs.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("for")).map_or("", |(_, address)| address)
+        });
+        return Some(client_address(peer, hops, trusted));
+    }
+    Some(client_address(peer, lists("x-forwarded-for"), trusted))
+}
+
 /// Lets only operators through to `/admin`, whether there is anything at the path or not.
 pub async fn guard_admin(
     req: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let verdict = match req.app_data::<Data<Edge>>() {
-        Some(edge) => admin(req.request(), &edge.parts),
+        Some(edge) => admin(req.request(), edge),
         None => Err(ApiError::new(ErrorCode::Internal, "the edge is not set up")),
     };
     match verdict {
@@ -41,20 +127,18 @@ pub async fn guard_admin(
     }
 }
 
-/// Admits operators: whoever has the admin token, or without one configured, this machine itself.
+/// Admits operators: whoever has the admin token or one with the scope `admin`, or without any configured, this machine
+/// itself.
 ///
 /// "This machine" means a loopback peer that also names loopback in `Host`, so that no browser is tricked into it by
 /// DNS, no sign of a proxy, which would make every caller look local, and no page of another site behind it.
-fn admin(req: &HttpRequest, parts: &EdgeParts) -> Result<(), ApiError> {
-    if !parts.admin_token.is_empty() {
-        let given = bearer(req)
-            .ok_or_else(|| ApiError::new(ErrorCode::Unauthorized, "send the admin token as Authorization: Bearer"))?;
-        if parts.admin_token.matches(given) {
-            return Ok(());
-        }
-        return Err(ApiError::new(ErrorCode::Unauthorized, "this is not the admin token"));
+pub fn admin(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
+    let access = &edge.parts.access;
+    if access.can_administer() {
+        let principal = access.authenticate(bearer(req), now())?;
+        return if principal.grants.admin { Ok(()) } else { Err(permit::no_admin()) };
     }
-    let local_peer = peer(req).is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+    let local_peer = req.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
     let local_host = host(req).is_some_and(|host| names_loopback(&host));
     if local_peer && local_host && !is_proxied(req) && origin(req, &[]).is_ok() && !is_cross_site(req) {
         return Ok(());

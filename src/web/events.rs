@@ -5,15 +5,17 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 
-use super::Edge;
 use super::query::{Query, invalid};
 use super::reply::{self, Refusal};
+use super::{Edge, access};
 use crate::actors::push_log::PushLog;
+use crate::domain::access::Scope;
 use crate::domain::delivery::{DeliveryState, EventStatus};
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
+use crate::protocol::permit;
 use crate::storage::{AttemptRecord, DeliveryRecord, EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind};
 
 const PARAMETERS: &[&str] =
@@ -23,8 +25,10 @@ const MAX_LIMIT: usize = 1000;
 
 /// A page of events.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let caller = access::caller(&req, &edge)?;
     let query = Query::parse(&req, PARAMETERS, &["event_name"])?;
-    let events = event_query(&query)?;
+    let mut events = event_query(&query)?;
+    events.patterns = permit::reading(&caller, Scope::Read, events.patterns)?;
     let order = events.order;
     let page = read_page(&edge.parts.reader, events).await.map_err(|error| read_error(&error))?;
     let mut data = Vec::with_capacity(page.events.len() * 256);
@@ -46,24 +50,26 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
 
 /// One event.
 pub async fn one(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let caller = access::caller(&req, &edge)?;
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}"));
     let number: EventId = id.parse().map_err(|_| unknown())?;
     let event = edge.parts.reader.event(number).await.map_err(|error| read_error(&error))?;
     let mut data = Vec::new();
-    let (event, status) = event.ok_or_else(unknown)?;
+    // What the caller may not read does not exist for it.
+    let (event, status) = event.filter(|(event, _)| permit::may_read(&caller, &event.name)).ok_or_else(unknown)?;
     write_event(&mut data, &event, status);
     Ok(reply::ok("success", &data))
 }
 
 /// What became of one event: its commit, its subscribers, each delivery with every attempt.
 pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let (caller, reader) = (access::caller(&req, &edge)?, &edge.parts.reader);
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}"));
     let number: EventId = id.parse().map_err(|_| unknown())?;
-    let reader = &edge.parts.reader;
     let event = reader.event(number).await.map_err(|error| read_error(&error))?;
-    let (event, _) = event.ok_or_else(unknown)?;
+    let (event, _) = event.filter(|(event, _)| permit::may_read(&caller, &event.name)).ok_or_else(unknown)?;
     let (deliveries, attempts) = reader.trace(number).await.map_err(|error| read_error(&error))?;
     // Of the very deliveries that are shown, which may have come further since.
     let status = EventStatus::of(deliveries.iter().map(|delivery| delivery.state));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::query::Query;
 use super::reply::Refusal;
-use super::{ConfiguredService, Edge};
+use super::{ConfiguredService, Edge, access};
 use crate::domain::breaker::{BreakerSnapshot, BreakerState};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::telemetry::logging;
@@ -30,6 +30,10 @@ pub async fn ready(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, R
     if !edge.parts.services.is_empty() {
         // For information: what is not delivered now is kept, so that no service makes this process unready.
         checks["services"] = edge.parts.services.iter().map(service).collect();
+    }
+    if let Some((keys, is_usable)) = edge.parts.access.keys() {
+        // For information too: the old keys stay in force.
+        checks["access"] = json!({ "status": if is_usable { "ok" } else { "keys_outdated" }, "keys": keys });
     }
     let (mut response, status) =
         if ready { (HttpResponse::Ok(), "ok") } else { (HttpResponse::ServiceUnavailable(), "unavailable") };
@@ -56,6 +60,13 @@ fn service(ConfiguredService { config, slot }: &ConfiguredService) -> Value {
 /// Everything that is counted, for Prometheus.
 pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
+    if edge.parts.protect_metrics {
+        access::admin(&req, &edge)?;
+    }
+    if let Some((keys, is_usable)) = edge.parts.access.keys() {
+        edge.parts.metrics.jwt_keys.set(keys as i64);
+        edge.parts.metrics.jwt_keys_usable.set(is_usable.into());
+    }
     let metrics = &edge.parts.metrics;
     metrics.store_up.set(edge.parts.health.store.is_up().into());
     metrics.backlog.set(edge.worker.intake.backlog().events() as i64);

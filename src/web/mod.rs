@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod body;
+mod cors;
 mod events;
 mod health;
 mod observe;
@@ -12,7 +13,6 @@ mod reply;
 mod schedules;
 mod ws;
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,18 +23,21 @@ use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, Resource, web};
 
 use self::reply::Refusal;
+use crate::access::AccessControl;
+use crate::access::limits::Limits;
 use crate::actors::durables::Directory;
 use crate::actors::log_position::LogPosition;
-use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, StartJob};
+use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, Revoke, StartJob};
 use crate::actors::push_log::PushLog;
-use crate::actors::router::messages::CloseSession;
+use crate::actors::router::messages::{CheckAccess, CloseSession};
 use crate::actors::router::worker::Worker;
 use crate::actors::service_slot::ServiceSlot;
 use crate::actors::supervisor::messages::{
     Drain, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, ObserveTree, OperateService,
     ToPersistence,
 };
-use crate::config::{Secret, ServiceConfig};
+use crate::config::{ProxyHeader, ServiceConfig};
+use crate::domain::network::Network;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::PublishRules;
 use crate::storage::Reader;
@@ -42,6 +45,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::InboundLimits;
 
+pub use self::cors::share;
 pub use self::observe::observe;
 
 /// What the endpoints of every worker share.
@@ -50,7 +54,14 @@ pub struct EdgeParts {
     pub rules: PublishRules,
     pub limits: EdgeLimits,
     pub allowed_origins: Arc<[String]>,
-    pub admin_token: Secret,
+    pub cors_origins: Arc<[String]>,
+    pub trusted_proxies: Arc<[Network]>,
+    pub proxy_header: ProxyHeader,
+    pub access: Arc<AccessControl>,
+    /// What each party may ask for.
+    pub shares: Arc<Limits>,
+    /// Whether `/metrics` is for operators only.
+    pub protect_metrics: bool,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub pushes: Arc<PushLog>,
@@ -85,6 +96,8 @@ pub struct SupervisorAddresses {
     pub start_job: Recipient<ToPersistence<StartJob>>,
     pub cancel_job: Recipient<ToPersistence<CancelJob>>,
     pub cancel_schedule: Recipient<ToPersistence<CancelSchedule>>,
+    pub revoke: Recipient<ToPersistence<Revoke>>,
+    pub check_access: Recipient<CheckAccess>,
     #[cfg(feature = "fault-injection")]
     pub inject_panic: Recipient<crate::actors::supervisor::messages::InjectPanic>,
 }
@@ -112,11 +125,6 @@ impl Edge {
         let observer = observe::Observer::new(&parts.metrics, worker.number);
         Self { parts, worker, observer }
     }
-}
-
-/// The peer of a connection, as the socket tells it.
-fn peer(req: &HttpRequest) -> Option<SocketAddr> {
-    req.peer_addr()
 }
 
 /// All endpoints.
@@ -161,6 +169,14 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         )
         .service(resource("/durables/{name}/seek", &[Method::POST]).route(web::post().to(admin::durables::seek)))
         .service(resource("/explain", &[Method::POST]).route(web::post().to(admin::explain::explain)))
+        .service(resource("/tokens", &[Method::GET]).route(web::get().to(admin::tokens::list)))
+        .service(
+            resource("/tokens/{name}/{command}", &[Method::POST]).route(web::post().to(admin::tokens::revoke_token)),
+        )
+        .service(resource("/revocations", &[Method::POST]).route(web::post().to(admin::tokens::revoke)))
+        .service(
+            resource("/revocations/{kind}/{value}", &[Method::DELETE]).route(web::delete().to(admin::tokens::restore)),
+        )
         .service(resource("/drain", &[Method::POST]).route(web::post().to(admin::drain)))
         .default_service(web::to(not_found));
     #[cfg(feature = "fault-injection")]

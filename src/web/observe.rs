@@ -14,7 +14,8 @@ use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest};
 use prometheus::Histogram;
 
-use super::Edge;
+use super::{Edge, access};
+use crate::actors::router::shard::seat::peer_name;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::ConnectionSocket;
 
@@ -78,7 +79,7 @@ pub async fn observe<B: MessageBody>(
         req.extensions_mut().insert(RequestId(id.clone()));
     }
     let _served = req.conn_data::<Rc<ConnectionSocket>>().map(ConnectionSocket::serve);
-    let peer = req.peer_addr();
+    let peer = access::peer(req.request(), &edge);
     let (method, route) = (method_label(req.method().as_str()), route_label(req.path()));
     let mut response = next.call(req).await?;
     let code = response.status().as_u16();
@@ -89,7 +90,7 @@ pub async fn observe<B: MessageBody>(
         _ => log::Level::Debug,
     };
     if level <= log::max_level() {
-        log::log!(target: "event_handler::http", level, request_id = id.to_str().unwrap_or("-"), peer = peer.map(|peer| peer.to_string()).as_deref().unwrap_or("-"), method, route, code; "answered");
+        log::log!(target: "event_handler::http", level, request_id = id.to_str().unwrap_or("-"), peer = peer_name(peer).as_str(), method, route, code; "answered");
     }
     response.headers_mut().insert(REQUEST_ID, id);
     Ok(response)
@@ -120,6 +121,8 @@ fn route_label(path: &str) -> &'static str {
         "/admin/replay",
         "/admin/jobs",
         "/admin/explain",
+        "/admin/tokens",
+        "/admin/revocations",
     ];
     match EXACT.iter().find(|route| **route == path) {
         Some(route) => route,
@@ -129,6 +132,8 @@ fn route_label(path: &str) -> &'static str {
             3 => "/admin/services/{name}",
             _ => "/admin/services/{name}/{command}",
         },
+        None if path.starts_with("/admin/tokens/") => "/admin/tokens/{name}/{command}",
+        None if path.starts_with("/admin/revocations/") => "/admin/revocations/{kind}/{value}",
         None if path.starts_with("/schedules/") => "/schedules/{id}",
         None if path.starts_with("/events/") && path.ends_with("/trace") => "/events/{id}/trace",
         None if path.starts_with("/events/") => "/events/{id}",

@@ -9,14 +9,17 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::observe::request_id;
 use super::query::Query;
 use super::reply::{self, Refusal};
-use super::{Edge, body};
+use super::{Edge, access, body};
 use crate::actors::clock::scheduling;
+use crate::actors::router::shard::seat::peer_name;
 use crate::actors::session::{append_error, key_reused};
+use crate::domain::access::Caller;
 use crate::domain::event::{Append, AppendOutcome, EventId, Schedule, ScheduleId};
 use crate::domain::name::EventName;
 use crate::protocol::cloud_events;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
+use crate::protocol::permit;
 use crate::protocol::publish::{PublishHeaders, parse_array, parse_ndjson, parse_publish};
 
 const JSON: &str = "application/json";
@@ -42,10 +45,12 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         return store_batch(req, payload, edge, Ok(form)).await;
     }
     let limits = &edge.parts.limits;
+    let (caller, payload) = known_caller(&req, payload, &edge).await?;
     // The body is read first: refusing it unread would cost the client its connection.
     let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
     let append = parse_one(&req, form?, &body, &edge)?;
+    permit_all(&req, &edge, &caller, &append)?;
     let name = append.events[0].name.clone();
     let schedule = append.schedule;
     let (id, replayed) = match commit(&edge, append).await? {
@@ -55,7 +60,7 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         AppendOutcome::Scheduled { id, replayed } => return Ok(scheduled(&name, id, schedule, replayed)),
     };
     if edge.parts.log_activity {
-        log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed, request_id = request_id(&req).as_str(), peer = req.peer_addr().map(|peer| peer.to_string()).as_deref().unwrap_or("-"); "published");
+        log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed, request_id = request_id(&req).as_str(), peer = peer_name(access::peer(&req, &edge)).as_str(); "published");
     }
     let message = format!("Event '{name}' published.");
     let mut response = reply::ok_builder();
@@ -93,6 +98,7 @@ async fn store_batch(
     form: Result<Form, ApiError>,
 ) -> Result<HttpResponse, Refusal> {
     let limits = &edge.parts.limits;
+    let (caller, payload) = known_caller(&req, payload, &edge).await?;
     let body = body::read(&req, payload, limits.max_batch_body, limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
     let form = form?;
@@ -102,6 +108,7 @@ async fn store_batch(
         Form::CloudEvents => cloud_events::parse_batch(&body, &headers, &edge.parts.rules)?,
         _ => parse_array(&body, &headers, &edge.parts.rules)?,
     };
+    permit_all(&req, &edge, &caller, &append)?;
     let count = append.events.len();
     let (first_id, last_id, replayed) = match commit(&edge, append).await? {
         AppendOutcome::Stored { first_id, last_id, replayed } => (first_id, last_id, replayed as usize),
@@ -120,6 +127,28 @@ async fn store_batch(
     data.push('}');
     let events = if count == 1 { "event" } else { "events" };
     Ok(response.body(reply::envelope(&format!("{count} {events} published."), data.as_bytes())))
+}
+
+/// Who publishes. Nothing large is read for somebody who is not known.
+async fn known_caller(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<(Caller, Payload), ApiError> {
+    match access::caller(req, edge) {
+        Ok(caller) => Ok((caller, payload)),
+        Err(error) => {
+            body::discard(req, payload).await;
+            Err(error)
+        }
+    }
+}
+
+/// The caller may publish each of these, and as many now.
+fn permit_all(req: &HttpRequest, edge: &Edge, caller: &Caller, append: &Append) -> Result<(), ApiError> {
+    for (index, event) in append.events.iter().enumerate() {
+        permit::publish(caller, &event.name).map_err(|error| match append.events.len() {
+            1 => error,
+            _ => error.with("index", index),
+        })?;
+    }
+    access::limit_publish(req, edge, caller, append.events.len())
 }
 
 /// Which of `forms` the content type is; the headers of a CloudEvent in binary mode speak for data of any type.

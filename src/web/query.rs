@@ -16,7 +16,7 @@ impl<'a> Query<'a> {
     /// Refuses parameters that are not in `known`, and those given twice that are not in `repeatable`.
     pub fn parse(req: &'a HttpRequest, known: &[&str], repeatable: &[&str]) -> Result<Self, ApiError> {
         let pairs = req.query_string().split('&').filter(|pair| !pair.is_empty()).map(pair);
-        let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
+        let mut pairs = pairs.collect::<Result<Vec<_>, _>>()?;
         for (k, (name, _)) in pairs.iter().enumerate() {
             if !known.contains(&&**name) {
                 return Err(ApiError::unknown(ErrorCode::UnknownParameter, name, known));
@@ -25,6 +25,8 @@ impl<'a> Query<'a> {
                 return Err(invalid(name, "given twice"));
             }
         }
+        // Secret, and for nobody but who looks for it.
+        pairs.retain(|(name, _)| name != super::access::TOKEN_PARAMETER);
         Ok(Self(pairs))
     }
 

@@ -8,13 +8,15 @@ use super::events::read_error;
 use super::publish::retry_soon;
 use super::query::Query;
 use super::reply::{self, Refusal};
-use super::{Edge, body};
+use super::{Edge, access, body};
 use crate::actors::persistence::messages::CancelSchedule;
 use crate::actors::session::append_error;
 use crate::actors::supervisor::messages::ToPersistence;
+use crate::domain::access::Scope;
 use crate::domain::event::{ScheduleId, Timestamp};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_schedule;
+use crate::protocol::permit;
 use crate::storage::Turn;
 
 const DEFAULT_LIMIT: usize = 100;
@@ -22,6 +24,8 @@ const MAX_LIMIT: usize = 1000;
 
 /// Those that wait, in the order in which they are due.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let caller = access::caller(&req, &edge)?;
+    permit::any(&caller, Scope::Read)?;
     let query = Query::parse(&req, &["after", "limit"], &[])?;
     let after = query.read("after", "the cursor of a Link header", cursor)?;
     let limit = query.read("limit", "an integer from 1 to 1000", |text| {
@@ -32,7 +36,9 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     let has_more = page.len() > limit;
     page.truncate(limit);
     let mut data = vec![b'['];
-    for (at, scheduled) in page.iter().enumerate() {
+    // A page may be shorter for somebody who may not read them all; it ends where it ends for everybody.
+    let readable = page.iter().filter(|scheduled| permit::may_read(&caller, &scheduled.event.name));
+    for (at, scheduled) in readable.enumerate() {
         if at > 0 {
             data.push(b',');
         }
@@ -57,10 +63,15 @@ pub async fn cancel(
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Refusal> {
     body::discard(&req, payload).await;
+    let caller = access::caller(&req, &edge)?;
     Query::parse(&req, &[], &[])?;
     let unknown =
         || ApiError::new(ErrorCode::ScheduleNotFound, format!("no schedule {id} waits: it is unknown, or was due"));
     let number = ScheduleId::parse(&id).ok_or_else(unknown)?;
+    if caller.principal().is_some() {
+        let scheduled = edge.parts.reader.schedule(number).await.map_err(|error| read_error(&error))?;
+        permit::publish(&caller, &scheduled.ok_or_else(unknown)?.event.name)?;
+    }
     let cancelled = edge.parts.supervisor.cancel_schedule.send(ToPersistence(CancelSchedule(number))).await;
     match cancelled.ok().flatten() {
         Some(Ok(true)) => Ok(reply::ok("Schedule cancelled.", b"null")),

@@ -1,32 +1,50 @@
 //! `GET /ws`: from an HTTP request to a session.
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
+use futures_util::StreamExt as _;
 
 use super::query::Query;
 use super::reply::Refusal;
-use super::{Edge, access, peer};
+use super::{Edge, access};
 use crate::actors::router::messages::OpenSession;
-use crate::actors::session::{Session, SessionParts};
+use crate::actors::router::shard::seat::Standing;
+use crate::actors::session::{Session, SessionAccess, SessionParts};
+use crate::domain::access::{Caller, Scope};
+use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::transport::{HandshakeError, upgrade};
+use crate::protocol::permit;
+use crate::transport::{CloseFrame, HandshakeError, Upgrade, upgrade};
+
+/// The protocol of `/ws` as a subprotocol: it changes nothing, but leaves a browser one to agree on beside its token.
+const PROTOCOL: &str = "event-handler.v1";
 
 /// Opens a session for a WebSocket client.
 pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let (parts, worker) = (&edge.parts, &edge.worker);
-    Query::parse(&req, &[], &[])?;
+    Query::parse(&req, &[access::TOKEN_PARAMETER], &[])?;
     access::origin(&req, &parts.allowed_origins)?;
     if parts.health.is_draining() {
         return Err(unavailable(ErrorCode::Draining, "the process is shutting down").into());
     }
-    let upgraded = upgrade(&req, payload, &[], parts.limits.inbound, worker.queues.clone())
-        .map_err(|error| handshake_error(&error))?;
+    let caller = match access::streaming_caller(&req, &edge).and_then(may_do_something) {
+        Ok(caller) => caller,
+        // A page is not told the status of a failed handshake, but it is told why a connection was closed.
+        Err(error) if is_of_page(&req) && tells_of_access(&error) => {
+            return close_at_once(&req, payload, &edge, &error);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let admission = access::admit_stream(&req, &edge, &caller)?;
+    let upgraded = upgrade_with(&req, payload, &edge)?;
     if parts.position.get().is_none() {
         return Err(unavailable(ErrorCode::StoreUnavailable, "the store has not been opened yet").into());
     }
     let shard = worker.shard().ok_or_else(|| unavailable(ErrorCode::Overloaded, "still starting"))?;
-    let link = worker.link(upgraded.outbox, peer(&req));
+    let standing = Standing::new(caller.clone(), access::party(&req, &edge, &caller));
+    let link = worker.link(upgraded.outbox, access::peer(&req, &edge), standing);
     let ticket = worker.lobby.enter(link.clone());
     let seated = match shard.open_session.send(OpenSession(ticket)).await {
         Ok(Some(seated)) => seated,
@@ -45,9 +63,47 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         durables: parts.durables.clone(),
         rules: parts.rules,
         queue_limit: worker.queue_limit(),
+        access: SessionAccess::new(parts.access.clone(), parts.shares.clone(), admission),
         low_water: worker.low_water(),
     };
     Session::start(seated, link, session, upgraded.inbound);
+    Ok(upgraded.response)
+}
+
+/// Switches to WebSocket. Of the subprotocols that the client offers the one that is known is agreed on. If none is but
+/// the one with the token, that one: browsers give up if none is.
+fn upgrade_with(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<Upgrade, ApiError> {
+    let upgraded = upgrade(req, payload, &[PROTOCOL], edge.parts.limits.inbound, edge.worker.queues.clone());
+    let mut upgraded = upgraded.map_err(|error| handshake_error(&error))?;
+    let echo = access::bearer_protocol(req).filter(|_| upgraded.protocol.is_none());
+    if let Some(echo) = echo.and_then(|name| HeaderValue::from_str(name).ok()) {
+        upgraded.response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, echo);
+    }
+    Ok(upgraded)
+}
+
+/// A connection is of use to whoever may subscribe or publish.
+fn may_do_something(caller: Caller) -> Result<Caller, ApiError> {
+    permit::any(&caller, Scope::Publish).or_else(|_| permit::any(&caller, Scope::Subscribe)).map(|()| caller)
+}
+
+fn is_of_page(req: &HttpRequest) -> bool {
+    req.headers().contains_key(ORIGIN)
+}
+
+fn tells_of_access(error: &ApiError) -> bool {
+    matches!(error.code(), ErrorCode::Unauthorized | ErrorCode::Forbidden)
+}
+
+/// Opens the connection and closes it with a code that says why.
+fn close_at_once(req: &HttpRequest, payload: Payload, edge: &Edge, error: &ApiError) -> Result<HttpResponse, Refusal> {
+    let upgraded = upgrade_with(req, payload, edge)?;
+    let reason = if error.code() == ErrorCode::Forbidden { CloseReason::Forbidden } else { CloseReason::BadToken };
+    upgraded.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
+    upgraded.outbox.end();
+    let mut inbound = upgraded.inbound;
+    // Read to its end, which the outbox sees to.
+    actix_rt::spawn(async move { while inbound.next().await.is_some_and(|frame| frame.is_ok()) {} });
     Ok(upgraded.response)
 }
 

@@ -266,6 +266,11 @@ fn a_filter_is_part_of_it() {
         for other in [json!({}), json!({"filter": {"amount": [1]}})] {
             assert_eq!(server.ws().request(request("rich", other))["error"]["code"], "durable_mismatch");
         }
+        let told = server.post("/admin/explain", json!({"event_name": "a.b", "payload": {"amount": 5}})).data();
+        assert_eq!(told["durables"][0]["gets"], false, "{told}");
+        assert!(told["durables"][0]["why_not"].as_str().is_some_and(|why| why.starts_with("filter.amount")), "{told}");
+        let told = server.post("/admin/explain", json!({"event_name": "a.b", "payload": {"amount": 500}})).data();
+        assert_eq!(told["durables"][0], json!({"durable": "rich", "gets": true, "why_not": null}));
         let bad = server.ws().request(request("new", json!({"filter": {"amount": [{"numeric": [">"]}]}})));
         assert_eq!(
             (&bad["error"]["code"], &bad["error"]["field"]),

@@ -2,6 +2,7 @@
 
 pub mod fan_out;
 pub mod http;
+pub mod recovery;
 pub mod requests;
 pub mod sink;
 pub mod ws;

@@ -74,7 +74,7 @@ fn read_upgrade(stream: &mut TcpStream) -> io::Result<()> {
 }
 
 fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut frames = Frames { keep: true, ..Frames::default() };
+    let mut frames = Frames::keeping();
     let mut payload = None;
     while payload.is_none() {
         let mut byte = [0];
@@ -82,6 +82,11 @@ fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
         frames.feed(&byte, |_, bytes| payload = Some(bytes.to_vec()));
     }
     Ok(payload.unwrap_or_default())
+}
+
+/// A text frame with a short request.
+pub fn request_frame(request: &str) -> Vec<u8> {
+    client_frame(TEXT, request.as_bytes())
 }
 
 /// A frame as clients must send it: masked, here with a key of zeros. At most 125 bytes of payload.
@@ -94,7 +99,7 @@ fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Splits a byte stream into frames, however it is cut; keeps payloads only if told to (control frames always).
 #[derive(Default)]
-struct Frames {
+pub struct Frames {
     keep: bool,
     header: [u8; 10],
     header_filled: usize,
@@ -104,7 +109,12 @@ struct Frames {
 }
 
 impl Frames {
-    fn feed(&mut self, mut input: &[u8], mut each: impl FnMut(u8, &[u8])) {
+    /// With all payloads.
+    pub fn keeping() -> Self {
+        Self { keep: true, ..Self::default() }
+    }
+
+    pub fn feed(&mut self, mut input: &[u8], mut each: impl FnMut(u8, &[u8])) {
         loop {
             if let Some(left) = self.left {
                 let count = input.len().min(usize::try_from(left).unwrap_or(usize::MAX));

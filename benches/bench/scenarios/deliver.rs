@@ -112,18 +112,23 @@ fn publish(addr: SocketAddr, name: &str, events: u64) -> io::Result<()> {
 }
 
 /// Publishes a batch, and waits until it is committed.
-struct Publisher {
+pub struct Publisher {
     stream: TcpStream,
     request: Vec<u8>,
 }
 
 impl Publisher {
     fn connect(addr: SocketAddr, name: &str) -> io::Result<Self> {
+        Self::to(addr, |index| format!("{name}{}", index % 100))
+    }
+
+    /// `name`: of the event at this place of a batch.
+    pub fn to(addr: SocketAddr, name: impl Fn(u64) -> String) -> io::Result<Self> {
         let payload = requests::payload(PAYLOAD);
         let mut body = String::from("[");
         for index in 0..BATCH {
             let separator = if index == 0 { "" } else { "," };
-            write!(body, r#"{separator}{{"event_name":"{name}{}","payload":{payload}}}"#, index % 100)
+            write!(body, r#"{separator}{{"event_name":"{}","payload":{payload}}}"#, name(index))
                 .expect("invariant: writing to a String does not fail");
         }
         body.push(']');
@@ -131,7 +136,7 @@ impl Publisher {
         Ok(Self { stream: TcpStream::connect(addr)?, request })
     }
 
-    fn publish(&mut self) -> io::Result<()> {
+    pub fn publish(&mut self) -> io::Result<()> {
         self.stream.write_all(&self.request)?;
         let mut answer = [0; 4096];
         let count = self.stream.read(&mut answer)?;

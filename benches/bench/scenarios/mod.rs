@@ -2,11 +2,13 @@
 
 mod batch;
 mod deliver;
+mod durable;
 mod fan_out;
 mod filters;
 mod history;
 mod idle;
 mod publish;
+mod resume;
 mod stall;
 mod start;
 mod store;
@@ -47,6 +49,12 @@ pub const ALL: &[Scenario] = &[
         run: deliver::run,
     },
     Scenario {
+        name: "durable",
+        about: "events through a durable subscription, stored before, and acknowledged and that stored after",
+        takes: Subject::is_event_handler,
+        run: durable::run,
+    },
+    Scenario {
         name: "fan-out",
         about: "200-byte events to many WebSockets; 1 or 16 events on their way at a time",
         takes: |subject| !subject.is_postgres(),
@@ -63,6 +71,12 @@ pub const ALL: &[Scenario] = &[
         about: "memory of silent WebSockets with one subscription each",
         takes: |subject| !subject.is_postgres(),
         run: idle::run,
+    },
+    Scenario {
+        name: "resume",
+        about: "clients that come back and ask for what they missed, up to 5,000 at once while publishing goes on",
+        takes: Subject::is_event_handler,
+        run: resume::run,
     },
     Scenario {
         name: "stall",

@@ -160,10 +160,18 @@ impl Consumer {
                 Acked::Before => true,
                 Acked::Unknown => return Err(refuse("was not delivered")),
             },
-            Word::AckThrough => {
-                self.acknowledged += durable.ack_through(member, *id) as u64;
-                true
-            }
+            Word::AckThrough => match durable.ack_through(member, *id) {
+                Ok(count) => {
+                    self.acknowledged += count as u64;
+                    true
+                }
+                Err(Acked::Now) => {
+                    self.acknowledged += 1;
+                    true
+                }
+                Err(Acked::Before) => true,
+                Err(Acked::Unknown) => return Err(refuse("was not delivered")),
+            },
             Word::Nack(delay) => durable.nack(member, *id, (!delay.is_zero()).then(|| now.plus(*delay))),
             Word::Extend => durable.extend(member, *id, now),
             Word::Reject => durable.reject(member, *id),

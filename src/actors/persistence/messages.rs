@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::actors::mailbox::Mailbox;
 use crate::actors::observe::ActorReport;
+use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Append, AppendOutcome, EventId, NewEvent, ScheduleId};
 use crate::domain::routes::ServiceId;
@@ -41,6 +42,14 @@ pub enum AppendFailure {
 #[derive(Debug, Message)]
 #[rtype(result = "Result<bool, AppendFailure>")]
 pub struct CancelSchedule(pub ScheduleId);
+
+/// Have somebody revoked, or not any more; answers whether that changes anything.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<bool, AppendFailure>")]
+pub struct Revoke {
+    pub who: Identity,
+    pub is_revoked: bool,
+}
 
 /// Attempts ended, or the state of a service changed. The answer comes after the commit.
 #[derive(Debug, Message)]

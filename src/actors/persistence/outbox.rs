@@ -7,7 +7,7 @@ use actix::prelude::{Context, Handler};
 use super::Persistence;
 use super::messages::{
     AlterDurable, Alteration, AppendFailure, CancelJob, CancelSchedule, HoldDurable, HoldService, OpenDurable,
-    ReleaseDurable, SettleDeliveries, StartJob,
+    ReleaseDurable, Revoke, SettleDeliveries, StartJob,
 };
 use crate::actors::clock::now;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
@@ -179,6 +179,14 @@ impl Handler<CancelSchedule> for Persistence {
 
     fn handle(&mut self, CancelSchedule(id): CancelSchedule, _: &mut Context<Self>) -> Self::Result {
         self.directly(|writer| writer.cancel_schedule(id))
+    }
+}
+
+impl Handler<Revoke> for Persistence {
+    type Result = Result<bool, AppendFailure>;
+
+    fn handle(&mut self, Revoke { who, is_revoked }: Revoke, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| writer.revoke(&who, is_revoked, now()))
     }
 }
 

@@ -98,6 +98,11 @@ pub struct ListSubscriptions {
 #[rtype(result = "bool")]
 pub struct CloseSession(pub SessionId);
 
+/// To the supervisor and the shards: close the sessions whose token was revoked.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct CheckAccess;
+
 /// To a shard: close every session, spread over `spread`.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]

@@ -7,7 +7,7 @@ use actix::prelude::{Addr, Context, Recipient};
 use actix_rt::ArbiterHandle;
 
 use super::messages::{CloseSubscription, ListSubscriptions, OpenSession, OpenSubscription, SessionClosed};
-use super::shard::seat::{Beat, Link};
+use super::shard::seat::{Beat, Link, Standing};
 use super::shard::{Lobby, Shard, ShardParts, low_water};
 use crate::actors::mailbox::{Depth, Mailbox};
 use crate::actors::persistence::intake::Intake;
@@ -96,9 +96,14 @@ impl Worker {
     }
 
     /// A connection's link, as the shard and the session share it.
-    pub fn link(&self, outbox: Rc<crate::transport::Outbox>, peer: Option<std::net::SocketAddr>) -> Rc<Link> {
+    pub fn link(
+        &self,
+        outbox: Rc<crate::transport::Outbox>,
+        peer: Option<std::net::SocketAddr>,
+        standing: Standing,
+    ) -> Rc<Link> {
         let heard = Cell::new(self.clock.get());
-        Rc::new(Link { outbox, peer, heard, clock: Rc::clone(&self.clock) })
+        Rc::new(Link { outbox, peer, standing, heard, clock: Rc::clone(&self.clock) })
     }
 }
 

@@ -17,6 +17,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::durable::{self, JoinRequest, Settlement};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
+use crate::protocol::permit;
 use crate::protocol::request::{RequestId, Start};
 use crate::transport::Outbox;
 
@@ -40,6 +41,9 @@ pub(super) struct FromDurable {
 
 impl Session {
     pub(super) fn join(&mut self, id: Option<RequestId>, request: JoinRequest, ctx: &mut Context<Self>) {
+        if let Err(error) = permit::subscribe(&self.link.standing.caller(), &request.pattern) {
+            return self.refuse(id.as_ref(), &error);
+        }
         let name: Arc<str> = request.name.as_str().into();
         let known = self.memberships.iter().find(|membership| membership.key.durable == name);
         let is_other = |known: &Membership| known.pattern != request.pattern.as_str() || known.filter != request.filter;

@@ -4,6 +4,7 @@
 //! intake. What goes out is queued in the connection's outbox by whoever has something to say, so a blocked
 //! socket does not block this actor. It is adopted, never restarted: a client reconnects and resumes.
 
+mod access;
 mod durable;
 
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use bytestring::ByteString;
 use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::access::SessionAccess;
 use self::durable::Membership;
 use super::clock::scheduling;
 use super::durables::Directory;
@@ -31,9 +33,9 @@ use super::router::worker::ShardAddresses;
 use crate::domain::event::{Append, AppendOutcome, EventId};
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::protocol::frame;
 use crate::protocol::publish::PublishRules;
 use crate::protocol::request::{BadRequest, Request, RequestId, Start};
+use crate::protocol::{frame, permit};
 use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{CloseFrame, Inbound, InboundError, InboundFrames, pong_frame, text_frame};
@@ -59,6 +61,7 @@ pub struct SessionParts {
     pub reader: Reader,
     pub durables: Arc<Directory>,
     pub rules: PublishRules,
+    pub access: SessionAccess,
     /// Queued bytes above which events of durable subscriptions wait.
     pub queue_limit: usize,
     /// Queued bytes to which a client falls, sooner or later, that takes anything at all.
@@ -146,11 +149,18 @@ impl Session {
         self.parts.metrics.frames_in.inc();
         // Taken before anything else: what is published after this request was read is not missed (LP-1).
         let log_end = self.parts.position.last();
-        match Request::parse(text, &self.parts.rules, scheduling) {
+        let request = Request::parse(text, &self.parts.rules, scheduling);
+        if request.as_ref().is_ok_and(Request::asks_more) {
+            self.link.standing.asks_more.set(true);
+        }
+        match request {
             Err(BadRequest { id, error }) => self.refuse(id.as_ref(), &error),
             Ok(Request::Ping { id }) => self.say(&frame::pong(id.as_ref())),
             Ok(Request::Publish { id, append }) => self.publish(id, *append, ctx),
             Ok(Request::Subscribe { id, pattern, envelope, filter, start }) => {
+                if let Err(error) = permit::subscribe(&self.link.standing.caller(), &pattern) {
+                    return self.refuse(id.as_ref(), &error);
+                }
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
                 let seated = self.seated;
                 let echo = id.clone();
@@ -172,6 +182,7 @@ impl Session {
                     })
                     .wait(ctx);
             }
+            Ok(Request::Authenticate { id, token }) => self.renew(id.as_ref(), token.expose()),
             Ok(Request::Unsubscribe { id, pattern }) => {
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
                 let request = CloseSubscription { seated: self.seated, id, pattern };
@@ -198,6 +209,9 @@ impl Session {
     }
 
     fn publish(&mut self, id: Option<RequestId>, append: Append, ctx: &mut Context<Self>) {
+        if let Err(error) = self.permit_publish(&append) {
+            return self.refuse(id.as_ref(), &error);
+        }
         let outcome = match self.parts.intake.enqueue(append) {
             Ok(outcome) => outcome,
             Err(failure) => return self.refuse(id.as_ref(), &append_error(&failure)),
@@ -278,6 +292,11 @@ impl Drop for Session {
 impl StreamHandler<Result<Inbound, InboundError>> for Session {
     fn handle(&mut self, item: Result<Inbound, InboundError>, ctx: &mut Self::Context) {
         self.link.hear();
+        let is_counted =
+            matches!(item, Ok(Inbound::Text(_) | Inbound::Binary(_) | Inbound::Ping(_) | Inbound::Pong(_)));
+        if is_counted && !self.admits_frame(ctx) {
+            return self.pace();
+        }
         match item {
             Ok(Inbound::Text(text)) => self.read_text(&text, ctx),
             Ok(Inbound::Binary(_)) => {

@@ -40,7 +40,9 @@ use super::mailbox::{Depth, Mailbox};
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use super::persistence::messages::{AppendEvents, EventsCommitted, FinishCommits, Observe as ObservePersistence};
 use super::persistence::{self, Persistence, PersistenceParts};
-use super::router::messages::{Attach, CloseSession, DrainSessions, Follower, Observe as ObserveRouter, RouteBatch};
+use super::router::messages::{
+    Attach, CheckAccess, CloseSession, DrainSessions, Follower, Observe as ObserveRouter, RouteBatch,
+};
 use super::router::shard::{self, Shard};
 use super::router::worker::{Worker, connect_intake};
 use super::router::{self, Router};
@@ -406,6 +408,17 @@ impl Handler<CloseSession> for Supervisor {
             }
             false
         })
+    }
+}
+
+impl Handler<CheckAccess> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, check: CheckAccess, _: &mut Self::Context) {
+        for shard in self.shards.values() {
+            // One for each revocation; and every shard looks by itself each second.
+            shard.address.do_send(check);
+        }
     }
 }
 

@@ -10,7 +10,11 @@ use crate::actors::observe::ActorReport;
 use crate::actors::router::messages::FindSubscribers;
 use crate::actors::supervisor::messages::FindAllSubscribers;
 use crate::domain::event::NewEvent;
+use crate::domain::filter::Filter;
+use crate::domain::pattern::Pattern;
 use crate::protocol::publish::{PublishHeaders, parse_event};
+use crate::storage::DurableRecord;
+use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::Refusal;
 use crate::web::{ConfiguredService, Edge, body};
@@ -28,6 +32,8 @@ pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     let reports = observe(&edge).await?;
     let services: Vec<Value> =
         edge.parts.services.iter().map(|of| service(of, &event, report_of(of, &reports))).collect();
+    let durables = edge.parts.reader.durables().await.map_err(|error| read_error(&error))?;
+    let durables: Vec<Value> = durables.iter().map(|record| durable(record, &event)).collect();
     let find =
         FindAllSubscribers(FindSubscribers { name: event.name.clone(), payload: event.payload.clone(), limit: LISTED });
     let found = edge.parts.supervisor.subscribers.send(find).await.map_err(|error| silent(&error))?;
@@ -36,6 +42,7 @@ pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         "source": &*event.source,
         "key": event.key.as_deref(),
         "services": services,
+        "durables": durables,
         "sessions": {
             "count": found.matching,
             "listed": found.listed,
@@ -67,6 +74,19 @@ fn service(of: &ConfiguredService, event: &NewEvent, report: Option<&ActorReport
         "waits_for": report.map_or(Some("its client to start"), waits_for).filter(|_| why_not.is_none()),
         "paused": report.map_or(&Value::Null, |report| &report.details["paused"]),
     })
+}
+
+/// Whether the durable subscription would get it.
+fn durable(record: &DurableRecord, event: &NewEvent) -> Value {
+    let DurableRecord { name, pattern, filter, .. } = record;
+    let is_named = Pattern::parse(pattern.clone()).is_ok_and(|pattern| pattern.matches(&event.name));
+    let filter = filter.as_deref().and_then(|json| Filter::parse(json).ok());
+    let failure = filter.and_then(|filter| filter.first_failure(&event.payload));
+    let why_not = match (is_named, failure) {
+        (false, _) => Some("its event_name does not match".to_owned()),
+        (true, failure) => failure.map(|failure| failure.to_string()),
+    };
+    json!({ "durable": name, "gets": why_not.is_none(), "why_not": why_not })
 }
 
 /// What keeps a delivery waiting, if it is made now.

@@ -6,6 +6,7 @@ pub mod durables;
 pub mod explain;
 pub mod jobs;
 pub mod services;
+pub mod tokens;
 
 use std::fmt::Display;
 use std::time::Duration;

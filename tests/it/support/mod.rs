@@ -2,6 +2,8 @@
 
 pub mod backend;
 pub mod http;
+#[path = "../../support/jwt.rs"]
+pub mod issuer;
 pub mod load;
 #[path = "../../support/postgres.rs"]
 pub mod postgres;
@@ -9,6 +11,7 @@ pub mod raw;
 pub mod server;
 pub mod service;
 pub mod tail;
+pub mod tokens;
 pub mod ws;
 
 use std::time::{Duration, Instant};

@@ -61,6 +61,7 @@ impl Shard {
                 link.outbox.push(ping.clone());
             }
         }
+        self.check_access();
         self.parts.metrics.queued(self.number, self.queues.budget.used(), self.recent.bytes());
         self.parts.metrics.lag(self.number, self.greatest_lag());
         self.serve_without_room(ctx);

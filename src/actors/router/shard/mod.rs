@@ -8,6 +8,7 @@
 //! - RT-2 no gap: a batch is taken only if it follows the head; otherwise the shard reads the store up to it first.
 //! - RT-3 bounded: past its bound nothing is queued for a connection; it catches up when it has drained.
 
+mod access;
 mod catch_up;
 mod fanout;
 mod filtered;
@@ -37,6 +38,7 @@ use super::messages::{
     CloseSession, CloseSubscription, DrainSessions, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch,
     Seated, SessionClosed,
 };
+use crate::access::AccessControl;
 use crate::actors::log_position::LogPosition;
 use crate::actors::mailbox::Depth;
 use crate::actors::push_log::PushLog;
@@ -66,6 +68,7 @@ const BATCHES_PER_TURN: usize = 16;
 #[derive(Clone)]
 pub struct ShardParts {
     pub limits: ShardLimits,
+    pub access: Arc<AccessControl>,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub pushes: Arc<PushLog>,
@@ -84,6 +87,8 @@ pub struct ShardLimits {
     pub ping_interval: Duration,
     pub idle_timeout: Duration,
     pub stall_timeout: Duration,
+    /// How long before its token ends a client is told so.
+    pub expiry_notice: Duration,
 }
 
 /// See the module.

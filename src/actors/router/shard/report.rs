@@ -3,7 +3,7 @@
 use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::json;
 
-use super::seat::{Seat, Subscription};
+use super::seat::{Seat, Subscription, peer_name};
 use super::{MAILBOX, Shard};
 use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use crate::actors::router::messages::{FindSubscribers, Observe, Subscriber, Subscribers};
@@ -60,7 +60,8 @@ impl Shard {
             uptime_seconds: uptime_seconds(seat.opened),
             details: json!({
                 "id": seat.session,
-                "peer": seat.link.peer.map(|p| p.to_string()),
+                "peer": seat.link.peer.map(|peer| peer_name(Some(peer))),
+                "principal": seat.link.standing.caller().principal().map(|principal| principal.name()),
                 "shard": self.number,
                 "subscriptions": patterns,
                 "subscription_count": seat.subscriptions.len(),
@@ -101,7 +102,7 @@ impl Handler<FindSubscribers> for Shard {
             *count += 1;
             if list.len() < limit {
                 let patterns = counted.into_iter().take(EXPLAINED_PATTERNS).filter_map(of).collect();
-                let peer = seat.link.peer.map(|peer| peer.to_string());
+                let peer = seat.link.peer.map(|peer| peer_name(Some(peer)));
                 list.push(Subscriber { session: seat.session, peer, patterns, why_not });
             }
         }

@@ -1,13 +1,15 @@
 //! A client in the shard: its connection, its subscriptions and its place in the log.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
 use smallvec::SmallVec;
 
+use crate::access::limits::Party;
 use crate::actors::router::messages::SessionId;
+use crate::domain::access::Caller;
 use crate::domain::cursor::{Cursor, EndedWindow, Window, decide};
 use crate::domain::event::{Event, EventId};
 use crate::domain::filter::{Document, Filter};
@@ -23,22 +25,61 @@ pub type Beat = u32;
 #[derive(Debug)]
 pub struct Link {
     pub outbox: Rc<Outbox>,
+    /// The client's address; its port is 0 where a proxy told of it.
     pub peer: Option<SocketAddr>,
+    pub standing: Standing,
     /// When the client was last heard of.
     pub heard: Cell<Beat>,
     /// The shard's heart.
     pub clock: Rc<Cell<Beat>>,
 }
 
+/// Who the client is, and what it was told of that.
+#[derive(Debug)]
+pub struct Standing {
+    caller: RefCell<Caller>,
+    /// Whose share its requests are taken from.
+    pub party: Party,
+    /// Whether it has asked for more than plain event frames.
+    pub asks_more: Cell<bool>,
+    /// Whether it was told that its token ends soon.
+    pub was_warned: Cell<bool>,
+}
+
+impl Standing {
+    pub fn new(caller: Caller, party: Party) -> Self {
+        Self { caller: caller.into(), party, asks_more: Cell::new(false), was_warned: Cell::new(false) }
+    }
+
+    pub fn caller(&self) -> Caller {
+        self.caller.borrow().clone()
+    }
+
+    /// The client has shown another token.
+    pub fn go_on_as(&self, caller: Caller) {
+        self.caller.replace(caller);
+        self.was_warned.set(false);
+    }
+}
+
 impl Link {
     /// The client's address, for the log.
     pub fn peer_name(&self) -> String {
-        self.peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string())
+        peer_name(self.peer)
     }
 
     /// The client has said something.
     pub fn hear(&self) {
         self.heard.set(self.clock.get());
+    }
+}
+
+/// An address for the log, without the port if that is not known.
+pub fn peer_name(peer: Option<SocketAddr>) -> String {
+    match peer {
+        None => "-".to_owned(),
+        Some(peer) if peer.port() == 0 => peer.ip().to_string(),
+        Some(peer) => peer.to_string(),
     }
 }
 

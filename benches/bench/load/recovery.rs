@@ -1,0 +1,136 @@
+//! Subscribers that come back at once and ask for what they missed, while publishing goes on.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
+
+use super::http::Connection;
+use super::requests::Stamped;
+use super::ws::{Subscriber, Subscription, request_frame};
+use super::{Clock, Cost, Latencies, Meter};
+use crate::system::System;
+
+/// Without a frame or an answer for so long, what is still missing is lost.
+const SILENCE: Duration = Duration::from_secs(15);
+const PUBLISHERS: usize = 16;
+
+/// Connected clients that have not subscribed yet.
+pub struct Returners {
+    poll: Poll,
+    subscribers: Vec<Subscriber>,
+}
+
+pub struct Plan<'a> {
+    /// The request of each, answered by one frame.
+    pub request: &'a str,
+    /// Events that each of them has missed.
+    pub missed: u64,
+    /// Published meanwhile, at fixed times; none of rate 0.
+    pub per_second: u32,
+    pub publish: Stamped,
+}
+
+pub struct Outcome {
+    /// Event frames received by all together.
+    pub delivered: u64,
+    /// Publishes answered with success.
+    pub accepted: u64,
+    /// From the time a publish was due to its answer.
+    pub publishes: Latencies,
+    /// Until everybody had everything.
+    pub cost: Cost,
+    pub faults: Vec<String>,
+}
+
+impl Returners {
+    pub fn connect(subscription: &Subscription, count: usize) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let subscribers = (0..count)
+            .map(|index| {
+                let mut subscriber = Subscriber::new(subscription.open(None)?, false)?;
+                poll.registry().register(&mut subscriber.stream, Token(index), Interest::READABLE)?;
+                Ok(subscriber)
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { poll, subscribers })
+    }
+
+    /// All ask at once; ends when everybody has what was missed and what was published meanwhile.
+    pub fn recover(mut self, system: &System, clock: Clock, mut plan: Plan<'_>) -> io::Result<Outcome> {
+        let Self { poll, subscribers } = &mut self;
+        let crowd = subscribers.len();
+        let mut publishers = (0..PUBLISHERS)
+            .map(|index| Connection::open(system.addr, poll, Token(crowd + index)))
+            .collect::<io::Result<Vec<_>>>()?;
+        let mut idle: Vec<usize> = (0..PUBLISHERS).collect();
+        let mut due = [0; PUBLISHERS];
+        let (mut sent, mut accepted, mut refused) = (0_u64, 0_u64, Vec::new());
+        let mut buffer = vec![0; 256 * 1024];
+        let mut publishes = Latencies::default();
+        let mut events = Events::with_capacity(1024);
+        let meter = Meter::start(system)?;
+        let frame = request_frame(plan.request);
+        for subscriber in subscribers.iter_mut() {
+            io::Write::write_all(&mut subscriber.stream, &frame)?;
+        }
+        let gap = 1_000_000_000_u64.checked_div(plan.per_second.into());
+        let (mut next_at, mut last_sign) = (clock.nanos(), Instant::now());
+        // The reply counts as a frame.
+        let mut history = (plan.missed + 1) * crowd as u64;
+        let mut received = 0;
+        loop {
+            // Publishing goes on until the history is through; then only what is under way is awaited.
+            let is_open = received < history;
+            while let (true, Some(gap)) = (is_open && clock.nanos() >= next_at, gap) {
+                let Some(index) = idle.pop() else { break };
+                publishers[index].send(plan.publish.fill(next_at, sent))?;
+                due[index] = next_at;
+                next_at += gap;
+                sent += 1;
+                history += crowd as u64;
+            }
+            let is_answered = accepted + refused.len() as u64 == sent;
+            if !is_open && is_answered || last_sign.elapsed() > SILENCE {
+                break;
+            }
+            poll.poll(&mut events, Some(Duration::from_millis(1)))?;
+            for event in &events {
+                let index = event.token().0;
+                if index < crowd {
+                    received += subscribers[index].receive(&mut buffer, clock)?;
+                } else {
+                    let index = index - crowd;
+                    publishers[index].flush()?;
+                    let Some(answer) = publishers[index].receive()? else { continue };
+                    publishes.record(clock.nanos().saturating_sub(due[index]));
+                    match answer.is_success() {
+                        true => accepted += 1,
+                        false => refused.push(answer.excerpt()),
+                    }
+                    idle.push(index);
+                }
+                last_sign = Instant::now();
+            }
+        }
+        let cost = meter.stop()?;
+        let expected = 1 + plan.missed + accepted;
+        let mut faults = Vec::new();
+        if let Some(first) = refused.first() {
+            faults.push(format!("REFUSED {} of {sent} publishes, the first: {first}", refused.len()));
+        }
+        let missing: u64 = subscribers.iter().map(|one| expected.saturating_sub(one.count)).sum();
+        if missing > 0 {
+            faults.push(format!("LOSS {missing} of {} frames", expected * crowd as u64));
+        }
+        let surplus: u64 = subscribers.iter().map(|one| one.count.saturating_sub(expected)).sum();
+        if surplus > 0 {
+            faults.push(format!("SURPLUS {surplus} frames"));
+        }
+        let closed = subscribers.iter().filter(|one| one.closed.is_some()).count();
+        if closed > 0 {
+            faults.push(format!("CLOSED {closed} subscribers"));
+        }
+        Ok(Outcome { delivered: received.saturating_sub(crowd as u64), accepted, publishes, cost, faults })
+    }
+}

@@ -1,0 +1,215 @@
+//! How much each party may ask for: token buckets and counts, in tables that do not grow beyond their bounds.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::config::LimitsConfig;
+use crate::domain::access::Caller;
+use crate::domain::event::Timestamp;
+use crate::domain::network::client_block;
+use crate::domain::rate::{RateLimit, TokenBucket};
+use crate::protocol::error::{ApiError, ErrorCode};
+
+/// Parts of a table, each behind a lock of its own.
+const PARTS: usize = 16;
+/// Parties remembered by one part. Idle ones go first; if all are busy, further ones share one bucket.
+const MAX_PARTIES: usize = 4096;
+/// Least time between two searches of a full part for idle parties, in microseconds.
+const SWEEP_INTERVAL: i64 = 1_000_000;
+
+/// The limits of the edge. What is none is unlimited.
+pub struct Limits {
+    hasher: RandomState,
+    publish: Option<RateTable>,
+    connect: Option<RateTable>,
+    /// Of each WebSocket client, which counts for itself.
+    pub frames: Option<RateLimit>,
+    connections: Option<Arc<PeerCounts>>,
+}
+
+/// Who is counted: a principal, or an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Party(u64);
+
+impl Limits {
+    pub fn new(config: &LimitsConfig) -> Self {
+        let limit = |rate, burst| (rate > 0).then(|| RateLimit::per_second(rate, if burst > 0 { burst } else { rate }));
+        Self {
+            hasher: RandomState::new(),
+            publish: limit(config.publish_rate, config.publish_burst).map(RateTable::new),
+            connect: limit(config.connect_rate, config.connect_burst).map(RateTable::new),
+            frames: limit(config.frame_rate, config.frame_burst),
+            connections: (config.connections_per_peer > 0)
+                .then(|| Arc::new(PeerCounts { max: config.connections_per_peer, counts: Mutex::default() })),
+        }
+    }
+
+    /// Whether anybody's publishes are counted: else there is no need to know whose they are.
+    pub fn limits_publishes(&self) -> bool {
+        self.publish.is_some()
+    }
+
+    /// Whose share a request is taken from: the caller's, or if it has no token that of its address.
+    pub fn party(&self, caller: &Caller, peer: Option<IpAddr>) -> Party {
+        Party(match caller {
+            Caller::Known(principal) => self.hasher.hash_one(&principal.identity),
+            Caller::Anybody => self.hasher.hash_one(peer.map(client_block)),
+        })
+    }
+
+    /// Counts `events` that `party` publishes at once.
+    pub fn publish(&self, party: Party, events: usize, now: Timestamp) -> Result<(), ApiError> {
+        count(self.publish.as_ref(), party, events, now, "publishes")
+    }
+
+    /// Counts a connection that `party` opens.
+    pub fn connect(&self, party: Party, now: Timestamp) -> Result<(), ApiError> {
+        count(self.connect.as_ref(), party, 1, now, "connections opened")
+    }
+
+    /// Admits a connection from this address, as long as the result lives.
+    pub fn admit(&self, peer: Option<IpAddr>) -> Result<Option<PeerAdmission>, ApiError> {
+        let (Some(connections), Some(peer)) = (&self.connections, peer) else { return Ok(None) };
+        let peer = client_block(peer);
+        let mut counts = lock(&connections.counts);
+        let count = counts.entry(peer).or_default();
+        if *count >= connections.max {
+            let message = format!("there are {} connections from this address already", connections.max);
+            return Err(
+                ApiError::new(ErrorCode::TooManyConnections, message).retry_after(std::time::Duration::from_secs(1))
+            );
+        }
+        *count += 1;
+        drop(counts);
+        Ok(Some(PeerAdmission { peer, counts: Arc::clone(connections) }))
+    }
+}
+
+fn count(table: Option<&RateTable>, party: Party, count: usize, now: Timestamp, of_what: &str) -> Result<(), ApiError> {
+    let Some(table) = table else { return Ok(()) };
+    let taken = table.take(party, u32::try_from(count).unwrap_or(u32::MAX), now);
+    taken.map_err(|next| rate_limited(of_what, next, now))
+}
+
+/// The refusal of something that may be tried again at `next`.
+pub fn rate_limited(of_what: &str, next: Timestamp, now: Timestamp) -> ApiError {
+    ApiError::new(ErrorCode::RateLimited, format!("too many {of_what}; try again later")).retry_after(next.since(now))
+}
+
+/// Connections by address; an address without any is not in it.
+struct PeerCounts {
+    max: usize,
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A connection that counts for its address until this is dropped.
+pub struct PeerAdmission {
+    peer: IpAddr,
+    counts: Arc<PeerCounts>,
+}
+
+impl Drop for PeerAdmission {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.counts.counts);
+        if let Some(count) = counts.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.peer);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for PeerAdmission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PeerAdmission({})", self.peer)
+    }
+}
+
+/// A bucket for each party, as far as there is room.
+struct RateTable {
+    limit: RateLimit,
+    parts: [Mutex<Part>; PARTS],
+}
+
+#[derive(Default)]
+struct Part {
+    buckets: HashMap<Party, TokenBucket>,
+    /// Of those for whom there is no room.
+    others: Option<TokenBucket>,
+    swept_at: Timestamp,
+}
+
+impl RateTable {
+    fn new(limit: RateLimit) -> Self {
+        Self { limit, parts: Default::default() }
+    }
+
+    fn take(&self, party: Party, count: u32, now: Timestamp) -> Result<(), Timestamp> {
+        let mut part = lock(&self.parts[party.0 as usize % PARTS]);
+        let part = &mut *part;
+        let is_new = !part.buckets.contains_key(&party);
+        if is_new && part.buckets.len() >= MAX_PARTIES && now.0 - part.swept_at.0 >= SWEEP_INTERVAL {
+            part.swept_at = now;
+            part.buckets.retain(|_, bucket| !bucket.is_full(now));
+        }
+        let fresh = || TokenBucket::new(self.limit, now);
+        let bucket = if is_new && part.buckets.len() >= MAX_PARTIES {
+            part.others.get_or_insert_with(fresh)
+        } else {
+            part.buckets.entry(party).or_insert_with(fresh)
+        };
+        bucket.try_take_many(count, now)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_bounded_and_forgets_the_idle() {
+        let table = RateTable::new(RateLimit::per_second(1, 1));
+        let party = |n: u64| Party(n * PARTS as u64);
+        for n in 0..10 * MAX_PARTIES as u64 {
+            let _ = table.take(party(n), 1, Timestamp(1));
+        }
+        assert_eq!(lock(&table.parts[0]).buckets.len(), MAX_PARTIES);
+        assert!(table.take(party(0), 1, Timestamp(1)).is_err(), "who is known is still counted");
+        let late = Timestamp(10_000_000);
+        assert!(table.take(party(1 << 40), 1, late).is_ok());
+        assert_eq!(lock(&table.parts[0]).buckets.len(), 1, "all were idle");
+    }
+
+    #[test]
+    fn parties_do_not_share_and_one_party_does() {
+        let table = RateTable::new(RateLimit::per_second(1, 2));
+        let now = Timestamp(1);
+        assert!(table.take(Party(1), 2, now).is_ok());
+        assert_eq!(table.take(Party(1), 1, now), Err(Timestamp(1_000_001)));
+        assert!(table.take(Party(2), 2, now).is_ok());
+    }
+
+    #[test]
+    fn connections_are_counted_while_they_live() {
+        let limits = Limits {
+            hasher: RandomState::new(),
+            publish: None,
+            connect: None,
+            frames: None,
+            connections: Some(Arc::new(PeerCounts { max: 1, counts: Mutex::default() })),
+        };
+        let peer = |text: &str| Some(text.parse().expect("an address"));
+        let first = limits.admit(peer("2001:db8::1")).expect("room");
+        assert!(limits.admit(peer("2001:db8::2")).is_err(), "the same /64");
+        assert!(limits.admit(peer("1.2.3.4")).is_ok_and(|admission| admission.is_some()));
+        drop(first);
+        assert!(limits.admit(peer("2001:db8::2")).is_ok());
+    }
+}

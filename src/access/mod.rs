@@ -1,0 +1,251 @@
+//! Who callers are, and how much they may ask for: tokens, JWTs, revocations, limits.
+//!
+//! What a caller may do is decided by [`crate::domain::access`]; here it is found out who it is.
+
+mod crypto;
+mod jwt;
+mod keys;
+pub mod limits;
+mod tokens;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use self::jwt::JwtVerifier;
+use self::tokens::TokenTable;
+pub use self::tokens::{TOKEN_PREFIX, new_token};
+use crate::config::{AccessConfig, Secret};
+use crate::domain::access::{Caller, Grants, Identity, Principal};
+use crate::domain::event::Timestamp;
+use crate::protocol::error::{ApiError, ErrorCode};
+
+/// Longest token looked at, in bytes.
+const MAX_TOKEN: usize = 8 * 1024;
+
+/// Who is revoked, as far as is known.
+#[derive(Default)]
+struct Revoked {
+    identities: HashSet<Identity>,
+    /// Those made here.
+    changes: u64,
+}
+
+/// Everything by which callers are known. Shared by all threads.
+pub struct AccessControl {
+    is_required: bool,
+    tokens: TokenTable,
+    jwt: Option<JwtVerifier>,
+    admin_token: Secret,
+    operator: Arc<Principal>,
+    revoked: RwLock<Revoked>,
+    /// Until the store was asked once, nobody knows who is revoked.
+    knows_revoked: AtomicBool,
+}
+
+impl AccessControl {
+    /// The error is what is wrong with the file of keys.
+    pub fn new(config: &AccessConfig, admin_token: Secret) -> Result<Self, String> {
+        let jwt = &config.jwt;
+        let operator = Principal {
+            // No name that a configured token can have.
+            identity: Identity::Token("admin.token".into()),
+            token_id: None,
+            grants: Grants::everything(),
+            expires_at: None,
+        };
+        Ok(Self {
+            is_required: config.is_required(),
+            tokens: TokenTable::new(&config.tokens),
+            jwt: if jwt.jwks_file.is_empty() { None } else { Some(JwtVerifier::new(jwt.clone())?) },
+            admin_token,
+            operator: Arc::new(operator),
+            revoked: RwLock::default(),
+            knows_revoked: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether callers need a token.
+    pub fn is_required(&self) -> bool {
+        self.is_required
+    }
+
+    /// Whether there is a token that opens `/admin`, or may be: without one, only this machine gets there.
+    pub fn can_administer(&self) -> bool {
+        !self.admin_token.is_empty() || self.jwt.is_some() || self.tokens.any_admin()
+    }
+
+    /// Who has sent `token`. Everybody is welcome where none is required.
+    pub fn caller(&self, token: Option<&str>, now: Timestamp) -> Result<Caller, ApiError> {
+        if self.is_required { self.authenticate(token, now).map(Caller::Known) } else { Ok(Caller::Anybody) }
+    }
+
+    /// Who has sent `token`, whether one is required or not.
+    pub fn authenticate(&self, token: Option<&str>, now: Timestamp) -> Result<Arc<Principal>, ApiError> {
+        let token = token.ok_or_else(|| unauthorized("send a token as Authorization: Bearer"))?;
+        if token.len() > MAX_TOKEN {
+            return Err(unauthorized("the token is too long to be one"));
+        }
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        if self.admin_token.matches(token) {
+            return Ok(Arc::clone(&self.operator));
+        }
+        let principal = match (self.tokens.find(&digest, now), &self.jwt) {
+            (Some(principal), _) => principal,
+            (None, Some(jwt)) => jwt
+                .verify(token, digest, now)
+                .map_err(|reason| unauthorized(&format!("the token is refused: {reason}")))?,
+            (None, None) => return Err(unauthorized("this token is not known")),
+        };
+        if principal.is_expired(now) {
+            return Err(unauthorized("the token is refused: it has expired"));
+        }
+        if !self.knows_revoked.load(Ordering::Acquire) {
+            let message = "the store has not said yet which tokens are revoked";
+            return Err(
+                ApiError::new(ErrorCode::StoreUnavailable, message).retry_after(std::time::Duration::from_secs(1))
+            );
+        }
+        if self.is_revoked(&principal) {
+            return Err(unauthorized("the token is refused: it was revoked"));
+        }
+        Ok(principal)
+    }
+
+    /// Whether an operator has taken back what this principal had.
+    pub fn is_revoked(&self, principal: &Principal) -> bool {
+        let revoked = &read(&self.revoked).identities;
+        !revoked.is_empty() && principal.identities().any(|identity| revoked.contains(identity))
+    }
+
+    /// How often an operator has changed here who is revoked.
+    pub fn revocation_changes(&self) -> u64 {
+        read(&self.revoked).changes
+    }
+
+    /// What the store says is revoked; whether that has changed. It was asked after the change with the number `as_of`:
+    /// what it said before a later one is outdated.
+    pub fn set_revoked(&self, identities: HashSet<Identity>, as_of: u64) -> bool {
+        let mut revoked = write(&self.revoked);
+        if revoked.changes != as_of {
+            return false;
+        }
+        let changed = revoked.identities != identities;
+        revoked.identities = identities;
+        self.knows_revoked.store(true, Ordering::Release);
+        changed
+    }
+
+    /// Has one revoked or not, ahead of what the store will say.
+    pub fn revoke(&self, identity: Identity, is_revoked: bool) {
+        let mut revoked = write(&self.revoked);
+        revoked.changes += 1;
+        if is_revoked {
+            revoked.identities.insert(identity)
+        } else {
+            revoked.identities.remove(&identity)
+        };
+    }
+
+    /// Whether a token of this name is configured.
+    pub fn knows_token(&self, name: &str) -> bool {
+        self.tokens.contains(name)
+    }
+
+    /// Reads the file of keys again if it has changed.
+    pub fn refresh_keys(&self) {
+        if let Some(jwt) = &self.jwt {
+            jwt.refresh();
+        }
+    }
+
+    /// Keys that JWTs are verified with, and whether their file is usable; none without such a file.
+    pub fn keys(&self) -> Option<(usize, bool)> {
+        self.jwt.as_ref().map(|jwt| {
+            let (keys, is_good) = jwt.describe();
+            (keys.len(), is_good)
+        })
+    }
+
+    /// Tokens, keys and revocations, for operators. No secret is in it.
+    pub fn describe(&self, now: Timestamp) -> Value {
+        let revoked = &read(&self.revoked).identities;
+        let mut listed: Vec<_> = revoked.iter().collect();
+        listed.sort();
+        let listed: Vec<_> = listed.iter().map(|who| json!({ "kind": who.kind(), "value": who.value() })).collect();
+        let jwt = self.jwt.as_ref().map(|jwt| {
+            let (ids, is_good) = jwt.describe();
+            json!({ "keys": ids, "file_usable": is_good })
+        });
+        let is_revoked = |principal: &Principal| principal.identities().any(|identity| revoked.contains(identity));
+        json!({ "required": self.is_required, "tokens": self.tokens.describe(now, is_revoked), "jwt": jwt, "revoked": listed })
+    }
+}
+
+fn unauthorized(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::Unauthorized, message)
+}
+
+/// A panic while holding one of these locks leaves a whole value behind.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, ScopesConfig, TokenConfig};
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    fn control() -> (String, AccessControl) {
+        let (token, hash) = new_token();
+        let mut config = Config::default().access;
+        config.tokens = vec![TokenConfig { name: "a".into(), hash, scopes: ScopesConfig::default(), expires_at: None }];
+        (token, AccessControl::new(&config, Secret::new("operator")).expect("no file"))
+    }
+
+    fn refusal(control: &AccessControl, token: &str) -> Option<ErrorCode> {
+        control.caller(Some(token), NOW).err().map(|error| error.code())
+    }
+
+    #[test]
+    fn nobody_is_let_in_until_it_is_known_who_is_revoked() {
+        let (token, control) = control();
+        assert_eq!(refusal(&control, &token), Some(ErrorCode::StoreUnavailable));
+        assert_eq!(refusal(&control, "operator"), None, "who cannot be revoked");
+        assert!(!control.set_revoked(HashSet::new(), control.revocation_changes()));
+        assert_eq!(refusal(&control, &token), None);
+        assert_eq!(refusal(&control, "eh_made-up"), Some(ErrorCode::Unauthorized));
+        assert!(control.caller(None, NOW).is_err());
+    }
+
+    #[test]
+    fn what_the_store_said_before_a_revocation_does_not_undo_it() {
+        let (token, control) = control();
+        let asked = control.revocation_changes();
+        control.set_revoked(HashSet::new(), asked);
+        let who = Identity::Token("a".into());
+        control.revoke(who.clone(), true);
+        assert!(!control.set_revoked(HashSet::new(), asked), "asked before");
+        assert_eq!(refusal(&control, &token), Some(ErrorCode::Unauthorized));
+        assert!(!control.set_revoked(HashSet::from([who]), control.revocation_changes()));
+        assert!(control.set_revoked(HashSet::new(), control.revocation_changes()), "another node took it back");
+        assert_eq!(refusal(&control, &token), None);
+    }
+
+    #[test]
+    fn without_tokens_everybody_is_anybody() {
+        let control = AccessControl::new(&Config::default().access, Secret::default()).expect("no file");
+        assert!(!control.is_required() && !control.can_administer());
+        assert!(matches!(control.caller(None, NOW), Ok(Caller::Anybody)));
+        assert!(control.authenticate(Some(""), NOW).is_err(), "no empty secret opens anything");
+    }
+}

@@ -1,0 +1,50 @@
+//! Sessions whose token ends: told before, and closed when it has ended or an operator has revoked it.
+
+use actix::prelude::{Context, Handler};
+
+use super::Shard;
+use super::seat::Seat;
+use crate::actors::clock::now;
+use crate::actors::router::messages::CheckAccess;
+use crate::domain::event::Timestamp;
+use crate::protocol::close::CloseReason;
+use crate::protocol::frame;
+use crate::transport::text_frame;
+
+impl Shard {
+    /// Looks at the token of each session.
+    pub(super) fn check_access(&self) {
+        if !self.parts.access.is_required() {
+            return;
+        }
+        let now = now();
+        for (_, seat) in &self.seats {
+            self.check_token(seat, now);
+        }
+    }
+
+    fn check_token(&self, seat: &Seat, now: Timestamp) {
+        let standing = &seat.link.standing;
+        let caller = standing.caller();
+        let Some(principal) = caller.principal().filter(|_| !seat.link.outbox.is_closed()) else { return };
+        if principal.is_expired(now) || self.parts.access.is_revoked(principal) {
+            log::info!(session = seat.session, principal = principal.name(), peer = seat.link.peer_name().as_str(); "token expired or revoked, closing");
+            self.close(seat, CloseReason::BadToken);
+            return;
+        }
+        let left = principal.expires_at.map(|end| end.since(now));
+        if let Some(left) = left.filter(|left| *left <= self.parts.limits.expiry_notice && standing.asks_more.get())
+            && !standing.was_warned.replace(true)
+        {
+            seat.link.outbox.push(text_frame(frame::expiring(left).as_bytes()));
+        }
+    }
+}
+
+impl Handler<CheckAccess> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, CheckAccess: CheckAccess, _: &mut Context<Self>) {
+        self.check_access();
+    }
+}

@@ -1,0 +1,93 @@
+//! What the client of a session may do, and how often.
+
+use std::sync::Arc;
+
+use actix::prelude::{ActorContext as _, Context};
+
+use super::Session;
+use crate::access::AccessControl;
+use crate::access::limits::{Limits, PeerAdmission, rate_limited};
+use crate::actors::clock::now;
+use crate::domain::event::{Append, Timestamp};
+use crate::domain::rate::{RateLimit, TokenBucket};
+use crate::protocol::close::CloseReason;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::request::RequestId;
+use crate::protocol::{frame, permit};
+
+/// Refused frames in a row of bad behaviour before the connection is closed: as many at once, one more each second.
+const PATIENCE: RateLimit = RateLimit::per_second(1, 100);
+
+/// By what the requests of one client are judged.
+pub struct SessionAccess {
+    control: Arc<AccessControl>,
+    limits: Arc<Limits>,
+    /// The place that the connection takes among those of its address.
+    _admission: Option<PeerAdmission>,
+    frames: Option<FrameRate>,
+}
+
+struct FrameRate {
+    allowed: TokenBucket,
+    patience: TokenBucket,
+}
+
+impl SessionAccess {
+    pub fn new(control: Arc<AccessControl>, limits: Arc<Limits>, admission: Option<PeerAdmission>) -> Self {
+        let frames = limits.frames.map(|limit| {
+            let now = now();
+            FrameRate { allowed: TokenBucket::new(limit, now), patience: TokenBucket::new(PATIENCE, now) }
+        });
+        Self { control, limits, _admission: admission, frames }
+    }
+}
+
+impl Session {
+    /// Whether a frame that has come is to be looked at. If too many come it is not, and if that goes on the
+    /// connection is closed.
+    pub(super) fn admits_frame(&mut self, ctx: &mut Context<Self>) -> bool {
+        let Some(rate) = &mut self.parts.access.frames else { return true };
+        let now = now();
+        let Err(next) = rate.allowed.try_take(now) else { return true };
+        if rate.patience.try_take(now).is_ok() {
+            self.refuse(None, &rate_limited("frames", next, now));
+            return false;
+        }
+        log::info!(session = self.seated.session, peer = self.link.peer_name().as_str(); "session floods with frames, closing");
+        self.close(CloseReason::Policy);
+        ctx.stop();
+        false
+    }
+
+    /// The client may publish these events now.
+    pub(super) fn permit_publish(&self, append: &Append) -> Result<(), ApiError> {
+        let standing = &self.link.standing;
+        append.events.iter().try_for_each(|event| permit::publish(&standing.caller(), &event.name))?;
+        if !self.parts.access.limits.limits_publishes() {
+            return Ok(());
+        }
+        self.parts.access.limits.publish(standing.party, append.events.len(), now())
+    }
+
+    /// The client goes on with another token.
+    pub(super) fn renew(&mut self, id: Option<&RequestId>, token: &str) {
+        match self.renewed(token, now()) {
+            Ok(expires_at) => self.say(&frame::authenticated(id, expires_at)),
+            Err(error) => self.refuse(id, &error),
+        }
+    }
+
+    fn renewed(&self, token: &str, now: Timestamp) -> Result<Option<Timestamp>, ApiError> {
+        let standing = &self.link.standing;
+        let next = self.parts.access.control.caller(Some(token), now)?;
+        let (Some(before), Some(after)) = (standing.caller().principal().cloned(), next.principal().cloned()) else {
+            return Ok(None);
+        };
+        if !before.may_go_on_as(&after) {
+            let advice = "the token must be for the same name, and for subscribing to no less; connect anew with it";
+            return Err(ApiError::new(ErrorCode::Forbidden, advice));
+        }
+        standing.go_on_as(next);
+        Ok(after.expires_at)
+    }
+}

@@ -1,0 +1,134 @@
+//! Addresses of networks, and who a client is behind proxies that are trusted.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// A block of addresses, `10.0.0.0/8`; a single address is a block of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    base: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    /// Reads CIDR notation, or a single address. Bits beyond the prefix must be zero.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix.parse::<u8>().ok()?)),
+            None => (text, None),
+        };
+        let base: IpAddr = address.parse().ok()?;
+        let width = if base.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.unwrap_or(width);
+        let network = Self { base, prefix };
+        (prefix <= width && masked(base, prefix) == base).then_some(network)
+    }
+
+    /// Whether `address` is in it. An IPv4 address written as IPv6 is that IPv4 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_ipv4() == self.base.is_ipv4() && masked(address, self.prefix) == self.base
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.prefix)
+    }
+}
+
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & mask).into())
+        }
+    }
+}
+
+/// What stands for one client in limits: its IPv4 address, or the /64 that one IPv6 subscriber has to itself.
+pub fn client_block(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        v6 @ IpAddr::V6(_) => masked(v6, 64),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// Who the client is, if its connection comes from `peer` and proxies said they forward for `hops`, the nearest first.
+///
+/// Each hop is believed only as far as whoever tells of it is trusted; so what a client makes up is never reached. A hop
+/// that is no address ends the walk at whoever told of it.
+pub fn client_address<'a>(
+    peer: SocketAddr,
+    hops: impl IntoIterator<Item = &'a str>,
+    trusted: &[Network],
+) -> SocketAddr {
+    let is_trusted = |address: SocketAddr| trusted.iter().any(|network| network.contains(address.ip()));
+    let mut client = peer;
+    for hop in hops {
+        if !is_trusted(client) {
+            break;
+        }
+        match read_hop(hop) {
+            Some(address) => client = address,
+            None => break,
+        }
+    }
+    client
+}
+
+/// An address with a port or without (which is 0), as `X-Forwarded-For` and `Forwarded` have them.
+fn read_hop(text: &str) -> Option<SocketAddr> {
+    let text = text.trim().trim_matches('"');
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let alone = bare.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, 0));
+    alone.or_else(|| text.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> Network {
+        Network::parse(text).expect(text)
+    }
+
+    #[test]
+    fn networks_contain_their_addresses() {
+        let within = |text, address: &str| network(text).contains(address.parse().expect("an address"));
+        assert!(within("10.0.0.0/8", "10.255.0.1") && within("10.0.0.0/8", "::ffff:10.0.0.1"));
+        assert!(!within("10.0.0.0/8", "11.0.0.1") && !within("10.0.0.0/8", "::1"));
+        assert!(within("0.0.0.0/0", "1.2.3.4") && within("::/0", "::1") && !within("::/0", "1.2.3.4"));
+        assert!(within("127.0.0.1", "127.0.0.1") && !within("127.0.0.1", "127.0.0.2"));
+        assert!(within("2001:db8::/32", "2001:db8:1::1") && !within("2001:db8::/32", "2001:db9::1"));
+        for bad in ["", "10.0.0.0/33", "10.0.0.1/8", "x", "10.0.0.0/", "10.0.0.0/-1", "::1/129"] {
+            assert_eq!(Network::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let trusted = [network("10.0.0.0/8")];
+        let client = |peer: &str, hops: &[&str]| {
+            client_address(peer.parse().expect("an address"), hops.iter().copied(), &trusted).to_string()
+        };
+        assert_eq!(client("10.0.0.1:5", &["1.2.3.4"]), "1.2.3.4:0");
+        assert_eq!(client("10.0.0.1:5", &["10.0.0.2", "1.2.3.4", "9.9.9.9"]), "1.2.3.4:0", "what it made up");
+        assert_eq!(client("8.8.8.8:5", &["1.2.3.4"]), "8.8.8.8:5", "not a proxy of ours");
+        assert_eq!(client("10.0.0.1:5", &[]), "10.0.0.1:5");
+        assert_eq!(client("10.0.0.1:5", &["unknown", "1.2.3.4"]), "10.0.0.1:5");
+        assert_eq!(client("10.0.0.1:5", &["\"[2001:db8::1]:77\""]), "[2001:db8::1]:77");
+        assert_eq!(client("10.0.0.1:5", &["[2001:db8::1]"]), "[2001:db8::1]:0");
+    }
+
+    #[test]
+    fn limits_count_an_ipv6_subscriber_once() {
+        let block = |text: &str| client_block(text.parse().expect("an address")).to_string();
+        assert_eq!(block("2001:db8::1:2:3:4"), block("2001:db8::9"));
+        assert_eq!(block("::ffff:1.2.3.4"), "1.2.3.4");
+    }
+}

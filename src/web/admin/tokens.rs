@@ -1,0 +1,104 @@
+//! Tokens and revocations: `/admin/tokens`, `/admin/revocations`.
+
+use std::time::Duration;
+
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::answer;
+use crate::actors::clock::now;
+use crate::actors::persistence::messages::Revoke;
+use crate::actors::router::messages::CheckAccess;
+use crate::actors::session::append_error;
+use crate::actors::supervisor::messages::ToPersistence;
+use crate::domain::access::Identity;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::raw_object::RawObject;
+use crate::web::publish::retry_soon;
+use crate::web::query::{Query, invalid};
+use crate::web::reply::{self, Refusal};
+use crate::web::{Edge, body};
+
+/// Longest request, in bytes.
+const MAX_BODY: usize = 4 * 1024;
+/// Longest `sub` or `jti`, in bytes.
+const MAX_VALUE: usize = 255;
+/// How long persistence may take to write it down.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Tokens, keys and revocations; never a secret.
+pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    Query::parse(&req, &[], &[])?;
+    answer(&edge.parts.access.describe(now()))
+}
+
+/// Revokes a configured token, or takes that back: `revoke` or `restore`.
+pub async fn revoke_token(
+    req: HttpRequest,
+    payload: Payload,
+    path: Path<(String, String)>,
+    edge: Data<Edge>,
+) -> Result<HttpResponse, Refusal> {
+    body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
+    Query::parse(&req, &[], &[])?;
+    let (name, command) = path.into_inner();
+    let is_revoked = match &*command {
+        "revoke" => true,
+        "restore" => false,
+        other => {
+            return Err(invalid("command", &format!("must be revoke or restore, not {other:?}")).into());
+        }
+    };
+    if !edge.parts.access.knows_token(&name) {
+        let message = format!("no token is configured under the name {name:?}");
+        return Err(ApiError::new(ErrorCode::TokenNotFound, message).into());
+    }
+    set(&edge, Identity::Token(name), is_revoked).await
+}
+
+/// Revokes whoever has a JWT with this `sub` or `jti`.
+pub async fn revoke(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let bytes = body::read(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
+    body::content_type(&req, &["application/json"])?;
+    Query::parse(&req, &[], &[])?;
+    let object = RawObject::parse(&bytes, "body")?;
+    object.check(&["kind", "value"], true)?;
+    let who = identity(&object.required_text("kind")?, &object.required_text("value")?)
+        .map_err(|(field, reason)| ApiError::field(ErrorCode::InvalidField, field, reason))?;
+    set(&edge, who, true).await
+}
+
+/// Takes that back.
+pub async fn restore(
+    req: HttpRequest,
+    payload: Payload,
+    path: Path<(String, String)>,
+    edge: Data<Edge>,
+) -> Result<HttpResponse, Refusal> {
+    body::discard(&req, payload).await;
+    Query::parse(&req, &[], &[])?;
+    let who = identity(&path.0, &path.1).map_err(|(field, reason)| invalid(field, reason))?;
+    set(&edge, who, false).await
+}
+
+fn identity(kind: &str, value: &str) -> Result<Identity, (&'static str, &'static str)> {
+    if !(1..=MAX_VALUE).contains(&value.len()) || value.chars().any(char::is_control) {
+        return Err(("value", "must be 1 to 255 bytes without control characters"));
+    }
+    Identity::new(kind, value).ok_or(("kind", "must be \"token\", \"sub\" or \"jti\""))
+}
+
+/// Stored first, so that it outlives this process and reaches the others; then in force here at once.
+async fn set(edge: &Edge, who: Identity, is_revoked: bool) -> Result<HttpResponse, Refusal> {
+    let supervisor = &edge.parts.supervisor;
+    let stored = supervisor.revoke.send(ToPersistence(Revoke { who: who.clone(), is_revoked })).timeout(PATIENCE).await;
+    match stored.ok().flatten() {
+        Some(Ok(_)) => {}
+        Some(Err(failure)) => return Err(append_error(&failure).into()),
+        None => return Err(retry_soon(ErrorCode::StoreUnavailable, "the writer is restarting").into()),
+    }
+    log::info!(kind = who.kind(), principal = who.value(), is_revoked; "revocation changed by an operator");
+    edge.parts.access.revoke(who, is_revoked);
+    supervisor.check_access.do_send(CheckAccess);
+    Ok(reply::ok(if is_revoked { "Revoked." } else { "Restored." }, b"null"))
+}
