@@ -9,11 +9,13 @@ mod batch;
 mod cloud_events;
 mod commands;
 mod config;
+mod conformance;
 mod deliveries_storm;
 mod documents;
 mod durable;
 mod durable_model;
 mod example_services;
+mod examples;
 #[cfg(feature = "fault-injection")]
 mod faults;
 mod filters;

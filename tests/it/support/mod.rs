@@ -7,6 +7,7 @@ pub mod issuer;
 pub mod load;
 #[path = "../../support/postgres.rs"]
 pub mod postgres;
+pub mod program;
 pub mod raw;
 pub mod server;
 pub mod service;
