@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::client::{ClientParts, tls};
+use crate::actors::clock;
 use crate::actors::durables::{Directory, DurableLimits, DurablesParts};
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::PersistenceParts;
@@ -36,7 +37,7 @@ use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptio
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
-use crate::web::{self, ConfiguredService, Edge, EdgeLimits, EdgeParts, SupervisorAddresses};
+use crate::web::{self, ConfiguredService, Edge, EdgeLimits, EdgeParts, LongPollLimits, SupervisorAddresses};
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: u32 = 4096;
@@ -302,6 +303,8 @@ impl Node {
                 recent_events: subscribe.recent_events.as_usize(),
                 max_subscriptions: subscribe.max_subscriptions,
                 ping_interval: subscribe.ping_interval.get(),
+                heartbeat_interval: subscribe.heartbeat_interval.get(),
+                max_age: subscribe.max_age.map(config::Span::get),
                 idle_timeout: subscribe.idle_timeout.get(),
                 stall_timeout: subscribe.stall_timeout.get(),
                 expiry_notice: config.access.expiry_notice.get(),
@@ -311,6 +314,7 @@ impl Node {
             position: Arc::clone(&position),
             metrics: Arc::clone(&metrics),
             log_activity,
+            presence: subscribe.presence_events.then(|| clock::now().0),
         };
         let max_body = config.server.max_body.as_usize();
         let edge = EdgeParts {
@@ -337,10 +341,13 @@ impl Node {
             pushes,
             health,
             metrics,
+            long_polls: Arc::new(LongPollLimits::new(subscribe.max_long_polls)),
             supervisor: SupervisorAddresses {
                 observe: supervisor.clone().recipient(),
                 close_session: supervisor.clone().recipient(),
                 drain: supervisor.clone().recipient(),
+                sessions: supervisor.clone().recipient(),
+                subscriptions: supervisor.clone().recipient(),
                 observe_services: supervisor.clone().recipient(),
                 operate: supervisor.clone().recipient(),
                 in_flight: supervisor.clone().recipient(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::load::requests::{self, Stamped};
-use crate::load::ws::Subscription;
+use crate::load::ws::{Subscription, Wire};
 use crate::proc::{Process, Usage};
 
 /// How publishers and subscribers speak to a server.
@@ -78,12 +78,20 @@ impl System {
         match self.dialect {
             Dialect::EventHandler => {
                 let request = |name| format!(r#"{{"action":"subscribe","event_name":"{name}","id":1}}"#);
-                Subscription { addr, target: "/ws".into(), requests: event_names.iter().map(request).collect() }
+                let requests = event_names.iter().map(request).collect();
+                Subscription { wire: Wire::WebSocket, addr, target: "/ws".into(), requests }
             }
             Dialect::Nchan => {
-                Subscription { addr, target: format!("/sub/{}", event_names.join(",")), requests: Vec::new() }
+                let target = format!("/sub/{}", event_names.join(","));
+                Subscription { wire: Wire::WebSocket, addr, target, requests: Vec::new() }
             }
         }
+    }
+
+    /// The same by server-sent events; only of the Event Handler.
+    pub fn event_stream(&self, event_name: &str) -> Subscription {
+        let target = format!("/events/stream?event_name={event_name}");
+        Subscription { wire: Wire::EventStream, addr: self.addr, target, requests: Vec::new() }
     }
 }
 

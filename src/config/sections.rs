@@ -135,6 +135,10 @@ pub struct SubscribeConfig {
     pub recent_events: Size,
     #[serde(deserialize_with = "span::<100, HOUR, _>")]
     pub ping_interval: Span,
+    #[serde(deserialize_with = "span::<100, HOUR, _>")]
+    pub heartbeat_interval: Span,
+    #[serde(deserialize_with = "optional_span::<SECOND, {365 * DAY}, _>")]
+    pub max_age: Option<Span>,
     #[serde(deserialize_with = "span::<200, DAY, _>")]
     pub idle_timeout: Span,
     #[serde(deserialize_with = "span::<100, HOUR, _>")]
@@ -143,6 +147,9 @@ pub struct SubscribeConfig {
     pub max_message: Size,
     #[serde(deserialize_with = "whole::<1, 100_000, _, _>")]
     pub max_subscriptions: usize,
+    #[serde(deserialize_with = "whole::<0, 1_000_000, _, _>")]
+    pub max_long_polls: usize,
+    pub presence_events: bool,
 }
 
 /// What is none is unlimited.

@@ -1,6 +1,8 @@
-//! WebSocket close codes: one table of code, reason, and what the client should do.
+//! Why connections are closed: one table of WebSocket close code, reason, and what the client should do.
 //!
 //! 4000–4099 do not reconnect, 4100–4199 reconnect with backoff, 4200–4299 reconnect at once with jitter.
+
+use std::time::Duration;
 
 /// Why a connection is closed by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,15 +16,17 @@ pub enum CloseReason {
     Forbidden,
     Policy,
     SlowConsumer,
+    BehindHistory,
     NoPong,
     SessionFailed,
     Draining,
+    Rotated,
     ActorRestarted,
 }
 
 impl CloseReason {
     /// All reasons, in the order of their codes.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Normal,
         Self::GoingAway,
         Self::ProtocolError,
@@ -32,9 +36,11 @@ impl CloseReason {
         Self::Forbidden,
         Self::Policy,
         Self::SlowConsumer,
+        Self::BehindHistory,
         Self::NoPong,
         Self::SessionFailed,
         Self::Draining,
+        Self::Rotated,
         Self::ActorRestarted,
     ];
 
@@ -49,10 +55,10 @@ impl CloseReason {
             Self::BadToken => 4001,
             Self::Forbidden => 4003,
             Self::Policy => 4008,
-            Self::SlowConsumer => 4101,
+            Self::SlowConsumer | Self::BehindHistory => 4101,
             Self::NoPong => 4102,
             Self::SessionFailed => 4103,
-            Self::Draining => 4200,
+            Self::Draining | Self::Rotated => 4200,
             Self::ActorRestarted => 4201,
         }
     }
@@ -69,11 +75,28 @@ impl CloseReason {
             Self::Forbidden => "forbidden",
             Self::Policy => "policy violation",
             Self::SlowConsumer => "slow consumer",
+            Self::BehindHistory => "fell behind the retained history",
             Self::NoPong => "no sign of life",
             Self::SessionFailed => "session failed",
             Self::Draining => "draining",
+            Self::Rotated => "connection is old",
             Self::ActorRestarted => "restarted",
         }
+    }
+
+    /// Whether it is nothing that the client has done or left undone: it comes back at once.
+    pub fn is_planned(self) -> bool {
+        (4200..4300).contains(&self.code())
+    }
+
+    /// When to reconnect, if at all. `roll`, from 0 to 1, spreads the clients.
+    pub fn reconnect_after(self, roll: f64) -> Option<Duration> {
+        let (least, spread) = match self.code() {
+            1001 | 4200..=4299 => (100.0, 900.0),
+            4100..=4199 => (1_000.0, 4_000.0),
+            _ => return None,
+        };
+        Some(Duration::from_millis((least + spread * roll) as u64))
     }
 }
 
@@ -104,6 +127,14 @@ mod tests {
         }
         let violation = InboundError::Violation("frame is not masked").close_frame().expect("the peer is there");
         assert_eq!(violation.code, CloseReason::ProtocolError.code());
+    }
+
+    #[test]
+    fn advice_follows_the_class_of_the_code() {
+        let after = |reason: CloseReason, roll| reason.reconnect_after(roll).map(|after| after.as_millis());
+        assert_eq!([0.0, 1.0].map(|roll| after(CloseReason::Draining, roll)), [Some(100), Some(1_000)]);
+        assert_eq!([0.0, 1.0].map(|roll| after(CloseReason::SlowConsumer, roll)), [Some(1_000), Some(5_000)]);
+        assert_eq!(after(CloseReason::Policy, 0.5), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::close::CloseReason;
 use super::error::ApiError;
 use super::request::{Envelope, RequestId};
 use crate::domain::event::{AppendOutcome, EventId, Timestamp};
@@ -95,6 +96,12 @@ fn member(filter: Option<&Filter>) -> String {
     filter.map(|filter| format!(r#","filter":{filter}"#)).unwrap_or_default()
 }
 
+/// The frame before a close frame that tells to come back.
+pub fn disconnect(reason: CloseReason, after: Duration) -> String {
+    let (code, after_ms) = (reason.code(), after.as_millis());
+    format!(r#"{{"type":"disconnect","code":{code},"reconnect":true,"after_ms":{after_ms}}}"#)
+}
+
 /// The frame that tells of a bad or failed request.
 pub fn error(id: Option<&RequestId>, error: &ApiError) -> String {
     let id = id.map(|id| format!(r#""id":{id},"#)).unwrap_or_default();
@@ -128,7 +135,11 @@ mod tests {
             ),
             r#"{"type":"subscriptions","subscriptions":[{"envelope":"full","event_name":"user.*"},{"envelope":"plain","event_name":"user.*","filter":{"a":[1e400]}},{"durable":"d","event_name":"a.>"}]}"#
         );
-        let late = ApiError::new(ErrorCode::Overloaded, "later").retry_after(std::time::Duration::from_secs(1));
+        assert_eq!(
+            disconnect(CloseReason::Draining, Duration::from_millis(250)),
+            r#"{"type":"disconnect","code":4200,"reconnect":true,"after_ms":250}"#
+        );
+        let late = ApiError::new(ErrorCode::Overloaded, "later").retry_after(Duration::from_secs(1));
         assert_eq!(
             error(Some(&id), &late),
             r#"{"id":7,"type":"error","error":{"code":"overloaded","message":"later","retry_after_ms":1000}}"#

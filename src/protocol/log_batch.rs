@@ -6,6 +6,8 @@ use bytes::Bytes;
 
 use super::event_json::{full_frame_text, plain_frame_text};
 use super::request::Envelope;
+use super::sse;
+use super::wire::Wire;
 use crate::domain::event::{Event, EventId};
 use crate::transport::text_frame;
 
@@ -40,20 +42,28 @@ pub struct LogEvent {
     pub event: Event,
     plain: OnceLock<Bytes>,
     full: OnceLock<Bytes>,
+    /// Plain and full; few events have readers of this kind.
+    sse: OnceLock<Box<[OnceLock<Bytes>; 2]>>,
 }
 
 impl LogEvent {
-    /// The complete WebSocket frame, header included.
-    pub fn frame(&self, envelope: Envelope) -> &Bytes {
-        match envelope {
-            Envelope::Plain => self.plain.get_or_init(|| text_frame(plain_frame_text(&self.event).as_bytes())),
-            Envelope::Full => self.full.get_or_init(|| text_frame(full_frame_text(&self.event).as_bytes())),
+    /// The event on a connection of its own: a WebSocket frame, header included, or a block of server-sent events.
+    pub fn frame(&self, wire: Wire, envelope: Envelope) -> &Bytes {
+        match (wire, envelope) {
+            (Wire::WebSocket | Wire::Lines, Envelope::Plain) => {
+                self.plain.get_or_init(|| text_frame(plain_frame_text(&self.event).as_bytes()))
+            }
+            (Wire::WebSocket | Wire::Lines, Envelope::Full) => {
+                self.full.get_or_init(|| text_frame(full_frame_text(&self.event).as_bytes()))
+            }
+            (Wire::Sse, envelope) => self.sse.get_or_init(Box::default)[envelope as usize]
+                .get_or_init(|| sse::event_block(&self.event, envelope)),
         }
     }
 }
 
 impl From<Event> for LogEvent {
     fn from(event: Event) -> Self {
-        Self { event, plain: OnceLock::new(), full: OnceLock::new() }
+        Self { event, plain: OnceLock::new(), full: OnceLock::new(), sse: OnceLock::new() }
     }
 }

@@ -1,4 +1,4 @@
-//! The wire types: what goes over HTTP and WebSocket, and how it is spelled.
+//! The wire types: what goes over HTTP, WebSocket and server-sent events, and how it is spelled.
 
 pub mod close;
 pub mod cloud_events;
@@ -12,4 +12,6 @@ pub mod permit;
 pub mod publish;
 pub mod raw_object;
 pub mod request;
+pub mod sse;
 pub mod webhook;
+pub mod wire;

@@ -13,7 +13,7 @@ use super::fragments::Pick;
 use super::outbox;
 use super::position::{self, IdRange};
 
-/// A page ends with the event that reaches this.
+/// Bytes of a page unless said otherwise.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Order of the events in a page.
@@ -44,8 +44,10 @@ pub struct EventQuery {
     pub key: Option<String>,
     /// What is left to do for them.
     pub status: Option<EventStatus>,
-    /// At least 1. A page of more than 16 MiB ends earlier.
+    /// At least 1.
     pub limit: usize,
+    /// A page of more bytes ends earlier.
+    pub max_bytes: usize,
     pub order: Order,
 }
 
@@ -62,6 +64,7 @@ impl Default for EventQuery {
             key: None,
             status: None,
             limit: 100,
+            max_bytes: PAGE_BYTES,
             order: Order::Asc,
         }
     }
@@ -145,7 +148,7 @@ impl Started {
             _ => IdRange { low: 1, high: 0 },
         };
         // One more than asked for tells whether there is more.
-        let budget = Budget { events: query.limit.max(1).saturating_add(1), bytes: PAGE_BYTES };
+        let budget = Budget { events: query.limit.max(1).saturating_add(1), bytes: query.max_bytes };
         let one = Budget { events: 1, bytes: 1 };
         Ok(Self {
             filter,

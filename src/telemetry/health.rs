@@ -26,6 +26,11 @@ impl Health {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Ready again, as far as that goes: the process goes on after all.
+    pub fn stop_draining(&self) {
+        self.draining.store(false, Ordering::Release);
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

@@ -1,11 +1,12 @@
 //! How a connection passes from the HTTP dispatcher to its session.
 //!
-//! The answer to the handshake has a body, the [`Handover`], that waits until the dispatcher has written the head of
+//! The answer to the handshake, or the head of an endless answer, has a body, the [`Handover`], that waits until the dispatcher has written the head of
 //! the answer, and then fails. A dispatcher whose body fails drops its stream without shutting the socket down; the
 //! session goes on with a duplicate, which it has to itself from then on.
 //!
 //! - HO-1 the head is out: nothing is left in the dispatcher's write buffer.
 //! - HO-2 no byte is lost: nothing is left in its read buffer. What the client has sent early comes first.
+//!   (Who has asked for an endless answer has nothing more to say; what it sends is dropped, here as later.)
 
 use std::io;
 use std::pin::Pin;
@@ -42,15 +43,17 @@ pub struct HandedOver;
 /// See the module.
 pub(super) struct Handover {
     outbox: Rc<Outbox>,
-    payload: Payload,
+    /// What comes after the request; none if nobody wants it.
+    payload: Option<Payload>,
     early: BytesMut,
     taken_over: Option<oneshot::Sender<TakenOver>>,
     stream: Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>,
 }
 
 impl Handover {
-    /// Prepares the connection of `req` to be taken over by `outbox` and the receiver of what is returned.
-    pub(super) fn prepare(
+    /// Prepares the connection of the upgrade request `req` to be taken over by `outbox` and the receiver of what is
+    /// returned.
+    pub(super) fn of_upgrade(
         req: &HttpRequest,
         payload: Payload,
         outbox: Rc<Outbox>,
@@ -62,23 +65,41 @@ impl Handover {
         }
         let socket = req.conn_data::<Rc<ConnectionSocket>>().ok_or(HandshakeError::NoSocket)?;
         // SAFETY: a payload that waits for more has a sender. That lives in the dispatcher, beside its stream.
-        let stream = unsafe { socket.duplicate() }.map_err(|error| {
-            log::warn!(error:%; "connection cannot be taken over");
-            HandshakeError::NoSocket
-        })?;
+        let stream = unsafe { socket.duplicate() }.map_err(cannot_be_taken)?;
+        Ok(Self::new(stream, Some(payload), early, outbox))
+    }
+
+    /// The same for a request that is answered without an end, and is being [served](ConnectionSocket::serve).
+    pub(super) fn of_answer(
+        req: &HttpRequest,
+        outbox: Rc<Outbox>,
+    ) -> Result<(Self, oneshot::Receiver<TakenOver>), HandshakeError> {
+        let socket = req.conn_data::<Rc<ConnectionSocket>>().ok_or(HandshakeError::NoSocket)?;
+        let stream = socket.duplicate_served().map_err(cannot_be_taken)?;
+        Ok(Self::new(stream, None, BytesMut::new(), outbox))
+    }
+
+    fn new(
+        stream: TcpStream,
+        payload: Option<Payload>,
+        early: BytesMut,
+        outbox: Rc<Outbox>,
+    ) -> (Self, oneshot::Receiver<TakenOver>) {
         let (taken_over, source) = oneshot::channel();
         let stream = Box::pin(async move {
             tokio::time::timeout(PATIENCE, until_written(&stream)).await?;
             Ok(stream)
         });
-        Ok((Self { outbox, payload, early, taken_over: Some(taken_over), stream }, source))
+        (Self { outbox, payload, early, taken_over: Some(taken_over), stream }, source)
     }
 
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // HO-2: the dispatcher fills its read buffer and empties it into the payload just before it comes here, unless
         // the payload holds too much. It did not when it was drained the last time, and time has passed since.
         // A client that has closed its side already is found to have done so by its session.
-        let _ = drain(&mut self.payload, &mut self.early, cx);
+        if let Some(payload) = &mut self.payload {
+            let _ = drain(payload, &mut self.early, cx);
+        }
         if self.early.len() > MAX_EARLY {
             return Poll::Ready(Err(io::Error::other("too much input before the handshake was answered")));
         }
@@ -119,6 +140,11 @@ impl Drop for Handover {
             self.outbox.kill();
         }
     }
+}
+
+fn cannot_be_taken(error: io::Error) -> HandshakeError {
+    log::warn!(error:%; "connection cannot be taken over");
+    HandshakeError::NoSocket
 }
 
 /// Takes what `payload` holds; ready when nothing more can come.

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use actix_rt::net::TcpStream;
 use bytes::{BufMut, Bytes, BytesMut};
+use bytestring::ByteString;
 use futures_util::Stream;
 use tokio::io::Interest;
 use tokio::sync::oneshot;
@@ -25,7 +26,7 @@ thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::default();
 }
 
-/// A connection that has become a WebSocket.
+/// A connection that its HTTP dispatcher has left.
 #[derive(Debug)]
 pub(super) struct TakenOver {
     pub stream: Rc<TcpStream>,
@@ -46,6 +47,8 @@ pub struct InboundFrames {
     greedy: bool,
     decoder: FrameDecoder,
     outbox: Rc<Outbox>,
+    /// What is left of a text message whose lines are messages of their own; `None` if messages are taken whole.
+    lines: Option<ByteString>,
     ended: bool,
 }
 
@@ -63,7 +66,38 @@ impl InboundFrames {
             greedy: false,
             decoder: FrameDecoder::new(limits),
             outbox,
+            lines: None,
             ended: false,
+        }
+    }
+
+    /// Takes each line of a text message for a message, from now on; empty ones are passed by.
+    pub fn split_lines(&mut self) {
+        self.lines = Some(ByteString::new());
+    }
+
+    fn next_line(&mut self) -> Option<ByteString> {
+        let rest = self.lines.as_mut()?;
+        while !rest.is_empty() {
+            let (line, after) = rest.split_once('\n').unwrap_or((&**rest, ""));
+            let (line, after) = (rest.slice_ref(line.trim_end_matches('\r')), rest.slice_ref(after));
+            *rest = after;
+            if !line.trim_ascii().is_empty() {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Inbound, InboundError>> {
+        loop {
+            if let Some(line) = self.next_line() {
+                return Poll::Ready(Ok(Inbound::Text(line)));
+            }
+            match (ready!(self.poll_decode(cx))?, &mut self.lines) {
+                (Inbound::Text(text), Some(lines)) => *lines = text,
+                (other, _) => return Poll::Ready(Ok(other)),
+            }
         }
     }
 
@@ -130,7 +164,7 @@ impl Stream for InboundFrames {
         let item = if this.outbox.reading().has_ended() {
             Err(InboundError::Disconnected(ErrorKind::ConnectionAborted.into()))
         } else {
-            ready!(this.poll_decode(cx))
+            ready!(this.poll_message(cx))
         };
         this.ended = matches!(item, Ok(Inbound::Close(_)) | Err(_));
         this.keep_rest();
@@ -156,7 +190,7 @@ pub(super) async fn discard(stream: &TcpStream) {
 }
 
 /// What is there, as a part of the thread's buffer, to be let go before the next read; nothing at the end.
-fn read(stream: &TcpStream) -> io::Result<Bytes> {
+pub(super) fn read(stream: &TcpStream) -> io::Result<Bytes> {
     let chunk = BUFFER.with_borrow_mut(|buffer| {
         buffer.reserve(READ_BUFFER);
         stream.try_read_buf(&mut buffer.limit(READ_BUFFER))?;

@@ -1,9 +1,9 @@
-//! How many WebSocket connections the process may hold. `HttpServer` counts a connection only until it is taken over.
+//! How many connections of a kind the process may hold. `HttpServer` counts a connection only until it is taken over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts the WebSocket connections of all workers.
+/// Counts the connections of one kind on all workers.
 #[derive(Debug)]
 pub struct ConnectionLimit {
     open: AtomicUsize,
@@ -21,7 +21,7 @@ impl ConnectionLimit {
     }
 
     /// Lets one more in; `None` when full.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<Admission> {
+    pub fn admit(self: &Arc<Self>) -> Option<Admission> {
         let one_more = |open| (open < self.limit).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(Admission(Arc::clone(self)))
@@ -30,7 +30,7 @@ impl ConnectionLimit {
 
 /// One connection's place, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Admission(Arc<ConnectionLimit>);
+pub struct Admission(Arc<ConnectionLimit>);
 
 impl Drop for Admission {
     fn drop(&mut self) {

@@ -1,7 +1,7 @@
-//! WebSocket connections as bytes: the handshake, framing, queues and the socket, and nothing of what is said.
+//! Subscribers' connections as bytes: handshake, framing, queues and the socket, and nothing of what is said.
 //!
-//! `HttpServer` accepts a connection and answers the handshake; as soon as that answer is out, the connection is
-//! [taken over](handover). Then two parts face each other, on the same worker thread: [`Outbox`], where encoded frames
+//! `HttpServer` accepts a connection and answers the handshake, or begins an endless answer; as soon as its head is
+//! out, the connection is [taken over](handover). Then two parts face each other, on the same worker thread: [`Outbox`], where encoded frames
 //! wait to be written, and [`InboundFrames`], which reads no faster than its reader. Neither has a task of its own or
 //! a buffer while it is idle. Either ends the connection: a closed outbox when it is empty, the input when dropped.
 
@@ -14,6 +14,7 @@ mod limit;
 mod outbox;
 mod queues;
 mod socket;
+mod streaming;
 
 use std::rc::Rc;
 
@@ -26,14 +27,15 @@ use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 
 pub use decoder::{Inbound, InboundError, InboundLimits};
-pub use frame::{CloseFrame, append_text_frame, binary_frame, ping_frame, pong_frame, text_frame};
+pub use frame::{CloseFrame, append_text_frame, binary_frame, frame_payload, ping_frame, pong_frame, text_frame};
 pub use gate::ReadGate;
 pub use handover::HandedOver;
 pub use inbound::InboundFrames;
-pub use limit::ConnectionLimit;
+pub use limit::{Admission, ConnectionLimit};
 pub use outbox::Outbox;
 pub use queues::{DrainNotices, DrainQueue, OutboxKey, QueueBudget, ShardQueues};
 pub use socket::{ConnectionSocket, ConnectionTimeouts, ServedRequest};
+pub use streaming::{InputEnd, PeerInput, Streaming, stream};
 
 use handover::Handover;
 
@@ -65,7 +67,7 @@ pub fn upgrade(
     }
     let admission = shard.connections.admit().ok_or(HandshakeError::Full)?;
     let outbox = Outbox::new(shard, Some(admission));
-    let (handover, source) = Handover::prepare(req, payload, Rc::clone(&outbox))?;
+    let (handover, source) = Handover::of_upgrade(req, payload, Rc::clone(&outbox))?;
     let inbound = InboundFrames::new(source, limits, Rc::clone(&outbox));
     Ok(Upgrade { response: response.body(handover), outbox, inbound, protocol })
 }
@@ -117,9 +119,9 @@ pub enum HandshakeError {
     UnsupportedVersion,
     #[error("malformed WebSocket handshake: {0}")]
     Malformed(&'static str),
-    #[error("no more WebSocket connections are accepted at present")]
+    #[error("no more subscribers are accepted at present")]
     Full,
-    #[error("this connection cannot become a WebSocket connection")]
+    #[error("this connection cannot be taken over")]
     NoSocket,
 }
 

@@ -144,22 +144,33 @@ impl Outbox {
 
     /// Ends the connection with `frame`, after what is queued.
     pub fn close(self: &Rc<Self>, frame: &CloseFrame) {
+        self.close_with(frame.code, frame.encode());
+    }
+
+    /// Ends the connection for the reason `code` with `last_words`, after what is queued.
+    pub fn close_with(self: &Rc<Self>, code: u16, last_words: Bytes) {
         if self.is_closed() {
             return;
         }
-        self.push(frame.encode());
-        self.state.borrow_mut().close_code = Some(frame.code);
+        self.push(last_words);
+        self.state.borrow_mut().close_code = Some(code);
         self.end();
     }
 
     /// Ends the connection with `frame`, instead of what is queued; only a piece already begun is finished first.
     pub fn close_now(self: &Rc<Self>, frame: &CloseFrame) {
+        self.close_now_with(frame.code, frame.encode());
+    }
+
+    /// Ends the connection for the reason `code` with `last_words`, instead of what is queued; only a piece already
+    /// begun is finished first.
+    pub fn close_now_with(self: &Rc<Self>, code: u16, last_words: Bytes) {
         if self.is_closed() {
             return;
         }
         let keep = usize::from(self.state.borrow().front_begun);
         self.discard_from(keep);
-        self.close(frame);
+        self.close_with(code, last_words);
     }
 
     /// Ends the connection after what is queued, without a close frame: the last word has been said, or the peer is gone.

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::{Rc, Weak};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use actix_rt::net::TcpStream;
 use actix_web::dev::Extensions;
 use socket2::{SockRef, Socket};
+use tokio::io::Interest;
 
 /// How long a connection may go without what, before it ends.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +52,8 @@ impl ConnectionSocket {
         data.insert(socket);
     }
 
-    /// A request is served as long as what is returned lives.
+    /// A request is served as long as what is returned lives, to be kept by the future that makes the answer: the
+    /// dispatcher owns that beside its stream, and drops it first.
     pub fn serve(self: &Rc<Self>) -> ServedRequest {
         self.requests.update(|requests| requests + 1);
         ServedRequest(Rc::clone(self))
@@ -67,6 +70,36 @@ impl ConnectionSocket {
         let socket = unsafe { BorrowedFd::borrow_raw(self.descriptor) };
         let duplicate = Socket::from(socket.try_clone_to_owned()?);
         TcpStream::from_std(duplicate.into())
+    }
+
+    /// A second handle on the socket, for who serves a request of this connection.
+    pub(super) fn duplicate_served(&self) -> io::Result<TcpStream> {
+        if self.requests.get() == 0 {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        // SAFETY: a request is served, so the future of its answer lives, and with it the dispatcher that owns both.
+        unsafe { self.duplicate() }
+    }
+
+    /// Ready when the peer has closed its side, or the connection; to be awaited by who serves a request.
+    pub async fn gone(&self) {
+        /// Between two looks at a peer that sends what is not read yet.
+        const LOOK: Duration = Duration::from_secs(1);
+        let Ok(stream) = self.duplicate_served() else { return std::future::pending().await };
+        loop {
+            match stream.ready(Interest::READABLE).await {
+                Ok(ready) if !ready.is_read_closed() => {}
+                Ok(_) | Err(_) => return,
+            }
+            // The dispatcher reads; here it is only found whether it has.
+            let look = stream.try_io(Interest::READABLE, || SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]));
+            match look {
+                Ok(0) => return,
+                Ok(_) => tokio::time::sleep(LOOK).await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// How much longer the next request may take; none when it should be there.

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::test_client::{client_frame, until};
 use super::{
     CloseFrame, ConnectionLimit, ConnectionSocket, ConnectionTimeouts, HandshakeError, Inbound, InboundError,
-    InboundLimits, Outbox, ShardQueues, Upgrade, pong_frame, text_frame, upgrade,
+    InboundLimits, Outbox, ShardQueues, Streaming, Upgrade, pong_frame, stream, text_frame, upgrade,
 };
 
 const TIMEOUTS: ConnectionTimeouts =
@@ -113,6 +113,29 @@ async fn serve(
     Ok(response)
 }
 
+/// Sends a page without an end, and after that what the client is gone for. `?unserved` does so where no request is
+/// counted.
+async fn stream_page(
+    req: HttpRequest,
+    reports: web::Data<UnboundedSender<Report>>,
+    connections: web::Data<Arc<ConnectionLimit>>,
+) -> Result<HttpResponse, actix_web::Error> {
+    let socket = req.conn_data::<Rc<ConnectionSocket>>().expect("registered");
+    let _served = (req.query_string() != "unserved").then(|| socket.serve());
+    let shard = ShardQueues::new(FLOOD, Arc::clone(&connections));
+    let Streaming { response, outbox, input } = stream(&req, HttpResponse::Ok(), Rc::clone(&shard))
+        .map_err(|error| actix_web::error::InternalError::new(error, error.status()))?;
+    outbox.push(Bytes::from(vec![b'x'; PAGE]));
+    let reports = reports.get_ref().clone();
+    actix_rt::spawn(async move {
+        let end = input.end().await;
+        outbox.push(Bytes::from(format!("{end:?}")));
+        outbox.end();
+        let _ = reports.send(Report::Ended { used: 0 });
+    });
+    Ok(response)
+}
+
 struct TestServer {
     address: SocketAddr,
     handle: ServerHandle,
@@ -134,6 +157,7 @@ impl TestServer {
                 .app_data(web::Data::new(Arc::clone(&limit)))
                 .route("/ws", web::get().to(serve))
                 .route("/page", web::get().to(|| async { vec![b'x'; PAGE] }))
+                .route("/stream", web::get().to(stream_page))
         })
         .on_connect(|io, data| {
             let stream = io.downcast_ref::<TcpStream>().expect("TCP");
@@ -418,4 +442,48 @@ async fn other_requests_are_refused_with_a_reason() {
             expected.map(|(error, code)| (error, status(code)))
         );
     }
+}
+
+#[actix_web::test]
+async fn an_endless_answer_is_taken_over_whole() {
+    let mut server = TestServer::start();
+    // More requests on the same connection are not answered: it ends with the first.
+    let twice = "GET /stream HTTP/1.1\r\nHost: test\r\n\r\nGET /page HTTP/1.1\r\nHost: test\r\n\r\n";
+    for request in ["GET /stream HTTP/1.1\r\nHost: test\r\n\r\n", "GET /stream HTTP/1.0\r\n\r\n", twice] {
+        let mut client = server.client_that_says(request.as_bytes()).await;
+        let head = String::from_utf8(read_until(&mut client, b"\r\n\r\n").await).expect("UTF-8").to_lowercase();
+        assert!(head.starts_with("http/1.") && head.contains(" 200 "), "{head}");
+        assert!(!head.contains("transfer-encoding") && !head.contains("content-length"), "{head}");
+        let mut page = vec![0; PAGE];
+        client.read_exact(&mut page).await.expect("a page");
+        assert!(page.iter().all(|byte| *byte == b'x'));
+        client.shutdown().await.expect("open");
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.expect("an end");
+        assert_eq!(rest, "Gone");
+        assert!(matches!(server.reports.recv().await, Some(Report::Ended { .. })));
+    }
+    until(|| server.connections.open() == 0).await;
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn who_sends_to_an_endless_answer_is_heard_no_longer_than_bounded() {
+    let server = TestServer::start();
+    let mut client = server.client_that_says(b"GET /stream HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    read_until(&mut client, b"\r\n\r\n").await;
+    let mut page = vec![0; PAGE];
+    client.read_exact(&mut page).await.expect("a page");
+    client.write_all(&[b'y'; 65_537]).await.expect("sent");
+    assert_eq!(read_until(&mut client, b"Flood").await, b"Flood");
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn no_handle_is_made_where_no_request_is_counted() {
+    let server = TestServer::start();
+    let mut client = server.client_that_says(b"GET /stream?unserved HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    let head = String::from_utf8(read_until(&mut client, b"\r\n\r\n").await).expect("UTF-8");
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    server.stop().await;
 }

@@ -1,13 +1,15 @@
 //! `GET /events` and `GET /events/{id}`.
 
+use actix_web::http::Method;
 use actix_web::http::header::LINK;
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 
+use super::accept::{self, Format};
 use super::query::{Query, invalid};
 use super::reply::{self, Refusal};
-use super::{Edge, access};
+use super::{Edge, access, lines, long_poll, stream};
 use crate::actors::push_log::PushLog;
 use crate::domain::access::Scope;
 use crate::domain::delivery::{DeliveryState, EventStatus};
@@ -20,17 +22,26 @@ use crate::storage::{AttemptRecord, DeliveryRecord, EventPage, EventQuery, Order
 
 const PARAMETERS: &[&str] =
     &["event_name", "after", "before", "since", "until", "source", "status", "key", "limit", "order"];
+const WAIT: &str = "wait";
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
 /// A page of events.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    match accept::format(&req) {
+        Format::EventStream => return stream::connect(req, edge).await,
+        Format::Lines => return lines::list(&req, &edge, &Query::parse(&req, PARAMETERS, &["event_name"])?).await,
+        Format::Json => {}
+    }
     let caller = access::caller(&req, &edge)?;
-    let query = Query::parse(&req, PARAMETERS, &["event_name"])?;
-    let mut events = event_query(&query)?;
+    let query = Query::parse(&req, &[PARAMETERS, &[WAIT]].concat(), &["event_name"])?;
+    let mut events = event_query(&query, MAX_LIMIT)?;
     events.patterns = permit::reading(&caller, Scope::Read, events.patterns)?;
     let order = events.order;
-    let page = read_page(&edge.parts.reader, events).await.map_err(|error| read_error(&error))?;
+    let page = match long_poll::wait(&query)? {
+        Some(wait) if req.method() != Method::HEAD => long_poll::read(&req, &edge, events, wait).await?,
+        _ => read_page(&edge.parts.reader, events).await.map_err(|error| read_error(&error))?,
+    };
     let mut data = Vec::with_capacity(page.events.len() * 256);
     data.push(b'[');
     for (k, event) in page.events.iter().enumerate() {
@@ -140,7 +151,7 @@ pub(super) fn attempts_json<'a>(
 }
 
 /// `after` goes forward from there, whatever the order: descending, it is the page of ascending order turned round.
-async fn read_page(reader: &Reader, mut query: EventQuery) -> Result<EventPage, StoreError> {
+pub(super) async fn read_page(reader: &Reader, mut query: EventQuery) -> Result<EventPage, StoreError> {
     let turned = query.order == Order::Desc && query.after.is_some() && query.before.is_none();
     if turned {
         query.order = Order::Asc;
@@ -152,16 +163,13 @@ async fn read_page(reader: &Reader, mut query: EventQuery) -> Result<EventPage, 
     Ok(page)
 }
 
-fn event_query(query: &Query<'_>) -> Result<EventQuery, ApiError> {
-    let patterns = query
-        .all("event_name")
-        .map(|text| Pattern::parse(text).map_err(|reason| invalid("event_name", &reason.to_string())))
-        .collect::<Result<_, _>>()?;
+/// What the parameters ask for, with a `limit` of at most `max_limit`.
+pub(super) fn event_query(query: &Query<'_>, max_limit: usize) -> Result<EventQuery, ApiError> {
     let id = |text: &str| text.parse::<EventId>().ok().filter(|id| *id >= 0);
     let expected_id = "an event id: an integer from 0";
     let expected_time = "an RFC 3339 time like 2026-01-31T12:00:00Z";
-    let limit = query.read("limit", "an integer from 1 to 1000", |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+    let limit = query.read("limit", &format!("an integer from 1 to {max_limit}"), |text| {
+        text.parse().ok().filter(|limit| (1..=max_limit).contains(limit))
     })?;
     let order = query.read("order", "asc or desc", |text| match text {
         "asc" => Some(Order::Asc),
@@ -169,7 +177,7 @@ fn event_query(query: &Query<'_>) -> Result<EventQuery, ApiError> {
         _ => None,
     })?;
     Ok(EventQuery {
-        patterns,
+        patterns: patterns(query)?,
         after: query.read("after", expected_id, id)?,
         before: query.read("before", expected_id, id)?,
         since: query.read("since", expected_time, Timestamp::parse)?,
@@ -179,7 +187,14 @@ fn event_query(query: &Query<'_>) -> Result<EventQuery, ApiError> {
         status: query.read("status", "one of processed, pending, failed", EventStatus::parse)?,
         limit: limit.unwrap_or(DEFAULT_LIMIT),
         order: order.unwrap_or(Order::Asc),
+        ..EventQuery::default()
     })
+}
+
+/// The names and patterns asked for.
+pub(super) fn patterns(query: &Query<'_>) -> Result<Vec<Pattern>, ApiError> {
+    let parse = |text| Pattern::parse(text).map_err(|reason| invalid("event_name", &reason.to_string()));
+    query.all("event_name").map(parse).collect()
 }
 
 const EXPECTED_TEXT: &str = "text without control characters";

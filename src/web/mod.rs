@@ -1,16 +1,21 @@
 //! The HTTP and WebSocket edge: decode, send a message, encode.
 
+mod accept;
 mod access;
 mod admin;
 mod body;
 mod cors;
 mod events;
 mod health;
+mod lines;
+mod long_poll;
 mod observe;
 mod publish;
 mod query;
 mod reply;
 mod schedules;
+mod seat;
+mod stream;
 mod ws;
 
 use std::rc::Rc;
@@ -29,12 +34,12 @@ use crate::actors::durables::Directory;
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, Revoke, StartJob};
 use crate::actors::push_log::PushLog;
-use crate::actors::router::messages::{CheckAccess, CloseSession};
+use crate::actors::router::messages::{CheckAccess, CloseSession, CountSubscribers, FindSessions};
 use crate::actors::router::worker::Worker;
 use crate::actors::service_slot::ServiceSlot;
 use crate::actors::supervisor::messages::{
     Drain, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, ObserveTree, OperateService,
-    ToPersistence,
+    ToPersistence, ToShards,
 };
 use crate::config::{ProxyHeader, ServiceConfig};
 use crate::domain::network::Network;
@@ -46,6 +51,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::transport::InboundLimits;
 
 pub use self::cors::share;
+pub use self::long_poll::LongPollLimits;
 pub use self::observe::observe;
 
 /// What the endpoints of every worker share.
@@ -67,6 +73,8 @@ pub struct EdgeParts {
     pub pushes: Arc<PushLog>,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
+    /// How many requests may wait for events.
+    pub long_polls: Arc<LongPollLimits>,
     pub supervisor: SupervisorAddresses,
     /// In the order of the configuration.
     pub services: Arc<[ConfiguredService]>,
@@ -87,6 +95,8 @@ pub struct SupervisorAddresses {
     pub observe: Recipient<ObserveTree>,
     pub close_session: Recipient<CloseSession>,
     pub drain: Recipient<Drain>,
+    pub sessions: Recipient<ToShards<FindSessions>>,
+    pub subscriptions: Recipient<ToShards<CountSubscribers>>,
     pub observe_services: Recipient<ObserveServices>,
     pub operate: Recipient<OperateService>,
     pub in_flight: Recipient<ListAllInFlight>,
@@ -133,6 +143,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(resource("/publish", &[Method::POST]).route(web::post().to(publish::publish)))
         .service(resource("/publish/batch", &[Method::POST]).route(web::post().to(publish::publish_batch)))
         .service(get("/events").route(web::get().to(events::list)).route(web::head().to(events::list)))
+        .service(get("/events/stream").route(web::get().to(stream::connect)).route(web::head().to(stream::connect)))
         .service(get("/events/{id}").route(web::get().to(events::one)).route(web::head().to(events::one)))
         .service(get("/events/{id}/trace").route(web::get().to(events::trace)).route(web::head().to(events::trace)))
         .service(get("/schedules").route(web::get().to(schedules::list)).route(web::head().to(schedules::list)))
@@ -149,7 +160,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
 fn admin_routes(config: &mut web::ServiceConfig) {
     config
         .service(resource("/actors", &[Method::GET]).route(web::get().to(admin::actors)))
-        .service(resource("/sessions", &[Method::GET]).route(web::get().to(admin::sessions)))
+        .service(resource("/sessions", &[Method::GET]).route(web::get().to(admin::presence::sessions)))
+        .service(resource("/subscriptions", &[Method::GET]).route(web::get().to(admin::presence::subscriptions)))
         .service(resource("/sessions/{id}", &[Method::DELETE]).route(web::delete().to(admin::close_session)))
         .service(resource("/services", &[Method::GET]).route(web::get().to(admin::services::list)))
         .service(resource("/services/{name}", &[Method::GET]).route(web::get().to(admin::services::one)))
@@ -177,7 +189,11 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         .service(
             resource("/revocations/{kind}/{value}", &[Method::DELETE]).route(web::delete().to(admin::tokens::restore)),
         )
-        .service(resource("/drain", &[Method::POST]).route(web::post().to(admin::drain)))
+        .service(
+            resource("/drain", &[Method::POST, Method::DELETE])
+                .route(web::post().to(admin::drain))
+                .route(web::delete().to(admin::undrain)),
+        )
         .default_service(web::to(not_found));
     #[cfg(feature = "fault-injection")]
     config.service(resource("/fault/{actor}", &[Method::POST]).route(web::post().to(admin::fault)));

@@ -80,7 +80,7 @@ pub async fn observe<B: MessageBody>(
     }
     let _served = req.conn_data::<Rc<ConnectionSocket>>().map(ConnectionSocket::serve);
     let peer = access::peer(req.request(), &edge);
-    let (method, route) = (method_label(req.method().as_str()), route_label(req.path()));
+    let (method, route) = (method_label(req.method().as_str()), route_label(req.path(), req.query_string()));
     let mut response = next.call(req).await?;
     let code = response.status().as_u16();
     edge.observer.answered(method, route, code, begin);
@@ -101,11 +101,12 @@ fn method_label(method: &str) -> &'static str {
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"].into_iter().find(|m| *m == method).unwrap_or("other")
 }
 
-fn route_label(path: &str) -> &'static str {
+fn route_label(path: &str, query: &str) -> &'static str {
     const EXACT: &[&str] = &[
         "/publish",
         "/publish/batch",
         "/events",
+        "/events/stream",
         "/schedules",
         "/ws",
         "/health",
@@ -114,6 +115,7 @@ fn route_label(path: &str) -> &'static str {
         "/metrics",
         "/admin/actors",
         "/admin/sessions",
+        "/admin/subscriptions",
         "/admin/drain",
         "/admin/services",
         "/admin/deliveries",
@@ -124,6 +126,10 @@ fn route_label(path: &str) -> &'static str {
         "/admin/tokens",
         "/admin/revocations",
     ];
+    // Takes as long as it waits, which says nothing of the others.
+    if path == "/events" && query.split('&').any(|pair| pair.starts_with("wait=")) {
+        return "/events?wait";
+    }
     match EXACT.iter().find(|route| **route == path) {
         Some(route) => route,
         None if path.starts_with("/admin/sessions/") => "/admin/sessions/{id}",

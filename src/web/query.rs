@@ -52,7 +52,7 @@ impl<'a> Query<'a> {
     }
 
     /// The query with `set` in place of the parameters in `without`.
-    pub fn rewritten(&self, without: &[&str], set: (&str, i64)) -> String {
+    pub fn rewritten(&self, without: &[&str], set: (&str, impl ToString)) -> String {
         let kept = self.0.iter().filter(|(name, _)| !without.contains(&&**name));
         form_urlencoded::Serializer::new(String::new())
             .extend_pairs(kept)

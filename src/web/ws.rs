@@ -1,6 +1,5 @@
 //! `GET /ws`: from an HTTP request to a session.
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
@@ -8,27 +7,27 @@ use futures_util::StreamExt as _;
 
 use super::query::Query;
 use super::reply::Refusal;
+use super::seat::{self, Seat};
 use super::{Edge, access};
-use crate::actors::router::messages::OpenSession;
-use crate::actors::router::shard::seat::Standing;
 use crate::actors::session::{Session, SessionAccess, SessionParts};
 use crate::domain::access::{Caller, Scope};
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::permit;
-use crate::transport::{CloseFrame, HandshakeError, Upgrade, upgrade};
+use crate::protocol::wire::Wire;
+use crate::transport::{CloseFrame, Upgrade, upgrade};
 
 /// The protocol of `/ws` as a subprotocol: it changes nothing, but leaves a browser one to agree on beside its token.
 const PROTOCOL: &str = "event-handler.v1";
+/// The subprotocol with several JSON objects, one a line, in a frame.
+const LINES: &str = "event-handler.v1.ndjson";
 
 /// Opens a session for a WebSocket client.
 pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let (parts, worker) = (&edge.parts, &edge.worker);
     Query::parse(&req, &[access::TOKEN_PARAMETER], &[])?;
     access::origin(&req, &parts.allowed_origins)?;
-    if parts.health.is_draining() {
-        return Err(unavailable(ErrorCode::Draining, "the process is shutting down").into());
-    }
+    seat::check_open(&edge)?;
     let caller = match access::streaming_caller(&req, &edge).and_then(may_do_something) {
         Ok(caller) => caller,
         // A page is not told the status of a failed handshake, but it is told why a connection was closed.
@@ -38,22 +37,12 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         Err(error) => return Err(error.into()),
     };
     let admission = access::admit_stream(&req, &edge, &caller)?;
-    let upgraded = upgrade_with(&req, payload, &edge)?;
-    if parts.position.get().is_none() {
-        return Err(unavailable(ErrorCode::StoreUnavailable, "the store has not been opened yet").into());
+    let mut upgraded = upgrade_with(&req, payload, &edge)?;
+    let wire = if upgraded.protocol == Some(LINES) { Wire::Lines } else { Wire::WebSocket };
+    if wire == Wire::Lines {
+        upgraded.inbound.split_lines();
     }
-    let shard = worker.shard().ok_or_else(|| unavailable(ErrorCode::Overloaded, "still starting"))?;
-    let standing = Standing::new(caller.clone(), access::party(&req, &edge, &caller));
-    let link = worker.link(upgraded.outbox, access::peer(&req, &edge), standing);
-    let ticket = worker.lobby.enter(link.clone());
-    let seated = match shard.open_session.send(OpenSession(ticket)).await {
-        Ok(Some(seated)) => seated,
-        Ok(None) | Err(_) => {
-            worker.lobby.take(ticket);
-            return Err(unavailable(ErrorCode::Overloaded, "the shard of this worker is restarting").into());
-        }
-    };
-    parts.metrics.sessions_opened.inc();
+    let Seat { seated, link, shard } = seat::take(&req, &edge, caller, upgraded.outbox, wire).await?;
     let session = SessionParts {
         shard,
         intake: worker.intake.clone(),
@@ -73,8 +62,8 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
 /// Switches to WebSocket. Of the subprotocols that the client offers the one that is known is agreed on. If none is but
 /// the one with the token, that one: browsers give up if none is.
 fn upgrade_with(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<Upgrade, ApiError> {
-    let upgraded = upgrade(req, payload, &[PROTOCOL], edge.parts.limits.inbound, edge.worker.queues.clone());
-    let mut upgraded = upgraded.map_err(|error| handshake_error(&error))?;
+    let upgraded = upgrade(req, payload, &[LINES, PROTOCOL], edge.parts.limits.inbound, edge.worker.queues.clone());
+    let mut upgraded = upgraded.map_err(|error| seat::handshake_error(&error))?;
     let echo = access::bearer_protocol(req).filter(|_| upgraded.protocol.is_none());
     if let Some(echo) = echo.and_then(|name| HeaderValue::from_str(name).ok()) {
         upgraded.response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, echo);
@@ -105,17 +94,4 @@ fn close_at_once(req: &HttpRequest, payload: Payload, edge: &Edge, error: &ApiEr
     // Read to its end, which the outbox sees to.
     actix_rt::spawn(async move { while inbound.next().await.is_some_and(|frame| frame.is_ok()) {} });
     Ok(upgraded.response)
-}
-
-fn unavailable(code: ErrorCode, message: &str) -> ApiError {
-    ApiError::new(code, message).retry_after(std::time::Duration::from_secs(1))
-}
-
-fn handshake_error(error: &HandshakeError) -> ApiError {
-    let code = match error.status() {
-        StatusCode::SERVICE_UNAVAILABLE => return unavailable(ErrorCode::Overloaded, &error.to_string()),
-        StatusCode::UPGRADE_REQUIRED => ErrorCode::UpgradeRequired,
-        _ => ErrorCode::MalformedRequest,
-    };
-    ApiError::new(code, error.to_string())
 }

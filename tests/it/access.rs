@@ -55,6 +55,8 @@ fn every_admin_path_is_guarded() {
         ("GET", "/admin"),
         ("GET", "/admin/actors"),
         ("GET", "/admin/sessions"),
+        ("GET", "/admin/subscriptions"),
+        ("DELETE", "/admin/drain"),
         ("DELETE", "/admin/sessions/1"),
         ("POST", "/admin/drain"),
         ("GET", "/admin/no-such-page"),

@@ -98,7 +98,8 @@ impl Subject {
                 (Some("acked"), Some(id)) => {
                     self.record.lock().expect("no panic").acked.insert(id);
                 }
-                (Some("nacked" | "subscribed"), _) => {}
+                // Before it is disconnected it is told when to come back.
+                (Some("nacked" | "subscribed" | "disconnect"), _) => {}
                 // Its store, or the part itself, is being restarted.
                 (Some("error"), _) if frame["error"]["retry_after_ms"].is_u64() => return,
                 _ => self.record.lock().expect("no panic").wrong.push(format!("{frame}")),

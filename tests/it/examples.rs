@@ -27,7 +27,7 @@ fn publish_part(server: &Server, part: u64) {
 }
 
 /// A server in the same place as `server`, which is killed.
-fn kill_and_start(mut server: Server) -> Server {
+pub fn kill_and_start(mut server: Server) -> Server {
     server.kill9();
     server.spec().env("PORT", server.addr().port()).start()
 }

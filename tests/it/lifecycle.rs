@@ -22,7 +22,10 @@ fn sigterm_closes_subscribers_with_4200_and_exits_0() {
         for ws in &mut sockets {
             let (close, frames) = ws.recv_close();
             assert_eq!(close.map(|c| u16::from(c.code)), Some(4200));
-            assert_eq!(frames, [r#"{"event_name":"a","payload":"last"}"#]);
+            assert_eq!(frames[0], r#"{"event_name":"a","payload":"last"}"#);
+            let advice: serde_json::Value = serde_json::from_str(&frames[1]).expect("JSON");
+            assert_eq!((&advice["type"], &advice["code"]), (&json!("disconnect"), &json!(4200)), "{advice}");
+            assert_eq!(frames.len(), 2);
         }
         let status = server.wait_for_exit();
         assert_eq!(status.code(), Some(0), "{}", server.log_text());

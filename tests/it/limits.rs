@@ -190,7 +190,7 @@ fn a_flood_of_one_token_does_not_disturb_another() {
         let mut connection = Connection::open(server.addr()).expect("a connection");
         let begin = Instant::now();
         let statuses: Vec<u16> =
-            (0..100).map(|_| connection.send(&publish("steady")).expect("an answer").status).collect();
+            (0..50).map(|_| connection.send(&publish("steady")).expect("an answer").status).collect();
         let took = begin.elapsed();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         let flooded = floods.into_iter().map(|flood| flood.join().expect("no panic"));
@@ -199,8 +199,7 @@ fn a_flood_of_one_token_does_not_disturb_another() {
         let share = 50.0 + 200.0 * (took.as_secs_f64() + 1.0);
         assert!(f64::from(stored) <= share, "{stored} of {share} in {took:?}");
         assert!(refused > 0, "the flood was none");
-        let own = statuses.iter().filter(|status| **status == 200).count();
-        assert!(own as f64 >= (50.0 + 200.0 * took.as_secs_f64()).min(100.0) - 1.0, "{own} in {took:?}");
+        assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
     });
 }
 

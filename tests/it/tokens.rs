@@ -405,3 +405,39 @@ fn sessions_are_counted_down_when_their_token_is_revoked() {
     request(&server, "POST", "/admin/tokens/orders/revoke", "admin").send().data();
     eventually("no session", || (metric(&server, "event_handler_sessions") == 0.0).then_some(()));
 }
+
+#[test]
+fn streams_are_for_what_was_granted() {
+    let server = server();
+    assert_eq!(publish(&server, "all", "user.created").status, 200);
+    assert_eq!(publish(&server, "all", "order.made").status, 200);
+    for path in ["/events/stream", "/events?after=0&wait=1s"] {
+        assert_eq!(server.get(path).error(401)["code"], "unauthorized", "{path}");
+        request(&server, "GET", path, "nothing").send().error(403);
+    }
+    request(&server, "GET", "/events/stream?event_name=user.created", "orders").send().error(403);
+    // Without a name: what the token may have.
+    let header = format!("Authorization: {}", bearer("orders"));
+    let mut stream = server.stream("?after=earliest", &[&header]);
+    let (id, name, _) = stream.event();
+    assert_eq!((id, name.as_str()), (2, "order.made"));
+    let mut by_parameter = server.stream(&format!("?after=earliest&access_token={}", token("orders")), &[]);
+    assert_eq!(by_parameter.event().0, 2);
+    let lines = request(&server, "GET", "/events", "orders").header("Accept", "application/x-ndjson").send();
+    assert_eq!(lines.text().lines().count(), 1, "{}", lines.text());
+    let poll = request(&server, "GET", "/events?after=0&wait=1s", "orders").send();
+    assert_eq!(poll.data().as_array().map(Vec::len), Some(1));
+    request(&server, "POST", "/admin/tokens/orders/revoke", "admin").send().data();
+    assert_eq!((stream.try_event(), by_parameter.try_event()), (None, None), "ended with the token");
+    assert!(!server.log_text().contains(&token("orders")));
+}
+
+#[test]
+fn members_of_durable_subscriptions_may_have_their_events() {
+    let server = server();
+    let mut ws = socket(&server, "orders");
+    let mut join =
+        |pattern: &str| ws.request(json!({"action": "subscribe", "event_name": pattern, "durable": "d", "id": 1}));
+    assert_eq!(join("user.*")["error"]["code"], "forbidden");
+    assert_eq!(join("order.*")["type"], "subscribed");
+}

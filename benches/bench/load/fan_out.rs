@@ -55,7 +55,7 @@ impl Audience {
         let stride = count.div_ceil(SAMPLES).max(1);
         let subscribers = (0..count)
             .map(|index| {
-                let mut subscriber = Subscriber::new(subscription.open(None)?, index % stride == 0)?;
+                let mut subscriber = Subscriber::new(subscription.open(None)?, subscription.wire, index % stride == 0)?;
                 poll.registry().register(&mut subscriber.stream, Token(index), Interest::READABLE)?;
                 Ok(subscriber)
             })

@@ -5,6 +5,7 @@ pub mod http;
 pub mod recovery;
 pub mod requests;
 pub mod sink;
+pub mod sse;
 pub mod ws;
 
 use std::io;

@@ -48,7 +48,7 @@ impl Returners {
         let poll = Poll::new()?;
         let subscribers = (0..count)
             .map(|index| {
-                let mut subscriber = Subscriber::new(subscription.open(None)?, false)?;
+                let mut subscriber = Subscriber::new(subscription.open(None)?, subscription.wire, false)?;
                 poll.registry().register(&mut subscriber.stream, Token(index), Interest::READABLE)?;
                 Ok(subscriber)
             })

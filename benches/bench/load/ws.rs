@@ -1,4 +1,5 @@
-//! A WebSocket subscriber that counts frames by their headers and looks into payloads only when it is a sample.
+//! A subscriber, over WebSocket or server-sent events, that counts what comes and looks into it only when it is a
+//! sample.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,6 +9,7 @@ use memchr::memmem;
 use socket2::{Domain, Socket, Type};
 
 use super::requests::read_stamp;
+use super::sse::Blocks;
 use super::{Clock, Latencies};
 
 const TEXT: u8 = 1;
@@ -18,15 +20,26 @@ const PONG: u8 = 10;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
+const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
 /// How long a server may take to accept a subscriber.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where and how to subscribe.
 pub struct Subscription {
+    pub wire: Wire,
     pub addr: SocketAddr,
     pub target: String,
     /// Text frames to send after the upgrade; each is answered by one frame that contains `"subscribed"`.
     pub requests: Vec<String>,
+}
+
+/// What the server answers with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    WebSocket,
+    EventStream,
 }
 
 impl Subscription {
@@ -41,13 +54,12 @@ impl Subscription {
         let mut stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(
-            stream,
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            self.target, self.addr
-        )?;
-        read_upgrade(&mut stream)?;
+        let (upgrade, answer): (_, &[u8]) = match self.wire {
+            Wire::WebSocket => (UPGRADE, b"HTTP/1.1 101"),
+            Wire::EventStream => ("", b"HTTP/1.1 200"),
+        };
+        write!(stream, "GET {} HTTP/1.1\r\nHost: {}\r\n{upgrade}\r\n", self.target, self.addr)?;
+        read_head(&mut stream, answer)?;
         for request in &self.requests {
             stream.write_all(&client_frame(TEXT, request.as_bytes()))?;
             let reply = read_frame(&mut stream)?;
@@ -59,17 +71,17 @@ impl Subscription {
     }
 }
 
-/// Reads exactly the head of the 101 answer.
-fn read_upgrade(stream: &mut TcpStream) -> io::Result<()> {
+/// Reads exactly the head of the answer, which must begin with `expected`.
+fn read_head(stream: &mut TcpStream, expected: &[u8]) -> io::Result<()> {
     let mut head = Vec::with_capacity(256);
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte)?;
         head.push(byte[0]);
     }
-    match head.starts_with(b"HTTP/1.1 101") {
+    match head.starts_with(expected) {
         true => Ok(()),
-        false => Err(io::Error::other(format!("no upgrade: {}", String::from_utf8_lossy(&head)))),
+        false => Err(io::Error::other(format!("not accepted: {}", String::from_utf8_lossy(&head)))),
     }
 }
 
@@ -184,11 +196,16 @@ impl Sample {
     }
 }
 
+enum Splitter {
+    Frames(Frames),
+    Blocks(Blocks),
+}
+
 /// A subscriber in an epoll loop.
 pub struct Subscriber {
     pub stream: mio::net::TcpStream,
-    frames: Frames,
-    /// Data frames since the last reset.
+    splitter: Splitter,
+    /// Events since the last reset.
     pub count: u64,
     /// The code of the server's close frame, or 1006 when the connection just ended.
     pub closed: Option<u16>,
@@ -196,11 +213,14 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    pub fn new(stream: TcpStream, sampled: bool) -> io::Result<Self> {
+    pub fn new(stream: TcpStream, wire: Wire, sampled: bool) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream: mio::net::TcpStream::from_std(stream),
-            frames: Frames { keep: sampled, ..Frames::default() },
+            splitter: match wire {
+                Wire::WebSocket => Splitter::Frames(Frames { keep: sampled, ..Frames::default() }),
+                Wire::EventStream => Splitter::Blocks(Blocks::default()),
+            },
             count: 0,
             closed: None,
             sample: sampled.then(Box::default),
@@ -214,7 +234,7 @@ impl Subscriber {
         }
     }
 
-    /// Reads until the socket is empty; returns how many data frames came.
+    /// Reads until the socket is empty; returns how many events came.
     pub fn receive(&mut self, buffer: &mut [u8], clock: Clock) -> io::Result<u64> {
         let before = self.count;
         while self.closed.is_none() {
@@ -230,15 +250,26 @@ impl Subscriber {
                     break;
                 }
             };
-            let Self { stream, frames, count, closed, sample } = self;
+            let Self { stream, splitter, count, closed, sample } = self;
             let mut failure = None;
-            frames.feed(&buffer[..read], |opcode, payload| match opcode {
-                0 | TEXT | BINARY => {
-                    *count += 1;
-                    if let Some(sample) = sample {
-                        sample.take(payload, clock);
-                    }
+            let mut take = |event: &[u8]| {
+                *count += 1;
+                if let Some(sample) = sample {
+                    sample.take(event, clock);
                 }
+            };
+            let frames = match splitter {
+                Splitter::Frames(frames) => frames,
+                Splitter::Blocks(blocks) => {
+                    blocks.feed(&buffer[..read], take);
+                    if read < buffer.len() {
+                        break;
+                    }
+                    continue;
+                }
+            };
+            frames.feed(&buffer[..read], |opcode, payload| match opcode {
+                0 | TEXT | BINARY => take(payload),
                 PING => failure = stream.write_all(&client_frame(PONG, payload)).err(),
                 CLOSE => *closed = Some(payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]]))),
                 _ => {}

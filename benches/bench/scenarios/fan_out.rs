@@ -12,10 +12,13 @@ const MOST: u64 = 200_000;
 pub fn run(bench: &Bench, subject: &Subject) -> io::Result<Vec<Row>> {
     let system = subject.start(bench)?;
     let request = system.publish_request("bench.fan", PAYLOAD);
-    let subscription = system.subscription(&["bench.fan"]);
+    let mut kinds = vec![("subscribers", system.subscription(&["bench.fan"]))];
+    if subject.is_event_handler() {
+        kinds.push(("SSE subscribers", system.event_stream("bench.fan")));
+    }
     let mut rows = Vec::new();
-    for size in [1, 100, 1_000, 5_000] {
-        let mut audience = Audience::gather(&subscription, size)?;
+    for ((kind, subscription), size) in kinds.iter().flat_map(|kind| [1, 100, 1_000, 5_000].map(|size| (kind, size))) {
+        let mut audience = Audience::gather(subscription, size)?;
         for publishers in [1, 16] {
             let pacing = Pacing::Outstanding(publishers);
             let mut plan =
@@ -23,7 +26,7 @@ pub fn run(bench: &Bench, subject: &Subject) -> io::Result<Vec<Row>> {
             audience.publish(&system, bench.clock, &plan, &request)?;
             plan.duration = bench.duration;
             let outcome = audience.publish(&system, bench.clock, &plan, &request)?;
-            rows.push(row(format!("{size} subscribers, {publishers} at a time"), outcome));
+            rows.push(row(format!("{size} {kind}, {publishers} at a time"), outcome));
         }
     }
     Ok(rows)

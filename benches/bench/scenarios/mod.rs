@@ -56,7 +56,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "fan-out",
-        about: "200-byte events to many WebSockets; 1 or 16 events on their way at a time",
+        about: "200-byte events to many WebSockets and SSE clients; 1 or 16 events on their way at a time",
         takes: |subject| !subject.is_postgres(),
         run: fan_out::run,
     },
@@ -68,7 +68,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "idle",
-        about: "memory of silent WebSockets with one subscription each",
+        about: "memory of silent WebSockets and SSE clients with one subscription each",
         takes: |subject| !subject.is_postgres(),
         run: idle::run,
     },

@@ -1,5 +1,6 @@
 //! What the router and its shards take.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::prelude::Message;
@@ -14,6 +15,7 @@ use crate::domain::name::EventName;
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::ApiError;
+use crate::protocol::frame::Subscribed;
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::request::{Envelope, RequestId, Start};
 
@@ -74,6 +76,42 @@ pub struct OpenSubscription {
     pub log_end: EventId,
 }
 
+/// To a shard: everything that an SSE client wants. The beginning of its stream is queued before its first event.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Subscribed, ApiError>")]
+pub struct OpenStream {
+    pub seated: Seated,
+    /// Each once.
+    pub patterns: Vec<Pattern>,
+    pub envelope: Envelope,
+    /// Of all of them.
+    pub filter: Option<Filter>,
+    pub start: Start,
+    /// See [`OpenSubscription`].
+    pub log_end: EventId,
+}
+
+/// To a shard: wake this request when an event has been committed that any of the patterns matches, or when waiting is
+/// in vain.
+#[derive(Debug, Message)]
+#[rtype(result = "PollId")]
+pub struct AwaitEvent {
+    pub patterns: Vec<Pattern>,
+    pub wake: tokio::sync::oneshot::Sender<()>,
+}
+
+/// A request that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PollId {
+    pub place: usize,
+    pub number: u64,
+}
+
+/// To a shard: this request waits no more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ForgetPoll(pub PollId);
+
 /// To a shard: the end of a subscription.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -102,6 +140,32 @@ pub struct CloseSession(pub SessionId);
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct CheckAccess;
+/// To a shard: those of its sessions that fit, in the order of their numbers.
+#[derive(Debug, Clone, Default, Message)]
+#[rtype(result = "Vec<ActorReport>")]
+pub struct FindSessions {
+    /// Exclusive.
+    pub after: Option<SessionId>,
+    pub limit: usize,
+    /// Has this very subscription.
+    pub pattern: Option<Pattern>,
+    /// An address, with its port or without.
+    pub peer: Option<String>,
+    /// See [`Wire::kind`](crate::protocol::wire::Wire::kind).
+    pub kind: Option<String>,
+}
+
+/// To a shard: how many subscribe to each pattern?
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "BTreeMap<Pattern, SubscriberCount>")]
+pub struct CountSubscribers;
+
+/// Subscribers of one pattern, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SubscriberCount {
+    pub websocket: usize,
+    pub sse: usize,
+}
 
 /// To a shard: close every session, spread over `spread`.
 #[derive(Debug, Clone, Copy, Message)]

@@ -6,12 +6,16 @@ use std::rc::Rc;
 use actix::prelude::{Addr, Context, Recipient};
 use actix_rt::ArbiterHandle;
 
-use super::messages::{CloseSubscription, ListSubscriptions, OpenSession, OpenSubscription, SessionClosed};
+use super::messages::{
+    AwaitEvent, CloseSubscription, ForgetPoll, ListSubscriptions, OpenSession, OpenStream, OpenSubscription,
+    SessionClosed,
+};
 use super::shard::seat::{Beat, Link, Standing};
 use super::shard::{Lobby, Shard, ShardParts, low_water};
 use crate::actors::mailbox::{Depth, Mailbox};
 use crate::actors::persistence::intake::Intake;
 use crate::actors::supervisor::guard::ExitGuard;
+use crate::protocol::wire::Wire;
 use crate::transport::ShardQueues;
 
 thread_local! {
@@ -24,6 +28,9 @@ pub struct ShardAddresses {
     pub open_session: Recipient<OpenSession>,
     pub session_closed: Recipient<SessionClosed>,
     pub open_subscription: Recipient<OpenSubscription>,
+    pub open_stream: Recipient<OpenStream>,
+    pub await_event: Recipient<AwaitEvent>,
+    pub forget_poll: Recipient<ForgetPoll>,
     pub close_subscription: Recipient<CloseSubscription>,
     pub list_subscriptions: Recipient<ListSubscriptions>,
 }
@@ -74,6 +81,9 @@ impl Worker {
             open_session: address.clone().recipient(),
             session_closed: address.clone().recipient(),
             open_subscription: address.clone().recipient(),
+            open_stream: address.clone().recipient(),
+            await_event: address.clone().recipient(),
+            forget_poll: address.clone().recipient(),
             close_subscription: address.clone().recipient(),
             list_subscriptions: address.clone().recipient(),
         })));
@@ -99,11 +109,12 @@ impl Worker {
     pub fn link(
         &self,
         outbox: Rc<crate::transport::Outbox>,
+        wire: Wire,
         peer: Option<std::net::SocketAddr>,
         standing: Standing,
     ) -> Rc<Link> {
         let heard = Cell::new(self.clock.get());
-        Rc::new(Link { outbox, peer, standing, heard, clock: Rc::clone(&self.clock) })
+        Rc::new(Link { outbox, wire, peer, standing, heard, clock: Rc::clone(&self.clock) })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
 use crate::protocol::permit;
 use crate::protocol::request::{RequestId, Start};
+use crate::protocol::wire::Bundle;
 use crate::transport::Outbox;
 
 /// Of one connection.
@@ -174,7 +175,7 @@ impl Session {
             // If it is lost, the actor looks again within a second.
             let _ = durables.try_send(RoomAgain(membership.key.clone()));
         }
-        self.link.outbox.push(frame);
+        self.link.outbox.push(Bundle::of(self.link.wire, std::iter::once(&frame)));
         if self.link.outbox.queued_bytes() > self.parts.queue_limit {
             self.link.outbox.feeding().pause_until(self.parts.low_water);
         }

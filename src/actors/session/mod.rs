@@ -6,6 +6,7 @@
 
 mod access;
 mod durable;
+pub mod stream;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -134,7 +135,7 @@ impl Session {
     }
 
     fn close(&self, reason: CloseReason) {
-        self.link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
+        self.link.close(reason);
     }
 
     /// Nothing more is said but why it failed, if it did.
@@ -342,7 +343,7 @@ impl Session {
 }
 
 /// The end of the log as the store has it: a client that comes from another node may be ahead of this one.
-async fn end_of_log(reader: &Reader, position: &LogPosition) -> EventId {
+pub async fn end_of_log(reader: &Reader, position: &LogPosition) -> EventId {
     match reader.bounds().await {
         Ok(bounds) => position.set(bounds),
         Err(error) => log::warn!(error:%; "the end of the log cannot be read"),

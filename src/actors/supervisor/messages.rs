@@ -70,6 +70,13 @@ pub struct ToPersistence<M: Message + 'static>(pub M)
 where
     M::Result: 'static;
 
+/// Hand this to every shard; answers what those answer that do so in time.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<M::Result>")]
+pub struct ToShards<M: Message + 'static>(pub M)
+where
+    M::Result: 'static;
+
 /// Have the client of a service obey an operator; answers who does, none if there is no such service.
 #[derive(Debug, Message)]
 #[rtype(result = "Option<Obeyed>")]

@@ -8,6 +8,7 @@ use actix::prelude::{Addr, Handler, ResponseFuture};
 
 use super::messages::{
     ChildId, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, OperateService, ToPersistence,
+    ToShards,
 };
 use super::{Known, OBSERVE_TIMEOUT, Supervisor};
 use crate::actors::client::messages::{ListInFlight, Obeyed, Observe, Operate};
@@ -16,6 +17,7 @@ use crate::actors::durables::messages::{DurableStatus, ListDurables};
 use crate::actors::observe::{ActorReport, MailboxReport};
 use crate::actors::persistence::Persistence;
 use crate::actors::router::messages::Subscribers;
+use crate::actors::router::shard::Shard;
 use crate::storage::Claimed;
 
 /// How long a client may take to obey, and to have that stored.
@@ -73,6 +75,21 @@ where
     fn handle(&mut self, ToPersistence(message): ToPersistence<M>, _: &mut Self::Context) -> Self::Result {
         let persistence = self.persistence.as_ref().map(|child| child.address.clone());
         Box::pin(async move { persistence?.send(message).await.ok() })
+    }
+}
+
+impl<M> Handler<ToShards<M>> for Supervisor
+where
+    M: actix::Message + Clone + Send + 'static,
+    M::Result: Send,
+    Shard: Handler<M>,
+{
+    type Result = ResponseFuture<Vec<M::Result>>;
+
+    fn handle(&mut self, ToShards(message): ToShards<M>, _: &mut Self::Context) -> Self::Result {
+        let asked = self.shards.values().map(|shard| shard.address.send(message.clone()).timeout(OBSERVE_TIMEOUT));
+        let answers = futures_util::future::join_all(asked.collect::<Vec<_>>());
+        Box::pin(async move { answers.await.into_iter().flatten().collect() })
     }
 }
 

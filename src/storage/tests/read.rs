@@ -253,6 +253,7 @@ fn a_query() -> impl Strategy<Value = EventQuery> {
             key: key.map(|key| key.to_string()),
             status: None,
             limit,
+            max_bytes: usize::MAX,
             order: if descending { Order::Desc } else { Order::Asc },
         }
     })

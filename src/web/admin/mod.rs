@@ -5,6 +5,7 @@ mod destinations;
 pub mod durables;
 pub mod explain;
 pub mod jobs;
+pub mod presence;
 pub mod services;
 pub mod tokens;
 
@@ -13,12 +14,12 @@ use std::time::Duration;
 
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{ConfiguredService, Edge, body};
-use crate::actors::observe::{ActorKind, ActorReport};
+use crate::actors::observe::ActorReport;
 use crate::actors::router::messages::CloseSession;
 use crate::actors::supervisor::messages::{Drain, ObserveTree};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -30,14 +31,6 @@ const DRAIN_SPREAD: Duration = Duration::from_secs(5);
 pub async fn actors(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     answer(&tree(&edge).await?)
-}
-
-/// The sessions, as a flat list.
-pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    Query::parse(&req, &[], &[])?;
-    let mut found = Vec::new();
-    collect_sessions(tree(&edge).await?, &mut found);
-    answer(&found)
 }
 
 /// Ends a session; its client is told to stay away.
@@ -56,10 +49,22 @@ pub async fn close_session(req: HttpRequest, id: Path<String>, edge: Data<Edge>)
 pub async fn drain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
+    let sessions = edge.parts.metrics.sessions.get();
     edge.parts.health.start_draining();
     let drain = Drain { spread: DRAIN_SPREAD, finish: false };
     edge.parts.supervisor.drain.try_send(drain).map_err(|error| silent(&error))?;
-    Ok(reply::ok("Draining.", b"null"))
+    log::info!(sessions; "draining");
+    let data = json!({ "draining": true, "sessions": sessions, "spread_ms": DRAIN_SPREAD.as_millis() as u64 });
+    Ok(reply::ok("Draining.", data.to_string().as_bytes()))
+}
+
+/// Takes a drain back: new subscribers and publishes are welcome again. Who was told to leave leaves all the same.
+pub async fn undrain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
+    Query::parse(&req, &[], &[])?;
+    edge.parts.health.stop_draining();
+    log::info!("draining no more");
+    Ok(reply::ok("Draining no more.", br#"{"draining":false}"#))
 }
 
 /// Makes an actor panic.
@@ -88,25 +93,6 @@ fn find_service<'a>(edge: &'a Edge, name: &str) -> Option<&'a ConfiguredService>
 
 fn known_services(edge: &Edge) -> Vec<&str> {
     edge.parts.services.iter().map(|service| service.config.name.as_str()).collect()
-}
-
-fn collect_sessions(report: ActorReport, found: &mut Vec<Value>) {
-    if report.kind == ActorKind::Session {
-        found.push(session(report));
-        return;
-    }
-    for child in report.children {
-        collect_sessions(child, found);
-    }
-}
-
-/// A session's own state, with what the tree says of it.
-fn session(report: ActorReport) -> Value {
-    let ActorReport { name, state, uptime_seconds, mut details, .. } = report;
-    details["name"] = name.into();
-    details["state"] = json!(state);
-    details["uptime_seconds"] = uptime_seconds.into();
-    details
 }
 
 fn answer(report: &impl serde::Serialize) -> Result<HttpResponse, Refusal> {

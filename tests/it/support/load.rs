@@ -222,6 +222,8 @@ fn note(seen: &mut Seen, frame: &str) {
     let frame: Value = serde_json::from_str(frame).unwrap_or_default();
     match frame["id"].as_i64() {
         Some(id) if frame["type"] == "event" => seen.ids.push(id),
+        // The close frame follows.
+        _ if frame["type"] == "disconnect" => {}
         _ => seen.failure = Some(format!("not an event: {frame}")),
     }
 }

@@ -1,6 +1,7 @@
 //! What black-box tests stand on: the real program as a child process, its databases, and clients.
 
 pub mod backend;
+pub mod browser;
 pub mod http;
 #[path = "../../support/jwt.rs"]
 pub mod issuer;
@@ -11,6 +12,7 @@ pub mod program;
 pub mod raw;
 pub mod server;
 pub mod service;
+pub mod sse;
 pub mod tail;
 pub mod tokens;
 pub mod ws;

@@ -29,7 +29,7 @@ impl Shard {
         let Some(principal) = caller.principal().filter(|_| !seat.link.outbox.is_closed()) else { return };
         if principal.is_expired(now) || self.parts.access.is_revoked(principal) {
             log::info!(session = seat.session, principal = principal.name(), peer = seat.link.peer_name().as_str(); "token expired or revoked, closing");
-            self.close(seat, CloseReason::BadToken);
+            seat.link.close(CloseReason::BadToken);
             return;
         }
         let left = principal.expires_at.map(|end| end.since(now));

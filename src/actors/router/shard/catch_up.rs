@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use actix::ActorFutureExt;
 use actix::prelude::{AsyncContext, Context, WrapFuture};
-use bytes::BytesMut;
 
 use super::seat::{Mode, Seat};
 use super::{Seated, Shard};
@@ -14,8 +13,8 @@ use crate::domain::event::EventId;
 use crate::domain::index::PatternIndex;
 use crate::protocol::close::CloseReason;
 use crate::protocol::log_batch::{LogBatch, LogEvent};
+use crate::protocol::wire::Bundle;
 use crate::storage::{Scan, ScanPage, StoreError};
-use crate::transport::CloseFrame;
 
 /// Events and bytes in one page read from the store.
 const PAGE_EVENTS: usize = 512;
@@ -133,7 +132,7 @@ impl Shard {
             Ok(_) if seat.cursor.opened() != opened => self.catch_up(seated.seat, ctx),
             Ok(page) if page.earliest > seat.cursor.position() + 1 && !covers_gap(seat, page.earliest) => {
                 log::warn!(session = seated.session, earliest_id = page.earliest; "session fell behind the retained history");
-                seat.link.outbox.close_now(&behind_history());
+                seat.link.close_now(CloseReason::BehindHistory);
             }
             Ok(page) => {
                 let through = page.scanned_through;
@@ -204,6 +203,7 @@ impl Shard {
                 }
                 if through > self.head() {
                     // The end of the page was trimmed meanwhile.
+                    self.polls.wake_all();
                     self.head = Some(through);
                     self.recent.restart(through);
                 }
@@ -222,13 +222,9 @@ impl Shard {
     fn close_behind_history(&self, head: EventId, earliest: EventId) {
         log::warn!(shard = self.number, head, earliest_id = earliest; "shard fell behind the retained history");
         for (_, seat) in self.seats.iter().filter(|(_, seat)| seat.is_live() && !covers_gap(seat, earliest)) {
-            seat.link.outbox.close_now(&behind_history());
+            seat.link.close_now(CloseReason::BehindHistory);
         }
     }
-}
-
-fn behind_history() -> CloseFrame {
-    CloseFrame::new(CloseReason::SlowConsumer.code(), "fell behind the retained history")
 }
 
 /// Queued bytes at which a seat that catches up goes on.
@@ -261,7 +257,8 @@ fn queue_due<'a>(
     let mut looks = if seat.has_filters() && room < usize::MAX { TURN_LOOKS } else { usize::MAX };
     let room = room.saturating_sub(outbox.queued_bytes());
     let mut scanned = Scanned { frames: 0, bytes: 0, through: None };
-    let mut joined = BytesMut::new();
+    let wire = seat.link.wire;
+    let mut joined = Bundle::new(wire);
     let mut last = seat.cursor.position();
     for event in events {
         if looks == 0 {
@@ -270,19 +267,20 @@ fn queue_due<'a>(
         }
         looks = looks.saturating_sub(event.event.payload.len().max(1));
         if let Some(envelope) = seat.due(&event.event, index) {
-            let frame = event.frame(envelope);
+            let frame = event.frame(wire, envelope);
             if !joined.is_empty() && joined.len() + frame.len() > room {
                 scanned.through = Some(last);
                 break;
             }
-            joined.extend_from_slice(frame);
+            joined.add(frame);
             pushes.add(event.event.id, 1);
             scanned.frames += 1;
         }
         last = event.event.id;
     }
     seat.frames += scanned.frames;
+    let joined = joined.finish();
     scanned.bytes = joined.len() as u64;
-    outbox.push(joined.freeze());
+    outbox.push(joined);
     scanned
 }

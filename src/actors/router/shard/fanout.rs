@@ -4,7 +4,7 @@
 //! shared; those who filter alike share in the same way. Per seat: one push. Only seats with several subscriptions are looked at event by event, because a
 //! frame reaches a connection once however many of its patterns match.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -16,6 +16,7 @@ use crate::domain::filter::Candidates;
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::protocol::log_batch::{LogBatch, LogEvent};
 use crate::protocol::request::Envelope;
+use crate::protocol::wire::{Bundle, Wire};
 use crate::transport::ShardQueues;
 
 /// A seat's place among the subscribers of a topic.
@@ -91,19 +92,20 @@ impl FanOut {
     /// Queues the events at `hits` for all of `members` who are live; notes them down for those who may have them
     /// from another subscription too.
     fn queue(&mut self, batch: &LogBatch, hits: &[u32], members: &[Member], target: &mut Target<'_>) {
-        let mut joined = Joined { batch, hits, plain: None, full: None };
+        let mut joined = Joined { batch, hits, slots: Default::default() };
         let mut pushes = 0;
         for member in members {
             let seat = &mut target.seats[member.seat];
             if !seat.is_live() {
                 continue;
             }
+            let wire = seat.link.wire;
             if seat.subscriptions.len() > 1 {
                 self.mixed.extend(hits.iter().map(|k| (member.seat, *k, member.envelope)));
-            } else if target.room.push(seat, joined.frames(member.envelope), hits.len()) {
+            } else if target.room.push(seat, joined.frames(wire, member.envelope), hits.len()) {
                 pushes += 1;
                 target.tally.frames += hits.len() as u64;
-                target.tally.bytes += joined.frames(member.envelope).len() as u64;
+                target.tally.bytes += joined.frames(wire, member.envelope).len() as u64;
             } else {
                 target.leave_behind(member.seat);
             }
@@ -148,15 +150,16 @@ impl FanOut {
         self.mixed.sort_unstable();
         for of_seat in self.mixed.chunk_by(|a, b| a.0 == b.0) {
             let key = of_seat[0].0;
+            let wire = target.seats[key].link.wire;
             // Within one event the greatest envelope is last: it is the one that counts.
             let due = || {
                 of_seat.chunk_by(|a, b| a.1 == b.1).filter_map(|same| same.last()).map(|(_, k, envelope)| {
                     let event = &batch.events[*k as usize];
-                    event.frame(*envelope)
+                    event.frame(wire, *envelope)
                 })
             };
             let count = due().count();
-            let frames = if count == 1 { due().next().cloned().unwrap_or_default() } else { join(due()) };
+            let frames = Bundle::of(wire, due());
             if target.room.push(&mut target.seats[key], &frames, count) {
                 for of_event in of_seat.chunk_by(|a, b| a.1 == b.1) {
                     target.room.pushes.add(batch.events[of_event[0].1 as usize].event.id, 1);
@@ -218,27 +221,13 @@ impl Room<'_> {
 struct Joined<'a> {
     batch: &'a LogBatch,
     hits: &'a [u32],
-    plain: Option<Bytes>,
-    full: Option<Bytes>,
+    slots: [[Option<Bytes>; 2]; Wire::COUNT],
 }
 
 impl Joined<'_> {
-    fn frames(&mut self, envelope: Envelope) -> &Bytes {
-        let slot = match envelope {
-            Envelope::Plain => &mut self.plain,
-            Envelope::Full => &mut self.full,
-        };
-        slot.get_or_insert_with(|| match self.hits {
-            [one] => self.batch.events[*one as usize].frame(envelope).clone(),
-            hits => join(hits.iter().map(|k| self.batch.events[*k as usize].frame(envelope))),
+    fn frames(&mut self, wire: Wire, envelope: Envelope) -> &Bytes {
+        self.slots[wire as usize][envelope as usize].get_or_insert_with(|| {
+            Bundle::of(wire, self.hits.iter().map(|k| self.batch.events[*k as usize].frame(wire, envelope)))
         })
     }
-}
-
-fn join<'a>(frames: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
-    let mut joined = BytesMut::with_capacity(frames.clone().map(Bytes::len).sum());
-    for frame in frames {
-        joined.extend_from_slice(frame);
-    }
-    joined.freeze()
 }

@@ -8,7 +8,9 @@ use actix::prelude::{AsyncContext, Context, Handler, Message};
 use super::Shard;
 use super::seat::Beat;
 use crate::protocol::close::CloseReason;
-use crate::transport::{CloseFrame, ping_frame};
+use crate::protocol::sse;
+use crate::protocol::wire::Wire;
+use crate::transport::ping_frame;
 
 const BEAT: Duration = Duration::from_secs(1);
 /// How long a socket may take to send a last close frame before it is shut down.
@@ -40,7 +42,7 @@ impl Shard {
         let beat = self.clock.get();
         let limits = self.parts.limits;
         let since = |then: Beat| BEAT * beat.wrapping_sub(then);
-        let ping = ping_frame(b"");
+        let (ping, comment, position) = (ping_frame(b""), sse::heartbeat(None), sse::heartbeat(self.head));
         for (key, seat) in &mut self.seats {
             let link = &seat.link;
             let stalled = link.outbox.stalled_for(now);
@@ -51,19 +53,27 @@ impl Shard {
             if stalled.is_some_and(|stalled| stalled >= limits.stall_timeout) {
                 log::info!(session = seat.session, peer = link.peer_name().as_str(), queued = link.outbox.queued_bytes(); "session takes nothing, closing");
                 cut_off(link, CloseReason::SlowConsumer);
-            } else if since(link.heard.get()) >= limits.idle_timeout {
+            } else if link.wire != Wire::Sse && since(link.heard.get()) >= limits.idle_timeout {
                 log::info!(session = seat.session, peer = link.peer_name().as_str(); "session gives no sign of life, closing");
                 cut_off(link, CloseReason::NoPong);
-            } else if since(seat.pinged) >= limits.ping_interval && link.outbox.queued_bytes() == 0 {
+            } else if limits.max_age.is_some_and(|max| now.duration_since(seat.opened) >= seat.lifetime(max)) {
+                link.close(CloseReason::Rotated);
+            } else if since(seat.pinged) >= limits.ping_interval(link.wire) && link.outbox.queued_bytes() == 0 {
                 // Spread over the beats by seat, so that thousands of clients are not pinged in one beat.
                 let spread = key as Beat % 4;
                 seat.pinged = beat.wrapping_sub(spread);
-                link.outbox.push(ping.clone());
+                link.outbox.push(match link.wire {
+                    Wire::WebSocket | Wire::Lines => ping.clone(),
+                    // Everything up to the head was queued, and nothing is queued: it was sent.
+                    Wire::Sse if seat.is_live() => position.clone(),
+                    Wire::Sse => comment.clone(),
+                });
             }
         }
         self.check_access();
         self.parts.metrics.queued(self.number, self.queues.budget.used(), self.recent.bytes());
         self.parts.metrics.lag(self.number, self.greatest_lag());
+        self.tell_comings();
         self.serve_without_room(ctx);
         self.heal(ctx);
         self.head_at_last_beat = self.head;
@@ -74,6 +84,7 @@ impl Shard {
         let last = self.parts.position.last();
         let stuck = self.head == self.head_at_last_beat && self.head.is_some_and(|head| last > head);
         if stuck && self.seats.is_empty() {
+            self.polls.wake_all();
             self.head = Some(last);
             self.recent.restart(last);
         } else if stuck {
@@ -100,7 +111,7 @@ fn cut_off(link: &super::seat::Link, reason: CloseReason) {
     if link.outbox.is_closed() {
         return;
     }
-    link.outbox.close_now(&CloseFrame::new(reason.code(), reason.text()));
+    link.close_now(reason);
     let outbox = Rc::clone(&link.outbox);
     actix_rt::spawn(async move {
         tokio::time::sleep(LAST_WORDS).await;

@@ -10,13 +10,18 @@
 
 mod access;
 mod catch_up;
+mod comings;
 mod fanout;
 mod filtered;
 mod heartbeat;
+mod leaving;
 mod lobby;
+mod polls;
+mod presence;
 mod recent;
 mod report;
 pub mod seat;
+mod stream;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -28,32 +33,34 @@ use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult, Strea
 use slab::Slab;
 
 pub use self::catch_up::low_water;
+use self::comings::Comings;
 pub use self::fanout::QueueLimits;
 use self::fanout::{FanOut, Member, Room};
 use self::filtered::FilteredMembers;
 pub use self::lobby::Lobby;
+use self::polls::LongPolls;
 use self::recent::RecentEvents;
 use self::seat::{Beat, Ended, Link, Mode, Seat, Subscription};
 use super::messages::{
-    CloseSession, CloseSubscription, DrainSessions, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch,
-    Seated, SessionClosed,
+    CloseSubscription, ListSubscriptions, OpenSession, OpenSubscription, RouteBatch, Seated, SessionClosed,
 };
 use crate::access::AccessControl;
 use crate::actors::log_position::LogPosition;
 use crate::actors::mailbox::Depth;
 use crate::actors::push_log::PushLog;
 use crate::actors::supervisor::guard::ExitGuard;
-use crate::domain::event::EventId;
+use crate::domain::event::{EventId, LogBounds};
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::pattern::Pattern;
-use crate::protocol::close::{CloseReason, close_label};
+use crate::protocol::close::close_label;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::{self, Subscribed};
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::request::{Envelope, Start};
+use crate::protocol::wire::Wire;
 use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
-use crate::transport::{CloseFrame, OutboxKey, ShardQueues, text_frame};
+use crate::transport::{OutboxKey, ShardQueues, text_frame};
 
 /// Batches that may wait. More than that are read from the store.
 pub const MAILBOX: usize = 1024;
@@ -74,6 +81,8 @@ pub struct ShardParts {
     pub pushes: Arc<PushLog>,
     pub metrics: Arc<Metrics>,
     pub log_activity: bool,
+    /// The generation under which clients that come and go are told of; none if they are not.
+    pub presence: Option<i64>,
 }
 
 /// The bounds of one shard.
@@ -85,10 +94,23 @@ pub struct ShardLimits {
     pub recent_events: usize,
     pub max_subscriptions: usize,
     pub ping_interval: Duration,
+    /// Between two signs of life to an SSE client.
+    pub heartbeat_interval: Duration,
+    /// Roughly; see [`Seat::lifetime`].
+    pub max_age: Option<Duration>,
     pub idle_timeout: Duration,
     pub stall_timeout: Duration,
     /// How long before its token ends a client is told so.
     pub expiry_notice: Duration,
+}
+
+impl ShardLimits {
+    fn ping_interval(&self, wire: Wire) -> Duration {
+        match wire {
+            Wire::WebSocket | Wire::Lines => self.ping_interval,
+            Wire::Sse => self.heartbeat_interval,
+        }
+    }
 }
 
 /// See the module.
@@ -113,6 +135,8 @@ pub struct Shard {
     head_at_last_beat: Option<EventId>,
     recent: RecentEvents,
     fan_out: FanOut,
+    polls: LongPolls,
+    comings: Comings,
     /// Seats that fell behind in the current batch.
     behind: Vec<usize>,
     /// Seats whose subscription begins after the head.
@@ -157,6 +181,8 @@ impl Shard {
             head_at_last_beat: None,
             recent,
             fan_out: FanOut::default(),
+            polls: LongPolls::default(),
+            comings: Comings::default(),
             behind: Vec::new(),
             early: Vec::new(),
             without_room: VecDeque::new(),
@@ -180,6 +206,11 @@ impl Shard {
             return;
         }
         if self.seats.is_empty() {
+            if batch.prev == head {
+                self.polls.wake(&batch);
+            } else {
+                self.polls.wake_all();
+            }
             self.head = Some(batch.last());
             self.recent.restart(batch.last());
             return;
@@ -201,6 +232,7 @@ impl Shard {
 
     fn deliver(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
         let head = self.head();
+        self.polls.wake(&batch);
         let room = Room { queues: &self.queues, limits: self.queue_limits(), pushes: &self.parts.pushes };
         let tally = self.fan_out.deliver(
             &batch,
@@ -239,6 +271,7 @@ impl Shard {
         let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         log::debug!(session, peer = link.peer_name().as_str(); "session opened");
         let seat = self.seats.insert(Seat::new(session, link, self.head()));
+        self.note_opened(seat);
         self.parts.metrics.sessions.inc();
         Seated { session, seat }
     }
@@ -256,10 +289,12 @@ impl Shard {
         let code = close_label(seat.link.outbox.close_code());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
         log::debug!(session = seated.session, peer = seat.link.peer_name().as_str(), code = code.as_str(), frames = seat.frames; "session closed");
+        self.note_closed(&seat);
         self.end_read(seated, &seat);
     }
 
-    fn open_subscription(&mut self, request: OpenSubscription, ctx: &mut Context<Self>) -> Result<(), ApiError> {
+    /// Adds a subscription; its client is still to [catch up](Self::catch_up).
+    fn open_subscription(&mut self, request: OpenSubscription) -> Result<(), ApiError> {
         let OpenSubscription { seated, id, pattern, envelope, filter, start, log_end } = request;
         let Some(bounds) = self.parts.position.get() else {
             return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet")
@@ -276,13 +311,7 @@ impl Shard {
             return Err(ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
         let last_id = bounds.last.max(log_end);
-        let (mut from, recovered) = match start {
-            Start::Now => (log_end, true),
-            Start::Earliest => (bounds.earliest - 1, true),
-            // Beyond the end: the client has seen another log. It is told, and starts at the end of this one.
-            Start::After(id) if id > last_id => (log_end, false),
-            Start::After(id) => (id.max(bounds.earliest - 1), id >= bounds.earliest - 1),
-        };
+        let (mut from, recovered) = place(start, bounds, log_end);
         if let Some(id) = &id {
             let state = Subscribed { last_id, recovered, earliest_id: bounds.earliest };
             seat.link.outbox.push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
@@ -323,9 +352,6 @@ impl Shard {
                 }
                 self.parts.metrics.catch_ups.with_label_values(&["resume"]).inc();
             }
-        }
-        if !self.seats[seated.seat].is_live() {
-            self.catch_up(seated.seat, ctx);
         }
         Ok(())
     }
@@ -373,9 +399,16 @@ impl Shard {
             member.envelope = envelope;
         }
     }
+}
 
-    fn close(&self, seat: &Seat, reason: CloseReason) {
-        seat.link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
+/// After which event a subscription begins, and whether that is where it was to begin.
+fn place(start: Start, bounds: LogBounds, log_end: EventId) -> (EventId, bool) {
+    match start {
+        Start::Now => (log_end, true),
+        Start::Earliest => (bounds.earliest - 1, true),
+        // Beyond the end: the client has seen another log. It is told, and starts at the end of this one.
+        Start::After(id) if id > bounds.last.max(log_end) => (log_end, false),
+        Start::After(id) => (id.max(bounds.earliest - 1), id >= bounds.earliest - 1),
     }
 }
 
@@ -388,18 +421,6 @@ impl Actor for Shard {
         ctx.set_mailbox_capacity(MAILBOX);
         ctx.add_stream(self.queues.drain_notices());
         self.start_heart(ctx);
-    }
-}
-
-/// RT-4: sessions of a failed shard are told to reconnect; their places in the log went with it.
-impl Drop for Shard {
-    fn drop(&mut self) {
-        for (_, seat) in &self.seats {
-            self.close(seat, CloseReason::ActorRestarted);
-        }
-        self.parts.metrics.sessions.sub(self.seats.len() as i64);
-        let subscriptions: usize = self.seats.iter().map(|(_, seat)| seat.subscriptions.len()).sum();
-        self.parts.metrics.subscriptions.sub(subscriptions as i64);
     }
 }
 
@@ -448,7 +469,10 @@ impl Handler<OpenSubscription> for Shard {
     type Result = Result<(), ApiError>;
 
     fn handle(&mut self, request: OpenSubscription, ctx: &mut Self::Context) -> Self::Result {
-        self.open_subscription(request, ctx)
+        let seat = request.seated.seat;
+        self.open_subscription(request)?;
+        self.catch_up(seat, ctx);
+        Ok(())
     }
 }
 
@@ -475,30 +499,6 @@ impl Handler<ListSubscriptions> for Shard {
             .iter()
             .filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope, s.filter.as_ref())));
         seat.link.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
-    }
-}
-
-impl Handler<CloseSession> for Shard {
-    type Result = bool;
-
-    fn handle(&mut self, CloseSession(session): CloseSession, _: &mut Self::Context) -> bool {
-        let seat = self.seats.iter().map(|(_, seat)| seat).find(|seat| seat.session == session);
-        seat.inspect(|seat| self.close(seat, CloseReason::Policy)).is_some()
-    }
-}
-
-impl Handler<DrainSessions> for Shard {
-    type Result = ();
-
-    /// Closes are spread evenly, so that the clients do not all come back in the same moment.
-    fn handle(&mut self, DrainSessions { reason, spread }: DrainSessions, ctx: &mut Self::Context) {
-        let count = u32::try_from(self.seats.len()).unwrap_or(u32::MAX).max(1);
-        for (turn, (_, seat)) in (0u32..).zip(&self.seats) {
-            let link = Rc::clone(&seat.link);
-            ctx.run_later(spread / count * turn, move |_, _| {
-                link.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
-            });
-        }
     }
 }
 

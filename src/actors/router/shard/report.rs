@@ -3,7 +3,7 @@
 use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::json;
 
-use super::seat::{Seat, Subscription, peer_name};
+use super::seat::{Mode, Seat, Subscription, peer_name};
 use super::{MAILBOX, Shard};
 use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use crate::actors::router::messages::{FindSubscribers, Observe, Subscriber, Subscribers};
@@ -30,6 +30,7 @@ impl Handler<Observe> for Shard {
                 "head": self.head,
                 "sessions": self.seats.len(),
                 "patterns": self.index.len(),
+                "long_polls": self.polls.len(),
                 "queued_bytes": self.queues.budget.used(),
                 "queue_limit_bytes": self.queues.budget.limit(),
                 "recent_bytes": self.recent.bytes(),
@@ -41,7 +42,7 @@ impl Handler<Observe> for Shard {
 }
 
 impl Shard {
-    fn session_report(&self, seat: &Seat) -> ActorReport {
+    pub(super) fn session_report(&self, seat: &Seat) -> ActorReport {
         let head = self.head();
         let position = seat.position(head);
         let patterns: Vec<&str> = seat
@@ -60,6 +61,7 @@ impl Shard {
             uptime_seconds: uptime_seconds(seat.opened),
             details: json!({
                 "id": seat.session,
+                "kind": seat.link.wire.kind(),
                 "peer": seat.link.peer.map(|peer| peer_name(Some(peer))),
                 "principal": seat.link.standing.caller().principal().map(|principal| principal.name()),
                 "shard": self.number,
@@ -67,6 +69,7 @@ impl Shard {
                 "subscription_count": seat.subscriptions.len(),
                 "queue_bytes": seat.link.outbox.queued_bytes(),
                 "live": seat.is_live(),
+                "reading": seat.mode == (Mode::CatchingUp { reading: true }),
                 "position": position,
                 "lag": (head - position).max(0),
                 "frames": seat.frames,

@@ -3,7 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
 
 use smallvec::SmallVec;
 
@@ -15,8 +17,11 @@ use crate::domain::event::{Event, EventId};
 use crate::domain::filter::{Document, Filter};
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::pattern::Pattern;
+use crate::protocol::close::CloseReason;
 use crate::protocol::request::Envelope;
-use crate::transport::Outbox;
+use crate::protocol::wire::Wire;
+use crate::protocol::{frame, sse};
+use crate::transport::{CloseFrame, Outbox, append_text_frame};
 
 /// Beats of the shard's heart, one a second: a clock that costs nothing to read.
 pub type Beat = u32;
@@ -25,6 +30,7 @@ pub type Beat = u32;
 #[derive(Debug)]
 pub struct Link {
     pub outbox: Rc<Outbox>,
+    pub wire: Wire,
     /// The client's address; its port is 0 where a proxy told of it.
     pub peer: Option<SocketAddr>,
     pub standing: Standing,
@@ -71,6 +77,34 @@ impl Link {
     /// The client has said something.
     pub fn hear(&self) {
         self.heard.set(self.clock.get());
+    }
+
+    /// Ends the connection after what is queued.
+    pub fn close(&self, reason: CloseReason) {
+        if !self.outbox.is_closed() {
+            self.outbox.close_with(reason.code(), self.last_words(reason));
+        }
+    }
+
+    /// Ends the connection instead of what is queued.
+    pub fn close_now(&self, reason: CloseReason) {
+        if !self.outbox.is_closed() {
+            self.outbox.close_now_with(reason.code(), self.last_words(reason));
+        }
+    }
+
+    /// How the client is told why, and when to come back.
+    fn last_words(&self, reason: CloseReason) -> Bytes {
+        let after = reason.reconnect_after(rand::random());
+        if self.wire == Wire::Sse {
+            return sse::farewell(after.unwrap_or(sse::STAY_AWAY));
+        }
+        let mut words = BytesMut::new();
+        if let Some(after) = after.filter(|_| self.standing.asks_more.get() && reason.is_planned()) {
+            append_text_frame(&mut words, frame::disconnect(reason, after).as_bytes());
+        }
+        words.extend_from_slice(&CloseFrame::new(reason.code(), reason.text()).encode());
+        words.freeze()
     }
 }
 
@@ -127,6 +161,8 @@ pub struct Seat {
     /// Pushed so far.
     pub frames: u64,
     pub opened: Instant,
+    /// Its share of the tenth by which lifetimes differ, from 0 to 1.
+    luck: f32,
 }
 
 impl Seat {
@@ -143,7 +179,13 @@ impl Seat {
             pinged,
             frames: 0,
             opened: Instant::now(),
+            luck: rand::random(),
         }
+    }
+
+    /// The age to which it may come, given `max_age`: a tenth more or less.
+    pub fn lifetime(&self, max_age: Duration) -> Duration {
+        max_age.mul_f32(0.9 + 0.2 * self.luck)
     }
 
     /// Whether fan-out serves it.

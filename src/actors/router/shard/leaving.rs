@@ -1,0 +1,44 @@
+//! How sessions end that the server ends.
+
+use std::rc::Rc;
+
+use actix::prelude::{AsyncContext, Context, Handler};
+
+use super::Shard;
+use crate::actors::router::messages::{CloseSession, DrainSessions};
+use crate::protocol::close::CloseReason;
+
+impl Handler<CloseSession> for Shard {
+    type Result = bool;
+
+    fn handle(&mut self, CloseSession(session): CloseSession, _: &mut Context<Self>) -> bool {
+        let seat = self.seats.iter().map(|(_, seat)| seat).find(|seat| seat.session == session);
+        seat.inspect(|seat| seat.link.close(CloseReason::Policy)).is_some()
+    }
+}
+
+impl Handler<DrainSessions> for Shard {
+    type Result = ();
+
+    /// Closes are spread evenly, so that the clients do not all come back in the same moment.
+    fn handle(&mut self, DrainSessions { reason, spread }: DrainSessions, ctx: &mut Context<Self>) {
+        self.polls.wake_all();
+        let count = u32::try_from(self.seats.len()).unwrap_or(u32::MAX).max(1);
+        for (turn, (_, seat)) in (0u32..).zip(&self.seats) {
+            let link = Rc::clone(&seat.link);
+            ctx.run_later(spread / count * turn, move |_, _| link.close(reason));
+        }
+    }
+}
+
+/// RT-4: sessions of a failed shard are told to reconnect; their places in the log went with it.
+impl Drop for Shard {
+    fn drop(&mut self) {
+        for (_, seat) in &self.seats {
+            seat.link.close(CloseReason::ActorRestarted);
+        }
+        self.parts.metrics.sessions.sub(self.seats.len() as i64);
+        let subscriptions: usize = self.seats.iter().map(|(_, seat)| seat.subscriptions.len()).sum();
+        self.parts.metrics.subscriptions.sub(subscriptions as i64);
+    }
+}

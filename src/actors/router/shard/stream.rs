@@ -1,0 +1,48 @@
+//! Server-sent events: all subscriptions of a connection are made at once, with its first words.
+
+use std::time::Duration;
+
+use actix::prelude::{Context, Handler};
+
+use super::{Shard, place};
+use crate::actors::router::messages::{OpenStream, OpenSubscription};
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::frame::Subscribed;
+use crate::protocol::request::Start;
+use crate::protocol::sse;
+
+/// When a client comes back whose connection has ended without a word, in milliseconds.
+const RETRY: std::ops::Range<u64> = 1_000..3_000;
+
+impl Handler<OpenStream> for Shard {
+    type Result = Result<Subscribed, ApiError>;
+
+    fn handle(&mut self, request: OpenStream, ctx: &mut Context<Self>) -> Self::Result {
+        let OpenStream { seated, patterns, envelope, filter, start, log_end } = request;
+        let Some(bounds) = self.parts.position.get() else {
+            let error = ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet");
+            return Err(error.retry_after(Duration::from_secs(1)));
+        };
+        let (from, recovered) = place(start, bounds, log_end);
+        let state = Subscribed { last_id: bounds.last.max(log_end), recovered, earliest_id: bounds.earliest };
+        if let Some(seat) = self.seat(seated) {
+            let retry = Duration::from_millis(rand::random_range(RETRY));
+            seat.link.outbox.push(sse::preamble(retry, from, state));
+        }
+        // From one place, and before anything is queued: ids rise.
+        let start = Start::After(from);
+        for pattern in patterns {
+            self.open_subscription(OpenSubscription {
+                seated,
+                id: None,
+                pattern,
+                envelope,
+                filter: filter.clone(),
+                start,
+                log_end,
+            })?;
+        }
+        self.catch_up(seated.seat, ctx);
+        Ok(state)
+    }
+}

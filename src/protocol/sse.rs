@@ -1,0 +1,131 @@
+//! Server-sent events as text: blocks of lines, each block ended by an empty one.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use memchr::memchr2;
+
+use super::event_json::full_frame_text;
+use super::frame::Subscribed;
+use super::request::Envelope;
+use crate::domain::event::{Event, EventId};
+
+/// The event by which a client learns that its position cannot be resumed from.
+pub const GAP: &str = "$sys.stream.gap";
+
+/// When a client comes back that should not: one that knows nothing but this protocol cannot be told to stay away.
+pub const STAY_AWAY: Duration = Duration::from_secs(600);
+
+/// An event: its id, its name, and its payload or the full envelope as data.
+pub fn event_block(event: &Event, envelope: Envelope) -> Bytes {
+    let Event { id, name, payload, .. } = event;
+    let mut block = BytesMut::with_capacity(name.as_str().len() + payload.len() + 64);
+    // Writing to memory cannot fail.
+    let _ = write!(block, "id: {id}\nevent: {name}\n");
+    match envelope {
+        Envelope::Plain => put_data(&mut block, payload),
+        Envelope::Full => put_data(&mut block, &full_frame_text(event)),
+    }
+    block.put_u8(b'\n');
+    block.freeze()
+}
+
+/// The first block: when to come back after the connection has ended, and from where if nothing has come by then.
+///
+/// Where the position that was asked for cannot be resumed from, an event says so.
+pub fn preamble(retry: Duration, position: EventId, state: Subscribed) -> Bytes {
+    let Subscribed { last_id, recovered, earliest_id } = state;
+    let mut text = format!("retry: {}\nid: {position}\n\n", retry.as_millis());
+    if !recovered {
+        let _ = write!(
+            text,
+            "event: {GAP}\ndata: {{\"recovered\":false,\"earliest_id\":{earliest_id},\"last_id\":{last_id}}}\n\n"
+        );
+    }
+    text.into()
+}
+
+/// A comment, which shows that the connection is there. `position`, if everything up to it was sent, is where a client
+/// resumes from that had no event since; a block without data is no event.
+pub fn heartbeat(position: Option<EventId>) -> Bytes {
+    match position {
+        Some(position) => format!(":\nid: {position}\n\n").into(),
+        None => Bytes::from_static(b":\n\n"),
+    }
+}
+
+/// The last block: when to come back.
+pub fn farewell(retry: Duration) -> Bytes {
+    format!("retry: {}\n\n", retry.as_millis()).into()
+}
+
+/// A line for each line of `text`, however these end. Where JSON may have the end of a line, any will do.
+fn put_data(to: &mut BytesMut, text: &str) {
+    let mut rest = text.as_bytes();
+    loop {
+        to.put_slice(b"data: ");
+        let end = memchr2(b'\n', b'\r', rest);
+        to.put_slice(&rest[..end.unwrap_or(rest.len())]);
+        to.put_u8(b'\n');
+        let Some(end) = end else { return };
+        let width = if rest[end..].starts_with(b"\r\n") { 2 } else { 1 };
+        rest = &rest[end + width..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::event::{Priority, Timestamp};
+    use crate::domain::name::EventName;
+
+    fn event(payload: &str) -> Event {
+        Event {
+            id: 58,
+            created_at: Timestamp(1_690_891_200_000_000),
+            name: EventName::parse("user.created").expect("valid"),
+            payload: payload.into(),
+            source: "api".into(),
+            priority: Priority::Normal,
+            key: None,
+            metadata: None,
+            traceparent: None,
+        }
+    }
+
+    #[test]
+    fn spells_blocks_as_the_standard_says() {
+        let block = event_block(&event("{\"a\":\r\n1,\r\"b\":\n2}"), Envelope::Plain);
+        assert_eq!(block, "id: 58\nevent: user.created\ndata: {\"a\":\ndata: 1,\ndata: \"b\":\ndata: 2}\n\n");
+        let block = event_block(&event("1"), Envelope::Full);
+        assert_eq!(
+            block,
+            "id: 58\nevent: user.created\ndata: {\"type\":\"event\",\"id\":58,\"event_name\":\"user.created\",\"payload\":1,\
+             \"created_at\":\"2023-08-01T12:00:00.000000Z\",\"source\":\"api\",\"key\":null}\n\n"
+        );
+        let state = Subscribed { last_id: 60, recovered: true, earliest_id: 9 };
+        assert_eq!(preamble(Duration::from_secs(2), 57, state), "retry: 2000\nid: 57\n\n");
+        assert_eq!(
+            preamble(Duration::from_secs(2), 8, Subscribed { recovered: false, ..state }),
+            "retry: 2000\nid: 8\n\nevent: $sys.stream.gap\ndata: {\"recovered\":false,\"earliest_id\":9,\"last_id\":60}\n\n"
+        );
+        assert_eq!((heartbeat(Some(7)), heartbeat(None)), (":\nid: 7\n\n".into(), ":\n\n".into()));
+        assert_eq!(farewell(Duration::from_millis(250)), "retry: 250\n\n");
+    }
+
+    proptest! {
+        /// Whatever ends its lines, the data that a client puts together is the payload with line feeds.
+        #[test]
+        fn every_line_of_a_payload_comes(payload in "[ab\r\n]{0,40}") {
+            let block = event_block(&event(&payload), Envelope::Plain);
+            let text = std::str::from_utf8(&block).expect("UTF-8");
+            prop_assert!(!text.contains('\r') && text.ends_with("\n\n"));
+            let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+            prop_assert_eq!(data.join("\n"), payload.replace("\r\n", "\n").replace('\r', "\n"));
+            prop_assert_eq!(text.lines().filter(|line| line.is_empty()).count(), 1);
+        }
+    }
+}

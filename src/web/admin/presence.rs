@@ -1,0 +1,95 @@
+//! `GET /admin/sessions` and `GET /admin/subscriptions`: who is here, and what for.
+
+use std::collections::BTreeMap;
+
+use actix_web::http::header::LINK;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+
+use super::silent;
+use crate::actors::observe::ActorReport;
+use crate::actors::router::messages::{CountSubscribers, FindSessions, SubscriberCount};
+use crate::actors::supervisor::messages::ToShards;
+use crate::domain::pattern::Pattern;
+use crate::protocol::error::ApiError;
+use crate::web::Edge;
+use crate::web::query::{Query, invalid};
+use crate::web::reply::{self, Refusal};
+
+const DEFAULT_LIMIT: usize = 1000;
+const MAX_LIMIT: usize = 10_000;
+
+/// The sessions, in the order in which they were opened.
+pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let query = Query::parse(&req, &["pattern", "peer", "kind", "after", "limit"], &[])?;
+    let limit = limit(&query)?;
+    let find = FindSessions {
+        after: query.read("after", "the id of a session", |text| text.parse().ok())?,
+        // One more than asked for tells whether there is more.
+        limit: limit + 1,
+        pattern: pattern(&query, "pattern")?,
+        peer: query.one("peer").map(str::to_owned),
+        kind: query
+            .read("kind", "websocket or sse", |kind| ["websocket", "sse"].contains(&kind).then(|| kind.to_owned()))?,
+    };
+    let found = edge.parts.supervisor.sessions.send(ToShards(find)).await.map_err(|error| silent(&error))?;
+    let mut found: Vec<Value> = found.into_iter().flatten().map(session).collect();
+    found.sort_unstable_by_key(|session| session["id"].as_u64());
+    page("/admin/sessions", &query, found, limit, |session| session["id"].to_string())
+}
+
+/// The patterns that somebody subscribes to, in their order, and how many do.
+pub async fn subscriptions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let query = Query::parse(&req, &["after", "limit"], &[])?;
+    let limit = limit(&query)?;
+    let after = pattern(&query, "after")?;
+    let counts =
+        edge.parts.supervisor.subscriptions.send(ToShards(CountSubscribers)).await.map_err(|error| silent(&error))?;
+    let mut all = BTreeMap::<Pattern, SubscriberCount>::new();
+    for (pattern, SubscriberCount { websocket, sse }) in counts.into_iter().flatten() {
+        let count = all.entry(pattern).or_default();
+        count.websocket += websocket;
+        count.sse += sse;
+    }
+    let row = |(pattern, SubscriberCount { websocket, sse }): (Pattern, SubscriberCount)| json!({ "event_name": pattern.as_str(), "subscribers": websocket + sse, "websocket": websocket, "sse": sse });
+    let rest = all.into_iter().filter(|(pattern, _)| after.as_ref().is_none_or(|after| pattern > after));
+    let rows = rest.take(limit + 1).map(row).collect();
+    page("/admin/subscriptions", &query, rows, limit, |row| row["event_name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// The first `limit` of `rows`, and if that is not all a link to the rest, which come after the `cursor` of the last.
+fn page(
+    path: &str,
+    query: &Query<'_>,
+    mut rows: Vec<Value>,
+    limit: usize,
+    cursor: impl Fn(&Value) -> String,
+) -> Result<HttpResponse, Refusal> {
+    let mut response = reply::ok_builder();
+    if rows.len() > limit {
+        rows.truncate(limit);
+        let next = query.rewritten(&["after"], ("after", rows.last().map(cursor).unwrap_or_default()));
+        response.append_header((LINK, format!(r#"<{path}?{next}>; rel="next""#)));
+    }
+    Ok(response.body(reply::envelope("success", Value::from(rows).to_string().as_bytes())))
+}
+
+fn limit(query: &Query<'_>) -> Result<usize, ApiError> {
+    let in_range = |text: &str| text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+    Ok(query.read("limit", "an integer from 1 to 10000", in_range)?.unwrap_or(DEFAULT_LIMIT))
+}
+
+fn pattern(query: &Query<'_>, name: &str) -> Result<Option<Pattern>, ApiError> {
+    let parse = |text: &str| Pattern::parse(text.to_owned()).map_err(|reason| invalid(name, &reason.to_string()));
+    query.one(name).map(parse).transpose()
+}
+
+/// A session's own state, with what the tree says of it.
+fn session(report: ActorReport) -> Value {
+    let ActorReport { name, state, uptime_seconds, mut details, .. } = report;
+    details["name"] = name.into();
+    details["state"] = json!(state);
+    details["uptime_seconds"] = uptime_seconds.into();
+    details
+}

@@ -1,0 +1,122 @@
+//! `GET /events?after=N&wait=30s`: an answer at once if there is something, else as soon as there is.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::HttpRequest;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
+
+use super::Edge;
+use super::events::{read_error, read_page};
+use super::query::{Query, invalid};
+use crate::actors::router::messages::{AwaitEvent, ForgetPoll, PollId};
+use crate::actors::router::worker::ShardAddresses;
+use crate::domain::pattern::Pattern;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::storage::{EventPage, EventQuery};
+use crate::transport::{ConnectionLimit, ConnectionSocket};
+
+/// Longest wait. Whoever wants to wait longer asks again.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Reads of them at once: many may be woken by one event, and should wait their turn rather than be refused.
+const READS: usize = 16;
+
+/// What bounds them, on all workers together.
+#[derive(Debug)]
+pub struct LongPollLimits {
+    places: Arc<ConnectionLimit>,
+    reads: Semaphore,
+}
+
+impl LongPollLimits {
+    /// At most `places` wait.
+    pub fn new(places: usize) -> Self {
+        Self { places: ConnectionLimit::new(places), reads: Semaphore::new(READS) }
+    }
+}
+
+/// How long the request may wait, if it is one that waits.
+pub fn wait(query: &Query<'_>) -> Result<Option<Duration>, ApiError> {
+    let read = |text: &str| humantime::parse_duration(text).ok().filter(|wait| *wait <= MAX_WAIT);
+    let Some(wait) = query.read("wait", "a duration from 0s to 60s, such as 30s or 500ms", read)? else {
+        return Ok(None);
+    };
+    if query.one("after").is_none() {
+        return Err(invalid("wait", "needs after: the id of the last event that you have seen, or 0"));
+    }
+    if let Some(bound) = ["before", "until"].into_iter().find(|bound| query.one(bound).is_some()) {
+        return Err(invalid(bound, "cannot be given with wait, which is for what is still to come"));
+    }
+    Ok(Some(wait))
+}
+
+/// Reads a page, after `wait` at the latest.
+pub async fn read(req: &HttpRequest, edge: &Edge, events: EventQuery, wait: Duration) -> Result<EventPage, ApiError> {
+    let (parts, mut events) = (&edge.parts, events);
+    let deadline = Instant::now() + wait;
+    let LongPollLimits { places, reads } = &*parts.long_polls;
+    let place = places.admit();
+    loop {
+        // The place is taken before the log is read: what is committed meanwhile wakes.
+        let waiting = match &place {
+            Some(_) => Waiting::begin(edge, &events.patterns).await,
+            None => None,
+        };
+        let known = parts.position.last();
+        let turn = reads.acquire().await;
+        let page = read_page(&parts.reader, events.clone()).await.map_err(|error| read_error(&error))?;
+        drop(turn);
+        if !page.events.is_empty() || Instant::now() >= deadline || parts.health.is_draining() {
+            return Ok(page);
+        }
+        let Some(mut waiting) = waiting else {
+            let error = ApiError::new(ErrorCode::Overloaded, "as many requests wait as may wait");
+            return Err(error.retry_after(Duration::from_secs(1)));
+        };
+        let woken = tokio::select! {
+            woken = &mut waiting.woken => woken.is_ok(),
+            () = tokio::time::sleep_until(deadline) => false,
+            () = gone(req) => false,
+        };
+        if !woken {
+            return Ok(page);
+        }
+        // What has been looked at need not be looked at again.
+        events.after = events.after.max(Some(known));
+    }
+}
+
+/// Ready when the client is gone.
+async fn gone(req: &HttpRequest) {
+    match req.conn_data::<Rc<ConnectionSocket>>() {
+        Some(socket) => socket.gone().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A place among those who wait, given back when dropped.
+struct Waiting {
+    woken: oneshot::Receiver<()>,
+    id: PollId,
+    shard: Rc<ShardAddresses>,
+}
+
+impl Waiting {
+    async fn begin(edge: &Edge, patterns: &[Pattern]) -> Option<Self> {
+        let shard = edge.worker.shard()?;
+        let (wake, woken) = oneshot::channel();
+        let patterns = if patterns.is_empty() { vec![Pattern::everything()] } else { patterns.to_vec() };
+        let id = shard.await_event.send(AwaitEvent { patterns, wake }).await.ok()?;
+        Some(Self { woken, id, shard })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // One message for each wait: unbounded sending is bounded by that.
+        self.shard.forget_poll.do_send(ForgetPoll(self.id));
+    }
+}

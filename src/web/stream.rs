@@ -1,0 +1,109 @@
+//! `GET /events/stream`: server-sent events.
+
+use actix_web::body::{self, BoxBody};
+use actix_web::http::Method;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+
+use super::events::patterns;
+use super::query::{Query, invalid};
+use super::reply::Refusal;
+use super::seat::{self, Seat};
+use super::{Edge, access};
+use crate::actors::router::messages::OpenStream;
+use crate::actors::session::end_of_log;
+use crate::actors::session::stream::StreamSession;
+use crate::domain::access::{Caller, Scope};
+use crate::domain::event::EventId;
+use crate::domain::filter::Filter;
+use crate::domain::pattern::Pattern;
+use crate::protocol::error::ApiError;
+use crate::protocol::permit;
+use crate::protocol::request::{Envelope, Start};
+use crate::protocol::wire::Wire;
+use crate::transport::{Streaming, stream};
+
+const PARAMETERS: &[&str] = &["event_name", "after", "envelope", "filter", access::TOKEN_PARAMETER];
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// Whether everything since the position asked for comes.
+const RECOVERED: HeaderName = HeaderName::from_static("stream-recovered");
+/// The oldest event that there is, where it does not.
+const EARLIEST_ID: HeaderName = HeaderName::from_static("stream-earliest-id");
+/// Tells a proxy of the nginx family to pass on what it gets at once.
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Sends events as they are published, and before that those since the position that the client names.
+pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let (parts, worker) = (&edge.parts, &edge.worker);
+    // Before anything else: what is published from now on is not missed (LP-1).
+    let mut log_end = parts.position.last();
+    let query = Query::parse(&req, PARAMETERS, &["event_name"])?;
+    let caller = access::streaming_caller(&req, &edge)?;
+    let patterns = wanted(&query, &caller)?;
+    let envelope = query.read("envelope", "plain or full", |text| match text {
+        "plain" => Some(Envelope::Plain),
+        "full" => Some(Envelope::Full),
+        _ => None,
+    })?;
+    let filter = query.one("filter").map(Filter::parse).transpose().map_err(ApiError::from)?;
+    let start = start(&req, &query)?;
+    if req.method() == Method::HEAD {
+        return Ok(head().body(BoxBody::new(body::None::new())));
+    }
+    if matches!(start, Start::After(id) if id > log_end) {
+        log_end = end_of_log(&parts.reader, &parts.position).await;
+    }
+    seat::check_open(&edge)?;
+    let admission = access::admit_stream(&req, &edge, &caller)?;
+    let Streaming { mut response, outbox, input } =
+        stream(&req, head(), worker.queues.clone()).map_err(|error| seat::handshake_error(&error))?;
+    let Seat { seated, link, shard } = seat::take(&req, &edge, caller, outbox, Wire::Sse).await?;
+    // Gives the seat back, whatever happens.
+    let session = StreamSession { seated, link, shard, _admission: admission };
+    let open = OpenStream { seated, patterns, envelope: envelope.unwrap_or_default(), filter, start, log_end };
+    let opened = session.shard.open_stream.send(open).await;
+    let state = opened.map_err(|_| seat::restarting())??;
+    session.start(input);
+    response.headers_mut().insert(RECOVERED, HeaderValue::from_static(if state.recovered { "true" } else { "false" }));
+    if !state.recovered {
+        response.headers_mut().insert(EARLIEST_ID, HeaderValue::from(state.earliest_id));
+    }
+    Ok(response)
+}
+
+fn head() -> HttpResponseBuilder {
+    let mut head = HttpResponse::Ok();
+    head.insert_header((CONTENT_TYPE, "text/event-stream"));
+    head.insert_header((CACHE_CONTROL, "no-store"));
+    head.insert_header((BUFFERING, "no"));
+    head
+}
+
+/// The patterns asked for, each once; none is everything that the caller may have but the Event Handler's own events.
+fn wanted(query: &Query<'_>, caller: &Caller) -> Result<Vec<Pattern>, ApiError> {
+    let mut wanted = permit::reading(caller, Scope::Subscribe, patterns(query)?)?;
+    wanted.sort();
+    wanted.dedup();
+    if wanted.is_empty() {
+        wanted.push(Pattern::everything());
+    }
+    Ok(wanted)
+}
+
+/// Where to begin. What a client says that comes back is newer than what its URL says.
+fn start(req: &HttpRequest, query: &Query<'_>) -> Result<Start, ApiError> {
+    const EXPECTED: &str = "an event id (an integer from 0) or earliest";
+    let parse = |text: &str| match text {
+        "earliest" => Some(Start::Earliest),
+        number => number.parse::<EventId>().ok().filter(|id| *id >= 0).map(Start::After),
+    };
+    let after = query.read("after", EXPECTED, parse)?;
+    let last = req.headers().get(LAST_EVENT_ID).filter(|value| !value.is_empty());
+    let last = last.map(|value| {
+        let read = value.to_str().ok().and_then(|text| parse(text.trim()));
+        read.ok_or_else(|| invalid("Last-Event-ID", &format!("must be {EXPECTED}")))
+    });
+    Ok(last.transpose()?.or(after).unwrap_or(Start::Now))
+}
