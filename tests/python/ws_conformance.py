@@ -19,7 +19,8 @@ import sys
 KIND, ADDRESS = sys.argv[1:]
 HOST, PORT = ADDRESS.rsplit(":", 1)
 IS_ECHO = KIND == "echo"
-PATIENCE = 20  # seconds
+PATIENCE = 10  # seconds
+MAX_FAILURES = 5  # then the rest is not tried: each may have to wait
 MAX_MESSAGE = 16 << 20 if IS_ECHO else 64 << 10
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -531,6 +532,8 @@ def compression():
 
 
 def carry_out(title, name, run, chop=None, headers=()):
+    if len(FAILURES) >= MAX_FAILURES:
+        return
     try:
         client = Client(headers, chop)
         with contextlib.closing(client.socket):
@@ -541,10 +544,12 @@ def carry_out(title, name, run, chop=None, headers=()):
 
 def main():
     for title, cases in GROUPS.items():
-        before, count = len(FAILURES), 0
-        for count, case in enumerate(cases(), 1):
+        before = len(FAILURES)
+        count = 0
+        for case in cases():
             carry_out(title, *case)
-        print(f"{title}: {count - len(FAILURES) + before} of {count}", flush=True)
+            count += 1
+        print(f"{title}: {count} cases, {len(FAILURES) - before} failures", flush=True)
     if FAILURES:
         sys.exit("\n".join(FAILURES))
     print("all cases passed")
