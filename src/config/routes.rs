@@ -1,4 +1,5 @@
-//! One of a service's routes: `"order.>"`, or `{ event = "payment.*", filter = { amount = [{ numeric = [">", 100] }] } }`.
+//! One of a service's routes: `"order.>"`, or `{ event = "payment.*", filter = { amount = [{ numeric = [">", 100] }]
+//! } }`.
 
 use std::fmt::Display;
 

@@ -1,7 +1,7 @@
 //! A durable subscription: which of its events goes to which of its members, and how far all of it is settled.
 //!
-//! What outlives the process is small: the *floor*, up to which every event is settled, and a [`Mark`] for each event above
-//! it that is not as new. Whatever has no mark is delivered again after a crash.
+//! What outlives the process is small: the *floor*, up to which every event is settled, and a [`Mark`] for each event
+//! above it that is not as new. Whatever has no mark is delivered again after a crash.
 //!
 //! - *DS-1* Every event that was taken is settled by an acknowledgement or by its death, and until then is delivered
 //!   again and again.
@@ -15,7 +15,8 @@ use std::time::Duration;
 use super::delivery::DeadReason;
 use super::event::{EventId, Timestamp};
 
-/// Events settled above the floor, at most: with more, nothing new is taken until the one that holds the floor is settled.
+/// Events settled above the floor, at most: with more, nothing new is taken until the one that holds the floor is
+/// settled.
 const MAX_SETTLED: usize = 100_000;
 /// Events that wait to be sent, at most, and bytes of all that is open.
 const MAX_WAITING: usize = 512;
@@ -306,8 +307,8 @@ impl<T: Clone> Durable<T> {
         }
     }
 
-    /// So is all that `member` was given before it, of lower ids; how many events that were. What was given to it later may
-    /// still be on its way: `member` cannot have meant it.
+    /// So is all that `member` was given before it, of lower ids; how many events that were. What was given to it
+    /// later may still be on its way: `member` cannot have meant it.
     pub fn ack_through(&mut self, member: MemberId, id: EventId) -> Result<usize, Acked> {
         let Some(Place::With { member: with, turn, .. }) = self.open.get(&id).map(|open| open.place) else {
             return Err(self.ack(id));

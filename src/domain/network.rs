@@ -60,8 +60,8 @@ pub fn client_block(address: IpAddr) -> IpAddr {
 
 /// Who the client is, if its connection comes from `peer` and proxies said they forward for `hops`, the nearest first.
 ///
-/// Each hop is believed only as far as whoever tells of it is trusted; so what a client makes up is never reached. A hop
-/// that is no address ends the walk at whoever told of it.
+/// Each hop is believed only as far as whoever tells of it is trusted; so what a client makes up is never reached. A
+/// hop that is no address ends the walk at whoever told of it.
 pub fn client_address<'a>(
     peer: SocketAddr,
     hops: impl IntoIterator<Item = &'a str>,

@@ -162,8 +162,8 @@ pub(super) fn list(connection: &mut Connection) -> Result<Vec<DurableRecord>, St
     Ok(rows.into_iter().map(record).collect())
 }
 
-/// What is stored of it, for whoever holds it or may; none if it was deleted. Without marks if it goes on being held in the
-/// epoch `known`.
+/// What is stored of it, for whoever holds it or may; none if it was deleted. Without marks if it goes on being held
+/// in the epoch `known`.
 pub(super) fn held(
     connection: &mut Connection,
     service: ServiceId,

@@ -17,7 +17,8 @@ impl StoreUrl {
     /// The SQLite file that is used when nothing is configured.
     pub const DEFAULT_FILE: &str = "data/event-handler.db";
 
-    /// Reads `DATABASE_URL`: empty (the default file), `sqlite:path`, `sqlite://path`, `postgres://…` or `postgresql://…`.
+    /// Reads `DATABASE_URL`: empty (the default file), `sqlite:path`, `sqlite://path`, `postgres://…` or
+    /// `postgresql://…`.
     pub fn parse(text: &str) -> Result<Self, StoreError> {
         let text = text.trim();
         if text.is_empty() {

@@ -165,9 +165,9 @@ impl Writer {
         self.transact(|connection| durables::open(connection, new, max, now))
     }
 
-    /// Makes this process the only one that delivers the events of a durable subscription, for as long as the writer's
-    /// connection lives or until it is [released](Self::release); none if it was deleted. Its marks are read unless it was
-    /// held before and is still in the epoch `known`.
+    /// Makes this process the only one that delivers the events of a durable subscription, for as long as the
+    /// writer's connection lives or until it is [released](Self::release); none if it was deleted. Its marks are read
+    /// unless it was held before and is still in the epoch `known`.
     pub fn hold_durable(&mut self, service: ServiceId, known: Option<i64>) -> Result<Option<HeldDurable>, StoreError> {
         self.with(|connection| {
             let hold = match connection {
@@ -286,8 +286,8 @@ impl Writer {
         Timestamp(now.0.saturating_sub(window))
     }
 
-    /// Does `work` on the connection, which ends if it fails. Nothing is written beside a file that has been replaced: what
-    /// went into the write-ahead log of the old one would be taken for that of the new one.
+    /// Does `work` on the connection, which ends if it fails. Nothing is written beside a file that has been
+    /// replaced: what went into the write-ahead log of the old one would be taken for that of the new one.
     pub(super) fn with<T>(
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,

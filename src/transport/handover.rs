@@ -1,8 +1,8 @@
 //! How a connection passes from the HTTP dispatcher to its session.
 //!
-//! The answer to the handshake, or the head of an endless answer, has a body, the [`Handover`], that waits until the dispatcher has written the head of
-//! the answer, and then fails. A dispatcher whose body fails drops its stream without shutting the socket down; the
-//! session goes on with a duplicate, which it has to itself from then on.
+//! The answer to the handshake, or to a request for a stream, has a body, the [`Handover`], that waits until the
+//! dispatcher has written the head of the answer, and then fails. A dispatcher whose body fails drops its stream
+//! without shutting the socket down; the session goes on with a duplicate, which it has to itself from then on.
 //!
 //! - HO-1 the head is out: nothing is left in the dispatcher's write buffer.
 //! - HO-2 no byte is lost: nothing is left in its read buffer. What the client has sent early comes first.

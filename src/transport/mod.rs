@@ -1,9 +1,10 @@
 //! Subscribers' connections as bytes: handshake, framing, queues and the socket, and nothing of what is said.
 //!
 //! `HttpServer` accepts a connection and answers the handshake, or begins an endless answer; as soon as its head is
-//! out, the connection is [taken over](handover). Then two parts face each other, on the same worker thread: [`Outbox`], where encoded frames
-//! wait to be written, and [`InboundFrames`], which reads no faster than its reader. Neither has a task of its own or
-//! a buffer while it is idle. Either ends the connection: a closed outbox when it is empty, the input when dropped.
+//! out, the connection is [taken over](handover). Then two parts face each other, on the same worker thread:
+//! [`Outbox`], where encoded frames wait to be written, and [`InboundFrames`], which reads no faster than its reader.
+//! Neither has a task of its own or a buffer while it is idle. Either ends the connection: a closed outbox when it is
+//! empty, the input when dropped.
 
 mod decoder;
 mod frame;
@@ -48,7 +49,8 @@ pub struct Upgrade {
     pub protocol: Option<&'static str>,
 }
 
-/// Switches the connection of `req`, whose payload is `payload`, to WebSocket; `protocols` are the subprotocols on offer.
+/// Switches the connection of `req`, whose payload is `payload`, to WebSocket; `protocols` are the subprotocols on
+/// offer.
 ///
 /// The first of them that the client names wins. No extension is ever agreed on. The connection must have been
 /// [registered](ConnectionSocket::register).

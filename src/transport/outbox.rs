@@ -173,7 +173,8 @@ impl Outbox {
         self.close_with(code, last_words);
     }
 
-    /// Ends the connection after what is queued, without a close frame: the last word has been said, or the peer is gone.
+    /// Ends the connection after what is queued, without a close frame: the last word has been said, or the peer is
+    /// gone.
     pub fn end(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
         if state.phase == Phase::Open {

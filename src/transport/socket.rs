@@ -1,4 +1,5 @@
-//! The socket below a connection: how it is prepared, found again at the upgrade, and asked how far its bytes have come.
+//! The socket below a connection: how it is prepared, found again at the upgrade, and asked how far its bytes have
+//! come.
 
 use std::any::Any;
 use std::cell::Cell;

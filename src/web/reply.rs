@@ -14,7 +14,8 @@ pub fn ok(message: &str, data: &[u8]) -> HttpResponse {
     builder(StatusCode::OK).body(envelope(message, data))
 }
 
-/// A 202 whose `data` is given as JSON text: what was asked is stored, and will be done. `message` must need no escaping.
+/// A 202 whose `data` is given as JSON text: what was asked is stored, and will be done. `message` must need no
+/// escaping.
 pub fn accepted(message: &str, data: &[u8]) -> HttpResponse {
     builder(StatusCode::ACCEPTED).body(envelope(message, data))
 }

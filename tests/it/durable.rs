@@ -1,4 +1,5 @@
-//! Durable subscriptions: positions that outlive connections and the process, acknowledgements, shared work, dead letters.
+//! Durable subscriptions: positions that outlive connections and the process, acknowledgements, shared work, dead
+//! letters.
 
 use std::collections::{BTreeSet, VecDeque};
 

@@ -1,5 +1,5 @@
-//! Durable subscriptions under everything at once: members that come, acknowledge, refuse, stall and go; kills of the process
-//! and failures of its parts. Every event is delivered until it is acknowledged, and never after that.
+//! Durable subscriptions under everything at once: members that come, acknowledge, refuse, stall and go; kills of the
+//! process and failures of its parts. Every event is delivered until it is acknowledged, and never after that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

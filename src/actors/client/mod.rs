@@ -6,8 +6,8 @@
 //!
 //! - CL-4: a delivery counts as in flight from its request until its end is in the store. Of these there are at most
 //!   as many as the concurrency allows, and 256 more whose end is on its way: a crash repeats no others.
-//! - CL-5: of several processes, only the one that holds the service changes its stored state; it begins with that state
-//!   when it takes the hold. The others leave it commands.
+//! - CL-5: of several processes, only the one that holds the service changes its stored state; it begins with that
+//!   state when it takes the hold. The others leave it commands.
 
 mod claims;
 mod ended;

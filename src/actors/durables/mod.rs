@@ -1,7 +1,8 @@
 //! The durable subscriptions with members on this node: their places in the log, and who has which event.
 //!
-//! All decisions are those of the [`Durable`] machine; here they are carried out. Events come with the committed batches
-//! or, to whoever is behind, from the store; what becomes of them goes to persistence, and is answered when it is stored.
+//! All decisions are those of the [`Durable`] machine; here they are carried out. Events come with the committed
+//! batches or, to whoever is behind, from the store; what becomes of them goes to persistence, and is answered when
+//! it is stored.
 //!
 //! - *DU-1* An acknowledgement is answered after its commit.
 //! - *DU-2* Of several nodes one delivers the events of a durable subscription; the members at the others stand by.
@@ -52,8 +53,8 @@ pub const MAILBOX: usize = 1024;
 const BATCHES_PER_TURN: usize = 16;
 /// Members of one durable subscription.
 const MAX_MEMBERS: usize = 1000;
-/// How often holds are made sure of, positions stored that only others' events have moved, and what was made anew looked
-/// for.
+/// How often holds are made sure of, positions stored that only others' events have moved, and what was made anew
+/// looked for.
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the actor is made of; kept by the supervisor to make another.

@@ -70,8 +70,8 @@ pub struct SettleDeliveries {
 #[rtype(result = "Result<Held, AppendFailure>")]
 pub struct HoldService(pub ServiceId);
 
-/// Find a durable subscription or make it, and let this process be the only one that delivers its events; none if there are
-/// `max` already.
+/// Find a durable subscription or make it, and let this process be the only one that delivers its events; none if
+/// there are `max` already.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Option<HeldDurable>, AppendFailure>")]
 pub struct OpenDurable {

@@ -1,7 +1,8 @@
 //! The persistence actor: the only writer of the log.
 //!
-//! Group commit: whatever waits when the mailbox has been drained goes into one transaction. While it blocks in
-//! a commit the next group gathers, so there is no delay to tune. It runs on a thread of its own, where blocking is fine.
+//! Group commit: whatever waits when the mailbox has been drained goes into one transaction. While it blocks in a
+//! commit the next group gathers, so there is no delay to tune. It runs on a thread of its own, where blocking is
+//! fine.
 //!
 //! - EV-1 acknowledged ⇒ committed: replies are sent after the commit, never before.
 //! - EV-2 commit order: ids are assigned inside the transaction, and batches leave here in that order.

@@ -1,7 +1,7 @@
 //! The supervisor: spawns the other actors, watches them, restarts them from their parts, and gives up loudly.
 //!
-//! Children stand in an order: persistence, router, durables, shards, clients. When one fails, those after it that hold its address
-//! are started anew or given the new address (rest for one); those before it go on untouched:
+//! Children stand in an order: persistence, router, durables, shards, clients. When one fails, those after it that
+//! hold its address are started anew or given the new address (rest for one); those before it go on untouched:
 //!
 //! - persistence fails: a new one continues from the store; workers get its address. Sessions notice nothing.
 //! - the router fails: a new one gets every shard attached, persistence the new address. Batches lost on the
@@ -18,23 +18,23 @@
 pub mod guard;
 pub mod messages;
 mod services;
+mod starting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, ResponseActFuture, ResponseFuture,
-    WrapFuture,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseActFuture, ResponseFuture, WrapFuture,
 };
 use actix_rt::{Arbiter, ArbiterHandle};
 use serde_json::json;
 
 use self::guard::ExitGuard;
 use self::messages::{ChildExited, ChildId, Drain, Exit, ObserveTree, WorkerReady};
-use super::client::messages::{ConnectPersistence, DrainDeliveries};
+use super::client::messages::DrainDeliveries;
 use super::client::{Client, ClientParts};
-use super::durables::messages::{ConnectStore, FinishDurables, StoreLink};
+use super::durables::messages::FinishDurables;
 use super::durables::{self, Durables, DurablesParts};
 use super::mailbox::{Depth, Mailbox};
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
@@ -44,7 +44,7 @@ use super::router::messages::{
     Attach, CheckAccess, CloseSession, DrainSessions, Follower, Observe as ObserveRouter, RouteBatch,
 };
 use super::router::shard::{self, Shard};
-use super::router::worker::{Worker, connect_intake};
+use super::router::worker::connect_intake;
 use super::router::{self, Router};
 use crate::domain::restart::{RestartIntensity, RestartPolicy, Verdict};
 use crate::protocol::close::CloseReason;
@@ -144,90 +144,6 @@ impl Supervisor {
         let life = self.lives.entry(child).or_default();
         life.generation += 1;
         ExitGuard::new(child, life.generation, ctx.address().recipient())
-    }
-
-    fn start_router(&mut self, ctx: &mut Context<Self>) {
-        let depth = Depth::default();
-        let guard = self.guard(ChildId::Router, ctx);
-        let address = Router::new(depth.clone(), Arc::clone(&self.metrics), guard).start();
-        for (number, shard) in &self.shards {
-            address.do_send(Attach { follower: Follower::Shard(*number), mailbox: shard.mailbox.clone() });
-        }
-        if let Some(durables) = &self.durables {
-            address.do_send(Attach { follower: Follower::Durables, mailbox: durables.mailbox.clone() });
-        }
-        let mailbox = Mailbox::new(address.clone().recipient(), depth);
-        if let Some(persistence) = &self.persistence {
-            persistence.address.do_send(persistence::messages::ConnectRouter(mailbox.clone()));
-        }
-        self.router = Some(Child { address, mailbox });
-    }
-
-    fn start_persistence(&mut self, ctx: &mut Context<Self>) {
-        let Some(router) = &self.router else { return };
-        let router = router.mailbox.clone();
-        let depth = Depth::default();
-        let guard = self.guard(ChildId::Persistence, ctx);
-        let parts = self.persistence_parts.clone();
-        let own_depth = depth.clone();
-        let address = Persistence::start_in_arbiter(&self.store_arbiter.handle(), move |_| {
-            Persistence::new(parts, router, own_depth, guard)
-        });
-        let mailbox = Mailbox::new(address.clone().recipient(), depth);
-        for arbiter in self.workers.values() {
-            let mailbox = mailbox.clone();
-            arbiter.spawn_fn(move || connect_intake(mailbox));
-        }
-        for client in self.clients.values() {
-            let settle = Mailbox::new(address.clone().recipient(), mailbox.shared_depth());
-            client.do_send(ConnectPersistence { settle, hold: address.clone().recipient() });
-        }
-        let persistence = Child { address, mailbox };
-        if let Some(durables) = &self.durables {
-            durables.address.do_send(ConnectStore(store_link(&persistence)));
-        }
-        self.persistence = Some(persistence);
-    }
-
-    /// Shards run on the threads of their connections: the worker there starts it and sends back the address.
-    fn start_shard(&mut self, number: usize, ctx: &mut Context<Self>) {
-        let Some(arbiter) = self.workers.get(&number).cloned() else { return };
-        let guard = self.guard(ChildId::Shard(number), ctx);
-        let depth = Depth::default();
-        let supervisor: Recipient<ShardStarted> = ctx.address().recipient();
-        arbiter.spawn_fn(move || {
-            if let Some(worker) = Worker::current() {
-                let address = worker.start_shard(depth.clone(), guard);
-                supervisor.do_send(ShardStarted { number, address, depth });
-            }
-        });
-    }
-
-    fn start_client(&mut self, number: usize, ctx: &mut Context<Self>) {
-        let (Some(parts), Some(persistence)) = (self.client_parts.get(number).cloned(), &self.persistence) else {
-            return;
-        };
-        let settle = Mailbox::new(persistence.address.clone().recipient(), persistence.mailbox.shared_depth());
-        let hold = persistence.address.clone().recipient();
-        let arbiter = self.delivery_arbiter.handle();
-        let guard = self.guard(ChildId::Client(number), ctx);
-        let address = Client::start_in_arbiter(&arbiter, move |_| Client::new(parts, settle, hold, guard));
-        self.clients.insert(number, address);
-    }
-
-    fn start_durables(&mut self, ctx: &mut Context<Self>) {
-        let Some(persistence) = &self.persistence else { return };
-        let store = store_link(persistence);
-        let (parts, depth) = (self.durables_parts.clone(), Depth::default());
-        let guard = self.guard(ChildId::Durables, ctx);
-        let own_depth = depth.clone();
-        let arbiter = self.delivery_arbiter.handle();
-        let address = Durables::start_in_arbiter(&arbiter, move |_| Durables::new(parts, store, own_depth, guard));
-        let mailbox = Mailbox::new(address.clone().recipient(), depth);
-        if let Some(router) = &self.router {
-            router.address.do_send(Attach { follower: Follower::Durables, mailbox: mailbox.clone() });
-        }
-        self.durables = Some(Child { address, mailbox });
     }
 
     fn name_of(&self, child: ChildId) -> String {
@@ -500,17 +416,6 @@ impl Known {
         report.state = state;
         report.restarts = self.life.restarts;
         report
-    }
-}
-
-fn store_link(persistence: &Child<Persistence, AppendEvents>) -> StoreLink {
-    let Child { address, mailbox } = persistence;
-    StoreLink {
-        settle: Mailbox::new(address.clone().recipient(), mailbox.shared_depth()),
-        open: address.clone().recipient(),
-        hold: address.clone().recipient(),
-        release: address.clone().recipient(),
-        alter: address.clone().recipient(),
     }
 }
 

@@ -14,8 +14,9 @@ pub type FilterId = usize;
 
 /// A multiset of filters; equal ones share a handle.
 ///
-/// Each filter is anchored at one field that it cannot pass without: by the values or prefixes that it asks for there,
-/// which are looked up in a hash table, or else by the presence of the field. Only filters whose anchor holds are tried.
+/// Each filter is anchored at one field that it cannot pass without: by the values or prefixes that it asks for
+/// there, which are looked up in a hash table, or else by the presence of the field. Only filters whose anchor holds
+/// are tried.
 #[derive(Debug, Default)]
 pub struct FilterSet {
     ids: HashMap<Filter, FilterId>,

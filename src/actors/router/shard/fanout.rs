@@ -1,8 +1,8 @@
 //! Fan-out of a committed batch to the live seats of a shard.
 //!
-//! Per event: one look-up of the topics it matches. Per topic: its frames of the whole batch, joined once and
-//! shared; those who filter alike share in the same way. Per seat: one push. Only seats with several subscriptions are looked at event by event, because a
-//! frame reaches a connection once however many of its patterns match.
+//! Per event: one look-up of the topics it matches. Per topic: its frames of the whole batch, joined once and shared;
+//! those who filter alike share in the same way. Per seat: one push. Only seats with several subscriptions are looked
+//! at event by event, because a frame reaches a connection once however many of its patterns match.
 
 use bytes::Bytes;
 use slab::Slab;

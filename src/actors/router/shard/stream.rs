@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use actix::prelude::{Context, Handler};
 
-use super::{Shard, place};
+use super::Shard;
+use super::subscribing::place;
 use crate::actors::router::messages::{OpenStream, OpenSubscription};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
