@@ -76,6 +76,8 @@ pub(super) struct FrameDecoder {
     message: Vec<u8>,
     /// The kind of the message that has begun.
     kind: Option<Opcode>,
+    /// How much of the message, if it is a text, is known to be UTF-8.
+    checked: usize,
     fragments: u32,
 }
 
@@ -98,6 +100,7 @@ impl FrameDecoder {
             control: Vec::new(),
             message: Vec::new(),
             kind: None,
+            checked: 0,
             fragments: 0,
         }
     }
@@ -116,6 +119,7 @@ impl FrameDecoder {
             self.read_payload(&mut frame, input);
             if frame.remaining > 0 {
                 self.frame = Some(frame);
+                self.check_text()?;
                 return Ok(None);
             }
             if let Some(inbound) = self.finish(frame)? {
@@ -162,6 +166,19 @@ impl FrameDecoder {
         frame.remaining -= available;
     }
 
+    /// Refuses a text that goes on, but cannot become UTF-8 any more.
+    fn check_text(&mut self) -> Result<(), InboundError> {
+        if self.kind != Some(Opcode::Text) {
+            return Ok(());
+        }
+        match std::str::from_utf8(&self.message[self.checked..]) {
+            Ok(_) => self.checked = self.message.len(),
+            Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
+            Err(_) => return Err(InboundError::NotUtf8),
+        }
+        Ok(())
+    }
+
     /// What a frame whose payload is complete amounts to; `None` when its message goes on.
     fn finish(&mut self, frame: Frame) -> Result<Option<Inbound>, InboundError> {
         let control = |payload: &mut Vec<u8>| Bytes::from(std::mem::take(payload));
@@ -169,9 +186,13 @@ impl FrameDecoder {
             Opcode::Ping => Inbound::Ping(control(&mut self.control)),
             Opcode::Pong => Inbound::Pong(control(&mut self.control)),
             Opcode::Close => Inbound::Close(parse_close(&control(&mut self.control))?),
-            Opcode::Continuation | Opcode::Text | Opcode::Binary if !frame.last => return Ok(None),
+            Opcode::Continuation | Opcode::Text | Opcode::Binary if !frame.last => {
+                self.check_text()?;
+                return Ok(None);
+            }
             Opcode::Continuation | Opcode::Text | Opcode::Binary => {
                 let payload = Bytes::from(std::mem::take(&mut self.message));
+                self.checked = 0;
                 match self.kind.take() {
                     Some(Opcode::Text) => {
                         Inbound::Text(ByteString::try_from(payload).map_err(|_| InboundError::NotUtf8)?)

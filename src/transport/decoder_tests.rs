@@ -71,6 +71,27 @@ fn text_must_be_utf8_as_a_whole_not_fragment_by_fragment() {
     assert_eq!(refused_with(&[frame(0x81, &euro[..2])]), Some(1007));
 }
 
+/// RFC 6455, section 8.1: the rest of a text that is beyond repair is not waited for.
+#[test]
+fn a_text_that_cannot_become_utf8_is_refused_before_its_end() {
+    let begun = |text: &[u8]| {
+        let mut bytes = client_header(0x01, 100, MASK);
+        bytes.extend(text.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
+        bytes
+    };
+    // A stray continuation byte, an overlong form, a surrogate, beyond U+10FFFF; each after a good beginning.
+    for wrong in [&b"\x80"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"] {
+        let text = ["κόσμε".as_bytes(), wrong].concat();
+        assert_eq!(refused_with(&[begun(&text)]), Some(1007), "at once: {wrong:x?}");
+        let mut decoder = decoder();
+        let one_by_one = begun(&text).into_iter().try_for_each(|byte| decode_all(&mut decoder, &[byte]).map(|_| ()));
+        assert!(matches!(one_by_one, Err(InboundError::NotUtf8)), "byte by byte: {wrong:x?}");
+        let fragments: Vec<_> = text.iter().enumerate().map(|(n, byte)| frame(u8::from(n == 0), &[*byte])).collect();
+        assert_eq!(refused_with(&fragments), Some(1007), "in fragments: {wrong:x?}");
+    }
+    assert_eq!(decode(&[begun("€".as_bytes().split_last().expect("bytes").1)]).ok(), Some(vec![]), "may become a text");
+}
+
 #[test]
 fn violations_are_refused_with_1002() {
     let cases: [(&str, Vec<Vec<u8>>); 14] = [

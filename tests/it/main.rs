@@ -9,12 +9,15 @@ mod batch;
 mod cloud_events;
 mod commands;
 mod config;
+mod conformance;
 mod deliveries_storm;
 mod documents;
 mod drain;
 mod durable;
 mod durable_model;
 mod example_services;
+mod examples;
+mod examples_browser;
 #[cfg(feature = "fault-injection")]
 mod faults;
 mod filters;

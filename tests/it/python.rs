@@ -2,27 +2,21 @@
 //! and the SDKs of CloudEvents and of Standard Webhooks.
 
 use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::support::program;
 use crate::support::service::Delivery;
 use crate::support::{Server, Service, for_each_backend};
 
 /// Runs a script of `tests/python`; returns what it prints.
-fn python(script: &str, arguments: &[&str], input: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join("target/venv/bin/python");
-    assert!(python.exists(), "{} is missing; ./tests/run creates it", python.display());
-    let mut child = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL"])
-        .arg(python)
-        .arg(root.join("tests/python").join(script))
+pub fn python(script: &str, arguments: &[&str], input: &str) -> String {
+    let mut child = program::python()
+        .arg(program::root().join("tests/python").join(script))
         .args(arguments)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

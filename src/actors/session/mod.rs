@@ -316,7 +316,7 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
             Err(error) => {
                 if let Some(close) = error.close_frame() {
                     log::info!(session = self.seated.session, code = close.code, error:% = error; "session broke the protocol");
-                    self.link.outbox.close_now(&close);
+                    self.link.outbox.close(&close);
                 }
                 ctx.stop();
             }

@@ -1,12 +1,14 @@
 //! What black-box tests stand on: the real program as a child process, its databases, and clients.
 
 pub mod backend;
+pub mod browser;
 pub mod http;
 #[path = "../../support/jwt.rs"]
 pub mod issuer;
 pub mod load;
 #[path = "../../support/postgres.rs"]
 pub mod postgres;
+pub mod program;
 pub mod raw;
 pub mod server;
 pub mod service;

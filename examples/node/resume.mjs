@@ -1,0 +1,44 @@
+// Follows events and misses none, whatever goes away: the connection, the server, or this program.
+//
+//     node resume.mjs [URL [PATTERN [FILE]]]     # ws://127.0.0.1:4300/ws  >  position.txt
+//
+// FILE has the id of the last event that was processed. TOKEN in the environment is sent if it is there.
+
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { stayConnected } from "./connection.mjs";
+
+const [url = "ws://127.0.0.1:4300/ws", pattern = ">", file = "position.txt"] = process.argv.slice(2);
+
+/** Your work. What it has done when it returns is not done again. */
+function handle(event) {
+  console.log(event.id, event.event_name, JSON.stringify(event.payload));
+}
+
+const position = () => (existsSync(file) ? Number(readFileSync(file, "utf8")) : undefined);
+
+/** A file is replaced as a whole. Better still: keep the id where the work is written, in the same transaction. */
+function remember(id) {
+  writeFileSync(`${file}.new`, `${id}\n`);
+  renameSync(`${file}.new`, file);
+}
+
+stayConnected(
+  url,
+  (say) => say({ id: 1, action: "subscribe", event_name: pattern, envelope: "full", after: position() }),
+  (frame) => {
+    switch (frame.type) {
+      case "event":
+        handle(frame);
+        remember(frame.id);
+        break;
+      case "subscribed":
+        if (!frame.recovered) console.error(`some events after ${position()} are no longer kept`);
+        if (position() === undefined) remember(frame.last_id);
+        console.error(`subscribed after ${position()}`);
+        break;
+      case "error":
+        console.error(frame.error.message);
+        process.exit(1);
+    }
+  },
+);

@@ -1,0 +1,120 @@
+//! The examples for clients, as they stand: nothing is missed when the server is killed and started again.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::program::{Program, command, python, root};
+use crate::support::{Backend, Server, eventually};
+
+/// Events in each of the three parts of a test: before the kill, while the client is away, after its return.
+const PART: u64 = 20;
+
+fn node() -> Command {
+    let mut node = command("node");
+    // Where Debian has `ws`, for a Node without a WebSocket of its own.
+    node.env("NODE_PATH", "/usr/share/nodejs");
+    node
+}
+
+fn publish_part(server: &Server, part: u64) {
+    (part * PART..(part + 1) * PART).for_each(|n| {
+        server.publish("example.made", json!({ "n": n }));
+        server.publish("other", json!({ "n": n }));
+    });
+}
+
+/// A server in the same place as `server`, which is killed.
+pub fn kill_and_start(mut server: Server) -> Server {
+    server.kill9();
+    server.spec().env("PORT", server.addr().port()).start()
+}
+
+/// The numbers of the events that were printed, at least `count`.
+fn numbers(client: &Program, count: u64) -> Vec<u64> {
+    let number = |line: &String| {
+        let (_, payload) = line.split_once(" example.made ")?;
+        serde_json::from_str::<Value>(payload).ok()?["n"].as_u64()
+    };
+    let lines = client.wait_for_lines(count as usize);
+    lines.iter().map(|line| number(line).unwrap_or_else(|| panic!("not an event: {line}"))).collect()
+}
+
+fn url(server: &Server) -> String {
+    format!("ws://{}/ws", server.addr())
+}
+
+fn resumes(script: impl Fn() -> Command) {
+    let dir = TempDir::new().expect("a temporary folder");
+    let server = Server::start(Backend::Sqlite);
+    let start = || Program::start(script().args([&url(&server), "example.*", "position"]).current_dir(dir.path()));
+    let subscribed = |line: &str| line.starts_with("subscribed after").then_some(());
+
+    let client = start();
+    client.wait_for_word(subscribed);
+    publish_part(&server, 0);
+    assert_eq!(numbers(&client, PART), (0..PART).collect::<Vec<_>>());
+    drop(client); // killed, and away for a while
+    publish_part(&server, 1);
+    let client = start();
+    assert_eq!(numbers(&client, PART), (PART..2 * PART).collect::<Vec<_>>());
+
+    let address = url(&server);
+    let server = kill_and_start(server);
+    assert_eq!(url(&server), address);
+    publish_part(&server, 2);
+    assert_eq!(numbers(&client, 2 * PART), (PART..3 * PART).collect::<Vec<_>>());
+}
+
+fn works_durably(script: impl Fn() -> Command) {
+    let server = Server::start(Backend::Sqlite);
+    let start = || Program::start(script().args([&url(&server), "example.*", "examples"]));
+    let joined = |line: &str| line.starts_with("everything up to").then_some(());
+
+    let clients = [start(), start()];
+    clients.iter().for_each(|client| client.wait_for_word(joined));
+    publish_part(&server, 0);
+    settled(&server);
+    let server = kill_and_start(server);
+    publish_part(&server, 1);
+    settled(&server);
+
+    let all: BTreeSet<u64> = clients.iter().flat_map(|client| numbers(client, 0)).collect();
+    assert_eq!(all, (0..2 * PART).collect(), "at least once");
+}
+
+/// Waits until everything that was published is acknowledged.
+fn settled(server: &Server) {
+    eventually("all is acknowledged", || {
+        let durable = server.get("/admin/durables/examples").data();
+        (durable["lag"] == 0 && durable["in_flight"] == 0).then_some(())
+    });
+}
+
+fn script(interpreter: Command, path: &str) -> Command {
+    let mut interpreter = interpreter;
+    interpreter.arg(root().join("examples").join(path));
+    interpreter
+}
+
+#[test]
+fn the_python_client_resumes() {
+    resumes(|| script(python(), "python/resume.py"));
+}
+
+#[test]
+fn the_python_worker_misses_nothing() {
+    works_durably(|| script(python(), "python/durable.py"));
+}
+
+#[test]
+fn the_node_client_resumes() {
+    resumes(|| script(node(), "node/resume.mjs"));
+}
+
+#[test]
+fn the_node_worker_misses_nothing() {
+    works_durably(|| script(node(), "node/durable.mjs"));
+}

@@ -1,0 +1,104 @@
+//! Chromium without a window, told what to do over its DevTools protocol; and a place from which it gets a page.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::http::Request;
+use super::program::{Program, command};
+use super::ws::Socket;
+use super::{PATIENCE, eventually};
+
+/// One tab of a browser of its own.
+pub struct Page {
+    devtools: Socket,
+    calls: u64,
+    _browser: Program,
+    _profile: TempDir,
+}
+
+impl Page {
+    /// Opens `url`.
+    pub fn open(url: &str) -> Self {
+        let profile = TempDir::new().expect("a temporary folder");
+        let browser = Program::start(
+            command("chromium")
+                .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
+                .args(["--disable-background-networking", "--disable-component-update", "--no-proxy-server"])
+                .args(["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-port=0"])
+                .arg(format!("--user-data-dir={}", profile.path().display()))
+                .arg("about:blank"),
+        );
+        let addr: SocketAddr = browser
+            .wait_for_word(|line| line.strip_prefix("DevTools listening on ws://")?.split('/').next()?.parse().ok());
+        let path = eventually("the browser has a tab", || {
+            let tabs = Request::new(addr, "GET", "/json/list").send().json();
+            let tab = tabs.as_array()?.iter().find(|tab| tab["type"] == "page")?;
+            let url = tab["webSocketDebuggerUrl"].as_str()?;
+            url.strip_prefix(&format!("ws://{addr}")).map(str::to_owned)
+        });
+        let devtools = Socket::connect(addr, &path, &[]).expect("a tab to connect to");
+        let mut page = Self { devtools, calls: 0, _browser: browser, _profile: profile };
+        page.navigate(url);
+        page
+    }
+
+    /// Goes to `url`, and waits until it is loaded.
+    pub fn navigate(&mut self, url: &str) {
+        let answer = self.call("Page.navigate", json!({ "url": url }));
+        assert!(answer["errorText"].is_null(), "{answer}");
+        self.wait_until("location.href != 'about:blank' && document.readyState == 'complete'");
+    }
+
+    /// The value of a JavaScript expression.
+    pub fn evaluate(&mut self, expression: &str) -> Value {
+        let answer = self.call("Runtime.evaluate", json!({ "expression": expression, "returnByValue": true }));
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
+        answer["result"]["value"].clone()
+    }
+
+    /// Waits until a JavaScript expression is true.
+    pub fn wait_until(&mut self, expression: &str) {
+        let mut turns = PATIENCE.as_millis() / 10;
+        while self.evaluate(expression) != true {
+            turns -= 1;
+            assert!(turns > 0, "does not come true: {expression}; {}", self.evaluate("document.body.innerText"));
+            thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    fn call(&mut self, method: &str, params: Value) -> Value {
+        self.calls += 1;
+        let id = self.calls;
+        self.devtools.send(json!({ "id": id, "method": method, "params": params }));
+        loop {
+            let mut answer = self.devtools.recv_json();
+            if answer["id"] == id {
+                assert!(answer["error"].is_null(), "{method}: {answer}");
+                return answer["result"].take();
+            }
+        }
+    }
+}
+
+/// Serves `html` to everybody, for as long as the test runs; returns where.
+pub fn serve_page(html: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("a bound socket");
+    thread::spawn(move || listener.incoming().flatten().for_each(|stream| answer(stream, html)));
+    addr
+}
+
+fn answer(mut stream: TcpStream, html: &str) {
+    let head = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+    head.for_each(drop);
+    let length = html.len();
+    // A browser that does not wait for its answer has other plans.
+    let _ = write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{html}"
+    );
+}
