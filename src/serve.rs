@@ -459,6 +459,8 @@ impl Node {
     /// asks is told to go elsewhere, rather than left in the queue of a socket that nobody accepts from.
     async fn drain(&self, server: &ServerHandle, grace: Duration) {
         self.edge.health.start_draining();
+        // What is not over by then takes a moment to end, and that is to be within the grace period too.
+        let grace = grace - grace / 20;
         let finish = grace / FINISH_SHARE;
         let drained = self.supervisor.send(Drain { spread: finish, finish: true });
         if tokio::time::timeout(grace - finish, drained).await.is_err() {

@@ -294,6 +294,17 @@ impl<T: Clone> Durable<T> {
         Some(Delivery { member, id, item: open.item.clone(), delivery: open.deliveries })
     }
 
+    /// The event never got to the member: as if it had not been given.
+    pub fn hand_back(&mut self, member: MemberId, id: EventId) {
+        if self.is_with(member, id) {
+            self.take_back(id);
+            if let Some(open) = self.open.get_mut(&id) {
+                open.deliveries = open.deliveries.saturating_sub(1);
+            }
+            self.wait(id);
+        }
+    }
+
     /// The event is done with, whoever has it now.
     pub fn ack(&mut self, id: EventId) -> Acked {
         match self.open.get(&id) {

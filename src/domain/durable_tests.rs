@@ -82,6 +82,16 @@ fn a_refused_event_waits_as_long_as_asked_for() {
 }
 
 #[test]
+fn what_was_handed_back_was_not_delivered() {
+    let mut durable = taken([1], 1);
+    durable.join(1);
+    assert_eq!(sent(&mut durable, at(0)), [(1, 1, 1)]);
+    durable.hand_back(1, 1);
+    assert_eq!((durable.ack(1), durable.in_flight()), (Acked::Unknown, 0));
+    assert_eq!(sent(&mut durable, at(0)), [(1, 1, 1)]);
+}
+
+#[test]
 fn acknowledgements_of_what_nobody_was_given_are_refused() {
     let mut durable = taken([3, 4], 0);
     assert_eq!([1, 3, 4, 9].map(|id| durable.ack(id)), [Acked::Before, Acked::Unknown, Acked::Unknown, Acked::Unknown]);

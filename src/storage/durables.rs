@@ -2,6 +2,7 @@
 
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _, upsert::excluded};
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::domain::delivery::{DeadReason, DeliveryState};
@@ -54,7 +55,7 @@ pub struct HeldDurable {
     pub hold: Hold,
     pub record: DurableRecord,
     /// Above the floor, in the order of ids; none if they are known, or another process holds it.
-    pub marks: Vec<(EventId, Mark)>,
+    pub marks: Option<Vec<(EventId, Mark)>>,
 }
 
 /// What happened to the events of one.
@@ -162,32 +163,54 @@ pub(super) fn list(connection: &mut Connection) -> Result<Vec<DurableRecord>, St
     Ok(rows.into_iter().map(record).collect())
 }
 
-/// What is stored of it, for whoever holds it or may; none if it was deleted. Without marks if it goes on being held
-/// in the epoch `known`.
+/// What whoever held these before has still to store is void.
+pub(super) fn begin_epochs(connection: &mut Connection, services: &[ServiceId]) -> Result<(), StoreError> {
+    if !services.is_empty() {
+        let these = durables::table.filter(durables::service.eq_any(services));
+        let update = diesel::update(these).set(durables::epoch.eq(durables::epoch + 1));
+        on_backend!(connection, c => update.execute(c))?;
+    }
+    Ok(())
+}
+
+/// What is stored of these, for whoever holds them or may. Those that were deleted are left out.
+///
+/// `known`: with the epoch in which each goes on being held, if it does; its marks are not read again then.
 pub(super) fn held(
     connection: &mut Connection,
-    service: ServiceId,
-    hold: Hold,
-    known: Option<i64>,
-) -> Result<Option<HeldDurable>, StoreError> {
-    let query = durables::table.find(service);
-    let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
-    let Some(record) = row.map(record) else { return Ok(None) };
+    known: &[(ServiceId, Option<i64>)],
+    holds: &[Hold],
+) -> Result<Vec<HeldDurable>, StoreError> {
+    let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
+    let query = durables::table.filter(durables::service.eq_any(services));
+    let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
+    let mut records: HashMap<ServiceId, DurableRecord> =
+        rows.into_iter().map(record).map(|record| (record.service, record)).collect();
+    let mut all = Vec::with_capacity(known.len());
+    for ((service, known), hold) in known.iter().zip(holds) {
+        let Some(record) = records.remove(service) else { continue };
+        let marks = match hold {
+            Hold::Elsewhere => None,
+            Hold::Kept if *known == Some(record.epoch) => None,
+            Hold::Kept | Hold::Taken => Some(marks(connection, &record)?),
+        };
+        all.push(HeldDurable { hold: *hold, record, marks });
+    }
+    Ok(all)
+}
+
+fn marks(connection: &mut Connection, of: &DurableRecord) -> Result<Vec<(EventId, Mark)>, StoreError> {
     let above = durable_marks::table
-        .filter(durable_marks::service.eq(service))
-        .filter(durable_marks::event_id.gt(record.floor))
+        .filter(durable_marks::service.eq(of.service))
+        .filter(durable_marks::event_id.gt(of.floor))
         .order(durable_marks::event_id)
         .select((durable_marks::event_id, durable_marks::deliveries));
-    let rows: Vec<(i64, i32)> = match hold {
-        Hold::Elsewhere => Vec::new(),
-        Hold::Kept if known == Some(record.epoch) => Vec::new(),
-        Hold::Kept | Hold::Taken => on_backend!(connection, c => above.load(c))?,
-    };
+    let rows: Vec<(i64, i32)> = on_backend!(connection, c => above.load(c))?;
     let mark = |(id, deliveries)| match u32::try_from(deliveries) {
         Ok(deliveries @ 1..) => (id, Mark::Delivered(deliveries)),
         _ => (id, Mark::Settled),
     };
-    Ok(Some(HeldDurable { hold, record, marks: rows.into_iter().map(mark).collect() }))
+    Ok(rows.into_iter().map(mark).collect())
 }
 
 /// Moves it: every event above `floor` is to be delivered, whatever was. False if there is none of this name.
@@ -226,15 +249,15 @@ fn forget_deliveries(connection: &mut Connection, service: ServiceId, floor: Eve
     Ok(())
 }
 
-/// Writes a change down, unless it is void.
-pub(super) fn change(connection: &mut Connection, change: &DurableChange) -> Result<(), StoreError> {
+/// Writes a change down, unless it is void: then false.
+pub(super) fn change(connection: &mut Connection, change: &DurableChange) -> Result<bool, StoreError> {
     /// Rows in one statement: within the bounds of both backends.
     const ROWS: usize = 1000;
     let DurableChange { service, epoch, floor, marks, forget, dead } = change;
     let current = durables::table.filter(durables::service.eq(service)).filter(durables::epoch.eq(epoch));
     let update = diesel::update(current).set(durables::floor.eq(floor));
     if on_backend!(connection, c => update.execute(c))? == 0 {
-        return Ok(());
+        return Ok(false);
     }
     for ids in forget.chunks(ROWS) {
         let marks =
@@ -260,7 +283,8 @@ pub(super) fn change(connection: &mut Connection, change: &DurableChange) -> Res
                 .execute(c)
         })?;
     }
-    dead.iter().try_for_each(|letter| bury(connection, *service, letter))
+    dead.iter().try_for_each(|letter| bury(connection, *service, letter))?;
+    Ok(true)
 }
 
 fn bury(connection: &mut Connection, service: ServiceId, letter: &DeadLetter) -> Result<(), StoreError> {

@@ -3,6 +3,8 @@
 //! The ids of a batch are given under an advisory lock that is held until its commit is visible.
 //! So the order of ids is the order of commits, for all processes that share the database.
 
+use std::collections::HashSet;
+
 use diesel::connection::SimpleConnection;
 use diesel::pg::{Pg, PgConnection};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -50,6 +52,35 @@ pub(super) fn hold(connection: &mut PgConnection, service: ServiceId) -> Result<
     } else {
         Hold::Elsewhere
     })
+}
+
+/// The same for many, in two statements.
+pub(super) fn hold_all(connection: &mut PgConnection, services: &[ServiceId]) -> Result<Vec<Hold>, StoreError> {
+    #[derive(diesel::QueryableByName)]
+    struct Locked {
+        #[diesel(sql_type = diesel::sql_types::Integer)]
+        service: i32,
+    }
+    let held = format!(
+        "SELECT objid::bigint::integer AS service FROM pg_locks WHERE locktype = 'advisory' \
+         AND classid::bigint = {CLASS} AND objsubid = 2 AND pid = pg_backend_pid() AND granted"
+    );
+    let held: HashSet<i32> =
+        diesel::sql_query(held).load::<Locked>(connection)?.into_iter().map(|locked| locked.service).collect();
+    let missing: Vec<i32> = services.iter().map(|id| i32::from(*id)).filter(|id| !held.contains(id)).collect();
+    let taken: HashSet<i32> = if missing.is_empty() {
+        HashSet::new()
+    } else {
+        let take = format!("SELECT s AS service FROM unnest($1) AS s WHERE pg_try_advisory_lock({CLASS}, s)");
+        let take = diesel::sql_query(take).bind::<Array<diesel::sql_types::Integer>, _>(missing);
+        take.load::<Locked>(connection)?.into_iter().map(|locked| locked.service).collect()
+    };
+    let hold = |service: &ServiceId| match i32::from(*service) {
+        id if held.contains(&id) => Hold::Kept,
+        id if taken.contains(&id) => Hold::Taken,
+        _ => Hold::Elsewhere,
+    };
+    Ok(services.iter().map(hold).collect())
 }
 
 /// Gives the session's lock of a service back.

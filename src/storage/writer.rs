@@ -44,6 +44,8 @@ pub struct Committed {
     pub outcomes: Vec<AppendOutcome>,
     /// Deliveries added, by service and lane.
     pub enqueued: outbox::Enqueued,
+    /// Durable subscriptions whose changes were void: they were moved, or another process holds them now.
+    pub void: Vec<ServiceId>,
 }
 
 /// What goes into one transaction.
@@ -88,6 +90,7 @@ impl Writer {
         let Group { appends: mut batch, take_due, settlements, services, durables } = group;
         refuse_zero_bytes(&batch)?;
         let (floor, keys_since, requests) = (self.floor, self.keys_since(now), batch.len());
+        let mut void = Vec::new();
         let (tail, mut plan, enqueued) = self.with(|connection| {
             connection.begin()?;
             if take_due > 0 {
@@ -108,7 +111,9 @@ impl Writer {
                 outbox::change_service(connection, change)?;
             }
             for change in &durables {
-                durables::change(connection, change)?;
+                if !durables::change(connection, change)? {
+                    void.push(change.service);
+                }
             }
             connection.commit()?;
             connection.verify()?;
@@ -118,7 +123,7 @@ impl Writer {
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
         self.floor = tail.id + events.len() as EventId;
         plan.outcomes.truncate(requests);
-        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued })
+        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void })
     }
 
     /// Does `work` in a transaction that holds the writer's lock.
@@ -165,16 +170,28 @@ impl Writer {
         self.transact(|connection| durables::open(connection, new, max, now))
     }
 
-    /// Makes this process the only one that delivers the events of a durable subscription, for as long as the
-    /// writer's connection lives or until it is [released](Self::release); none if it was deleted. Its marks are read
-    /// unless it was held before and is still in the epoch `known`.
-    pub fn hold_durable(&mut self, service: ServiceId, known: Option<i64>) -> Result<Option<HeldDurable>, StoreError> {
+    /// Makes this process the only one that delivers the events of a durable subscription, for as long as the writer's
+    /// connection lives or until it is [released](Self::release); none if it was deleted.
+    pub fn hold_durable(&mut self, service: ServiceId) -> Result<Option<HeldDurable>, StoreError> {
+        Ok(self.hold_durables(&[(service, None)])?.pop())
+    }
+
+    /// The same for many, each with the epoch in which this process holds it, if it does: then its marks are not read
+    /// again. Those that were deleted are left out.
+    ///
+    /// Whoever takes one begins a new epoch of it: what another process, which held it before and does not know that yet,
+    /// has still to store is void.
+    pub fn hold_durables(&mut self, known: &[(ServiceId, Option<i64>)]) -> Result<Vec<HeldDurable>, StoreError> {
         self.with(|connection| {
-            let hold = match connection {
-                Connection::Sqlite(_) => Hold::Kept,
-                Connection::Postgres(connection) => postgres::hold(connection, service)?,
+            let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
+            let holds = match connection {
+                Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
+                Connection::Postgres(connection) => postgres::hold_all(connection, &services)?,
             };
-            durables::held(connection, service, hold, known)
+            let taken: Vec<ServiceId> =
+                services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
+            durables::begin_epochs(connection, &taken)?;
+            durables::held(connection, known, &holds)
         })
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest};
@@ -93,6 +94,10 @@ pub async fn observe<B: MessageBody>(
         log::log!(target: "event_handler::http", level, request_id = id.to_str().unwrap_or("-"), peer = peer_name(peer).as_str(), method, route, code; "answered");
     }
     response.headers_mut().insert(REQUEST_ID, id);
+    if edge.parts.health.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // The next request is for another node.
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     Ok(response)
 }
 

@@ -17,7 +17,7 @@ use crate::transport::text_frame;
 const PAGE_EVENTS: usize = 256;
 const PAGE_BYTES: usize = 1024 * 1024;
 /// Of what was made anew.
-const RENEWED_ROWS: usize = 64;
+const RENEWED_ROWS: usize = 256;
 /// Settlements that wait for the store: with more, nothing is sent.
 const MAX_UNSAVED: usize = 4096;
 /// After a failure of the store.
@@ -34,11 +34,10 @@ impl Durables {
         if self.is_finishing || unsaved > MAX_UNSAVED {
             return;
         }
-        let mut gone = Vec::new();
         loop {
             let members = &consumer.members;
             let has_room = |member| members.get(&member).is_some_and(|link| link.has_room());
-            let Some(Delivery { member, id: _, item, delivery }) = durable.next(now, has_room) else {
+            let Some(Delivery { member, id, item, delivery }) = durable.next(now, has_room) else {
                 if durable.not_in_flight() == 0 || consumer.members.values().all(|link| link.has_room()) {
                     break;
                 }
@@ -58,12 +57,10 @@ impl Durables {
             let frame = text_frame(delivery_text(&item, &consumer.name, delivery).as_bytes());
             let link = consumer.members.get(&member);
             if !link.is_some_and(|link| link.send(ToMember::Event(frame))) {
-                gone.push(member);
+                // It is gone; its session's own word is on its way.
+                durable.hand_back(member, id);
+                durable.leave(member);
             }
-        }
-        for member in gone {
-            // Its session's own word is on its way.
-            durable.leave(member);
         }
     }
 

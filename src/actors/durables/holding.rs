@@ -1,12 +1,13 @@
 //! Which node delivers the events of a durable subscription, and from where on.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::Durables;
 use super::consumer::Consumer;
-use crate::actors::persistence::messages::{AlterDurable, Alteration, HoldDurable, ReleaseDurable};
+use crate::actors::persistence::messages::{AlterDurable, Alteration, HoldDurables, ReleaseDurable};
 use crate::domain::durable::{Durable, DurablePolicy};
 use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
@@ -14,20 +15,25 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{HeldDurable, Hold};
 
 impl Durables {
-    /// Every second: what nobody else sees to.
+    /// Every second: what nobody else sees to. Of positions that only the events of others have moved, and of what
+    /// was made anew by another node, a share in each second.
     pub(super) fn care(&mut self, ctx: &mut Context<Self>) {
+        const SHARES: usize = 10;
+        self.cares += 1;
         let names: Vec<_> = self.consumers.keys().cloned().collect();
-        for name in names {
-            self.hold(&name, ctx);
-            self.claim_renewed(&name, ctx);
-            self.save_if(&name, true, ctx);
-            self.pump(&name, ctx);
+        self.hold_all(&names, ctx);
+        for (place, name) in names.iter().enumerate() {
+            if place % SHARES == self.cares % SHARES {
+                self.claim_renewed(name, ctx);
+                self.save_if(name, true, ctx);
+            }
+            self.pump(name, ctx);
         }
     }
 
     /// Takes up one that the store has found.
     pub(super) fn open(&mut self, held: HeldDurable) {
-        let HeldDurable { hold, record, marks } = held;
+        let HeldDurable { hold: _, record, marks } = held;
         if self.consumers.contains_key(&*record.name) {
             return;
         }
@@ -45,7 +51,7 @@ impl Durables {
         let topic = self.index.insert(&pattern);
         let mut consumer = Consumer::new(record, pattern, filter, topic);
         let record = &consumer.record;
-        let durable = (hold != Hold::Elsewhere).then(|| Durable::new(record.policy, record.floor, marks));
+        let durable = marks.map(|marks| Durable::new(record.policy, record.floor, marks));
         consumer.replace(durable, self.next_life);
         self.next_life += 1;
         let name = Arc::clone(&consumer.name);
@@ -68,23 +74,38 @@ impl Durables {
     }
 
     /// Makes sure that no other node delivers its events, and that nobody has moved it.
-    pub(super) fn hold(&mut self, name: &str, ctx: &mut Context<Self>) {
-        let Some(consumer) = self.consumers.get_mut(name).filter(|consumer| !consumer.is_asking) else { return };
-        consumer.is_asking = true;
-        let HoldDurable { service, epoch } = HoldDurable {
-            service: consumer.record.service,
-            epoch: if consumer.is_held() { consumer.record.epoch } else { -1 },
-        };
-        let name = Arc::clone(&consumer.name);
-        let answer = self.store.hold.send(HoldDurable { service, epoch });
+    pub(super) fn hold(&mut self, name: &Arc<str>, ctx: &mut Context<Self>) {
+        self.hold_all(std::slice::from_ref(name), ctx);
+    }
+
+    /// The same for many.
+    fn hold_all(&mut self, names: &[Arc<str>], ctx: &mut Context<Self>) {
+        let mut asked = Vec::new();
+        let mut known = Vec::new();
+        for name in names {
+            let Some(consumer) = self.consumers.get_mut(name).filter(|consumer| !consumer.is_asking) else { continue };
+            consumer.is_asking = true;
+            known.push((consumer.record.service, consumer.is_held().then_some(consumer.record.epoch)));
+            asked.push((Arc::clone(name), consumer.record.service));
+        }
+        if asked.is_empty() {
+            return;
+        }
+        let answer = self.store.hold.send(HoldDurables(known));
         ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| {
-            let Some(consumer) = this.consumers.get_mut(&name) else { return };
-            consumer.is_asking = false;
-            match answer {
-                Ok(Ok(Some(held))) if held.record.service == consumer.record.service => this.held(held, ctx),
-                Ok(Ok(_)) => this.deleted(&name),
-                // While the store is away nothing can be settled; the hold itself is as it was.
-                Ok(Err(_)) | Err(_) => {}
+            for (name, _) in &asked {
+                this.consumers.get_mut(name).into_iter().for_each(|consumer| consumer.is_asking = false);
+            }
+            // While the store is away nothing can be settled; the hold itself is as it was.
+            let Ok(Ok(held)) = answer else { return };
+            let mut held: HashMap<_, _> = held.into_iter().map(|held| (held.record.service, held)).collect();
+            for (name, service) in asked {
+                let is_same = this.consumers.get(&name).is_some_and(|consumer| consumer.record.service == service);
+                match held.remove(&service).filter(|held| *held.record.name == *name) {
+                    Some(held) if is_same => this.held(held, ctx),
+                    None if is_same => this.deleted(&name),
+                    Some(_) | None => {}
+                }
             }
         }));
     }
@@ -94,8 +115,12 @@ impl Durables {
         let Some(consumer) = self.consumers.get_mut(&*record.name) else { return };
         let name = Arc::clone(&consumer.name);
         if consumer.is_outdated_by(hold, &record) {
+            if hold != Hold::Elsewhere && marks.is_none() {
+                // It was let go of after the store was asked.
+                return self.hold(&name, ctx);
+            }
             log::info!(durable = &*name, floor = record.floor, is_held = hold != Hold::Elsewhere; "durable subscription moved");
-            let durable = (hold != Hold::Elsewhere).then(|| Durable::new(record.policy, record.floor, marks));
+            let durable = marks.map(|marks| Durable::new(record.policy, record.floor, marks));
             consumer.has_lost = false;
             consumer.record = record;
             consumer.replace(durable, self.next_life);

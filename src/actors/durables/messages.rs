@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::actors::mailbox::Mailbox;
-use crate::actors::persistence::messages::{AlterDurable, HoldDurable, OpenDurable, ReleaseDurable, SettleDeliveries};
+use crate::actors::persistence::messages::{AlterDurable, HoldDurables, OpenDurable, ReleaseDurable, SettleDeliveries};
 use crate::domain::durable::MemberId;
 use crate::domain::event::EventId;
 use crate::protocol::durable::{JoinRequest, Settlement};
@@ -165,7 +165,7 @@ pub struct ConnectStore(pub StoreLink);
 pub struct StoreLink {
     pub settle: Mailbox<SettleDeliveries>,
     pub open: Recipient<OpenDurable>,
-    pub hold: Recipient<HoldDurable>,
+    pub hold: Recipient<HoldDurables>,
     pub release: Recipient<ReleaseDurable>,
     pub alter: Recipient<AlterDurable>,
 }

@@ -103,6 +103,8 @@ pub struct Durables {
     head: EventId,
     /// Names of those that the store is asked for: the answer may say that they are held, whatever is let go meanwhile.
     opening: Vec<String>,
+    /// Rounds of care so far.
+    cares: usize,
     next_member: MemberId,
     next_life: u64,
     clock: Clock,
@@ -124,6 +126,7 @@ impl Durables {
             index: PatternIndex::default(),
             by_topic: HashMap::new(),
             opening: Vec::new(),
+            cares: 0,
             next_member: 1,
             next_life: 1,
             clock: Clock::start(),
@@ -364,7 +367,9 @@ impl Handler<LookAgain> for Durables {
     type Result = ();
 
     fn handle(&mut self, LookAgain(name): LookAgain, ctx: &mut Self::Context) {
+        let name: Arc<str> = name.into();
         self.hold(&name, ctx);
+        self.claim_renewed(&name, ctx);
     }
 }
 

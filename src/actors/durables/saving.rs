@@ -11,7 +11,7 @@ use super::Durables;
 use super::consumer::Consumer;
 use super::messages::{MemberLink, ToMember};
 use crate::actors::clock::now;
-use crate::actors::persistence::messages::SettleDeliveries;
+use crate::actors::persistence::messages::{AppendFailure, SettleDeliveries};
 use crate::domain::delivery::DeadReason;
 use crate::domain::durable::{Changes, Dead};
 use crate::domain::event::{Event, EventId, NewEvent};
@@ -33,6 +33,16 @@ pub struct Answer {
     pub link: MemberLink,
     pub event_id: EventId,
     pub word: Word,
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stored,
+    /// Stored or not, nobody knows.
+    Failed,
+    /// Not stored, and never to be.
+    Void,
 }
 
 /// A transaction under way.
@@ -92,18 +102,32 @@ impl Durables {
         let name = Arc::clone(&consumer.name);
         let stored = async move {
             match sent {
-                Ok(()) => answer.await.is_ok_and(|answer| answer.is_ok()),
-                Err(_) => false,
+                Ok(()) => match answer.await {
+                    Ok(Ok(())) => End::Stored,
+                    Ok(Err(AppendFailure::Void)) => End::Void,
+                    Ok(Err(_)) | Err(_) => End::Failed,
+                },
+                Err(_) => End::Failed,
             }
         };
-        ctx.spawn(stored.into_actor(self).map(move |is_stored, this, ctx| this.saved(&name, is_stored, ctx)));
+        ctx.spawn(stored.into_actor(self).map(move |end, this, ctx| this.saved(&name, end, ctx)));
     }
 
-    fn saved(&mut self, name: &Arc<str>, is_stored: bool, ctx: &mut Context<Self>) {
+    fn saved(&mut self, name: &Arc<str>, end: End, ctx: &mut Context<Self>) {
         let Some(consumer) = self.consumers.get_mut(name) else { return };
         let Some(Saving { changes, answers, life }) = consumer.saving.take() else { return };
         consumer.saves += 1;
-        if is_stored {
+        if end == End::Void {
+            // Another node holds it, or an operator has moved it: what is so is asked of the store.
+            consumer.tell_all(&answers, Err(&moved()));
+            if life == consumer.life {
+                consumer.replace(None, self.next_life);
+                self.next_life += 1;
+            }
+            return self.hold(name, ctx);
+        }
+        if end == End::Stored {
+            let has_renewed = !changes.renewed.is_empty();
             self.parts.metrics.durable_dead.inc_by(changes.dead.len() as u64);
             self.parts.metrics.durable_settled.inc_by(answers.len() as u64);
             consumer.tell_all(&answers, Ok(()));
@@ -115,6 +139,9 @@ impl Durables {
                     this.pump(&rested, ctx);
                 }
             });
+            if has_renewed {
+                self.claim_renewed(name, ctx);
+            }
             return self.pump(name, ctx);
         }
         // Stored or not: it is written once more, unless that is void.

@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use super::messages::{AppendEvents, AppendFailure, AppendReply, SettleDeliveries};
 use crate::domain::event::{Append, AppendOutcome};
+use crate::domain::routes::ServiceId;
 use crate::storage::Group;
 
 /// The requests that go into one transaction.
@@ -48,33 +49,38 @@ impl Waiting {
         for SettleDeliveries { settlements, changes, durables, events, reply } in settles {
             group.settlements.extend(settlements);
             group.services.extend(changes);
+            let about = durables.iter().map(|change| change.service).collect();
             group.durables.extend(durables);
             group.appends.extend(events.into_iter().map(Append::single));
-            replies.others.push(reply);
+            replies.others.push((about, reply));
         }
         (group, replies)
     }
 }
+
+type Reply = oneshot::Sender<Result<(), AppendFailure>>;
 
 /// Who waits for a transaction.
 #[derive(Default)]
 pub struct Replies {
     /// With the number of outcomes of each; these come first.
     appends: Vec<(usize, oneshot::Sender<AppendReply>)>,
-    others: Vec<oneshot::Sender<Result<(), AppendFailure>>>,
+    /// With the durable subscriptions that each is about.
+    others: Vec<(Vec<ServiceId>, Reply)>,
 }
 
 impl Replies {
-    /// The transaction is on disk.
-    pub fn committed(self, mut outcomes: Vec<AppendOutcome>) {
+    /// The transaction is on disk, but for what was said of the durable subscriptions in `void`.
+    pub fn committed(self, mut outcomes: Vec<AppendOutcome>, void: &[ServiceId]) {
         outcomes.truncate(self.appends.iter().map(|(count, _)| count).sum());
         // From the back, so that each reply takes its share off the end.
         for (count, reply) in self.appends.into_iter().rev() {
             let share = outcomes.split_off(outcomes.len() - count);
             let _ = reply.send(Ok(share));
         }
-        for reply in self.others {
-            let _ = reply.send(Ok(()));
+        for (about, reply) in self.others {
+            let is_void = about.iter().any(|service| void.contains(service));
+            let _ = reply.send(if is_void { Err(AppendFailure::Void) } else { Ok(()) });
         }
     }
 
@@ -84,7 +90,7 @@ impl Replies {
         for (_, reply) in self.appends {
             let _ = reply.send(Err(failure.clone()));
         }
-        for reply in self.others {
+        for (_, reply) in self.others {
             let _ = reply.send(Err(failure.clone()));
         }
     }

@@ -36,6 +36,9 @@ pub enum AppendFailure {
     /// The commit was not confirmed in time: stored or not, nobody knows yet.
     #[error("the commit was not confirmed in time")]
     TimedOut,
+    /// What it was about is another's by now, or was moved.
+    #[error("what it was about has been moved")]
+    Void,
 }
 
 /// Do not append what is scheduled; answers whether it was still waiting.
@@ -79,14 +82,11 @@ pub struct OpenDurable {
     pub max: usize,
 }
 
-/// The same for one that was opened; none if it was deleted.
+/// The same for those that were opened, each with the epoch in which it is held here, if it is. Those that were deleted
+/// are left out of the answer.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Option<HeldDurable>, AppendFailure>")]
-pub struct HoldDurable {
-    pub service: ServiceId,
-    /// As last known: its marks are not read again while this process goes on holding it.
-    pub epoch: i64,
-}
+#[rtype(result = "Result<Vec<HeldDurable>, AppendFailure>")]
+pub struct HoldDurables(pub Vec<(ServiceId, Option<i64>)>);
 
 /// Let another process deliver the events of a durable subscription.
 #[derive(Debug, Message)]

@@ -120,7 +120,7 @@ impl Persistence {
                 if self.outbox.committed(&committed, &settled) {
                     self.next_housekeeping = Instant::now();
                 }
-                replies.committed(committed.outcomes);
+                replies.committed(committed.outcomes, &committed.void);
                 if took_due {
                     self.at_writer(|outbox, writer| outbox.took_schedules(writer));
                 }

@@ -6,7 +6,7 @@ use actix::prelude::{Context, Handler};
 
 use super::Persistence;
 use super::messages::{
-    AlterDurable, Alteration, AppendFailure, CancelJob, CancelSchedule, HoldDurable, HoldService, OpenDurable,
+    AlterDurable, Alteration, AppendFailure, CancelJob, CancelSchedule, HoldDurables, HoldService, OpenDurable,
     ReleaseDurable, Revoke, SettleDeliveries, StartJob,
 };
 use crate::actors::clock::now;
@@ -95,7 +95,11 @@ impl Outbox {
         }
         let mut has_room = false;
         for (service, lane, is_dead) in settled {
-            let Some(slot) = self.slot(*service) else { continue };
+            let Some(slot) = self.slot(*service) else {
+                // A durable subscription: its dead letters are made anew as fast as they are settled.
+                has_room |= *lane == Lane::Replay;
+                continue;
+            };
             slot.add(*lane, -1);
             slot.add_dead(i64::from(*is_dead));
             has_room |= *lane == Lane::Replay && slot.pending()[Lane::Replay.index()] <= ROOM;
@@ -203,17 +207,17 @@ impl Handler<OpenDurable> for Persistence {
 
     fn handle(&mut self, OpenDurable { new, max }: OpenDurable, _: &mut Context<Self>) -> Self::Result {
         self.directly(|writer| match writer.open_durable(&new, max, now())? {
-            Some(record) => writer.hold_durable(record.service, None),
+            Some(record) => writer.hold_durable(record.service),
             None => Ok(None),
         })
     }
 }
 
-impl Handler<HoldDurable> for Persistence {
-    type Result = Result<Option<HeldDurable>, AppendFailure>;
+impl Handler<HoldDurables> for Persistence {
+    type Result = Result<Vec<HeldDurable>, AppendFailure>;
 
-    fn handle(&mut self, HoldDurable { service, epoch }: HoldDurable, _: &mut Context<Self>) -> Self::Result {
-        self.directly(|writer| writer.hold_durable(service, Some(epoch)))
+    fn handle(&mut self, HoldDurables(known): HoldDurables, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| writer.hold_durables(&known))
     }
 }
 

@@ -22,7 +22,7 @@ fn opened(writer: &mut Writer, name: &str) -> HeldDurable {
     let record = writer.open_durable(&new(name, 0), 100, NOON).expect("open").expect("room");
     // PostgreSQL may need a moment to notice that the process before is gone.
     loop {
-        let held = writer.hold_durable(record.service, None).expect("hold").expect("it is there");
+        let held = writer.hold_durable(record.service).expect("hold").expect("it is there");
         if held.hold != Hold::Elsewhere {
             return held;
         }
@@ -45,7 +45,7 @@ fn what_was_stored_of_one_comes_back() {
     on_both(|store| {
         let mut writer = store.writer();
         let made = opened(&mut writer, "d");
-        assert_eq!((made.record.floor, made.record.policy, made.marks.len()), (0, POLICY, 0));
+        assert_eq!((made.record.floor, made.record.policy, &made.marks), (0, POLICY, &Some(vec![])));
         let marks = [(5, Mark::Settled), (6, Mark::Delivered(1)), (9, Mark::Delivered(2))];
         commit(&mut writer, change(&made, 3, &marks, &[]));
         commit(&mut writer, change(&made, 4, &[(6, Mark::Delivered(2)), (9, Mark::Settled)], &[]));
@@ -53,10 +53,10 @@ fn what_was_stored_of_one_comes_back() {
         let mut writer = store.writer();
         let again = opened(&mut writer, "d");
         assert_eq!((again.record.floor, &again.record.filter), (4, &new("d", 0).filter));
-        assert_eq!(again.marks, [(5, Mark::Settled), (6, Mark::Delivered(2)), (9, Mark::Settled)]);
+        assert_eq!(again.marks, Some(vec![(5, Mark::Settled), (6, Mark::Delivered(2)), (9, Mark::Settled)]));
         commit(&mut writer, change(&made, 6, &[], &[5, 6]));
-        let left = writer.hold_durable(made.record.service, None).expect("hold").expect("there");
-        assert_eq!((left.record.floor, left.marks), (6, vec![(9, Mark::Settled)]));
+        let left = writer.hold_durable(made.record.service).expect("hold").expect("there");
+        assert_eq!((left.record.floor, left.marks), (6, Some(vec![(9, Mark::Settled)])));
         let policy = DurablePolicy { max_deliver: 0, ..POLICY };
         assert!(writer.set_durable_policy("d", &policy).expect("set"));
         assert_eq!(run(store.reader().durables()).expect("list")[0].policy, policy);
@@ -81,18 +81,18 @@ fn changes_of_an_earlier_epoch_are_void() {
         commit(&mut writer, change(&before, 7, &[(9, Mark::Settled)], &[]));
         assert!(writer.seek_durable("d", 2).expect("seek"));
         commit(&mut writer, change(&before, 8, &[(10, Mark::Settled)], &[]));
-        let after = writer.hold_durable(before.record.service, None).expect("hold").expect("there");
-        assert_eq!((after.record.floor, &after.marks[..]), (2, &[][..]));
+        let after = writer.hold_durable(before.record.service).expect("hold").expect("there");
+        assert_eq!((after.record.floor, &after.marks), (2, &Some(vec![])));
         commit(&mut writer, change(&after, 3, &[], &[]));
         assert!(writer.delete_durable("d").expect("delete") && !writer.delete_durable("d").expect("delete"));
         commit(&mut writer, change(&after, 4, &[(11, Mark::Settled)], &[]));
-        assert!(writer.hold_durable(before.record.service, None).expect("hold").is_none());
+        assert!(writer.hold_durable(before.record.service).expect("hold").is_none());
         // Nothing is left for the next one with the same number.
         let next = opened(&mut writer, "other");
         assert_eq!((next.record.service, next.record.floor), (before.record.service, 0));
-        assert_eq!(next.marks, []);
+        assert_eq!(next.marks, Some(vec![]));
         commit(&mut writer, change(&after, 5, &[], &[]));
-        let next = writer.hold_durable(next.record.service, None).expect("hold").expect("there");
+        let next = writer.hold_durable(next.record.service).expect("hold").expect("there");
         assert_eq!(next.record.floor, 0, "the changes were for another");
     });
 }
@@ -136,9 +136,20 @@ fn dead_letters_are_deliveries_like_others_until_it_is_moved_before_them() {
 fn who_lets_go_of_one_lets_another_process_have_it() {
     let store = Store::postgres();
     let (mut one, mut other) = (store.writer(), store.writer());
-    let service = opened(&mut one, "d").record.service;
-    let hold = |writer: &mut Writer| writer.hold_durable(service, None).expect("hold").expect("there").hold;
+    let held = opened(&mut one, "d");
+    let service = held.record.service;
+    let hold = |writer: &mut Writer| writer.hold_durable(service).expect("hold").expect("there").hold;
     assert_eq!((hold(&mut one), hold(&mut other)), (Hold::Kept, Hold::Elsewhere));
     one.release(service).expect("release");
     assert_eq!((hold(&mut other), hold(&mut one)), (Hold::Taken, Hold::Elsewhere));
+    // What the one has still to store is void, and it is told so; the other one's is not.
+    let before = HeldDurable { record: held.record.clone(), ..held };
+    let void = Group { durables: vec![change(&before, 7, &[], &[])], ..Group::default() };
+    assert_eq!(one.commit(void, &Routes::default(), NOON).expect("commit").void, [service]);
+    let now = other.hold_durable(service).expect("hold").expect("there");
+    assert_eq!((now.hold, now.record.floor), (Hold::Kept, 0));
+    let good = Group { durables: vec![change(&now, 7, &[], &[])], ..Group::default() };
+    assert!(other.commit(good, &Routes::default(), NOON).expect("commit").void.is_empty());
+    let known = other.hold_durables(&[(service, Some(now.record.epoch))]).expect("hold");
+    assert_eq!((known[0].record.floor, &known[0].marks), (7, &None), "they are known");
 }
