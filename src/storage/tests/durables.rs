@@ -54,7 +54,7 @@ fn what_was_stored_of_one_comes_back() {
         let again = opened(&mut writer, "d");
         assert_eq!((again.record.floor, &again.record.filter), (4, &new("d", 0).filter));
         assert_eq!(again.marks, Some(vec![(5, Mark::Settled), (6, Mark::Delivered(2)), (9, Mark::Settled)]));
-        commit(&mut writer, change(&made, 6, &[], &[5, 6]));
+        commit(&mut writer, change(&again, 6, &[], &[5, 6]));
         let left = writer.hold_durable(made.record.service).expect("hold").expect("there");
         assert_eq!((left.record.floor, left.marks), (6, Some(vec![(9, Mark::Settled)])));
         let policy = DurablePolicy { max_deliver: 0, ..POLICY };
