@@ -126,8 +126,9 @@ fn object<'a>(scan: &mut Scanner<'a>, wanted: &[&Paths]) -> Option<Object<'a>> {
             _ => scan.skip()?,
         }
         ended = !scan.take(b',');
+        // Only its own: that of an empty object has been taken.
+        ended.then(|| scan.take(b'}'));
     }
-    scan.take(b'}');
     // Stable, and what comes later is met first.
     fields.reverse();
     fields.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -166,6 +166,18 @@ fn white_space_makes_no_difference() {
     assert_eq!(spaced.as_json(), r#"{"a b":[1,"x \" y"]}"#);
 }
 
+#[test]
+fn an_empty_object_ends_where_it_ends() {
+    let mut set = FilterSet::default();
+    let (deep, beside) = (filter(r#"{"a":{"b":{"c":[1]}}}"#), filter(r#"{"z":[1]}"#));
+    let (_, beside) = (set.insert(&deep), set.insert(&beside));
+    for payload in [r#"{"a":{"b":{}},"z":1}"#, r#"{"a":{"b":[{ } ]},"z":1}"#, r#"[{"a":{}},{"z":1}]"#] {
+        assert_eq!(passing(&set, payload), [beside], "{payload}");
+    }
+    assert!(!filter(r#"{"a":{"b":{"c":1}},"z":[{"exists":false}]}"#).matches(r#"{"a":{"b":{}},"z":1}"#));
+    assert!(filter(r#"{"a":{"b":{"c":[{"exists":false}]}},"z":1}"#).matches(r#"{"a":{"b":{}},"z":1}"#));
+}
+
 fn passing(set: &FilterSet, payload: &str) -> Vec<FilterId> {
     let mut found = Vec::new();
     let document = Document::for_sets(payload, std::iter::once(set));
@@ -262,7 +274,8 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn payload() -> impl Strategy<Value = Value> {
-    scalar().prop_recursive(4, 24, 4, |inner| {
+    let leaf = prop_oneof![8 => scalar(), 1 => Just(json!({}))];
+    leaf.prop_recursive(4, 24, 4, |inner| {
         prop_oneof![
             1 => prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
             3 => prop::collection::btree_map(name(), inner, 0..4).prop_map(|map| map.into_iter().collect()),
