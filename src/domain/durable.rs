@@ -222,6 +222,11 @@ impl<T: Clone> Durable<T> {
             && self.settled.len() < MAX_SETTLED
     }
 
+    /// Whether so many may be taken that it is worth reading a page of them.
+    pub fn has_room_for_page(&self) -> bool {
+        self.has_room() && self.waiting.len() <= MAX_WAITING / 2 && self.open_bytes <= MAX_OPEN_BYTES / 2
+    }
+
     /// Takes the next of its events, `bytes` long. Events come in the order of their ids, each once.
     pub fn take(&mut self, id: EventId, item: T, bytes: usize) {
         if id <= self.cursor {

@@ -63,7 +63,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "filters",
         about: "events for one of many subscribers, told apart by their filters",
-        takes: Subject::is_event_handler,
+        takes: Subject::is_sqlite,
         run: filters::run,
     },
     Scenario {
@@ -75,7 +75,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "resume",
         about: "clients that come back and ask for what they missed, up to 5,000 at once while publishing goes on",
-        takes: Subject::is_event_handler,
+        takes: Subject::is_sqlite,
         run: resume::run,
     },
     Scenario {

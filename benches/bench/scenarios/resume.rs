@@ -11,7 +11,7 @@ const PAYLOAD: usize = 200;
 const BATCHES: u64 = 100;
 const BATCH: u64 = 1_000;
 /// Publishes a second while they all come back.
-const RATE: u32 = 200;
+const RATE: u32 = 50;
 
 #[derive(Clone, Copy)]
 struct Case {

@@ -69,7 +69,7 @@ impl Durables {
         let head = self.head.max(self.parts.position.last());
         let Some(consumer) = self.consumers.get_mut(name) else { return };
         let Some(durable) = &consumer.durable else { return };
-        let is_behind = durable.cursor() < head && durable.has_room() && !consumer.members.is_empty();
+        let is_behind = durable.cursor() < head && durable.has_room_for_page() && !consumer.members.is_empty();
         if !is_behind || consumer.is_reading || self.is_finishing {
             return;
         }
