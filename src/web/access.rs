@@ -99,8 +99,10 @@ pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
         return Some(peer);
     }
     let lists = |name: &str| {
-        let values: Vec<_> = req.headers().get_all(name).filter_map(|value| value.to_str().ok()).collect();
-        values.into_iter().rev().flat_map(|value| value.rsplit(','))
+        let values: Vec<_> = req.headers().get_all(name).collect();
+        // Hop by hop: what a client makes up to the left, which may be no text at all, does not hide what a proxy said.
+        let hops = values.into_iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+        hops.map(|hop| std::str::from_utf8(hop).unwrap_or_default())
     };
     if edge.parts.proxy_header == ProxyHeader::Forwarded {
         let hops = lists("forwarded").map(|hop| {

@@ -9,6 +9,7 @@ use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
+use percent_encoding::percent_decode_str;
 
 use super::Edge;
 
@@ -26,7 +27,7 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 /// The middleware.
 pub async fn share(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let allowed = match req.app_data::<Data<Edge>>() {
-        Some(edge) if !req.path().starts_with("/admin") => Arc::clone(&edge.parts.cors_origins),
+        Some(edge) if !is_admin(req.path()) => Arc::clone(&edge.parts.cors_origins),
         _ => return next.call(req).await,
     };
     let every = allowed.iter().any(|origin| origin == "*");
@@ -53,6 +54,12 @@ pub async fn share(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceRe
     }
     vary_by_origin(headers);
     Ok(response)
+}
+
+/// As paths are routed: what is percent-encoded is the same path.
+fn is_admin(path: &str) -> bool {
+    const ADMIN: &[u8] = b"/admin";
+    percent_decode_str(path).take(ADMIN.len()).eq(ADMIN.iter().copied())
 }
 
 /// What a cache keeps for one origin is not for another.

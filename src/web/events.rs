@@ -39,7 +39,12 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     events.patterns = permit::reading(&caller, Scope::Read, events.patterns)?;
     let order = events.order;
     let page = match long_poll::wait(&query)? {
-        Some(wait) if req.method() != Method::HEAD => long_poll::read(&req, &edge, events, wait).await?,
+        Some(wait) if req.method() != Method::HEAD => {
+            let page = long_poll::read(&req, &edge, events, wait).await?;
+            // The token may have ended meanwhile.
+            access::caller(&req, &edge)?;
+            page
+        }
         _ => read_page(&edge.parts.reader, events).await.map_err(|error| read_error(&error))?,
     };
     let mut data = Vec::with_capacity(page.events.len() * 256);

@@ -70,7 +70,10 @@ pub async fn cancel(
     let number = ScheduleId::parse(&id).ok_or_else(unknown)?;
     if caller.principal().is_some() {
         let scheduled = edge.parts.reader.schedule(number).await.map_err(|error| read_error(&error))?;
-        permit::publish(&caller, &scheduled.ok_or_else(unknown)?.event.name)?;
+        let name = scheduled.ok_or_else(unknown)?.event.name;
+        // What the caller may not read either does not exist for it.
+        let refuse = |refusal| if permit::may_read(&caller, &name) { refusal } else { unknown() };
+        permit::publish(&caller, &name).map_err(refuse)?;
     }
     let cancelled = edge.parts.supervisor.cancel_schedule.send(ToPersistence(CancelSchedule(number))).await;
     match cancelled.ok().flatten() {

@@ -86,12 +86,17 @@ fn tells_of_access(error: &ApiError) -> bool {
 
 /// Opens the connection and closes it with a code that says why.
 fn close_at_once(req: &HttpRequest, payload: Payload, edge: &Edge, error: &ApiError) -> Result<HttpResponse, Refusal> {
+    // It has no name: it counts for its address.
+    let admission = access::admit_stream(req, edge, &Caller::Anybody)?;
     let upgraded = upgrade_with(req, payload, edge)?;
     let reason = if error.code() == ErrorCode::Forbidden { CloseReason::Forbidden } else { CloseReason::BadToken };
     upgraded.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
     upgraded.outbox.end();
     let mut inbound = upgraded.inbound;
     // Read to its end, which the outbox sees to.
-    actix_rt::spawn(async move { while inbound.next().await.is_some_and(|frame| frame.is_ok()) {} });
+    actix_rt::spawn(async move {
+        let _admission = admission;
+        while inbound.next().await.is_some_and(|frame| frame.is_ok()) {}
+    });
     Ok(upgraded.response)
 }

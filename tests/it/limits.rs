@@ -40,6 +40,8 @@ fn publishes_are_limited_for_each_client() {
     assert!(refused.header("retry-after").is_some_and(|after| after.parse::<u64>().is_ok_and(|after| after >= 1)));
     assert_eq!(publish_for(&server, "10.1.1.2").status, 200, "another client");
     assert_eq!(publish_for(&server, "6.6.6.6, 10.1.1.3").status, 200);
+    until_refused(&server, |_| "\u{e9}, 10.1.1.5".into());
+    assert_eq!(publish_for(&server, "\u{e9}, 10.1.1.6").status, 200, "no text does not hide who it is");
     // What a client makes up does not count.
     until_refused(&server, |n| format!("10.2.2.{n}, 10.1.1.1"));
     let batch = |client: &str| {

@@ -133,8 +133,12 @@ fn schedules_are_for_those_who_may_publish_and_read_them() {
     assert!(listed.to_string().contains(&order));
     request(&server, "GET", "/schedules", "nothing").send().error(403);
     let cancel = |id: &str, who: &str| request(&server, "DELETE", &format!("/schedules/{id}"), who).send();
-    cancel(&user, "orders").error(403);
-    cancel(&order, "nothing").error(403);
+    // What it may neither publish nor read does not exist for it.
+    for (id, who) in [(&user, "orders"), (&order, "nothing")] {
+        let refused = cancel(id, who);
+        assert!(!refused.text().contains("user.b") && !refused.text().contains("order.a"), "{}", refused.text());
+        refused.error(404);
+    }
     assert_eq!(cancel(&order, "orders").status, 200);
     cancel(&order, "orders").error(404);
     assert_eq!(cancel(&user, "all").status, 200);
@@ -385,7 +389,7 @@ fn pages_of_configured_origins_may_use_the_api() {
     let allowed = preflight(app, "/publish");
     assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (204, Some(app)));
     assert!(allowed.header("access-control-allow-headers").is_some_and(|names| names.contains("Authorization")));
-    for refused in [preflight(other, "/publish"), preflight(app, "/admin/drain")] {
+    for refused in [preflight(other, "/publish"), preflight(app, "/admin/drain"), preflight(app, "/%61dmin/drain")] {
         assert_eq!(refused.header("access-control-allow-origin"), None);
     }
     let get = |origin: &str| server.request("GET", "/events").header("Origin", origin).send();
@@ -440,4 +444,30 @@ fn members_of_durable_subscriptions_may_have_their_events() {
         |pattern: &str| ws.request(json!({"action": "subscribe", "event_name": pattern, "durable": "d", "id": 1}));
     assert_eq!(join("user.*")["error"]["code"], "forbidden");
     assert_eq!(join("order.*")["type"], "subscribed");
+    // What another one asks for is not for everybody to know.
+    let mut everything = socket(&server, "all");
+    let join = |ws: &mut Socket, pattern: &str, name: &str| {
+        ws.request(json!({"action": "subscribe", "event_name": pattern, "durable": name, "id": 1}))
+    };
+    assert_eq!(join(&mut everything, "user.*", "users")["type"], "subscribed");
+    let refused = join(&mut ws, "order.*", "users");
+    assert_eq!(refused["error"]["code"], "durable_mismatch");
+    assert!(!refused.to_string().contains("user.*"), "{refused}");
+    assert_eq!(join(&mut socket(&server, "all"), "order.*", "users")["error"]["event_name"], "user.*");
+}
+
+#[test]
+fn a_long_poll_tells_nothing_to_a_token_that_was_revoked() {
+    let server = server();
+    std::thread::scope(|scope| {
+        let poll = scope.spawn(|| request(&server, "GET", "/events?after=0&wait=20s", "orders").send());
+        eventually("it waits", || {
+            let tree = request(&server, "GET", "/admin/actors", "admin").send().data();
+            let mut shards = tree["children"].as_array()?.iter();
+            shards.any(|shard| shard["details"]["long_polls"] == 1).then_some(())
+        });
+        request(&server, "POST", "/admin/tokens/orders/revoke", "admin").send().data();
+        assert_eq!(publish(&server, "all", "order.made").status, 200);
+        poll.join().expect("no panic").error(401);
+    });
 }

@@ -13,6 +13,7 @@ use crate::actors::durables::messages::{
     Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, Settle, ToMember, Underway,
 };
 use crate::domain::filter::Filter;
+use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
 use crate::protocol::durable::{self, JoinRequest, Settlement};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -84,10 +85,17 @@ impl Session {
                     ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.link.outbox)));
                     this.memberships.push(Membership { key, pattern, filter, underway });
                 }
-                Ok(Err(error)) => this.refuse(id.as_ref(), &error),
+                Ok(Err(error)) => this.refuse(id.as_ref(), &this.as_far_as_granted(error)),
                 Err(_) => this.refuse(id.as_ref(), &restarting()),
             })
             .wait(ctx);
+    }
+
+    /// What another durable subscription of that name asks for is told to those who might have its events.
+    fn as_far_as_granted(&self, error: ApiError) -> ApiError {
+        let theirs = error.details().get("event_name").and_then(|name| Pattern::parse(name.as_str()?.to_owned()).ok());
+        let is_granted = theirs.is_none_or(|pattern| permit::subscribe(&self.link.standing.caller(), &pattern).is_ok());
+        if is_granted { error } else { ApiError::new(error.code(), error.message()) }
     }
 
     pub(super) fn leave(&mut self, id: Option<&RequestId>, name: &str) {
