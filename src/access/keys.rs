@@ -102,6 +102,8 @@ fn read_key(key: &Value) -> Result<Key, &'static str> {
     let jwk: Jwk = serde_json::from_value(key.clone()).map_err(|_| "is not a JWK")?;
     let algorithm = match &jwk.algorithm {
         AlgorithmParameters::OctetKey(_) => Algorithm::HS256,
+        // 2048 bits, in base64.
+        AlgorithmParameters::RSA(rsa) if rsa.n.len() < 342 => return Err("is an RSA key of less than 2048 bits"),
         AlgorithmParameters::RSA(_) => Algorithm::RS256,
         AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => Algorithm::ES256,
         AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,

@@ -78,6 +78,14 @@ impl Fields {
         self.fields.iter().all(of) && (self.any_of.is_empty() || self.any_of.iter().any(|fields| fields.pass(object)))
     }
 
+    pub fn conditions(&self) -> usize {
+        let of_field = |field: &Field| match &field.test {
+            Test::OneOf(conditions) => conditions.len(),
+            Test::Nested(fields) => fields.conditions(),
+        };
+        self.fields.iter().map(of_field).chain(self.any_of.iter().map(Self::conditions)).sum()
+    }
+
     /// The first condition that `values` do not fulfil: where it is, and why.
     pub fn first_failure(&self, values: &[Value<'_>], path: &str) -> Option<(String, &'static str)> {
         if self.pass_any(values) {

@@ -94,8 +94,17 @@ fn values<'a>(scan: &mut Scanner<'a>, wanted: &[&Paths]) -> Option<Values<'a>> {
         }
         match scan.peek()? {
             b']' => {}
-            b'{' => found.push(Value::Object(object(scan, wanted)?)),
-            _ => found.push(Value::Scalar(scan.scalar()?)),
+            byte => {
+                let value = match byte {
+                    b'{' => Value::Object(object(scan, wanted)?),
+                    _ => Value::Scalar(scan.scalar()?),
+                };
+                // What is no element is always kept.
+                if depth == 0 || scan.elements > 0 {
+                    scan.elements = scan.elements.saturating_sub(usize::from(depth > 0));
+                    found.push(value);
+                }
+            }
         }
         while depth > 0 && scan.take(b']') {
             depth -= 1;

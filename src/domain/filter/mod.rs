@@ -35,6 +35,9 @@ pub const MAX_DEPTH: usize = 8;
 /// Conditions in one filter.
 pub const MAX_CONDITIONS: usize = 256;
 
+/// Elements of arrays that are looked at in one payload; those behind them count as absent.
+pub const MAX_ELEMENTS: usize = 1_024;
+
 /// The name under which alternatives stand.
 const OR: &str = "$or";
 
@@ -94,6 +97,11 @@ impl Filter {
         let values = pick(payload, &[&self.0.paths]);
         let (path, reason) = self.0.fields.first_failure(&values, parse::ROOT)?;
         Some(Failure { path, reason })
+    }
+
+    /// How many conditions it has.
+    pub fn conditions(&self) -> usize {
+        self.0.fields.conditions()
     }
 
     fn passes(&self, values: &Values<'_>) -> bool {

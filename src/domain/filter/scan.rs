@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use memchr::memchr2;
 
+use super::MAX_ELEMENTS;
 use super::number::Number;
 
 /// A value that has no parts.
@@ -36,11 +37,13 @@ impl Scalar<'_> {
 pub(super) struct Scanner<'a> {
     text: &'a str,
     at: usize,
+    /// Elements of arrays that may still be kept.
+    pub elements: usize,
 }
 
 impl<'a> Scanner<'a> {
     pub fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        Self { text, at: 0, elements: MAX_ELEMENTS }
     }
 
     /// The next byte that is not white space.

@@ -358,3 +358,12 @@ proptest! {
         filter(r#"{"a":{"a":1}}"#).matches(&text);
     }
 }
+
+#[test]
+fn so_many_elements_are_looked_at_and_no_more() {
+    let last = Filter::parse(r#"{"a":[7]}"#).expect("valid");
+    let payload = |zeros: usize| format!(r#"{{"a":[{}7]}}"#, "0,".repeat(zeros));
+    assert!(last.matches(&payload(MAX_ELEMENTS - 1)) && !last.matches(&payload(MAX_ELEMENTS)));
+    let after = Filter::parse(r#"{"b":[7]}"#).expect("valid");
+    assert!(after.matches(&format!(r#"{{"a":[{}0],"b":7}}"#, "0,".repeat(5_000))), "what is no element is looked at");
+}

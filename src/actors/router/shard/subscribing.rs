@@ -9,6 +9,7 @@ use super::fanout::Member;
 use super::seat::{Ended, Mode, Subscription};
 use crate::actors::router::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Seated};
 use crate::domain::event::{EventId, LogBounds};
+use crate::domain::filter::Filter;
 use crate::domain::index::TopicId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -18,6 +19,9 @@ use crate::transport::text_frame;
 
 /// Ended subscriptions remembered for a client that is catching up; beyond, an event of theirs may come twice.
 const MAX_ENDED: usize = 256;
+
+/// Conditions in all filters of one connection: what one event may cost for one client is bounded.
+const MAX_CONDITIONS: usize = 4_096;
 
 impl Shard {
     /// Adds a subscription; its client is still to [catch up](Self::catch_up).
@@ -35,6 +39,12 @@ impl Shard {
         };
         if known_topic.is_none() && seat.subscriptions.len() >= max {
             let advice = format!("a connection may hold at most {max} subscriptions; unsubscribe from some first");
+            return Err(ApiError::new(ErrorCode::TooManySubscriptions, advice));
+        }
+        let others = seat.subscriptions.iter().filter(|subscription| Some(subscription.topic) != known_topic);
+        let held: usize = others.filter_map(|subscription| subscription.filter.as_ref()).map(Filter::conditions).sum();
+        if filter.as_ref().is_some_and(|filter| held + filter.conditions() > MAX_CONDITIONS) {
+            let advice = format!("the filters of a connection may have at most {MAX_CONDITIONS} conditions together");
             return Err(ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
         let last_id = bounds.last.max(log_end);
