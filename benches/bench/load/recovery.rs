@@ -62,10 +62,12 @@ impl Returners {
     pub fn recover(mut self, system: &System, clock: Clock, mut plan: Plan<'_>) -> io::Result<Outcome> {
         let Self { poll, subscribers } = &mut self;
         let crowd = subscribers.len();
-        let mut publishers = (0..PUBLISHERS)
+        let publishing = if plan.per_second > 0 { PUBLISHERS } else { 0 };
+        let mut publishers = (0..publishing)
             .map(|index| Connection::open(system.addr, poll, Token(crowd + index)))
             .collect::<io::Result<Vec<_>>>()?;
-        let mut idle: Vec<usize> = (0..PUBLISHERS).collect();
+        // They take turns, so that none is idle for so long that the server ends it.
+        let mut idle: VecDeque<usize> = (0..publishing).collect();
         let mut due = [0; PUBLISHERS];
         let (mut sent, mut accepted, mut refused) = (0_u64, 0_u64, Vec::new());
         let mut buffer = vec![0; 256 * 1024];
@@ -88,7 +90,7 @@ impl Returners {
             // Publishing goes on until the history is through; then only what is under way is awaited.
             let is_open = received < history;
             while let (true, Some(gap)) = (is_open && clock.nanos() >= next_at, gap) {
-                let Some(index) = idle.pop() else { break };
+                let Some(index) = idle.pop_front() else { break };
                 publishers[index].send(plan.publish.fill(next_at, sent))?;
                 due[index] = next_at;
                 next_at += gap;
@@ -116,7 +118,7 @@ impl Returners {
                         true => accepted += 1,
                         false => refused.push(answer.excerpt()),
                     }
-                    idle.push(index);
+                    idle.push_back(index);
                 }
                 last_sign = Instant::now();
             }
