@@ -81,13 +81,13 @@ impl Returners {
         let gap = 1_000_000_000_u64.checked_div(plan.per_second.into());
         let (mut next_at, mut last_sign) = (clock.nanos(), Instant::now());
         // The reply counts as a frame.
-        let mut history = (plan.missed + 1) * crowd as u64;
+        let history = (plan.missed + 1) * crowd as u64;
         let mut received = 0;
         // Those whose sockets are not empty: they take turns, and publishes are looked after in between.
         let mut ready: VecDeque<usize> = VecDeque::new();
         let mut is_ready = vec![false; crowd];
         loop {
-            // Publishing goes on until the history is through; then only what is under way is awaited.
+            // Publishing goes on until as many frames have come as the history has; then only the rest is awaited.
             let is_open = received < history;
             while let (true, Some(gap)) = (is_open && clock.nanos() >= next_at, gap) {
                 let Some(index) = idle.pop_front() else { break };
@@ -95,10 +95,10 @@ impl Returners {
                 due[index] = next_at;
                 next_at += gap;
                 sent += 1;
-                history += crowd as u64;
             }
             let is_answered = accepted + refused.len() as u64 == sent;
-            if !is_open && is_answered || last_sign.elapsed() > SILENCE {
+            let is_complete = received >= history + accepted * crowd as u64;
+            if !is_open && is_answered && is_complete || last_sign.elapsed() > SILENCE {
                 break;
             }
             let wait = if ready.is_empty() { Duration::from_millis(1) } else { Duration::ZERO };
