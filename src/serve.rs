@@ -33,7 +33,7 @@ use crate::config::{self, Config, ConfigError, ServiceConfig, UnknownFields};
 use crate::domain::durable::DurablePolicy;
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
-use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptions, StoreUrl};
+use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreLock, StoreOptions, StoreUrl};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
@@ -98,6 +98,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let store = store_options(&config)?;
     tls::check_files(&config)?;
     let access = Arc::new(access_control(&config)?);
+    match take_store(&config, &store, &mut signals).await? {
+        Some(lock) => lock.keep(),
+        None => return Ok(()),
+    }
     let listener = listen(&config)?;
     let address = listener.local_addr().map_err(|error| ServeError::Start(error.to_string()))?;
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
@@ -110,6 +114,11 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let (escalate, escalation) = oneshot::channel();
     let node = Node::start(&config, store, access, workers, escalate)?;
     node.wait_for_store().await;
+    let store = Arc::clone(&node.edge.health.store);
+    let unusable = |reason: &String| config.error_at("store.url", reason);
+    if let Some(reason) = store.unusable.get() {
+        return Err(unusable(reason).into());
+    }
     node.watch_access().await;
 
     let server = node.http_server(&config, listener, workers)?;
@@ -127,12 +136,40 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
             let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
             return Err(ServeError::Escalated(reason));
         }
+        reason = store.unusable.wait() => return Err(unusable(reason).into()),
         ended = server => {
             return Err(ServeError::Start(format!("the HTTP server ended: {ended:?}")));
         }
     }
     node.drain(&handle, config.server.shutdown_grace.get()).await;
     Ok(())
+}
+
+/// Waits for a process that uses the same SQLite file to end, for as long as it may take to drain. None: told to stop
+/// meanwhile.
+async fn take_store(
+    config: &Config,
+    store: &StoreOptions,
+    signals: &mut StopSignals,
+) -> Result<Option<StoreLock>, ServeError> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let (begin, patience) = (Instant::now(), config.server.shutdown_grace.get());
+    let mut is_told = false;
+    loop {
+        match StoreLock::take(store) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(error) if !error.stops_start(&store.url) && begin.elapsed() < patience => {
+                if !std::mem::replace(&mut is_told, true) {
+                    log::warn!(error:%, patience_seconds = patience.as_secs_f64(); "waiting for the store");
+                }
+            }
+            Err(error) => return Err(config.error_at("store.url", error.to_string()).into()),
+        }
+        tokio::select! {
+            () = signals.stop() => return Ok(None),
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
 }
 
 fn listen(config: &Config) -> Result<TcpListener, ServeError> {

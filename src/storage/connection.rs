@@ -1,6 +1,7 @@
 //! One connection to either backend, set up for its use.
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ use super::{postgres, sqlite};
 
 /// Longest run of one statement on PostgreSQL; every statement here is bounded to a fraction of it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The first bytes of every SQLite database that is not empty.
+const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +91,7 @@ impl SqliteFile {
     fn open(path: &Path, options: &StoreOptions, access: Access) -> Result<Self, StoreError> {
         let create = access == Access::Write && options.create;
         if create {
-            create_directory(path)?;
+            prepare(path)?;
         }
         let before = identity(path);
         if access == Access::Write && !create && before.is_none() {
@@ -137,16 +141,40 @@ fn sqlite_settings(options: &StoreOptions, access: Access) -> String {
     )
 }
 
-fn create_directory(path: &Path) -> Result<(), StoreError> {
+/// Makes the default directory if it is missing, and finds what can never become a database here.
+pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(directory).map_err(|error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::StorageFull => StoreErrorKind::Full,
-            std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => StoreErrorKind::ReadOnly,
-            _ => StoreErrorKind::Unavailable,
-        };
-        StoreError::new(kind, format!("cannot create the directory {}: {error}", directory.display()))
-    })
+    if Some(directory) == Path::new(StoreUrl::DEFAULT_FILE).parent() {
+        fs::create_dir_all(directory).map_err(|error| cannot("create the directory", directory, &error))?;
+    }
+    let unusable = |why: String| Err(StoreError::new(StoreErrorKind::Unusable, why));
+    if !directory.is_dir() {
+        return unusable(format!("there is no directory {}", directory.display()));
+    }
+    let mut head = Vec::new();
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot("open", path, &error)),
+    };
+    if path.is_dir() {
+        return unusable(format!("{} is a directory, not a database file", path.display()));
+    }
+    file.take(SQLITE_MAGIC.len() as u64).read_to_end(&mut head).map_err(|error| cannot("read", path, &error))?;
+    if !head.is_empty() && head != SQLITE_MAGIC {
+        return unusable(format!("{} is not a SQLite database", path.display()));
+    }
+    Ok(())
+}
+
+/// What the system said when something was to be done with a file or directory.
+pub(super) fn cannot(what: &str, path: &Path, error: &io::Error) -> StoreError {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::Full,
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => StoreErrorKind::ReadOnly,
+        _ => StoreErrorKind::Unavailable,
+    };
+    StoreError::new(kind, format!("cannot {what} {}: {error}", path.display()))
 }
 
 fn gone(path: &Path) -> StoreError {

@@ -5,6 +5,8 @@ use std::fmt;
 use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
+use super::url::StoreUrl;
+
 /// A failed operation. Whatever it was about to store is not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -31,6 +33,8 @@ pub enum StoreErrorKind {
     Busy,
     /// The caller or the configuration asks for something impossible.
     Invalid,
+    /// What is there is no store of this program, and waiting does not make it one: it stops the start.
+    Unusable,
     /// Anything else.
     Internal,
 }
@@ -46,6 +50,7 @@ impl StoreErrorKind {
             Self::Unavailable => "unavailable",
             Self::Busy => "busy",
             Self::Invalid => "invalid",
+            Self::Unusable => "unusable",
             Self::Internal => "internal",
         }
     }
@@ -98,6 +103,17 @@ impl StoreError {
     pub fn new(kind: StoreErrorKind, message: impl AsRef<str>) -> Self {
         let message = message.as_ref().split_whitespace().collect::<Vec<_>>().join(" ");
         Self { kind, message }
+    }
+
+    /// Whether waiting cannot help a store that has never been open. A server may come back; of what a file refuses,
+    /// only a full disk and a lock are for others to end.
+    pub fn stops_start(&self, url: &StoreUrl) -> bool {
+        match url {
+            StoreUrl::Sqlite(_) => {
+                !matches!(self.kind, StoreErrorKind::Full | StoreErrorKind::Locked | StoreErrorKind::Busy)
+            }
+            StoreUrl::Postgres(_) => self.kind == StoreErrorKind::Unusable,
+        }
     }
 }
 

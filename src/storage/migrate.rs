@@ -19,6 +19,15 @@ pub fn migrate(options: &StoreOptions) -> Result<Vec<String>, StoreError> {
     run(&mut Connection::open(options, Access::Write)?)
 }
 
+/// Whether there is nothing to do for [`migrate`].
+pub fn is_current(options: &StoreOptions) -> Result<bool, StoreError> {
+    let pending = match &mut Connection::open(options, Access::Read)? {
+        Connection::Sqlite(file) => file.connection.has_pending_migration(SQLITE),
+        Connection::Postgres(connection) => connection.has_pending_migration(POSTGRES),
+    };
+    pending.map(|pending| !pending).map_err(|error| in_migration(&*error))
+}
+
 pub(super) fn run(connection: &mut Connection) -> Result<Vec<String>, StoreError> {
     match connection {
         Connection::Sqlite(file) => sqlite(&mut file.connection),

@@ -14,6 +14,7 @@ mod error;
 mod filter;
 mod fragments;
 mod idempotency;
+mod lock;
 mod migrate;
 mod options;
 mod outbox;
@@ -32,7 +33,8 @@ mod writer;
 
 pub use durables::{DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable, service_name};
 pub use error::{StoreError, StoreErrorKind};
-pub use migrate::migrate;
+pub use lock::StoreLock;
+pub use migrate::{is_current, migrate};
 pub use options::{Durability, StoreOptions};
 pub use outbox::{
     AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Held, Hold, Job,

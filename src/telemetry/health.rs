@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::sync::SetOnce;
 
 /// The health of the process, part by part.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub struct StoreHealth {
     created: Instant,
     /// Milliseconds from `created`, plus one; 0 while nothing is under way.
     busy_since: AtomicU64,
+    /// Why it can never be used, as it is configured; the process ends.
+    pub unusable: SetOnce<String>,
 }
 
 /// Something under way at the store; see [`StoreHealth::begin`].
@@ -83,6 +86,7 @@ impl StoreHealth {
             patience,
             created: Instant::now(),
             busy_since: AtomicU64::new(0),
+            unusable: SetOnce::new(),
         }
     }
 

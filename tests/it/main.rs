@@ -42,6 +42,7 @@ mod services;
 mod services_cluster;
 mod sessions;
 mod sse;
+mod store_file;
 mod tokens;
 mod trace;
 mod websocket;

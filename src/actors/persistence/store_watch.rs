@@ -68,6 +68,10 @@ impl StoreWatch {
                 Some(bounds)
             }
             Err(error) => {
+                if position.get().is_none() && error.stops_start(&self.options.url) {
+                    // A second reason adds nothing.
+                    let _ = self.health.unusable.set(error.to_string());
+                }
                 self.failed(error);
                 None
             }
