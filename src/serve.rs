@@ -33,7 +33,9 @@ use crate::config::{self, Config, ConfigError, ServiceConfig, UnknownFields};
 use crate::domain::durable::DurablePolicy;
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
-use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreLock, StoreOptions, StoreUrl};
+use crate::storage::{
+    self, Durability, ReadWatch, Reader, RetentionPolicy, StoreError, StoreLock, StoreOptions, StoreUrl,
+};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
@@ -51,6 +53,8 @@ const STORE_PATIENCE: Duration = Duration::from_secs(4);
 const MAX_DELIVERY_READERS: usize = 4;
 /// How often revocations and the file of keys are looked at.
 const ACCESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a read that failed is tried again.
+const READ_CARE_INTERVAL: Duration = Duration::from_millis(500);
 /// Of the grace period, what is kept for commits and for the HTTP server to finish.
 const FINISH_SHARE: u32 = 4;
 
@@ -120,6 +124,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         return Err(unusable(reason).into());
     }
     node.watch_access().await;
+    node.watch_reads();
 
     let server = node.http_server(&config, listener, workers)?;
     let handle = server.handle();
@@ -142,6 +147,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         }
     }
     node.drain(&handle, config.server.shutdown_grace.get()).await;
+    node.close_store().await;
+    log::info!(last_id = node.edge.position.last(); "stopped");
     Ok(())
 }
 
@@ -241,6 +248,9 @@ struct Node {
     commit_timeout: Duration,
     queue_per_shard: usize,
     store_name: String,
+    store: StoreOptions,
+    /// What clients and durable subscriptions read with.
+    deliveries: Reader,
 }
 
 impl Node {
@@ -254,8 +264,9 @@ impl Node {
         let start_error = |error: &dyn std::fmt::Display| ServeError::Start(error.to_string());
         let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let reader = Reader::new(store.clone()).map_err(|error: StoreError| start_error(&error))?;
         let health = Arc::new(Health::new(STORE_PATIENCE.min(config.publish.commit_timeout.get())));
+        let watch = ReadWatch::new(Arc::clone(&health.store), Arc::clone(&metrics));
+        let reader = Reader::watched(store.clone(), watch.clone()).map_err(|error: StoreError| start_error(&error))?;
         let position = Arc::new(LogPosition::default());
         let backlog = Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize());
         let store_name = store.url.to_string();
@@ -268,7 +279,7 @@ impl Node {
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.
         let readers = StoreOptions { readers: slots.len().clamp(1, MAX_DELIVERY_READERS) as u32, ..store.clone() };
-        let deliveries = Reader::new(readers).map_err(|error| start_error(&error))?;
+        let deliveries = Reader::watched(readers, watch).map_err(|error| start_error(&error))?;
         let services = config.services.iter().zip(slots.iter());
         let services: Arc<[ConfiguredService]> = services
             .map(|(config, slot)| ConfiguredService { config: Arc::new(config.clone()), slot: Arc::clone(slot) })
@@ -282,7 +293,7 @@ impl Node {
         });
         let clients = clients.collect();
         let persistence = PersistenceParts {
-            store,
+            store: store.clone(),
             services: Arc::clone(&slots),
             retention: RetentionPolicy {
                 max_age: config.retention.max_age.map(config::Span::get),
@@ -411,6 +422,8 @@ impl Node {
             commit_timeout: config.publish.commit_timeout.get(),
             queue_per_shard: subscribe.queue_total.as_usize() / workers,
             store_name,
+            store,
+            deliveries,
         })
     }
 
@@ -466,6 +479,17 @@ impl Node {
         wait_until(|| (store.is_up() && knows_services()) || store.reason().is_some()).await;
     }
 
+    /// Tries reads that have failed until they succeed.
+    fn watch_reads(&self) {
+        let reader = self.edge.reader.clone();
+        actix_rt::spawn(async move {
+            loop {
+                tokio::time::sleep(READ_CARE_INTERVAL).await;
+                reader.care().await;
+            }
+        });
+    }
+
     /// Learns who is revoked, and goes on learning: what other nodes revoke, and when the file of keys changes.
     async fn watch_access(&self) {
         let (access, reader) = (Arc::clone(&self.edge.access), self.edge.reader.clone());
@@ -504,7 +528,17 @@ impl Node {
             log::warn!(sessions = self.edge.metrics.sessions.get(); "grace period is over, leaving the rest");
         }
         let _ = tokio::time::timeout(finish, server.stop(true)).await;
-        log::info!(last_id = self.edge.position.last(); "stopped");
+    }
+
+    /// Leaves a store behind that is whole in itself.
+    async fn close_store(&self) {
+        self.edge.reader.close().await;
+        self.deliveries.close().await;
+        let store = self.store.clone();
+        let closed = actix_rt::task::spawn_blocking(move || storage::close(&store)).await;
+        if let Ok(Err(error)) = closed {
+            log::warn!(error:%; "the store is not whole in its file alone, copy what lies beside it too");
+        }
     }
 }
 

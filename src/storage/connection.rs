@@ -78,13 +78,36 @@ impl Connection {
             Self::Postgres(_) => Ok(()),
         }
     }
+
+    /// The same after something was written.
+    pub fn verify_written(&mut self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(file) => file.verify_written(),
+            Self::Postgres(_) => Ok(()),
+        }
+    }
 }
 
 /// An open SQLite database, and which file it is.
 pub(super) struct SqliteFile {
     pub connection: SqliteConnection,
     path: PathBuf,
+    state: FileState,
+}
+
+/// What the system says of a file.
+#[derive(Debug, Clone, Copy)]
+struct FileState {
+    /// Device and inode.
     identity: (u64, u64),
+    /// Bytes.
+    length: u64,
+}
+
+impl FileState {
+    fn of(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().map(|file| Self { identity: (file.dev(), file.ino()), length: file.len() })
+    }
 }
 
 impl SqliteFile {
@@ -93,22 +116,46 @@ impl SqliteFile {
         if create {
             prepare(path)?;
         }
-        let before = identity(path);
+        let before = FileState::of(path);
         if access == Access::Write && !create && before.is_none() {
             return Err(gone(path));
+        }
+        // SQLite would take an empty file for a new database, and delete the write-ahead log that lies beside it.
+        let is_empty = before.is_some_and(|file| file.length == 0);
+        if is_empty && (!create || FileState::of(&beside(path, "-wal")).is_some_and(|log| log.length > 0)) {
+            return Err(truncated(path));
         }
         let mode = if create { "rwc" } else { "rw" };
         let mut connection = SqliteConnection::establish(&sqlite_uri(path, mode))?;
         set_up(&mut connection, options, access)?;
-        let file = identity(path).filter(|after| before.is_none_or(|before| before == *after));
-        let identity = file.ok_or_else(|| vanished(path))?;
-        Ok(Self { connection, path: path.to_owned(), identity })
+        let is_same = |after: &FileState| before.is_none_or(|before| before.identity == after.identity);
+        let state = FileState::of(path).filter(is_same).ok_or_else(|| vanished(path))?;
+        Ok(Self { connection, path: path.to_owned(), state })
     }
 
-    /// Fails if the file was deleted or replaced: what is written to it now would be lost.
+    /// Fails if the file was deleted, replaced or truncated: what is written to it now would be lost.
     fn verify(&self) -> Result<(), StoreError> {
-        if identity(&self.path) == Some(self.identity) { Ok(()) } else { Err(vanished(&self.path)) }
+        let now = self.current()?;
+        if now.length < self.state.length { Err(truncated(&self.path)) } else { Ok(()) }
     }
+
+    /// The same after something was written: that may have given pages back.
+    fn verify_written(&mut self) -> Result<(), StoreError> {
+        self.state = self.current()?;
+        Ok(())
+    }
+
+    fn current(&self) -> Result<FileState, StoreError> {
+        let is_same = |now: &FileState| now.identity == self.state.identity;
+        FileState::of(&self.path).filter(is_same).ok_or_else(|| vanished(&self.path))
+    }
+}
+
+/// The file that has the name of the database and `suffix`.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// SQLite does not wait for its lock to change the journal mode: a file that several open at once is tried again.
@@ -182,9 +229,9 @@ fn gone(path: &Path) -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, message)
 }
 
-/// Device and inode.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+fn truncated(path: &Path) -> StoreError {
+    let message = format!("the database file {} was truncated; restore it", path.display());
+    StoreError::new(StoreErrorKind::Corrupt, message)
 }
 
 fn vanished(path: &Path) -> StoreError {

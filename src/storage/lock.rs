@@ -45,9 +45,7 @@ impl StoreLock {
 
 /// Beside the database itself, whichever way leads there.
 fn lock_path(path: &Path) -> PathBuf {
-    let mut name = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
-    name.push(".lock");
-    name.into()
+    connection::beside(&path.canonicalize().unwrap_or_else(|_| path.to_owned()), ".lock")
 }
 
 fn held(path: &Path, file: &mut File) -> StoreError {

@@ -21,6 +21,7 @@ mod outbox;
 mod position;
 mod postgres;
 mod query;
+mod read_watch;
 mod reader;
 mod retention;
 mod revocations;
@@ -42,10 +43,12 @@ pub use outbox::{
     Settlement,
 };
 pub use query::{EventPage, EventQuery, Order};
+pub use read_watch::ReadWatch;
 pub use reader::Reader;
 pub use retention::{RetentionPolicy, Trimmed};
 pub use scan::{Scan, ScanPage};
 pub use schedules::{Scheduled, Turn};
+pub use sqlite::close;
 pub use url::StoreUrl;
 pub use writer::{Committed, Group, Writer};
 

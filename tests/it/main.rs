@@ -10,6 +10,7 @@ mod cloud_events;
 mod commands;
 mod config;
 mod conformance;
+mod damage;
 mod deliveries_storm;
 mod documents;
 mod drain;

@@ -87,3 +87,23 @@ fn a_store_that_cannot_be_used_stops_the_start() {
     server.publish("a", json!(1));
     assert!(dir.join("data/event-handler.db").exists());
 }
+
+#[test]
+fn after_a_clean_stop_the_file_alone_is_the_whole_store() {
+    let mut server = Server::start(Backend::Sqlite);
+    let mut subscriber = server.ws();
+    subscriber.request(json!({"action": "subscribe", "event_name": "a", "id": 1}));
+    for n in 1..=3 {
+        server.publish("a", json!(n));
+    }
+    assert_eq!(server.events("").len(), 3);
+    assert!(server.terminate().success(), "{}", server.log_text());
+    let copy = Server::builder().backend(Backend::Sqlite);
+    fs::copy(server.dir().join("events.db"), copy.dir().join("events.db")).expect("a copy");
+    let copy = copy.start();
+    assert_eq!(copy.events("").len(), 3);
+    let mut left: Vec<_> =
+        fs::read_dir(server.dir()).expect("our folder").flatten().map(|file| file.file_name()).collect();
+    left.retain(|name| name.to_string_lossy().starts_with("events.db-"));
+    assert_eq!(left, [] as [&str; 0], "closed: nothing lies beside it");
+}
