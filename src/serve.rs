@@ -11,6 +11,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
+use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -33,7 +34,7 @@ use crate::config::{self, Config, ConfigError, ServiceConfig, UnknownFields};
 use crate::domain::durable::DurablePolicy;
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
-use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptions, StoreUrl};
+use crate::storage::{Durability, Reader, RetentionPolicy, Schema, StoreError, StoreOptions, StoreUrl};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
@@ -73,6 +74,7 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
         StoreUrl::parse(config.store.url.expose()).map_err(|error| config.error_at("store.url", error.to_string()))?;
     Ok(StoreOptions {
         url,
+        schema: Schema::new(config.store.schema.as_str()),
         durability: match config.store.durability {
             config::Durability::Full => Durability::Full,
             config::Durability::Normal => Durability::Normal,
@@ -109,7 +111,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     };
     let (escalate, escalation) = oneshot::channel();
     let node = Node::start(&config, store, access, workers, escalate)?;
-    node.wait_for_store().await;
+    let unusable = |reason: String| ServeError::Config(config.error_at("store.url", reason));
+    if let Some(reason) = node.wait_for_store().await {
+        return Err(unusable(reason));
+    }
     node.watch_access().await;
 
     let server = node.http_server(&config, listener, workers)?;
@@ -123,6 +128,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
 
     tokio::select! {
         () = signals.stop() => {}
+        reason = node.edge.health.store.unusable() => {
+            return Err(unusable(reason));
+        }
         reason = escalation => {
             let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
             return Err(ServeError::Escalated(reason));
@@ -422,11 +430,13 @@ impl Node {
             .map_err(|error| ServeError::Start(format!("the HTTP server did not start: {error}")))
     }
 
-    /// The store's first word, good or bad: publishes right after the start should not be refused for haste.
-    async fn wait_for_store(&self) {
+    /// The store's first word, good or bad: publishes right after the start should not be refused for haste. Why there
+    /// is nothing to wait for, if that is so.
+    async fn wait_for_store(&self) -> Option<String> {
         let store = &self.edge.health.store;
         let knows_services = || self.edge.services.iter().all(|service| service.slot.id().is_some());
         wait_until(|| (store.is_up() && knows_services()) || store.reason().is_some()).await;
+        store.unusable().now_or_never()
     }
 
     /// Learns who is revoked, and goes on learning: what other nodes revoke, and when the file of keys changes.
