@@ -62,9 +62,7 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<Vec<String>, Failure>
         return Ok(Vec::new());
     }
     match connection {
-        Connection::Sqlite(file) => {
-            file.connection.immediate_transaction(|connection| Ok(apply(connection, SQLITE)?))
-        }
+        Connection::Sqlite(file) => file.connection.immediate_transaction(|connection| Ok(apply(connection, SQLITE)?)),
         Connection::Postgres(PostgresSession { connection, schema, .. }) => connection.transaction(|connection| {
             connection.batch_execute(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))?;
             if !has_schema(connection, schema)? {

@@ -102,7 +102,9 @@ pub(super) fn sqlite_uri(path: &Path, mode: &str) -> String {
 
 fn sqlite(path: &str) -> Result<StoreUrl, StoreError> {
     match path {
-        "" | "/" => Err(invalid("the database URL names no SQLite file: sqlite:data/events.db, sqlite:/var/lib/events.db")),
+        "" | "/" => {
+            Err(invalid("the database URL names no SQLite file: sqlite:data/events.db, sqlite:/var/lib/events.db"))
+        }
         ":memory:" | "/:memory:" => {
             Err(invalid("a log in memory would not be durable: name a SQLite file, such as sqlite:data/events.db"))
         }
