@@ -1,5 +1,7 @@
 //! The composition: everything is made here, once, and tied together.
 
+mod admin_entry;
+
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -11,9 +13,11 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
+use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use self::admin_entry::AdminEntry;
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::client::{ClientParts, tls};
@@ -34,7 +38,7 @@ use crate::domain::durable::DurablePolicy;
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
 use crate::storage::{
-    self, Durability, ReadWatch, Reader, RetentionPolicy, StoreError, StoreLock, StoreOptions, StoreUrl,
+    self, Durability, ReadWatch, Reader, RetentionPolicy, Schema, StoreError, StoreLock, StoreOptions, StoreUrl,
 };
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
@@ -77,6 +81,7 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
         StoreUrl::parse(config.store.url.expose()).map_err(|error| config.error_at("store.url", error.to_string()))?;
     Ok(StoreOptions {
         url,
+        schema: Schema::new(config.store.schema.as_str()),
         durability: match config.store.durability {
             config::Durability::Full => Durability::Full,
             config::Durability::Normal => Durability::Normal,
@@ -117,12 +122,11 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     };
     let (escalate, escalation) = oneshot::channel();
     let node = Node::start(&config, store, access, workers, escalate)?;
-    node.wait_for_store().await;
-    let store = Arc::clone(&node.edge.health.store);
-    let unusable = |reason: &String| config.error_at("store.url", reason);
-    if let Some(reason) = store.unusable.get() {
-        return Err(unusable(reason).into());
+    let unusable = |reason: String| ServeError::Config(config.error_at("store.url", reason));
+    if let Some(reason) = node.wait_for_store().await {
+        return Err(unusable(reason));
     }
+    let admin = AdminEntry::open(&config, &node.edge.access, &node.store.url);
     node.watch_access().await;
     node.watch_reads();
 
@@ -130,18 +134,21 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let handle = server.handle();
     let server = actix_rt::spawn(server);
     node.wait_for_shards(workers).await;
-    log::info!(addr:% = address, workers, store:% = node.store_name, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
+    admin.tell(&config, address);
+    log::info!(addr:% = address, workers, store:% = node.store.url, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
     if !address.ip().is_loopback() && !config.access.is_required() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
 
     tokio::select! {
         () = signals.stop() => {}
+        reason = node.edge.health.store.unusable() => {
+            return Err(unusable(reason));
+        }
         reason = escalation => {
             let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
             return Err(ServeError::Escalated(reason));
         }
-        reason = store.unusable.wait() => return Err(unusable(reason).into()),
         ended = server => {
             return Err(ServeError::Start(format!("the HTTP server ended: {ended:?}")));
         }
@@ -247,7 +254,6 @@ struct Node {
     supervisor: Addr<Supervisor>,
     commit_timeout: Duration,
     queue_per_shard: usize,
-    store_name: String,
     store: StoreOptions,
     /// What clients and durable subscriptions read with.
     deliveries: Reader,
@@ -269,7 +275,6 @@ impl Node {
         let reader = Reader::watched(store.clone(), watch.clone()).map_err(|error: StoreError| start_error(&error))?;
         let position = Arc::new(LogPosition::default());
         let backlog = Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize());
-        let store_name = store.url.to_string();
         let log_activity = config.log.activity;
 
         let slot = |service: &ServiceConfig| {
@@ -287,6 +292,7 @@ impl Node {
         let clients = services.iter().map(|service| ClientParts {
             service: Arc::clone(&service.config),
             slot: Arc::clone(&service.slot),
+            position: Arc::clone(&position),
             reader: deliveries.clone(),
             metrics: Arc::clone(&metrics),
             log_activity,
@@ -421,7 +427,6 @@ impl Node {
             supervisor,
             commit_timeout: config.publish.commit_timeout.get(),
             queue_per_shard: subscribe.queue_total.as_usize() / workers,
-            store_name,
             store,
             deliveries,
         })
@@ -472,11 +477,13 @@ impl Node {
             .map_err(|error| ServeError::Start(format!("the HTTP server did not start: {error}")))
     }
 
-    /// The store's first word, good or bad: publishes right after the start should not be refused for haste.
-    async fn wait_for_store(&self) {
+    /// The store's first word, good or bad: publishes right after the start should not be refused for haste. Why there
+    /// is nothing to wait for, if that is so.
+    async fn wait_for_store(&self) -> Option<String> {
         let store = &self.edge.health.store;
         let knows_services = || self.edge.services.iter().all(|service| service.slot.id().is_some());
         wait_until(|| (store.is_up() && knows_services()) || store.reason().is_some()).await;
+        store.unusable().now_or_never()
     }
 
     /// Tries reads that have failed until they succeed.
@@ -493,7 +500,7 @@ impl Node {
     /// Learns who is revoked, and goes on learning: what other nodes revoke, and when the file of keys changes.
     async fn watch_access(&self) {
         let (access, reader) = (Arc::clone(&self.edge.access), self.edge.reader.clone());
-        if !access.is_required() && !access.can_administer() {
+        if !access.is_required() {
             return;
         }
         let check = self.edge.supervisor.check_access.clone();

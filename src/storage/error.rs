@@ -36,7 +36,7 @@ pub enum StoreErrorKind {
     Busy,
     /// The caller or the configuration asks for something impossible.
     Invalid,
-    /// What is there is no store of this program, and waiting does not make it one: it stops the start.
+    /// The store is not one for this program: the process ends, an operator has to change something.
     Unusable,
     /// Anything else.
     Internal,
