@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use diesel::connection::DefaultLoadingMode;
 use diesel::pg::PgRowByRowLoadingMode;
-use diesel::{QueryResult, RunQueryDsl as _};
+use diesel::sql_types::{BigInt, Bool};
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult, RunQueryDsl as _};
 
 use crate::domain::delivery::EventStatus;
 use crate::domain::event::{Event, EventId};
@@ -15,6 +16,7 @@ use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::fragments::{self, Names, Pick, Row, Walk};
 use super::position::IdRange;
+use super::schema::deliveries;
 
 /// Up to this many names, each is read along the index of names.
 const MAX_NAMES: usize = 64;
@@ -22,6 +24,8 @@ const MAX_NAMES: usize = 64;
 const MAX_PATTERNS: usize = 16;
 /// Ids that one statement may look at when rows have to be looked at to be judged.
 const WINDOW: i64 = 32_768;
+/// Deliveries of events that are not processed at which one statement may look.
+const UNPROCESSED: i64 = 4_096;
 /// Rows of one statement while the size of the events is not known.
 const FIRST_ROWS: usize = 256;
 /// Rows of one statement at most.
@@ -117,7 +121,7 @@ impl Filter {
         let is_judged = !matches!(self.pick, Pick::Like(_));
         let limit = if is_judged { budget.events } else { MAX_ROWS };
         let limit = limit.min(progress.rows_that_fit());
-        let window = self.window(range, descending);
+        let window = self.window(connection, range, descending)?;
         let walk = Walk { pick: &self.pick, range: window, descending, more: &self.more, limit: limit as i64 };
         let mut found = Vec::new();
         let mut left = budget;
@@ -150,16 +154,49 @@ impl Filter {
     }
 
     /// The part of `range` that one statement may search.
-    fn window(&self, range: IdRange, descending: bool) -> IdRange {
+    fn window(&self, connection: &mut Connection, range: IdRange, descending: bool) -> Result<IdRange, StoreError> {
+        if let Some(states) = self.more.open_states() {
+            let last = last_unprocessed(connection, states, range, descending)?;
+            return Ok(match last {
+                None => range,
+                Some(last) if descending => IdRange { low: last, ..range },
+                Some(last) => IdRange { high: last, ..range },
+            });
+        }
         let every_row_counts = matches!(self.pick, Pick::All | Pick::Named(_));
-        if every_row_counts && self.more == Conditions::default() {
+        Ok(if every_row_counts && self.more == Conditions::default() {
             range
         } else if descending {
             IdRange { low: range.low.max(range.high - (WINDOW - 1)), high: range.high }
         } else {
             IdRange { low: range.low, high: range.high.min(range.low + (WINDOW - 1)) }
-        }
+        })
     }
+}
+
+/// The event of the last delivery in one of `states` that one statement may look at; none if it may look at all.
+fn last_unprocessed(
+    connection: &mut Connection,
+    states: &str,
+    range: IdRange,
+    descending: bool,
+) -> Result<Option<EventId>, StoreError> {
+    // As in `Walk`.
+    let event_id = || diesel::dsl::sql::<BigInt>("event_id + 0");
+    let found = deliveries::table
+        .filter(diesel::dsl::sql::<Bool>(states))
+        .filter(event_id().ge(range.low))
+        .filter(event_id().le(range.high))
+        .select(event_id())
+        .offset(UNPROCESSED - 1)
+        .limit(1);
+    Ok(if descending {
+        let found = found.order(event_id().desc());
+        on_backend!(connection, c => found.first(c).optional())?
+    } else {
+        let found = found.order(event_id().asc());
+        on_backend!(connection, c => found.first(c).optional())?
+    })
 }
 
 fn pick(connection: &mut Connection, patterns: &[Pattern]) -> Result<Pick, StoreError> {

@@ -69,30 +69,81 @@ impl Query for Walk<'_> {
 
 impl QueryFragment<Sqlite> for Walk<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
-        match self.pick {
-            Pick::Named(names) => self.merge(&mut out, names, "id", ["", ""])?,
-            pick => self.one_by_one(&mut out, pick)?,
+        match (self.more.open_states(), self.pick) {
+            (Some(states), pick) => {
+                self.rows(&mut out, "id")?;
+                self.names(&mut out, pick)?;
+                out.push_sql(" AND id IN (");
+                self.unprocessed(&mut out, states)?;
+                out.push_sql(")");
+            }
+            (None, Pick::Named(names)) => self.merge(&mut out, names, "id", ["", ""])?,
+            (None, pick) => self.one_by_one(&mut out, pick)?,
         }
-        self.end(&mut out)
+        self.end(&mut out, "id")
     }
 }
 
-/// `id + 0` is what the index of names has and the primary key has not: no plan can walk the wrong one.
+/// `id + 0` is what the index of names has and the primary key has not: no plan can walk the wrong one. Neither can a
+/// plan turn around what `OFFSET 0` keeps together.
 impl QueryFragment<Pg> for Walk<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        match self.pick {
-            Pick::Named(names) if names.len() <= 1 => self.merge(&mut out, names, "id + 0", ["", ""])?,
-            Pick::Named(names) if self.descending => {
+        match (self.more.open_states(), self.pick) {
+            (Some(states), pick) => {
+                out.push_sql("SELECT e.* FROM (SELECT DISTINCT event_id FROM (");
+                self.unprocessed(&mut out, states)?;
+                out.push_sql(") AS d ORDER BY event_id");
+                out.push_sql(if self.descending { " DESC" } else { "" });
+                out.push_sql(" OFFSET 0) AS found, LATERAL (SELECT id");
+                out.push_sql(COLUMNS);
+                out.push_sql(" FROM events WHERE id = found.event_id");
+                self.conditions(&mut out)?;
+                self.names(&mut out, pick)?;
+                out.push_sql(" OFFSET 0) AS e");
+                return self.end(&mut out, "found.event_id");
+            }
+            (None, Pick::Named(names)) if names.len() <= 1 => self.merge(&mut out, names, "id + 0", ["", ""])?,
+            (None, Pick::Named(names)) if self.descending => {
                 self.merge(&mut out, names, "id + 0", ["(", " ORDER BY 1 DESC)"])?;
             }
-            Pick::Named(names) => self.merge(&mut out, names, "id + 0", ["(", " ORDER BY 1)"])?,
-            pick => self.one_by_one(&mut out, pick)?,
+            (None, Pick::Named(names)) => self.merge(&mut out, names, "id + 0", ["(", " ORDER BY 1)"])?,
+            (None, pick) => self.one_by_one(&mut out, pick)?,
         }
-        self.end(&mut out)
+        self.end(&mut out, "id")
+    }
+}
+
+/// Of an event, after its id.
+const COLUMNS: &str = ", name, payload, source, priority, key, metadata, traceparent, created_at";
+
+impl Conditions {
+    /// In which states a delivery has to be for its event to be one of these, if that is what finds them; each has a
+    /// partial index of its own.
+    pub fn open_states(&self) -> Option<&'static str> {
+        match self.status {
+            None | Some(EventStatus::Processed) => None,
+            Some(EventStatus::Pending) => Some("state < 2"),
+            Some(EventStatus::Failed) => Some("state = 3"),
+        }
     }
 }
 
 impl Walk<'_> {
+    /// The events of the range that have a delivery in one of `states`. `event_id + 0` is what the indexes of those
+    /// are on: no statement about one service takes them by mistake.
+    fn unprocessed<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>, states: &str) -> QueryResult<()>
+    where
+        DB: Backend + HasSqlType<BigInt>,
+        i64: ToSql<BigInt, DB>,
+    {
+        out.push_sql("SELECT event_id + 0 AS event_id FROM deliveries WHERE ");
+        out.push_sql(states);
+        out.push_sql(" AND event_id + 0 >= ");
+        out.push_bind_param::<BigInt, _>(&self.range.low)?;
+        out.push_sql(" AND event_id + 0 <= ");
+        out.push_bind_param::<BigInt, _>(&self.range.high)
+    }
+
     /// A walk along the index of names for each name, merged by id.
     fn merge<'b, DB>(
         &'b self,
@@ -126,16 +177,28 @@ impl Walk<'_> {
         str: ToSql<Text, DB>,
     {
         self.rows(out, "id")?;
+        self.names(out, pick)
+    }
+
+    fn names<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>, pick: &'b Pick) -> QueryResult<()>
+    where
+        DB: Backend + HasSqlType<Text>,
+        str: ToSql<Text, DB>,
+    {
+        // Few distinct texts: the number of names is rounded up with names that no event has.
+        let mut list = |texts: &'b [String], before: &str, between: &str| -> QueryResult<()> {
+            for at in 0..texts.len().next_power_of_two() {
+                out.push_sql(if at == 0 { before } else { between });
+                out.push_bind_param::<Text, str>(texts.get(at).map_or("", String::as_str))?;
+            }
+            out.push_sql(")");
+            Ok(())
+        };
         match pick {
             Pick::Foreign => out.push_sql(" AND substr(name, 1, 5) <> '$sys.'"),
-            Pick::Like(texts) if !texts.is_empty() => {
-                for at in 0..texts.len().next_power_of_two() {
-                    out.push_sql(if at == 0 { " AND (name LIKE " } else { " OR name LIKE " });
-                    out.push_bind_param::<Text, str>(texts.get(at).map_or("", String::as_str))?;
-                }
-                out.push_sql(")");
-            }
-            Pick::All | Pick::Named(_) | Pick::Like(_) => {}
+            Pick::Named(names) => list(names, " AND substr(name, 1) IN (", ", ")?,
+            Pick::Like(texts) if !texts.is_empty() => list(texts, " AND (name LIKE ", " OR name LIKE ")?,
+            Pick::All | Pick::Like(_) => {}
         }
         Ok(())
     }
@@ -148,9 +211,9 @@ impl Walk<'_> {
     {
         out.push_sql("SELECT ");
         out.push_sql(id);
-        out.push_sql(
-            " AS id, name, payload, source, priority, key, metadata, traceparent, created_at FROM events WHERE ",
-        );
+        out.push_sql(" AS id");
+        out.push_sql(COLUMNS);
+        out.push_sql(" FROM events WHERE ");
         out.push_sql(id);
         out.push_sql(" >= ");
         out.push_bind_param::<BigInt, _>(&self.range.low)?;
@@ -158,6 +221,14 @@ impl Walk<'_> {
         out.push_sql(id);
         out.push_sql(" <= ");
         out.push_bind_param::<BigInt, _>(&self.range.high)?;
+        self.conditions(out)
+    }
+
+    fn conditions<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()>
+    where
+        DB: Backend + HasSqlType<Text>,
+        str: ToSql<Text, DB>,
+    {
         if let Some(source) = &self.more.source {
             out.push_sql(" AND source = ");
             out.push_bind_param::<Text, str>(source)?;
@@ -170,21 +241,23 @@ impl Walk<'_> {
         const HIGHEST: &str = "coalesce((SELECT max(d.state) FROM deliveries d WHERE d.event_id = events.id), 2)";
         const LOWEST: &str = "coalesce((SELECT min(d.state) FROM deliveries d WHERE d.event_id = events.id), 2)";
         let conditions: &[&str] = match self.more.status {
-            None => &[],
+            // See [`Conditions::open_states`].
+            None | Some(EventStatus::Failed) => &[],
             Some(EventStatus::Processed) => &[" AND ", HIGHEST, " = 2 AND ", LOWEST, " = 2"],
-            Some(EventStatus::Pending) => &[" AND ", HIGHEST, " <> 3 AND ", LOWEST, " < 2"],
-            Some(EventStatus::Failed) => &[" AND ", HIGHEST, " = 3"],
+            Some(EventStatus::Pending) => &[" AND ", HIGHEST, " <> 3"],
         };
         conditions.iter().for_each(|sql| out.push_sql(sql));
         Ok(())
     }
 
-    fn end<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()>
+    fn end<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>, id: &str) -> QueryResult<()>
     where
         DB: Backend + HasSqlType<BigInt>,
         i64: ToSql<BigInt, DB>,
     {
-        out.push_sql(if self.descending { " ORDER BY id DESC LIMIT " } else { " ORDER BY id LIMIT " });
+        out.push_sql(" ORDER BY ");
+        out.push_sql(id);
+        out.push_sql(if self.descending { " DESC LIMIT " } else { " LIMIT " });
         out.push_bind_param::<BigInt, _>(&self.limit)
     }
 }

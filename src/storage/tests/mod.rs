@@ -8,6 +8,7 @@ mod outbox_plans;
 mod plans;
 mod read;
 mod retention;
+mod status;
 
 use std::future::Future;
 use std::time::Duration;

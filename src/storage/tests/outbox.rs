@@ -16,7 +16,7 @@ use crate::storage::{
 const ROWS: usize = 1000;
 const BYTES: usize = 1 << 20;
 
-fn pattern(text: &str) -> Pattern {
+pub(super) fn pattern(text: &str) -> Pattern {
     Pattern::parse(text.to_owned()).expect("a valid pattern")
 }
 
@@ -25,16 +25,16 @@ fn service(name: &str, start_from: Option<EventId>) -> NewService {
 }
 
 /// A store with two services: `all` gets everything, `orders` what begins with `order`.
-struct Outbox {
-    writer: Writer,
-    reader: Reader,
+pub(super) struct Outbox {
+    pub writer: Writer,
+    pub reader: Reader,
     routes: Routes,
-    all: ServiceId,
-    orders: ServiceId,
+    pub all: ServiceId,
+    pub orders: ServiceId,
 }
 
 impl Outbox {
-    fn new(store: &Store) -> Self {
+    pub fn new(store: &Store) -> Self {
         let mut writer = store.writer();
         let known = writer.register(&[service("all", None), service("orders", None)], NOON).expect("registered");
         let [all, orders] = [known[0].id, known[1].id];
@@ -48,7 +48,7 @@ impl Outbox {
         Self { writer, reader: store.reader(), routes, all, orders }
     }
 
-    fn commit(&mut self, group: Group, now: Timestamp) -> crate::storage::Committed {
+    pub fn commit(&mut self, group: Group, now: Timestamp) -> crate::storage::Committed {
         self.writer.commit(group, &self.routes, now).expect("committed")
     }
 
@@ -67,12 +67,12 @@ impl Outbox {
         self.publish(&vec![(Priority::Normal, None); count]);
     }
 
-    fn settle(&mut self, settlements: Vec<Settlement>) {
+    pub fn settle(&mut self, settlements: Vec<Settlement>) {
         self.commit(Group { settlements, ..Group::default() }, NOON);
     }
 
     /// Gives up deliveries of `all`.
-    fn kill(&mut self, ids: impl IntoIterator<Item = EventId>) {
+    pub fn kill(&mut self, ids: impl IntoIterator<Item = EventId>) {
         let dead = Settled::Dead(DeadReason::Exhausted);
         let settlements = ids.into_iter().map(|id| end(self.all, id, 1, dead)).collect();
         self.settle(settlements);
@@ -115,7 +115,7 @@ impl Outbox {
     }
 }
 
-fn end(service: ServiceId, event_id: EventId, attempts: u32, settled: Settled) -> Settlement {
+pub(super) fn end(service: ServiceId, event_id: EventId, attempts: u32, settled: Settled) -> Settlement {
     let failed = settled != Settled::Delivered;
     Settlement {
         service,

@@ -72,6 +72,22 @@ fn walks() -> (Vec<Pick>, Vec<Pick>) {
     (vec![Pick::All, Pick::Foreign, like(0), like(1), like(3), like(16)], [0, 1, 2, 3, 64].map(names).to_vec())
 }
 
+/// What is not processed is found along its own index, and each event by its id.
+fn check_unprocessed(store: &Store, by_id: &str) {
+    let mut connection = Connection::open(&store.options, Access::Read).expect("connect");
+    let (ids, names) = walks();
+    for (status, index) in [(EventStatus::Failed, "deliveries_dead"), (EventStatus::Pending, "deliveries_pending")] {
+        let more = Conditions { status: Some(status), ..Conditions::default() };
+        for (pick, descending) in ids.iter().chain(&names).flat_map(|pick| [(pick, false), (pick, true)]) {
+            let walk = Walk { pick, range: IdRange { low: 10, high: 4000 }, descending, more: &more, limit: 100 };
+            let plan = plan(&mut connection, &walk);
+            assert!(!plan.contains("Sort") && !plan.contains("TEMP B-TREE"), "{pick:?} sorts:\n{plan}");
+            assert!(plan.contains(index) && plan.contains(by_id), "{pick:?} {status:?}:\n{plan}");
+            assert!(!plan.contains("rowid>") && !plan.contains("(id >= "), "{pick:?} {status:?} looks at all:\n{plan}");
+        }
+    }
+}
+
 fn check(store: &Store, by_id: &[&str], by_name: &[&str]) {
     let mut connection = Connection::open(&store.options, Access::Read).expect("connect");
     let (ids, names) = walks();
@@ -79,11 +95,10 @@ fn check(store: &Store, by_id: &[&str], by_name: &[&str]) {
         let none = Conditions::default();
         let text = || Some("s".to_owned());
         let texts = Conditions { source: text(), key: text(), status: None };
-        let failed = Conditions { status: Some(EventStatus::Failed), ..Conditions::default() };
-        for (pick, descending, more) in picks
-            .iter()
-            .flat_map(|pick| [(pick, false, &none), (pick, true, &none), (pick, true, &texts), (pick, true, &failed)])
-        {
+        let processed = Conditions { status: Some(EventStatus::Processed), ..Conditions::default() };
+        for (pick, descending, more) in picks.iter().flat_map(|pick| {
+            [(pick, false, &none), (pick, true, &none), (pick, true, &texts), (pick, true, &processed)]
+        }) {
             let range = IdRange { low: 10, high: 4000 };
             let walk = Walk { pick, range, descending, more, limit: 100 };
             let plan = plan(&mut connection, &walk);
@@ -109,6 +124,7 @@ fn sqlite_walks_indexes() {
         &["USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
         &["events_name_id (name=? AND rowid>? AND rowid<?)"],
     );
+    check_unprocessed(&store, "SEARCH events USING INTEGER PRIMARY KEY (rowid=?)");
 }
 
 #[test]
@@ -117,12 +133,16 @@ fn postgres_walks_indexes_whatever_its_statistics() {
     let mut writer = store.writer();
     let by_id = ["using events_pkey", "Index Cond: ((id"];
     let by_name = ["using events_name_id", "Index Cond: ((name = "];
+    let one_by_id = "Index Scan using events_pkey on events";
     check(&store, &by_id, &by_name);
+    check_unprocessed(&store, one_by_id);
     // One name is everywhere, the others nowhere.
     for _ in 0..5 {
         writer.append((0..1000).map(|_| single("name.1")).collect(), NOON).expect("stored");
     }
     check(&store, &by_id, &by_name);
+    check_unprocessed(&store, one_by_id);
     store.execute("ANALYZE");
     check(&store, &by_id, &by_name);
+    check_unprocessed(&store, one_by_id);
 }
