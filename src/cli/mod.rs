@@ -5,6 +5,7 @@
 
 mod check_config;
 mod client;
+mod compact;
 mod dead;
 mod event_line;
 mod events;
@@ -108,6 +109,8 @@ enum Command {
     CheckConfig,
     /// Bring the database schema up to date, and say what was done.
     Migrate,
+    /// Give what is free in the SQLite file back to the file system; the service must not run.
+    Compact,
     /// Ask a running service whether it is well; exit code 0 if so.
     Health(health::HealthArgs),
 }
@@ -171,6 +174,7 @@ pub fn run() -> ExitCode {
             Command::Token(args) => token::run(&args),
             Command::CheckConfig => check_config::run(&config),
             Command::Migrate => migrate::run(&config),
+            Command::Compact => compact::run(&config),
             Command::Health(args) => health::run(&args, &config),
         });
     match outcome {

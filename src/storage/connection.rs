@@ -128,6 +128,12 @@ impl SqliteFile {
         }
         let mode = if create { "rwc" } else { "rw" };
         let mut connection = SqliteConnection::establish(&sqlite_uri(path, mode))?;
+        // Only while there are no pages is this a setting and not a rebuilding.
+        let is_new = create && before.is_none_or(|file| file.length == 0);
+        if is_new {
+            let busy = options.busy_timeout.as_millis();
+            connection.batch_execute(&format!("PRAGMA busy_timeout = {busy}; PRAGMA auto_vacuum = INCREMENTAL"))?;
+        }
         set_up(&mut connection, options, access)?;
         let is_same = |after: &FileState| before.is_none_or(|before| before.identity == after.identity);
         let state = FileState::of(path).filter(is_same).ok_or_else(|| vanished(path))?;
@@ -144,6 +150,11 @@ impl SqliteFile {
     fn verify_written(&mut self) -> Result<(), StoreError> {
         self.state = self.current()?;
         Ok(())
+    }
+
+    /// Bytes of the file.
+    pub fn length(&self) -> Result<u64, StoreError> {
+        self.current().map(|file| file.length)
     }
 
     fn current(&self) -> Result<FileState, StoreError> {

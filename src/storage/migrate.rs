@@ -79,7 +79,7 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<Vec<String>, Failure>
 }
 
 /// Whether migrations are missing. Fails if there are tables that no migration of this program has made.
-fn is_behind(connection: &mut Connection) -> Result<bool, StoreError> {
+pub(super) fn is_behind(connection: &mut Connection) -> Result<bool, StoreError> {
     let known = versions()?;
     let is_ours = |applied: &[String]| known.first().is_some_and(|first| applied.contains(first));
     let mut applied = applied_versions(connection)?;

@@ -8,6 +8,7 @@
 //!   in bounded steps.
 //! - *ST-4* After a failure the next call tries anew; nothing needs a restart.
 
+mod compact;
 mod connection;
 mod durables;
 mod error;
@@ -34,6 +35,7 @@ mod sqlite;
 mod url;
 mod writer;
 
+pub use compact::{Compacted, compact};
 pub use durables::{DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable, service_name};
 pub use error::{StoreError, StoreErrorKind};
 pub use lock::StoreLock;

@@ -19,7 +19,7 @@ use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
 use super::schema::events;
-use super::{idempotency, identity, migrate, position, postgres, sqlite};
+use super::{compact, idempotency, identity, migrate, position, postgres, sqlite};
 
 /// A connection that appends, owned by one thread.
 ///
@@ -289,6 +289,14 @@ impl Writer {
         let trimmed = self.with(|connection| retention::trim(connection, policy, &services, now, max_rows));
         self.services = services;
         trimmed
+    }
+
+    /// Gives up to `max_pages` pages that nothing is stored in back to the file system; whether more are to go.
+    pub fn give_back(&mut self, max_pages: u16) -> Result<bool, StoreError> {
+        self.with(|connection| match connection {
+            Connection::Sqlite(file) => compact::give_back(file, max_pages),
+            Connection::Postgres(_) => Ok(false),
+        })
     }
 
     /// Forgets up to `max_rows` idempotency keys that are older than the window; returns how many.

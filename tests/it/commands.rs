@@ -362,7 +362,7 @@ fn help_is_complete() {
     let unknown = with(Server::builder(), &["dance"]).run();
     assert_eq!(unknown.status.code(), Some(2));
     assert!(errors(&unknown).contains("--help"), "{unknown:?}");
-    let commands = ["serve", "publish", "tail", "events", "check-config", "migrate", "health"];
+    let commands = ["serve", "publish", "tail", "events", "check-config", "migrate", "compact", "health"];
     let help = with(Server::builder(), &["--help"]).run();
     for word in [&commands[..], &["Examples", "Exit codes", "70", "78", "--database-url", "--set"]].concat() {
         assert!(text(&help).contains(word), "{word} is not in {}", text(&help));

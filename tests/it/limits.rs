@@ -61,7 +61,9 @@ fn only_the_configured_header_is_read() {
     let server = limited("publish_rate = 1\npublish_burst = 3");
     assert!(refused(&server, "Forwarded", &|n| format!("for=10.3.3.{n}")), "a client makes up the other one");
     assert!(!refused(&server, "X-Forwarded-For", &|n| format!("10.4.4.{n}")));
-    let server = server.spec().env("EVENT_HANDLER__SERVER__PROXY_HEADER", "forwarded").start();
+    let spec = server.spec();
+    drop(server);
+    let server = spec.env("EVENT_HANDLER__SERVER__PROXY_HEADER", "forwarded").start();
     assert!(refused(&server, "X-Forwarded-For", &|n| format!("10.3.3.{n}")), "a client makes up the other one");
     assert!(!refused(&server, "Forwarded", &|n| format!("for=9.9.9.9, For=\"10.4.4.{n}:77\";proto=http")));
     assert!(refused(&server, "Forwarded", &|n| format!("for=9.9.9.{n}, for=10.5.5.5")));

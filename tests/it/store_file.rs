@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Backend, Server};
+use crate::support::{Backend, Server, eventually};
 
 fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -106,4 +106,38 @@ fn after_a_clean_stop_the_file_alone_is_the_whole_store() {
         fs::read_dir(server.dir()).expect("our folder").flatten().map(|file| file.file_name()).collect();
     left.retain(|name| name.to_string_lossy().starts_with("events.db-"));
     assert_eq!(left, [] as [&str; 0], "closed: nothing lies beside it");
+}
+
+#[test]
+fn the_file_shrinks_after_retention_while_others_publish() {
+    let mut server = Server::start(Backend::Sqlite);
+    let payload = "x".repeat(2000);
+    for _ in 0..10 {
+        let items: Vec<Value> = (0..1000).map(|_| json!({"event_name": "a", "payload": payload})).collect();
+        server.post("/publish/batch", Value::from(items)).data();
+    }
+    assert!(server.terminate().success(), "{}", server.log_text());
+    let path = server.dir().join("events.db");
+    let length = || fs::metadata(&path).expect("a file").len();
+    let full = length();
+    assert!(full > 20_000_000, "{full}");
+    let server = server.spec().env("EVENT_HANDLER__RETENTION__MAX_EVENTS", 100).start();
+    eventually("the file is small", || {
+        server.publish("b", json!(1));
+        (length() < full / 8).then_some(())
+    });
+    // What has to be written anew as a whole is for when nobody uses it.
+    let refused = server.spec().arg("compact").run();
+    assert_eq!(refused.status.code(), Some(78), "{}", errors(&refused));
+    assert!(errors(&refused).contains(&format!("in use by process {}", server.pid())), "{}", errors(&refused));
+    let mut server = server;
+    assert!(server.terminate().success(), "{}", server.log_text());
+    let before = length();
+    let compacted = server.spec().arg("compact").run();
+    assert!(compacted.status.success(), "{}", errors(&compacted));
+    let text = String::from_utf8_lossy(&compacted.stdout).into_owned();
+    assert!(text.contains(&format!("{before} bytes before, {} now", length())), "{text}");
+    assert!(length() < before, "{text}");
+    server.restart();
+    assert!(server.events("?event_name=b").len() >= 1);
 }

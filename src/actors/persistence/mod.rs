@@ -48,6 +48,10 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(50);
 /// Rows removed in one step: a step must not be felt by the publishes that wait behind it.
 const HOUSEKEEPING_ROWS: usize = 500;
+/// Pages of a SQLite file given back in one step, for the same reason.
+const GIVE_BACK_PAGES: u16 = 64;
+/// Between two such steps while others wait.
+const GIVE_BACK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a persistence actor is made of; kept by the supervisor to make another.
 #[derive(Clone)]
@@ -105,7 +109,7 @@ impl Persistence {
         }
         // A flooded actor never reaches its timers, so the clock is looked at here too.
         if Instant::now() >= self.next_housekeeping {
-            self.housekeeping();
+            self.housekeeping(GIVE_BACK_PAUSE);
         }
     }
 
@@ -208,21 +212,22 @@ impl Persistence {
         }
     }
 
-    fn housekeeping(&mut self) {
+    /// One step of it, with a pause after pages were given back.
+    fn housekeeping(&mut self, pause: Duration) {
         self.next_housekeeping = Instant::now() + HOUSEKEEPING_INTERVAL;
-        match self.housekeeping_step() {
-            Ok(true) => self.next_housekeeping = Instant::now(),
-            Ok(false) => {}
+        match self.housekeeping_step(pause) {
+            Ok(Some(pause)) => self.next_housekeeping = Instant::now() + pause,
+            Ok(None) => {}
             Err(error) if error.kind == StoreErrorKind::Busy => {}
             Err(error) => self.watch.failed(error),
         }
     }
 
-    /// One small step; true when more is due.
-    fn housekeeping_step(&mut self) -> Result<bool, StoreError> {
+    /// One small step; when more is due, if it is.
+    fn housekeeping_step(&mut self, pause: Duration) -> Result<Option<Duration>, StoreError> {
         let _operation = self.parts.health.begin();
         let Ok(writer) = self.watch.writer() else {
-            return Ok(false);
+            return Ok(None);
         };
         let pruned = writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)?;
         let mut more = pruned >= HOUSEKEEPING_ROWS;
@@ -236,7 +241,10 @@ impl Persistence {
             more |= trimmed.more_due;
         }
         more |= self.outbox.housekeeping(writer, now())?;
-        Ok(more)
+        if more {
+            return Ok(Some(Duration::ZERO));
+        }
+        Ok(writer.give_back(GIVE_BACK_PAGES)?.then_some(pause))
     }
 }
 
@@ -248,8 +256,10 @@ impl Actor for Persistence {
         self.care();
         ctx.run_interval(CARE_INTERVAL, |this, _| {
             this.care();
-            while Instant::now() >= this.next_housekeeping && this.waiting.is_empty() {
-                this.housekeeping();
+            // Half of the time is for who is not counted there, such as those who observe.
+            let end = Instant::now() + CARE_INTERVAL / 2;
+            while (this.next_housekeeping..end).contains(&Instant::now()) && this.waiting.is_empty() {
+                this.housekeeping(Duration::ZERO);
                 if this.depth.get() > 0 {
                     break;
                 }

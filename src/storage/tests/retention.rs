@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, SqliteConnection};
+
 use super::{Store, at, event, on_both, run, single};
 use crate::domain::event::{Append, LogBounds, NewEvent};
-use crate::storage::{EventQuery, RetentionPolicy, StoreUrl, Trimmed};
+use crate::storage::{EventQuery, RetentionPolicy, StoreUrl, Trimmed, Writer, close, compact};
 
 const ALL: RetentionPolicy = RetentionPolicy { max_age: None, max_events: None, max_bytes: None };
 
@@ -99,4 +102,59 @@ fn trimmed_space_is_used_again() {
     // Three hundred rows at most were there at a time, of six thousand.
     let size = std::fs::metadata(path).expect("the file").len();
     assert!(size < 512 * 1024, "{size} bytes");
+}
+
+/// Ten megabytes, all but the end of them trimmed; returns the length of the file.
+fn fill_and_trim(store: &Store, writer: &mut Writer) -> u64 {
+    let StoreUrl::Sqlite(path) = &store.options.url else { unreachable!() };
+    let payload = format!("\"{}\"", "x".repeat(2000));
+    writer.append((0..5000).map(|_| Append::single(event("a", &payload))).collect(), at(0)).expect("stored");
+    let policy = RetentionPolicy { max_events: Some(10), ..ALL };
+    while writer.trim(&policy, at(0), 500).expect("trimmed").more_due {}
+    close(&store.options).expect("all in the file");
+    std::fs::metadata(path).expect("the file").len()
+}
+
+fn length(store: &Store) -> u64 {
+    let StoreUrl::Sqlite(path) = &store.options.url else { unreachable!() };
+    std::fs::metadata(path).expect("the file").len()
+}
+
+#[test]
+fn free_space_is_given_back_in_small_steps() {
+    let store = Store::sqlite();
+    let mut writer = store.writer();
+    let before = fill_and_trim(&store, &mut writer);
+    assert!(before > 10_000_000, "{before}");
+    let mut steps = 1;
+    while writer.give_back(64).expect("given back") {
+        steps += 1;
+        writer.append(vec![single("b")], at(1)).expect("others go on meanwhile");
+    }
+    assert!(steps > 30, "{steps}");
+    assert!(length(&store) < 2_000_000, "{}", length(&store));
+    assert!(!writer.give_back(64).expect("nothing to do"), "what is kept for the next events is not moved again");
+    assert_eq!(writer.append(vec![single("c")], at(2)).map(|c| c.events[0].id), Ok(5000 + steps));
+}
+
+#[test]
+fn an_old_file_shrinks_once_it_was_compacted() {
+    let store = Store::sqlite();
+    let StoreUrl::Sqlite(path) = &store.options.url else { unreachable!() };
+    let mut old = SqliteConnection::establish(path.to_str().expect("UTF-8")).expect("a file");
+    old.batch_execute("CREATE TABLE early (a); DROP TABLE early").expect("a database of its own kind");
+    drop(old);
+    let mut writer = store.writer();
+    let before = fill_and_trim(&store, &mut writer);
+    assert!(!writer.give_back(64).expect("nothing to do"));
+    assert_eq!(length(&store), before);
+    drop(writer);
+    let compacted = compact(&store.options).expect("compacted").expect("a file");
+    assert_eq!((compacted.before, compacted.after), (before, length(&store)));
+    assert!(compacted.after < 1_000_000, "{compacted:?}");
+    let mut writer = store.writer();
+    assert_eq!(writer.bounds(), Ok(LogBounds { earliest: 4991, last: 5000 }));
+    fill_and_trim(&store, &mut writer);
+    while writer.give_back(64).expect("given back") {}
+    assert!(length(&store) < 2_000_000, "from then on by itself");
 }
