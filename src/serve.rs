@@ -331,6 +331,7 @@ impl Node {
             },
             allowed_origins: config.server.allowed_origins.clone().into(),
             cors_origins: config.server.cors_origins.clone().into(),
+            base_path: config.server.base_path.as_str().into(),
             trusted_proxies: config.server.trusted_proxies.clone().into(),
             proxy_header: config.server.proxy_header,
             access,
@@ -404,6 +405,7 @@ impl Node {
             App::new()
                 .app_data(Data::new(Edge::new(edge.clone(), worker)))
                 .wrap(Condition::new(!edge.cors_origins.is_empty(), from_fn(web::share)))
+                .wrap(Condition::new(!edge.base_path.is_empty(), from_fn(web::strip_base_path)))
                 .wrap(from_fn(web::observe))
                 .configure(web::routes)
         });

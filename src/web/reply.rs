@@ -3,7 +3,7 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, ContentType, HeaderValue};
+use actix_web::http::header::{self, ContentType, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde_json::{Value, json};
 
@@ -20,6 +20,11 @@ pub fn accepted(message: &str, data: &[u8]) -> HttpResponse {
     builder(StatusCode::ACCEPTED).body(envelope(message, data))
 }
 
+/// An answer of another status that has nothing more to say than `message`, which must need no escaping.
+pub fn answer(status: StatusCode, message: &str) -> HttpResponse {
+    builder(status).body(envelope(message, b"null"))
+}
+
 /// A 200 to be given more headers, and its body.
 pub fn ok_builder() -> HttpResponseBuilder {
     builder(StatusCode::OK)
@@ -34,6 +39,12 @@ pub fn envelope(message: &str, data: &[u8]) -> Vec<u8> {
     body.extend_from_slice(data);
     body.push(b'}');
     body
+}
+
+/// A `Link` to another page of the same list. The reference is a query alone, so that it holds under whatever prefix
+/// a proxy has put before the path.
+pub fn link(query: &str, relation: &str) -> (HeaderName, String) {
+    (header::LINK, format!(r#"<?{query}>; rel="{relation}""#))
 }
 
 /// The answer to a request that failed.
