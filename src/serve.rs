@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, Addr, Recipient};
+use actix_web::App;
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
-use actix_web::{App, HttpServer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -39,7 +39,7 @@ use crate::protocol::publish::PublishRules;
 use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptions, StoreUrl};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
+use crate::transport::{self, ConnectionLimit, ConnectionTimeouts, HttpSettings, InboundLimits, ShardQueues};
 use crate::web::{self, ConfiguredService, Edge, EdgeLimits, EdgeParts, LongPollLimits, SupervisorAddresses};
 
 /// Connections that may wait to be accepted.
@@ -395,11 +395,20 @@ impl Node {
         let (commit_timeout, queue_limit) = (self.commit_timeout, self.queue_per_shard);
         let connections = ConnectionLimit::new(config.server.max_connections);
         let supervisor = self.supervisor.clone().recipient::<WorkerReady>();
-        let timeouts = ConnectionTimeouts {
-            unacknowledged: config.subscribe.stall_timeout.get() * 2 + STALL_MARGIN,
-            next_request: config.server.keep_alive.get() + config.server.head_timeout.get(),
+        let server = &config.server;
+        let settings = HttpSettings {
+            workers,
+            max_connections: server.max_connections.div_ceil(workers),
+            head_timeout: server.head_timeout.get(),
+            keep_alive: server.keep_alive.get(),
+            timeouts: ConnectionTimeouts {
+                unacknowledged: config.subscribe.stall_timeout.get() * 2 + STALL_MARGIN,
+                next_request: server.keep_alive.get() + server.head_timeout.get(),
+            },
+            shutdown_timeout: (server.shutdown_grace.get() / FINISH_SHARE).max(Duration::from_secs(1)),
+            refuse: web::refuse_unread,
         };
-        let server = HttpServer::new(move || {
+        let app = move || {
             let worker = Worker::current().unwrap_or_else(|| {
                 let number = next_worker.fetch_add(1, Ordering::Relaxed);
                 let intake = Intake::start(Arc::clone(&backlog), commit_timeout);
@@ -414,19 +423,8 @@ impl Node {
                 .wrap(Condition::new(!edge.base_path.is_empty(), from_fn(web::strip_base_path)))
                 .wrap(from_fn(web::observe))
                 .configure(web::routes)
-        });
-        let grace = config.server.shutdown_grace.get();
-        server
-            .workers(workers)
-            .max_connections(config.server.max_connections.div_ceil(workers))
-            .keep_alive(config.server.keep_alive.get())
-            .client_request_timeout(config.server.head_timeout.get())
-            .client_disconnect_timeout(Duration::from_secs(1))
-            .shutdown_timeout((grace / FINISH_SHARE).as_secs().max(1))
-            .on_connect(move |io, data| ConnectionSocket::register(io, data, timeouts))
-            .disable_signals()
-            .listen(listener)
-            .map(HttpServer::run)
+        };
+        transport::serve(listener, settings, app)
             .map_err(|error| ServeError::Start(format!("the HTTP server did not start: {error}")))
     }
 

@@ -111,7 +111,10 @@ mod tests {
              \"created_at\":\"2023-08-01T12:00:00.000000Z\",\"source\":\"api\",\"key\":null}\n\n"
         );
         let block = event_block(&event("1"), Envelope::Unnamed);
-        assert!(block.starts_with(b"id: 58\ndata: {\"type\":\"event\",\"id\":58,\"event_name\":\"user.created\","), "{block:?}");
+        assert!(
+            block.starts_with(b"id: 58\ndata: {\"type\":\"event\",\"id\":58,\"event_name\":\"user.created\","),
+            "{block:?}"
+        );
         let retry = Duration::from_secs(2);
         let state = Subscribed { last_id: 60, recovered: true, earliest_id: 9 };
         assert_eq!(preamble(retry, 57, state, Envelope::Unnamed), "retry: 2000\nid: 57\n\n");

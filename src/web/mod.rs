@@ -56,6 +56,7 @@ pub use self::cors::share;
 pub use self::long_poll::LongPollLimits;
 pub use self::observe::observe;
 pub use self::prefix::strip as strip_base_path;
+pub use self::reply::refuse_unread;
 
 /// What the endpoints of every worker share.
 #[derive(Clone)]

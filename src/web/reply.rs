@@ -1,12 +1,16 @@
 //! Answers: the envelope `{"status","message","data"}`, for success and for every error alike.
 
 use std::fmt;
+use std::net::SocketAddr;
 
+use actix_web::body::MessageBody;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, ContentType, HeaderName, HeaderValue};
+use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde_json::{Value, json};
 
+use crate::actors::router::shard::seat::peer_name;
 use crate::protocol::error::{ApiError, ErrorCode};
 
 /// A 200 whose `data` is given as JSON text. `message` must need no escaping.
@@ -70,6 +74,30 @@ pub fn refuse(error: &ApiError) -> HttpResponse {
     }
     let body = json!({ "status": "error", "message": error.message(), "data": Value::Object(data) });
     response.body(body.to_string())
+}
+
+/// The whole answer, head included, to what the HTTP library could not read as a request; the last of its connection.
+pub fn refuse_unread(status: u16, peer: Option<SocketAddr>) -> Bytes {
+    let (code, message) = match status {
+        408 => (ErrorCode::RequestTimeout, "the head of the request did not arrive in time"),
+        431 => (ErrorCode::HeadTooLarge, "the head of the request is too long"),
+        _ => (
+            ErrorCode::MalformedRequest,
+            "this cannot be read as an HTTP request: look at its first line and its headers",
+        ),
+    };
+    let id = format!("{:016x}", rand::random::<u64>());
+    log::info!(target: "event_handler::http", request_id = id.as_str(), peer = peer_name(peer).as_str(), code = status; "not a request, refused: {message}");
+    let refused = refuse(&ApiError::new(code, message));
+    let status = refused.status();
+    let body = refused.into_body().try_into_bytes().unwrap_or_default();
+    let mut answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    answer.extend_from_slice(&body);
+    answer.into()
 }
 
 fn builder(status: StatusCode) -> HttpResponseBuilder {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::http::{Connection, Request};
+use crate::support::sse::EventStream;
 use crate::support::{Backend, Server, for_each_backend};
 
 const MIB: usize = 1024 * 1024;
@@ -211,26 +212,67 @@ fn a_request_id_is_taken_or_made_returned_and_logged() {
 }
 
 #[test]
-fn requests_that_are_not_http_get_an_answer_without_a_body() {
+fn what_is_no_request_is_answered_with_the_envelope_and_logged() {
     let server = Server::start(Backend::Sqlite);
     let long = format!("GET /events HTTP/1.1\r\nX: {}", "x".repeat(128 * 1024));
-    let cases: [(&[u8], u16); 6] = [
-        (b"NONSENSE\r\n\r\n", 400),
-        (b"GET / HTTP/9.9\r\n\r\n", 400),
-        (b"GET /events HTTP/1.1\r\nbad header\r\n\r\n", 400),
-        (b"GET /a> HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        (b"GET /events?event_name=a.> HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        (long.as_bytes(), 431),
+    let cases: [(&[u8], u16, &str); 6] = [
+        (b"NONSENSE\r\n\r\n", 400, "malformed_request"),
+        (b"GET / HTTP/9.9\r\n\r\n", 400, "malformed_request"),
+        (b"GET /events HTTP/1.1\r\nbad header\r\n\r\n", 400, "malformed_request"),
+        (b"GET /events HTTP/1.1\r\n\r\n", 400, "malformed_request"),
+        (b"GET /events?a b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "malformed_request"),
+        (long.as_bytes(), 431, "head_too_large"),
     ];
-    for (bytes, status) in cases {
+    for (bytes, status, code) in cases {
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
         let mut connection = Connection::open(server.addr()).expect("a connection");
-        connection.send_raw(bytes).expect("sent");
+        // It may come behind an answer.
+        connection.send_raw(&[b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", bytes].concat()).expect("sent");
+        assert_eq!(connection.receive(false).expect("an answer").status, 200, "{shown}");
         let answer = connection.receive(false).expect("an answer");
-        assert_eq!((answer.status, answer.text()), (status, ""), "{shown}");
+        assert_eq!(answer.error(status)["code"], code, "{shown}");
+        assert_eq!(answer.header("connection"), Some("close"), "{shown}");
+        let id = answer.header("x-request-id").expect("a request id");
+        server.wait_for_log(|line| line["request_id"] == id && line["code"] == status);
     }
     let log = server.log_text();
     assert!(!log.contains(r#""level":"error""#) && !log.contains("actix_server"), "no client fills the log: {log}");
+}
+
+#[test]
+fn a_head_that_does_not_come_is_answered_with_the_envelope() {
+    let server = Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__SERVER__HEAD_TIMEOUT", "200ms").start();
+    for begun in ["", "GET /events HTTP/1.1\r\nHost"] {
+        let mut connection = Connection::open(server.addr()).expect("a connection");
+        connection.send_raw(begun.as_bytes()).expect("sent");
+        assert_eq!(connection.receive(false).expect("an answer").error(408)["code"], "request_timeout", "{begun}");
+    }
+}
+
+#[test]
+fn what_the_library_is_too_strict_for_is_accepted() {
+    let server = Server::start(Backend::Sqlite);
+    server.publish("user.created", json!(1));
+    let mut connection = Connection::open(server.addr()).expect("a connection");
+    let event = json!({"event_name": "user.renamed", "payload": "GET /> HTTP/1.0"}).to_string();
+    let chunked = format!("{:x}\r\n{event}\r\n0\r\n\r\n", event.len());
+    let publish = server.request("POST", "/publish").header("Transfer-Encoding", "chunked").body(chunked);
+    // On one connection, whatever came before.
+    for n in 1..4 {
+        let list = server.request("GET", "/events?event_name=user.>&limit=1000");
+        let page = connection.send(&list).expect("an answer on the same connection").data();
+        assert_eq!(page.as_array().map(Vec::len), Some(n));
+        connection.send(&publish).expect("an answer on the same connection").data();
+    }
+    let mut stream = EventStream::open(server.addr(), "/events/stream?event_name=user.>&after=0", &[]);
+    assert_eq!(stream.event(), (1, "user.created".to_owned(), json!(1)));
+
+    let posts = [("/publish", 400), ("/nowhere", 404), ("/events", 405)];
+    for (path, status) in posts {
+        let mut connection = Connection::open(server.addr()).expect("a connection");
+        connection.send_raw(format!("POST {path} HTTP/1.0\r\nHost: a\r\n\r\n").as_bytes()).expect("sent");
+        assert_eq!(connection.receive(false).expect("an answer").status, status, "{path}");
+    }
 }
 
 #[test]

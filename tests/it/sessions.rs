@@ -39,7 +39,8 @@ fn sessions_are_found_and_paged() {
     while let Some(path) = next {
         let response = server.get(&path);
         walked.push(ids(&response.data()));
-        next = response.header("link").map(|link| format!("/admin/sessions{}", &link[1..link.find('>').expect("a link")]));
+        next =
+            response.header("link").map(|link| format!("/admin/sessions{}", &link[1..link.find('>').expect("a link")]));
     }
     assert_eq!(walked, [vec![1, 2], vec![3, 4], vec![5]]);
     for query in ["?kind=ftp", "?limit=0", "?pattern=a..b", "?after=x", "?shard=1"] {
