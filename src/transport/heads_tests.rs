@@ -34,8 +34,8 @@ const REQUESTS: [(&str, &str); 6] = [
     ("POST /ready HTTP/1.0\r\n\r\n", "POST /ready HTTP/1.0\r\nContent-Length: 0\r\n\r\n"),
     ("PUT /<`a> HTTP/1.0\r\nX:\r\n\r\n", "PUT /%3C%60a%3E HTTP/1.0\r\nX:\r\n\r\n"),
     (
-        "POST /> HTTP/1.1\r\nHost: a\r\ntransfer-encoding: Chunked\r\n\r\n1a\r\nGET /> HTTP/1.1\r\nHost: a\r\n\r\n\r\n0\r\n\r\n",
-        "POST /%3E HTTP/1.1\r\nHost: a\r\ntransfer-encoding: Chunked\r\n\r\n1a\r\nGET /> HTTP/1.1\r\nHost: a\r\n\r\n\r\n0\r\n\r\n",
+        "POST /> HTTP/1.1\r\nHost: a\r\ntransfer-encoding: Chunked\r\n\r\n1c\r\nGET /> HTTP/1.1\r\nHost: a\r\n\r\n\r\n0\r\n\r\n",
+        "POST /%3E HTTP/1.1\r\nHost: a\r\ntransfer-encoding: Chunked\r\n\r\n1c\r\nGET /> HTTP/1.1\r\nHost: a\r\n\r\n\r\n0\r\n\r\n",
     ),
     ("GET /x HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", ""),
 ];
