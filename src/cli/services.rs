@@ -7,7 +7,9 @@ use super::client::Client;
 use super::table::{self, cell};
 use super::target::TargetArgs;
 use super::{Failure, output};
+use crate::actors::clock::now;
 use crate::config::Config;
+use crate::domain::event::Timestamp;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +19,8 @@ Examples:
   event-handler services resume stream-manager   send it what was kept, and go on
 
 Columns: breaker (closed, open, half_open, or forced_open and forced_closed by an operator), deliveries in flight,
-pending and dead, seconds that the oldest pending has waited, deliveries per second, and the last error.
+pending and dead, seconds that the oldest pending has waited, what the next attempt waits for and how long, deliveries
+per second, and the last error.
 
 Without ADMIN_TOKEN on the service it must be asked on its own machine; else give the token by EVENT_HANDLER_TOKEN or
 --token, or in the configuration (admin.token, ADMIN_TOKEN).";
@@ -73,11 +76,12 @@ pub fn run(args: &ServicesArgs, config: &Config) -> Result<(), Failure> {
         output::say("event-handler: no services are configured; see [[services]] in config/default.toml");
         return Ok(());
     }
-    let heading = ["SERVICE", "STATE", "BREAKER", "IN FLIGHT", "PENDING", "DEAD", "OLDEST", "RATE", "LAST ERROR"];
+    let heading =
+        ["SERVICE", "STATE", "BREAKER", "IN FLIGHT", "PENDING", "DEAD", "OLDEST", "NEXT", "RATE", "LAST ERROR"];
     table::print(heading, &services.iter().map(row).collect::<Vec<_>>())
 }
 
-fn row(service: &Value) -> [String; 9] {
+fn row(service: &Value) -> [String; 10] {
     let state = match service["paused"].as_str() {
         Some(reason) => format!("paused ({reason})"),
         None => cell(&service["state"]),
@@ -91,7 +95,18 @@ fn row(service: &Value) -> [String; 9] {
         cell(&service["pending"]),
         cell(&service["dead"]),
         oldest,
+        next(service),
         service["rate"].as_f64().map_or("-".to_owned(), |rate| format!("{rate:.0}/s")),
         cell(&service["last_errors"][0]["error"]),
     ]
+}
+
+/// What the next attempt waits for, and for how long.
+fn next(service: &Value) -> String {
+    let why = match service["waits_for"].as_str() {
+        None | Some("empty") => return "-".to_owned(),
+        Some(why) => why,
+    };
+    let at = service["next_attempt_at"].as_str().and_then(Timestamp::parse);
+    at.map_or(why.to_owned(), |at| format!("{why} {:.0}s", at.since(now()).as_secs_f64().ceil()))
 }

@@ -40,6 +40,7 @@ mod retention;
 mod schedules;
 mod services;
 mod services_cluster;
+mod services_patience;
 mod sessions;
 mod sse;
 mod tokens;

@@ -101,6 +101,10 @@ pub struct Client {
     claims: Claims,
     /// Why nothing is sent, as last seen.
     waits_for: Hold,
+    /// Until when, if nothing else happens.
+    waits_until: Option<Timestamp>,
+    /// Refusals in a row that say more of the service than of the events.
+    refusals: u32,
     /// Ended, and not on their way to the store yet.
     ended: Vec<Settlement>,
     /// Events of its own, and whether its state is to be stored.
@@ -115,6 +119,8 @@ pub struct Client {
     timer: Option<SpawnHandle>,
     /// When the next round through what is due begins.
     next_round: Option<(Timestamp, SpawnHandle)>,
+    /// When the next retry is due that is not in hand, as far as is known.
+    next_due: Option<Timestamp>,
     drained: Vec<oneshot::Sender<()>>,
     /// Operators who wait until what they have told it is stored.
     obeyed: Vec<oneshot::Sender<()>>,
@@ -191,6 +197,8 @@ impl Client {
             pause: None,
             claims: Claims::default(),
             waits_for: Hold::Empty,
+            waits_until: None,
+            refusals: 0,
             ended: Vec::new(),
             own_events: Vec::new(),
             is_changed: false,
@@ -199,6 +207,7 @@ impl Client {
             told: BreakerState::Closed,
             timer: None,
             next_round: None,
+            next_due: None,
             drained: Vec::new(),
             obeyed: Vec::new(),
             last_errors: VecDeque::new(),
@@ -249,7 +258,7 @@ impl Client {
                     if why == Hold::Breaker && self.waits_for != why {
                         self.metrics.not_permitted();
                     }
-                    self.waits_for = why;
+                    (self.waits_for, self.waits_until) = (why, until);
                     return until;
                 }
             }

@@ -96,7 +96,11 @@ fn waits_for(report: &ActorReport) -> Option<&'static str> {
         (Some("paused"), _) => Some("being resumed"),
         (Some("standby"), _) => None,
         (Some("active"), Some("open" | "forced_open" | "half_open")) => Some("its circuit breaker to close"),
-        (Some("active"), _) => None,
+        (Some("active"), _) => match details["waits_for"].as_str() {
+            Some("retry_after") => Some("the time that it has asked for"),
+            Some("resources") => Some("room for a connection on this machine"),
+            _ => None,
+        },
         _ => Some("its client to start"),
     }
 }
