@@ -239,6 +239,7 @@ impl Node {
         let clients = services.iter().map(|service| ClientParts {
             service: Arc::clone(&service.config),
             slot: Arc::clone(&service.slot),
+            position: Arc::clone(&position),
             reader: deliveries.clone(),
             metrics: Arc::clone(&metrics),
             log_activity,

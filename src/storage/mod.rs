@@ -14,6 +14,7 @@ mod error;
 mod filter;
 mod fragments;
 mod idempotency;
+mod identity;
 mod migrate;
 mod options;
 mod outbox;

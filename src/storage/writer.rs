@@ -7,6 +7,7 @@ use diesel::{ExpressionMethods as _, QueryDsl as _};
 use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Append, AppendOutcome, Event, EventId, LogBounds, NewEvent, ScheduleId, Timestamp};
+use crate::domain::log::LogId;
 use crate::domain::routes::{Routes, ServiceId};
 
 use super::connection::{Access, Connection};
@@ -18,7 +19,7 @@ use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
 use super::schema::events;
-use super::{idempotency, migrate, position, postgres, sqlite};
+use super::{idempotency, identity, migrate, position, postgres, sqlite};
 
 /// A connection that appends, owned by one thread.
 ///
@@ -31,6 +32,8 @@ pub struct Writer {
     floor: EventId,
     /// The registered ones.
     services: Vec<ServiceId>,
+    /// As of the last look.
+    log: Option<LogId>,
 }
 
 /// A batch that is on disk.
@@ -70,10 +73,15 @@ pub(super) struct Tail {
 impl Writer {
     /// Connects, creating the store and bringing its schema up to date.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let mut writer = Self { options, connection: None, floor: 0, services: Vec::new() };
+        let mut writer = Self { options, connection: None, floor: 0, services: Vec::new(), log: None };
         writer.floor = writer.bounds()?.last;
         writer.options.create = false;
         Ok(writer)
+    }
+
+    /// Which log it is; none before the store was opened.
+    pub fn log(&self) -> Option<LogId> {
+        self.log
     }
 
     /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
@@ -317,6 +325,7 @@ impl Writer {
             None => {
                 let mut connection = Connection::open(&self.options, Access::Write)?;
                 migrate::run(&mut connection)?;
+                self.log = Some(identity::id(&mut connection)?);
                 connection
             }
         };

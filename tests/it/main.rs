@@ -29,6 +29,7 @@ mod jwt;
 mod kill_storm;
 mod lifecycle;
 mod limits;
+mod log_identity;
 mod long_poll;
 mod ndjson;
 mod outages;

@@ -59,6 +59,9 @@ impl StoreWatch {
         self.options.create = position.get().is_none();
         match self.try_store(was_well) {
             Ok(bounds) => {
+                if let Some(log) = self.writer.as_ref().and_then(Writer::log) {
+                    position.set_log_id(log);
+                }
                 position.set(bounds);
                 if !was_well {
                     self.ailment = None;
