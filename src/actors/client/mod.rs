@@ -50,7 +50,7 @@ use crate::domain::dispatch::{Dispatcher, Hold, Job, Next};
 use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::routes::ServiceId;
-use crate::protocol::webhook::{DeliveryFormat, SigningKey, TraceIds, delivery_request};
+use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
 use crate::storage::{CommandId, Reader, Registered, ServiceChange, Settlement};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
@@ -274,8 +274,8 @@ impl Client {
         let Some((claimed, log)) = self.claims.get(job.id).zip(self.parts.position.log_id()) else { return };
         let options = &self.parts.service.options;
         let ids = TraceIds { trace: rand::random(), span: rand::random() };
-        let format: DeliveryFormat = options.format;
-        let request = delivery_request(log, &claimed.event, &self.parts.service.name, format, &self.keys, now, ids);
+        let to = To { service: self.name(), format: options.format, sources: &self.parts.service.sources };
+        let request = delivery_request(log, &claimed.event, to, &self.keys, now, ids);
         if request.body.len() > options.max_body.as_usize() {
             return attempting.end(AttemptEnd::TooLarge(request.body.len()));
         }

@@ -58,7 +58,7 @@ fn service(of: &ConfiguredService, event: &NewEvent, report: Option<&ActorReport
     let named = || config.routes.iter().filter(|route| route.event.matches(&event.name));
     let route = named().find(|route| route.first_failure(&event.payload).is_none());
     let failure = named().find_map(|route| route.first_failure(&event.payload));
-    let is_own = slot.own_source().is_some_and(|own| own == event.source);
+    let is_own = slot.own_sources.contains(&event.source);
     let why_not = match (route, failure) {
         (None, None) => Some("no route matches".to_owned()),
         (None, Some(failure)) => Some(failure.to_string()),

@@ -103,6 +103,7 @@ async fn describe(edge: &Edge, service: &ConfiguredService, reports: &[ActorRepo
     told["path"] = config.path.as_str().into();
     told["routes"] = config.routes.iter().map(shown_route).collect();
     told["echo"] = config.echo.into();
+    told["aliases"] = config.aliases.clone().into();
     told["signed"] = (!config.secrets.is_empty()).into();
     told["options"] = json!(config.options);
     told
