@@ -1,5 +1,7 @@
 //! The composition: everything is made here, once, and tied together.
 
+mod admin_entry;
+
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use actix_web::{App, HttpServer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use self::admin_entry::AdminEntry;
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::client::{ClientParts, tls};
@@ -110,13 +113,15 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let (escalate, escalation) = oneshot::channel();
     let node = Node::start(&config, store, access, workers, escalate)?;
     node.wait_for_store().await;
+    let admin = AdminEntry::open(&config, &node.edge.access, &node.store);
     node.watch_access().await;
 
     let server = node.http_server(&config, listener, workers)?;
     let handle = server.handle();
     let server = actix_rt::spawn(server);
     node.wait_for_shards(workers).await;
-    log::info!(addr:% = address, workers, store:% = node.store_name, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
+    admin.tell(&config, address);
+    log::info!(addr:% = address, workers, store:% = node.store, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
     if !address.ip().is_loopback() && !config.access.is_required() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
@@ -203,7 +208,7 @@ struct Node {
     supervisor: Addr<Supervisor>,
     commit_timeout: Duration,
     queue_per_shard: usize,
-    store_name: String,
+    store: StoreUrl,
 }
 
 impl Node {
@@ -221,7 +226,7 @@ impl Node {
         let health = Arc::new(Health::new(STORE_PATIENCE.min(config.publish.commit_timeout.get())));
         let position = Arc::new(LogPosition::default());
         let backlog = Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize());
-        let store_name = store.url.to_string();
+        let store_url = store.url.clone();
         let log_activity = config.log.activity;
 
         let slot = |service: &ServiceConfig| {
@@ -374,7 +379,7 @@ impl Node {
             supervisor,
             commit_timeout: config.publish.commit_timeout.get(),
             queue_per_shard: subscribe.queue_total.as_usize() / workers,
-            store_name,
+            store: store_url,
         })
     }
 
@@ -433,7 +438,7 @@ impl Node {
     /// Learns who is revoked, and goes on learning: what other nodes revoke, and when the file of keys changes.
     async fn watch_access(&self) {
         let (access, reader) = (Arc::clone(&self.edge.access), self.edge.reader.clone());
-        if !access.is_required() && !access.can_administer() {
+        if !access.is_required() {
             return;
         }
         let check = self.edge.supervisor.check_access.clone();

@@ -186,6 +186,8 @@ pub struct LogConfig {
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
     pub token: Secret,
+    /// Empty means beside the data.
+    pub token_file: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

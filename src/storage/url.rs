@@ -33,6 +33,20 @@ impl StoreUrl {
         Err(invalid("the database URL must begin with sqlite:, postgres:// or postgresql://"))
     }
 
+    /// The folder of [`Self::DEFAULT_FILE`].
+    pub fn default_folder() -> &'static Path {
+        Path::new(Self::DEFAULT_FILE).parent().unwrap_or(Path::new(""))
+    }
+
+    /// The path of a file called `name` that is kept beside the data: in the folder of the SQLite file, or where that
+    /// is by default.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        match self {
+            Self::Sqlite(path) => path.with_file_name(name),
+            Self::Postgres(_) => Self::default_folder().join(name),
+        }
+    }
+
     /// The backend, as metrics and logs name it.
     pub fn backend(&self) -> &'static str {
         match self {
@@ -239,6 +253,18 @@ mod tests {
             ("postgres://h:5432/db", "postgres://h:5432/db"),
         ] {
             assert_eq!(StoreUrl::Postgres(url.to_owned()).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn files_are_kept_beside_the_data() {
+        for (url, path) in [
+            ("", "data/admin.token"),
+            ("sqlite:a.db", "admin.token"),
+            ("sqlite:/var/lib/a.db", "/var/lib/admin.token"),
+            ("postgres://h/db", "data/admin.token"),
+        ] {
+            assert_eq!(StoreUrl::parse(url).map(|url| url.beside("admin.token")), Ok(path.into()), "{url}");
         }
     }
 
