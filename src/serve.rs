@@ -362,6 +362,7 @@ impl Node {
                 subscribers: supervisor.clone().recipient(),
                 start_job: supervisor.clone().recipient(),
                 cancel_job: supervisor.clone().recipient(),
+                settle_orphans: supervisor.clone().recipient(),
                 cancel_schedule: supervisor.clone().recipient(),
                 revoke: supervisor.clone().recipient(),
                 check_access: supervisor.clone().recipient(),

@@ -1,6 +1,7 @@
 //! `event-handler services`: how services fare, and what they are told.
 
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::Client;
@@ -58,19 +59,26 @@ enum Command {
 /// Prints all services, or the one that was told something, after that.
 pub fn run(args: &ServicesArgs, config: &Config) -> Result<(), Failure> {
     let client = Client::new(args.target.resolve_admin(config)?);
-    let services: Vec<Value> = actix_rt::System::new().block_on(async {
+    let Answer { data: services, orphaned } = actix_rt::System::new().block_on(async {
         match (&args.command, &args.name) {
             (Some(command), Some(name)) => {
                 let command = command.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
                 let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
                 let told = client.post(&format!("/admin/services/{name}/{command}"), Vec::new()).await?;
-                Ok(vec![client.data(told)?])
+                Ok(Answer { data: vec![client.data(told)?], orphaned: Vec::new() })
             }
-            _ => client.data(client.get("/admin/services").await?),
+            _ => client.whole(client.get("/admin/services").await?),
         }
     })?;
     if args.json {
         return services.iter().try_for_each(output::print);
+    }
+    for orphan in &orphaned {
+        let [name, pending, dead] = ["service", "pending", "dead"].map(|field| cell(&orphan[field]));
+        output::say(&format!(
+            "event-handler: {name} is not configured, but has {pending} pending and {dead} dead deliveries; \
+             POST /admin/deliveries/move or /cancel settles them"
+        ));
     }
     if services.is_empty() {
         output::say("event-handler: no services are configured; see [[services]] in config/default.toml");
@@ -79,6 +87,15 @@ pub fn run(args: &ServicesArgs, config: &Config) -> Result<(), Failure> {
     let heading =
         ["SERVICE", "STATE", "BREAKER", "IN FLIGHT", "PENDING", "DEAD", "OLDEST", "NEXT", "RATE", "LAST ERROR"];
     table::print(heading, &services.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What the server says of services.
+#[derive(Deserialize)]
+struct Answer {
+    data: Vec<Value>,
+    /// Left for services that are not configured.
+    #[serde(default)]
+    orphaned: Vec<Value>,
 }
 
 fn row(service: &Value) -> [String; 10] {

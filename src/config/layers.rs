@@ -258,8 +258,9 @@ fn read(slot: &Value, text: &str) -> Result<Value, String> {
             Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
         }
         // What is empty by default holds what the user names.
-        Value::Table(known) if known.is_empty() => inline(text, Value::is_table)
-            .ok_or_else(|| r#"must be written as in a file: { key = "value" }"#.to_owned()),
+        Value::Table(known) if known.is_empty() => {
+            inline(text, Value::is_table).ok_or_else(|| r#"must be written as in a file: { key = "value" }"#.to_owned())
+        }
         Value::Table(_) => Err("is a section, not a key".to_owned()),
     }
 }

@@ -203,19 +203,7 @@ pub(super) fn resolve(layers: &mut Layers, urls: &ServiceUrls) -> Result<Vec<Ser
             let routes = routes.into_iter().map(|RouteKey(route)| route).collect();
             let secrets = [secret].into_iter().filter(|secret| !secret.is_empty()).chain(secrets).collect();
             let name = name.to_owned();
-            Ok(ServiceConfig {
-                name,
-                url,
-                path,
-                routes,
-                secrets,
-                headers,
-                echo,
-                aliases,
-                sources,
-                start_from,
-                options,
-            })
+            Ok(ServiceConfig { name, url, path, routes, secrets, headers, echo, aliases, sources, start_from, options })
         })
         .collect()
 }

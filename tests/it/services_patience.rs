@@ -81,6 +81,9 @@ fn a_retry_that_is_due_later_is_shown_with_its_time() {
     let told = eventually("it waits", || Some(told(&server)).filter(|told| told["waits_for"] == "retry"));
     let due = deliveries(&server, "?state=pending").remove(0)["due_at"].clone();
     assert_eq!(told["next_attempt_at"], due, "{told}");
+    let shown = server.spec().env("PORT", server.addr().port()).arg("services").run();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("  retry 3") || shown.contains("  retry 2"), "in nearly an hour: {shown}");
 }
 
 #[test]

@@ -304,6 +304,27 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
+/// Why a TLS handshake failed; with advice where the reason is a riddle.
+fn tls_reason(error: &io::Error) -> String {
+    use rustls::{CertificateError, Error};
+    let certificate = match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(reason)) => reason,
+        _ => return error.to_string(),
+    };
+    match certificate {
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "the service shows a certificate that is an authority, which it may not use for itself: sign one by that \
+             authority, or make one that is none (`openssl req -x509 -addext basicConstraints=CA:FALSE …`), and name it \
+             in tls_ca_file"
+                .to_owned()
+        }
+        CertificateError::UnknownIssuer => {
+            format!("{error}: neither the system nor tls_ca_file has the authority that has signed the service's certificate")
+        }
+        _ => error.to_string(),
+    }
+}
+
 fn failure(error: &SendRequestError, stage: Stage) -> (FailureKind, String) {
     let kind = match error {
         SendRequestError::Connect(ConnectError::Resolver(reason)) => match reason.downcast_ref::<RefusedAddress>() {
@@ -324,7 +345,9 @@ fn failure(error: &SendRequestError, stage: Stage) -> (FailureKind, String) {
         SendRequestError::Connect(ConnectError::Disconnected) => {
             return (FailureKind::Broken, "the connection was closed without an answer".to_owned());
         }
-        SendRequestError::Connect(ConnectError::Io(_)) if stage == Stage::Connected => FailureKind::Tls,
+        SendRequestError::Connect(ConnectError::Io(error)) if stage == Stage::Connected => {
+            return (FailureKind::Tls, tls_reason(error));
+        }
         SendRequestError::Connect(ConnectError::SslIsNotSupported) => FailureKind::Tls,
         SendRequestError::Connect(_) => FailureKind::Connect,
         SendRequestError::Timeout => FailureKind::Timeout,
