@@ -107,6 +107,8 @@ pub struct Client {
     waits_until: Option<Timestamp>,
     /// Refusals in a row that say more of the service than of the events.
     refusals: u32,
+    /// Whether the last page of claims could be read.
+    can_read: bool,
     /// Ended, and not on their way to the store yet.
     ended: Vec<Settlement>,
     /// Events of its own, and whether its state is to be stored.
@@ -201,6 +203,7 @@ impl Client {
             waits_for: Hold::Empty,
             waits_until: None,
             refusals: 0,
+            can_read: true,
             ended: Vec::new(),
             own_events: Vec::new(),
             is_changed: false,

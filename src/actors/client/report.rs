@@ -120,7 +120,7 @@ impl Client {
         if !self.is_held {
             return ("another_node", None);
         }
-        if self.unsettled() >= MAX_UNSETTLED {
+        if !self.can_read || self.unsettled() >= MAX_UNSETTLED {
             return ("store", None);
         }
         let until = self.waits_until.map(|until| until.max(now));
