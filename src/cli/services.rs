@@ -75,7 +75,7 @@ pub fn run(args: &ServicesArgs, config: &Config) -> Result<(), Failure> {
     }
     for orphan in &orphaned {
         let [name, pending, dead] = ["service", "pending", "dead"].map(|field| cell(&orphan[field]));
-        output::say(&format!(
+        output::say(format!(
             "event-handler: {name} is not configured, but has {pending} pending and {dead} dead deliveries; \
              POST /admin/deliveries/move or /cancel settles them"
         ));

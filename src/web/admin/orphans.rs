@@ -87,14 +87,16 @@ async fn find(edge: &Edge, field: &str, name: &str) -> Result<Orphan, ApiError> 
 async fn settle(edge: &Edge, orphan: &Orphan, settling: Settling, dry_run: bool) -> Result<Shifted, ApiError> {
     let mut total = Shifted::default();
     let from: ServiceId = orphan.service;
-    while !dry_run {
+    if dry_run {
+        return Ok(total);
+    }
+    loop {
         let step = ask(&edge.parts.supervisor.settle_orphans, SettleOrphans { from, settling }).await?;
         if step.is_nothing() {
-            break;
+            return Ok(total);
         }
         total.open.iter_mut().zip(step.open).for_each(|(total, step)| *total += step);
         total.dead += step.dead;
         total.doubles += step.doubles;
     }
-    Ok(total)
 }
