@@ -107,7 +107,7 @@ impl Writer {
             let job = AppendJob { batch: &batch, floor, now, keys_since };
             let (tail, plan) = match connection {
                 Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
-                Connection::Postgres(connection) => postgres::append(connection, &job)?,
+                Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
             };
             let new = plan.select(batch.iter().flat_map(|append| &append.events));
             let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
@@ -124,7 +124,6 @@ impl Writer {
                 }
             }
             connection.commit()?;
-            connection.verify()?;
             Ok((tail, plan, enqueued))
         })?;
         let new = plan.select(batch.into_iter().flat_map(|append| append.events));
@@ -140,7 +139,6 @@ impl Writer {
             connection.begin()?;
             let done = work(connection)?;
             connection.commit()?;
-            connection.verify()?;
             Ok(done)
         })
     }
@@ -162,7 +160,7 @@ impl Writer {
         self.with(|connection| {
             let hold = match connection {
                 Connection::Sqlite(_) => Hold::Kept,
-                Connection::Postgres(connection) => postgres::hold(connection, service)?,
+                Connection::Postgres(session) => postgres::hold(session, service)?,
             };
             outbox::held(connection, service, hold)
         })
@@ -194,7 +192,7 @@ impl Writer {
             let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
             let holds = match connection {
                 Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
-                Connection::Postgres(connection) => postgres::hold_all(connection, &services)?,
+                Connection::Postgres(session) => postgres::hold_all(session, &services)?,
             };
             let taken: Vec<ServiceId> =
                 services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
@@ -207,7 +205,7 @@ impl Writer {
     pub fn release(&mut self, service: ServiceId) -> Result<(), StoreError> {
         self.with(|connection| match connection {
             Connection::Sqlite(_) => Ok(()),
-            Connection::Postgres(connection) => postgres::release(connection, service),
+            Connection::Postgres(session) => postgres::release(session, service),
         })
     }
 
@@ -271,22 +269,16 @@ impl Writer {
 
     /// The retained part of the log; what was lost under us is not part of it.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
-        let LogBounds { earliest, last } = self.with(|connection| {
-            connection.verify()?;
-            position::bounds(connection)
-        })?;
+        let LogBounds { earliest, last } = self.with(position::bounds)?;
         let lost = last < self.floor;
         Ok(if lost { LogBounds { earliest: self.floor + 1, last: self.floor } } else { LogBounds { earliest, last } })
     }
 
     /// Commits a transaction that changes nothing, to prove that commits work.
     pub fn probe(&mut self) -> Result<(), StoreError> {
-        self.with(|connection| {
-            match connection {
-                Connection::Sqlite(file) => sqlite::probe(&mut file.connection)?,
-                Connection::Postgres(connection) => postgres::probe(connection)?,
-            }
-            connection.verify()
+        self.with(|connection| match connection {
+            Connection::Sqlite(file) => sqlite::probe(&mut file.connection),
+            Connection::Postgres(session) => postgres::probe(session),
         })
     }
 
@@ -330,6 +322,7 @@ impl Writer {
             }
         };
         let result = work(&mut connection)?;
+        connection.verify_written()?;
         self.connection = Some(connection);
         Ok(result)
     }

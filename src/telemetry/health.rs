@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::sync::{Notify, OnceCell};
 
 /// The health of the process, part by part.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Health {
 
     /// Whether everything is well, and each part's own word.
     pub fn describe(&self) -> (bool, Value) {
-        let (store_ok, actors_ok) = (self.store.is_up(), self.actors.is_well());
+        let (store_ok, actors_ok) = (self.store.is_well(), self.actors.is_well());
         let ready = store_ok && actors_ok && !self.is_draining();
         let checks = json!({
             "store": self.store.describe(),
@@ -49,7 +50,7 @@ impl Health {
     }
 }
 
-/// Whether the store takes writes.
+/// Whether the store takes writes, and can be read.
 ///
 /// A store that blocks its only writer cannot be reported by that writer. So the writer leaves the time when it
 /// begins something, and whoever asks judges for himself.
@@ -57,10 +58,14 @@ impl Health {
 pub struct StoreHealth {
     up: AtomicBool,
     reason: Mutex<Option<(&'static str, String)>>,
+    unusable: OnceCell<String>,
+    found_unusable: Notify,
     patience: Duration,
     created: Instant,
     /// Milliseconds from `created`, plus one; 0 while nothing is under way.
     busy_since: AtomicU64,
+    /// Why it cannot be read.
+    unreadable: Mutex<Option<(&'static str, String)>>,
 }
 
 /// Something under way at the store; see [`StoreHealth::begin`].
@@ -80,15 +85,37 @@ impl StoreHealth {
         Self {
             up: AtomicBool::new(false),
             reason: Mutex::default(),
+            unusable: OnceCell::new(),
+            found_unusable: Notify::new(),
             patience,
             created: Instant::now(),
             busy_since: AtomicU64::new(0),
+            unreadable: Mutex::default(),
         }
     }
 
     /// Whether the store takes writes, as far as is known. False until it was opened.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire) && self.hanging_for().is_none()
+    }
+
+    /// Whether it takes writes and gives what is asked of it.
+    pub fn is_well(&self) -> bool {
+        self.is_up() && self.is_readable()
+    }
+
+    /// Whether no read has failed that has not succeeded since.
+    pub fn is_readable(&self) -> bool {
+        lock(&self.unreadable).is_none()
+    }
+
+    /// A read failed; `kind` is a short name, `message` one line.
+    pub fn set_unreadable(&self, kind: &'static str, message: &str) {
+        *lock(&self.unreadable) = Some((kind, format!("cannot be read: {message}")));
+    }
+
+    pub fn set_readable(&self) {
+        *lock(&self.unreadable) = None;
     }
 
     /// The writer begins an operation that may block; it has ended when the result is dropped. One at a time.
@@ -118,13 +145,29 @@ impl StoreHealth {
         self.up.store(false, Ordering::Release);
     }
 
+    /// Nothing that this process could wait for makes the store usable; `message` is one line.
+    pub fn set_unusable(&self, message: &str) {
+        let _ = self.unusable.set(message.to_owned());
+        self.found_unusable.notify_one();
+    }
+
+    /// Why the store cannot be used, as soon as that is known. For one that waits at a time.
+    pub async fn unusable(&self) -> String {
+        loop {
+            if let Some(message) = self.unusable.get() {
+                return message.clone();
+            }
+            self.found_unusable.notified().await;
+        }
+    }
+
     /// Why it refuses, in one line.
     pub fn reason(&self) -> Option<String> {
         self.ailment().map(|(_, message)| message)
     }
 
     pub fn describe(&self) -> Value {
-        match self.ailment() {
+        match self.ailment().or_else(|| lock(&self.unreadable).clone()) {
             Some((kind, message)) => json!({ "status": "down", "reason": kind, "message": message }),
             None if self.is_up() => json!({ "status": "ok" }),
             None => json!({ "status": "down", "reason": "opening", "message": "not opened yet" }),

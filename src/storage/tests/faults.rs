@@ -89,22 +89,30 @@ fn a_read_only_database_is_said_to_be_read_only() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_is_said_so() {
+fn what_can_never_be_a_database_is_named() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    fs::write(dir.path().join("file"), "").expect("a file");
-    let url = StoreUrl::Sqlite(dir.path().join("file/events.db"));
-    let error = Writer::open(options(url)).map(drop).expect_err("no directory");
-    assert_eq!(error.kind, StoreErrorKind::Unavailable);
-    assert!(error.message.contains("cannot create the directory"), "{error}");
+    fs::write(dir.path().join("file"), "no database").expect("a file");
+    for (path, why) in [
+        ("missing/events.db", "there is no directory"),
+        ("file/events.db", "there is no directory"),
+        ("file", "is not a SQLite database"),
+        ("", "is a directory"),
+    ] {
+        let url = StoreUrl::Sqlite(dir.path().join(path));
+        let error = Writer::open(options(url.clone())).map(drop).expect_err(path);
+        assert_eq!(error.kind, StoreErrorKind::Unusable, "{error}");
+        assert!(error.stops_start(&url) && error.message.contains(why), "{error}");
+    }
+    assert!(!dir.path().join("missing").exists());
 }
 
 #[test]
 fn a_damaged_file_is_said_to_be_corrupt() {
     let store = Store::sqlite();
     let path = sqlite_path(&store);
-    fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
     fs::write(path, "this is no database, ".repeat(1000)).expect("damage");
-    let error = Writer::open(store.options.clone()).map(drop).expect_err("no database");
+    let in_use = StoreOptions { create: false, ..store.options.clone() };
+    let error = Writer::open(in_use).map(drop).expect_err("no database");
     assert_eq!(error.kind, StoreErrorKind::Corrupt);
     assert_eq!(last(&store.reader()), Err(StoreErrorKind::Corrupt));
 
@@ -175,16 +183,16 @@ fn readers_wait_for_the_store_to_be_created() {
 #[test]
 fn a_server_that_goes_and_comes_back() {
     let server = Postgres::start();
-    let url = StoreUrl::parse(&server.url()).expect("a valid URL");
-    let mut writer = Writer::open(options(url.clone())).expect("open the store");
-    let reader = Reader::new(options(url.clone())).expect("a pool");
+    let options = options(StoreUrl::parse(&server.url()).expect("a valid URL"));
+    let mut writer = Writer::open(options.clone()).expect("open the store");
+    let reader = Reader::new(options.clone()).expect("a pool");
     assert_eq!((append(&mut writer), last(&reader)), (Ok(1), Ok(1)));
     server.stop();
     assert_eq!(append(&mut writer), Err(StoreErrorKind::Unavailable));
     assert_eq!(probe(&mut writer), Err(StoreErrorKind::Unavailable));
     assert_eq!(last(&reader), Err(StoreErrorKind::Unavailable));
-    assert_eq!(Writer::open(options(url.clone())).map(drop).map_err(|e| e.kind), Err(StoreErrorKind::Unavailable));
-    let early = Reader::new(options(url)).expect("a pool, though the server is away");
+    assert_eq!(Writer::open(options.clone()).map(drop).map_err(|e| e.kind), Err(StoreErrorKind::Unavailable));
+    let early = Reader::new(options).expect("a pool, though the server is away");
     server.start_again();
     assert_eq!((append(&mut writer), last(&reader), last(&early)), (Ok(2), Ok(2), Ok(2)));
     // A restart between two reads is not even noticed.
@@ -213,7 +221,7 @@ fn a_lock_on_the_server_is_said_to_be_locked() {
     assert_eq!(append(&mut writer), Ok(1));
     let StoreUrl::Postgres(url) = &store.options.url else { unreachable!() };
     let mut other = diesel::PgConnection::establish(url).expect("connect");
-    other.batch_execute("BEGIN; LOCK TABLE events IN EXCLUSIVE MODE").expect("the lock");
+    other.batch_execute("BEGIN; LOCK TABLE event_handler.events IN EXCLUSIVE MODE").expect("the lock");
     assert_eq!(append(&mut writer), Err(StoreErrorKind::Locked));
     other.batch_execute("ROLLBACK").expect("unlocked");
     assert_eq!(append(&mut writer), Ok(2));
