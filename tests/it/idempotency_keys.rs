@@ -10,6 +10,9 @@ use crate::support::{Server, for_each_backend};
 const SCOPES: &str = r#"scopes = { publish = [">"], read = [">"], subscribe = [">"] }"#;
 const NARROW: &str = r#"scopes = { publish = ["a.*"] }"#;
 
+/// Path, headers and body of a request.
+type Publish<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a Value);
+
 fn publish(server: &Server, path: &str, token: &str, headers: &[(&str, &str)], body: &Value) -> Response {
     let request = server.request("POST", path).header("Authorization", &bearer(token));
     headers.iter().fold(request, |request, (name, value)| request.header(name, value)).body(body.to_string()).send()
@@ -30,7 +33,7 @@ fn a_token_neither_occupies_nor_learns_of_anothers_key() {
         let plain = json!([{"event_name": "a.b"}, {"event_name": "a.b"}]);
         let later = json!({"event_name": "a.b", "deliver_at": "2999-01-01T00:00:00Z", "idempotency_key": "s"});
         let cloud = [("ce-specversion", "1.0"), ("ce-type", "a.b"), ("ce-source", "/s"), ("ce-id", "1")];
-        let requests: [(&str, &[(&str, &str)], &Value); 5] = [
+        let requests: [Publish; 5] = [
             ("/publish", &[], &single),
             ("/publish/batch", &[], &batch),
             ("/publish/batch", &[("Idempotency-Key", "whole")], &plain),
