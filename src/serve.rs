@@ -3,7 +3,7 @@
 mod admin_entry;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -121,7 +121,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         workers => workers,
     };
     let (escalate, escalation) = oneshot::channel();
-    let node = Node::start(&config, store, access, workers, escalate)?;
+    let node = Node::start(&config, store, access, address, workers, escalate)?;
     let unusable = |reason: String| ServeError::Config(config.error_at("store.url", reason));
     if let Some(reason) = node.wait_for_store().await {
         return Err(unusable(reason));
@@ -264,6 +264,7 @@ impl Node {
         config: &Config,
         store: StoreOptions,
         access: Arc<AccessControl>,
+        address: SocketAddr,
         workers: usize,
         escalate: oneshot::Sender<String>,
     ) -> Result<Self, ServeError> {
@@ -279,7 +280,7 @@ impl Node {
 
         let slot = |service: &ServiceConfig| {
             let (name, selectors) = (service.name.clone().into(), service.routes.clone());
-            Arc::new(ServiceSlot::new(name, selectors, service.echo, service.start_from))
+            Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from))
         };
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.
@@ -386,6 +387,8 @@ impl Node {
             allowed_origins: config.server.allowed_origins.clone().into(),
             cors_origins: config.server.cors_origins.clone().into(),
             base_path: config.server.base_path.as_str().into(),
+            allowed_hosts: config.server.allowed_hosts.clone().into(),
+            is_loopback: address.ip().to_canonical().is_loopback(),
             trusted_proxies: config.server.trusted_proxies.clone().into(),
             proxy_header: config.server.proxy_header,
             access,
@@ -411,6 +414,7 @@ impl Node {
                 subscribers: supervisor.clone().recipient(),
                 start_job: supervisor.clone().recipient(),
                 cancel_job: supervisor.clone().recipient(),
+                settle_orphans: supervisor.clone().recipient(),
                 cancel_schedule: supervisor.clone().recipient(),
                 revoke: supervisor.clone().recipient(),
                 check_access: supervisor.clone().recipient(),
@@ -469,6 +473,7 @@ impl Node {
             App::new()
                 .app_data(Data::new(Edge::new(edge.clone(), worker)))
                 .wrap(Condition::new(!edge.cors_origins.is_empty(), from_fn(web::share)))
+                .wrap(from_fn(web::keep_out))
                 .wrap(Condition::new(!edge.base_path.is_empty(), from_fn(web::strip_base_path)))
                 .wrap(from_fn(web::observe))
                 .configure(web::routes)
