@@ -1,13 +1,13 @@
 //! One connection to either backend, set up for its use.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection as _, PgConnection, SqliteConnection};
 
+use super::beside::{FileId, WriteAheadLog, file_id};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Durability, StoreOptions};
 use super::url::{StoreUrl, sqlite_uri};
@@ -80,7 +80,8 @@ impl Connection {
 pub(super) struct SqliteFile {
     pub connection: SqliteConnection,
     path: PathBuf,
-    identity: (u64, u64),
+    identity: FileId,
+    write_ahead: WriteAheadLog,
 }
 
 impl SqliteFile {
@@ -89,21 +90,28 @@ impl SqliteFile {
         if create {
             create_directory(path)?;
         }
-        let before = identity(path);
+        let before = file_id(path);
         if access == Access::Write && !create && before.is_none() {
             return Err(gone(path));
         }
         let mode = if create { "rwc" } else { "rw" };
         let mut connection = SqliteConnection::establish(&sqlite_uri(path, mode))?;
         set_up(&mut connection, options, access)?;
-        let file = identity(path).filter(|after| before.is_none_or(|before| before == *after));
+        let file = file_id(path).filter(|after| before.is_none_or(|before| before == *after));
         let identity = file.ok_or_else(|| vanished(path))?;
-        Ok(Self { connection, path: path.to_owned(), identity })
+        // With the first read the write-ahead log is there.
+        connection.batch_execute("SELECT 1 FROM sqlite_schema LIMIT 1")?;
+        Ok(Self { connection, path: path.to_owned(), identity, write_ahead: WriteAheadLog::of(path) })
     }
 
     /// Fails if the file was deleted or replaced: what is written to it now would be lost.
     fn verify(&self) -> Result<(), StoreError> {
-        if identity(&self.path) == Some(self.identity) { Ok(()) } else { Err(vanished(&self.path)) }
+        match file_id(&self.path) {
+            Some(now) if now == self.identity && self.write_ahead.is_current() => return Ok(()),
+            Some(now) if now != self.identity => self.write_ahead.discard(&self.path),
+            _ => {}
+        }
+        Err(vanished(&self.path))
     }
 }
 
@@ -152,11 +160,6 @@ fn create_directory(path: &Path) -> Result<(), StoreError> {
 fn gone(path: &Path) -> StoreError {
     let message = format!("the database file {} is gone; restore it, or restart to begin anew", path.display());
     StoreError::new(StoreErrorKind::Unavailable, message)
-}
-
-/// Device and inode.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 fn vanished(path: &Path) -> StoreError {
