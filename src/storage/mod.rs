@@ -28,6 +28,7 @@ mod revocations;
 mod scan;
 mod schedules;
 mod schema;
+mod session;
 mod sqlite;
 mod url;
 mod writer;
@@ -46,6 +47,7 @@ pub use reader::Reader;
 pub use retention::{RetentionPolicy, Trimmed};
 pub use scan::{Scan, ScanPage};
 pub use schedules::{Scheduled, Turn};
+pub use session::Schema;
 pub use url::StoreUrl;
 pub use writer::{Committed, Group, Writer};
 

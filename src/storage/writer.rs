@@ -142,7 +142,7 @@ impl Writer {
             let job = AppendJob { batch: &batch, floor, now, keys_since };
             let (tail, plan) = match connection {
                 Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
-                Connection::Postgres(connection) => postgres::append(connection, &job)?,
+                Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
             };
             let new = plan.select(batch.iter().flat_map(|append| &append.events));
             let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
@@ -206,7 +206,7 @@ impl Writer {
         self.with(|connection| {
             let hold = match connection {
                 Connection::Sqlite(_) => Hold::Kept,
-                Connection::Postgres(connection) => postgres::hold(connection, service)?,
+                Connection::Postgres(session) => postgres::hold(session, service)?,
             };
             outbox::held(connection, service, hold)
         })
@@ -238,7 +238,7 @@ impl Writer {
             let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
             let holds = match connection {
                 Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
-                Connection::Postgres(connection) => postgres::hold_all(connection, &services)?,
+                Connection::Postgres(session) => postgres::hold_all(session, &services)?,
             };
             let taken: Vec<ServiceId> =
                 services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
@@ -251,7 +251,7 @@ impl Writer {
     pub fn release(&mut self, service: ServiceId) -> Result<(), StoreError> {
         self.with(|connection| match connection {
             Connection::Sqlite(_) => Ok(()),
-            Connection::Postgres(connection) => postgres::release(connection, service),
+            Connection::Postgres(session) => postgres::release(session, service),
         })
     }
 
@@ -328,7 +328,7 @@ impl Writer {
         self.with(|connection| {
             match connection {
                 Connection::Sqlite(file) => sqlite::probe(&mut file.connection)?,
-                Connection::Postgres(connection) => postgres::probe(connection)?,
+                Connection::Postgres(session) => postgres::probe(session)?,
             }
             connection.verify()
         })
