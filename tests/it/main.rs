@@ -44,6 +44,7 @@ mod schedules;
 mod services;
 mod services_cluster;
 mod sessions;
+mod set_back;
 mod sse;
 mod tokens;
 mod trace;
