@@ -1,25 +1,24 @@
 //! What lies beside a SQLite file: its write-ahead log and index, and the mark of how far its log was shown.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::log::{LogId, MARGIN, Seen};
 
+use super::connection::beside;
+
 /// Device and inode.
 pub(super) type FileId = (u64, u64);
 
-pub(super) fn file_id(path: &Path) -> Option<FileId> {
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+pub(super) fn identity(file: &Metadata) -> FileId {
+    (file.dev(), file.ino())
 }
 
-/// The path of `database` with `suffix` at the end of its name.
-pub(super) fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
-    let mut path = OsString::from(database);
-    path.push(suffix);
-    path.into()
+fn file_id(path: &Path) -> Option<FileId> {
+    fs::metadata(path).ok().as_ref().map(identity)
 }
 
 /// The write-ahead log that an open connection uses.
@@ -34,7 +33,7 @@ pub(super) struct WriteAheadLog {
 impl WriteAheadLog {
     /// That of a connection that has read something.
     pub fn of(database: &Path) -> Self {
-        let path = with_suffix(database, "-wal");
+        let path = beside(database, "-wal");
         Self { id: file_id(&path), path }
     }
 
@@ -47,7 +46,7 @@ impl WriteAheadLog {
     pub fn discard(&self, database: &Path) {
         if self.id.is_some() && self.is_current() {
             // First the index, without which the log is only a file.
-            for path in [&with_suffix(database, "-shm"), &self.path] {
+            for path in [&beside(database, "-shm"), &self.path] {
                 if let Err(error) = fs::remove_file(path) {
                     log::warn!(file:% = path.display(), error:%; "what belongs to the former database file cannot be removed");
                 }

@@ -159,7 +159,7 @@ impl Writer {
                 }
             }
             connection.commit()?;
-            connection.verify()?;
+            connection.verify_written()?;
             (tail, plan, enqueued)
         };
         self.connection = Some(connection);
@@ -184,7 +184,6 @@ impl Writer {
             connection.begin()?;
             let done = work(connection)?;
             connection.commit()?;
-            connection.verify()?;
             Ok(done)
         })
     }
@@ -316,7 +315,6 @@ impl Writer {
     /// The retained part of the log. Looks whether it is still the log that was seen.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
         let mut connection = self.connected()?;
-        connection.verify()?;
         self.look(&mut connection)?;
         let bounds = position::bounds(&mut connection)?;
         self.connection = Some(connection);
@@ -325,12 +323,9 @@ impl Writer {
 
     /// Commits a transaction that changes nothing, to prove that commits work.
     pub fn probe(&mut self) -> Result<(), StoreError> {
-        self.with(|connection| {
-            match connection {
-                Connection::Sqlite(file) => sqlite::probe(&mut file.connection)?,
-                Connection::Postgres(session) => postgres::probe(session)?,
-            }
-            connection.verify()
+        self.with(|connection| match connection {
+            Connection::Sqlite(file) => sqlite::probe(&mut file.connection),
+            Connection::Postgres(session) => postgres::probe(session),
         })
     }
 
@@ -363,6 +358,7 @@ impl Writer {
     ) -> Result<T, StoreError> {
         let mut connection = self.connected()?;
         let result = work(&mut connection)?;
+        connection.verify_written()?;
         self.connection = Some(connection);
         Ok(result)
     }
