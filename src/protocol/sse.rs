@@ -38,7 +38,7 @@ pub fn event_block(event: &Event, envelope: Envelope) -> Bytes {
 ///
 /// Where the position that was asked for cannot be resumed from, an event says so.
 pub fn preamble(retry: Duration, position: EventId, state: Subscribed, envelope: Envelope) -> Bytes {
-    let Subscribed { last_id, recovered, earliest_id } = state;
+    let Subscribed { last_id, recovered, earliest_id, log: _ } = state;
     let mut text = format!("retry: {}\nid: {position}\n\n", retry.as_millis());
     if !recovered {
         let payload = format!(r#"{{"recovered":false,"earliest_id":{earliest_id},"last_id":{last_id}}}"#);
@@ -116,7 +116,7 @@ mod tests {
             "{block:?}"
         );
         let retry = Duration::from_secs(2);
-        let state = Subscribed { last_id: 60, recovered: true, earliest_id: 9 };
+        let state = Subscribed { last_id: 60, recovered: true, earliest_id: 9, log: None };
         assert_eq!(preamble(retry, 57, state, Envelope::Unnamed), "retry: 2000\nid: 57\n\n");
         let gap = Subscribed { recovered: false, ..state };
         assert_eq!(
