@@ -8,6 +8,7 @@ mod outbox_plans;
 mod plans;
 mod read;
 mod retention;
+mod set_back;
 mod status;
 
 use std::future::Future;
