@@ -127,6 +127,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     node.wait_for_shards(workers).await;
     admin.tell(&config, address);
     log::info!(addr:% = address, workers, store:% = node.store, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
+    if config.redis.url.is_some() {
+        log::warn!(key = "redis.url"; "a Redis is configured, and not used by this version");
+    }
     if !address.ip().is_loopback() && !config.access.is_required() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
@@ -231,7 +234,8 @@ impl Node {
         let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let reader = Reader::new(store.clone()).map_err(|error: StoreError| start_error(&error))?;
-        let health = Arc::new(Health::new(STORE_PATIENCE.min(config.publish.commit_timeout.get())));
+        let health =
+            Arc::new(Health::new(STORE_PATIENCE.min(config.publish.commit_timeout.get()), config.redis.url.is_some()));
         let position = Arc::new(LogPosition::default());
         let backlog = Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize());
         let store_url = store.url.clone();

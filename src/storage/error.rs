@@ -53,9 +53,47 @@ impl StoreErrorKind {
         }
     }
 
+    /// What clients are told. Names nothing of the database: its own words are for the log.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Full => "no space is left",
+            Self::ReadOnly => "it takes no writes",
+            Self::Locked => "somebody else has locked it",
+            Self::Corrupt => "what is stored cannot be read",
+            Self::Unavailable => "it does not answer",
+            Self::Busy => "too much is asked of it",
+            Self::Invalid => "it cannot hold a text of this request",
+            Self::Unusable => "it is not one for this program",
+            Self::Internal => "it failed in a way that its log tells of",
+        }
+    }
+
+    /// Whether what one request says may have caused it, rather than the state of the store.
+    pub(super) fn may_be_of_data(self) -> bool {
+        matches!(self, Self::Invalid | Self::Internal)
+    }
+
     /// Neither backend passes its error code through diesel, so the (stable) texts decide.
     pub(super) fn of_message(message: &str) -> Option<Self> {
-        const TEXTS: [(StoreErrorKind, &[&str]); 6] = [
+        const TEXTS: [(StoreErrorKind, &[&str]); 7] = [
+            // Of the classes 22 (data exception), 42804 (datatype mismatch) and 54 (program limit exceeded). First: some of
+            // these quote what they were given.
+            (
+                StoreErrorKind::Invalid,
+                &[
+                    "invalid byte sequence",
+                    "character with byte sequence",
+                    "invalid input syntax",
+                    "value too long",
+                    "out of range",
+                    "index row size",
+                    "index row requires",
+                    "invalid memory alloc request size",
+                    "LIKE pattern must not end",
+                    "string or blob too big",
+                    "datatype mismatch",
+                ],
+            ),
             (StoreErrorKind::Full, &["database or disk is full", "No space left on device", "Disk quota exceeded"]),
             (StoreErrorKind::ReadOnly, &["readonly database", "read-only", "Read-only file system"]),
             (StoreErrorKind::Locked, &["is locked", "lock timeout", "deadlock detected", "locking protocol"]),
@@ -69,7 +107,7 @@ impl StoreErrorKind {
                     "could not read block",
                 ],
             ),
-            (StoreErrorKind::Invalid, &["invalid byte sequence", "SSL support is not compiled in"]),
+            (StoreErrorKind::Invalid, &["SSL support is not compiled in"]),
             (
                 StoreErrorKind::Unavailable,
                 &[
@@ -113,6 +151,13 @@ impl From<DieselError> for StoreError {
                 DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection => {
                     StoreErrorKind::Unavailable
                 }
+                // Class 23, integrity constraint violation.
+                DatabaseErrorKind::UniqueViolation
+                | DatabaseErrorKind::ForeignKeyViolation
+                | DatabaseErrorKind::NotNullViolation
+                | DatabaseErrorKind::CheckViolation
+                | DatabaseErrorKind::RestrictViolation
+                | DatabaseErrorKind::ExclusionViolation => StoreErrorKind::Invalid,
                 _ => StoreErrorKind::of_message(info.message()).unwrap_or(StoreErrorKind::Internal),
             },
             DieselError::DeserializationError(_) => StoreErrorKind::Corrupt,

@@ -1,13 +1,19 @@
 //! The only way into the log.
 
+use std::borrow::BorrowMut;
+use std::collections::BTreeMap;
+
 use bytestring::ByteString;
 use diesel::dsl::auto_type;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 
 use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
-use crate::domain::event::{Append, AppendOutcome, Event, EventId, LogBounds, NewEvent, ScheduleId, Timestamp};
+use crate::domain::event::{
+    Append, AppendOutcome, DEFAULT_SOURCE, Event, EventId, LogBounds, NewEvent, Priority, ScheduleId, Timestamp,
+};
 use crate::domain::log::LogId;
+use crate::domain::name::EventName;
 use crate::domain::routes::{Routes, ServiceId};
 
 use super::connection::{Access, Connection};
@@ -49,6 +55,8 @@ pub struct Committed {
     pub enqueued: outbox::Enqueued,
     /// Durable subscriptions whose changes were void: they were moved, or another process holds them now.
     pub void: Vec<ServiceId>,
+    /// Why requests are [`AppendOutcome::Unstorable`].
+    pub refused: Vec<StoreError>,
 }
 
 /// What goes into one transaction.
@@ -94,44 +102,86 @@ impl Writer {
     ///
     /// Events get dense rising ids and a `created_at` that never goes back. When this returns, they are
     /// durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
-    pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
-        let Group { appends: mut batch, take_due, settlements, services, durables } = group;
-        refuse_zero_bytes(&batch)?;
-        let (floor, keys_since, requests) = (self.floor, self.keys_since(now), batch.len());
-        let mut void = Vec::new();
-        let (tail, mut plan, enqueued) = self.with(|connection| {
+    /// A request that the store cannot hold holds up no other one: it is left out, and told so. With
+    /// [`StoreErrorKind::Invalid`] the store is well, and cannot hold another part of `group`.
+    ///
+    /// `group` loses what was stored of it, and is as it was after a failure.
+    pub fn commit(
+        &mut self,
+        mut group: impl BorrowMut<Group>,
+        routes: &Routes,
+        now: Timestamp,
+    ) -> Result<Committed, StoreError> {
+        let group = group.borrow_mut();
+        match self.commit_whole(group, routes, now) {
+            Err(error) if error.kind.may_be_of_data() => self.commit_storable(group, routes, now),
+            done => done,
+        }
+    }
+
+    fn commit_whole(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
+        refuse_zero_bytes(&group.appends)?;
+        let ground = Ground { floor: self.floor, now, keys_since: self.keys_since(now) };
+        let requests = group.appends.len();
+        let written = self.with(|connection| {
             connection.begin()?;
-            if take_due > 0 {
-                batch.extend(schedules::take_due(connection, now, take_due)?.into_iter().map(Append::single));
-            }
-            let job = AppendJob { batch: &batch, floor, now, keys_since };
-            let (tail, plan) = match connection {
-                Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
-                Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
-            };
-            let new = plan.select(batch.iter().flat_map(|append| &append.events));
-            let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
-            for ((schedule, event), place) in plan.schedules(&batch).zip(0..) {
-                schedules::insert(connection, schedule, event, tail.created_at, place)?;
-            }
-            outbox::settle(connection, &settlements)?;
-            for change in &services {
-                outbox::change_service(connection, change)?;
-            }
-            for change in &durables {
-                if !durables::change(connection, change)? {
-                    void.push(change.service);
-                }
-            }
+            let written = write(connection, group, routes, ground)?;
             connection.commit()?;
             connection.verify()?;
-            Ok((tail, plan, enqueued))
-        })?;
-        let new = plan.select(batch.into_iter().flat_map(|append| append.events));
+            Ok(written)
+        });
+        let Written { tail, mut plan, enqueued, void } = written.inspect_err(|_| group.appends.truncate(requests))?;
+        let new = plan.select(std::mem::take(&mut group.appends).into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
         self.floor = tail.id + events.len() as EventId;
         plan.outcomes.truncate(requests);
-        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void })
+        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void, refused: Vec::new() })
+    }
+
+    /// The same without the requests that the store cannot hold: they are found by halves, in transactions that are
+    /// not committed.
+    fn commit_storable(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
+        // A store that does not take this either is ailing.
+        self.rehearse(vec![harmless()], routes, now)?;
+        let mut refused: BTreeMap<usize, StoreError> = BTreeMap::new();
+        let mut doubtful: Vec<_> = (!group.appends.is_empty()).then_some(0..group.appends.len()).into_iter().collect();
+        while let Some(range) = doubtful.pop() {
+            match self.rehearse(group.appends[range.clone()].to_vec(), routes, now) {
+                Ok(()) => {}
+                Err(error) if !error.kind.may_be_of_data() => return Err(error),
+                Err(error) if range.len() == 1 => drop(refused.insert(range.start, error)),
+                Err(_) => {
+                    let middle = range.start + range.len() / 2;
+                    doubtful.extend([range.start..middle, middle..range.end]);
+                }
+            }
+        }
+        let storable = group.appends.iter().enumerate().filter(|(index, _)| !refused.contains_key(index));
+        let storable = storable.map(|(_, append)| append.clone()).collect();
+        let whole = std::mem::replace(&mut group.appends, storable);
+        let mut committed = self.commit_whole(group, routes, now).map_err(|error| {
+            group.appends = whole;
+            let kind = if error.kind.may_be_of_data() { StoreErrorKind::Invalid } else { error.kind };
+            StoreError { kind, ..error }
+        })?;
+        for (index, error) in refused {
+            committed.outcomes.insert(index, AppendOutcome::Unstorable);
+            committed.refused.push(error);
+        }
+        Ok(committed)
+    }
+
+    /// Stores `appends` in a transaction that is not committed.
+    fn rehearse(&mut self, appends: Vec<Append>, routes: &Routes, now: Timestamp) -> Result<(), StoreError> {
+        refuse_zero_bytes(&appends)?;
+        let ground = Ground { floor: self.floor, now, keys_since: self.keys_since(now) };
+        let mut group = Group { appends, ..Group::default() };
+        self.with(|connection| {
+            connection.begin()?;
+            let written = write(connection, &mut group, routes, ground).map(drop);
+            connection.roll_back();
+            written
+        })
     }
 
     /// Does `work` in a transaction that holds the writer's lock.
@@ -329,10 +379,82 @@ impl Writer {
                 connection
             }
         };
-        let result = work(&mut connection)?;
-        self.connection = Some(connection);
-        Ok(result)
+        let result = work(&mut connection);
+        // What one request caused is no reason to give up the locks of this session.
+        let goes_on = match &result {
+            Ok(_) => true,
+            Err(error) => error.kind.may_be_of_data() && connection.roll_back(),
+        };
+        if goes_on {
+            self.connection = Some(connection);
+        }
+        result
     }
+}
+
+/// On what a transaction of the writer stands.
+#[derive(Debug, Clone, Copy)]
+struct Ground {
+    floor: EventId,
+    now: Timestamp,
+    keys_since: Timestamp,
+}
+
+/// What a transaction has written.
+struct Written {
+    tail: Tail,
+    plan: idempotency::Plan,
+    enqueued: outbox::Enqueued,
+    void: Vec<ServiceId>,
+}
+
+/// Writes all of `group` within a transaction. What is due is added to its appends.
+fn write(
+    connection: &mut Connection,
+    group: &mut Group,
+    routes: &Routes,
+    ground: Ground,
+) -> Result<Written, StoreError> {
+    let Group { appends: batch, take_due, settlements, services, durables } = group;
+    let Ground { floor, now, keys_since } = ground;
+    if *take_due > 0 {
+        batch.extend(schedules::take_due(connection, now, *take_due)?.into_iter().map(Append::single));
+    }
+    let job = AppendJob { batch, floor, now, keys_since };
+    let (tail, plan) = match connection {
+        Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
+        Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
+    };
+    let new = plan.select(batch.iter().flat_map(|append| &append.events));
+    let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
+    for ((schedule, event), place) in plan.schedules(batch).zip(0..) {
+        schedules::insert(connection, schedule, event, tail.created_at, place)?;
+    }
+    outbox::settle(connection, settlements)?;
+    for change in services {
+        outbox::change_service(connection, change)?;
+    }
+    let mut void = Vec::new();
+    for change in durables {
+        if !durables::change(connection, change)? {
+            void.push(change.service);
+        }
+    }
+    Ok(Written { tail, plan, enqueued, void })
+}
+
+/// An event that any store can hold.
+fn harmless() -> Append {
+    Append::single(NewEvent {
+        name: EventName::from_store("$sys.rehearsal".to_owned()),
+        payload: ByteString::from_static("{}"),
+        source: DEFAULT_SOURCE,
+        priority: Priority::Normal,
+        key: None,
+        metadata: None,
+        traceparent: None,
+        idempotency: None,
+    })
 }
 
 /// What a backend needs to know to append.

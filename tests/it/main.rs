@@ -47,6 +47,7 @@ mod sessions;
 mod sse;
 mod tokens;
 mod trace;
+mod unstorable;
 mod websocket;
 mod websocket_asked;
 mod websocket_lines;

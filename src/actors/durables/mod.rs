@@ -309,7 +309,7 @@ impl Handler<Join> for Durables {
         Box::pin(opened.into_actor(self).map(move |opened, this, ctx| {
             let place = this.opening.iter().position(|name| *name == join.request.name);
             place.into_iter().for_each(|place| drop(this.opening.swap_remove(place)));
-            let restarted = || AppendFailure::StoreUnavailable("the writer was restarted".into());
+            let restarted = || AppendFailure::StoreUnavailable("the writer was restarted");
             let opened = opened.unwrap_or_else(|_| Err(restarted())).map_err(|failure| append_error(&failure))?;
             let Some(held) = opened else {
                 let advice =

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use actix::prelude::{Actor, ActorContext, AsyncContext, Context, Handler};
 use actix::{ActorFutureExt, fut};
 
-use self::group::Waiting;
+use self::group::{Replies, Waiting};
 use self::intake::Backlog;
-use self::messages::{AppendEvents, ConnectRouter, EventsCommitted, FinishCommits, Observe};
+use self::messages::{AppendEvents, AppendFailure, ConnectRouter, EventsCommitted, FinishCommits, Observe};
 use self::outbox::Outbox;
 use self::store_watch::StoreWatch;
 use super::clock::now;
@@ -109,13 +109,17 @@ impl Persistence {
         }
     }
 
-    /// One transaction for all that waits.
+    /// One transaction for all that waits; or several, if the store cannot hold a part of it.
     fn commit(&mut self, waiting: Waiting) {
-        let (mut group, replies) = waiting.into_group();
+        let (group, replies) = waiting.into_group();
+        self.commit_group(group, replies);
+    }
+
+    fn commit_group(&mut self, mut group: Group, replies: Replies) {
         group.take_due = self.outbox.due_schedules(now());
         self.outbox.note(&group);
         let (settled, took_due) = (self.outbox.settled(&group), group.take_due > 0);
-        match self.write(group) {
+        match self.write(&mut group) {
             Ok(committed) => {
                 if self.outbox.committed(&committed, &settled) {
                     self.next_housekeeping = Instant::now();
@@ -125,17 +129,23 @@ impl Persistence {
                     self.at_writer(|outbox, writer| outbox.took_schedules(writer));
                 }
             }
-            Err(reason) => {
+            Err(AppendFailure::Unstorable) if replies.are_many() => {
+                for (group, replies) in replies.apart(group) {
+                    self.commit_group(group, replies);
+                }
+            }
+            Err(failure) => {
                 self.outbox.doubt();
-                replies.failed(&reason);
+                replies.failed(&failure);
             }
         }
     }
 
-    /// Commits `group` and tells everybody but those who wait for it. The error is its reason.
-    fn write(&mut self, group: Group) -> Result<Committed, String> {
+    /// Commits `group` and tells everybody but those who wait for it.
+    fn write(&mut self, group: &mut Group) -> Result<Committed, AppendFailure> {
         let writer = self.watch.writer()?;
-        let routes = self.outbox.routes().ok_or("the services are not registered yet")?;
+        let unregistered = AppendFailure::StoreUnavailable("the services are not registered yet");
+        let routes = self.outbox.routes().ok_or(unregistered)?;
         let begin = Instant::now();
         let operation = self.parts.health.begin();
         let written = writer.commit(group, routes, now());
@@ -150,6 +160,9 @@ impl Persistence {
                         log::info!(target: "event_handler::activity", id = event.id, event_name = event.name.as_str(); "committed");
                     }
                 }
+                for error in &committed.refused {
+                    self.watch.refused(error);
+                }
                 if !committed.events.is_empty() {
                     let batch = LogBatch::new(committed.prev, std::mem::take(&mut committed.events));
                     self.parts.position.advance(batch.last());
@@ -157,11 +170,8 @@ impl Persistence {
                 }
                 Ok(committed)
             }
-            Err(error) => {
-                let reason = error.to_string();
-                self.watch.failed(error);
-                Err(reason)
-            }
+            Err(error) if error.kind == StoreErrorKind::Invalid => Err(self.watch.refused(&error)),
+            Err(error) => Err(self.watch.failed(error)),
         }
     }
 
@@ -214,7 +224,7 @@ impl Persistence {
             Ok(true) => self.next_housekeeping = Instant::now(),
             Ok(false) => {}
             Err(error) if error.kind == StoreErrorKind::Busy => {}
-            Err(error) => self.watch.failed(error),
+            Err(error) => drop(self.watch.failed(error)),
         }
     }
 
@@ -298,7 +308,7 @@ impl Handler<Observe> for Persistence {
             mailbox: MailboxReport { depth: self.depth.get(), capacity: MAILBOX },
             uptime_seconds: uptime_seconds(self.started),
             details: serde_json::json!({
-                "store": self.parts.health.describe(),
+                "store": self.parts.health.describe_in_full(),
                 "backlog_events": self.parts.backlog.events(),
                 "backlog_capacity": self.parts.backlog.capacity(),
                 "batch_size": self.last_group,
