@@ -33,6 +33,7 @@ mod limits;
 mod log_identity;
 mod long_poll;
 mod ndjson;
+mod operating;
 mod outages;
 mod pooler;
 mod publish;
