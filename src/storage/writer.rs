@@ -127,7 +127,6 @@ impl Writer {
             connection.begin()?;
             let written = write(connection, group, routes, ground)?;
             connection.commit()?;
-            connection.verify()?;
             Ok(written)
         });
         let Written { tail, mut plan, enqueued, void } = written.inspect_err(|_| group.appends.truncate(requests))?;
@@ -190,7 +189,6 @@ impl Writer {
             connection.begin()?;
             let done = work(connection)?;
             connection.commit()?;
-            connection.verify()?;
             Ok(done)
         })
     }
@@ -321,22 +319,16 @@ impl Writer {
 
     /// The retained part of the log; what was lost under us is not part of it.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
-        let LogBounds { earliest, last } = self.with(|connection| {
-            connection.verify()?;
-            position::bounds(connection)
-        })?;
+        let LogBounds { earliest, last } = self.with(position::bounds)?;
         let lost = last < self.floor;
         Ok(if lost { LogBounds { earliest: self.floor + 1, last: self.floor } } else { LogBounds { earliest, last } })
     }
 
     /// Commits a transaction that changes nothing, to prove that commits work.
     pub fn probe(&mut self) -> Result<(), StoreError> {
-        self.with(|connection| {
-            match connection {
-                Connection::Sqlite(file) => sqlite::probe(&mut file.connection)?,
-                Connection::Postgres(session) => postgres::probe(session)?,
-            }
-            connection.verify()
+        self.with(|connection| match connection {
+            Connection::Sqlite(file) => sqlite::probe(&mut file.connection),
+            Connection::Postgres(session) => postgres::probe(session),
         })
     }
 
@@ -379,7 +371,7 @@ impl Writer {
                 connection
             }
         };
-        let result = work(&mut connection);
+        let result = work(&mut connection).and_then(|done| connection.verify_written().map(|()| done));
         // What one request caused is no reason to give up the locks of this session.
         let goes_on = match &result {
             Ok(_) => true,

@@ -45,7 +45,7 @@ impl Health {
 
     /// Whether everything is well, and each part's own word.
     pub fn describe(&self) -> (bool, Value) {
-        let (store_ok, actors_ok) = (self.store.is_up(), self.actors.is_well());
+        let (store_ok, actors_ok) = (self.store.is_well(), self.actors.is_well());
         let ready = store_ok && actors_ok && !self.is_draining();
         let checks = json!({
             "store": self.store.describe(),
@@ -68,7 +68,7 @@ pub struct Ailment {
     pub message: String,
 }
 
-/// Whether the store takes writes.
+/// Whether the store takes writes, and can be read.
 ///
 /// A store that blocks its only writer cannot be reported by that writer. So the writer leaves the time when it
 /// begins something, and whoever asks judges for himself.
@@ -82,6 +82,8 @@ pub struct StoreHealth {
     created: Instant,
     /// Milliseconds from `created`, plus one; 0 while nothing is under way.
     busy_since: AtomicU64,
+    /// Why it cannot be read.
+    unreadable: Mutex<Option<Ailment>>,
 }
 
 /// Something under way at the store; see [`StoreHealth::begin`].
@@ -106,12 +108,32 @@ impl StoreHealth {
             patience,
             created: Instant::now(),
             busy_since: AtomicU64::new(0),
+            unreadable: Mutex::default(),
         }
     }
 
     /// Whether the store takes writes, as far as is known. False until it was opened.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire) && self.hanging_for().is_none()
+    }
+
+    /// Whether it takes writes and gives what is asked of it.
+    pub fn is_well(&self) -> bool {
+        self.is_up() && self.is_readable()
+    }
+
+    /// Whether no read has failed that has not succeeded since.
+    pub fn is_readable(&self) -> bool {
+        lock(&self.unreadable).is_none()
+    }
+
+    /// A read failed.
+    pub fn set_unreadable(&self, ailment: Ailment) {
+        *lock(&self.unreadable) = Some(ailment);
+    }
+
+    pub fn set_readable(&self) {
+        *lock(&self.unreadable) = None;
     }
 
     /// The writer begins an operation that may block; it has ended when the result is dropped. One at a time.
@@ -169,17 +191,19 @@ impl StoreHealth {
 
     /// For anybody.
     pub fn describe(&self) -> Value {
-        match self.reason() {
-            Some(Ailment { kind, meaning, .. }) => json!({ "status": "down", "reason": kind, "message": meaning }),
-            None if self.is_up() => json!({ "status": "ok" }),
-            None => json!({ "status": "down", "reason": "opening", "message": "not opened yet" }),
+        let down = |kind: &str, message: &str| json!({ "status": "down", "reason": kind, "message": message });
+        match (self.reason(), &*lock(&self.unreadable)) {
+            (Some(ailment), _) => down(ailment.kind, ailment.meaning),
+            (None, Some(ailment)) => down(ailment.kind, &format!("cannot be read: {}", ailment.meaning)),
+            (None, None) if self.is_up() => json!({ "status": "ok" }),
+            (None, None) => down("opening", "not opened yet"),
         }
     }
 
     /// The same for operators, with the store's own words.
     pub fn describe_in_full(&self) -> Value {
         let mut described = self.describe();
-        if let Some(Ailment { message, .. }) = self.reason() {
+        if let Some(Ailment { message, .. }) = self.reason().or_else(|| lock(&self.unreadable).clone()) {
             described["details"] = message.into();
         }
         described

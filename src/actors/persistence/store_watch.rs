@@ -7,7 +7,7 @@ use super::messages::AppendFailure;
 use crate::actors::log_position::LogPosition;
 use crate::domain::event::LogBounds;
 use crate::storage::{self, StoreError, StoreErrorKind, StoreOptions, Writer};
-use crate::telemetry::health::{Ailment, StoreHealth};
+use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
 /// How often a store that seems well is asked.
@@ -63,8 +63,8 @@ impl StoreWatch {
         } else if self.ailment.as_ref().map(|a| a.kind) != Some(error.kind) {
             log::error!(reason = error.kind.as_str(), error:% = error; "store unavailable, publishes are refused until it works again");
         }
-        let (kind, meaning) = (error.kind.as_str(), error.kind.meaning());
-        self.health.set_down(Ailment { kind, meaning, message: error.to_string() });
+        let meaning = error.kind.meaning();
+        self.health.set_down(error.ailment());
         self.ailment = Some(error);
         AppendFailure::StoreUnavailable(meaning)
     }
@@ -92,7 +92,10 @@ impl StoreWatch {
                 }
                 Some(bounds)
             }
-            Err(error) => {
+            Err(mut error) => {
+                if position.get().is_none() && error.stops_start(&self.options.url) {
+                    error.kind = StoreErrorKind::Unusable;
+                }
                 self.failed(error);
                 None
             }
