@@ -12,19 +12,24 @@ use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{
     Append, AppendOutcome, DEFAULT_SOURCE, Event, EventId, LogBounds, NewEvent, Priority, ScheduleId, Timestamp,
 };
-use crate::domain::log::LogId;
+use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::name::EventName;
 use crate::domain::routes::{Routes, ServiceId};
 
+use super::beside::Mark;
 use super::connection::{Access, Connection};
 use super::durables::{self, DurableChange, DurableRecord, HeldDurable, NewDurable};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
-use super::outbox::{self, Held, Hold, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settlement};
+use super::outbox::{
+    self, Held, Hold, NewJob, NewService, Orphan, Pending, Registered, Renewed, ServiceChange, Settlement, Settling,
+    Shifted,
+};
 use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
 use super::schema::events;
+use super::url::StoreUrl;
 use super::{idempotency, identity, migrate, position, postgres, sqlite};
 
 /// A connection that appends, owned by one thread.
@@ -34,12 +39,16 @@ use super::{idempotency, identity, migrate, position, postgres, sqlite};
 pub struct Writer {
     options: StoreOptions,
     connection: Option<Connection>,
-    /// The last id this writer has given or seen. If the log is lost under us, ids still never repeat.
-    floor: EventId,
     /// The registered ones.
     services: Vec<ServiceId>,
-    /// As of the last look.
+    /// Which log it is, as of the last look.
     log: Option<LogId>,
+    /// The newest event that this writer has given or seen; ids are given above it.
+    seen: Option<Seen>,
+    /// The store lacks some of what was seen.
+    is_set_back: bool,
+    /// Beside a SQLite file.
+    mark: Option<Mark>,
 }
 
 /// A batch that is on disk.
@@ -81,8 +90,14 @@ pub(super) struct Tail {
 impl Writer {
     /// Connects, creating the store and bringing its schema up to date.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let mut writer = Self { options, connection: None, floor: 0, services: Vec::new(), log: None };
-        writer.floor = writer.bounds()?.last;
+        Self::resume(options, None)
+    }
+
+    /// The same for a process that has `seen` something of the log already.
+    pub fn resume(options: StoreOptions, seen: Option<Seen>) -> Result<Self, StoreError> {
+        let (connection, log, mark) = (None, None, None);
+        let mut writer = Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, mark };
+        writer.bounds()?;
         writer.options.create = false;
         Ok(writer)
     }
@@ -90,6 +105,17 @@ impl Writer {
     /// Which log it is; none before the store was opened.
     pub fn log(&self) -> Option<LogId> {
         self.log
+    }
+
+    /// The newest event of it that is known.
+    pub fn seen(&self) -> Option<Seen> {
+        self.seen
+    }
+
+    /// Whether the store was found to lack some of what was seen. The next commit, of whatever, goes on above that and
+    /// begins with `$sys.log.restored`.
+    pub fn is_set_back(&self) -> bool {
+        self.is_set_back
     }
 
     /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
@@ -121,18 +147,31 @@ impl Writer {
 
     fn commit_whole(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
         refuse_zero_bytes(&group.appends)?;
-        let ground = Ground { floor: self.floor, now, keys_since: self.keys_since(now) };
-        let requests = group.appends.len();
-        let written = self.with(|connection| {
+        let connection = self.connected()?;
+        let (ground, requests) = (self.ground(now), group.appends.len());
+        let mut own = 0;
+        let written = self.keep(connection, |connection| {
             connection.begin()?;
-            let written = write(connection, group, routes, ground)?;
+            let written = write(connection, group, routes, ground, &mut own)?;
             connection.commit()?;
             Ok(written)
         });
-        let Written { tail, mut plan, enqueued, void } = written.inspect_err(|_| group.appends.truncate(requests))?;
+        let written = written.inspect_err(|_| {
+            group.appends.drain(..own);
+            group.appends.truncate(requests);
+        });
+        let Written { tail, mut plan, enqueued, void, restored } = written?;
         let new = plan.select(std::mem::take(&mut group.appends).into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
-        self.floor = tail.id + events.len() as EventId;
+        if let Some(restored) = restored {
+            log::error!(log_id:% = restored.log, last_id = restored.last, known_last_id = restored.known, first_id = restored.after + 1; "the log was set back: ids that were given out are not given out again");
+            self.log = Some(restored.log);
+            plan.outcomes.remove(0);
+        }
+        if let Some((log, newest)) = self.log.zip(events.last()) {
+            self.see(Seen { log, last: newest.id, at: newest.created_at });
+            self.is_set_back = false;
+        }
         plan.outcomes.truncate(requests);
         Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void, refused: Vec::new() })
     }
@@ -173,11 +212,11 @@ impl Writer {
     /// Stores `appends` in a transaction that is not committed.
     fn rehearse(&mut self, appends: Vec<Append>, routes: &Routes, now: Timestamp) -> Result<(), StoreError> {
         refuse_zero_bytes(&appends)?;
-        let ground = Ground { floor: self.floor, now, keys_since: self.keys_since(now) };
-        let mut group = Group { appends, ..Group::default() };
-        self.with(|connection| {
+        let connection = self.connected()?;
+        let (ground, mut group) = (self.ground(now), Group { appends, ..Group::default() });
+        self.keep(connection, |connection| {
             connection.begin()?;
-            let written = write(connection, &mut group, routes, ground).map(drop);
+            let written = write(connection, &mut group, routes, ground, &mut 0).map(drop);
             connection.roll_back();
             written
         })
@@ -279,6 +318,21 @@ impl Writer {
         self.with(|connection| outbox::pending(connection, service))
     }
 
+    /// What is left for services that are none of `configured`.
+    pub fn orphans(&mut self, configured: &[String]) -> Result<Vec<Orphan>, StoreError> {
+        self.with(|connection| outbox::orphans(connection, configured))
+    }
+
+    /// Settles a bounded number of the deliveries of a service that is not configured.
+    pub fn settle_orphans(
+        &mut self,
+        from: ServiceId,
+        settling: Settling,
+        now: Timestamp,
+    ) -> Result<Shifted, StoreError> {
+        self.transact(|connection| outbox::settle_orphans(connection, from, settling, now))
+    }
+
     /// Writes a job down; returns its number.
     pub fn create_job(&mut self, job: &NewJob, now: Timestamp) -> Result<i64, StoreError> {
         self.transact(|connection| outbox::create_job(connection, job, now))
@@ -317,11 +371,13 @@ impl Writer {
         self.with(schedules::next_due)
     }
 
-    /// The retained part of the log; what was lost under us is not part of it.
+    /// The retained part of the log. Looks whether it is still the log that was seen.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
-        let LogBounds { earliest, last } = self.with(position::bounds)?;
-        let lost = last < self.floor;
-        Ok(if lost { LogBounds { earliest: self.floor + 1, last: self.floor } } else { LogBounds { earliest, last } })
+        let mut connection = self.connected()?;
+        self.look(&mut connection)?;
+        let bounds = position::bounds(&mut connection)?;
+        self.connection = Some(connection);
+        Ok(bounds)
     }
 
     /// Commits a transaction that changes nothing, to prove that commits work.
@@ -359,20 +415,18 @@ impl Writer {
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => {
-                connection.verify()?;
-                connection
-            }
-            None => {
-                let mut connection = Connection::open(&self.options, Access::Write)?;
-                migrate::run(&mut connection)?;
-                self.log = Some(identity::id(&mut connection)?);
-                connection
-            }
-        };
+        let connection = self.connected()?;
+        self.keep(connection, work)
+    }
+
+    /// Does `work` on `connection`, and keeps that for the next time if nothing fails on it. What one request caused is
+    /// no reason to give up the locks of a session.
+    fn keep<T>(
+        &mut self,
+        mut connection: Connection,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let result = work(&mut connection).and_then(|done| connection.verify_written().map(|()| done));
-        // What one request caused is no reason to give up the locks of this session.
         let goes_on = match &result {
             Ok(_) => true,
             Err(error) => error.kind.may_be_of_data() && connection.roll_back(),
@@ -382,12 +436,60 @@ impl Writer {
         }
         result
     }
+
+    fn ground(&self, now: Timestamp) -> Ground {
+        let (set_back, seen) = if self.is_set_back { (self.seen, None) } else { (None, self.seen) };
+        Ground { floor: seen.map_or(0, |seen| seen.last), set_back, now, keys_since: self.keys_since(now) }
+    }
+
+    /// The connection; to be given back if nothing fails on it.
+    fn connected(&mut self) -> Result<Connection, StoreError> {
+        if let Some(connection) = self.connection.take() {
+            connection.verify()?;
+            return Ok(connection);
+        }
+        let mut connection = Connection::open(&self.options, Access::Write)?;
+        migrate::run(&mut connection)?;
+        let known = self.seen;
+        if let StoreUrl::Sqlite(path) = &self.options.url {
+            let mark = self.mark.insert(Mark::of(path));
+            self.seen = known.or_else(|| mark.read());
+        }
+        let found = self.look(&mut connection)?;
+        // An empty store in the place of another one begins anew, for a process that has seen nothing itself.
+        if known.is_none() && found.last == 0 && self.seen.is_some_and(|seen| seen.log != found.log) {
+            self.is_set_back = false;
+            self.see(found.seen());
+        }
+        Ok(connection)
+    }
+
+    /// Compares the store with what was seen of it.
+    fn look(&mut self, connection: &mut Connection) -> Result<Found, StoreError> {
+        let found = identity::found(connection, self.seen.map(|seen| seen.last))?;
+        self.log = Some(found.log);
+        self.is_set_back = self.seen.is_some_and(|seen| Restored::decide(&seen, &found, found.log).is_some());
+        if !self.is_set_back {
+            self.see(found.seen());
+        }
+        Ok(found)
+    }
+
+    fn see(&mut self, seen: Seen) {
+        if self.seen.replace(seen) != Some(seen)
+            && let Some(mark) = &mut self.mark
+        {
+            mark.write(&seen);
+        }
+    }
 }
 
 /// On what a transaction of the writer stands.
 #[derive(Debug, Clone, Copy)]
 struct Ground {
     floor: EventId,
+    /// What was seen of a log that has been set back since.
+    set_back: Option<Seen>,
     now: Timestamp,
     keys_since: Timestamp,
 }
@@ -398,17 +500,26 @@ struct Written {
     plan: idempotency::Plan,
     enqueued: outbox::Enqueued,
     void: Vec<ServiceId>,
+    restored: Option<Restored>,
 }
 
-/// Writes all of `group` within a transaction. What is due is added to its appends.
+/// Writes all of `group` within a transaction. What is due is added to its appends, and as many as `own` are put before them.
 fn write(
     connection: &mut Connection,
     group: &mut Group,
     routes: &Routes,
     ground: Ground,
+    own: &mut usize,
 ) -> Result<Written, StoreError> {
     let Group { appends: batch, take_due, settlements, services, durables } = group;
-    let Ground { floor, now, keys_since } = ground;
+    let Ground { mut floor, set_back, now, keys_since } = ground;
+    let mut restored = None;
+    if let Some(seen) = set_back {
+        restored = identity::restore(connection, &seen)?;
+        batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
+        *own = restored.iter().count();
+        floor = restored.as_ref().map_or(0, |restored| restored.after);
+    }
     if *take_due > 0 {
         batch.extend(schedules::take_due(connection, now, *take_due)?.into_iter().map(Append::single));
     }
@@ -432,7 +543,7 @@ fn write(
             void.push(change.service);
         }
     }
-    Ok(Written { tail, plan, enqueued, void })
+    Ok(Written { tail, plan, enqueued, void, restored })
 }
 
 /// An event that any store can hold.

@@ -21,10 +21,12 @@ use crate::protocol::cloud_events;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
 use crate::protocol::permit;
-use crate::protocol::publish::{PublishHeaders, parse_array, parse_ndjson, parse_publish};
+use crate::protocol::publish::{PublishHeaders, parse_array, parse_ndjson, parse_publish, scope_keys};
 
 const JSON: &str = "application/json";
-const NDJSON: &str = "application/x-ndjson";
+/// JSON documents, one a line, as they are called.
+const LINES: [(&str, Form); 3] =
+    [("application/x-ndjson", Form::Lines), ("application/ndjson", Form::Lines), ("application/jsonl", Form::Lines)];
 const CLOUD_EVENT: (&str, Form) = (cloud_events::STRUCTURED, Form::StructuredCloudEvent);
 const CLOUD_EVENTS: (&str, Form) = (cloud_events::BATCH, Form::CloudEvents);
 
@@ -50,8 +52,9 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     // The body is read first: refusing it unread would cost the client its connection.
     let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
-    let append = parse_one(&req, form?, &body, &edge)?;
+    let mut append = parse_one(&req, form?, &body, &edge)?;
     permit_all(&req, &edge, &caller, &append)?;
+    scope_keys(&mut append, &caller);
     let name = append.events[0].name.clone();
     let schedule = append.schedule;
     let (id, replayed) = match commit(&edge, append).await? {
@@ -89,7 +92,8 @@ fn scheduled(name: &EventName, id: ScheduleId, schedule: Option<Schedule>, repla
 
 /// Many events, all or none.
 pub async fn publish_batch(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let form = form(&req, &[(JSON, Form::Array), (NDJSON, Form::Lines), CLOUD_EVENTS]);
+    let [x_ndjson, ndjson, jsonl] = LINES;
+    let form = form(&req, &[(JSON, Form::Array), x_ndjson, ndjson, jsonl, CLOUD_EVENTS]);
     store_batch(req, payload, edge, form).await
 }
 
@@ -105,13 +109,18 @@ async fn store_batch(
     Query::parse(&req, &[], &[])?;
     let form = form?;
     let headers = headers(req.headers())?;
-    let append = match form {
+    let mut append = match form {
         Form::Lines => parse_ndjson(&body, &headers, &edge.parts.rules)?,
         Form::CloudEvents => cloud_events::parse_batch(&body, &headers, &edge.parts.rules)?,
         _ => parse_array(&body, &headers, &edge.parts.rules)?,
     };
     permit_all(&req, &edge, &caller, &append)?;
+    scope_keys(&mut append, &caller);
     let count = append.events.len();
+    if count == 0 {
+        let none = br#"{"count":0,"first_id":null,"last_id":null}"#;
+        return Ok(reply::ok("0 events published.", none));
+    }
     let (first_id, last_id, replayed) = match commit(&edge, append).await? {
         AppendOutcome::Stored { first_id, last_id, replayed } => (first_id, last_id, replayed as usize),
         AppendOutcome::Replayed { first_id, last_id } => (first_id, last_id, count),
@@ -156,13 +165,12 @@ fn permit_all(req: &HttpRequest, edge: &Edge, caller: &Caller, append: &Append) 
 
 /// Which of `forms` the content type is; the headers of a CloudEvent in binary mode speak for data of any type.
 fn form(req: &HttpRequest, forms: &[(&'static str, Form)]) -> Result<Form, ApiError> {
-    let types: smallvec::SmallVec<[&str; 3]> = forms.iter().map(|(name, _)| *name).collect();
+    let types: smallvec::SmallVec<[&str; 5]> = forms.iter().map(|(name, _)| *name).collect();
     let given = body::content_type(req, &types);
     let form = given.map(|given| forms.iter().find(|(name, _)| *name == given).map_or(forms[0].1, |(_, form)| *form));
     let takes_one = forms.contains(&CLOUD_EVENT);
     let is_other = !matches!(form, Ok(Form::StructuredCloudEvent | Form::CloudEvents));
     if takes_one && is_other && req.headers().contains_key("ce-specversion") {
-        body::check_encoding(req)?;
         return Ok(Form::BinaryCloudEvent);
     }
     form

@@ -67,7 +67,8 @@ fn nginx_as_documented_passes_everything_on() {
     let mut ws = Socket::connect(addr, "/ws", &[("Origin", &format!("http://{addr}"))]).expect("an upgrade");
     let reply = ws.request(json!({"action": "subscribe", "event_name": "a", "id": 1}));
     assert_eq!(reply["type"], "subscribed", "{reply}");
-    let mut stream = EventStream::request(addr, "HTTP/1.0", "/events/stream?event_name=a&after=0", &[]).expect("a stream");
+    let mut stream =
+        EventStream::request(addr, "HTTP/1.0", "/events/stream?event_name=a&after=0", &[]).expect("a stream");
     for id in 1..=3 {
         let published = request("POST", "/publish").json(json!({"event_name": "a", "payload": id})).send();
         assert_eq!(published.event_id(), id);

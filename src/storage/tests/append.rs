@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::{SmallVec, smallvec};
 
 use super::{NOON, Store, at, event, idempotency, on_both, single};
-use crate::domain::event::{Append, AppendOutcome, LogBounds, NewEvent};
+use crate::domain::event::{Append, AppendOutcome, Idempotency, LogBounds, NewEvent};
 use crate::storage::{Committed, StoreErrorKind, migrate};
 
 fn stored(first_id: i64, last_id: i64) -> AppendOutcome {
@@ -116,6 +116,24 @@ fn a_request_of_many_is_stored_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_key_that_was_stored_before_keys_had_owners_still_counts_for_the_same_request() {
+    on_both(|store| {
+        let mut writer = store.writer();
+        let mut outcome = |key: &str, fingerprint| {
+            let batch = vec![Append::single(with_key("a", key, fingerprint))];
+            writer.append(batch, NOON).expect("stored").outcomes[0]
+        };
+        let of = |name| Idempotency::scoped_key("token", name, "k");
+        assert_eq!(outcome("k", 1), stored(1, 1));
+        assert_eq!(outcome(&of("billing"), 1), replayed(1, 1));
+        assert_eq!(outcome(&of("billing"), 2), stored(2, 2), "another request is another publisher's");
+        assert_eq!(outcome(&of("orders"), 2), stored(3, 3));
+        assert_eq!(outcome(&of("orders"), 3), AppendOutcome::KeyReused { index: 0 });
+        assert_eq!(outcome("k", 1), replayed(1, 1));
+    });
+}
+
+#[test]
 fn keys_expire() {
     on_both(|mut store| {
         store.options.idempotency_window = Duration::from_secs(60);
@@ -142,9 +160,10 @@ fn a_zero_byte_is_refused() {
     on_both(|store| {
         let mut writer = store.writer();
         let bad = NewEvent { source: "a\0b".into(), ..event("a", "{}") };
-        let error = writer.append(vec![Append::single(bad)], NOON).expect_err("refused");
-        assert_eq!(error.kind, StoreErrorKind::Invalid);
-        assert_eq!(writer.append(vec![single("a")], NOON).map(|c| ids(&c)), Ok(vec![1]));
+        let batch = vec![single("a"), Append::single(bad), single("a")];
+        let committed = writer.append(batch, NOON).expect("the others are stored");
+        assert_eq!(committed.outcomes, [stored(1, 1), AppendOutcome::Unstorable, stored(2, 2)]);
+        assert_eq!((ids(&committed), committed.refused[0].kind), (vec![1, 2], StoreErrorKind::Invalid));
     });
 }
 
