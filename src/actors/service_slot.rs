@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytestring::ByteString;
 use tokio::sync::Notify;
@@ -23,6 +24,8 @@ pub struct ServiceSlot {
     pub selectors: Vec<Selector>,
     pub echo: bool,
     pub start_from: StartFrom,
+    /// How long a retry may wait.
+    pub longest_wait: Duration,
     registered: Mutex<Option<Registered>>,
     pending: [AtomicI64; Lane::COUNT],
     dead: AtomicI64,
@@ -33,12 +36,19 @@ pub struct ServiceSlot {
 
 impl ServiceSlot {
     /// Not registered yet, with nothing waiting.
-    pub fn new(name: ByteString, selectors: Vec<Selector>, echo: bool, start_from: StartFrom) -> Self {
+    pub fn new(
+        name: ByteString,
+        selectors: Vec<Selector>,
+        echo: bool,
+        start_from: StartFrom,
+        longest_wait: Duration,
+    ) -> Self {
         Self {
             name,
             selectors,
             echo,
             start_from,
+            longest_wait,
             registered: Mutex::default(),
             pending: Default::default(),
             dead: AtomicI64::new(0),

@@ -21,3 +21,4 @@ pub mod rate;
 pub mod restart;
 pub mod retry;
 pub mod routes;
+pub mod time_of_day;

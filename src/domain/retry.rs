@@ -50,6 +50,15 @@ impl RetrySchedule {
         };
         RetryVerdict::After(delay.max(retry_after.unwrap_or_default().min(self.retry_after_cap)))
     }
+
+    /// No retry waits longer.
+    pub fn longest(&self) -> Duration {
+        let longest = match &self.delays {
+            RetryDelays::Exponential { cap, .. } => *cap,
+            RetryDelays::Listed(delays) => delays.iter().copied().max().unwrap_or_default(),
+        };
+        longest.max(self.retry_after_cap)
+    }
 }
 
 /// `base · 2^times`, at most `cap`.

@@ -136,3 +136,10 @@ diesel::table! {
         revoked_at -> BigInt,
     }
 }
+
+diesel::table! {
+    clock_turns (first_id) {
+        first_id -> BigInt,
+        created_at -> BigInt,
+    }
+}

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::post::{Attempt, Outcome};
 use super::report::LastError;
 use super::{AttemptEnd, Client};
+use crate::actors::clock;
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::delivery::{DeadReason, Verdict, classify};
 use crate::domain::event::{EventId, NewEvent, Timestamp};
@@ -77,8 +78,8 @@ impl Client {
     /// Judges, and notes what is to be written down.
     pub(super) fn attempt_ended(&mut self, id: EventId, end: AttemptEnd) {
         let judged = Judged::from(end);
-        let now = self.clock.now();
-        let finished = self.dispatcher.finished(id, judged.verdict, judged.took, now, rand::random());
+        let finished = self.dispatcher.finished(id, judged.verdict, judged.took, self.clock.now(), rand::random());
+        let now = clock::now();
         let (Some(finished), Some(claimed), Some(service)) = (finished, self.claims.get(id), self.id) else { return };
         let attempts = claimed.attempts + 1;
         let is_own_event = claimed.event.name.is_system();
@@ -180,7 +181,7 @@ impl Client {
 
     /// What is to outlive a restart.
     pub(super) fn kept(&self) -> Option<Registered> {
-        let breaker = serde_json::to_string(&self.dispatcher.breaker().snapshot()).ok();
+        let breaker = serde_json::to_string(&self.dispatcher.breaker().snapshot().on_clock_ahead(-self.clock.lead())).ok();
         self.parts.slot.keep(self.pause.clone(), breaker.clone());
         Some(Registered { id: self.id?, paused: self.pause.clone(), breaker })
     }
@@ -211,7 +212,7 @@ impl Client {
             BreakerState::HalfOpen => BreakerState::HalfOpen,
             BreakerState::Closed | BreakerState::ForcedClosed => BreakerState::Closed,
         };
-        let until = figures.open_until.map(|until| until.to_string());
+        let until = figures.open_until.map(|until| self.clock.time_of_day(until).to_string());
         self.announce(
             happened,
             json!({ "from": from.as_str(), "to": to.as_str(), "open_until": until, "openings": figures.openings }),

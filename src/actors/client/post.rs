@@ -17,6 +17,7 @@ use futures_util::StreamExt;
 
 use super::resolve::{Connector, RefusedAddress, STAGE, Stage};
 use super::tls::{TlsFiles, client_config};
+use crate::actors::clock::now;
 use crate::config::{SecretUrl, ServiceConfig};
 use crate::protocol::webhook::Headers;
 
@@ -245,7 +246,7 @@ fn is_dead_connection(error: &SendRequestError) -> bool {
 
 async fn answer(mut response: ClientResponse) -> Outcome {
     let status = response.status().as_u16();
-    let retry_after = retry_after(response.headers(), SystemTime::now());
+    let retry_after = retry_after(response.headers(), now().into());
     let declared = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let broken = |reason: &dyn Display| {
         let message = format!("the answer broke off after status {status}: {reason}");

@@ -88,7 +88,7 @@ impl Client {
                     "slow_rate": breaker.window.slow_rate(),
                     "consecutive_failures": breaker.consecutive,
                     "openings": breaker.openings,
-                    "open_until": breaker.open_until.map(|until| until.to_string()),
+                    "open_until": breaker.open_until.map(|until| self.clock.time_of_day(until).to_string()),
                     "probes_in_flight": breaker.probes_in_flight,
                 },
                 "in_flight": figures.in_flight + self.unsettled(),

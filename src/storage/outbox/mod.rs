@@ -11,6 +11,7 @@ mod list;
 mod page;
 mod services;
 mod settle;
+mod waits;
 
 pub use claim::{Claim, Claimed};
 pub use jobs::{Counting, Job, JobKind, JobState, NewJob, Renewed};
@@ -26,3 +27,4 @@ pub(super) use list::{attempts, deliveries_of, next_due, oldest_open, pending, s
 pub(super) use page::deliveries;
 pub(super) use services::{change_service, free_service_id, held, names, register};
 pub(super) use settle::settle;
+pub(super) use waits::bound_waits;
