@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::client::Client;
+use super::client::{Client, segment};
 use super::table::{self, cell};
 use super::target::TargetArgs;
 use super::{Failure, output};
@@ -59,8 +59,7 @@ pub fn run(args: &ServicesArgs, config: &Config) -> Result<(), Failure> {
         match (&args.command, &args.name) {
             (Some(command), Some(name)) => {
                 let command = command.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-                let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
-                let told = client.post(&format!("/admin/services/{name}/{command}"), Vec::new()).await?;
+                let told = client.post(&format!("/admin/services/{}/{command}", segment(name)), Vec::new()).await?;
                 Ok(vec![client.data(told)?])
             }
             _ => client.data(client.get("/admin/services").await?),

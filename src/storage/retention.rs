@@ -9,10 +9,10 @@ use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
+use super::outbox;
 use super::position::{self, IdRange, Stretch};
 use super::schema::{clock_turns, deliveries, delivery_attempts, events, idempotency_keys};
 use super::writer::newest;
-use super::outbox;
 
 /// What of the log is kept. `None` sets no limit; the newest event is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -6,6 +6,8 @@ mod access;
 mod admin;
 mod admission;
 mod batch;
+#[cfg(feature = "fault-injection")]
+mod clock;
 mod cloud_events;
 mod commands;
 mod config;

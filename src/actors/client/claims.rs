@@ -233,13 +233,7 @@ impl Claims {
     }
 
     /// The open deliveries of a parked key, from the first.
-    fn take_key(
-        &mut self,
-        key: &ByteString,
-        rows: Vec<Claimed>,
-        is_whole: bool,
-        dispatcher: &mut Dispatcher,
-    ) {
+    fn take_key(&mut self, key: &ByteString, rows: Vec<Claimed>, is_whole: bool, dispatcher: &mut Dispatcher) {
         self.unread.pop_front();
         self.parked.insert(key.clone(), false);
         let (mut is_through, mut is_due_later) = (is_whole, false);

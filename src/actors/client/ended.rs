@@ -181,7 +181,8 @@ impl Client {
 
     /// What is to outlive a restart.
     pub(super) fn kept(&self) -> Option<Registered> {
-        let breaker = serde_json::to_string(&self.dispatcher.breaker().snapshot().on_clock_ahead(-self.clock.lead())).ok();
+        let breaker =
+            serde_json::to_string(&self.dispatcher.breaker().snapshot().on_clock_ahead(-self.clock.lead())).ok();
         self.parts.slot.keep(self.pause.clone(), breaker.clone());
         Some(Registered { id: self.id?, paused: self.pause.clone(), breaker })
     }

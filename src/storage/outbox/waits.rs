@@ -37,8 +37,8 @@ pub(in crate::storage) fn bound_waits(
             .limit(i64::try_from(max_rows).unwrap_or(i64::MAX));
         let ids: Vec<i64> = on_backend!(connection, c => too_long.load(c))?;
         if !ids.is_empty() {
-            let update = diesel::update(waiting().filter(deliveries::event_id.eq_any(ids)))
-                .set(deliveries::due_at.eq(now.0));
+            let update =
+                diesel::update(waiting().filter(deliveries::event_id.eq_any(ids))).set(deliveries::due_at.eq(now.0));
             on_backend!(connection, c => update.execute(c))?;
         }
     }
