@@ -143,3 +143,17 @@ diesel::table! {
         created_at -> BigInt,
     }
 }
+
+diesel::table! {
+    log (one) {
+        one -> SmallInt,
+        id -> Text,
+    }
+}
+
+diesel::table! {
+    log_gaps (first_id) {
+        first_id -> BigInt,
+        width -> BigInt,
+    }
+}

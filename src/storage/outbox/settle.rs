@@ -82,8 +82,8 @@ pub(in crate::storage) fn settle(connection: &mut Connection, settlements: &[Set
     match connection {
         _ if settlements.is_empty() => return Ok(()),
         Connection::Sqlite(SqliteFile { connection, .. }) => on_sqlite(connection, settlements)?,
-        Connection::Postgres(connection) => {
-            Settle::new(settlements).execute(connection)?;
+        Connection::Postgres(session) => {
+            Settle::new(settlements).execute(&mut session.connection)?;
         }
     }
     for failed in settlements.iter().filter(|s| s.settled != Settled::Delivered) {
