@@ -127,7 +127,7 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(events, deliveries, delivery_attempts, services);
+diesel::allow_tables_to_appear_in_same_query!(events, deliveries, delivery_attempts, services, durables);
 
 diesel::table! {
     revocations (kind, value) {

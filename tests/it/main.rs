@@ -10,6 +10,8 @@ mod batch;
 mod clock;
 mod cloud_events;
 mod commands;
+mod commands_operators;
+mod commands_tail;
 mod config;
 mod conformance;
 mod databases;

@@ -45,7 +45,7 @@ const CARE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often retention and expired idempotency keys are seen to, at least.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 /// How often waits are looked for that a wrong clock has made too long.
-const BOUNDING_INTERVAL: Duration = Duration::from_secs(10);
+const BOUNDING_INTERVAL: Duration = Duration::from_secs(60);
 /// How exactly schedules are kept.
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(50);
 /// Rows removed in one step: a step must not be felt by the publishes that wait behind it.

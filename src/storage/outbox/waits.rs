@@ -23,24 +23,27 @@ pub(in crate::storage) fn bound_waits(
     now: Timestamp,
     max_rows: usize,
 ) -> Result<(), StoreError> {
-    let query = durables::table.select(durables::service);
-    let durables: Vec<ServiceId> = on_backend!(connection, c => query.load(c))?;
-    let services = longest.iter().copied().chain(durables.into_iter().map(|service| (service, Duration::ZERO)));
-    for (service, longest) in services {
-        // In the text and not as a parameter: only so does the partial index apply.
-        let waiting = || deliveries::table.filter(sql::<Bool>("state = 1")).filter(deliveries::service.eq(service));
-        let latest = now.plus(longest).plus(TOLERANCE);
-        let too_long = waiting()
-            .filter(deliveries::due_at.gt(latest.0))
-            .order((deliveries::due_at.desc(), deliveries::event_id.desc()))
-            .select(deliveries::event_id)
-            .limit(i64::try_from(max_rows).unwrap_or(i64::MAX));
-        let ids: Vec<i64> = on_backend!(connection, c => too_long.load(c))?;
-        if !ids.is_empty() {
-            let update =
-                diesel::update(waiting().filter(deliveries::event_id.eq_any(ids))).set(deliveries::due_at.eq(now.0));
-            on_backend!(connection, c => update.execute(c))?;
-        }
+    let limit = i64::try_from(max_rows).unwrap_or(i64::MAX);
+    // In the text and not as a parameter: only so does the partial index apply.
+    let later_than = |wait: Duration| {
+        deliveries::table
+            .filter(sql::<Bool>("state = 1"))
+            .filter(deliveries::due_at.gt(now.plus(wait).plus(TOLERANCE).0))
+            .select((deliveries::service, deliveries::event_id))
+            .limit(limit)
+    };
+    let of_durables =
+        later_than(Duration::ZERO).filter(deliveries::service.eq_any(durables::table.select(durables::service)));
+    let mut too_long: Vec<(ServiceId, i64)> = on_backend!(connection, c => of_durables.load(c))?;
+    for (service, longest) in longest {
+        let of_service = later_than(*longest).filter(deliveries::service.eq(*service));
+        let found: Vec<(ServiceId, i64)> = on_backend!(connection, c => of_service.load(c))?;
+        too_long.extend(found);
+    }
+    for (service, id) in too_long {
+        let delivery = deliveries::table.find((id, service)).filter(sql::<Bool>("state = 1"));
+        let update = diesel::update(delivery).set(deliveries::due_at.eq(now.0));
+        on_backend!(connection, c => update.execute(c))?;
     }
     Ok(())
 }

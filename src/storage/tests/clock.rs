@@ -141,6 +141,13 @@ fn a_retry_waits_no_longer_than_retries_do() {
         writer.bound_waits(&[(service, Duration::from_secs(3_600))], NOON, 100).expect("bounded");
         assert_eq!(due(NOON), [1, 3]);
         assert_eq!(due(at(3_000)), [1, 3, 2]);
+        // Those of durable subscriptions never wait.
+        store.execute(&format!(
+            "INSERT INTO durables (service, name, pattern, epoch, floor, ack_wait_us, max_in_flight, max_deliver, \
+             created_at) VALUES ({service}, 'd', '>', 1, 0, 1, 1, 0, 0)"
+        ));
+        writer.bound_waits(&[], NOON, 100).expect("bounded");
+        assert_eq!(due(NOON), [1, 2, 3]);
     });
 }
 
