@@ -133,5 +133,5 @@ fn redrive(args: &RedriveArgs, config: &Config) -> Result<(), Failure> {
     fields.insert("dry_run".into(), (*dry_run).into());
     let body = Value::Object(fields).to_string().into_bytes();
     let answer = actix_rt::System::new().block_on(client.post("/admin/deliveries/redrive", body))?;
-    job::tell(&client.data(answer)?, "redriven", "no such delivery is dead")
+    job::tell(&client.data(answer)?, ["redriving", "redriven"], "no such delivery is dead")
 }

@@ -62,5 +62,5 @@ pub fn run(args: &ReplayArgs, config: &Config) -> Result<(), Failure> {
     fields.insert("dry_run".into(), (*dry_run).into());
     let body = Value::Object(fields).to_string().into_bytes();
     let answer = actix_rt::System::new().block_on(client.post("/admin/replay", body))?;
-    job::tell(&client.data(answer)?, "sent", "no such event is for this service")
+    job::tell(&client.data(answer)?, ["sending", "sent"], "no such event is for this service")
 }

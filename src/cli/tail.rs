@@ -16,6 +16,7 @@ use awc::ws::{CloseReason, Frame, Message};
 use clap::Args;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -61,7 +62,7 @@ pub struct TailArgs {
     after: Option<Start>,
     /// Only events whose payload passes this filter, as JSON: {"FIELD":[VALUE or CONDITION, …], …}.
     #[arg(long, value_name = "JSON", value_parser = filter)]
-    filter: Option<Value>,
+    filter: Option<Box<RawValue>>,
     /// Be a member of this durable subscription of one pattern, or make it: the service remembers how far it is.
     #[arg(long, value_name = "NAME")]
     durable: Option<String>,
@@ -115,7 +116,8 @@ fn start(text: &str) -> Result<Start, String> {
     }
 }
 
-fn filter(text: &str) -> Result<Value, String> {
+/// Kept as it was given, with every digit.
+fn filter(text: &str) -> Result<Box<RawValue>, String> {
     serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))
 }
 
@@ -284,13 +286,15 @@ impl Tail<'_> {
             Start::After(id) => request["after"] = id.into(),
             Start::Earliest => request["after"] = Value::from("earliest"),
         }
-        if let Some(filter) = filter {
-            request["filter"] = filter.clone();
-        }
         if let Some(durable) = durable {
             request["durable"] = durable.as_str().into();
         }
-        request.to_string()
+        let mut text = request.to_string();
+        if let Some(filter) = filter {
+            text.truncate(text.len() - 1);
+            text = format!(r#"{text},"filter":{filter}}}"#);
+        }
+        text
     }
 
     /// Takes a frame. The id of an event that is to be acknowledged.

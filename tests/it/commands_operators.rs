@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::command::{command, errors, run, text, with};
 use crate::support::service::{Answer, Service};
-use crate::support::{Backend, Server, eventually, for_each_backend};
+use crate::support::{Server, eventually, for_each_backend};
 
 #[test]
 fn publish_for_later_prints_the_schedule_which_can_be_listed_and_cancelled() {
@@ -56,7 +56,7 @@ fn an_operator_sees_and_steers_everything_from_the_command_line() {
     assert!(text(&run(&server, &["replay", "eliza", "--from", "1", "--dry-run"])).contains("1 would be sent"));
     assert!(errors(&run(&server, &["jobs"])).contains("no jobs"));
     let begun = run(&server, &["replay", "eliza", "--from", "1", "--event-name", "order.*"]);
-    assert_eq!(text(&begun), "eliza: 1 are being sent (job 1)\n");
+    assert_eq!(text(&begun), "eliza: sending 1 (job 1)\n");
     service.wait_for_accepted(&[1]);
     eventually("the job is done", || text(&run(&server, &["jobs"])).contains("done").then_some(()));
     let jobs = run(&server, &["jobs", "--json"]);
