@@ -136,7 +136,6 @@ impl Writer {
                 }
             }
             connection.commit()?;
-            connection.verify()?;
             Ok((tail, plan, enqueued))
         })?;
         let new = plan.select(batch.into_iter().flat_map(|append| append.events));
@@ -152,7 +151,6 @@ impl Writer {
             connection.begin()?;
             let done = work(connection)?;
             connection.commit()?;
-            connection.verify()?;
             Ok(done)
         })
     }
@@ -283,10 +281,7 @@ impl Writer {
 
     /// The retained part of the log; what was lost under us is not part of it.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
-        let LogBounds { earliest, last } = self.with(|connection| {
-            connection.verify()?;
-            position::bounds(connection)
-        })?;
+        let LogBounds { earliest, last } = self.with(position::bounds)?;
         let lost = last < self.floor;
         Ok(if lost { LogBounds { earliest: self.floor + 1, last: self.floor } } else { LogBounds { earliest, last } })
     }
@@ -322,12 +317,9 @@ impl Writer {
 
     /// Commits a transaction that changes nothing, to prove that commits work.
     pub fn probe(&mut self) -> Result<(), StoreError> {
-        self.with(|connection| {
-            match connection {
-                Connection::Sqlite(file) => sqlite::probe(&mut file.connection)?,
-                Connection::Postgres(session) => postgres::probe(session)?,
-            }
-            connection.verify()
+        self.with(|connection| match connection {
+            Connection::Sqlite(file) => sqlite::probe(&mut file.connection),
+            Connection::Postgres(session) => postgres::probe(session),
         })
     }
 
@@ -371,6 +363,7 @@ impl Writer {
             }
         };
         let result = work(&mut connection)?;
+        connection.verify_written()?;
         self.connection = Some(connection);
         Ok(result)
     }

@@ -12,6 +12,7 @@ use crate::actors::mailbox::Mailbox;
 use crate::actors::persistence::messages::{AlterDurable, HoldDurables, OpenDurable, ReleaseDurable, SettleDeliveries};
 use crate::domain::durable::MemberId;
 use crate::domain::event::EventId;
+use crate::protocol::close::CloseReason;
 use crate::protocol::durable::{JoinRequest, Settlement};
 use crate::protocol::error::ApiError;
 
@@ -44,6 +45,8 @@ pub enum ToMember {
     Answer(Bytes),
     /// It is a member no longer.
     Ended(ApiError),
+    /// There is no going on on this connection.
+    Close(CloseReason),
 }
 
 impl MemberLink {
