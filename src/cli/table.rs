@@ -31,11 +31,11 @@ pub fn list<const N: usize>(
         output::say(format_args!("event-handler: {nothing}"));
         return Ok(());
     }
-    let row = |object: &Box<RawValue>| {
+    let row = |object: &RawValue| {
         let object: Value = serde_json::from_str(object.get()).unwrap_or_default();
         columns.map(|(_, member)| cell(&object[member]))
     };
-    print(columns.map(|(heading, _)| heading), &objects.iter().map(row).collect::<Vec<_>>())
+    print(columns.map(|(heading, _)| heading), &objects.iter().map(|object| row(object)).collect::<Vec<_>>())
 }
 
 /// A JSON value as a cell: nothing is `-`, and control characters do not command a terminal.
