@@ -22,7 +22,8 @@ pub type ServiceSlots = Arc<[Arc<ServiceSlot>]>;
 pub struct ServiceSlot {
     pub name: ByteString,
     pub selectors: Vec<Selector>,
-    pub echo: bool,
+    /// Of the events of these sources it gets none.
+    pub own_sources: Vec<ByteString>,
     pub start_from: StartFrom,
     /// How long a retry may wait.
     pub longest_wait: Duration,
@@ -39,14 +40,14 @@ impl ServiceSlot {
     pub fn new(
         name: ByteString,
         selectors: Vec<Selector>,
-        echo: bool,
+        own_sources: Vec<ByteString>,
         start_from: StartFrom,
         longest_wait: Duration,
     ) -> Self {
         Self {
             name,
             selectors,
-            echo,
+            own_sources,
             start_from,
             longest_wait,
             registered: Mutex::default(),
@@ -82,13 +83,8 @@ impl ServiceSlot {
 
     /// The route to it, once it is registered.
     pub fn route(&self) -> Option<Route> {
-        let (name, selectors) = (self.name.clone(), self.selectors.clone());
-        Some(Route { service: self.id()?, name, selectors, echo: self.echo })
-    }
-
-    /// The source of the events that it is not to get: its own.
-    pub fn own_source(&self) -> Option<ByteString> {
-        (!self.echo).then(|| self.name.clone())
+        let (selectors, own_sources) = (self.selectors.clone(), self.own_sources.clone());
+        Some(Route { service: self.id()?, selectors, own_sources })
     }
 
     /// Something may be there to deliver.

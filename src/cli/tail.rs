@@ -93,8 +93,16 @@ pub fn run(args: &TailArgs, config: &Config) -> Result<(), Failure> {
     let printer = Printer::start();
     let ended = actix_rt::System::new().block_on(async {
         let start = args.after.unwrap_or(Start::Now);
-        let mut tail =
-            Tail { client: &client, args, printer: &printer, start, early: BTreeSet::new(), standing: 0, stood: false };
+        let mut tail = Tail {
+            client: &client,
+            args,
+            printer: &printer,
+            start,
+            log: None,
+            early: BTreeSet::new(),
+            standing: 0,
+            stood: false,
+        };
         tokio::select! {
             ended = tail.follow() => ended,
             () = interrupted() => Ok(()),
@@ -138,6 +146,8 @@ struct Tail<'a> {
     printer: &'a Printer,
     /// Where the next connection begins.
     start: Start,
+    /// The log that `start` is a place in, as the service told.
+    log: Option<String>,
     /// What was printed beyond that.
     early: BTreeSet<EventId>,
     /// Subscriptions of this connection that stand.
@@ -167,6 +177,7 @@ struct Told {
     recovered: bool,
     #[serde(default)]
     earliest_id: EventId,
+    log_id: Option<String>,
     /// Of a durable subscription: everything up to there is settled.
     #[serde(default)]
     after: EventId,
@@ -289,6 +300,9 @@ impl Tail<'_> {
         if let Some(durable) = durable {
             request["durable"] = durable.as_str().into();
         }
+        if let Some(log) = self.log.as_ref().filter(|_| self.start != Start::Now) {
+            request["log_id"] = log.as_str().into();
+        }
         let mut text = request.to_string();
         if let Some(filter) = filter {
             text.truncate(text.len() - 1);
@@ -346,6 +360,8 @@ impl Tail<'_> {
     fn subscribed(&mut self, told: &Told) {
         let Told { last_id, recovered, earliest_id, after, .. } = *told;
         self.standing += 1;
+        let before = std::mem::replace(&mut self.log, told.log_id.clone());
+        let is_another = before.is_some() && before != self.log;
         if self.args.durable.is_some() {
             self.stood = true;
             self.say_subscribed(&format!("after event {after}"));
@@ -360,6 +376,13 @@ impl Tail<'_> {
             match self.start {
                 // Of those that are asked for after it, some events are older than their subscription.
                 Start::Now => self.start = Start::After(last_id),
+                Start::After(_) if is_another => {
+                    output::say(format_args!(
+                        "event-handler: this is another log than before ({}); going on after event {last_id} of it",
+                        self.log.as_deref().unwrap_or("without an identity")
+                    ));
+                    (self.start, self.early) = (Start::After(last_id), BTreeSet::new());
+                }
                 Start::After(id) if id > last_id => {
                     output::say(format_args!(
                         "event-handler: the log ends with event {last_id}: another database? going on from there"

@@ -23,4 +23,5 @@ pub mod rate;
 pub mod restart;
 pub mod retry;
 pub mod routes;
+pub mod slow_start;
 pub mod time_of_day;

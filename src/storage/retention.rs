@@ -9,10 +9,10 @@ use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::outbox;
 use super::position::{self, IdRange, Stretch};
 use super::schema::{clock_turns, deliveries, delivery_attempts, events, idempotency_keys};
 use super::writer::newest;
+use super::{identity, outbox};
 
 /// What of the log is kept. `None` sets no limit; the newest event is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,6 +82,12 @@ fn keep_from(
     let mut keep_from = 0;
     if let Some(count) = max_events {
         keep_from = last.saturating_sub(limit(*count)).saturating_add(1);
+        // Ids that were left out are no events.
+        for (first_id, width) in identity::gaps(connection)? {
+            if keep_from < first_id + width {
+                keep_from -= width;
+            }
+        }
     }
     if let Some(age) = max_age {
         let since = now.0.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));

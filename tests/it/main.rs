@@ -5,6 +5,7 @@ mod support;
 mod access;
 mod admin;
 mod admission;
+mod auction_shapes;
 mod batch;
 #[cfg(feature = "fault-injection")]
 mod clock;
@@ -50,7 +51,10 @@ mod retention;
 mod schedules;
 mod services;
 mod services_cluster;
+mod services_orphaned;
+mod services_patience;
 mod sessions;
+mod set_back;
 mod sse;
 mod store_file;
 mod tokens;
