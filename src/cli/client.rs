@@ -169,9 +169,9 @@ impl Answer {
     pub fn next_page(&self, path: &str) -> Option<String> {
         let links = self.headers.get_all(header::LINK).filter_map(|link| link.to_str().ok());
         let next = links.flat_map(|links| links.split(", ")).find_map(|link| link.strip_suffix(r#"; rel="next""#))?;
-        let reference = next.strip_prefix('<')?.strip_suffix('>')?;
-        let path = path.split('?').next().unwrap_or_default();
-        Some(if reference.starts_with('?') { format!("{path}{reference}") } else { reference.to_owned() })
+        // Whatever path a proxy puts before it, it is the same but for the query.
+        let (_, query) = next.strip_suffix('>')?.split_once('?')?;
+        Some(format!("{}?{query}", path.split('?').next().unwrap_or_default()))
     }
 }
 

@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod admission;
 mod auction_shapes;
+mod base_path;
 mod batch;
 #[cfg(feature = "fault-injection")]
 mod clock;
@@ -22,6 +23,7 @@ mod documents;
 mod drain;
 mod durable;
 mod durable_model;
+mod encoding;
 mod example_services;
 mod examples;
 mod examples_browser;
