@@ -125,6 +125,7 @@ impl Replies {
                 settlements: take_last(&mut group.settlements, settlements),
                 services: take_last(&mut group.services, services),
                 durables: take_last(&mut group.durables, durables),
+                lead: group.lead,
             };
             pieces.push((piece, Self { appends: Vec::new(), others: vec![settler] }));
         }
