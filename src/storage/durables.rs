@@ -1,20 +1,23 @@
 //! Durable subscriptions: their positions, and what is not as new above them.
 
+use diesel::dsl::{exists, sql};
+use diesel::sql_types::Bool;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _, upsert::excluded};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::domain::delivery::{DeadReason, DeliveryState};
 use crate::domain::durable::{DurablePolicy, Mark};
-use crate::domain::event::{EventId, Timestamp};
+use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::priority::Lane;
 use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::outbox::{Hold, free_service_id};
+use super::outbox::{Hold, Settlement, free_service_id, settle};
 use super::schema::{deliveries, delivery_attempts, delivery_jobs, durable_marks, durables, services};
+use crate::telemetry::faults::{self, FaultPoint};
 
 /// The name in `services` under which the dead deliveries of a durable subscription are kept. No configured service can
 /// have such a name.
@@ -56,6 +59,8 @@ pub struct HeldDurable {
     pub record: DurableRecord,
     /// Above the floor, in the order of ids; none if they are known, or another process holds it.
     pub marks: Option<Vec<(EventId, Mark)>>,
+    /// Whether dead ones were made anew and wait to be delivered.
+    pub has_renewed: bool,
 }
 
 /// What happened to the events of one.
@@ -68,6 +73,10 @@ pub struct DurableChange {
     pub marks: Vec<(EventId, Mark)>,
     pub forget: Vec<EventId>,
     pub dead: Vec<DeadLetter>,
+    /// Acknowledgements of what was made anew.
+    pub renewed: Vec<Settlement>,
+    /// The Event Handler's own events of it.
+    pub events: Vec<NewEvent>,
 }
 
 /// An event that a durable subscription has given up.
@@ -182,10 +191,11 @@ pub(super) fn held(
     holds: &[Hold],
 ) -> Result<Vec<HeldDurable>, StoreError> {
     let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
-    let query = durables::table.filter(durables::service.eq_any(services));
+    let query = durables::table.filter(durables::service.eq_any(&services));
     let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
     let mut records: HashMap<ServiceId, DurableRecord> =
         rows.into_iter().map(record).map(|record| (record.service, record)).collect();
+    let renewed = renewed(connection, &services)?;
     let mut all = Vec::with_capacity(known.len());
     for ((service, known), hold) in known.iter().zip(holds) {
         let Some(record) = records.remove(service) else { continue };
@@ -194,9 +204,20 @@ pub(super) fn held(
             Hold::Kept if *known == Some(record.epoch) => None,
             Hold::Kept | Hold::Taken => Some(marks(connection, &record)?),
         };
-        all.push(HeldDurable { hold: *hold, record, marks });
+        all.push(HeldDurable { hold: *hold, record, marks, has_renewed: renewed.contains(service) });
     }
     Ok(all)
+}
+
+/// Those of `services` for which something was made anew.
+fn renewed(connection: &mut Connection, services: &[ServiceId]) -> Result<HashSet<ServiceId>, StoreError> {
+    let waits = deliveries::table
+        .filter(deliveries::service.eq(services::id))
+        // As in the partial index.
+        .filter(sql::<Bool>("deliveries.state = 1"));
+    let those = services::table.filter(services::id.eq_any(services)).filter(exists(waits)).select(services::id);
+    let ids: Vec<ServiceId> = on_backend!(connection, c => those.load(c))?;
+    Ok(ids.into_iter().collect())
 }
 
 fn marks(connection: &mut Connection, of: &DurableRecord) -> Result<Vec<(EventId, Mark)>, StoreError> {
@@ -249,11 +270,14 @@ fn forget_deliveries(connection: &mut Connection, service: ServiceId, floor: Eve
     Ok(())
 }
 
-/// Writes a change down, unless it is void: then false.
+/// Writes a change down, all but its events, unless it is void: then false, and nothing is written.
 pub(super) fn change(connection: &mut Connection, change: &DurableChange) -> Result<bool, StoreError> {
     /// Rows in one statement: within the bounds of both backends.
     const ROWS: usize = 1000;
-    let DurableChange { service, epoch, floor, marks, forget, dead } = change;
+    let DurableChange { service, epoch, floor, marks, forget, dead, renewed, events: _ } = change;
+    if faults::strikes(FaultPoint::EpochRefused) {
+        return Ok(false);
+    }
     let current = durables::table.filter(durables::service.eq(service)).filter(durables::epoch.eq(epoch));
     let update = diesel::update(current).set(durables::floor.eq(floor));
     if on_backend!(connection, c => update.execute(c))? == 0 {
@@ -284,6 +308,7 @@ pub(super) fn change(connection: &mut Connection, change: &DurableChange) -> Res
         })?;
     }
     dead.iter().try_for_each(|letter| bury(connection, *service, letter))?;
+    settle(connection, renewed)?;
     Ok(true)
 }
 

@@ -18,6 +18,7 @@ use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
 use super::schema::events;
+use crate::telemetry::faults::{self, FaultPoint};
 use super::{idempotency, migrate, position, postgres, sqlite};
 
 /// A connection that appends, owned by one thread.
@@ -46,6 +47,8 @@ pub struct Committed {
     pub enqueued: outbox::Enqueued,
     /// Durable subscriptions whose changes were void: they were moved, or another process holds them now.
     pub void: Vec<ServiceId>,
+    /// Whether all that was to be settled was still open.
+    pub has_settled_all: bool,
 }
 
 /// What goes into one transaction.
@@ -88,11 +91,26 @@ impl Writer {
     /// durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
     pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
         let Group { appends: mut batch, take_due, settlements, services, durables } = group;
+        let (aborts, is_unconfirmed) = if settlements.is_empty() && durables.is_empty() {
+            (false, false)
+        } else if faults::strikes(FaultPoint::StoreLocked) {
+            return Err(StoreError::new(StoreErrorKind::Locked, "injected: the store is locked"));
+        } else {
+            (faults::strikes(FaultPoint::TransactionAborted), faults::strikes(FaultPoint::CommitUnconfirmed))
+        };
         refuse_zero_bytes(&batch)?;
         let (floor, keys_since, requests) = (self.floor, self.keys_since(now), batch.len());
         let mut void = Vec::new();
-        let (tail, mut plan, enqueued) = self.with(|connection| {
+        let (tail, mut plan, enqueued, has_settled_all) = self.with(|connection| {
             connection.begin()?;
+            // First: what is void leaves nothing behind, and tells nobody.
+            for change in &durables {
+                if durables::change(connection, change)? {
+                    batch.extend(change.events.iter().cloned().map(Append::single));
+                } else {
+                    void.push(change.service);
+                }
+            }
             if take_due > 0 {
                 batch.extend(schedules::take_due(connection, now, take_due)?.into_iter().map(Append::single));
             }
@@ -106,24 +124,21 @@ impl Writer {
             for ((schedule, event), place) in plan.schedules(&batch).zip(0..) {
                 schedules::insert(connection, schedule, event, tail.created_at, place)?;
             }
-            outbox::settle(connection, &settlements)?;
+            let settled = outbox::settle(connection, &settlements)?;
             for change in &services {
                 outbox::change_service(connection, change)?;
             }
-            for change in &durables {
-                if !durables::change(connection, change)? {
-                    void.push(change.service);
-                }
-            }
+            injected(aborts)?;
             connection.commit()?;
             connection.verify()?;
-            Ok((tail, plan, enqueued))
+            injected(is_unconfirmed)?;
+            Ok((tail, plan, enqueued, settled == settlements.len()))
         })?;
         let new = plan.select(batch.into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
         self.floor = tail.id + events.len() as EventId;
         plan.outcomes.truncate(requests);
-        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void })
+        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void, has_settled_all })
     }
 
     /// Does `work` in a transaction that holds the writer's lock.
@@ -188,6 +203,7 @@ impl Writer {
                 Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
                 Connection::Postgres(connection) => postgres::hold_all(connection, &services)?,
             };
+            let holds = if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
             let taken: Vec<ServiceId> =
                 services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
             durables::begin_epochs(connection, &taken)?;
@@ -324,6 +340,12 @@ impl Writer {
         self.connection = Some(connection);
         Ok(result)
     }
+}
+
+/// A failure by order of a test.
+fn injected(is_due: bool) -> Result<(), StoreError> {
+    let error = || StoreError::new(StoreErrorKind::Unavailable, "injected: the connection is lost");
+    if is_due { Err(error()) } else { Ok(()) }
 }
 
 /// What a backend needs to know to append.

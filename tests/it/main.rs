@@ -15,6 +15,8 @@ mod documents;
 mod drain;
 mod durable;
 mod durable_model;
+#[cfg(feature = "fault-injection")]
+mod durable_saves;
 mod example_services;
 mod examples;
 mod examples_browser;

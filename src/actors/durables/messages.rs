@@ -42,6 +42,8 @@ pub enum ToMember {
     Event(Bytes),
     /// The answer to what it has said of an event, as a complete frame.
     Answer(Bytes),
+    /// Something that it has not asked for, as a complete frame.
+    Notice(Bytes),
     /// It is a member no longer.
     Ended(ApiError),
 }
@@ -147,6 +149,10 @@ pub struct DurableStatus {
     pub state: &'static str,
     pub members: usize,
     pub in_flight: usize,
+    /// Of what is taken from the log and not settled.
+    pub unacked_bytes: usize,
+    /// The bound that keeps its members from getting more, until they have settled something.
+    pub held_by: Option<&'static str>,
     /// Taken from the log and with nobody.
     pub waiting: usize,
     pub floor: EventId,
