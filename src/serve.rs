@@ -262,6 +262,7 @@ impl Node {
         };
         let directory = Arc::<Directory>::default();
         let durable = &config.consumers;
+        let pushes = Arc::new(PushLog::default());
         let durables = DurablesParts {
             limits: DurableLimits {
                 max_count: durable.max_count,
@@ -276,6 +277,7 @@ impl Node {
             position: Arc::clone(&position),
             metrics: Arc::clone(&metrics),
             directory: Arc::clone(&directory),
+            pushes: Arc::clone(&pushes),
             renewed,
             log_activity,
         };
@@ -299,7 +301,6 @@ impl Node {
         .start();
 
         let subscribe = &config.subscribe;
-        let pushes = Arc::new(PushLog::default());
         let shard = ShardParts {
             pushes: Arc::clone(&pushes),
             limits: ShardLimits {

@@ -10,6 +10,9 @@ use std::time::Duration;
 use crate::domain::delivery::{DeadReason, DeliveryState};
 use crate::domain::durable::{DurablePolicy, Mark};
 use crate::domain::event::{EventId, NewEvent, Timestamp};
+use crate::domain::filter::Filter;
+use crate::domain::name::EventName;
+use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::ServiceId;
 
@@ -50,6 +53,15 @@ pub struct DurableRecord {
     pub floor: EventId,
     pub policy: DurablePolicy,
     pub created_at: Timestamp,
+}
+
+impl DurableRecord {
+    /// Whether such an event is one of its own.
+    pub fn wants(&self, name: &EventName, payload: &str) -> bool {
+        let filter = self.filter.as_deref().and_then(|json| Filter::parse(json).ok());
+        Pattern::parse(self.pattern.clone()).is_ok_and(|pattern| pattern.matches(name))
+            && filter.is_none_or(|filter| filter.matches(payload))
+    }
 }
 
 /// A durable subscription whose deliveries are up to this process, or another.
@@ -227,11 +239,28 @@ fn marks(connection: &mut Connection, of: &DurableRecord) -> Result<Vec<(EventId
         .order(durable_marks::event_id)
         .select((durable_marks::event_id, durable_marks::deliveries));
     let rows: Vec<(i64, i32)> = on_backend!(connection, c => above.load(c))?;
-    let mark = |(id, deliveries)| match u32::try_from(deliveries) {
-        Ok(deliveries @ 1..) => (id, Mark::Delivered(deliveries)),
-        _ => (id, Mark::Settled),
-    };
-    Ok(rows.into_iter().map(mark).collect())
+    Ok(rows.into_iter().map(|(id, deliveries)| (id, mark(deliveries))).collect())
+}
+
+fn mark(deliveries: i32) -> Mark {
+    match u32::try_from(deliveries) {
+        Ok(deliveries @ 1..) => Mark::Delivered(deliveries),
+        _ => Mark::Settled,
+    }
+}
+
+/// What these know of an event.
+pub(super) fn marks_of(
+    connection: &mut Connection,
+    services: &[ServiceId],
+    id: EventId,
+) -> Result<HashMap<ServiceId, Mark>, StoreError> {
+    let of_event = durable_marks::table
+        .filter(durable_marks::service.eq_any(services))
+        .filter(durable_marks::event_id.eq(id))
+        .select((durable_marks::service, durable_marks::deliveries));
+    let rows: Vec<(ServiceId, i32)> = on_backend!(connection, c => of_event.load(c))?;
+    Ok(rows.into_iter().map(|(service, deliveries)| (service, mark(deliveries))).collect())
 }
 
 /// Moves it: every event above `floor` is to be delivered, whatever was. False if there is none of this name.

@@ -147,7 +147,7 @@ impl Round {
             is_told.then_some(())
         });
         gaps.delivered.remove(&renewed);
-        let redriven = server.post("/admin/deliveries/redrive", json!({"service": "durable/gaps"})).data();
+        let redriven = server.post("/admin/deliveries/redrive", json!({"service": "durable/gaps", "event_id": renewed})).data();
         assert_eq!(redriven["count"], 1, "{redriven}");
         gaps.said.remove(&renewed);
         let round = Self {

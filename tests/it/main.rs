@@ -17,6 +17,7 @@ mod durable;
 mod durable_model;
 #[cfg(feature = "fault-injection")]
 mod durable_saves;
+mod durable_shown;
 mod example_services;
 mod examples;
 mod examples_browser;

@@ -59,6 +59,8 @@ impl Durables {
                 // It is gone; its session's own word is on its way.
                 durable.hand_back(member, id);
                 durable.leave(member);
+            } else if delivery == 1 {
+                self.parts.pushes.add(id, 1);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What the durable subscriptions take, and what their members are sent.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::actors::mailbox::Mailbox;
 use crate::actors::persistence::messages::{AlterDurable, HoldDurables, OpenDurable, ReleaseDurable, SettleDeliveries};
-use crate::domain::durable::MemberId;
+use crate::domain::durable::{Fate, MemberId};
 use crate::domain::event::EventId;
 use crate::protocol::durable::{JoinRequest, Settlement};
 use crate::protocol::error::ApiError;
@@ -140,6 +141,11 @@ pub struct LookAgain(pub String);
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<DurableStatus>")]
 pub struct ListDurables;
+
+/// What has become of an event? Answers for those whose events this node delivers and that may want it, by name.
+#[derive(Debug, Message)]
+#[rtype(result = "BTreeMap<String, (Fate, u32)>")]
+pub struct FindFate(pub EventId);
 
 /// One durable subscription with members on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, oneshot};
 
 use self::consumer::Consumer;
 use self::messages::{
-    ConnectStore, DurableStatus, FinishDurables, Join, Joined, Leave, ListDurables, LookAgain, MemberKey, RoomAgain,
+    ConnectStore, DurableStatus, FindFate, FinishDurables, Join, Joined, Leave, ListDurables, LookAgain, MemberKey, RoomAgain,
     Settle, StoreLink,
 };
 use super::clock::Clock;
@@ -34,6 +34,7 @@ use super::log_position::LogPosition;
 use super::mailbox::Depth;
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use super::persistence::messages::{AlterDurable, Alteration, AppendFailure, OpenDurable};
+use super::push_log::PushLog;
 use super::router::messages::{Observe, RouteBatch};
 use super::session::append_error;
 use super::supervisor::guard::ExitGuard;
@@ -65,6 +66,7 @@ pub struct DurablesParts {
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
     pub directory: Arc<Directory>,
+    pub pushes: Arc<PushLog>,
     /// Told by persistence when dead letters were made anew.
     pub renewed: Arc<Notify>,
     pub log_activity: bool,
@@ -434,6 +436,15 @@ impl Handler<ListDurables> for Durables {
     fn handle(&mut self, ListDurables: ListDurables, _: &mut Self::Context) -> Self::Result {
         let statuses: Vec<DurableStatus> = self.consumers.values().map(Consumer::status).collect();
         MessageResult(statuses)
+    }
+}
+
+impl Handler<FindFate> for Durables {
+    type Result = MessageResult<FindFate>;
+
+    fn handle(&mut self, FindFate(id): FindFate, _: &mut Self::Context) -> Self::Result {
+        let held = self.consumers.values().filter_map(|consumer| Some((consumer, consumer.durable.as_ref()?)));
+        MessageResult(held.map(|(consumer, durable)| (consumer.record.name.clone(), durable.fate(id))).collect())
     }
 }
 

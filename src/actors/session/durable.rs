@@ -181,6 +181,7 @@ impl Session {
             let _ = durables.try_send(RoomAgain(membership.key.clone()));
         }
         self.link.outbox.push(Bundle::of(self.link.wire, std::iter::once(&frame)));
+        self.link.durable_frames.update(|frames| frames + 1);
         if self.link.outbox.queued_bytes() > self.parts.queue_limit {
             self.link.outbox.feeding().pause_until(self.parts.low_water);
         }

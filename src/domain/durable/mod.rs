@@ -83,6 +83,28 @@ pub enum Acked {
     Unknown,
 }
 
+/// How far an event has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is to be delivered, or to be delivered again.
+    Waiting,
+    /// It is with a member.
+    InFlight,
+    /// Nothing is left to do: it was acknowledged, is dead, or lies before the beginning.
+    Settled,
+}
+
+impl Fate {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::InFlight => "in_flight",
+            Self::Settled => "settled",
+        }
+    }
+}
+
 /// See the module. `T` is what of an event is needed to deliver it.
 #[derive(Debug)]
 pub struct Durable<T> {
@@ -273,9 +295,14 @@ impl<T: Clone> Durable<T> {
         }
     }
 
-    /// Whether this event is open.
-    pub fn is_open(&self, id: EventId) -> bool {
-        self.open.contains_key(&id)
+    /// What has become of one of its events, and how often it was delivered.
+    pub fn fate(&self, id: EventId) -> (Fate, u32) {
+        match self.open.get(&id) {
+            Some(Open { place: Place::With { .. }, deliveries, .. }) => (Fate::InFlight, *deliveries),
+            Some(Open { place: Place::Delayed { .. } | Place::Waiting, deliveries, .. }) => (Fate::Waiting, *deliveries),
+            None if id <= self.floor || self.settled.contains(&id) => (Fate::Settled, 0),
+            None => (Fate::Waiting, self.counted.get(&id).copied().unwrap_or(0)),
+        }
     }
 
     pub fn join(&mut self, member: MemberId) {

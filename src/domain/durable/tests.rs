@@ -156,14 +156,14 @@ enum Step {
     Nack(u8),
     /// So many tenths of a second pass.
     Pass(u8),
-    Store(Fate),
+    Store(Ending),
     /// All that is not stored is lost.
     Crash,
 }
 
 /// How a store ends.
 #[derive(Debug, Clone, Copy)]
-enum Fate {
+enum Ending {
     Confirmed,
     Failed,
     /// Stored, and nobody was told.
@@ -180,9 +180,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::AckThrough),
         2 => any::<u8>().prop_map(Step::Nack),
         2 => (1..15u8).prop_map(Step::Pass),
-        3 => Just(Step::Store(Fate::Confirmed)),
-        1 => Just(Step::Store(Fate::Failed)),
-        1 => Just(Step::Store(Fate::Unconfirmed)),
+        3 => Just(Step::Store(Ending::Confirmed)),
+        1 => Just(Step::Store(Ending::Failed)),
+        1 => Just(Step::Store(Ending::Unconfirmed)),
         1 => Just(Step::Crash),
     ]
 }
@@ -287,13 +287,13 @@ proptest! {
                     prop_assert!(durable.next_due().is_none_or(|due| due > now));
                     with.retain(|id, member| durable.is_with(*member, *id));
                 }
-                Step::Store(fate) => {
+                Step::Store(ending) => {
                     let changes = durable.take_changes();
-                    if !matches!(fate, Fate::Failed) {
+                    if !matches!(ending, Ending::Failed) {
                         stored.apply(&changes);
                         safe = acked.clone();
                     }
-                    if matches!(fate, Fate::Confirmed) {
+                    if matches!(ending, Ending::Confirmed) {
                         durable.confirm(changes.revision);
                         prop_assert!(!durable.is_dirty() && durable.stored() == durable.revision());
                     } else {
