@@ -133,9 +133,9 @@ fn a_member_that_has_to_acknowledge_before_it_gets_more_is_told_so() {
                 let it = shown(&server, "d");
                 assert_eq!((&it["held_by"], &it["unacked_bytes"]), (&frame["held_by"], &frame["unacked_bytes"]), "{it}");
                 let last = *had.last().expect("some");
-                let reply = ws.ask(json!({"action": "ack", "id": last, "cumulative": true}));
-                assert_eq!(reply["type"], "acked", "{reply}");
+                ws.ws.send(json!({"action": "ack", "id": last, "cumulative": true}));
             }
+            Some("acked") => {}
             _ => panic!("{frame}"),
         }
     }

@@ -259,9 +259,11 @@ impl Consumer {
         self.durable.is_some()
     }
 
-    /// Whether the store's word `held` means another machine: it was moved, or others may have changed it.
+    /// Whether the store's word `held` means another machine: it was moved, or others may have changed it. Not if this
+    /// process has taken it back and nobody has had it meanwhile: whoever takes or moves it begins an epoch.
     pub fn is_outdated_by(&self, hold: Hold, record: &DurableRecord) -> bool {
         let is_held = hold != Hold::Elsewhere;
-        is_held != self.is_held() || is_held && (record.epoch != self.record.epoch || hold == Hold::Taken)
+        let own = self.record.epoch + i64::from(hold == Hold::Taken);
+        is_held != self.is_held() || is_held && record.epoch != own
     }
 }

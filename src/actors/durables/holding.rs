@@ -142,7 +142,8 @@ impl Durables {
             consumer.record = record;
             consumer.replace(durable, self.next_life);
             self.next_life += 1;
-        } else if record.policy != consumer.record.policy {
+        } else {
+            consumer.record.epoch = record.epoch;
             self.set_policy(&name, record.policy);
         }
         if has_renewed {

@@ -57,6 +57,7 @@ enum End {
 pub struct Saving {
     changes: Changes<Event>,
     life: u64,
+    epoch: i64,
 }
 
 impl Saving {
@@ -114,7 +115,7 @@ impl Durables {
         let changes = durable.take_changes();
         let change = change(consumer, &changes);
         let (reply, answer) = oneshot::channel();
-        consumer.saving = Some(Saving { changes, life: consumer.life });
+        consumer.saving = Some(Saving { changes, life: consumer.life, epoch: consumer.record.epoch });
         let is_sent = !faults::strikes(FaultPoint::MailboxFull)
             && self.store.settle.try_send(SettleDeliveries { durables: vec![change], ..SettleDeliveries::new(reply) }).is_ok();
         let name = Arc::clone(&consumer.name);
@@ -133,7 +134,7 @@ impl Durables {
 
     fn saved(&mut self, name: &Arc<str>, end: End, ctx: &mut Context<Self>) {
         let Some(consumer) = self.consumers.get_mut(name) else { return };
-        let Some(Saving { changes, life }) = consumer.saving.take() else { return };
+        let Some(Saving { changes, life, epoch }) = consumer.saving.take() else { return };
         assert!(!faults::strikes(FaultPoint::DurablesDieAfter), "injected fault in durables");
         // Of an earlier machine: what was said to it is answered, and nothing is left to do about it.
         let Some(durable) = consumer.durable.as_mut().filter(|_| life == consumer.life) else {
@@ -154,16 +155,17 @@ impl Durables {
                 }
                 self.pump(name, ctx);
             }
-            End::Void => {
+            End::Void if epoch == consumer.record.epoch && !consumer.is_asking => {
                 // Another node holds it, or an operator has moved it: what is so is asked of the store.
                 consumer.replace(None, self.next_life);
                 self.next_life += 1;
                 self.hold(name, ctx);
             }
-            End::NotSent | End::Failed => {
-                // Stored or not: it is written once more, unless that is void.
+            End::NotSent | End::Failed | End::Void => {
+                // Stored or not: it is written once more, unless that is void. What is void in an epoch that has passed
+                // may be good in the next one, if that is of this process too: the store is asked just now.
                 durable.restore(changes);
-                self.rest(name, if end == End::NotSent { MAILBOX_RETRY } else { STORE_RETRY }, ctx);
+                self.rest(name, if end == End::Failed { STORE_RETRY } else { MAILBOX_RETRY }, ctx);
             }
         }
     }
