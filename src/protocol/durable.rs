@@ -96,7 +96,8 @@ pub fn name_of(object: &RawObject<'_>) -> Result<Option<String>, ApiError> {
     // Paths cannot name the last two.
     let is_bad = name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_ok) || [".", ".."].contains(&&*name);
     if is_bad {
-        let reason = format!("must be 1 to {MAX_NAME} of a-z, A-Z, 0-9, \"-\", \"_\" and \".\", and neither \".\" nor \"..\"");
+        let reason =
+            format!("must be 1 to {MAX_NAME} of a-z, A-Z, 0-9, \"-\", \"_\" and \".\", and neither \".\" nor \"..\"");
         return Err(ApiError::field(ErrorCode::InvalidField, "durable", reason));
     }
     Ok(Some(name.into_owned()))

@@ -56,11 +56,13 @@ pub struct DurableRecord {
 }
 
 impl DurableRecord {
-    /// Whether such an event is one of its own.
-    pub fn wants(&self, name: &EventName, payload: &str) -> bool {
+    /// Why such an event is none of its own; none if it is.
+    pub fn why_not(&self, name: &EventName, payload: &str) -> Option<String> {
+        if !Pattern::parse(self.pattern.clone()).is_ok_and(|pattern| pattern.matches(name)) {
+            return Some("its event_name does not match".to_owned());
+        }
         let filter = self.filter.as_deref().and_then(|json| Filter::parse(json).ok());
-        Pattern::parse(self.pattern.clone()).is_ok_and(|pattern| pattern.matches(name))
-            && filter.is_none_or(|filter| filter.matches(payload))
+        filter.and_then(|filter| filter.first_failure(payload)).map(|failure| failure.to_string())
     }
 }
 

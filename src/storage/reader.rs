@@ -188,11 +188,7 @@ impl Reader {
     }
 
     /// What these durable subscriptions know of an event above their floors.
-    pub async fn durable_marks(
-        &self,
-        of: Vec<ServiceId>,
-        id: EventId,
-    ) -> Result<HashMap<ServiceId, Mark>, StoreError> {
+    pub async fn durable_marks(&self, of: Vec<ServiceId>, id: EventId) -> Result<HashMap<ServiceId, Mark>, StoreError> {
         self.read(move |connection| durables::marks_of(connection, &of, id)).await
     }
 

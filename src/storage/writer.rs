@@ -18,8 +18,8 @@ use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
 use super::schema::events;
-use crate::telemetry::faults::{self, FaultPoint};
 use super::{idempotency, migrate, position, postgres, sqlite};
+use crate::telemetry::faults::{self, FaultPoint};
 
 /// A connection that appends, owned by one thread.
 ///
@@ -203,7 +203,8 @@ impl Writer {
                 Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
                 Connection::Postgres(connection) => postgres::hold_all(connection, &services)?,
             };
-            let holds = if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
+            let holds =
+                if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
             let taken: Vec<ServiceId> =
                 services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
             durables::begin_epochs(connection, &taken)?;

@@ -20,7 +20,9 @@ use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
 use crate::protocol::permit;
-use crate::storage::{AttemptRecord, DeliveryRecord, DurableRecord, EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind};
+use crate::storage::{
+    AttemptRecord, DeliveryRecord, DurableRecord, EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind,
+};
 
 const PARAMETERS: &[&str] =
     &["event_name", "after", "before", "since", "until", "source", "status", "key", "limit", "order"];
@@ -121,7 +123,7 @@ async fn durables_of(
 ) -> Result<Vec<serde_json::Value>, ApiError> {
     let reader = &edge.parts.reader;
     let all = reader.durables().await.map_err(|error| read_error(&error))?;
-    let wanting: Vec<_> = all.iter().filter(|record| record.wants(&event.name, &event.payload)).collect();
+    let wanting: Vec<_> = all.iter().filter(|record| record.why_not(&event.name, &event.payload).is_none()).collect();
     if wanting.is_empty() {
         return Ok(Vec::new());
     }

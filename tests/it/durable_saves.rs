@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use diesel::{Connection as _, SqliteConnection, connection::SimpleConnection as _};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
@@ -146,14 +147,12 @@ impl Round {
             gaps.told.remove(&renewed)
         });
         gaps.delivered.remove(&renewed);
-        let redriven = server.post("/admin/deliveries/redrive", json!({"service": "durable/gaps", "event_id": renewed})).data();
+        let redriven =
+            server.post("/admin/deliveries/redrive", json!({"service": "durable/gaps", "event_id": renewed})).data();
         assert_eq!(redriven["count"], 1, "{redriven}");
         gaps.said.remove(&renewed);
-        let round = Self {
-            low: [(); 3].map(|()| low.publish(server)),
-            gaps: [(); 4].map(|()| gaps.publish(server)),
-            renewed,
-        };
+        let round =
+            Self { low: [(); 3].map(|()| low.publish(server)), gaps: [(); 4].map(|()| gaps.publish(server)), renewed };
         low.await_events(server, &round.low);
         gaps.await_events(server, &round.gaps);
         gaps.await_events(server, &[renewed]);
@@ -218,7 +217,8 @@ fn survives(backend: Backend, point: &str) {
         member.await_events(&server, &[last]);
     }
     let dead = server.get("/admin/deliveries?service=durable/gaps&state=dead").data();
-    let dead: BTreeSet<i64> = dead.as_array().expect("a list").iter().filter_map(|row| row["event_id"].as_i64()).collect();
+    let dead: BTreeSet<i64> =
+        dead.as_array().expect("a list").iter().filter_map(|row| row["event_id"].as_i64()).collect();
     let told = |member: &Member, id: i64| member.told.get(&id).cloned().unwrap_or_default();
     for round in &rounds {
         if told(&low, round.low[2]) == "acked" {
@@ -277,4 +277,44 @@ fn what_waits_for_a_service_is_counted_right_after_a_settlement_that_was_not_con
             eventually("nothing is pending", || (pending() == 0).then_some(()));
         }
     });
+}
+
+#[test]
+fn nothing_is_acknowledged_while_another_process_has_the_store_locked() {
+    let locked = |server: &Server| {
+        let path = server.dir().join("events.db");
+        let mut other = SqliteConnection::establish(path.to_str().expect("UTF-8")).expect("a database");
+        other.batch_execute("PRAGMA busy_timeout = 20000; BEGIN EXCLUSIVE").expect("the lock");
+        other
+    };
+    let mut server = builder(Backend::Sqlite).env("EVENT_HANDLER__STORE__BUSY_TIMEOUT", "100ms").start();
+    let mut member = Member::new("low");
+    for is_killed in [false, true] {
+        let ids = [(); 3].map(|()| member.publish(&server));
+        member.await_events(&server, &ids);
+        let mut other = locked(&server);
+        member.say(ids[0], json!({"action": "ack"}));
+        member.say(ids[2], json!({"action": "ack", "cumulative": true}));
+        wait_for_status(&server, "/health/ready", 503);
+        // Longer than what it takes to be tried again.
+        member.listen(Duration::from_millis(1500));
+        assert_eq!(member.told, BTreeMap::new(), "nothing can be stored");
+        if is_killed {
+            server.kill9();
+        }
+        other.batch_execute("COMMIT").expect("no lock any more");
+        if is_killed {
+            server.restart();
+            member.ws = None;
+            member.await_events(&server, &ids);
+        } else {
+            eventually("it is stored, and told", || {
+                member.listen(Duration::from_millis(20));
+                member.is_answered().then_some(())
+            });
+            let told: Vec<_> = std::mem::take(&mut member.told).into_values().collect();
+            assert_eq!(told, ["acked", "acked"]);
+            member.said.clear();
+        }
+    }
 }

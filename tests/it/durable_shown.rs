@@ -90,7 +90,8 @@ fn a_trace_says_where_an_event_is_with_durable_subscriptions() {
         assert_eq!(waits["durables"], json!([{"durable": "billing", "state": "waiting", "deliveries": null}]));
         assert_eq!(waits["pushed_to"], 0, "{waits}");
         let sessions = server.get("/admin/sessions").data();
-        let frames: Vec<i64> = sessions.as_array().expect("a list").iter().filter_map(|s| s["frames"].as_i64()).collect();
+        let frames: Vec<i64> =
+            sessions.as_array().expect("a list").iter().filter_map(|s| s["frames"].as_i64()).collect();
         assert_eq!(frames.iter().sum::<i64>(), 2, "{sessions}");
         ws.say("reject", ids[0], "rejected");
         ws.ack(ids[1]);
@@ -131,7 +132,11 @@ fn a_member_that_has_to_acknowledge_before_it_gets_more_is_told_so() {
                 assert_eq!((&frame["held_by"], &frame["unacked"]), (&json!("max_unacked_bytes"), &json!(4)), "{frame}");
                 assert!(frame["unacked_bytes"].as_u64().is_some_and(|bytes| bytes > 64 * 1024), "{frame}");
                 let it = shown(&server, "d");
-                assert_eq!((&it["held_by"], &it["unacked_bytes"]), (&frame["held_by"], &frame["unacked_bytes"]), "{it}");
+                assert_eq!(
+                    (&it["held_by"], &it["unacked_bytes"]),
+                    (&frame["held_by"], &frame["unacked_bytes"]),
+                    "{it}"
+                );
                 let last = *had.last().expect("some");
                 ws.ws.send(json!({"action": "ack", "id": last, "cumulative": true}));
             }
@@ -158,7 +163,10 @@ fn names_and_numbers_of_memberships_have_bounds() {
     let mut ws = server.ws();
     for name in [".", ".."] {
         let refused = ws.request(request(name, json!({})));
-        assert_eq!((&refused["error"]["code"], &refused["error"]["field"]), (&json!("invalid_field"), &json!("durable")));
+        assert_eq!(
+            (&refused["error"]["code"], &refused["error"]["field"]),
+            (&json!("invalid_field"), &json!("durable"))
+        );
     }
     for name in ["a", "b"] {
         assert_eq!(ws.request(request(name, json!({})))["type"], "subscribed");

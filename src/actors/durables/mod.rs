@@ -26,8 +26,8 @@ use tokio::sync::{Notify, oneshot};
 
 use self::consumer::Consumer;
 use self::messages::{
-    ConnectStore, DurableStatus, FindFate, FinishDurables, Join, Joined, Leave, ListDurables, LookAgain, MemberKey, RoomAgain,
-    Settle, StoreLink,
+    ConnectStore, DurableStatus, FindFate, FinishDurables, Join, Joined, Leave, ListDurables, LookAgain, MemberKey,
+    RoomAgain, Settle, StoreLink,
 };
 use super::clock::Clock;
 use super::log_position::LogPosition;
@@ -236,7 +236,8 @@ impl Durables {
         let alter = AlterDurable { name: join.request.name.clone(), alteration: Alteration::Policy(policy) };
         let stored = self.store.alter.send(alter);
         Box::pin(stored.into_actor(self).map(move |stored, this, ctx| {
-            let is_stored = stored.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
+            let is_stored =
+                stored.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
             if !is_stored {
                 return Err(deleted_just_now());
             }
@@ -261,7 +262,8 @@ impl Durables {
         let max = self.parts.limits.max_count;
         let opened = self.store.open.send(OpenDurable { new, max });
         Box::pin(opened.into_actor(self).map(move |opened, this, ctx| {
-            let opened = opened.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
+            let opened =
+                opened.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
             let Some(held) = opened else {
                 let advice =
                     format!("there are {max} durable subscriptions, as many as there may be; delete some first");

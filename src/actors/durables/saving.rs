@@ -63,7 +63,8 @@ pub struct Saving {
 impl Saving {
     /// Whether it says how this event ended, one that is dead or was made anew.
     pub fn ends(&self, id: EventId) -> bool {
-        self.changes.dead.iter().any(|dead| dead.id == id) || self.changes.renewed.iter().any(|(renewed, _)| *renewed == id)
+        self.changes.dead.iter().any(|dead| dead.id == id)
+            || self.changes.renewed.iter().any(|(renewed, _)| *renewed == id)
     }
 }
 
@@ -117,7 +118,11 @@ impl Durables {
         let (reply, answer) = oneshot::channel();
         consumer.saving = Some(Saving { changes, life: consumer.life, epoch: consumer.record.epoch });
         let is_sent = !faults::strikes(FaultPoint::MailboxFull)
-            && self.store.settle.try_send(SettleDeliveries { durables: vec![change], ..SettleDeliveries::new(reply) }).is_ok();
+            && self
+                .store
+                .settle
+                .try_send(SettleDeliveries { durables: vec![change], ..SettleDeliveries::new(reply) })
+                .is_ok();
         let name = Arc::clone(&consumer.name);
         let stored = async move {
             if !is_sent {

@@ -104,11 +104,13 @@ impl Outbox {
                 has_room |= *lane == Lane::Replay;
                 continue;
             };
-            slot.add(*lane, -1);
-            slot.add_dead(i64::from(*is_dead));
+            if committed.has_settled_all {
+                slot.add(*lane, -1);
+                slot.add_dead(i64::from(*is_dead));
+            }
             has_room |= *lane == Lane::Replay && slot.pending()[Lane::Replay.index()] <= ROOM;
         }
-        // Some were settled before, by a transaction that was not confirmed or by another process: not to be counted twice.
+        // Else some were settled before, by a transaction that was not confirmed or by another process.
         self.is_in_doubt |= !committed.has_settled_all;
         has_room
     }

@@ -299,7 +299,9 @@ impl<T: Clone> Durable<T> {
     pub fn fate(&self, id: EventId) -> (Fate, u32) {
         match self.open.get(&id) {
             Some(Open { place: Place::With { .. }, deliveries, .. }) => (Fate::InFlight, *deliveries),
-            Some(Open { place: Place::Delayed { .. } | Place::Waiting, deliveries, .. }) => (Fate::Waiting, *deliveries),
+            Some(Open { place: Place::Delayed { .. } | Place::Waiting, deliveries, .. }) => {
+                (Fate::Waiting, *deliveries)
+            }
             None if id <= self.floor || self.settled.contains(&id) => (Fate::Settled, 0),
             None => (Fate::Waiting, self.counted.get(&id).copied().unwrap_or(0)),
         }

@@ -371,7 +371,13 @@ fn so_many_elements_are_looked_at_and_no_more() {
 #[test]
 fn is_the_same_in_every_spelling_and_another_in_meaning() {
     let same: [&[&str]; 6] = [
-        &[r#"{"a":5}"#, r#"{"a":[5]}"#, r#"{"a":[5.0, 50e-1]}"#, r#"{"a":[{"equals":5}]}"#, r#"{"a":[{"numeric":["=",5]}]}"#],
+        &[
+            r#"{"a":5}"#,
+            r#"{"a":[5]}"#,
+            r#"{"a":[5.0, 50e-1]}"#,
+            r#"{"a":[{"equals":5}]}"#,
+            r#"{"a":[{"numeric":["=",5]}]}"#,
+        ],
         &[r#"{"a":"x","b":{"c":[1,2]}}"#, r#"{"b":{"c":[2,1,2.0]},"\u0061":["\u0078"]}"#],
         &[r#"{"a":[{"numeric":[">",1,"<",2]}]}"#, r#"{"a":[{"numeric":["<",2.0,">",1]}]}"#],
         &[r#"{"a":[{"anything-but":"x"}]}"#, r#"{"a":[{"anything-but":["x"]}]}"#],
