@@ -1,5 +1,7 @@
 //! The composition: everything is made here, once, and tied together.
 
+mod admin_entry;
+
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -11,9 +13,11 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
+use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 
+use self::admin_entry::AdminEntry;
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::client::{ClientParts, tls};
@@ -33,7 +37,7 @@ use crate::config::{self, Config, ConfigError, ServiceConfig, UnknownFields};
 use crate::domain::durable::DurablePolicy;
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
-use crate::storage::{Durability, Reader, RetentionPolicy, StoreError, StoreOptions, StoreUrl};
+use crate::storage::{Durability, Reader, RetentionPolicy, Schema, StoreError, StoreOptions, StoreUrl};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
@@ -73,6 +77,7 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
         StoreUrl::parse(config.store.url.expose()).map_err(|error| config.error_at("store.url", error.to_string()))?;
     Ok(StoreOptions {
         url,
+        schema: Schema::new(config.store.schema.as_str()),
         durability: match config.store.durability {
             config::Durability::Full => Durability::Full,
             config::Durability::Normal => Durability::Normal,
@@ -109,20 +114,28 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     };
     let (escalate, escalation) = oneshot::channel();
     let node = Node::start(&config, store, access, workers, escalate)?;
-    node.wait_for_store().await;
+    let unusable = |reason: String| ServeError::Config(config.error_at("store.url", reason));
+    if let Some(reason) = node.wait_for_store().await {
+        return Err(unusable(reason));
+    }
+    let admin = AdminEntry::open(&config, &node.edge.access, &node.store);
     node.watch_access().await;
 
     let server = node.http_server(&config, listener, workers)?;
     let handle = server.handle();
     let server = actix_rt::spawn(server);
     node.wait_for_shards(workers).await;
-    log::info!(addr:% = address, workers, store:% = node.store_name, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
+    admin.tell(&config, address);
+    log::info!(addr:% = address, workers, store:% = node.store, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
     if !address.ip().is_loopback() && !config.access.is_required() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
 
     tokio::select! {
         () = signals.stop() => {}
+        reason = node.edge.health.store.unusable() => {
+            return Err(unusable(reason));
+        }
         reason = escalation => {
             let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
             return Err(ServeError::Escalated(reason));
@@ -203,7 +216,7 @@ struct Node {
     supervisor: Addr<Supervisor>,
     commit_timeout: Duration,
     queue_per_shard: usize,
-    store_name: String,
+    store: StoreUrl,
 }
 
 impl Node {
@@ -221,7 +234,7 @@ impl Node {
         let health = Arc::new(Health::new(STORE_PATIENCE.min(config.publish.commit_timeout.get())));
         let position = Arc::new(LogPosition::default());
         let backlog = Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize());
-        let store_name = store.url.to_string();
+        let store_url = store.url.clone();
         let log_activity = config.log.activity;
 
         let slot = |service: &ServiceConfig| {
@@ -239,6 +252,7 @@ impl Node {
         let clients = services.iter().map(|service| ClientParts {
             service: Arc::clone(&service.config),
             slot: Arc::clone(&service.slot),
+            position: Arc::clone(&position),
             reader: deliveries.clone(),
             metrics: Arc::clone(&metrics),
             log_activity,
@@ -379,7 +393,7 @@ impl Node {
             supervisor,
             commit_timeout: config.publish.commit_timeout.get(),
             queue_per_shard: subscribe.queue_total.as_usize() / workers,
-            store_name,
+            store: store_url,
         })
     }
 
@@ -428,17 +442,19 @@ impl Node {
             .map_err(|error| ServeError::Start(format!("the HTTP server did not start: {error}")))
     }
 
-    /// The store's first word, good or bad: publishes right after the start should not be refused for haste.
-    async fn wait_for_store(&self) {
+    /// The store's first word, good or bad: publishes right after the start should not be refused for haste. Why there
+    /// is nothing to wait for, if that is so.
+    async fn wait_for_store(&self) -> Option<String> {
         let store = &self.edge.health.store;
         let knows_services = || self.edge.services.iter().all(|service| service.slot.id().is_some());
         wait_until(|| (store.is_up() && knows_services()) || store.reason().is_some()).await;
+        store.unusable().now_or_never()
     }
 
     /// Learns who is revoked, and goes on learning: what other nodes revoke, and when the file of keys changes.
     async fn watch_access(&self) {
         let (access, reader) = (Arc::clone(&self.edge.access), self.edge.reader.clone());
-        if !access.is_required() && !access.can_administer() {
+        if !access.is_required() {
             return;
         }
         let check = self.edge.supervisor.check_access.clone();

@@ -2,6 +2,7 @@
 //!
 //! What a caller may do is decided by [`crate::domain::access`]; here it is found out who it is.
 
+pub mod admin_token;
 mod crypto;
 mod jwt;
 mod keys;
@@ -39,7 +40,7 @@ pub struct AccessControl {
     is_required: bool,
     tokens: TokenTable,
     jwt: Option<JwtVerifier>,
-    admin_token: Secret,
+    admin_token: RwLock<Secret>,
     operator: Arc<Principal>,
     revoked: RwLock<Revoked>,
     /// Until the store was asked once, nobody knows who is revoked.
@@ -61,7 +62,7 @@ impl AccessControl {
             is_required: config.is_required(),
             tokens: TokenTable::new(&config.tokens),
             jwt: if jwt.jwks_file.is_empty() { None } else { Some(JwtVerifier::new(jwt.clone())?) },
-            admin_token,
+            admin_token: RwLock::new(admin_token),
             operator: Arc::new(operator),
             revoked: RwLock::default(),
             knows_revoked: AtomicBool::new(false),
@@ -73,9 +74,14 @@ impl AccessControl {
         self.is_required
     }
 
-    /// Whether there is a token that opens `/admin`, or may be: without one, only this machine gets there.
+    /// Whether there is a token that opens `/admin`, or may be one.
     pub fn can_administer(&self) -> bool {
-        !self.admin_token.is_empty() || self.jwt.is_some() || self.tokens.any_admin()
+        !read(&self.admin_token).is_empty() || self.jwt.is_some() || self.tokens.any_admin()
+    }
+
+    /// Has `token` open `/admin`, and everything else.
+    pub fn set_admin_token(&self, token: Secret) {
+        *write(&self.admin_token) = token;
     }
 
     /// Who has sent `token`. Everybody is welcome where none is required.
@@ -90,7 +96,7 @@ impl AccessControl {
             return Err(unauthorized("the token is too long to be one"));
         }
         let digest: [u8; 32] = Sha256::digest(token).into();
-        if self.admin_token.matches(token) {
+        if read(&self.admin_token).matches(token) {
             return Ok(Arc::clone(&self.operator));
         }
         let principal = match (self.tokens.find(&digest, now), &self.jwt) {

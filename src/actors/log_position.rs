@@ -1,8 +1,10 @@
-//! Where the log ends, for everybody on this node.
+//! Which log it is and where it ends, for everybody on this node.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use crate::domain::event::{EventId, LogBounds};
+use crate::domain::log::LogId;
 
 /// The retained bounds of the log as the persistence actor last knew them.
 ///
@@ -13,6 +15,8 @@ pub struct LogPosition {
     known: AtomicBool,
     earliest: AtomicI64,
     last: AtomicI64,
+    /// Written when the store is opened; read once for a request or delivery.
+    log: RwLock<Option<LogId>>,
 }
 
 impl LogPosition {
@@ -27,6 +31,17 @@ impl LogPosition {
     /// The last committed id; 0 when it is not known.
     pub fn last(&self) -> EventId {
         self.last.load(Ordering::Acquire)
+    }
+
+    /// Which log it is; `None` until the store was opened for the first time. With an event's id it names the event as
+    /// no other log does.
+    pub fn log_id(&self) -> Option<LogId> {
+        *self.log.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store has this log.
+    pub fn set_log_id(&self, log: LogId) {
+        *self.log.write().unwrap_or_else(PoisonError::into_inner) = Some(log);
     }
 
     /// Takes over what was read from the store.

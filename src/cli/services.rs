@@ -19,8 +19,8 @@ Examples:
 Columns: breaker (closed, open, half_open, or forced_open and forced_closed by an operator), deliveries in flight,
 pending and dead, seconds that the oldest pending has waited, deliveries per second, and the last error.
 
-Without ADMIN_TOKEN on the service it must be asked on its own machine; else give the token by EVENT_HANDLER_TOKEN or
---token, or in the configuration (admin.token, ADMIN_TOKEN).";
+The token is the one of the configuration (admin.token, ADMIN_TOKEN), or the one that the service has made and keeps
+beside its data; else give it by EVENT_HANDLER_TOKEN or --token.";
 
 /// What to ask or tell.
 #[derive(Debug, Args)]

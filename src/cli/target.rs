@@ -3,10 +3,12 @@
 use std::net::Ipv6Addr;
 
 use clap::Args;
-use url::Url;
+use url::{Host, Url};
 
 use super::Failure;
+use crate::access::admin_token;
 use crate::config::Config;
+use crate::serve::store_options;
 
 /// How to reach the service, and as whom.
 #[derive(Debug, Args)]
@@ -39,14 +41,23 @@ impl TargetArgs {
         Ok(Target { base, token: given(&self.token) })
     }
 
-    /// The same for commands that operators give: without a token of its own, the configured address gets the
-    /// configured `admin.token`. No other address does.
+    /// The same for commands that operators give. Without a token of its own, the configured address gets the configured
+    /// `admin.token`, or else the one that the service has put into its file; so does another port of this machine, where
+    /// only a service of this folder can have put it. No other address gets either.
     pub fn resolve_admin(&self, config: &Config) -> Result<Target, Failure> {
         let mut target = self.resolve(config)?;
-        let is_configured = self.url.as_deref().is_none_or(|url| url.trim().is_empty());
-        if target.token.is_none() && is_configured && !config.admin.token.is_empty() {
-            target.token = Some(config.admin.token.expose().to_owned());
+        if target.token.is_some() {
+            return Ok(target);
         }
+        let is_configured = self.url.as_deref().is_none_or(|url| url.trim().is_empty());
+        let Config { admin, .. } = config;
+        target.token = if !admin.token.is_empty() {
+            is_configured.then(|| admin.token.expose().to_owned())
+        } else if is_configured || target.is_local() {
+            kept_token(config)?
+        } else {
+            None
+        };
         Ok(target)
     }
 }
@@ -62,10 +73,29 @@ impl Target {
         format!("ws{}{path}", self.base.trim_start_matches("http"))
     }
 
+    /// Whether this machine is meant.
+    fn is_local(&self) -> bool {
+        Url::parse(&self.base).is_ok_and(|url| match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        })
+    }
+
     /// The address itself, for messages.
     pub fn base(&self) -> &str {
         &self.base
     }
+}
+
+/// The token that a service of this configuration keeps in a file.
+fn kept_token(config: &Config) -> Result<Option<String>, Failure> {
+    let path = admin_token::file(&config.admin, &store_options(config)?.url);
+    let token = admin_token::read(&path).map_err(|reason| {
+        Failure::Failed(format!("the admin token in {reason}\nGive one by EVENT_HANDLER_TOKEN or --token."))
+    })?;
+    Ok(token.map(|token| token.expose().to_owned()))
 }
 
 fn checked(text: &str) -> Result<String, Failure> {
@@ -123,6 +153,11 @@ mod tests {
         let target = Target { base: checked("http://h:1/events/").expect("valid"), token: None };
         assert_eq!(target.http("/publish"), "http://h:1/events/publish");
         assert_eq!(target.ws("/ws"), "ws://h:1/events/ws");
+        let local = |base: &str| Target { base: base.into(), token: None }.is_local();
+        assert!(local("http://127.0.0.1:1") && local("http://[::1]:1") && local("http://localhost:1/events"));
+        assert!(
+            !local("http://127.0.0.1.example:1") && !local("http://10.0.0.1:1") && !local("http://localhost.example")
+        );
         for bad in ["h:1", "https://h", "ftp://h", "http://u:p@h", "http://h?x=1", "http://"] {
             assert_eq!(checked(bad).map_err(|failure| failure.exit_code()), Err(2), "{bad}");
         }

@@ -77,6 +77,8 @@ pub enum Durability {
 pub struct StoreConfig {
     /// As it was written; empty means the SQLite file under `data/`.
     pub url: DatabaseUrl,
+    #[serde(deserialize_with = "schema")]
+    pub schema: String,
     pub durability: Durability,
     #[serde(deserialize_with = "whole::<1, 256, _, _>")]
     pub readers: u32,
@@ -190,6 +192,8 @@ pub struct LogConfig {
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
     pub token: Secret,
+    /// Empty means beside the data.
+    pub token_file: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -232,6 +236,15 @@ fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
         return Ok(host);
     }
     Err(D::Error::custom(format!("must be an IP address or a host name, without a port, not {host:?}")))
+}
+
+/// The name of a PostgreSQL schema; longer ones would be cut off, those that begin with `pg_` are the server's.
+fn schema<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    if (1..=63).contains(&name.len()) && !name.starts_with("pg_") && !name.contains(char::is_control) {
+        return Ok(name);
+    }
+    Err(D::Error::custom(format!("must be 1 to 63 bytes, and not begin with pg_, not {name:?}")))
 }
 
 fn origins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {

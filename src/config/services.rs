@@ -25,11 +25,13 @@ use crate::protocol::webhook::SigningKey;
 const MAX_NAME: usize = 63;
 
 /// Headers that a configuration cannot set: deliveries have them anyway, or they belong to the connection.
-const RESERVED_HEADERS: [&str; 14] = [
+const RESERVED_HEADERS: [&str; 16] = [
     "connection",
     "content-encoding",
     "content-length",
     "content-type",
+    "event-id",
+    "event-log",
     "expect",
     "host",
     "idempotency-key",

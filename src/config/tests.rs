@@ -177,7 +177,7 @@ fn errors_in_a_file_are_one_line() {
         ("[server]\nprot = 1", r#"server.prot: unknown key (did you mean "port"?)"#),
         ("[sever]\nport = 1", r#"sever: unknown key (did you mean "server"?)"#),
         ("readers = 1", r#"readers: unknown key (did you mean "store.readers"?)"#),
-        ("[admin]\nx = 1", "admin.x: unknown key (known: token)"),
+        ("[admin]\nx = 1", "admin.x: unknown key (known: token, token_file)"),
         ("[server.port]\nx = 1", "server.port: must be a whole number, not a section"),
         ("server = 1", "server: must be a section, not a whole number"),
         ("[server]\nport = \"x\"", "server.port: must be a whole number, not text"),

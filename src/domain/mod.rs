@@ -13,6 +13,7 @@ pub mod event;
 pub mod filter;
 pub mod index;
 pub mod key_order;
+pub mod log;
 pub mod name;
 pub mod network;
 pub mod pattern;

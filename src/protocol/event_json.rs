@@ -7,15 +7,18 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use crate::domain::delivery::EventStatus;
-use crate::domain::event::{Event, NewEvent, Schedule, Timestamp};
+use crate::domain::event::{Event, NewEvent, Priority, Schedule, Timestamp};
 
-/// Appends the event as `/events` shows it.
+/// Appends the event as `/events` shows it: six members that every event has, and what was given beyond them.
 pub fn write_event(out: &mut Vec<u8>, event: &Event, status: EventStatus) {
     let Event { id, created_at, name, payload, source, priority, key, metadata, traceparent } = event;
     let _ =
         write!(out, r#"{{"id":{id},"event_name":"{name}","payload":{payload},"created_at":"{created_at}","source":"#);
     write_string(out, source);
-    let _ = write!(out, r#","status":"{}","priority":"{}""#, status.as_str(), priority.as_str());
+    let _ = write!(out, r#","status":"{}""#, status.as_str());
+    if *priority != Priority::default() {
+        let _ = write!(out, r#","priority":"{}""#, priority.as_str());
+    }
     write_key_and_metadata(out, key.as_deref(), metadata.as_deref());
     if let Some(traceparent) = traceparent {
         let _ = write!(out, r#","traceparent":"{traceparent}""#);
@@ -81,7 +84,6 @@ pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::{Priority, Timestamp};
     use crate::domain::name::EventName;
 
     fn event() -> Event {

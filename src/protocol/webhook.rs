@@ -14,7 +14,10 @@ use sha2::Sha256;
 
 use super::event_json::{write_key_and_metadata, write_string};
 use crate::domain::event::{Event, EventId, Timestamp};
+use crate::domain::log::LogId;
 
+const EVENT_ID: HeaderName = HeaderName::from_static("event-id");
+const EVENT_LOG: HeaderName = HeaderName::from_static("event-log");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
@@ -81,8 +84,9 @@ pub struct TraceIds {
     pub span: u64,
 }
 
-/// The request that delivers `event` to `service`, as of `now`, signed once with each of `keys`.
+/// The request that delivers `event` of `log` to `service`, as of `now`, signed once with each of `keys`.
 pub fn delivery_request(
+    log: LogId,
     event: &Event,
     service: &str,
     format: DeliveryFormat,
@@ -95,7 +99,9 @@ pub fn delivery_request(
         DeliveryFormat::CloudEventsBinary => super::cloud_events::binary_request(event),
         DeliveryFormat::CloudEventsStructured => super::cloud_events::structured_request(event),
     };
-    let id = delivery_id(event.id, service);
+    let id = delivery_id(log, event.id, service);
+    headers.push((EVENT_ID, event.id.into()));
+    headers.push((EVENT_LOG, value(log.to_string())));
     let seconds = now.0.div_euclid(1_000_000);
     let signatures: Vec<_> = keys.iter().map(|key| key.sign(&id, seconds, &body)).collect();
     headers.push((TRACEPARENT, value(child_traceparent(event.traceparent.as_deref(), ids))));
@@ -109,9 +115,10 @@ pub fn delivery_request(
     DeliveryRequest { headers, body }
 }
 
-/// Names the delivery of an event to a service: the same for every attempt, different for every delivery.
-pub fn delivery_id(event: EventId, service: &str) -> String {
-    format!("evt_{event}_{service}")
+/// Names the delivery of an event to a service: the same for every attempt, different for every delivery, also from
+/// those of any other log.
+pub fn delivery_id(log: LogId, event: EventId, service: &str) -> String {
+    format!("evt_{log}_{event}_{service}")
 }
 
 /// The `traceparent` of an attempt: a child of the publisher's span, or the root of a new trace, which is sampled.
@@ -154,6 +161,10 @@ mod tests {
 
     const IDS: TraceIds = TraceIds { trace: 0xab, span: 0xcd };
 
+    fn log() -> LogId {
+        LogId::parse("10e8a1c2-0000-4000-8000-000000000000").expect("valid")
+    }
+
     fn event() -> Event {
         Event {
             id: 58,
@@ -192,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_body_has_the_exact_payload() {
-        let request = |event: &Event| delivery_request(event, "s", DeliveryFormat::Json, &[], Timestamp(0), IDS);
+        let request = |event: &Event| delivery_request(log(), event, "s", DeliveryFormat::Json, &[], Timestamp(0), IDS);
         assert_eq!(
             request(&event()).body,
             r#"{"event_name":"user.created","payload":{"n": 1e400},"id":58,"created_at":"2023-08-01T12:00:00.000000Z","source":"a \"b\""}"#
@@ -206,14 +217,18 @@ mod tests {
     fn headers_name_the_delivery_and_sign_it_with_every_key() {
         let keys = ["one", "two"].map(|secret| SigningKey::parse(secret).expect("a key"));
         let now = Timestamp(1_690_891_200_999_999);
-        let request = delivery_request(&event(), "billing", DeliveryFormat::Json, &keys, now, IDS);
-        assert_eq!(header(&request, "webhook-id"), Some("evt_58_billing"));
-        assert_eq!(header(&request, "idempotency-key"), Some("evt_58_billing"));
+        let request = delivery_request(log(), &event(), "billing", DeliveryFormat::Json, &keys, now, IDS);
+        assert_eq!(header(&request, "webhook-id"), Some("evt_10e8a1c2-0000-4000-8000-000000000000_58_billing"));
+        assert_eq!(header(&request, "idempotency-key"), Some("evt_10e8a1c2-0000-4000-8000-000000000000_58_billing"));
+        assert_eq!(header(&request, "event-id"), Some("58"));
+        assert_eq!(header(&request, "event-log"), Some("10e8a1c2-0000-4000-8000-000000000000"));
         assert_eq!(header(&request, "webhook-timestamp"), Some("1690891200"));
         assert_eq!(header(&request, "content-type"), Some("application/json"));
-        let signatures = keys.map(|key| key.sign("evt_58_billing", 1_690_891_200, &request.body)).join(" ");
+        let signatures = keys
+            .map(|key| key.sign("evt_10e8a1c2-0000-4000-8000-000000000000_58_billing", 1_690_891_200, &request.body))
+            .join(" ");
         assert_eq!(header(&request, "webhook-signature"), Some(&*signatures));
-        let unsigned = delivery_request(&event(), "billing", DeliveryFormat::Json, &[], now, IDS);
+        let unsigned = delivery_request(log(), &event(), "billing", DeliveryFormat::Json, &[], now, IDS);
         assert_eq!(header(&unsigned, "webhook-signature"), None);
     }
 

@@ -6,15 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
-use diesel::{Connection as _, PgConnection, SqliteConnection};
+use diesel::{Connection as _, SqliteConnection};
 
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Durability, StoreOptions};
+use super::session::PostgresSession;
 use super::url::{StoreUrl, sqlite_uri};
 use super::{postgres, sqlite};
-
-/// Longest run of one statement on PostgreSQL; every statement here is bounded to a fraction of it.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +26,7 @@ pub(super) enum Access {
 /// An open connection.
 pub(super) enum Connection {
     Sqlite(SqliteFile),
-    Postgres(PgConnection),
+    Postgres(PostgresSession),
 }
 
 /// Runs one body on whichever backend `$connection` is: the same diesel query, compiled for both.
@@ -39,7 +37,10 @@ macro_rules! on_backend {
                 connection: $c,
                 ..
             }) => $body,
-            $crate::storage::connection::Connection::Postgres($c) => $body,
+            $crate::storage::connection::Connection::Postgres($crate::storage::session::PostgresSession {
+                connection: $c,
+                ..
+            }) => $body,
         }
     };
 }
@@ -50,7 +51,7 @@ impl Connection {
     pub fn open(options: &StoreOptions, access: Access) -> Result<Self, StoreError> {
         match &options.url {
             StoreUrl::Sqlite(path) => SqliteFile::open(path, options, access).map(Self::Sqlite),
-            StoreUrl::Postgres(url) => open_postgres(url, options, access).map(Self::Postgres),
+            StoreUrl::Postgres(url) => PostgresSession::open(url, options, access).map(Self::Postgres),
         }
     }
 
@@ -58,7 +59,7 @@ impl Connection {
     pub fn begin(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(file) => sqlite::begin(&mut file.connection),
-            Self::Postgres(connection) => postgres::begin(connection),
+            Self::Postgres(session) => postgres::begin(session),
         }
     }
 
@@ -162,27 +163,4 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 fn vanished(path: &Path) -> StoreError {
     let message = format!("the database file {} was deleted or replaced while in use", path.display());
     StoreError::new(StoreErrorKind::Unavailable, message)
-}
-
-fn open_postgres(url: &str, options: &StoreOptions, access: Access) -> Result<PgConnection, StoreError> {
-    let mut connection = PgConnection::establish(&options.postgres_conninfo(url))?;
-    let synchronous_commit = match options.durability {
-        // A server that is set up for more (`remote_apply`) keeps it.
-        Durability::Full => {
-            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-        }
-        Durability::Normal => "SET synchronous_commit = off",
-    };
-    let read_only = if access == Access::Read { "SET default_transaction_read_only = on;" } else { "" };
-    let statement = STATEMENT_TIMEOUT.as_millis();
-    let lock = options.busy_timeout.as_millis();
-    // Every statement here walks an index in its order. Without statistics, as on a fresh table, the
-    // planner may prefer to read and sort the whole table, and would keep that plan while it grows.
-    connection.batch_execute(&format!(
-        "SET statement_timeout = {statement}; SET lock_timeout = {lock}; \
-         SET idle_in_transaction_session_timeout = {statement}; SET client_min_messages = error; \
-         {synchronous_commit}; {read_only} \
-         SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off;"
-    ))?;
-    Ok(connection)
 }

@@ -31,6 +31,8 @@ pub enum StoreErrorKind {
     Busy,
     /// The caller or the configuration asks for something impossible.
     Invalid,
+    /// The store is not one for this program: the process ends, an operator has to change something.
+    Unusable,
     /// Anything else.
     Internal,
 }
@@ -46,6 +48,7 @@ impl StoreErrorKind {
             Self::Unavailable => "unavailable",
             Self::Busy => "busy",
             Self::Invalid => "invalid",
+            Self::Unusable => "unusable",
             Self::Internal => "internal",
         }
     }

@@ -228,7 +228,9 @@ fn load(connection: &mut Connection, walk: &Walk<'_>, take: impl FnMut(Event) ->
     let walk = walk.clone();
     match connection {
         Connection::Sqlite(file) => feed(walk.load_iter::<Row, DefaultLoadingMode>(&mut file.connection)?, take)?,
-        Connection::Postgres(c) => feed(walk.load_iter::<Row, PgRowByRowLoadingMode>(c)?, take)?,
+        Connection::Postgres(session) => {
+            feed(walk.load_iter::<Row, PgRowByRowLoadingMode>(&mut session.connection)?, take)?;
+        }
     }
     Ok(())
 }

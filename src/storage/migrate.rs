@@ -1,12 +1,17 @@
-//! The schema, embedded, brought up to date.
+//! The schema, embedded, brought up to date. It is looked at first: where nothing is missing, nothing is created, and
+//! a role that may not create anything is enough.
 
 use diesel::connection::SimpleConnection;
-use diesel::{Connection as _, PgConnection, SqliteConnection};
+use diesel::migration::{Migration as _, MigrationSource};
+use diesel::sql_types::{Bool, Text};
+use diesel::sqlite::Sqlite;
+use diesel::{Connection as _, PgConnection, RunQueryDsl as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::connection::{Access, Connection};
+use super::connection::{Access, Connection, on_backend};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
+use super::session::{self, PostgresSession, quoted};
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
@@ -14,45 +19,190 @@ const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 /// Taken while the schema changes, so that of several processes that start at once one does it.
 const MIGRATION_LOCK: i64 = 0x6576_656e_745f_6d67;
 
+/// Where diesel notes which migrations were applied.
+const APPLIED: &str = "__diesel_schema_migrations";
+
+/// A migration that had a version which is no date. Where it was applied, that is noted under both versions, so that
+/// earlier programs go on.
+const RENAMED: (&str, &str) = ("20260400000000", "20260401000000");
+
+/// Tables of the first migrations.
+const TABLES: [&str; 8] = [
+    "events",
+    "idempotency_keys",
+    "services",
+    "deliveries",
+    "delivery_attempts",
+    "delivery_jobs",
+    "schedules",
+    "service_commands",
+];
+
 /// Creates the store if it is missing and brings its schema up to date; returns the versions that were applied.
 pub fn migrate(options: &StoreOptions) -> Result<Vec<String>, StoreError> {
     run(&mut Connection::open(options, Access::Write)?)
 }
 
+/// Fails with [`StoreErrorKind::Unusable`] where the tables are another program's, those of a newer version of this
+/// one, or may not be made.
 pub(super) fn run(connection: &mut Connection) -> Result<Vec<String>, StoreError> {
-    match connection {
-        Connection::Sqlite(file) => sqlite(&mut file.connection),
-        Connection::Postgres(connection) => postgres(connection),
+    let place = place(connection);
+    bring_up_to_date(connection).map_err(|failure| match failure {
+        Failure::Store(error) => or_refused(error, &place),
+        // The harness boxes what failed: its text tells the kind.
+        Failure::Migration(error) => {
+            let kind = StoreErrorKind::of_message(&error.to_string()).unwrap_or(StoreErrorKind::Internal);
+            or_refused(StoreError::new(kind, format!("schema migration: {error}")), &place)
+        }
+    })
+}
+
+fn bring_up_to_date(connection: &mut Connection) -> Result<Vec<String>, Failure> {
+    if !is_behind(connection)? {
+        return Ok(Vec::new());
     }
-    .map_err(|failure| match failure {
-        Failure::Store(error) => error,
-        Failure::Migration(error) => in_migration(&*error),
-    })
+    match connection {
+        Connection::Sqlite(file) => file.connection.immediate_transaction(|connection| Ok(apply(connection, SQLITE)?)),
+        Connection::Postgres(PostgresSession { connection, schema, .. }) => connection.transaction(|connection| {
+            connection.batch_execute(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))?;
+            if !has_schema(connection, schema)? {
+                connection.batch_execute(&format!("CREATE SCHEMA {}", quoted(schema)))?;
+            }
+            Ok(apply(connection, POSTGRES)?)
+        }),
+    }
 }
 
-fn sqlite(connection: &mut SqliteConnection) -> Result<Vec<String>, Failure> {
-    connection.immediate_transaction(|connection| Ok(apply(connection, SQLITE)?))
+/// Whether migrations are missing. Fails if there are tables that no migration of this program has made.
+fn is_behind(connection: &mut Connection) -> Result<bool, StoreError> {
+    let known = versions()?;
+    let is_ours = |applied: &[String]| known.first().is_some_and(|first| applied.contains(first));
+    let mut applied = applied_versions(connection)?;
+    if !is_ours(&applied) {
+        let mut found = None;
+        for table in TABLES {
+            if found.is_none() && has_table(connection, table)? {
+                found = Some(table);
+            }
+        }
+        let Some(table) = found else { return Ok(true) };
+        // Another process may have made them meanwhile, all at once.
+        applied = applied_versions(connection)?;
+        if !is_ours(&applied) {
+            return Err(foreign(table, &place(connection)));
+        }
+    }
+    match (applied.last(), known.last()) {
+        (Some(theirs), Some(ours)) if theirs > ours => {
+            let message = format!(
+                "has a store of a newer version: its schema is {theirs}, this program ({}) knows up to {ours}; start a \
+                 program at least as new as the one that made it",
+                env!("CARGO_PKG_VERSION")
+            );
+            Err(StoreError::new(StoreErrorKind::Unusable, message))
+        }
+        _ => Ok(known.iter().any(|version| !applied.contains(version))),
+    }
 }
 
-fn postgres(connection: &mut PgConnection) -> Result<Vec<String>, Failure> {
-    connection.transaction(|connection| {
-        connection.batch_execute(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))?;
-        Ok(apply(connection, POSTGRES)?)
-    })
+/// The versions of all migrations, the same for both backends, rising.
+fn versions() -> Result<Vec<String>, StoreError> {
+    let migrations = MigrationSource::<Sqlite>::migrations(&SQLITE);
+    let migrations = migrations.map_err(|error| StoreError::new(StoreErrorKind::Internal, error.to_string()))?;
+    let mut versions: Vec<String> = migrations.iter().map(|migration| migration.name().version().to_string()).collect();
+    versions.sort_unstable();
+    Ok(versions)
 }
 
+/// The versions that were applied, rising; none if nothing ever was.
+fn applied_versions(connection: &mut Connection) -> Result<Vec<String>, StoreError> {
+    #[derive(diesel::QueryableByName)]
+    struct Applied {
+        #[diesel(sql_type = Text)]
+        version: String,
+    }
+    if !has_table(connection, APPLIED)? {
+        return Ok(Vec::new());
+    }
+    let query = diesel::sql_query(format!("SELECT version FROM {APPLIED}"));
+    let rows: Vec<Applied> = on_backend!(connection, c => query.load(c))?;
+    let mut versions: Vec<String> = rows.into_iter().map(|row| row.version).collect();
+    if versions.iter().any(|version| version == RENAMED.0) {
+        versions.push(RENAMED.1.to_owned());
+    }
+    versions.sort_unstable();
+    Ok(versions)
+}
+
+fn has_table(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
+    match connection {
+        Connection::Sqlite(file) => {
+            let found = diesel::dsl::sql::<Bool>("EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ");
+            Ok(diesel::select(found.bind::<Text, _>(name).sql(")")).get_result(&mut file.connection)?)
+        }
+        Connection::Postgres(session) => session::has_table(&mut session.connection, name),
+    }
+}
+
+fn has_schema(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+    let found = diesel::dsl::sql::<Bool>("to_regnamespace(").bind::<Text, _>(quoted(name)).sql(") IS NOT NULL");
+    Ok(diesel::select(found).get_result(connection)?)
+}
+
+/// Runs what is missing, within a transaction.
 fn apply<C, DB>(connection: &mut C, migrations: EmbeddedMigrations) -> diesel::migration::Result<Vec<String>>
 where
-    C: MigrationHarness<DB>,
+    C: MigrationHarness<DB> + SimpleConnection,
     DB: diesel::backend::Backend,
 {
+    // Asks for the applied ones first: that makes the table of them.
+    if connection.applied_migrations()?.iter().any(|version| version.to_string() == RENAMED.0) {
+        let (old, new) = RENAMED;
+        connection.batch_execute(&format!(
+            "INSERT INTO {APPLIED} (version) SELECT '{new}' WHERE NOT EXISTS \
+             (SELECT 1 FROM {APPLIED} WHERE version = '{new}') AND EXISTS (SELECT 1 FROM {APPLIED} WHERE version = '{old}')"
+        ))?;
+    }
     let versions = connection.run_pending_migrations(migrations)?;
     Ok(versions.iter().map(ToString::to_string).collect())
+}
+
+/// Where the tables are.
+fn place(connection: &Connection) -> String {
+    match connection {
+        Connection::Sqlite(_) => "the file".to_owned(),
+        Connection::Postgres(session) => format!("the schema {}", quoted(&session.schema)),
+    }
+}
+
+fn foreign(table: &str, place: &str) -> StoreError {
+    let message = format!("has a table {table:?} of another program in {place}; {ELSEWHERE}");
+    StoreError::new(StoreErrorKind::Unusable, message)
+}
+
+const ELSEWHERE: &str = "name another database, or on PostgreSQL another schema (store.schema)";
+
+/// What an operator has to change first, if that is what `error` means.
+fn or_refused(error: StoreError, place: &str) -> StoreError {
+    let message = if error.message.contains("already exists") {
+        format!("has something of another program in {place} ({}); {ELSEWHERE}", error.message)
+    } else if error.message.contains("permission denied") {
+        format!("does not let this role make or use tables in {place} ({}); grant that, or {ELSEWHERE}", error.message)
+    } else {
+        return error;
+    };
+    StoreError::new(StoreErrorKind::Unusable, message)
 }
 
 enum Failure {
     Store(StoreError),
     Migration(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 impl From<diesel::result::Error> for Failure {
@@ -65,10 +215,4 @@ impl From<Box<dyn std::error::Error + Send + Sync>> for Failure {
     fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
         Self::Migration(error)
     }
-}
-
-/// The harness boxes what failed: its text tells the kind.
-fn in_migration(error: &(dyn std::error::Error + Send + Sync)) -> StoreError {
-    let kind = StoreErrorKind::of_message(&error.to_string()).unwrap_or(StoreErrorKind::Internal);
-    StoreError::new(kind, format!("schema migration: {error}"))
 }

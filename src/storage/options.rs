@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::url::{StoreUrl, parameter};
+use super::session::Schema;
+use super::url::{StoreUrl, has_many_hosts, parameter};
 
 /// What a committed event survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,6 +19,8 @@ pub enum Durability {
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     pub url: StoreUrl,
+    /// On PostgreSQL.
+    pub schema: Schema,
     pub durability: Durability,
     /// Reads that run at the same time; at least 1.
     pub readers: u32,
@@ -37,6 +40,7 @@ impl StoreOptions {
     pub fn new(url: StoreUrl) -> Self {
         Self {
             url,
+            schema: Schema::new(Schema::DEFAULT),
             durability: Durability::Full,
             readers: 4,
             busy_timeout: Duration::from_secs(5),
@@ -46,7 +50,8 @@ impl StoreOptions {
         }
     }
 
-    /// `url` with everything libpq needs to notice a dead peer within seconds, save what `url` itself sets.
+    /// `url` with everything libpq needs to notice a dead peer within seconds, and to find the one of several hosts that
+    /// takes writes, save what `url` itself sets.
     pub(super) fn postgres_conninfo(&self, url: &str) -> String {
         let connect_seconds = self.connect_timeout.as_secs().clamp(2, 60).to_string();
         let defaults = [
@@ -58,7 +63,8 @@ impl StoreOptions {
             ("tcp_user_timeout", "10000"),
         ];
         let mut conninfo = url.to_owned();
-        for (name, value) in defaults {
+        let writable = has_many_hosts(url).then_some(("target_session_attrs", "read-write"));
+        for (name, value) in defaults.into_iter().chain(writable) {
             if parameter(url, name).is_none() {
                 let separator = if conninfo.contains('?') { '&' } else { '?' };
                 conninfo += &format!("{separator}{name}={value}");

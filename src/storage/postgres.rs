@@ -18,14 +18,18 @@ use super::error::StoreError;
 use super::idempotency::{self, KeyUse, Plan};
 use super::outbox::Hold;
 use super::schema::idempotency_keys;
+use super::session::PostgresSession;
 use super::writer::{AppendJob, Tail, newest};
 
-/// Takes the lock of the log. The isolation level lets the next statement see what was committed before.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(7310868735423766380)";
+/// Keeps the lock of the log apart from other advisory locks.
+const LOG: i64 = 7310868735423766380;
 
-/// Begins a transaction that writes, and holds the lock of the log.
-pub(super) fn begin(connection: &mut PgConnection) -> Result<(), StoreError> {
-    Ok(connection.batch_execute(BEGIN)?)
+/// Begins a transaction that writes, and holds the lock of the log. The isolation level lets the next statement see
+/// what was committed before.
+pub(super) fn begin(session: &mut PostgresSession) -> Result<(), StoreError> {
+    let lock = LOG ^ i64::from(session.locks);
+    let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({lock})");
+    Ok(session.connection.batch_execute(&begin)?)
 }
 
 pub(super) fn append(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
@@ -37,9 +41,11 @@ pub(super) fn append(connection: &mut PgConnection, job: &AppendJob<'_>) -> Resu
 const CLASS: i32 = 0x6568_7376;
 
 /// Tries to take the session's lock of a service, unless this session has it already.
-pub(super) fn hold(connection: &mut PgConnection, service: ServiceId) -> Result<Hold, StoreError> {
+pub(super) fn hold(session: &mut PostgresSession, service: ServiceId) -> Result<Hold, StoreError> {
+    let class = CLASS ^ session.locks;
+    let connection = &mut session.connection;
     let has = format!(
-        "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {CLASS} \
+        "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {class} \
          AND objid::bigint = {service} AND objsubid = 2 AND pid = pg_backend_pid() AND granted)"
     );
     let mut is = |condition: &str| {
@@ -47,7 +53,7 @@ pub(super) fn hold(connection: &mut PgConnection, service: ServiceId) -> Result<
     };
     Ok(if is(&has)? {
         Hold::Kept
-    } else if is(&format!("pg_try_advisory_lock({CLASS}, {service})"))? {
+    } else if is(&format!("pg_try_advisory_lock({class}, {service})"))? {
         Hold::Taken
     } else {
         Hold::Elsewhere
@@ -55,15 +61,17 @@ pub(super) fn hold(connection: &mut PgConnection, service: ServiceId) -> Result<
 }
 
 /// The same for many, in two statements.
-pub(super) fn hold_all(connection: &mut PgConnection, services: &[ServiceId]) -> Result<Vec<Hold>, StoreError> {
+pub(super) fn hold_all(session: &mut PostgresSession, services: &[ServiceId]) -> Result<Vec<Hold>, StoreError> {
     #[derive(diesel::QueryableByName)]
     struct Locked {
         #[diesel(sql_type = diesel::sql_types::Integer)]
         service: i32,
     }
+    let class = CLASS ^ session.locks;
+    let connection = &mut session.connection;
     let held = format!(
         "SELECT objid::bigint::integer AS service FROM pg_locks WHERE locktype = 'advisory' \
-         AND classid::bigint = {CLASS} AND objsubid = 2 AND pid = pg_backend_pid() AND granted"
+         AND classid::bigint = {class} AND objsubid = 2 AND pid = pg_backend_pid() AND granted"
     );
     let held: HashSet<i32> =
         diesel::sql_query(held).load::<Locked>(connection)?.into_iter().map(|locked| locked.service).collect();
@@ -71,7 +79,7 @@ pub(super) fn hold_all(connection: &mut PgConnection, services: &[ServiceId]) ->
     let taken: HashSet<i32> = if missing.is_empty() {
         HashSet::new()
     } else {
-        let take = format!("SELECT s AS service FROM unnest($1) AS s WHERE pg_try_advisory_lock({CLASS}, s)");
+        let take = format!("SELECT s AS service FROM unnest($1) AS s WHERE pg_try_advisory_lock({class}, s)");
         let take = diesel::sql_query(take).bind::<Array<diesel::sql_types::Integer>, _>(missing);
         take.load::<Locked>(connection)?.into_iter().map(|locked| locked.service).collect()
     };
@@ -84,14 +92,15 @@ pub(super) fn hold_all(connection: &mut PgConnection, services: &[ServiceId]) ->
 }
 
 /// Gives the session's lock of a service back.
-pub(super) fn release(connection: &mut PgConnection, service: ServiceId) -> Result<(), StoreError> {
-    Ok(connection.batch_execute(&format!("SELECT pg_advisory_unlock({CLASS}, {service})"))?)
+pub(super) fn release(session: &mut PostgresSession, service: ServiceId) -> Result<(), StoreError> {
+    let class = CLASS ^ session.locks;
+    Ok(session.connection.batch_execute(&format!("SELECT pg_advisory_unlock({class}, {service})"))?)
 }
 
 /// Commits a transaction that may write and has an id, so that its commit goes to disk.
-pub(super) fn probe(connection: &mut PgConnection) -> Result<(), StoreError> {
-    connection.batch_execute(BEGIN)?;
-    Ok(connection.batch_execute("DELETE FROM events WHERE id < 0; SELECT pg_current_xact_id(); COMMIT")?)
+pub(super) fn probe(session: &mut PostgresSession) -> Result<(), StoreError> {
+    begin(session)?;
+    Ok(session.connection.batch_execute("DELETE FROM events WHERE id < 0; SELECT pg_current_xact_id(); COMMIT")?)
 }
 
 fn append_all(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {

@@ -136,3 +136,17 @@ diesel::table! {
         revoked_at -> BigInt,
     }
 }
+
+diesel::table! {
+    log (one) {
+        one -> SmallInt,
+        id -> Text,
+    }
+}
+
+diesel::table! {
+    log_gaps (first_id) {
+        first_id -> BigInt,
+        width -> BigInt,
+    }
+}

@@ -18,7 +18,7 @@ impl StoreUrl {
     pub const DEFAULT_FILE: &str = "data/event-handler.db";
 
     /// Reads `DATABASE_URL`: empty (the default file), `sqlite:path`, `sqlite://path`, `postgres://…` or
-    /// `postgresql://…`.
+    /// `postgresql://…`, the latter two also with the name of a driver (`postgresql+asyncpg://…`), which is left out.
     pub fn parse(text: &str) -> Result<Self, StoreError> {
         let text = text.trim();
         if text.is_empty() {
@@ -27,10 +27,30 @@ impl StoreUrl {
         if let Some(path) = text.strip_prefix("sqlite:") {
             return sqlite(path.strip_prefix("//").unwrap_or(path));
         }
-        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            return postgres(text);
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let (scheme, driver) = scheme.split_once('+').map_or((scheme, None), |(scheme, name)| (scheme, Some(name)));
+            if matches!(scheme, "postgres" | "postgresql") && driver != Some("") {
+                return postgres(&format!("{scheme}://{rest}"));
+            }
         }
-        Err(invalid("the database URL must begin with sqlite:, postgres:// or postgresql://"))
+        Err(invalid(
+            "the database URL must begin with sqlite: (a file: sqlite:data/events.db, sqlite:/var/lib/events.db), \
+             postgres:// or postgresql://",
+        ))
+    }
+
+    /// The folder of [`Self::DEFAULT_FILE`].
+    pub fn default_folder() -> &'static Path {
+        Path::new(Self::DEFAULT_FILE).parent().unwrap_or(Path::new(""))
+    }
+
+    /// The path of a file called `name` that is kept beside the data: in the folder of the SQLite file, or where that
+    /// is by default.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        match self {
+            Self::Sqlite(path) => path.with_file_name(name),
+            Self::Postgres(_) => Self::default_folder().join(name),
+        }
     }
 
     /// The backend, as metrics and logs name it.
@@ -57,6 +77,11 @@ impl fmt::Debug for StoreUrl {
     }
 }
 
+/// Whether a PostgreSQL URL names more than one host.
+pub(super) fn has_many_hosts(url: &str) -> bool {
+    authority(url).hosts.contains(',') || parameter(url, "host").is_some_and(|hosts| hosts.contains(','))
+}
+
 /// The value of the parameter `name` in the query of a PostgreSQL URL.
 pub(super) fn parameter<'a>(url: &'a str, name: &str) -> Option<&'a str> {
     let (_, query) = url.split_once('?')?;
@@ -77,8 +102,12 @@ pub(super) fn sqlite_uri(path: &Path, mode: &str) -> String {
 
 fn sqlite(path: &str) -> Result<StoreUrl, StoreError> {
     match path {
-        "" => Err(invalid("the database URL names no SQLite file (sqlite:path)")),
-        ":memory:" => Err(invalid("a log in memory would not be durable: name a SQLite file (sqlite:path)")),
+        "" | "/" => {
+            Err(invalid("the database URL names no SQLite file: sqlite:data/events.db, sqlite:/var/lib/events.db"))
+        }
+        ":memory:" | "/:memory:" => {
+            Err(invalid("a log in memory would not be durable: name a SQLite file, such as sqlite:data/events.db"))
+        }
         _ if path.contains('\0') => Err(invalid("the path of the SQLite file contains a zero byte")),
         _ if path.ends_with('/') => Err(invalid("the database URL names a directory, not a SQLite file")),
         _ => Ok(StoreUrl::Sqlite(path.into())),
@@ -94,7 +123,8 @@ fn postgres(url: &str) -> Result<StoreUrl, StoreError> {
     let needs_tls = matches!(mode, "require" | "verify-ca" | "verify-full");
     if needs_tls && !cfg!(feature = "postgres-tls") {
         return Err(invalid(format!(
-            "sslmode={mode} needs TLS to PostgreSQL: use a build with the feature `postgres-tls`"
+            "sslmode={mode} needs TLS to PostgreSQL, which this build has not: build with `cargo build --release \
+             --features postgres-tls` (needs perl and make), or use sslmode=disable on a network that is trusted"
         )));
     }
     Ok(StoreUrl::Postgres(url.to_owned()))
@@ -110,9 +140,15 @@ fn check_shape(url: &str) -> Result<(), StoreError> {
     if !percent_encoded {
         return Err(invalid("a '%' in the database URL is not followed by two hexadecimal digits; write it as %25"));
     }
-    let parsed = url::Url::parse(url)
-        .map_err(|error| invalid(format!("not a database URL: {error}; percent-encode special characters")))?;
-    for (name, value) in parsed.query_pairs() {
+    let Authority { before, hosts, after } = authority(url);
+    // The standard's URLs have one host; libpq's a list of them, each with its port.
+    let mut parameters = Vec::new();
+    for host in hosts.split(',') {
+        let parsed = url::Url::parse(&format!("{before}{host}{after}"))
+            .map_err(|error| invalid(format!("not a database URL: {error}; percent-encode special characters")))?;
+        parameters = parsed.query_pairs().into_owned().collect();
+    }
+    for (name, value) in parameters {
         if !PARAMETERS.contains(&&*name) {
             return Err(invalid(format!("{name:?} is not a parameter of a PostgreSQL URL")));
         }
@@ -170,6 +206,21 @@ const PARAMETERS: &[&str] = &[
     "load_balance_hosts",
 ];
 
+/// A URL in three parts.
+struct Authority<'a> {
+    before: &'a str,
+    /// What stands between the user and the path: hosts with their ports, separated by commas.
+    hosts: &'a str,
+    after: &'a str,
+}
+
+fn authority(url: &str) -> Authority<'_> {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    let hosts = url[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    Authority { before: &url[..hosts], hosts: &url[hosts..end], after: &url[end..] }
+}
+
 fn without_password(url: &str) -> String {
     let (url, query) = url.split_once('?').map_or((url, None), |(url, query)| (url, Some(query)));
     let start = url.find("://").map_or(0, |at| at + 3);
@@ -205,8 +256,40 @@ mod tests {
         assert_eq!(StoreUrl::parse("sqlite:a.db"), sqlite("a.db"));
         assert_eq!(StoreUrl::parse("sqlite://data/a.db"), sqlite("data/a.db"));
         assert_eq!(StoreUrl::parse("sqlite:///var/lib/a.db"), sqlite("/var/lib/a.db"));
-        for url in ["postgres://h/db", "postgresql://u:p@h:5433/db?sslmode=disable"] {
+        for url in [
+            "postgres://h/db",
+            "postgresql://u:p@h:5433/db?sslmode=disable",
+            "postgres://u:p@a:5432,b:5433,[::1]:5434/db?target_session_attrs=read-write",
+            "postgres:///db?host=/run/postgresql",
+        ] {
             assert_eq!(StoreUrl::parse(url), Ok(StoreUrl::Postgres(url.to_owned())));
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_driver_is_left_out() {
+        for (given, url) in [
+            ("postgresql+asyncpg://u:p@h/db", "postgresql://u:p@h/db"),
+            ("postgres+psycopg2://u:p+q@h/db?sslmode=disable", "postgres://u:p+q@h/db?sslmode=disable"),
+        ] {
+            assert_eq!(StoreUrl::parse(given), Ok(StoreUrl::Postgres(url.to_owned())));
+        }
+        assert!(StoreUrl::parse("postgresql+://h/db").is_err());
+    }
+
+    #[test]
+    fn several_hosts_are_told_from_one() {
+        for (url, expected) in [
+            ("postgres://u:p,q@h:1/db", false),
+            ("postgres://a,b/db", true),
+            ("postgres://u@a:1,b:2/db", true),
+            ("postgres:///db?host=a,b", true),
+            ("postgres://h/a,b", false),
+        ] {
+            assert_eq!(has_many_hosts(url), expected, "{url}");
+        }
+        for bad in ["postgres://a:x,b/db", "postgres://a,b:99999/db"] {
+            assert!(StoreUrl::parse(bad).is_err(), "{bad}");
         }
     }
 
@@ -237,8 +320,21 @@ mod tests {
             ("postgres://u@h/db?password=secret&user=u", "postgres://u@h/db?password=***&user=u"),
             ("postgres://u:sec/ret@h/db", "postgres://u:***@h/db"),
             ("postgres://h:5432/db", "postgres://h:5432/db"),
+            ("postgres://u:secret@a:1,b:2/db", "postgres://u:***@a:1,b:2/db"),
         ] {
             assert_eq!(StoreUrl::Postgres(url.to_owned()).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn files_are_kept_beside_the_data() {
+        for (url, path) in [
+            ("", "data/admin.token"),
+            ("sqlite:a.db", "admin.token"),
+            ("sqlite:/var/lib/a.db", "/var/lib/admin.token"),
+            ("postgres://h/db", "data/admin.token"),
+        ] {
+            assert_eq!(StoreUrl::parse(url).map(|url| url.beside("admin.token")), Ok(path.into()), "{url}");
         }
     }
 

@@ -7,6 +7,7 @@ use diesel::{ExpressionMethods as _, QueryDsl as _};
 use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Append, AppendOutcome, Event, EventId, LogBounds, NewEvent, ScheduleId, Timestamp};
+use crate::domain::log::LogId;
 use crate::domain::routes::{Routes, ServiceId};
 
 use super::connection::{Access, Connection};
@@ -18,7 +19,7 @@ use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
 use super::schema::events;
-use super::{idempotency, migrate, position, postgres, sqlite};
+use super::{idempotency, identity, migrate, position, postgres, sqlite};
 use crate::telemetry::faults::{self, FaultPoint};
 
 /// A connection that appends, owned by one thread.
@@ -32,6 +33,8 @@ pub struct Writer {
     floor: EventId,
     /// The registered ones.
     services: Vec<ServiceId>,
+    /// As of the last look.
+    log: Option<LogId>,
 }
 
 /// A batch that is on disk.
@@ -73,10 +76,15 @@ pub(super) struct Tail {
 impl Writer {
     /// Connects, creating the store and bringing its schema up to date.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let mut writer = Self { options, connection: None, floor: 0, services: Vec::new() };
+        let mut writer = Self { options, connection: None, floor: 0, services: Vec::new(), log: None };
         writer.floor = writer.bounds()?.last;
         writer.options.create = false;
         Ok(writer)
+    }
+
+    /// Which log it is; none before the store was opened.
+    pub fn log(&self) -> Option<LogId> {
+        self.log
     }
 
     /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
@@ -117,7 +125,7 @@ impl Writer {
             let job = AppendJob { batch: &batch, floor, now, keys_since };
             let (tail, plan) = match connection {
                 Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
-                Connection::Postgres(connection) => postgres::append(connection, &job)?,
+                Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
             };
             let new = plan.select(batch.iter().flat_map(|append| &append.events));
             let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
@@ -169,7 +177,7 @@ impl Writer {
         self.with(|connection| {
             let hold = match connection {
                 Connection::Sqlite(_) => Hold::Kept,
-                Connection::Postgres(connection) => postgres::hold(connection, service)?,
+                Connection::Postgres(session) => postgres::hold(session, service)?,
             };
             outbox::held(connection, service, hold)
         })
@@ -201,7 +209,7 @@ impl Writer {
             let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
             let holds = match connection {
                 Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
-                Connection::Postgres(connection) => postgres::hold_all(connection, &services)?,
+                Connection::Postgres(session) => postgres::hold_all(session, &services)?,
             };
             let holds =
                 if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
@@ -216,7 +224,7 @@ impl Writer {
     pub fn release(&mut self, service: ServiceId) -> Result<(), StoreError> {
         self.with(|connection| match connection {
             Connection::Sqlite(_) => Ok(()),
-            Connection::Postgres(connection) => postgres::release(connection, service),
+            Connection::Postgres(session) => postgres::release(session, service),
         })
     }
 
@@ -293,7 +301,7 @@ impl Writer {
         self.with(|connection| {
             match connection {
                 Connection::Sqlite(file) => sqlite::probe(&mut file.connection)?,
-                Connection::Postgres(connection) => postgres::probe(connection)?,
+                Connection::Postgres(session) => postgres::probe(session)?,
             }
             connection.verify()
         })
@@ -334,6 +342,7 @@ impl Writer {
             None => {
                 let mut connection = Connection::open(&self.options, Access::Write)?;
                 migrate::run(&mut connection)?;
+                self.log = Some(identity::id(&mut connection)?);
                 connection
             }
         };

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::sync::{Notify, OnceCell};
 
 /// The health of the process, part by part.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ impl Health {
 pub struct StoreHealth {
     up: AtomicBool,
     reason: Mutex<Option<(&'static str, String)>>,
+    unusable: OnceCell<String>,
+    found_unusable: Notify,
     patience: Duration,
     created: Instant,
     /// Milliseconds from `created`, plus one; 0 while nothing is under way.
@@ -80,6 +83,8 @@ impl StoreHealth {
         Self {
             up: AtomicBool::new(false),
             reason: Mutex::default(),
+            unusable: OnceCell::new(),
+            found_unusable: Notify::new(),
             patience,
             created: Instant::now(),
             busy_since: AtomicU64::new(0),
@@ -116,6 +121,22 @@ impl StoreHealth {
     pub fn set_down(&self, kind: &'static str, message: &str) {
         *lock(&self.reason) = Some((kind, message.to_owned()));
         self.up.store(false, Ordering::Release);
+    }
+
+    /// Nothing that this process could wait for makes the store usable; `message` is one line.
+    pub fn set_unusable(&self, message: &str) {
+        let _ = self.unusable.set(message.to_owned());
+        self.found_unusable.notify_one();
+    }
+
+    /// Why the store cannot be used, as soon as that is known. For one that waits at a time.
+    pub async fn unusable(&self) -> String {
+        loop {
+            if let Some(message) = self.unusable.get() {
+                return message.clone();
+            }
+            self.found_unusable.notified().await;
+        }
     }
 
     /// Why it refuses, in one line.

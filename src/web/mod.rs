@@ -161,6 +161,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
 
 fn admin_routes(config: &mut web::ServiceConfig) {
     config
+        .service(get("").route(web::get().to(admin::page::show)).route(web::head().to(admin::page::show)))
         .service(resource("/actors", &[Method::GET]).route(web::get().to(admin::actors)))
         .service(resource("/sessions", &[Method::GET]).route(web::get().to(admin::presence::sessions)))
         .service(resource("/subscriptions", &[Method::GET]).route(web::get().to(admin::presence::subscriptions)))

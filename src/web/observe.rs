@@ -118,6 +118,7 @@ fn route_label(path: &str, query: &str) -> &'static str {
         "/health/live",
         "/health/ready",
         "/metrics",
+        "/admin",
         "/admin/actors",
         "/admin/sessions",
         "/admin/subscriptions",

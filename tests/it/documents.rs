@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::support::server::Log;
-use crate::support::{Backend, PATIENCE, Server};
+use crate::support::{PATIENCE, Server};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README: &str = include_str!("../../README.md");
@@ -101,7 +101,7 @@ struct Block {
 /// Runs the blocks of `document`, at least `least`, one after the other against one new server. Where a block starts
 /// the server with variables set, it is started again with these.
 fn run_all(document: &str, least: usize) {
-    let mut server = Server::start(Backend::Sqlite);
+    let mut server = Server::builder().start();
     let service = free_address();
     let mut blocks = blocks(document);
     blocks.iter_mut().for_each(|block| block.script = block.script.replace(SERVICE, &service));

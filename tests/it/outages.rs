@@ -164,7 +164,9 @@ fn the_disk_of_sqlite_is_full() {
     let can_mount = Command::new("unshare").args(["-m", "true"]).output().is_ok_and(|output| output.status.success());
     let launcher: &[&str] = if can_mount { &namespace } else { &limited };
     eprintln!("starts with {launcher:?}");
-    let server = Server::builder().launched_by(launcher).env("DATABASE_URL", "sqlite:small/events.db").start();
+    let server = Server::builder().launched_by(launcher).env("DATABASE_URL", "sqlite:small/events.db");
+    // Where the test sees it.
+    let server = server.env("EVENT_HANDLER__ADMIN__TOKEN_FILE", "admin.token").start();
     let (pid, disk) = (server.pid().to_string(), server.dir().join("small"));
     let disk = disk.to_str().expect("UTF-8");
     let more: Vec<&str> = match can_mount {

@@ -409,7 +409,7 @@ pub fn deliveries(server: &Server, query: &str) -> Vec<Value> {
 }
 
 fn command(server: &Server, args: &[&str]) -> Output {
-    let builder = Server::builder().env("EVENT_HANDLER_URL", format!("http://{}", server.addr()));
+    let builder = server.spec().env("EVENT_HANDLER_URL", format!("http://{}", server.addr()));
     args.iter().fold(builder, |builder, arg| builder.arg(arg)).run()
 }
 

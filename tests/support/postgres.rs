@@ -214,7 +214,7 @@ fn find_binaries() -> PathBuf {
 }
 
 /// The user that runs the server when we are root, which PostgreSQL refuses.
-fn unprivileged() -> Option<(u32, u32)> {
+pub fn unprivileged() -> Option<(u32, u32)> {
     let id = |arguments: &[&str]| -> u32 {
         let output = Command::new("id").args(arguments).output().expect("run id");
         String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")

@@ -38,6 +38,7 @@ use self::messages::{ConnectPersistence, DrainDeliveries, Observe, ServiceComman
 use self::post::{Attempt, Poster, TargetOptions};
 use self::report::{LastError, Rate};
 use super::clock::Clock;
+use super::log_position::LogPosition;
 use super::mailbox::Mailbox;
 use super::observe::ActorReport;
 use super::persistence::messages::{HoldService, SettleDeliveries};
@@ -69,6 +70,7 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 pub struct ClientParts {
     pub service: Arc<ServiceConfig>,
     pub slot: Arc<ServiceSlot>,
+    pub position: Arc<LogPosition>,
     /// Apart from that of the edge: who asks for many events does not slow down deliveries.
     pub reader: Reader,
     pub metrics: Arc<Metrics>,
@@ -260,11 +262,12 @@ impl Client {
 
     fn send(&mut self, job: &Job, now: Timestamp, ctx: &mut Context<Self>) {
         let attempting = Attempting { id: job.id, client: ctx.address(), attempt: None };
-        let Some(claimed) = self.claims.get(job.id) else { return };
+        // Of a log that is not known nothing is claimed.
+        let Some((claimed, log)) = self.claims.get(job.id).zip(self.parts.position.log_id()) else { return };
         let options = &self.parts.service.options;
         let ids = TraceIds { trace: rand::random(), span: rand::random() };
         let format: DeliveryFormat = options.format;
-        let request = delivery_request(&claimed.event, &self.parts.service.name, format, &self.keys, now, ids);
+        let request = delivery_request(log, &claimed.event, &self.parts.service.name, format, &self.keys, now, ids);
         if request.body.len() > options.max_body.as_usize() {
             return attempting.end(AttemptEnd::TooLarge(request.body.len()));
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::actors::log_position::LogPosition;
 use crate::domain::event::LogBounds;
-use crate::storage::{self, StoreError, StoreOptions, Writer};
+use crate::storage::{self, StoreError, StoreErrorKind, StoreOptions, Writer};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
@@ -40,7 +40,10 @@ impl StoreWatch {
     /// Takes note of a failure: from now on everything is refused until [`Self::care`] finds the store well.
     pub fn failed(&mut self, error: StoreError) {
         self.metrics.store_errors.with_label_values(&[error.kind.as_str()]).inc();
-        if self.ailment.as_ref().map(|a| a.kind) != Some(error.kind) {
+        if error.kind == StoreErrorKind::Unusable {
+            // Ends the process, which tells it.
+            self.health.set_unusable(&error.message);
+        } else if self.ailment.as_ref().map(|a| a.kind) != Some(error.kind) {
             log::error!(reason = error.kind.as_str(), error:% = error; "store unavailable, publishes are refused until it works again");
         }
         self.health.set_down(error.kind.as_str(), &error.to_string());
@@ -59,6 +62,9 @@ impl StoreWatch {
         self.options.create = position.get().is_none();
         match self.try_store(was_well) {
             Ok(bounds) => {
+                if let Some(log) = self.writer.as_ref().and_then(Writer::log) {
+                    position.set_log_id(log);
+                }
                 position.set(bounds);
                 if !was_well {
                     self.ailment = None;

@@ -70,8 +70,8 @@ pub(in crate::storage) fn claim(
                 }
             }
         }
-        Connection::Postgres(connection) => {
-            for row in query.load_iter::<Row, PgRowByRowLoadingMode>(connection)? {
+        Connection::Postgres(session) => {
+            for row in query.load_iter::<Row, PgRowByRowLoadingMode>(&mut session.connection)? {
                 if !take(row)? {
                     break;
                 }

@@ -51,7 +51,7 @@ pub(in crate::storage) fn enqueue<'a>(
     match connection {
         _ if rows.is_empty() => {}
         Connection::Sqlite(SqliteFile { connection, .. }) => on_sqlite(connection, &rows)?,
-        Connection::Postgres(connection) => on_postgres(connection, &rows)?,
+        Connection::Postgres(session) => on_postgres(&mut session.connection, &rows)?,
     }
     Ok(enqueued)
 }

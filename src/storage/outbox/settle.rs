@@ -82,7 +82,7 @@ pub(in crate::storage) fn settle(connection: &mut Connection, settlements: &[Set
     let written = match connection {
         _ if settlements.is_empty() => return Ok(0),
         Connection::Sqlite(SqliteFile { connection, .. }) => on_sqlite(connection, settlements)?,
-        Connection::Postgres(connection) => Settle::new(settlements).execute(connection)?,
+        Connection::Postgres(session) => Settle::new(settlements).execute(&mut session.connection)?,
     };
     for failed in settlements.iter().filter(|s| s.settled != Settled::Delivered) {
         let row = (

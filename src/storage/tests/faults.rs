@@ -175,16 +175,16 @@ fn readers_wait_for_the_store_to_be_created() {
 #[test]
 fn a_server_that_goes_and_comes_back() {
     let server = Postgres::start();
-    let url = StoreUrl::parse(&server.url()).expect("a valid URL");
-    let mut writer = Writer::open(options(url.clone())).expect("open the store");
-    let reader = Reader::new(options(url.clone())).expect("a pool");
+    let options = options(StoreUrl::parse(&server.url()).expect("a valid URL"));
+    let mut writer = Writer::open(options.clone()).expect("open the store");
+    let reader = Reader::new(options.clone()).expect("a pool");
     assert_eq!((append(&mut writer), last(&reader)), (Ok(1), Ok(1)));
     server.stop();
     assert_eq!(append(&mut writer), Err(StoreErrorKind::Unavailable));
     assert_eq!(probe(&mut writer), Err(StoreErrorKind::Unavailable));
     assert_eq!(last(&reader), Err(StoreErrorKind::Unavailable));
-    assert_eq!(Writer::open(options(url.clone())).map(drop).map_err(|e| e.kind), Err(StoreErrorKind::Unavailable));
-    let early = Reader::new(options(url)).expect("a pool, though the server is away");
+    assert_eq!(Writer::open(options.clone()).map(drop).map_err(|e| e.kind), Err(StoreErrorKind::Unavailable));
+    let early = Reader::new(options).expect("a pool, though the server is away");
     server.start_again();
     assert_eq!((append(&mut writer), last(&reader), last(&early)), (Ok(2), Ok(2), Ok(2)));
     // A restart between two reads is not even noticed.
@@ -213,7 +213,7 @@ fn a_lock_on_the_server_is_said_to_be_locked() {
     assert_eq!(append(&mut writer), Ok(1));
     let StoreUrl::Postgres(url) = &store.options.url else { unreachable!() };
     let mut other = diesel::PgConnection::establish(url).expect("connect");
-    other.batch_execute("BEGIN; LOCK TABLE events IN EXCLUSIVE MODE").expect("the lock");
+    other.batch_execute("BEGIN; LOCK TABLE event_handler.events IN EXCLUSIVE MODE").expect("the lock");
     assert_eq!(append(&mut writer), Err(StoreErrorKind::Locked));
     other.batch_execute("ROLLBACK").expect("unlocked");
     assert_eq!(append(&mut writer), Ok(2));

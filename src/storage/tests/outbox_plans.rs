@@ -94,7 +94,8 @@ fn plans_with<T>(
             let rows = SqlitePlan(Plan(text)).load::<(i32, i32, i32, String)>(&mut file.connection).expect("a plan");
             rows.into_iter().map(|(_, _, _, detail)| detail + "\n").collect()
         }
-        Connection::Postgres(c) => {
+        Connection::Postgres(session) => {
+            let c = &mut session.connection;
             let parameters = vec!["NULL"; (1..).take_while(|n| text.contains(&format!("${n}"))).count()].join(", ");
             c.batch_execute(&format!("SET plan_cache_mode = force_generic_plan; PREPARE asked{types} AS {text}"))
                 .expect(&text);

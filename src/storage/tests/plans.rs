@@ -61,7 +61,7 @@ fn plan(connection: &mut Connection, walk: &Walk<'_>) -> String {
             let rows = SqlitePlan(walk).load::<(i32, i32, i32, String)>(&mut file.connection).expect("a plan");
             rows.into_iter().map(|(_, _, _, detail)| detail + "\n").collect()
         }
-        Connection::Postgres(c) => PostgresPlan(walk).load::<String>(c).expect("a plan").join("\n"),
+        Connection::Postgres(c) => PostgresPlan(walk).load::<String>(&mut c.connection).expect("a plan").join("\n"),
     }
 }
 

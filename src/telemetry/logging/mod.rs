@@ -110,6 +110,11 @@ impl Write for Lines {
     }
 }
 
+/// Whether lines are for people, not for programs.
+pub fn is_readable(config: &LogConfig, production: bool) -> bool {
+    matches!(style(config.format, production), Style::Text { .. })
+}
+
 fn style(format: LogFormat, production: bool) -> Style {
     let is_json = match format {
         LogFormat::Json => true,

@@ -16,17 +16,32 @@ pub struct Request {
     method: String,
     path: String,
     headers: Vec<(String, String)>,
+    /// `Authorization`, unless it is given.
+    bearer: Option<String>,
     body: Vec<u8>,
 }
 
 impl Request {
     pub fn new(addr: SocketAddr, method: &str, path: &str) -> Self {
-        Self { addr, method: method.to_owned(), path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
+        Self {
+            addr,
+            method: method.to_owned(),
+            path: path.to_owned(),
+            headers: Vec::new(),
+            bearer: None,
+            body: Vec::new(),
+        }
     }
 
     /// Adds a header. `Host` and `Content-Length` are made unless given.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sends this token, unless the header `Authorization` is given.
+    pub fn bearer(mut self, token: Option<String>) -> Self {
+        self.bearer = token;
         self
     }
 
@@ -59,7 +74,7 @@ impl Request {
 
     /// The request as it goes over the wire.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { addr, method, path, headers, body } = self;
+        let Self { addr, method, path, headers, bearer, body } = self;
         let given = |name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         if !given("host") {
@@ -67,6 +82,9 @@ impl Request {
         }
         if !given("content-length") && !given("transfer-encoding") && (!body.is_empty() || method == "POST") {
             head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        if let Some(token) = bearer.as_ref().filter(|_| !given("authorization")) {
+            head += &format!("Authorization: Bearer {token}\r\n");
         }
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");

@@ -6,6 +6,7 @@ pub mod http;
 #[path = "../../support/jwt.rs"]
 pub mod issuer;
 pub mod load;
+pub mod pgbouncer;
 #[path = "../../support/postgres.rs"]
 pub mod postgres;
 pub mod program;

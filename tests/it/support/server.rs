@@ -218,8 +218,17 @@ impl Server {
         self.process.log.text()
     }
 
+    /// A request; to `/admin` with the token that the server has made, if it has.
     pub fn request(&self, method: &str, path: &str) -> Request {
-        Request::new(self.addr, method, path)
+        let request = Request::new(self.addr, method, path);
+        if path.starts_with("/admin") { request.bearer(self.admin_token()) } else { request }
+    }
+
+    /// The token that the server has made and keeps beside its data.
+    pub fn admin_token(&self) -> Option<String> {
+        let files = ["admin.token", "data/admin.token"].map(|name| self.spec.dir().join(name));
+        let token = files.iter().find_map(|file| std::fs::read_to_string(file).ok())?;
+        Some(token.trim().to_owned())
     }
 
     pub fn get(&self, path: &str) -> Response {

@@ -1,0 +1,2 @@
+DROP TABLE log_gaps;
+DROP TABLE log;

@@ -1,0 +1,234 @@
+//! A session with a PostgreSQL server: what has to hold before it is used, and how it is set up.
+//!
+//! Nothing is set before a pooler that mixes sessions is ruled out: there, settings would reach other applications.
+//! Readers wait for the writer to have looked, and to have found the schema.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::sql_types::{Bool, Nullable, Text};
+use diesel::{Connection as _, PgConnection, RunQueryDsl as _};
+
+use super::connection::Access;
+use super::error::{StoreError, StoreErrorKind};
+use super::options::{Durability, StoreOptions};
+
+/// Longest run of one statement; every statement here is bounded to a fraction of it.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Looks for a pooler; whoever else uses it would have to get in between at just the same places each time.
+const POOLER_LOOKS: usize = 3;
+
+/// Which schema the tables are in. Clones share what was found.
+#[derive(Debug, Clone)]
+pub struct Schema {
+    name: Arc<str>,
+    found: Arc<Mutex<Option<Arc<str>>>>,
+}
+
+impl Schema {
+    /// The schema that is made where there is none.
+    pub const DEFAULT: &str = "event_handler";
+    /// Where the tables of installations from before are.
+    const EARLIER: &str = "public";
+
+    /// The schema of this name; of the default one, or of an earlier installation.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), found: Arc::default() }
+    }
+
+    fn set_found(&self, schema: &Arc<str>) {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(schema));
+    }
+
+    fn found(&self) -> Result<Arc<str>, StoreError> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        found.ok_or_else(|| StoreError::new(StoreErrorKind::Unavailable, "the writer has not opened the store yet"))
+    }
+}
+
+/// An open session, set up for its use.
+pub(super) struct PostgresSession {
+    pub connection: PgConnection,
+    pub schema: Arc<str>,
+    /// Tells the advisory locks of this installation from those of others in the same database.
+    pub locks: i32,
+}
+
+impl PostgresSession {
+    pub fn open(url: &str, options: &StoreOptions, access: Access) -> Result<Self, StoreError> {
+        let known = match access {
+            Access::Read => Some(options.schema.found()?),
+            Access::Write => None,
+        };
+        let conninfo = options.postgres_conninfo(url);
+        let mut connection = establish(&conninfo)?;
+        let schema = match known {
+            Some(schema) => schema,
+            None => {
+                refuse_pooler(&mut connection, &conninfo)?;
+                refuse_encoding(&mut connection)?;
+                let schema = find_schema(&mut connection, &options.schema.name)?;
+                options.schema.set_found(&schema);
+                schema
+            }
+        };
+        connection.batch_execute(&settings(options, access, &schema))?;
+        let locks = if &*schema == Schema::EARLIER { 0 } else { hash(&schema) };
+        Ok(Self { connection, schema, locks })
+    }
+}
+
+/// `name` as an identifier in SQL.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn settings(options: &StoreOptions, access: Access, schema: &str) -> String {
+    let synchronous_commit = match options.durability {
+        // A server that is set up for more (`remote_apply`) keeps it.
+        Durability::Full => {
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+        }
+        Durability::Normal => "SET synchronous_commit = off",
+    };
+    let read_only = if access == Access::Read { "SET default_transaction_read_only = on;" } else { "" };
+    let statement = STATEMENT_TIMEOUT.as_millis();
+    let lock = options.busy_timeout.as_millis();
+    // Every statement here walks an index in its order. Without statistics, as on a fresh table, the
+    // planner may prefer to read and sort the whole table, and would keep that plan while it grows.
+    format!(
+        "SET search_path = {}; SET statement_timeout = {statement}; SET lock_timeout = {lock}; \
+         SET idle_in_transaction_session_timeout = {statement}; SET client_min_messages = error; \
+         {synchronous_commit}; {read_only} \
+         SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off;",
+        quoted(schema)
+    )
+}
+
+fn establish(conninfo: &str) -> Result<PgConnection, StoreError> {
+    PgConnection::establish(conninfo).map_err(|error| {
+        let error = StoreError::from(error);
+        if is_of_pooler(&error.message) {
+            return pooled();
+        }
+        if !cfg!(feature = "postgres-tls") && error.message.contains("no encryption") {
+            let message = format!("{}; this build has no TLS: use one with the feature `postgres-tls`", error.message);
+            return StoreError::new(error.kind, message);
+        }
+        error
+    })
+}
+
+/// Which process of which server runs the statements of `connection`, and since when.
+fn backend(connection: &mut PgConnection) -> Result<String, StoreError> {
+    #[derive(diesel::QueryableByName)]
+    struct Backend {
+        #[diesel(sql_type = Text)]
+        backend: String,
+    }
+    const QUERY: &str =
+        "SELECT pid::text || ' ' || backend_start::text AS backend FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+    let mut look = || {
+        // A statement is prepared, then executed: only a transaction keeps both on the same server connection.
+        connection.batch_execute("BEGIN")?;
+        let Backend { backend } = diesel::sql_query(QUERY).get_result(connection)?;
+        connection.batch_execute("ROLLBACK")?;
+        Ok(backend)
+    };
+    let looked: diesel::QueryResult<String> = look();
+    looked.map_err(|error| {
+        let error = StoreError::from(error);
+        if is_of_pooler(&error.message) { pooled() } else { error }
+    })
+}
+
+/// Fails if what a session does may be done by the server connection of another one.
+///
+/// Two idle sessions have a backend each, always the same; unless a pooler gives out backends by the transaction.
+fn refuse_pooler(connection: &mut PgConnection, conninfo: &str) -> Result<(), StoreError> {
+    let mut other = establish(conninfo)?;
+    let mine = match backend(connection) {
+        Err(error) if error.kind == StoreErrorKind::Unavailable && takes_no_transaction(conninfo)? => {
+            return Err(pooled());
+        }
+        looked => looked?,
+    };
+    let others = backend(&mut other)?;
+    for _ in 0..POOLER_LOOKS {
+        // In this order, so that backends given out in turn do not seem to stay.
+        if mine == others || backend(&mut other)? != others || backend(connection)? != mine {
+            return Err(pooled());
+        }
+    }
+    Ok(())
+}
+
+/// Whether a session does what it is asked for, and is cut off at the beginning of a transaction; twice.
+fn takes_no_transaction(conninfo: &str) -> Result<bool, StoreError> {
+    for _ in 0..2 {
+        let mut session = establish(conninfo)?;
+        session.batch_execute("SELECT 1")?;
+        if session.batch_execute("BEGIN").is_ok() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_of_pooler(message: &str) -> bool {
+    message.contains("prepared statement") || message.contains("pooling mode")
+}
+
+fn pooled() -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Unusable,
+        "leads to a connection pooler that gives out server connections by the transaction (PgBouncer with pool_mode \
+         = transaction or statement); sessions are needed here: set pool_mode = session for this database, or name \
+         the server itself",
+    )
+}
+
+/// SQL_ASCII keeps bytes as they are; everything else but UTF-8 lacks characters.
+fn refuse_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let encoding = diesel::dsl::sql::<Text>("current_setting('server_encoding')");
+    let encoding: String = diesel::select(encoding).get_result(connection)?;
+    if matches!(encoding.as_str(), "UTF8" | "SQL_ASCII") {
+        return Ok(());
+    }
+    let message = format!(
+        "names a database with the encoding {encoding}, which cannot hold every text; create one with ENCODING 'UTF8' \
+         (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
+    );
+    Err(StoreError::new(StoreErrorKind::Unusable, message))
+}
+
+/// Where the tables are, or are to be: in the schema `name`, or where an earlier installation has made them.
+fn find_schema(connection: &mut PgConnection, name: &Arc<str>) -> Result<Arc<str>, StoreError> {
+    // `log_offset` is a column that no other application's table `events` has.
+    const HAS_TABLES: &str = "EXISTS (SELECT 1 FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+         WHERE c.relname = 'events' AND a.attname = 'log_offset' AND n.nspname = ";
+    let mut has_tables = |schema: &str| -> Result<bool, StoreError> {
+        let has = diesel::dsl::sql::<Bool>(HAS_TABLES).bind::<Text, _>(schema.to_owned()).sql(")");
+        Ok(diesel::select(has).get_result(connection)?)
+    };
+    if &**name == Schema::DEFAULT && !has_tables(name)? && has_tables(Schema::EARLIER)? {
+        return Ok(Schema::EARLIER.into());
+    }
+    Ok(Arc::clone(name))
+}
+
+/// Whether there is a table of this name in the schema that is used.
+pub(super) fn has_table(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+    let found = diesel::dsl::sql::<Nullable<Text>>("to_regclass(").bind::<Text, _>(quoted(name)).sql(")::text");
+    Ok(diesel::select(found).get_result::<Option<String>>(connection)?.is_some())
+}
+
+/// FNV-1a, in 31 bits: the same on every node and in every version.
+fn hash(text: &str) -> i32 {
+    let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    i32::try_from(hash >> 1).unwrap_or_default()
+}
