@@ -145,7 +145,7 @@ fn a_member_that_has_to_acknowledge_before_it_gets_more_is_told_so() {
         }
     }
     assert_eq!(had, ids);
-    ws.ask(json!({"action": "ack", "id": ids[9], "cumulative": true}));
+    ws.ws.send(json!({"action": "ack", "id": ids[9], "cumulative": true}));
     eventually("nothing holds it up", || shown(&server, "d")["held_by"].is_null().then_some(()));
     // One that asks for few at a time, too; once.
     let mut few = Member::join(&server, "d", json!({"max_in_flight": 1}));
