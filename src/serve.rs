@@ -37,7 +37,9 @@ use crate::config::{self, Config, ConfigError, ServiceConfig, UnknownFields};
 use crate::domain::durable::DurablePolicy;
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
-use crate::storage::{Durability, Reader, RetentionPolicy, Schema, StoreError, StoreOptions, StoreUrl};
+use crate::storage::{
+    self, Durability, ReadWatch, Reader, RetentionPolicy, Schema, StoreError, StoreLock, StoreOptions, StoreUrl,
+};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
@@ -55,6 +57,8 @@ const STORE_PATIENCE: Duration = Duration::from_secs(4);
 const MAX_DELIVERY_READERS: usize = 4;
 /// How often revocations and the file of keys are looked at.
 const ACCESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a read that failed is tried again.
+const READ_CARE_INTERVAL: Duration = Duration::from_millis(500);
 /// Of the grace period, what is kept for commits and for the HTTP server to finish.
 const FINISH_SHARE: u32 = 4;
 
@@ -103,6 +107,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let store = store_options(&config)?;
     tls::check_files(&config)?;
     let access = Arc::new(access_control(&config)?);
+    match take_store(&config, &store, &mut signals).await? {
+        Some(lock) => lock.keep(),
+        None => return Ok(()),
+    }
     let listener = listen(&config)?;
     let address = listener.local_addr().map_err(|error| ServeError::Start(error.to_string()))?;
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
@@ -118,15 +126,16 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     if let Some(reason) = node.wait_for_store().await {
         return Err(unusable(reason));
     }
-    let admin = AdminEntry::open(&config, &node.edge.access, &node.store);
+    let admin = AdminEntry::open(&config, &node.edge.access, &node.store.url);
     node.watch_access().await;
+    node.watch_reads();
 
     let server = node.http_server(&config, listener, workers)?;
     let handle = server.handle();
     let server = actix_rt::spawn(server);
     node.wait_for_shards(workers).await;
     admin.tell(&config, address);
-    log::info!(addr:% = address, workers, store:% = node.store, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
+    log::info!(addr:% = address, workers, store:% = node.store.url, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
     if !address.ip().is_loopback() && !config.access.is_required() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
@@ -145,7 +154,36 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         }
     }
     node.drain(&handle, config.server.shutdown_grace.get()).await;
+    node.close_store().await;
+    log::info!(last_id = node.edge.position.last(); "stopped");
     Ok(())
+}
+
+/// Waits for a process that uses the same SQLite file to end, for as long as it may take to drain. None: told to stop
+/// meanwhile.
+async fn take_store(
+    config: &Config,
+    store: &StoreOptions,
+    signals: &mut StopSignals,
+) -> Result<Option<StoreLock>, ServeError> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let (begin, patience) = (Instant::now(), config.server.shutdown_grace.get());
+    let mut is_told = false;
+    loop {
+        match StoreLock::take(store) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(error) if !error.stops_start(&store.url) && begin.elapsed() < patience => {
+                if !std::mem::replace(&mut is_told, true) {
+                    log::warn!(error:%, patience_seconds = patience.as_secs_f64(); "waiting for the store");
+                }
+            }
+            Err(error) => return Err(config.error_at("store.url", error.to_string()).into()),
+        }
+        tokio::select! {
+            () = signals.stop() => return Ok(None),
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
 }
 
 fn listen(config: &Config) -> Result<TcpListener, ServeError> {
@@ -216,7 +254,9 @@ struct Node {
     supervisor: Addr<Supervisor>,
     commit_timeout: Duration,
     queue_per_shard: usize,
-    store: StoreUrl,
+    store: StoreOptions,
+    /// What clients and durable subscriptions read with.
+    deliveries: Reader,
 }
 
 impl Node {
@@ -230,11 +270,11 @@ impl Node {
         let start_error = |error: &dyn std::fmt::Display| ServeError::Start(error.to_string());
         let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let reader = Reader::new(store.clone()).map_err(|error: StoreError| start_error(&error))?;
         let health = Arc::new(Health::new(STORE_PATIENCE.min(config.publish.commit_timeout.get())));
+        let watch = ReadWatch::new(Arc::clone(&health.store), Arc::clone(&metrics));
+        let reader = Reader::watched(store.clone(), watch.clone()).map_err(|error: StoreError| start_error(&error))?;
         let position = Arc::new(LogPosition::default());
         let backlog = Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize());
-        let store_url = store.url.clone();
         let log_activity = config.log.activity;
 
         let slot = |service: &ServiceConfig| {
@@ -244,7 +284,7 @@ impl Node {
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.
         let readers = StoreOptions { readers: slots.len().clamp(1, MAX_DELIVERY_READERS) as u32, ..store.clone() };
-        let deliveries = Reader::new(readers).map_err(|error| start_error(&error))?;
+        let deliveries = Reader::watched(readers, watch).map_err(|error| start_error(&error))?;
         let services = config.services.iter().zip(slots.iter());
         let services: Arc<[ConfiguredService]> = services
             .map(|(config, slot)| ConfiguredService { config: Arc::new(config.clone()), slot: Arc::clone(slot) })
@@ -260,7 +300,7 @@ impl Node {
         let clients = clients.collect();
         let renewed = Arc::<Notify>::default();
         let persistence = PersistenceParts {
-            store,
+            store: store.clone(),
             services: Arc::clone(&slots),
             renewed: Arc::clone(&renewed),
             retention: RetentionPolicy {
@@ -393,7 +433,8 @@ impl Node {
             supervisor,
             commit_timeout: config.publish.commit_timeout.get(),
             queue_per_shard: subscribe.queue_total.as_usize() / workers,
-            store: store_url,
+            store,
+            deliveries,
         })
     }
 
@@ -451,6 +492,17 @@ impl Node {
         store.unusable().now_or_never()
     }
 
+    /// Tries reads that have failed until they succeed.
+    fn watch_reads(&self) {
+        let reader = self.edge.reader.clone();
+        actix_rt::spawn(async move {
+            loop {
+                tokio::time::sleep(READ_CARE_INTERVAL).await;
+                reader.care().await;
+            }
+        });
+    }
+
     /// Learns who is revoked, and goes on learning: what other nodes revoke, and when the file of keys changes.
     async fn watch_access(&self) {
         let (access, reader) = (Arc::clone(&self.edge.access), self.edge.reader.clone());
@@ -489,7 +541,17 @@ impl Node {
             log::warn!(sessions = self.edge.metrics.sessions.get(); "grace period is over, leaving the rest");
         }
         let _ = tokio::time::timeout(finish, server.stop(true)).await;
-        log::info!(last_id = self.edge.position.last(); "stopped");
+    }
+
+    /// Leaves a store behind that is whole in itself.
+    async fn close_store(&self) {
+        self.edge.reader.close().await;
+        self.deliveries.close().await;
+        let store = self.store.clone();
+        let closed = actix_rt::task::spawn_blocking(move || storage::close(&store)).await;
+        if let Ok(Err(error)) = closed {
+            log::warn!(error:%; "the store is not whole in its file alone, copy what lies beside it too");
+        }
     }
 }
 

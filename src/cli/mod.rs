@@ -41,7 +41,7 @@ Exit codes:
    1  failed; standard error says why
    2  wrong usage
   70  gave up: a part of the service kept failing, or no connection came back in time
-  78  the configuration cannot be used; one line names where, which key, and the reason";
+  78  the configuration or the store it names cannot be used; one line names where, which key, and the reason";
 
 /// The central event service between microservices: publish, store, push.
 #[derive(Debug, Parser)]

@@ -19,6 +19,7 @@ pub enum CloseReason {
     BehindHistory,
     NoPong,
     SessionFailed,
+    HistoryUnreadable,
     Draining,
     Rotated,
     ActorRestarted,
@@ -26,7 +27,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of their codes.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Normal,
         Self::GoingAway,
         Self::ProtocolError,
@@ -39,6 +40,7 @@ impl CloseReason {
         Self::BehindHistory,
         Self::NoPong,
         Self::SessionFailed,
+        Self::HistoryUnreadable,
         Self::Draining,
         Self::Rotated,
         Self::ActorRestarted,
@@ -57,7 +59,7 @@ impl CloseReason {
             Self::Policy => 4008,
             Self::SlowConsumer | Self::BehindHistory => 4101,
             Self::NoPong => 4102,
-            Self::SessionFailed => 4103,
+            Self::SessionFailed | Self::HistoryUnreadable => 4103,
             Self::Draining | Self::Rotated => 4200,
             Self::ActorRestarted => 4201,
         }
@@ -78,6 +80,7 @@ impl CloseReason {
             Self::BehindHistory => "fell behind the retained history",
             Self::NoPong => "no sign of life",
             Self::SessionFailed => "session failed",
+            Self::HistoryUnreadable => "history cannot be read",
             Self::Draining => "draining",
             Self::Rotated => "connection is old",
             Self::ActorRestarted => "restarted",

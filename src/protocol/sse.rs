@@ -55,9 +55,9 @@ pub fn heartbeat(position: Option<EventId>) -> Bytes {
     }
 }
 
-/// The last block: when to come back.
-pub fn farewell(retry: Duration) -> Bytes {
-    format!("retry: {}\n\n", retry.as_millis()).into()
+/// The last block: why it is the last, as a comment, and when to come back.
+pub fn farewell(why: &str, retry: Duration) -> Bytes {
+    format!(": {why}\nretry: {}\n\n", retry.as_millis()).into()
 }
 
 /// A line for each line of `text`, however these end. Where JSON may have the end of a line, any will do.
@@ -113,7 +113,7 @@ mod tests {
             "retry: 2000\nid: 8\n\nevent: $sys.stream.gap\ndata: {\"recovered\":false,\"earliest_id\":9,\"last_id\":60}\n\n"
         );
         assert_eq!((heartbeat(Some(7)), heartbeat(None)), (":\nid: 7\n\n".into(), ":\n\n".into()));
-        assert_eq!(farewell(Duration::from_millis(250)), "retry: 250\n\n");
+        assert_eq!(farewell("draining", Duration::from_millis(250)), ": draining\nretry: 250\n\n");
     }
 
     proptest! {

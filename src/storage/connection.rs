@@ -1,6 +1,7 @@
 //! One connection to either backend, set up for its use.
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,6 +14,9 @@ use super::options::{Durability, StoreOptions};
 use super::session::PostgresSession;
 use super::url::{StoreUrl, sqlite_uri};
 use super::{postgres, sqlite};
+
+/// The first bytes of every SQLite database that is not empty.
+const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,37 +79,84 @@ impl Connection {
             Self::Postgres(_) => Ok(()),
         }
     }
+
+    /// The same after something was written.
+    pub fn verify_written(&mut self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(file) => file.verify_written(),
+            Self::Postgres(_) => Ok(()),
+        }
+    }
 }
 
 /// An open SQLite database, and which file it is.
 pub(super) struct SqliteFile {
     pub connection: SqliteConnection,
     path: PathBuf,
+    state: FileState,
+}
+
+/// What the system says of a file.
+#[derive(Debug, Clone, Copy)]
+struct FileState {
+    /// Device and inode.
     identity: (u64, u64),
+    /// Bytes.
+    length: u64,
+}
+
+impl FileState {
+    fn of(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().map(|file| Self { identity: (file.dev(), file.ino()), length: file.len() })
+    }
 }
 
 impl SqliteFile {
     fn open(path: &Path, options: &StoreOptions, access: Access) -> Result<Self, StoreError> {
         let create = access == Access::Write && options.create;
         if create {
-            create_directory(path)?;
+            prepare(path)?;
         }
-        let before = identity(path);
+        let before = FileState::of(path);
         if access == Access::Write && !create && before.is_none() {
             return Err(gone(path));
+        }
+        // SQLite would take an empty file for a new database, and delete the write-ahead log that lies beside it.
+        let is_empty = before.is_some_and(|file| file.length == 0);
+        if is_empty && (!create || FileState::of(&beside(path, "-wal")).is_some_and(|log| log.length > 0)) {
+            return Err(truncated(path));
         }
         let mode = if create { "rwc" } else { "rw" };
         let mut connection = SqliteConnection::establish(&sqlite_uri(path, mode))?;
         set_up(&mut connection, options, access)?;
-        let file = identity(path).filter(|after| before.is_none_or(|before| before == *after));
-        let identity = file.ok_or_else(|| vanished(path))?;
-        Ok(Self { connection, path: path.to_owned(), identity })
+        let is_same = |after: &FileState| before.is_none_or(|before| before.identity == after.identity);
+        let state = FileState::of(path).filter(is_same).ok_or_else(|| vanished(path))?;
+        Ok(Self { connection, path: path.to_owned(), state })
     }
 
-    /// Fails if the file was deleted or replaced: what is written to it now would be lost.
+    /// Fails if the file was deleted, replaced or truncated: what is written to it now would be lost.
     fn verify(&self) -> Result<(), StoreError> {
-        if identity(&self.path) == Some(self.identity) { Ok(()) } else { Err(vanished(&self.path)) }
+        let now = self.current()?;
+        if now.length < self.state.length { Err(truncated(&self.path)) } else { Ok(()) }
     }
+
+    /// The same after something was written: that may have given pages back.
+    fn verify_written(&mut self) -> Result<(), StoreError> {
+        self.state = self.current()?;
+        Ok(())
+    }
+
+    fn current(&self) -> Result<FileState, StoreError> {
+        let is_same = |now: &FileState| now.identity == self.state.identity;
+        FileState::of(&self.path).filter(is_same).ok_or_else(|| vanished(&self.path))
+    }
+}
+
+/// The file that has the name of the database and `suffix`.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// SQLite does not wait for its lock to change the journal mode: a file that several open at once is tried again.
@@ -138,16 +189,40 @@ fn sqlite_settings(options: &StoreOptions, access: Access) -> String {
     )
 }
 
-fn create_directory(path: &Path) -> Result<(), StoreError> {
+/// Makes the default directory if it is missing, and finds what can never become a database here.
+pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(directory).map_err(|error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::StorageFull => StoreErrorKind::Full,
-            std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => StoreErrorKind::ReadOnly,
-            _ => StoreErrorKind::Unavailable,
-        };
-        StoreError::new(kind, format!("cannot create the directory {}: {error}", directory.display()))
-    })
+    if Some(directory) == Path::new(StoreUrl::DEFAULT_FILE).parent() {
+        fs::create_dir_all(directory).map_err(|error| cannot("create the directory", directory, &error))?;
+    }
+    let unusable = |why: String| Err(StoreError::new(StoreErrorKind::Unusable, why));
+    if !directory.is_dir() {
+        return unusable(format!("there is no directory {}", directory.display()));
+    }
+    let mut head = Vec::new();
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot("open", path, &error)),
+    };
+    if path.is_dir() {
+        return unusable(format!("{} is a directory, not a database file", path.display()));
+    }
+    file.take(SQLITE_MAGIC.len() as u64).read_to_end(&mut head).map_err(|error| cannot("read", path, &error))?;
+    if !head.is_empty() && head != SQLITE_MAGIC {
+        return unusable(format!("{} is not a SQLite database", path.display()));
+    }
+    Ok(())
+}
+
+/// What the system said when something was to be done with a file or directory.
+pub(super) fn cannot(what: &str, path: &Path, error: &io::Error) -> StoreError {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::Full,
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => StoreErrorKind::ReadOnly,
+        _ => StoreErrorKind::Unavailable,
+    };
+    StoreError::new(kind, format!("cannot {what} {}: {error}", path.display()))
 }
 
 fn gone(path: &Path) -> StoreError {
@@ -155,9 +230,9 @@ fn gone(path: &Path) -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, message)
 }
 
-/// Device and inode.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+fn truncated(path: &Path) -> StoreError {
+    let message = format!("the database file {} was truncated; restore it", path.display());
+    StoreError::new(StoreErrorKind::Corrupt, message)
 }
 
 fn vanished(path: &Path) -> StoreError {

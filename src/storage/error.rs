@@ -5,6 +5,11 @@ use std::fmt;
 use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
+use super::url::StoreUrl;
+
+/// What SQLite says of a page that the system does not give it.
+const IO_ERROR: &str = "disk I/O error";
+
 /// A failed operation. Whatever it was about to store is not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -74,7 +79,7 @@ impl StoreErrorKind {
                 StoreErrorKind::Unavailable,
                 &[
                     "unable to open database file",
-                    "disk I/O error",
+                    IO_ERROR,
                     "no such table",
                     "does not exist",
                     "connection",
@@ -101,6 +106,25 @@ impl StoreError {
     pub fn new(kind: StoreErrorKind, message: impl AsRef<str>) -> Self {
         let message = message.as_ref().split_whitespace().collect::<Vec<_>>().join(" ");
         Self { kind, message }
+    }
+
+    /// Whether a read fails because of what is stored, and will fail until somebody mends that; otherwise the store is
+    /// away, locked or busy for a while.
+    pub fn is_damage(&self) -> bool {
+        let is_lasting =
+            matches!(self.kind, StoreErrorKind::Corrupt | StoreErrorKind::Internal | StoreErrorKind::Invalid);
+        is_lasting || self.message.contains(IO_ERROR)
+    }
+
+    /// Whether waiting cannot help a store that has never been open. A server may come back; of what a file refuses,
+    /// only a full disk and a lock are for others to end.
+    pub fn stops_start(&self, url: &StoreUrl) -> bool {
+        match url {
+            StoreUrl::Sqlite(_) => {
+                !matches!(self.kind, StoreErrorKind::Full | StoreErrorKind::Locked | StoreErrorKind::Busy)
+            }
+            StoreUrl::Postgres(_) => self.kind == StoreErrorKind::Unusable,
+        }
     }
 }
 

@@ -43,6 +43,11 @@ pub fn migrate(options: &StoreOptions) -> Result<Vec<String>, StoreError> {
     run(&mut Connection::open(options, Access::Write)?)
 }
 
+/// Whether there is nothing to do for [`migrate`].
+pub fn is_current(options: &StoreOptions) -> Result<bool, StoreError> {
+    Ok(!is_behind(&mut Connection::open(options, Access::Read)?)?)
+}
+
 /// Fails with [`StoreErrorKind::Unusable`] where the tables are another program's, those of a newer version of this
 /// one, or may not be made.
 pub(super) fn run(connection: &mut Connection) -> Result<Vec<String>, StoreError> {

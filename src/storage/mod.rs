@@ -15,12 +15,14 @@ mod filter;
 mod fragments;
 mod idempotency;
 mod identity;
+mod lock;
 mod migrate;
 mod options;
 mod outbox;
 mod position;
 mod postgres;
 mod query;
+mod read_watch;
 mod reader;
 mod retention;
 mod revocations;
@@ -34,7 +36,8 @@ mod writer;
 
 pub use durables::{DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable, service_name};
 pub use error::{StoreError, StoreErrorKind};
-pub use migrate::migrate;
+pub use lock::StoreLock;
+pub use migrate::{is_current, migrate};
 pub use options::{Durability, StoreOptions};
 pub use outbox::{
     AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Held, Hold, Job,
@@ -42,11 +45,13 @@ pub use outbox::{
     Settlement,
 };
 pub use query::{EventPage, EventQuery, Order};
+pub use read_watch::ReadWatch;
 pub use reader::Reader;
 pub use retention::{RetentionPolicy, Trimmed};
 pub use scan::{Scan, ScanPage};
 pub use schedules::{Scheduled, Turn};
 pub use session::Schema;
+pub use sqlite::close;
 pub use url::StoreUrl;
 pub use writer::{Committed, Group, Writer};
 

@@ -22,6 +22,7 @@ use super::outbox::{
     self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Job, Pending,
 };
 use super::query::{EventPage, EventQuery, Search};
+use super::read_watch::ReadWatch;
 use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, Scheduled, Turn};
 use super::{filter, position, revocations};
@@ -31,6 +32,8 @@ const WAITING_PER_READER: usize = 64;
 /// How long one read may take. Each is a small step, so this only passes when a server hangs; its connection is
 /// lost until the server comes back.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end waits for reads under way.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
 /// A long search lets others go first after this time.
 const TURN: Duration = Duration::from_millis(20);
 
@@ -50,11 +53,21 @@ struct Shared {
     admitted: Arc<Semaphore>,
     /// Raised when a connection failed: those made before are not trusted.
     generation: AtomicU64,
+    watch: Option<ReadWatch>,
 }
 
 impl Reader {
     /// Makes the pool; connections are opened when they are needed.
     pub fn new(options: StoreOptions) -> Result<Self, StoreError> {
+        Self::make(options, None)
+    }
+
+    /// The same, and `watch` is told of reads that fail.
+    pub fn watched(options: StoreOptions, watch: ReadWatch) -> Result<Self, StoreError> {
+        Self::make(options, Some(watch))
+    }
+
+    fn make(options: StoreOptions, watch: Option<ReadWatch>) -> Result<Self, StoreError> {
         let readers = options.readers.max(1);
         let slots = r2d2::Pool::builder()
             .max_size(readers)
@@ -68,6 +81,7 @@ impl Reader {
             running: Arc::new(Semaphore::new(readers as usize)),
             admitted: Arc::new(Semaphore::new(readers as usize * (1 + WAITING_PER_READER))),
             generation: AtomicU64::new(0),
+            watch,
             options,
         })))
     }
@@ -240,6 +254,15 @@ impl Reader {
         self.bounds().await.map(drop)
     }
 
+    /// Closes the connections, once what is being read has been. For the end: the next read opens another.
+    pub async fn close(&self) {
+        let readers = self.0.slots.max_size();
+        if let Ok(Ok(_all)) = timeout(CLOSE_PATIENCE, self.0.running.acquire_many(readers)).await {
+            let slots: Vec<_> = (0..readers).filter_map(|_| self.0.slots.get().ok()).collect();
+            slots.into_iter().for_each(|mut slot| drop(slot.take()));
+        }
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         work: impl Fn(&mut Connection) -> Result<T, StoreError> + Send + 'static,
@@ -258,13 +281,45 @@ impl Reader {
         let task = actix_rt::task::spawn_blocking(move || {
             // Held to the end, even if nobody awaits the result.
             let _permits = permits;
-            shared.attempt(|connection| work(connection, &mut state)).map(|done| (done, state))
+            match shared.attempt(|connection| work(connection, &mut state)) {
+                Ok(done) => Ok((done, state)),
+                Err(error) => {
+                    if let Some(watch) = &shared.watch {
+                        watch.failed(&error, move |connection| work(connection, &mut state).map(drop));
+                    }
+                    Err(error)
+                }
+            }
         });
         match timeout(PATIENCE, task).await {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => Err(StoreError::new(StoreErrorKind::Internal, error.to_string())),
-            Err(_) => Err(StoreError::new(StoreErrorKind::Unavailable, "the store has not answered a read in time")),
+            Err(_) => {
+                let error = StoreError::new(StoreErrorKind::Unavailable, "the store has not answered a read in time");
+                if let Some(watch) = &self.0.watch {
+                    watch.failed(&error, |connection| position::bounds(connection).map(drop));
+                }
+                Err(error)
+            }
         }
+    }
+
+    /// Tries the read that has failed once more, if one has. To be called now and then.
+    pub async fn care(&self) {
+        let Some(watch) = self.0.watch.clone() else { return };
+        let Some(mut suspect) = watch.suspect() else { return };
+        let permits = match self.admit().await {
+            Ok(permits) => permits,
+            Err(busy) => return watch.tried(suspect, Err(busy)),
+        };
+        let shared = Arc::clone(&self.0);
+        let tried = actix_rt::task::spawn_blocking(move || {
+            let _permits = permits;
+            let outcome = shared.attempt(&mut suspect);
+            watch.tried(suspect, outcome);
+        });
+        // It fails only with a panic, which is logged.
+        let _ = tried.await;
     }
 
     async fn admit(&self) -> Result<[OwnedSemaphorePermit; 2], StoreError> {

@@ -2,15 +2,18 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
-use diesel::sql_types::{BigInt, Nullable, SmallInt, Text};
+use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult, RunQueryDsl};
 
 use crate::domain::event::{NewEvent, Timestamp};
 
-use super::error::StoreError;
+use super::connection::{Access, Connection};
+use super::error::{StoreError, StoreErrorKind};
 use super::idempotency::{self, KeyUse, Plan};
+use super::options::StoreOptions;
 use super::schema::idempotency_keys;
+use super::url::StoreUrl;
 use super::writer::{AppendJob, Tail, newest};
 
 /// Rows of the large and the small statement; SQLite allows 32,766 parameters.
@@ -35,8 +38,27 @@ pub(super) fn append(connection: &mut SqliteConnection, job: &AppendJob<'_>) -> 
 
 /// Writes a page and commits it.
 pub(super) fn probe(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let version: i32 = diesel::dsl::sql::<diesel::sql_types::Integer>("PRAGMA user_version").get_result(connection)?;
+    let version: i32 = diesel::dsl::sql::<Integer>("PRAGMA user_version").get_result(connection)?;
     Ok(connection.batch_execute(&format!("BEGIN IMMEDIATE; PRAGMA user_version = {}; COMMIT", version ^ 1))?)
+}
+
+/// Moves all that was committed into the database file itself, and closes it: a copy of that file alone is the whole
+/// store. PostgreSQL needs nothing of the kind. What reads or writes meanwhile is waited for, up to the busy timeout.
+pub fn close(options: &StoreOptions) -> Result<(), StoreError> {
+    let StoreUrl::Sqlite(_) = &options.url else { return Ok(()) };
+    let options = StoreOptions { create: false, ..options.clone() };
+    match Connection::open(&options, Access::Write)? {
+        Connection::Sqlite(mut file) => checkpoint(&mut file.connection),
+        Connection::Postgres(_) => Ok(()),
+    }
+}
+
+/// Empties the write-ahead log.
+pub(super) fn checkpoint(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let pragma = diesel::dsl::sql::<(Integer, Integer, Integer)>("PRAGMA wal_checkpoint(TRUNCATE)");
+    let (is_busy, _, _): (i32, i32, i32) = pragma.get_result(connection)?;
+    let busy = || StoreError::new(StoreErrorKind::Locked, "the write-ahead log is in use");
+    if is_busy == 0 { Ok(()) } else { Err(busy()) }
 }
 
 fn insert_events(

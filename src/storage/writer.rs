@@ -138,7 +138,6 @@ impl Writer {
             }
             injected(aborts)?;
             connection.commit()?;
-            connection.verify()?;
             injected(is_unconfirmed)?;
             Ok((tail, plan, enqueued, settled == settlements.len()))
         })?;
@@ -155,7 +154,6 @@ impl Writer {
             connection.begin()?;
             let done = work(connection)?;
             connection.commit()?;
-            connection.verify()?;
             Ok(done)
         })
     }
@@ -288,22 +286,16 @@ impl Writer {
 
     /// The retained part of the log; what was lost under us is not part of it.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
-        let LogBounds { earliest, last } = self.with(|connection| {
-            connection.verify()?;
-            position::bounds(connection)
-        })?;
+        let LogBounds { earliest, last } = self.with(position::bounds)?;
         let lost = last < self.floor;
         Ok(if lost { LogBounds { earliest: self.floor + 1, last: self.floor } } else { LogBounds { earliest, last } })
     }
 
     /// Commits a transaction that changes nothing, to prove that commits work.
     pub fn probe(&mut self) -> Result<(), StoreError> {
-        self.with(|connection| {
-            match connection {
-                Connection::Sqlite(file) => sqlite::probe(&mut file.connection)?,
-                Connection::Postgres(session) => postgres::probe(session)?,
-            }
-            connection.verify()
+        self.with(|connection| match connection {
+            Connection::Sqlite(file) => sqlite::probe(&mut file.connection),
+            Connection::Postgres(session) => postgres::probe(session),
         })
     }
 
@@ -347,6 +339,7 @@ impl Writer {
             }
         };
         let result = work(&mut connection)?;
+        connection.verify_written()?;
         self.connection = Some(connection);
         Ok(result)
     }

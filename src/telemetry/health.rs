@@ -38,7 +38,7 @@ impl Health {
 
     /// Whether everything is well, and each part's own word.
     pub fn describe(&self) -> (bool, Value) {
-        let (store_ok, actors_ok) = (self.store.is_up(), self.actors.is_well());
+        let (store_ok, actors_ok) = (self.store.is_well(), self.actors.is_well());
         let ready = store_ok && actors_ok && !self.is_draining();
         let checks = json!({
             "store": self.store.describe(),
@@ -50,7 +50,7 @@ impl Health {
     }
 }
 
-/// Whether the store takes writes.
+/// Whether the store takes writes, and can be read.
 ///
 /// A store that blocks its only writer cannot be reported by that writer. So the writer leaves the time when it
 /// begins something, and whoever asks judges for himself.
@@ -64,6 +64,8 @@ pub struct StoreHealth {
     created: Instant,
     /// Milliseconds from `created`, plus one; 0 while nothing is under way.
     busy_since: AtomicU64,
+    /// Why it cannot be read.
+    unreadable: Mutex<Option<(&'static str, String)>>,
 }
 
 /// Something under way at the store; see [`StoreHealth::begin`].
@@ -88,12 +90,32 @@ impl StoreHealth {
             patience,
             created: Instant::now(),
             busy_since: AtomicU64::new(0),
+            unreadable: Mutex::default(),
         }
     }
 
     /// Whether the store takes writes, as far as is known. False until it was opened.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire) && self.hanging_for().is_none()
+    }
+
+    /// Whether it takes writes and gives what is asked of it.
+    pub fn is_well(&self) -> bool {
+        self.is_up() && self.is_readable()
+    }
+
+    /// Whether no read has failed that has not succeeded since.
+    pub fn is_readable(&self) -> bool {
+        lock(&self.unreadable).is_none()
+    }
+
+    /// A read failed; `kind` is a short name, `message` one line.
+    pub fn set_unreadable(&self, kind: &'static str, message: &str) {
+        *lock(&self.unreadable) = Some((kind, format!("cannot be read: {message}")));
+    }
+
+    pub fn set_readable(&self) {
+        *lock(&self.unreadable) = None;
     }
 
     /// The writer begins an operation that may block; it has ended when the result is dropped. One at a time.
@@ -145,7 +167,7 @@ impl StoreHealth {
     }
 
     pub fn describe(&self) -> Value {
-        match self.ailment() {
+        match self.ailment().or_else(|| lock(&self.unreadable).clone()) {
             Some((kind, message)) => json!({ "status": "down", "reason": kind, "message": message }),
             None if self.is_up() => json!({ "status": "ok" }),
             None => json!({ "status": "down", "reason": "opening", "message": "not opened yet" }),

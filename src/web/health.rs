@@ -68,7 +68,7 @@ pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
         edge.parts.metrics.jwt_keys_usable.set(is_usable.into());
     }
     let metrics = &edge.parts.metrics;
-    metrics.store_up.set(edge.parts.health.store.is_up().into());
+    metrics.store_up.set(edge.parts.health.store.is_well().into());
     metrics.backlog.set(edge.worker.intake.backlog().events() as i64);
     if let Some(bounds) = edge.parts.position.get() {
         metrics.log_last.set(bounds.last);

@@ -104,6 +104,8 @@ pub struct Client {
     claims: Claims,
     /// Why nothing is sent, as last seen.
     waits_for: Hold,
+    /// Whether the last page of claims could be read.
+    can_read: bool,
     /// Ended, and not on their way to the store yet.
     ended: Vec<Settlement>,
     /// Events of its own, and whether its state is to be stored.
@@ -194,6 +196,7 @@ impl Client {
             pause: None,
             claims: Claims::default(),
             waits_for: Hold::Empty,
+            can_read: true,
             ended: Vec::new(),
             own_events: Vec::new(),
             is_changed: false,

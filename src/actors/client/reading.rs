@@ -21,6 +21,7 @@ impl Client {
     }
 
     fn take_page(&mut self, rows: Result<Vec<Claimed>, StoreError>, max_rows: usize, ctx: &mut Context<Self>) {
+        let could_read = std::mem::replace(&mut self.can_read, rows.is_ok());
         match rows {
             Ok(rows) => {
                 // Fewer rows than asked for and few bytes: there are no more.
@@ -33,7 +34,9 @@ impl Client {
                 self.pump(ctx);
             }
             Err(error) => {
-                log::debug!(service = self.name(), error:%; "claim failed");
+                if could_read {
+                    log::warn!(service = self.name(), error:%; "what is to be delivered cannot be read, trying again");
+                }
                 ctx.run_later(STORE_RETRY, |this, ctx| {
                     this.claims.failed();
                     this.pump(ctx);

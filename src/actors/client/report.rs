@@ -100,7 +100,7 @@ impl Client {
                 "in_hand_bytes": in_hand_bytes,
                 "keys_in_hand": figures.keys,
                 "keys_parked": self.claims.parked(),
-                "waits_for": self.waits_for.as_str(),
+                "waits_for": if self.can_read { self.waits_for.as_str() } else { "store" },
                 "rate": self.rate.per_second,
                 "last_errors": errors,
             }),

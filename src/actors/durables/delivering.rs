@@ -9,6 +9,7 @@ use super::Durables;
 use super::messages::ToMember;
 use crate::domain::durable::{Delivery, Durable};
 use crate::domain::event::{Event, Timestamp};
+use crate::protocol::close::CloseReason;
 use crate::protocol::durable::delivery_text;
 use crate::storage::{Claim, Claimed, Scan, ScanPage, StoreError};
 use crate::transport::text_frame;
@@ -114,6 +115,11 @@ impl Durables {
 
     fn try_again(&mut self, name: &Arc<str>, life: u64, error: &StoreError, ctx: &mut Context<Self>) {
         log::warn!(durable = &**name, error:%; "reading for a durable subscription failed, trying again");
+        if let Some(consumer) = self.consumers.get(name).filter(|_| error.is_damage()) {
+            for link in consumer.members.values() {
+                link.send(ToMember::Close(CloseReason::HistoryUnreadable));
+            }
+        }
         let name = Arc::clone(name);
         ctx.run_later(STORE_RETRY, move |this, ctx| {
             if let Some(consumer) = this.consumers.get_mut(&name).filter(|consumer| consumer.life == life) {

@@ -13,6 +13,7 @@ use crate::actors::mailbox::Mailbox;
 use crate::actors::persistence::messages::{AlterDurable, HoldDurables, OpenDurable, ReleaseDurable, SettleDeliveries};
 use crate::domain::durable::{Fate, MemberId};
 use crate::domain::event::EventId;
+use crate::protocol::close::CloseReason;
 use crate::protocol::durable::{JoinRequest, Settlement};
 use crate::protocol::error::ApiError;
 
@@ -47,6 +48,8 @@ pub enum ToMember {
     Notice(Bytes),
     /// It is a member no longer.
     Ended(ApiError),
+    /// There is no going on on this connection.
+    Close(CloseReason),
 }
 
 impl MemberLink {

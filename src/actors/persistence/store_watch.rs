@@ -73,7 +73,10 @@ impl StoreWatch {
                 }
                 Some(bounds)
             }
-            Err(error) => {
+            Err(mut error) => {
+                if position.get().is_none() && error.stops_start(&self.options.url) {
+                    error.kind = StoreErrorKind::Unusable;
+                }
                 self.failed(error);
                 None
             }

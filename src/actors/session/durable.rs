@@ -208,6 +208,7 @@ impl StreamHandler<FromDurable> for Session {
                     self.say(&durable::ended(&key.durable, &error));
                 }
             }
+            Some(ToMember::Close(reason)) => self.close(reason),
             // It has not asked for that: it is to come back, and to go on with a new one.
             None if self.memberships.iter().any(|membership| membership.key == key) => {
                 self.close(CloseReason::ActorRestarted);

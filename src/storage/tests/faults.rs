@@ -89,22 +89,30 @@ fn a_read_only_database_is_said_to_be_read_only() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_is_said_so() {
+fn what_can_never_be_a_database_is_named() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    fs::write(dir.path().join("file"), "").expect("a file");
-    let url = StoreUrl::Sqlite(dir.path().join("file/events.db"));
-    let error = Writer::open(options(url)).map(drop).expect_err("no directory");
-    assert_eq!(error.kind, StoreErrorKind::Unavailable);
-    assert!(error.message.contains("cannot create the directory"), "{error}");
+    fs::write(dir.path().join("file"), "no database").expect("a file");
+    for (path, why) in [
+        ("missing/events.db", "there is no directory"),
+        ("file/events.db", "there is no directory"),
+        ("file", "is not a SQLite database"),
+        ("", "is a directory"),
+    ] {
+        let url = StoreUrl::Sqlite(dir.path().join(path));
+        let error = Writer::open(options(url.clone())).map(drop).expect_err(path);
+        assert_eq!(error.kind, StoreErrorKind::Unusable, "{error}");
+        assert!(error.stops_start(&url) && error.message.contains(why), "{error}");
+    }
+    assert!(!dir.path().join("missing").exists());
 }
 
 #[test]
 fn a_damaged_file_is_said_to_be_corrupt() {
     let store = Store::sqlite();
     let path = sqlite_path(&store);
-    fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
     fs::write(path, "this is no database, ".repeat(1000)).expect("damage");
-    let error = Writer::open(store.options.clone()).map(drop).expect_err("no database");
+    let in_use = StoreOptions { create: false, ..store.options.clone() };
+    let error = Writer::open(in_use).map(drop).expect_err("no database");
     assert_eq!(error.kind, StoreErrorKind::Corrupt);
     assert_eq!(last(&store.reader()), Err(StoreErrorKind::Corrupt));
 

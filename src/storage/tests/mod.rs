@@ -38,7 +38,7 @@ struct Store {
 impl Store {
     fn sqlite() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let url = StoreUrl::Sqlite(dir.path().join("new/events.db"));
+        let url = StoreUrl::Sqlite(dir.path().join("events.db"));
         Self { options: options(url), _dir: Some(dir) }
     }
 

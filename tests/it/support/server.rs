@@ -76,9 +76,12 @@ impl Builder {
     /// # Panics
     /// When it ends instead; with its log.
     pub fn start(self) -> Server {
-        let process = Process::spawn(&self);
-        let addr = process.wait_until_listening();
-        Server { spec: self, process, addr }
+        self.launch().into_server()
+    }
+
+    /// Starts the server and does not wait for anything.
+    pub fn launch(self) -> Starting {
+        Starting { process: Process::spawn(&self), spec: self }
     }
 
     /// Runs the program to its end, for commands and for starts that must fail.
@@ -120,6 +123,28 @@ impl Builder {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         command
+    }
+}
+
+/// A server that may not listen yet; killed on drop.
+pub struct Starting {
+    spec: Builder,
+    process: Process,
+}
+
+impl Starting {
+    /// The first log line so far or soon that `wanted` accepts.
+    pub fn wait_for_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.process.wait_for_log(wanted)
+    }
+
+    /// The server, once it listens.
+    ///
+    /// # Panics
+    /// When it ends instead; with its log.
+    pub fn into_server(self) -> Server {
+        let addr = self.process.wait_until_listening();
+        Server { spec: self.spec, process: self.process, addr }
     }
 }
 
@@ -209,8 +234,7 @@ impl Server {
 
     /// The first log line so far or soon that `wanted` accepts.
     pub fn wait_for_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let line = self.process.log.find_soon(|line| serde_json::from_str(line).ok().filter(&wanted));
-        line.unwrap_or_else(|| panic!("no such log line in\n{}", self.process.log.text()))
+        self.process.wait_for_log(wanted)
     }
 
     /// All that was logged, as text.
@@ -274,6 +298,11 @@ impl Process {
     fn wait_until_listening(&self) -> SocketAddr {
         let addr = self.log.find_soon(listening_addr);
         addr.unwrap_or_else(|| panic!("the server did not start:\n{}", self.log.text()))
+    }
+
+    fn wait_for_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let line = self.log.find_soon(|line| serde_json::from_str(line).ok().filter(&wanted));
+        line.unwrap_or_else(|| panic!("no such log line in\n{}", self.log.text()))
     }
 
     fn kill(&mut self) {

@@ -154,6 +154,10 @@ impl Shard {
                 self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
                 self.catch_up(seated.seat, ctx);
             }
+            Err(error) if error.is_damage() => {
+                log::error!(session = seated.session, after = seat.cursor.position(), error:%; "history cannot be read, closing the client");
+                seat.link.close(CloseReason::HistoryUnreadable);
+            }
             Err(error) => {
                 log::warn!(session = seated.session, error:% = error; "catch-up read failed, trying again");
                 ctx.run_later(READ_RETRY, move |this, ctx| {
@@ -204,7 +208,9 @@ impl Shard {
             Ok(mut page) => {
                 let (through, head) = (page.scanned_through, self.head());
                 if page.earliest > head + 1 {
-                    self.close_behind_history(head, page.earliest);
+                    // Retention was faster than the shard.
+                    log::warn!(shard = self.number, head, earliest_id = page.earliest; "shard fell behind the retained history");
+                    self.close_live(page.earliest, CloseReason::BehindHistory);
                 }
                 // Batches that followed the head may have been routed while the page was read.
                 let missed: Vec<_> =
@@ -214,26 +220,37 @@ impl Shard {
                 }
                 if through > self.head() {
                     // The end of the page was trimmed meanwhile.
-                    self.polls.wake_all();
-                    self.head = Some(through);
-                    self.recent.restart(through);
+                    self.skip_to(through);
                 }
                 if self.parts.position.last() > self.head() {
                     self.fill_gap(ctx);
                 }
             }
+            // Each of the clients meets the damage for itself; the shard goes on with what is new.
+            Err(error) if error.is_damage() => {
+                let (head, last) = (self.head(), self.parts.position.last());
+                log::error!(shard = self.number, after = head, through = last, error:%; "a gap cannot be read, closing the clients");
+                self.close_live(last + 1, CloseReason::HistoryUnreadable);
+                if last > head {
+                    self.skip_to(last);
+                }
+            }
             Err(error) => log::warn!(shard = self.number, error:% = error; "reading a gap failed, trying again"),
         }
     }
-}
 
-impl Shard {
-    /// Retention was faster than the shard: live clients may have missed what lies between `head` and `earliest`,
-    /// and are told so rather than left with a silent gap.
-    fn close_behind_history(&self, head: EventId, earliest: EventId) {
-        log::warn!(shard = self.number, head, earliest_id = earliest; "shard fell behind the retained history");
+    /// Goes on after `id`, whatever is before it.
+    fn skip_to(&mut self, id: EventId) {
+        self.polls.wake_all();
+        self.head = Some(id);
+        self.recent.restart(id);
+    }
+
+    /// Live clients may have missed what lies between the head and `earliest`, and are told so rather than left with a
+    /// silent gap.
+    fn close_live(&self, earliest: EventId, reason: CloseReason) {
         for (_, seat) in self.seats.iter().filter(|(_, seat)| seat.is_live() && !covers_gap(seat, earliest)) {
-            seat.link.close_now(CloseReason::BehindHistory);
+            seat.link.close_now(reason);
         }
     }
 }

@@ -99,7 +99,7 @@ impl Link {
     fn last_words(&self, reason: CloseReason) -> Bytes {
         let after = reason.reconnect_after(rand::random());
         if self.wire == Wire::Sse {
-            return sse::farewell(after.unwrap_or(sse::STAY_AWAY));
+            return sse::farewell(reason.text(), after.unwrap_or(sse::STAY_AWAY));
         }
         let mut words = BytesMut::new();
         if let Some(after) = after.filter(|_| self.standing.asks_more.get() && reason.is_planned()) {
