@@ -3,7 +3,7 @@
 mod admin_entry;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -121,7 +121,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         workers => workers,
     };
     let (escalate, escalation) = oneshot::channel();
-    let node = Node::start(&config, store, access, workers, escalate)?;
+    let node = Node::start(&config, store, access, address, workers, escalate)?;
     let unusable = |reason: String| ServeError::Config(config.error_at("store.url", reason));
     if let Some(reason) = node.wait_for_store().await {
         return Err(unusable(reason));
@@ -264,6 +264,7 @@ impl Node {
         config: &Config,
         store: StoreOptions,
         access: Arc<AccessControl>,
+        address: SocketAddr,
         workers: usize,
         escalate: oneshot::Sender<String>,
     ) -> Result<Self, ServeError> {
@@ -391,6 +392,8 @@ impl Node {
             },
             allowed_origins: config.server.allowed_origins.clone().into(),
             cors_origins: config.server.cors_origins.clone().into(),
+            allowed_hosts: config.server.allowed_hosts.clone().into(),
+            is_loopback: address.ip().to_canonical().is_loopback(),
             trusted_proxies: config.server.trusted_proxies.clone().into(),
             proxy_header: config.server.proxy_header,
             access,
@@ -465,6 +468,7 @@ impl Node {
             App::new()
                 .app_data(Data::new(Edge::new(edge.clone(), worker)))
                 .wrap(Condition::new(!edge.cors_origins.is_empty(), from_fn(web::share)))
+                .wrap(from_fn(web::keep_out))
                 .wrap(from_fn(web::observe))
                 .configure(web::routes)
         });

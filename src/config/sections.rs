@@ -52,6 +52,9 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<String>,
     #[serde(deserialize_with = "cors_origins")]
     pub cors_origins: Vec<String>,
+    /// Without a port.
+    #[serde(deserialize_with = "host_names")]
+    pub allowed_hosts: Vec<String>,
     #[serde(deserialize_with = "networks", serialize_with = "shown_networks")]
     pub trusted_proxies: Vec<Network>,
     pub proxy_header: ProxyHeader,
@@ -229,10 +232,21 @@ pub struct ServiceUrls {
     pub shape_l2: Option<SecretUrl>,
 }
 
+fn host_names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(from)?;
+    match names.iter().find(|name| !is_host_name(name)) {
+        None => Ok(names),
+        Some(name) => Err(D::Error::custom(format!("must be host names such as \"events.local\", not {name:?}"))),
+    }
+}
+
+fn is_host_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
+
 fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let host = String::deserialize(from)?;
-    let is_name = || !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    if host.parse::<IpAddr>().is_ok() || is_name() {
+    if host.parse::<IpAddr>().is_ok() || is_host_name(&host) {
         return Ok(host);
     }
     Err(D::Error::custom(format!("must be an IP address or a host name, without a port, not {host:?}")))

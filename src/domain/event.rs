@@ -148,9 +148,25 @@ impl NewEvent {
 /// An idempotency key with the fingerprint of what it was first used for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
+    /// Whose key it is, if not of those without a token, [`KEY_SCOPE_END`], and the key itself.
     pub key: ByteString,
     /// Equal fingerprints mean "the same request again".
     pub fingerprint: [u8; 16],
+}
+
+/// Ends the scope of a key. Neither keys nor names have control characters.
+const KEY_SCOPE_END: char = '\u{1f}';
+
+impl Idempotency {
+    /// The key `key` of the publisher called `name`, among those of its `kind`.
+    pub fn scoped_key(kind: &str, name: &str, key: &str) -> ByteString {
+        format!("{KEY_SCOPE_END}{kind}:{name}{KEY_SCOPE_END}{key}").into()
+    }
+
+    /// The key without its scope, if it has one.
+    pub fn bare_key(key: &str) -> Option<&str> {
+        key.strip_prefix(KEY_SCOPE_END)?.split_once(KEY_SCOPE_END).map(|(_, key)| key)
+    }
 }
 
 /// One publish request: its events are stored together or not at all.

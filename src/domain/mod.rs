@@ -16,6 +16,7 @@ pub mod key_order;
 pub mod log;
 pub mod name;
 pub mod network;
+pub mod origin;
 pub mod pattern;
 pub mod priority;
 pub mod rate;

@@ -42,6 +42,7 @@ error_codes! {
     MalformedRequest "malformed_request" 400 "The request cannot be understood as HTTP or as a WebSocket handshake.";
     Unauthorized "unauthorized" 401 "A token is required, or the one given is not valid.";
     Forbidden "forbidden" 403 "The caller may not do this.";
+    ForeignOrigin "foreign_origin" 403 "A web page of another origin asks, or one under a name that may be anybody's.";
     NotFound "not_found" 404 "There is nothing at this path.";
     EventNotFound "event_not_found" 404 "No event has this id, or it is no longer retained.";
     SessionNotFound "session_not_found" 404 "No session has this id.";

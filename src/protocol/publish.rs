@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::{ApiError, ErrorCode};
 use super::raw_object::RawObject;
+use crate::domain::access::Caller;
 use crate::domain::event::{Append, DEFAULT_SOURCE, Idempotency, NewEvent, Priority, Schedule, ScheduleId, Timestamp};
 use crate::domain::name::EventName;
 
@@ -83,10 +84,31 @@ pub fn append_from(
         // The same key names the same schedule; with another time it is another request.
         Some(Idempotency { key, fingerprint }) => {
             *fingerprint = short_digest([&fingerprint[..], &due_at.0.to_le_bytes()]);
-            u128::from_be_bytes(short_digest([b"schedule", key.as_bytes()]))
+            schedule_of(key)
         }
     };
     Ok(Append::scheduled(event, Schedule { id: ScheduleId(id), due_at }))
+}
+
+/// Makes the idempotency keys of a request those of `caller`: what another one has used under an equal key is not
+/// touched, and does not show. Those without a token share one scope.
+pub fn scope_keys(append: &mut Append, caller: &Caller) {
+    let Some(principal) = caller.principal() else { return };
+    let scope = |key: &str| Idempotency::scoped_key(principal.identity.kind(), principal.identity.value(), key);
+    for event in &mut append.events {
+        let Some(idempotency) = &mut event.idempotency else { continue };
+        idempotency.key = scope(&idempotency.key);
+        if let Some(schedule) = &mut append.schedule {
+            schedule.id = ScheduleId(schedule_of(&idempotency.key));
+        }
+    }
+    if let Some(idempotency) = &mut append.idempotency {
+        idempotency.key = scope(&idempotency.key);
+    }
+}
+
+fn schedule_of(key: &str) -> u128 {
+    u128::from_be_bytes(short_digest([b"schedule", key.as_bytes()]))
 }
 
 fn short_digest(parts: [&[u8]; 2]) -> [u8; 16] {

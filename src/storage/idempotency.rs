@@ -35,12 +35,13 @@ pub(super) struct Plan {
     fresh: Vec<bool>,
 }
 
-/// All idempotency keys of a batch, with repetitions.
-pub(super) fn keys(batch: &[Append]) -> impl Iterator<Item = &ByteString> {
+/// All idempotency keys of a batch, with repetitions; each that has a scope also without it, as older versions have
+/// stored it.
+pub(super) fn keys(batch: &[Append]) -> impl Iterator<Item = &str> {
     let idempotencies = |a: &'_ Append| a.idempotency.is_some() || a.events.iter().any(|e| e.idempotency.is_some());
     batch.iter().filter(move |a| idempotencies(a)).flat_map(|append| {
         let own = append.events.iter().filter_map(|e| e.idempotency.as_ref());
-        append.idempotency.iter().chain(own).map(|i| &i.key)
+        append.idempotency.iter().chain(own).flat_map(|i| std::iter::once(&*i.key).chain(Idempotency::bare_key(&i.key)))
     })
 }
 
@@ -124,7 +125,8 @@ impl Planner {
         let Some(idempotency) = append.events.first().and_then(|event| event.idempotency.as_ref()) else {
             return AppendOutcome::Scheduled { id, replayed: false };
         };
-        match self.find(idempotency) {
+        // One that an older version has stored has another id.
+        match self.find_own(idempotency) {
             Some(Ok(SCHEDULED)) => AppendOutcome::Scheduled { id, replayed: true },
             Some(_) => AppendOutcome::KeyReused { index: 0 },
             None => {
@@ -177,6 +179,16 @@ impl Planner {
     }
 
     fn find(&self, wanted: &Idempotency) -> Option<Result<(EventId, EventId), KeyConflict>> {
+        if let Some(own) = self.find_own(wanted) {
+            return Some(own);
+        }
+        // Stored before keys had scopes, perhaps by this publisher: the same request is not stored again, and any other
+        // is none of its business.
+        let old = self.known.get(Idempotency::bare_key(&wanted.key)?)?;
+        (old.fingerprint == wanted.fingerprint).then_some(Ok((old.first_id, old.last_id)))
+    }
+
+    fn find_own(&self, wanted: &Idempotency) -> Option<Result<(EventId, EventId), KeyConflict>> {
         let used = self.known.get(&wanted.key)?;
         let same = used.fingerprint == wanted.fingerprint;
         Some(if same { Ok((used.first_id, used.last_id)) } else { Err(KeyConflict) })

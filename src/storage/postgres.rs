@@ -122,7 +122,7 @@ fn append_with_keys(connection: &mut PgConnection, job: &AppendJob<'_>) -> Resul
 }
 
 fn known_keys(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<Vec<KeyUse>, StoreError> {
-    let wanted: Vec<&str> = idempotency::keys(job.batch).map(|key| &**key).collect();
+    let wanted: Vec<&str> = idempotency::keys(job.batch).collect();
     let found = idempotency_keys::table
         .filter(idempotency_keys::key.eq_any(wanted))
         .filter(idempotency_keys::created_at.ge(job.keys_since.0))

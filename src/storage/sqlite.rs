@@ -96,13 +96,13 @@ fn known_keys(connection: &mut SqliteConnection, job: &AppendJob<'_>) -> Result<
     let mut known = Vec::new();
     for key in idempotency::keys(job.batch) {
         let found = idempotency_keys::table
-            .find(&**key)
+            .find(key)
             .filter(idempotency_keys::created_at.ge(job.keys_since.0))
             .select((idempotency_keys::fingerprint, idempotency_keys::first_id, idempotency_keys::last_id))
             .first::<(Vec<u8>, i64, i64)>(connection)
             .optional()?;
         if let Some((fingerprint, first_id, last_id)) = found {
-            known.push(KeyUse::from_store(key.clone(), &fingerprint, first_id, last_id));
+            known.push(KeyUse::from_store(key.into(), &fingerprint, first_id, last_id));
         }
     }
     Ok(known)

@@ -130,25 +130,13 @@ pub fn admin(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
     if principal.grants.admin { Ok(()) } else { Err(permit::no_admin()) }
 }
 
-/// Admits browsers from the same origin and from those in `allowed`. Other clients send no `Origin`.
-pub fn origin(req: &HttpRequest, allowed: &[String]) -> Result<(), ApiError> {
-    let Some(origin) = req.headers().get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default();
-    let authority = origin.split_once("://").map(|(_, authority)| authority);
-    let same = authority.is_some_and(|a| host(req).is_some_and(|host| a.eq_ignore_ascii_case(host)));
-    if same || allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
-        return Ok(());
-    }
-    Err(ApiError::new(ErrorCode::Forbidden, "this origin is not in server.allowed_origins"))
-}
-
 fn bearer(req: &HttpRequest) -> Option<&str> {
     let (scheme, token) = req.headers().get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Whom the client means to speak to. A target in absolute form says it, whatever `Host` says (RFC 9112, section 3.2.2).
-fn host(req: &HttpRequest) -> Option<&str> {
+pub fn host(req: &HttpRequest) -> Option<&str> {
     match req.uri().authority() {
         Some(authority) => Some(authority.as_str()),
         None => req.headers().get(header::HOST).and_then(|host| host.to_str().ok()),

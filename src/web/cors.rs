@@ -57,7 +57,7 @@ pub async fn share(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceRe
 }
 
 /// As paths are routed: what is percent-encoded is the same path.
-fn is_admin(path: &str) -> bool {
+pub fn is_admin(path: &str) -> bool {
     const ADMIN: &[u8] = b"/admin";
     percent_decode_str(path).take(ADMIN.len()).eq(ADMIN.iter().copied())
 }

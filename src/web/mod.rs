@@ -10,6 +10,7 @@ mod health;
 mod lines;
 mod long_poll;
 mod observe;
+mod origin;
 mod publish;
 mod query;
 mod reply;
@@ -53,6 +54,7 @@ use crate::transport::InboundLimits;
 pub use self::cors::share;
 pub use self::long_poll::LongPollLimits;
 pub use self::observe::observe;
+pub use self::origin::keep_out;
 
 /// What the endpoints of every worker share.
 #[derive(Clone)]
@@ -61,6 +63,9 @@ pub struct EdgeParts {
     pub limits: EdgeLimits,
     pub allowed_origins: Arc<[String]>,
     pub cors_origins: Arc<[String]>,
+    pub allowed_hosts: Arc<[String]>,
+    /// Whether the listener is reached from this machine alone.
+    pub is_loopback: bool,
     pub trusted_proxies: Arc<[Network]>,
     pub proxy_header: ProxyHeader,
     pub access: Arc<AccessControl>,

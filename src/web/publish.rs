@@ -20,7 +20,7 @@ use crate::protocol::cloud_events;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
 use crate::protocol::permit;
-use crate::protocol::publish::{PublishHeaders, parse_array, parse_ndjson, parse_publish};
+use crate::protocol::publish::{PublishHeaders, parse_array, parse_ndjson, parse_publish, scope_keys};
 
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
@@ -49,8 +49,9 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     // The body is read first: refusing it unread would cost the client its connection.
     let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
-    let append = parse_one(&req, form?, &body, &edge)?;
+    let mut append = parse_one(&req, form?, &body, &edge)?;
     permit_all(&req, &edge, &caller, &append)?;
+    scope_keys(&mut append, &caller);
     let name = append.events[0].name.clone();
     let schedule = append.schedule;
     let (id, replayed) = match commit(&edge, append).await? {
@@ -103,12 +104,13 @@ async fn store_batch(
     Query::parse(&req, &[], &[])?;
     let form = form?;
     let headers = headers(req.headers())?;
-    let append = match form {
+    let mut append = match form {
         Form::Lines => parse_ndjson(&body, &headers, &edge.parts.rules)?,
         Form::CloudEvents => cloud_events::parse_batch(&body, &headers, &edge.parts.rules)?,
         _ => parse_array(&body, &headers, &edge.parts.rules)?,
     };
     permit_all(&req, &edge, &caller, &append)?;
+    scope_keys(&mut append, &caller);
     let count = append.events.len();
     let (first_id, last_id, replayed) = match commit(&edge, append).await? {
         AppendOutcome::Stored { first_id, last_id, replayed } => (first_id, last_id, replayed as usize),

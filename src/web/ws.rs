@@ -26,7 +26,6 @@ const LINES: &str = "event-handler.v1.ndjson";
 pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let (parts, worker) = (&edge.parts, &edge.worker);
     Query::parse(&req, &[access::TOKEN_PARAMETER], &[])?;
-    access::origin(&req, &parts.allowed_origins)?;
     seat::check_open(&edge)?;
     let caller = match access::streaming_caller(&req, &edge).and_then(may_do_something) {
         Ok(caller) => caller,

@@ -288,8 +288,8 @@ fn half_sent_requests_are_ended_and_disturb_nobody() {
         .start();
     let mut neighbour = Neighbour::of(&server);
     let (head, body) =
-        ("POST /publish HTTP/1.1\r\nHost: a\r\nX-Slow: ", "Content-Length: 4096\r\n\r\n{\"event_name\":\"");
-    let whole = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+        ("POST /publish HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", "Content-Length: 4096\r\n\r\n{\"event_name\":\"");
+    let whole = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let open = |text: &str| -> Vec<Raw> {
         let connect = |_| {
             let mut raw = Raw::connect(server.addr());
@@ -301,9 +301,9 @@ fn half_sent_requests_are_ended_and_disturb_nobody() {
     neighbour.live_through(|| {
         let heads = open(head);
         let silent = open("");
-        let bodies = open(&format!("POST /publish HTTP/1.1\r\nHost: a\r\n{body}"));
+        let bodies = open(&format!("POST /publish HTTP/1.1\r\nHost: localhost\r\n{body}"));
         let dripping_heads = open(head);
-        let dripping_bodies = open(&format!("POST /publish HTTP/1.1\r\nHost: a\r\n{body}"));
+        let dripping_bodies = open(&format!("POST /publish HTTP/1.1\r\nHost: localhost\r\n{body}"));
         let mut second_heads = open(&format!("{whole}{head}"));
         second_heads.truncate(10);
         let late_heads: Vec<Connection> = (0..10)
@@ -357,7 +357,7 @@ fn who_reads_an_answer_slowly_gets_all_of_it() {
     (0..12).for_each(|_| drop(server.post("/publish/batch", &body).data()));
     let mut stream = std::net::TcpStream::connect(server.addr()).expect("a listening server");
     SockRef::from(&stream).set_recv_buffer_size(16 * 1024).expect("a small buffer");
-    stream.write_all(b"GET /events?limit=1000 HTTP/1.1\r\nHost: a\r\n\r\n").expect("an open connection");
+    stream.write_all(b"GET /events?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("an open connection");
     let (begin, mut answer, mut chunk) = (Instant::now(), Vec::new(), [0; 16 * 1024]);
     // Then the connection ends, as nothing else is asked for.
     while let Ok(count @ 1..) = stream.read(&mut chunk) {
@@ -374,27 +374,27 @@ fn who_reads_an_answer_slowly_gets_all_of_it() {
 fn malformed_requests_are_the_clients_fault() {
     let server = Server::start(Backend::Sqlite);
     let mut neighbour = Neighbour::of(&server);
-    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(200_000));
-    let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-A: b\r\n".repeat(10_000));
+    let long = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(200_000));
+    let many = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X-A: b\r\n".repeat(10_000));
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     let deep = format!(
-        "POST /publish HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{deep}",
+        "POST /publish HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{deep}",
         deep.len()
     );
     let requests: [&[u8]; 16] = [
         b"\r\n\r\n\r\n",
         b"\x00\x01\x02\x03\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost a\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
-        b"POST /publish HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
-        b"POST /publish HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-        b"POST /publish HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
-        b"POST /publish HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
-        b"POST /publish HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n{}",
-        b"GET /%ff%00%zz?%ff=%00&&&=== HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-        b"GET /events?after=%ff HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"POST /publish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+        b"POST /publish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        b"POST /publish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n{}",
+        b"GET /%ff%00%zz?%ff=%00&&&=== HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /events?after=%ff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         long.as_bytes(),
         many.as_bytes(),
         deep.as_bytes(),

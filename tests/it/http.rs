@@ -194,8 +194,8 @@ fn requests_that_are_not_http_get_an_answer_without_a_body() {
         (b"NONSENSE\r\n\r\n", 400),
         (b"GET / HTTP/9.9\r\n\r\n", 400),
         (b"GET /events HTTP/1.1\r\nbad header\r\n\r\n", 400),
-        (b"GET /a> HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        (b"GET /events?event_name=a.> HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /a> HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /events?event_name=a.> HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (long.as_bytes(), 431),
     ];
     for (bytes, status) in cases {

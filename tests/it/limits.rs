@@ -223,8 +223,9 @@ fn a_storm_of_connections_leaves_nothing_behind() {
                             1 => drop(TcpStream::connect(addr)),
                             2 => {
                                 if let Ok(mut connection) = Connection::open(addr) {
-                                    let _ = connection
-                                        .send_raw(b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{");
+                                    let _ = connection.send_raw(
+                                        b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+                                    );
                                 }
                             }
                             _ => {

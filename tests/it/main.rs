@@ -26,9 +26,11 @@ mod examples_browser;
 #[cfg(feature = "fault-injection")]
 mod faults;
 mod filters;
+mod foreign_pages;
 mod health;
 mod hostile;
 mod http;
+mod idempotency_keys;
 mod jobs;
 mod jwt;
 mod kill_storm;

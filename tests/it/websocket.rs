@@ -216,7 +216,8 @@ fn a_handshake_must_be_that_of_rfc_6455() {
     let server = Server::start(Backend::Sqlite);
     let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
     let connect = |version: &str, headers: &[&str]| {
-        let head = format!("GET /ws HTTP/{version}\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n");
+        let head =
+            format!("GET /ws HTTP/{version}\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n");
         let mut connection = Connection::open(server.addr()).expect("a connection");
         connection.send_raw(format!("{head}{}\r\n\r\n", headers.join("\r\n")).as_bytes()).expect("sent");
         connection

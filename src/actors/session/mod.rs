@@ -34,7 +34,7 @@ use super::router::worker::ShardAddresses;
 use crate::domain::event::{Append, AppendOutcome, EventId};
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::protocol::publish::PublishRules;
+use crate::protocol::publish::{PublishRules, scope_keys};
 use crate::protocol::request::{BadRequest, Request, RequestId, Start};
 use crate::protocol::{frame, permit};
 use crate::storage::Reader;
@@ -211,10 +211,11 @@ impl Session {
         }
     }
 
-    fn publish(&mut self, id: Option<RequestId>, append: Append, ctx: &mut Context<Self>) {
+    fn publish(&mut self, id: Option<RequestId>, mut append: Append, ctx: &mut Context<Self>) {
         if let Err(error) = self.permit_publish(&append) {
             return self.refuse(id.as_ref(), &error);
         }
+        scope_keys(&mut append, &self.link.standing.caller());
         let outcome = match self.parts.intake.enqueue(append) {
             Ok(outcome) => outcome,
             Err(failure) => return self.refuse(id.as_ref(), &append_error(&failure)),

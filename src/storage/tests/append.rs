@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::{SmallVec, smallvec};
 
 use super::{NOON, Store, at, event, idempotency, on_both, single};
-use crate::domain::event::{Append, AppendOutcome, LogBounds, NewEvent};
+use crate::domain::event::{Append, AppendOutcome, Idempotency, LogBounds, NewEvent};
 use crate::storage::{Committed, StoreErrorKind, migrate};
 
 fn stored(first_id: i64, last_id: i64) -> AppendOutcome {
@@ -112,6 +112,24 @@ fn a_request_of_many_is_stored_whole_or_not_at_all() {
         let mixed = append(vec![each(&[("q", 1), ("s", 1), ("s", 1)])]);
         assert_eq!(mixed, [AppendOutcome::Stored { first_id: 6, last_id: 6, replayed: 2 }]);
         assert_eq!(append(vec![each(&[("p", 1), ("q", 1)])]), [replayed(3, 4)]);
+    });
+}
+
+#[test]
+fn a_key_that_was_stored_before_keys_had_owners_still_counts_for_the_same_request() {
+    on_both(|store| {
+        let mut writer = store.writer();
+        let mut outcome = |key: &str, fingerprint| {
+            let batch = vec![Append::single(with_key("a", key, fingerprint))];
+            writer.append(batch, NOON).expect("stored").outcomes[0]
+        };
+        let of = |name| Idempotency::scoped_key("token", name, "k");
+        assert_eq!(outcome("k", 1), stored(1, 1));
+        assert_eq!(outcome(&of("billing"), 1), replayed(1, 1));
+        assert_eq!(outcome(&of("billing"), 2), stored(2, 2), "another request is another publisher's");
+        assert_eq!(outcome(&of("orders"), 2), stored(3, 3));
+        assert_eq!(outcome(&of("orders"), 3), AppendOutcome::KeyReused { index: 0 });
+        assert_eq!(outcome("k", 1), replayed(1, 1));
     });
 }
 

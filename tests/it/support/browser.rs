@@ -12,6 +12,9 @@ use super::program::{Program, command};
 use super::ws::Socket;
 use super::{PATIENCE, eventually};
 
+/// A name that somebody has made point to this machine.
+pub const REBOUND: &str = "rebound.example";
+
 /// One tab of a browser of its own.
 pub struct Page {
     devtools: Socket,
@@ -28,7 +31,8 @@ impl Page {
             command("chromium")
                 .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
                 .args(["--disable-background-networking", "--disable-component-update", "--no-proxy-server"])
-                .args(["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-port=0"])
+                .args(["--remote-debugging-port=0"])
+                .arg(format!("--host-resolver-rules=MAP {REBOUND} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"))
                 .arg(format!("--user-data-dir={}", profile.path().display()))
                 .arg("about:blank"),
         );
