@@ -257,7 +257,8 @@ impl<T: Clone> Durable<T> {
             return (self.in_flight >= self.policy.max_in_flight.max(1) as usize).then_some(HeldBy::MaxInFlight);
         }
         let is_full = has_more && !self.has_room();
-        is_full.then(|| if self.settled.len() < MAX_SETTLED { HeldBy::MaxUnackedBytes } else { HeldBy::MaxSettled })
+        let by = if self.settled.len() < MAX_SETTLED { HeldBy::MaxUnackedBytes } else { HeldBy::MaxSettled };
+        is_full.then_some(by)
     }
 
     /// Those with something that it may settle.
