@@ -232,7 +232,7 @@ fn survives(backend: Backend, point: &str) {
             assert!(dead.contains(&round.gaps[3]), "{point}: it is dead");
         }
         if told(&gaps, round.renewed) == "acked" {
-            let trace = server.get(&format!("/admin/deliveries?service=durable/gaps&state=delivered")).data();
+            let trace = server.get("/admin/deliveries?service=durable/gaps&state=delivered").data();
             let is_delivered = |row: &Value| row["event_id"] == round.renewed;
             assert!(trace.as_array().expect("a list").iter().any(is_delivered), "{point}: {trace}");
         }
