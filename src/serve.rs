@@ -280,7 +280,7 @@ impl Node {
 
         let slot = |service: &ServiceConfig| {
             let (name, selectors) = (service.name.clone().into(), service.routes.clone());
-            Arc::new(ServiceSlot::new(name, selectors, service.echo, service.start_from))
+            Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from))
         };
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.
@@ -419,6 +419,7 @@ impl Node {
                 subscribers: supervisor.clone().recipient(),
                 start_job: supervisor.clone().recipient(),
                 cancel_job: supervisor.clone().recipient(),
+                settle_orphans: supervisor.clone().recipient(),
                 cancel_schedule: supervisor.clone().recipient(),
                 revoke: supervisor.clone().recipient(),
                 check_access: supervisor.clone().recipient(),

@@ -16,8 +16,7 @@ pub struct LogId(u128);
 impl LogId {
     /// A new one, of random bits (RFC 9562, version 4).
     pub fn new(random: u128) -> Self {
-        const VERSION_AND_VARIANT: u128 = 0xf000 << 64 | 0b11 << 62;
-        Self(random & !VERSION_AND_VARIANT | 0x4000 << 64 | 0b10 << 62)
+        Self::of_version(random, 4)
     }
 
     /// Reads what `Display` has written, in lower or upper case.
@@ -29,6 +28,18 @@ impl LogId {
         let digits: String = text.split('-').collect();
         let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         u128::from_str_radix(&digits, 16).ok().filter(|_| is_hex).map(Self)
+    }
+
+    /// The UUID of an event: no event of another log has the same (RFC 9562, version 5: `sha1` is the SHA-1 of
+    /// [these bytes](Self::to_bytes) and the id in decimal).
+    pub fn event_uuid(sha1: [u8; 20]) -> impl fmt::Display {
+        let [bytes @ .., _, _, _, _] = sha1;
+        Self::of_version(u128::from_be_bytes(bytes), 5)
+    }
+
+    fn of_version(bits: u128, version: u128) -> Self {
+        const VERSION_AND_VARIANT: u128 = 0xf000 << 64 | 0b11 << 62;
+        Self(bits & !VERSION_AND_VARIANT | version << 76 | 0b10 << 62)
     }
 
     /// The bytes of the UUID, as RFC 9562 orders them.

@@ -41,8 +41,8 @@ pub use migrate::{is_current, migrate};
 pub use options::{Durability, StoreOptions};
 pub use outbox::{
     AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Held, Hold, Job,
-    JobKind, JobState, ListedDelivery, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settled,
-    Settlement,
+    JobKind, JobState, ListedDelivery, NewJob, NewService, Orphan, Pending, Registered, Renewed, ServiceChange,
+    Settled, Settlement, Settling, Shifted,
 };
 pub use query::{EventPage, EventQuery, Order};
 pub use read_watch::ReadWatch;

@@ -14,7 +14,10 @@ use super::connection::{Access, Connection};
 use super::durables::{self, DurableChange, DurableRecord, HeldDurable, NewDurable};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
-use super::outbox::{self, Held, Hold, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settlement};
+use super::outbox::{
+    self, Held, Hold, NewJob, NewService, Orphan, Pending, Registered, Renewed, ServiceChange, Settlement, Settling,
+    Shifted,
+};
 use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
@@ -244,6 +247,21 @@ impl Writer {
     /// What is not delivered to a service, counted.
     pub fn pending(&mut self, service: ServiceId) -> Result<Pending, StoreError> {
         self.with(|connection| outbox::pending(connection, service))
+    }
+
+    /// What is left for services that are none of `configured`.
+    pub fn orphans(&mut self, configured: &[String]) -> Result<Vec<Orphan>, StoreError> {
+        self.with(|connection| outbox::orphans(connection, configured))
+    }
+
+    /// Settles a bounded number of the deliveries of a service that is not configured.
+    pub fn settle_orphans(
+        &mut self,
+        from: ServiceId,
+        settling: Settling,
+        now: Timestamp,
+    ) -> Result<Shifted, StoreError> {
+        self.transact(|connection| outbox::settle_orphans(connection, from, settling, now))
     }
 
     /// Writes a job down; returns its number.

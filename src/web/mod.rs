@@ -33,7 +33,7 @@ use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::durables::Directory;
 use crate::actors::log_position::LogPosition;
-use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, Revoke, StartJob};
+use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, Revoke, SettleOrphans, StartJob};
 use crate::actors::push_log::PushLog;
 use crate::actors::router::messages::{CheckAccess, CloseSession, CountSubscribers, FindSessions};
 use crate::actors::router::worker::Worker;
@@ -110,6 +110,7 @@ pub struct SupervisorAddresses {
     pub subscribers: Recipient<FindAllSubscribers>,
     pub start_job: Recipient<ToPersistence<StartJob>>,
     pub cancel_job: Recipient<ToPersistence<CancelJob>>,
+    pub settle_orphans: Recipient<ToPersistence<SettleOrphans>>,
     pub cancel_schedule: Recipient<ToPersistence<CancelSchedule>>,
     pub revoke: Recipient<ToPersistence<Revoke>>,
     pub check_access: Recipient<CheckAccess>,
@@ -178,6 +179,8 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         )
         .service(resource("/deliveries", &[Method::GET]).route(web::get().to(admin::deliveries::list)))
         .service(resource("/deliveries/redrive", &[Method::POST]).route(web::post().to(admin::jobs::redrive)))
+        .service(resource("/deliveries/move", &[Method::POST]).route(web::post().to(admin::orphans::move_to)))
+        .service(resource("/deliveries/cancel", &[Method::POST]).route(web::post().to(admin::orphans::cancel)))
         .service(resource("/replay", &[Method::POST]).route(web::post().to(admin::jobs::replay)))
         .service(resource("/jobs", &[Method::GET]).route(web::get().to(admin::jobs::list)))
         .service(resource("/jobs/{id}", &[Method::DELETE]).route(web::delete().to(admin::jobs::cancel)))

@@ -325,6 +325,7 @@ fn the_commands_show_services_and_tell_them_what_to_do() {
     let lines: Vec<&str> = text(&shown).lines().collect();
     assert!(lines[0].starts_with("SERVICE  STATE") && lines[1].starts_with("billing  active"), "{lines:?}");
     assert!(lines[1].contains("closed") && lines[1].ends_with("answered 400"), "{lines:?}");
+    assert!(lines[0].contains("OLDEST  NEXT  RATE"), "{lines:?}");
     let paused = command(&server, &["services", "pause", "billing", "--json"]);
     let paused: Value = serde_json::from_str(text(&paused)).expect("one JSON object");
     assert_eq!(paused["paused"], "by an operator");

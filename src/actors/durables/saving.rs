@@ -152,6 +152,10 @@ impl Durables {
                     let renewed = changes.renewed.iter().map(|(id, _)| *id);
                     consumer.ended_meanwhile.extend(renewed.chain(changes.dead.iter().map(|dead| dead.id)));
                 }
+                for Dead { id, deliveries, reason, .. } in &changes.dead {
+                    let reason = reason.as_str();
+                    log::warn!(service = service_name(name), id, attempts = deliveries, reason; "delivery is dead");
+                }
                 self.parts.metrics.durable_dead.inc_by(changes.dead.len() as u64);
                 let has_renewed = !changes.renewed.is_empty();
                 self.rest(name, SAVE_PAUSE, ctx);
