@@ -9,6 +9,7 @@ use super::error::ApiError;
 use super::request::{Envelope, RequestId};
 use crate::domain::event::{AppendOutcome, EventId, Timestamp};
 use crate::domain::filter::Filter;
+use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
 
 /// What a client is told about a subscription that now stands.
@@ -20,15 +21,18 @@ pub struct Subscribed {
     pub recovered: bool,
     /// The oldest retained event, told when not recovered.
     pub earliest_id: EventId,
+    /// Which log the ids are of.
+    pub log: Option<LogId>,
 }
 
 /// The reply to a subscribe request.
 pub fn subscribed(id: &RequestId, pattern: &Pattern, filter: Option<&Filter>, state: Subscribed) -> String {
-    let Subscribed { last_id, recovered, earliest_id } = state;
+    let Subscribed { last_id, recovered, earliest_id, log } = state;
     let filter = member(filter);
     let earliest = if recovered { String::new() } else { format!(r#","earliest_id":{earliest_id}"#) };
+    let log = log.map(|log| format!(r#","log_id":"{log}""#)).unwrap_or_default();
     format!(
-        r#"{{"id":{id},"type":"subscribed","event_name":"{pattern}"{filter},"last_id":{last_id},"recovered":{recovered}{earliest}}}"#
+        r#"{{"id":{id},"type":"subscribed","event_name":"{pattern}"{filter},"last_id":{last_id},"recovered":{recovered}{earliest}{log}}}"#
     )
 }
 
@@ -117,15 +121,20 @@ mod tests {
     fn spells_replies_as_the_protocol_says() {
         let id: RequestId = serde_json::from_str("7").expect("JSON");
         let pattern = Pattern::parse("user.*").expect("valid");
-        let state = Subscribed { last_id: 57, recovered: true, earliest_id: 1 };
+        let state = Subscribed {
+            last_id: 57,
+            recovered: true,
+            earliest_id: 1,
+            log: LogId::parse("10e8a1c2-0000-4000-8000-000000000000"),
+        };
         let filter = Filter::parse(r#"{"a": [1e400]}"#).expect("valid");
         assert_eq!(
             subscribed(&id, &pattern, None, state),
-            r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":true}"#
+            r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":true,"log_id":"10e8a1c2-0000-4000-8000-000000000000"}"#
         );
         assert_eq!(
             subscribed(&id, &pattern, None, Subscribed { recovered: false, earliest_id: 9, ..state }),
-            r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":false,"earliest_id":9}"#
+            r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":false,"earliest_id":9,"log_id":"10e8a1c2-0000-4000-8000-000000000000"}"#
         );
         assert_eq!(
             list(

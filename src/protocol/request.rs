@@ -7,15 +7,16 @@ use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
 use crate::config::Secret;
-use crate::domain::event::{Append, EventId};
+use crate::domain::event::{Append, EventId, LogBounds};
 use crate::domain::filter::Filter;
+use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
 
 /// The actions a frame may ask for.
 pub const ACTIONS: &[&str] =
     &["subscribe", "unsubscribe", "publish", "ack", "nack", "extend", "reject", "list", "ping", "auth"];
 
-const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after", "filter"];
+const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after", "log_id", "filter"];
 
 /// The client's own mark on a request, echoed in the reply; its exact JSON text.
 pub type RequestId = Box<RawValue>;
@@ -39,6 +40,30 @@ pub enum Start {
     After(EventId),
     /// With the oldest retained event.
     Earliest,
+    /// After an event of another log: with what is published from now on, and the client is told so.
+    Elsewhere,
+}
+
+impl Start {
+    /// What it means in the log `ours` for a client that gives back the identity of the log it has seen.
+    pub fn in_log(self, ours: Option<LogId>, given: Option<LogId>) -> Self {
+        match self {
+            Self::After(_) if given.is_some() && given != ours => Self::Elsewhere,
+            start => start,
+        }
+    }
+
+    /// After which event a subscription begins, and whether that is where it was to begin.
+    pub fn place(self, bounds: LogBounds, log_end: EventId) -> (EventId, bool) {
+        match self {
+            Self::Now => (log_end, true),
+            Self::Earliest => (bounds.earliest - 1, true),
+            Self::Elsewhere => (log_end, false),
+            // Beyond the end: the client has seen more than there is. It is told, and starts at the end.
+            Self::After(id) if id > bounds.last.max(log_end) => (log_end, false),
+            Self::After(id) => (id.max(bounds.earliest - 1), id >= bounds.earliest - 1),
+        }
+    }
 }
 
 /// One frame of a client.
@@ -50,6 +75,8 @@ pub enum Request {
         envelope: Envelope,
         filter: Option<Filter>,
         start: Start,
+        /// The log that the client has seen.
+        log: Option<LogId>,
     },
     Unsubscribe {
         id: Option<RequestId>,
@@ -108,8 +135,12 @@ impl Request {
     /// Whether the client asks for more than plain event frames.
     pub fn asks_more(&self) -> bool {
         match self {
-            Self::Subscribe { id, envelope, filter, start, .. } => {
-                id.is_some() || *envelope != Envelope::Plain || filter.is_some() || *start != Start::Now
+            Self::Subscribe { id, envelope, filter, start, log, .. } => {
+                id.is_some()
+                    || log.is_some()
+                    || *envelope != Envelope::Plain
+                    || filter.is_some()
+                    || *start != Start::Now
             }
             Self::Unsubscribe { id, .. } | Self::Publish { id, .. } => id.is_some(),
             Self::Join { .. } | Self::Leave { .. } | Self::Settle(_) => true,
@@ -138,8 +169,8 @@ impl Request {
                     let reason = "goes with \"durable\", the name of a durable subscription";
                     return Err(ApiError::field(ErrorCode::InvalidField, field, reason));
                 }
-                let (envelope, start) = (envelope(object)?, start(object)?);
-                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, filter: filter(object)?, start })
+                let (envelope, start, log) = (envelope(object)?, start(object)?, log(object)?);
+                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, filter: filter(object)?, start, log })
             }
             "unsubscribe" => {
                 object.check(&["action", "event_name", "durable", "id"], true)?;
@@ -206,6 +237,13 @@ pub(super) fn envelope(object: &RawObject<'_>) -> Result<Envelope, ApiError> {
     }
 }
 
+/// The identity of the log that the client has seen, as it was told.
+pub(super) fn log(object: &RawObject<'_>) -> Result<Option<LogId>, ApiError> {
+    let Some(text) = object.text("log_id")? else { return Ok(None) };
+    let bad = || ApiError::field(ErrorCode::InvalidField, "log_id", "must be the log_id of a reply");
+    LogId::parse(&text).map(Some).ok_or_else(bad)
+}
+
 pub(super) fn start(object: &RawObject<'_>) -> Result<Start, ApiError> {
     match object.raw("after") {
         None | Some("null") => Ok(Start::Now),
@@ -259,6 +297,7 @@ mod tests {
             (r#"{"action":"subscribe","event_name":"a..b","id":1}"#, ErrorCode::InvalidField, true),
             (r#"{"action":"subscribe","event_name":"a","after":-1,"id":1}"#, ErrorCode::InvalidField, true),
             (r#"{"action":"subscribe","event_name":"a","evnelope":"full","id":1}"#, ErrorCode::UnknownField, true),
+            (r#"{"action":"subscribe","event_name":"a","after":1,"log_id":"x","id":1}"#, ErrorCode::InvalidField, true),
             (r#"{"action":"ping","id":{}}"#, ErrorCode::InvalidField, false),
         ] {
             let bad = parse(text).expect_err(text);

@@ -35,7 +35,7 @@ pub fn event_block(event: &Event, envelope: Envelope) -> Bytes {
 ///
 /// Where the position that was asked for cannot be resumed from, an event says so.
 pub fn preamble(retry: Duration, position: EventId, state: Subscribed) -> Bytes {
-    let Subscribed { last_id, recovered, earliest_id } = state;
+    let Subscribed { last_id, recovered, earliest_id, log: _ } = state;
     let mut text = format!("retry: {}\nid: {position}\n\n", retry.as_millis());
     if !recovered {
         let _ = write!(
@@ -106,7 +106,7 @@ mod tests {
             "id: 58\nevent: user.created\ndata: {\"type\":\"event\",\"id\":58,\"event_name\":\"user.created\",\"payload\":1,\
              \"created_at\":\"2023-08-01T12:00:00.000000Z\",\"source\":\"api\",\"key\":null}\n\n"
         );
-        let state = Subscribed { last_id: 60, recovered: true, earliest_id: 9 };
+        let state = Subscribed { last_id: 60, recovered: true, earliest_id: 9, log: None };
         assert_eq!(preamble(Duration::from_secs(2), 57, state), "retry: 2000\nid: 57\n\n");
         assert_eq!(
             preamble(Duration::from_secs(2), 8, Subscribed { recovered: false, ..state }),

@@ -19,7 +19,8 @@ const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
      X-Request-Id",
 );
 const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
-    "ETag, Event-Id, Idempotent-Replayed, Link, Preference-Applied, Retry-After, X-Request-Id",
+    "ETag, Event-Id, Event-Log, Idempotent-Replayed, Link, Preference-Applied, Retry-After, Stream-Earliest-Id, \
+     Stream-Recovered, X-Request-Id",
 );
 /// How long a browser may remember the answer to a preflight, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");

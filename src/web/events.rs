@@ -12,6 +12,7 @@ use super::reply::{self, Refusal};
 use super::{Edge, access, lines, long_poll, stream};
 use crate::actors::durables::messages::FindFate;
 use crate::actors::push_log::PushLog;
+use crate::actors::session::end_of_log;
 use crate::domain::access::Scope;
 use crate::domain::delivery::{DeliveryState, EventStatus};
 use crate::domain::durable::{Fate, Mark};
@@ -20,12 +21,24 @@ use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
 use crate::protocol::permit;
+use crate::protocol::request::Start;
 use crate::storage::{
     AttemptRecord, DeliveryRecord, DurableRecord, EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind,
 };
 
-const PARAMETERS: &[&str] =
-    &["event_name", "after", "before", "since", "until", "source", "status", "key", "limit", "order"];
+const PARAMETERS: &[&str] = &[
+    "event_name",
+    "after",
+    "before",
+    "since",
+    "until",
+    "source",
+    "status",
+    "key",
+    "limit",
+    "order",
+    stream::LOG_PARAMETER,
+];
 const WAIT: &str = "wait";
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -42,7 +55,13 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     let mut events = event_query(&query, MAX_LIMIT)?;
     events.patterns = permit::reading(&caller, Scope::Read, events.patterns)?;
     let order = events.order;
-    let page = match long_poll::wait(&query)? {
+    let wait = long_poll::wait(&query)?;
+    let recovery = recovery(&edge, &query, &events).await?;
+    if let Some(Recovery { from, is_whole: false }) = recovery.filter(|_| wait.is_some()) {
+        // Who waits behind the end of the log would wait for ever.
+        events.after = Some(from);
+    }
+    let page = match wait {
         Some(wait) if req.method() != Method::HEAD => {
             let page = long_poll::read(&req, &edge, events, wait).await?;
             // The token may have ended meanwhile.
@@ -62,10 +81,38 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     }
     data.push(b']');
     let mut response = reply::ok_builder();
+    if let Some(log) = edge.parts.position.log_id() {
+        response.insert_header((stream::EVENT_LOG, stream::log_value(log)));
+    }
+    if let Some(Recovery { is_whole, .. }) = recovery {
+        response.insert_header((stream::RECOVERED, stream::truth(is_whole)));
+    }
     for link in links(&query, &page, order) {
         response.append_header((LINK, link));
     }
     Ok(response.body(reply::envelope("success", &data)))
+}
+
+/// Where a client goes on that says what it has seen.
+#[derive(Debug, Clone, Copy)]
+struct Recovery {
+    /// After this event.
+    from: EventId,
+    /// Whether everything since then is there.
+    is_whole: bool,
+}
+
+/// None without `after`, and before the log is known.
+async fn recovery(edge: &Edge, query: &Query<'_>, events: &EventQuery) -> Result<Option<Recovery>, ApiError> {
+    let (position, given) = (&edge.parts.position, stream::given_log(query)?);
+    let Some(after) = events.after else { return Ok(None) };
+    let mut log_end = position.last();
+    if after > log_end {
+        log_end = end_of_log(&edge.parts.reader, position).await;
+    }
+    let start = Start::After(after).in_log(position.log_id(), given);
+    let place = position.get().map(|bounds| start.place(bounds, log_end));
+    Ok(place.map(|(from, is_whole)| Recovery { from, is_whole }))
 }
 
 /// One event.

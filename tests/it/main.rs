@@ -53,6 +53,7 @@ mod services_cluster;
 mod services_orphaned;
 mod services_patience;
 mod sessions;
+mod set_back;
 mod sse;
 mod store_file;
 mod tokens;

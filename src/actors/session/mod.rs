@@ -160,7 +160,8 @@ impl Session {
             Err(BadRequest { id, error }) => self.refuse(id.as_ref(), &error),
             Ok(Request::Ping { id }) => self.say(&frame::pong(id.as_ref())),
             Ok(Request::Publish { id, append }) => self.publish(id, *append, ctx),
-            Ok(Request::Subscribe { id, pattern, envelope, filter, start }) => {
+            Ok(Request::Subscribe { id, pattern, envelope, filter, start, log }) => {
+                let start = start.in_log(self.parts.position.log_id(), log);
                 if let Err(error) = permit::subscribe(&self.link.standing.caller(), &pattern) {
                     return self.refuse(id.as_ref(), &error);
                 }
