@@ -4,4 +4,6 @@ pub mod faults;
 pub mod health;
 pub mod logging;
 pub mod metrics;
+#[cfg(target_os = "linux")]
+mod process;
 pub mod service_metrics;

@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod admission;
 mod auction_shapes;
+mod base_path;
 mod batch;
 mod cloud_events;
 mod commands;
@@ -21,6 +22,7 @@ mod durable_model;
 #[cfg(feature = "fault-injection")]
 mod durable_saves;
 mod durable_shown;
+mod encoding;
 mod example_services;
 mod examples;
 mod examples_browser;
