@@ -32,6 +32,7 @@ use super::schedules;
 use super::schema::events;
 use super::url::StoreUrl;
 use super::{idempotency, identity, migrate, position, postgres, sqlite};
+use crate::telemetry::faults::{self, FaultPoint};
 
 /// A connection that appends, owned by one thread.
 ///
@@ -65,6 +66,8 @@ pub struct Committed {
     pub enqueued: outbox::Enqueued,
     /// Durable subscriptions whose changes were void: they were moved, or another process holds them now.
     pub void: Vec<ServiceId>,
+    /// Whether all that was to be settled was still open.
+    pub has_settled_all: bool,
     /// Why requests are [`AppendOutcome::Unstorable`].
     pub refused: Vec<StoreError>,
 }
@@ -156,6 +159,13 @@ impl Writer {
     }
 
     fn commit_whole(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
+        let (aborts, is_unconfirmed) = if group.settlements.is_empty() && group.durables.is_empty() {
+            (false, false)
+        } else if faults::strikes(FaultPoint::StoreLocked) {
+            return Err(StoreError::new(StoreErrorKind::Locked, "injected: the store is locked"));
+        } else {
+            (faults::strikes(FaultPoint::TransactionAborted), faults::strikes(FaultPoint::CommitUnconfirmed))
+        };
         refuse_zero_bytes(&group.appends)?;
         let connection = self.connected()?;
         let (ground, requests) = (self.ground(now), group.appends.len());
@@ -163,14 +173,16 @@ impl Writer {
         let written = self.keep(connection, |connection| {
             connection.begin()?;
             let written = write(connection, group, routes, ground, &mut own)?;
+            injected(aborts)?;
             connection.commit()?;
+            injected(is_unconfirmed)?;
             Ok(written)
         });
         let written = written.inspect_err(|_| {
             group.appends.drain(..own);
             group.appends.truncate(requests);
         });
-        let Written { tail, mut plan, enqueued, void, restored } = written?;
+        let Written { tail, mut plan, enqueued, void, restored, has_settled_all } = written?;
         let new = plan.select(std::mem::take(&mut group.appends).into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
         if let Some(restored) = restored {
@@ -183,7 +195,15 @@ impl Writer {
             self.is_set_back = false;
         }
         plan.outcomes.truncate(requests);
-        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void, refused: Vec::new() })
+        Ok(Committed {
+            prev: tail.id,
+            events,
+            outcomes: plan.outcomes,
+            enqueued,
+            void,
+            has_settled_all,
+            refused: Vec::new(),
+        })
     }
 
     /// The same without the requests that the store cannot hold: they are found by halves, in transactions that are
@@ -293,6 +313,8 @@ impl Writer {
                 Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
                 Connection::Postgres(session) => postgres::hold_all(session, &services)?,
             };
+            let holds =
+                if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
             let taken: Vec<ServiceId> =
                 services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
             durables::begin_epochs(connection, &taken)?;
@@ -540,6 +562,7 @@ struct Written {
     enqueued: outbox::Enqueued,
     void: Vec<ServiceId>,
     restored: Option<Restored>,
+    has_settled_all: bool,
 }
 
 /// Writes all of `group` within a transaction. What is due is added to its appends, and as many as `own` are put before them.
@@ -552,6 +575,15 @@ fn write(
 ) -> Result<Written, StoreError> {
     let Group { appends: batch, take_due, settlements, services, durables, lead } = group;
     let Ground { mut floor, set_back, now, keys_since } = ground;
+    // First: what is void leaves nothing behind, and tells nobody.
+    let mut void = Vec::new();
+    for change in durables {
+        if durables::change(connection, change)? {
+            batch.extend(change.events.iter().cloned().map(Append::single));
+        } else {
+            void.push(change.service);
+        }
+    }
     let mut restored = None;
     if let Some(seen) = set_back {
         restored = identity::restore(connection, &seen)?;
@@ -575,17 +607,11 @@ fn write(
     for ((schedule, event), place) in plan.schedules(batch).zip(0..) {
         schedules::insert(connection, schedule, event, now, place)?;
     }
-    outbox::settle(connection, settlements)?;
+    let has_settled_all = outbox::settle(connection, settlements)? == settlements.len();
     for change in services {
         outbox::change_service(connection, change)?;
     }
-    let mut void = Vec::new();
-    for change in durables {
-        if !durables::change(connection, change)? {
-            void.push(change.service);
-        }
-    }
-    Ok(Written { tail, plan, enqueued, void, restored })
+    Ok(Written { tail, plan, enqueued, void, restored, has_settled_all })
 }
 
 /// An event that any store can hold.
@@ -600,6 +626,12 @@ fn harmless() -> Append {
         traceparent: None,
         idempotency: None,
     })
+}
+
+/// A failure by order of a test.
+fn injected(is_due: bool) -> Result<(), StoreError> {
+    let error = || StoreError::new(StoreErrorKind::Unavailable, "injected: the connection is lost");
+    if is_due { Err(error()) } else { Ok(()) }
 }
 
 /// What a backend needs to know to append.
