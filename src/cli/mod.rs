@@ -3,6 +3,7 @@
 //! A command reads its arguments, does its work, and returns a [`Failure`] or nothing. What it prints goes through
 //! [`output`], so that a closed standard output ends it quietly.
 
+mod backup;
 mod check_config;
 mod client;
 mod dead;
@@ -108,6 +109,10 @@ enum Command {
     CheckConfig,
     /// Bring the database schema up to date, and say what was done.
     Migrate,
+    /// Copy the store to a file, also while the service runs.
+    Backup(backup::BackupArgs),
+    /// Put a copy in the place of the store, or say that the store was restored.
+    Restore(backup::RestoreArgs),
     /// Ask a running service whether it is well; exit code 0 if so.
     Health(health::HealthArgs),
 }
@@ -171,6 +176,8 @@ pub fn run() -> ExitCode {
             Command::Token(args) => token::run(&args),
             Command::CheckConfig => check_config::run(&config),
             Command::Migrate => migrate::run(&config),
+            Command::Backup(args) => backup::back_up(&args, &config),
+            Command::Restore(args) => backup::restore(&args, &config),
             Command::Health(args) => health::run(&args, &config),
         });
     match outcome {

@@ -41,6 +41,8 @@ pub struct Writer {
     seen: Option<Seen>,
     /// The store lacks some of what was seen.
     is_set_back: bool,
+    /// An operator says that it was restored.
+    is_declared: bool,
     /// Beside a SQLite file.
     mark: Option<Mark>,
 }
@@ -56,6 +58,8 @@ pub struct Committed {
     pub outcomes: Vec<AppendOutcome>,
     /// Deliveries added, by service and lane.
     pub enqueued: outbox::Enqueued,
+    /// How the log goes on, if it was found to be set back; its first event tells of that.
+    pub restored: Option<Restored>,
     /// Durable subscriptions whose changes were void: they were moved, or another process holds them now.
     pub void: Vec<ServiceId>,
 }
@@ -88,7 +92,8 @@ impl Writer {
     /// The same for a process that has `seen` something of the log already.
     pub fn resume(options: StoreOptions, seen: Option<Seen>) -> Result<Self, StoreError> {
         let (connection, log, mark) = (None, None, None);
-        let mut writer = Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, mark };
+        let mut writer =
+            Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, is_declared: false, mark };
         writer.bounds()?;
         writer.options.create = false;
         Ok(writer)
@@ -110,6 +115,13 @@ impl Writer {
         self.is_set_back
     }
 
+    /// Makes it another log, which goes on above all that is known, and says so with `$sys.log.restored`.
+    pub fn declare_restored(&mut self, now: Timestamp) -> Result<Restored, StoreError> {
+        self.is_declared = true;
+        let committed = self.commit(Group::default(), &Routes::default(), now)?;
+        committed.restored.ok_or_else(|| StoreError::new(StoreErrorKind::Internal, "nothing was declared"))
+    }
+
     /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
     pub fn append(&mut self, batch: Vec<Append>, now: Timestamp) -> Result<Committed, StoreError> {
         self.commit(Group { appends: batch, ..Group::default() }, &Routes::default(), now)
@@ -127,12 +139,15 @@ impl Writer {
         let mut void = Vec::new();
         let mut restored = None;
         let mut connection = self.connected()?;
-        let (seen, is_set_back) = (self.seen, self.is_set_back);
+        let (seen, is_set_back, is_declared) = (self.seen, self.is_set_back, self.is_declared);
         let (tail, mut plan, enqueued) = {
             let connection = &mut connection;
             connection.begin()?;
-            if let Some(seen) = seen.filter(|_| is_set_back) {
-                restored = identity::restore(connection, &seen)?;
+            if is_declared || is_set_back {
+                restored = match seen.filter(|_| !is_declared) {
+                    Some(seen) => identity::restore(connection, &seen)?,
+                    None => Some(identity::declare_restored(connection, seen.as_ref())?),
+                };
                 batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
             }
             let floor = match &restored {
@@ -168,9 +183,10 @@ impl Writer {
         self.connection = Some(connection);
         let new = plan.select(batch.into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
-        if let Some(restored) = restored {
+        if let Some(restored) = &restored {
             log::error!(log_id:% = restored.log, last_id = restored.last, known_last_id = restored.known, first_id = restored.after + 1; "the log was set back: ids that were given out are not given out again");
             self.log = Some(restored.log);
+            self.is_declared = false;
             plan.outcomes.remove(0);
         }
         if let Some((log, newest)) = self.log.zip(events.last()) {
@@ -178,7 +194,7 @@ impl Writer {
             self.is_set_back = false;
         }
         plan.outcomes.truncate(requests);
-        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void })
+        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, restored, void })
     }
 
     /// Does `work` in a transaction that holds the writer's lock.

@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod admission;
 mod auction_shapes;
+mod backup;
 mod batch;
 mod cloud_events;
 mod commands;
