@@ -36,6 +36,7 @@ Examples:
   event-handler events user.created --limit 10     look back
   event-handler services                           how each downstream service fares
   event-handler dead list                          what could not be delivered
+  event-handler backup /backups/today.db           copy the store, while the service runs
 
 Exit codes:
    0  done

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+
 use super::close::CloseReason;
 use super::error::ApiError;
 use super::request::{Envelope, RequestId};
@@ -67,11 +69,10 @@ pub fn expiring(left: Duration) -> String {
 }
 
 /// The reply to a ping in JSON.
-pub fn pong(id: Option<&RequestId>) -> String {
-    match id {
-        Some(id) => format!(r#"{{"id":{id},"type":"pong"}}"#),
-        None => r#"{"type":"pong"}"#.to_owned(),
-    }
+pub fn pong(id: Option<&RequestId>, timestamp: Option<&RawValue>) -> String {
+    let id = id.map(|id| format!(r#""id":{id},"#)).unwrap_or_default();
+    let timestamp = timestamp.map(|timestamp| format!(r#","timestamp":{timestamp}"#)).unwrap_or_default();
+    format!(r#"{{{id}"type":"pong"{timestamp}}}"#)
 }
 
 /// The reply to a list request.
@@ -85,7 +86,7 @@ pub fn list<'a>(
         .map(|(pattern, envelope, filter)| {
             let envelope = match envelope {
                 Envelope::Plain => "plain",
-                Envelope::Full => "full",
+                Envelope::Full | Envelope::Unnamed => "full",
             };
             format!(r#"{{"envelope":"{envelope}","event_name":"{pattern}"{}}}"#, member(filter))
         })

@@ -29,6 +29,12 @@ pub enum Envelope {
     Plain,
     /// With id, time, source and key.
     Full,
+    /// The same; as server-sent events they have no names, so that clients take them all for messages.
+    Unnamed,
+}
+
+impl Envelope {
+    pub const COUNT: usize = 3;
 }
 
 /// Where a subscription begins.
@@ -102,7 +108,11 @@ pub enum Request {
     },
     Ping {
         id: Option<RequestId>,
+        /// To be given back: its exact JSON text.
+        timestamp: Option<Box<RawValue>>,
     },
+    /// The answer to a ping that this program does not send in JSON.
+    Pong,
     /// Go on with this token.
     Authenticate {
         id: Option<RequestId>,
@@ -128,6 +138,9 @@ impl Request {
     ) -> Result<Self, BadRequest> {
         let unmarked = |error| BadRequest { id: None, error };
         let object = RawObject::parse(text.as_bytes(), "frame").map_err(unmarked)?;
+        if let Some(sign) = sign_of_life(&object) {
+            return Ok(sign);
+        }
         let id = request_id(&object).map_err(unmarked)?;
         Self::read(&object, id.clone(), rules, scheduling).map_err(|error| BadRequest { id, error })
     }
@@ -143,6 +156,7 @@ impl Request {
                     || *start != Start::Now
             }
             Self::Unsubscribe { id, .. } | Self::Publish { id, .. } => id.is_some(),
+            Self::Pong => false,
             Self::Join { .. } | Self::Leave { .. } | Self::Settle(_) => true,
             Self::List { .. } | Self::Ping { .. } | Self::Authenticate { .. } => true,
         }
@@ -154,10 +168,6 @@ impl Request {
         rules: &PublishRules,
         scheduling: impl FnOnce() -> Scheduling,
     ) -> Result<Self, ApiError> {
-        if object.raw("action").is_none() && object.text("type")?.as_deref() == Some("ping") {
-            object.check(&["type", "id"], true)?;
-            return Ok(Self::Ping { id });
-        }
         match &*object.required_text("action")? {
             "subscribe" => {
                 let known: Vec<&str> = SUBSCRIBE_FIELDS.iter().chain(durable::FIELDS).copied().collect();
@@ -191,7 +201,7 @@ impl Request {
             }
             "ping" => {
                 object.check(&["action", "id"], true)?;
-                Ok(Self::Ping { id })
+                Ok(Self::Ping { id, timestamp: None })
             }
             "auth" => {
                 object.check(&["action", "token", "id"], true)?;
@@ -202,6 +212,21 @@ impl Request {
                 None => Err(ApiError::unknown(ErrorCode::UnknownAction, other, ACTIONS).with("field", "action")),
             },
         }
+    }
+}
+
+/// `{"type":"ping"}` and `{"type":"pong"}`, which may carry anything beside.
+fn sign_of_life(object: &RawObject<'_>) -> Option<Request> {
+    if object.raw("action").is_some() {
+        return None;
+    }
+    match object.text("type").ok()??.as_ref() {
+        "ping" => {
+            let timestamp = object.raw("timestamp").and_then(|raw| RawValue::from_string(raw.to_owned()).ok());
+            Some(Request::Ping { id: request_id(object).ok().flatten(), timestamp })
+        }
+        "pong" => Some(Request::Pong),
+        _ => None,
     }
 }
 
@@ -283,7 +308,12 @@ mod tests {
         assert!(matches!(parse(r#"{"action":"publish","event_name":"a","payload":1}"#), Ok(Request::Publish { .. })));
         assert!(matches!(parse(r#"{"action":"list","id":"x"}"#), Ok(Request::List { id: Some(_) })));
         assert!(matches!(parse(r#"{"action":"ping"}"#), Ok(Request::Ping { .. })));
-        assert!(matches!(parse(r#"{"type":"ping"}"#), Ok(Request::Ping { .. })));
+        assert!(matches!(parse(r#"{"type":"ping"}"#), Ok(Request::Ping { id: None, timestamp: None })));
+        assert!(matches!(
+            parse(r#"{"type":"ping","timestamp":17.50,"id":{},"x":1,"x":2}"#),
+            Ok(Request::Ping { id: None, timestamp: Some(at) }) if at.get() == "17.50"
+        ));
+        assert!(matches!(parse(r#"{"type":"pong","timestamp":1}"#), Ok(Request::Pong)));
     }
 
     #[test]

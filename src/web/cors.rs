@@ -15,8 +15,8 @@ use super::Edge;
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
-    "Accept, Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, Prefer, traceparent, \
-     X-Request-Id",
+    "Accept, Authorization, Content-Encoding, Content-Type, Idempotency-Key, If-Match, If-Modified-Since, \
+     If-None-Match, Last-Event-ID, Prefer, traceparent, X-Request-Id",
 );
 const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
     "ETag, Event-Id, Event-Log, Idempotent-Replayed, Link, Preference-Applied, Retry-After, Stream-Earliest-Id, \

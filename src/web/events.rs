@@ -1,7 +1,7 @@
 //! `GET /events` and `GET /events/{id}`.
 
 use actix_web::http::Method;
-use actix_web::http::header::LINK;
+use actix_web::http::header::HeaderName;
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
@@ -84,7 +84,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
         response.insert_header((stream::RECOVERED, stream::truth(is_whole)));
     }
     for link in links(&query, &page, order) {
-        response.append_header((LINK, link));
+        response.append_header(link);
     }
     Ok(response.body(reply::envelope("success", &data)))
 }
@@ -257,7 +257,7 @@ fn plain_text(text: &str) -> Option<String> {
 
 /// `next` goes on in the order of the page, `prev` goes back. A cursor that bounds the walk rather than beginning it
 /// stays: both of two.
-fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<String> {
+fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<(HeaderName, String)> {
     let (Some(first), Some(last)) = (page.events.first(), page.events.last()) else {
         return Vec::new();
     };
@@ -271,7 +271,7 @@ fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<String> {
         Order::Asc => (newer, older),
         Order::Desc => (older, newer),
     };
-    let link = |query: Option<String>, rel: &str| query.map(|query| format!(r#"</events?{query}>; rel="{rel}""#));
+    let link = |query: Option<String>, relation: &str| query.map(|query| reply::link(&query, relation));
     link(next, "next").into_iter().chain(link(prev, "prev")).collect()
 }
 

@@ -25,7 +25,8 @@ use crate::protocol::request::{Envelope, Start};
 use crate::protocol::wire::Wire;
 use crate::transport::{Streaming, stream};
 
-const PARAMETERS: &[&str] = &["event_name", "after", LOG_PARAMETER, "envelope", "filter", access::TOKEN_PARAMETER];
+const PARAMETERS: &[&str] =
+    &["event_name", "after", LOG_PARAMETER, "envelope", "named", "filter", access::TOKEN_PARAMETER];
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// The query parameter with which a client gives back the identity of the log it has seen.
@@ -47,11 +48,7 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     let query = Query::parse(&req, PARAMETERS, &["event_name"])?;
     let caller = access::streaming_caller(&req, &edge)?;
     let patterns = wanted(&query, &caller)?;
-    let envelope = query.read("envelope", "plain or full", |text| match text {
-        "plain" => Some(Envelope::Plain),
-        "full" => Some(Envelope::Full),
-        _ => None,
-    })?;
+    let envelope = envelope(&query)?;
     let filter = query.one("filter").map(Filter::parse).transpose().map_err(ApiError::from)?;
     let start = start(&req, &query)?.in_log(parts.position.log_id(), given_log(&query)?);
     if req.method() == Method::HEAD {
@@ -67,7 +64,7 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     let Seat { seated, link, shard } = seat::take(&req, &edge, caller, outbox, Wire::Sse).await?;
     // Gives the seat back, whatever happens.
     let session = StreamSession { seated, link, shard, _admission: admission };
-    let open = OpenStream { seated, patterns, envelope: envelope.unwrap_or_default(), filter, start, log_end };
+    let open = OpenStream { seated, patterns, envelope, filter, start, log_end };
     let opened = session.shard.open_stream.send(open).await;
     let state = opened.map_err(|_| seat::restarting())??;
     session.start(input);
@@ -113,6 +110,20 @@ fn wanted(query: &Query<'_>, caller: &Caller) -> Result<Vec<Pattern>, ApiError> 
         wanted.push(Pattern::everything());
     }
     Ok(wanted)
+}
+
+/// An event without its name tells it in its data.
+fn envelope(query: &Query<'_>) -> Result<Envelope, ApiError> {
+    let envelope = query.read("envelope", "plain or full", |text| match text {
+        "plain" => Some(Envelope::Plain),
+        "full" => Some(Envelope::Full),
+        _ => None,
+    })?;
+    match (query.read("named", "true or false", |text| text.parse().ok())?, envelope) {
+        (Some(false), Some(Envelope::Plain)) => Err(invalid("envelope", "is full with named=false")),
+        (Some(false), _) => Ok(Envelope::Unnamed),
+        _ => Ok(envelope.unwrap_or_default()),
+    }
 }
 
 /// Where to begin. What a client says that comes back is newer than what its URL says.

@@ -61,6 +61,10 @@ fn ping_is_answered_with_pong() {
         }
         let reply = ws.request(json!({"action": "ping", "id": 9}));
         assert_eq!(reply["type"], "pong");
+        // Clients of other services send what they are used to.
+        ws.send("{\"type\":\"pong\",\"timestamp\":1}");
+        ws.send("{\"type\":\"ping\",\"timestamp\":1690891200000.50,\"clientId\":\"c\",\"data\":{}}");
+        assert_eq!(ws.recv_text(), r#"{"type":"pong","timestamp":1690891200000.50}"#);
     });
 }
 
