@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use self::admin_entry::AdminEntry;
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
-use crate::actors::client::{ClientParts, tls};
+use crate::actors::client::{ClientParts, policy, tls};
 use crate::actors::clock;
 use crate::actors::durables::{Directory, DurableLimits, DurablesParts};
 use crate::actors::log_position::LogPosition;
@@ -280,7 +280,8 @@ impl Node {
 
         let slot = |service: &ServiceConfig| {
             let (name, selectors) = (service.name.clone().into(), service.routes.clone());
-            Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from))
+            let longest_wait = policy::retry_schedule(&service.options).longest();
+            Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from, longest_wait))
         };
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.

@@ -1,8 +1,10 @@
 //! The only way into the log.
 
+use std::time::Duration;
+
 use bytestring::ByteString;
 use diesel::dsl::auto_type;
-use diesel::{ExpressionMethods as _, QueryDsl as _};
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
@@ -11,7 +13,7 @@ use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::routes::{Routes, ServiceId};
 
 use super::beside::Mark;
-use super::connection::{Access, Connection};
+use super::connection::{Access, Connection, on_backend};
 use super::durables::{self, DurableChange, DurableRecord, HeldDurable, NewDurable};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
@@ -73,7 +75,12 @@ pub struct Group {
     pub settlements: Vec<Settlement>,
     pub services: Vec<ServiceChange>,
     pub durables: Vec<DurableChange>,
+    /// By how much dates may be ahead of the time, so that they need not go back; a day unless it is said.
+    pub lead: Option<Duration>,
 }
+
+/// See [`Group::lead`].
+const MAX_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The end of the log, read inside the transaction that appends to it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,6 +88,8 @@ pub(super) struct Tail {
     pub id: EventId,
     pub created_at: Timestamp,
     pub log_offset: i64,
+    /// The newest event is dated after that.
+    pub turns_back: bool,
 }
 
 impl Writer {
@@ -130,10 +139,10 @@ impl Writer {
     /// Stores `group` in one transaction, with a delivery of each new event for every service that `routes` finds for
     /// it; a request whose idempotency key was used before stores nothing.
     ///
-    /// Events get dense rising ids and a `created_at` that never goes back. When this returns, they are
-    /// durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
+    /// Events get dense rising ids, and a `created_at` that goes back only where the newest event is dated by a clock that
+    /// was wrong. When this returns, they are durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
     pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
-        let Group { appends: mut batch, take_due, settlements, services, durables } = group;
+        let Group { appends: mut batch, take_due, settlements, services, durables, lead } = group;
         refuse_zero_bytes(&batch)?;
         let (keys_since, requests) = (self.keys_since(now), batch.len());
         let mut void = Vec::new();
@@ -157,15 +166,18 @@ impl Writer {
             if take_due > 0 {
                 batch.extend(schedules::take_due(connection, now, take_due)?.into_iter().map(Append::single));
             }
-            let job = AppendJob { batch: &batch, floor, now, keys_since };
+            let job = AppendJob { batch: &batch, floor, now, lead: lead.unwrap_or(MAX_LEAD), keys_since };
             let (tail, plan) = match connection {
                 Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
                 Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
             };
-            let new = plan.select(batch.iter().flat_map(|append| &append.events));
+            let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
+            if tail.turns_back && new.peek().is_some() {
+                position::turn_back(connection, tail.id + 1, tail.created_at)?;
+            }
             let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
             for ((schedule, event), place) in plan.schedules(&batch).zip(0..) {
-                schedules::insert(connection, schedule, event, tail.created_at, place)?;
+                schedules::insert(connection, schedule, event, now, place)?;
             }
             outbox::settle(connection, &settlements)?;
             for change in &services {
@@ -355,6 +367,35 @@ impl Writer {
         Ok(bounds)
     }
 
+    /// When the newest event is dated.
+    pub fn newest_at(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let newest: Option<(i64, i64, i64)> =
+            self.with(|connection| Ok(on_backend!(connection, c => newest().first(c).optional())?))?;
+        Ok(newest.map(|(_, created_at, _)| Timestamp(created_at)))
+    }
+
+    /// What time it is, if the store knows: one for all nodes. Files do not.
+    pub fn time_of_day(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.with(|connection| match connection {
+            Connection::Sqlite(_) => Ok(None),
+            Connection::Postgres(session) => postgres::time_of_day(&mut session.connection).map(Some),
+        })
+    }
+
+    /// Brings what waits for longer than it can, because the clock was wrong when it was stored, back to `now`: at most
+    /// `max_rows` of each kind. `longest` is how long deliveries to each service may wait.
+    pub fn bound_waits(
+        &mut self,
+        longest: &[(ServiceId, Duration)],
+        now: Timestamp,
+        max_rows: usize,
+    ) -> Result<(), StoreError> {
+        self.with(|connection| {
+            retention::bound_keys(connection, now, max_rows)?;
+            outbox::bound_waits(connection, longest, now, max_rows)
+        })
+    }
+
     /// Commits a transaction that changes nothing, to prove that commits work.
     pub fn probe(&mut self) -> Result<(), StoreError> {
         self.with(|connection| match connection {
@@ -445,6 +486,8 @@ pub(super) struct AppendJob<'a> {
     /// Ids are given above this.
     pub floor: EventId,
     pub now: Timestamp,
+    /// By how much dates may be ahead of it.
+    pub lead: Duration,
     /// Idempotency keys from before this instant count as absent.
     pub keys_since: Timestamp,
 }
@@ -458,7 +501,9 @@ impl AppendJob<'_> {
     /// The tail from which the batch continues, `last` being the newest row.
     pub fn tail(&self, last: Option<(EventId, i64, i64)>) -> Tail {
         let (id, created_at, log_offset) = last.unwrap_or_default();
-        Tail { id: id.max(self.floor), created_at: Timestamp(created_at).max(self.now), log_offset }
+        let turns_back = created_at > self.now.plus(self.lead).0;
+        let created_at = if turns_back { self.now } else { Timestamp(created_at).max(self.now) };
+        Tail { id: id.max(self.floor), created_at, log_offset, turns_back }
     }
 }
 

@@ -9,8 +9,12 @@ mod auction_shapes;
 mod backup;
 mod base_path;
 mod batch;
+#[cfg(feature = "fault-injection")]
+mod clock;
 mod cloud_events;
 mod commands;
+mod commands_operators;
+mod commands_tail;
 mod config;
 mod conformance;
 mod damage;
