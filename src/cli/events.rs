@@ -1,6 +1,5 @@
 //! `event-handler events`: what is stored.
 
-use actix_web::http::header::LINK;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -82,7 +81,7 @@ pub fn run(args: &EventsArgs, config: &Config) -> Result<(), Failure> {
         while let Some(path) = next {
             let answer = client.get(&path).await?.success()?;
             print_page(&client, &answer, args.json)?;
-            next = next_page(&answer).filter(|_| args.all);
+            next = answer.next_page(&path).filter(|_| args.all);
         }
         Ok(())
     })
@@ -124,11 +123,4 @@ fn print_page(client: &Client, answer: &Answer, as_json: bool) -> Result<(), Fai
         output::print(line)?;
     }
     Ok(())
-}
-
-/// Path and query of the link to the next page.
-fn next_page(answer: &Answer) -> Option<String> {
-    let links = answer.headers.get_all(LINK).filter_map(|link| link.to_str().ok()).flat_map(|links| links.split(", "));
-    let next = links.into_iter().find_map(|link| link.strip_suffix(r#"; rel="next""#))?;
-    Some(next.strip_prefix('<')?.strip_suffix('>')?.to_owned())
 }

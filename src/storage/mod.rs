@@ -8,6 +8,7 @@
 //!   in bounded steps.
 //! - *ST-4* After a failure the next call tries anew; nothing needs a restart.
 
+mod beside;
 mod connection;
 mod durables;
 mod error;

@@ -225,7 +225,8 @@ impl Reader {
         self.read(revocations::all).await
     }
 
-    /// The first id that is not older than `since`, and the last that is not younger than `until`.
+    /// The first id that is not older than `since`, and the last that is not younger than `until`. Where dates went back,
+    /// others may lie between them.
     pub async fn ids_between(
         &self,
         since: Option<Timestamp>,
@@ -233,17 +234,8 @@ impl Reader {
     ) -> Result<(EventId, EventId), StoreError> {
         self.read(move |connection| {
             let log = position::bounds(connection)?;
-            let low = match since {
-                Some(since) => position::first_id(connection, |row| row.created_at >= since)?.unwrap_or(log.last + 1),
-                None => log.earliest,
-            };
-            let high = match until {
-                Some(until) => {
-                    position::first_id(connection, |row| row.created_at > until)?.map_or(log.last, |id| id - 1)
-                }
-                None => log.last,
-            };
-            Ok((low, high))
+            let (ids, _) = position::dated(connection, log, since, until)?;
+            Ok((ids.low, ids.high))
         })
         .await
     }

@@ -1,16 +1,19 @@
 //! The only way into the log.
 
+use std::time::Duration;
+
 use bytestring::ByteString;
 use diesel::dsl::auto_type;
-use diesel::{ExpressionMethods as _, QueryDsl as _};
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Append, AppendOutcome, Event, EventId, LogBounds, NewEvent, ScheduleId, Timestamp};
-use crate::domain::log::LogId;
+use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::routes::{Routes, ServiceId};
 
-use super::connection::{Access, Connection};
+use super::beside::Mark;
+use super::connection::{Access, Connection, on_backend};
 use super::durables::{self, DurableChange, DurableRecord, HeldDurable, NewDurable};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
@@ -22,6 +25,7 @@ use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
 use super::schema::events;
+use super::url::StoreUrl;
 use super::{idempotency, identity, migrate, position, postgres, sqlite};
 
 /// A connection that appends, owned by one thread.
@@ -31,12 +35,16 @@ use super::{idempotency, identity, migrate, position, postgres, sqlite};
 pub struct Writer {
     options: StoreOptions,
     connection: Option<Connection>,
-    /// The last id this writer has given or seen. If the log is lost under us, ids still never repeat.
-    floor: EventId,
     /// The registered ones.
     services: Vec<ServiceId>,
-    /// As of the last look.
+    /// Which log it is, as of the last look.
     log: Option<LogId>,
+    /// The newest event that this writer has given or seen; ids are given above it.
+    seen: Option<Seen>,
+    /// The store lacks some of what was seen.
+    is_set_back: bool,
+    /// Beside a SQLite file.
+    mark: Option<Mark>,
 }
 
 /// A batch that is on disk.
@@ -63,7 +71,12 @@ pub struct Group {
     pub settlements: Vec<Settlement>,
     pub services: Vec<ServiceChange>,
     pub durables: Vec<DurableChange>,
+    /// By how much dates may be ahead of the time, so that they need not go back; a day unless it is said.
+    pub lead: Option<Duration>,
 }
+
+/// See [`Group::lead`].
+const MAX_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The end of the log, read inside the transaction that appends to it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,13 +84,21 @@ pub(super) struct Tail {
     pub id: EventId,
     pub created_at: Timestamp,
     pub log_offset: i64,
+    /// The newest event is dated after that.
+    pub turns_back: bool,
 }
 
 impl Writer {
     /// Connects, creating the store and bringing its schema up to date.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let mut writer = Self { options, connection: None, floor: 0, services: Vec::new(), log: None };
-        writer.floor = writer.bounds()?.last;
+        Self::resume(options, None)
+    }
+
+    /// The same for a process that has `seen` something of the log already.
+    pub fn resume(options: StoreOptions, seen: Option<Seen>) -> Result<Self, StoreError> {
+        let (connection, log, mark) = (None, None, None);
+        let mut writer = Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, mark };
+        writer.bounds()?;
         writer.options.create = false;
         Ok(writer)
     }
@@ -85,6 +106,17 @@ impl Writer {
     /// Which log it is; none before the store was opened.
     pub fn log(&self) -> Option<LogId> {
         self.log
+    }
+
+    /// The newest event of it that is known.
+    pub fn seen(&self) -> Option<Seen> {
+        self.seen
+    }
+
+    /// Whether the store was found to lack some of what was seen. The next commit, of whatever, goes on above that and
+    /// begins with `$sys.log.restored`.
+    pub fn is_set_back(&self) -> bool {
+        self.is_set_back
     }
 
     /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
@@ -95,27 +127,42 @@ impl Writer {
     /// Stores `group` in one transaction, with a delivery of each new event for every service that `routes` finds for
     /// it; a request whose idempotency key was used before stores nothing.
     ///
-    /// Events get dense rising ids and a `created_at` that never goes back. When this returns, they are
-    /// durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
+    /// Events get dense rising ids, and a `created_at` that goes back only where the newest event is dated by a clock that
+    /// was wrong. When this returns, they are durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
     pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
-        let Group { appends: mut batch, take_due, settlements, services, durables } = group;
+        let Group { appends: mut batch, take_due, settlements, services, durables, lead } = group;
         refuse_zero_bytes(&batch)?;
-        let (floor, keys_since, requests) = (self.floor, self.keys_since(now), batch.len());
+        let (keys_since, requests) = (self.keys_since(now), batch.len());
         let mut void = Vec::new();
-        let (tail, mut plan, enqueued) = self.with(|connection| {
+        let mut restored = None;
+        let mut connection = self.connected()?;
+        let (seen, is_set_back) = (self.seen, self.is_set_back);
+        let (tail, mut plan, enqueued) = {
+            let connection = &mut connection;
             connection.begin()?;
+            if let Some(seen) = seen.filter(|_| is_set_back) {
+                restored = identity::restore(connection, &seen)?;
+                batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
+            }
+            let floor = match &restored {
+                Some(restored) => restored.after,
+                None => seen.filter(|_| !is_set_back).map_or(0, |seen| seen.last),
+            };
             if take_due > 0 {
                 batch.extend(schedules::take_due(connection, now, take_due)?.into_iter().map(Append::single));
             }
-            let job = AppendJob { batch: &batch, floor, now, keys_since };
+            let job = AppendJob { batch: &batch, floor, now, lead: lead.unwrap_or(MAX_LEAD), keys_since };
             let (tail, plan) = match connection {
                 Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
                 Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
             };
-            let new = plan.select(batch.iter().flat_map(|append| &append.events));
+            let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
+            if tail.turns_back && new.peek().is_some() {
+                position::turn_back(connection, tail.id + 1, tail.created_at)?;
+            }
             let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
             for ((schedule, event), place) in plan.schedules(&batch).zip(0..) {
-                schedules::insert(connection, schedule, event, tail.created_at, place)?;
+                schedules::insert(connection, schedule, event, now, place)?;
             }
             outbox::settle(connection, &settlements)?;
             for change in &services {
@@ -127,11 +174,21 @@ impl Writer {
                 }
             }
             connection.commit()?;
-            Ok((tail, plan, enqueued))
-        })?;
+            connection.verify_written()?;
+            (tail, plan, enqueued)
+        };
+        self.connection = Some(connection);
         let new = plan.select(batch.into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
-        self.floor = tail.id + events.len() as EventId;
+        if let Some(restored) = restored {
+            log::error!(log_id:% = restored.log, last_id = restored.last, known_last_id = restored.known, first_id = restored.after + 1; "the log was set back: ids that were given out are not given out again");
+            self.log = Some(restored.log);
+            plan.outcomes.remove(0);
+        }
+        if let Some((log, newest)) = self.log.zip(events.last()) {
+            self.see(Seen { log, last: newest.id, at: newest.created_at });
+            self.is_set_back = false;
+        }
         plan.outcomes.truncate(requests);
         Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void })
     }
@@ -285,11 +342,42 @@ impl Writer {
         self.with(schedules::next_due)
     }
 
-    /// The retained part of the log; what was lost under us is not part of it.
+    /// The retained part of the log. Looks whether it is still the log that was seen.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
-        let LogBounds { earliest, last } = self.with(position::bounds)?;
-        let lost = last < self.floor;
-        Ok(if lost { LogBounds { earliest: self.floor + 1, last: self.floor } } else { LogBounds { earliest, last } })
+        let mut connection = self.connected()?;
+        self.look(&mut connection)?;
+        let bounds = position::bounds(&mut connection)?;
+        self.connection = Some(connection);
+        Ok(bounds)
+    }
+
+    /// When the newest event is dated.
+    pub fn newest_at(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let newest: Option<(i64, i64, i64)> =
+            self.with(|connection| Ok(on_backend!(connection, c => newest().first(c).optional())?))?;
+        Ok(newest.map(|(_, created_at, _)| Timestamp(created_at)))
+    }
+
+    /// What time it is, if the store knows: one for all nodes. Files do not.
+    pub fn time_of_day(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.with(|connection| match connection {
+            Connection::Sqlite(_) => Ok(None),
+            Connection::Postgres(session) => postgres::time_of_day(&mut session.connection).map(Some),
+        })
+    }
+
+    /// Brings what waits for longer than it can, because the clock was wrong when it was stored, back to `now`: at most
+    /// `max_rows` of each kind. `longest` is how long deliveries to each service may wait.
+    pub fn bound_waits(
+        &mut self,
+        longest: &[(ServiceId, Duration)],
+        now: Timestamp,
+        max_rows: usize,
+    ) -> Result<(), StoreError> {
+        self.with(|connection| {
+            retention::bound_keys(connection, now, max_rows)?;
+            outbox::bound_waits(connection, longest, now, max_rows)
+        })
     }
 
     /// Commits a transaction that changes nothing, to prove that commits work.
@@ -327,22 +415,52 @@ impl Writer {
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => {
-                connection.verify()?;
-                connection
-            }
-            None => {
-                let mut connection = Connection::open(&self.options, Access::Write)?;
-                migrate::run(&mut connection)?;
-                self.log = Some(identity::id(&mut connection)?);
-                connection
-            }
-        };
+        let mut connection = self.connected()?;
         let result = work(&mut connection)?;
         connection.verify_written()?;
         self.connection = Some(connection);
         Ok(result)
+    }
+
+    /// The connection; to be given back if nothing fails on it.
+    fn connected(&mut self) -> Result<Connection, StoreError> {
+        if let Some(connection) = self.connection.take() {
+            connection.verify()?;
+            return Ok(connection);
+        }
+        let mut connection = Connection::open(&self.options, Access::Write)?;
+        migrate::run(&mut connection)?;
+        let known = self.seen;
+        if let StoreUrl::Sqlite(path) = &self.options.url {
+            let mark = self.mark.insert(Mark::of(path));
+            self.seen = known.or_else(|| mark.read());
+        }
+        let found = self.look(&mut connection)?;
+        // An empty store in the place of another one begins anew, for a process that has seen nothing itself.
+        if known.is_none() && found.last == 0 && self.seen.is_some_and(|seen| seen.log != found.log) {
+            self.is_set_back = false;
+            self.see(found.seen());
+        }
+        Ok(connection)
+    }
+
+    /// Compares the store with what was seen of it.
+    fn look(&mut self, connection: &mut Connection) -> Result<Found, StoreError> {
+        let found = identity::found(connection, self.seen.map(|seen| seen.last))?;
+        self.log = Some(found.log);
+        self.is_set_back = self.seen.is_some_and(|seen| Restored::decide(&seen, &found, found.log).is_some());
+        if !self.is_set_back {
+            self.see(found.seen());
+        }
+        Ok(found)
+    }
+
+    fn see(&mut self, seen: Seen) {
+        if self.seen.replace(seen) != Some(seen)
+            && let Some(mark) = &mut self.mark
+        {
+            mark.write(&seen);
+        }
     }
 }
 
@@ -352,6 +470,8 @@ pub(super) struct AppendJob<'a> {
     /// Ids are given above this.
     pub floor: EventId,
     pub now: Timestamp,
+    /// By how much dates may be ahead of it.
+    pub lead: Duration,
     /// Idempotency keys from before this instant count as absent.
     pub keys_since: Timestamp,
 }
@@ -365,7 +485,9 @@ impl AppendJob<'_> {
     /// The tail from which the batch continues, `last` being the newest row.
     pub fn tail(&self, last: Option<(EventId, i64, i64)>) -> Tail {
         let (id, created_at, log_offset) = last.unwrap_or_default();
-        Tail { id: id.max(self.floor), created_at: Timestamp(created_at).max(self.now), log_offset }
+        let turns_back = created_at > self.now.plus(self.lead).0;
+        let created_at = if turns_back { self.now } else { Timestamp(created_at).max(self.now) };
+        Tail { id: id.max(self.floor), created_at, log_offset, turns_back }
     }
 }
 

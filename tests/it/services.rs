@@ -188,7 +188,7 @@ fn pages_of_deliveries_are_linked() {
                     page.data().as_array().expect("a list").iter().map(|d| d["event_id"].as_i64().expect("an id")),
                 );
                 let link = page.header("link").and_then(|link| link.strip_suffix(r#">; rel="next""#));
-                path = link.and_then(|link| link.strip_prefix('<')).map(str::to_owned);
+                path = link.and_then(|link| link.strip_prefix('<')).map(|query| format!("/admin/deliveries{query}"));
             }
             let each = if state.contains("service") { 1 } else { 2 };
             let expected: Vec<i64> = ids.iter().rev().flat_map(|id| std::iter::repeat_n(*id, each)).collect();

@@ -389,7 +389,9 @@ fn pages_of_configured_origins_may_use_the_api() {
     };
     let allowed = preflight(app, "/publish");
     assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (204, Some(app)));
-    assert!(allowed.header("access-control-allow-headers").is_some_and(|names| names.contains("Authorization")));
+    for name in ["Authorization", "If-Modified-Since"] {
+        assert!(allowed.header("access-control-allow-headers").is_some_and(|names| names.contains(name)), "{name}");
+    }
     for refused in [preflight(other, "/publish"), preflight(app, "/admin/drain"), preflight(app, "/%61dmin/drain")] {
         assert_eq!(refused.header("access-control-allow-origin"), None);
     }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::post::{Attempt, FailureKind, Outcome};
 use super::report::LastError;
 use super::{AttemptEnd, Client};
+use crate::actors::clock;
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::delivery::{DeadReason, Verdict, classify, is_refusal_of_all};
 use crate::domain::dispatch::Hold;
@@ -89,12 +90,12 @@ impl Client {
         let made = self.claims.get(id).map_or(0, |claimed| (claimed.attempts + 1).saturating_sub(claimed.spent));
         let spares_404 = made <= self.parts.service.options.retry_404;
         let judged = Judged::of(end, |asked| self.schedule.obeyed(asked), spares_404);
-        let now = self.clock.now();
         self.count_refusal(&judged, id);
         if let Verdict::PutOff(pause) = judged.verdict {
-            return self.put_off(id, &judged, pause, now);
+            return self.put_off(id, &judged, pause);
         }
-        let finished = self.dispatcher.finished(id, judged.verdict, judged.took, now, rand::random());
+        let finished = self.dispatcher.finished(id, judged.verdict, judged.took, self.clock.now(), rand::random());
+        let now = clock::now();
         let (Some(finished), Some(claimed), Some(service)) = (finished, self.claims.get(id), self.id) else { return };
         let attempts = claimed.attempts + 1;
         let is_own_event = claimed.event.name.is_system();
@@ -151,7 +152,8 @@ impl Client {
     }
 
     /// Nothing became of the attempt, and nothing is sent for `pause`; it counts for nothing else.
-    fn put_off(&mut self, id: EventId, judged: &Judged, pause: Duration, now: Timestamp) {
+    fn put_off(&mut self, id: EventId, judged: &Judged, pause: Duration) {
+        let now = self.clock.now();
         let why = if judged.http_status.is_some() { Hold::RetryAfter } else { Hold::Resources };
         let rested = self.dispatcher.rests(now).map(|(_, why)| why);
         if !self.dispatcher.put_off(id, now.plus(pause), why) {
@@ -169,7 +171,7 @@ impl Client {
             Hold::RetryAfter => format!("{reason}, and asked for {pause:?}"),
             _ => reason.to_owned(),
         };
-        self.remember_error(LastError { at: now, event_id: id, error });
+        self.remember_error(LastError { at: clock::now(), event_id: id, error });
     }
 
     /// Tells once of each series of refusals that say more of the service than of the events. Whatever else it answers
@@ -235,7 +237,8 @@ impl Client {
 
     /// What is to outlive a restart.
     pub(super) fn kept(&self) -> Option<Registered> {
-        let breaker = serde_json::to_string(&self.dispatcher.breaker().snapshot()).ok();
+        let breaker =
+            serde_json::to_string(&self.dispatcher.breaker().snapshot().on_clock_ahead(-self.clock.lead())).ok();
         self.parts.slot.keep(self.pause.clone(), breaker.clone());
         Some(Registered { id: self.id?, paused: self.pause.clone(), breaker })
     }
@@ -266,7 +269,7 @@ impl Client {
             BreakerState::HalfOpen => BreakerState::HalfOpen,
             BreakerState::Closed | BreakerState::ForcedClosed => BreakerState::Closed,
         };
-        let until = figures.open_until.map(|until| until.to_string());
+        let until = figures.open_until.map(|until| self.clock.time_of_day(until).to_string());
         self.announce(
             happened,
             json!({ "from": from.as_str(), "to": to.as_str(), "open_until": until, "openings": figures.openings }),

@@ -24,14 +24,14 @@ use self::intake::Backlog;
 use self::messages::{AppendEvents, ConnectRouter, EventsCommitted, FinishCommits, Observe};
 use self::outbox::Outbox;
 use self::store_watch::StoreWatch;
-use super::clock::now;
+use super::clock::{self, now};
 use super::log_position::LogPosition;
 use super::mailbox::{Depth, Mailbox};
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use super::service_slot::ServiceSlots;
 use super::supervisor::guard::ExitGuard;
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{Committed, Group, RetentionPolicy, StoreError, StoreErrorKind, StoreOptions, Writer};
+use crate::storage::{Committed, Group, RetentionPolicy, StoreError, StoreErrorKind, StoreOptions, StoreUrl, Writer};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
@@ -44,6 +44,8 @@ const MAX_GROUP: usize = 4096;
 const CARE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often retention and expired idempotency keys are seen to, at least.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// How often waits are looked for that a wrong clock has made too long.
+const BOUNDING_INTERVAL: Duration = Duration::from_secs(60);
 /// How exactly schedules are kept.
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(50);
 /// Rows removed in one step: a step must not be felt by the publishes that wait behind it.
@@ -72,6 +74,7 @@ pub struct Persistence {
     waiting: Waiting,
     flush_due: bool,
     next_housekeeping: Instant,
+    next_bounding: Instant,
     last_group: usize,
     last_commit: Duration,
     started: Instant,
@@ -90,6 +93,7 @@ impl Persistence {
             waiting: Waiting::default(),
             flush_due: false,
             next_housekeeping: Instant::now(),
+            next_bounding: Instant::now(),
             last_group: 0,
             last_commit: Duration::ZERO,
             started: Instant::now(),
@@ -112,7 +116,9 @@ impl Persistence {
     /// One transaction for all that waits.
     fn commit(&mut self, waiting: Waiting) {
         let (mut group, replies) = waiting.into_group();
-        group.take_due = self.outbox.due_schedules(now());
+        let certainty = clock::certainty();
+        group.take_due = if certainty.is_held { 0 } else { self.outbox.due_schedules(now()) };
+        group.lead = Some(certainty.lead);
         self.outbox.note(&group);
         let (settled, took_due) = (self.outbox.settled(&group), group.take_due > 0);
         match self.write(group) {
@@ -139,12 +145,15 @@ impl Persistence {
         let begin = Instant::now();
         let operation = self.parts.health.begin();
         let written = writer.commit(group, routes, now());
+        let log = writer.log();
         drop(operation);
         match written {
             Ok(mut committed) => {
                 self.last_commit = begin.elapsed();
                 self.last_group = committed.events.len();
                 self.parts.metrics.commit(self.last_group, self.last_commit);
+                // Another name before anything is told that is known by it.
+                log.into_iter().for_each(|log| self.parts.position.set_log_id(log));
                 if self.parts.log_activity {
                     for event in &committed.events {
                         log::info!(target: "event_handler::activity", id = event.id, event_name = event.name.as_str(); "committed");
@@ -183,12 +192,47 @@ impl Persistence {
         }
     }
 
+    /// Reads the clock of the store, if it has one that several nodes share, else this machine's.
+    fn look_at_clock(&mut self) {
+        /// An answer that takes longer says too little of the time.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let is_set = match self.parts.store.url {
+            StoreUrl::Sqlite(_) => clock::look(),
+            StoreUrl::Postgres(_) => {
+                let asked = clock::steady();
+                let mut time = None;
+                self.at_writer(|_, writer| {
+                    time = writer.time_of_day()?;
+                    Ok(())
+                });
+                let took = clock::steady().since(asked);
+                time.filter(|_| took < PATIENCE).is_some_and(|time| clock::told(time, asked.plus(took / 2)))
+            }
+        };
+        if is_set {
+            self.next_bounding = Instant::now();
+        }
+        self.parts.metrics.clock_departure.set(clock::certainty().departure);
+    }
+
     /// Opens the store or proves that it works again, and tells everybody of events that others have committed.
     fn care(&mut self) {
+        if matches!(self.parts.store.url, StoreUrl::Sqlite(_)) {
+            self.look_at_clock();
+        }
         let health = Arc::clone(&self.parts.health);
         let _operation = health.begin();
         let known = self.parts.position.get();
         let Some(bounds) = self.watch.care(&self.parts.position) else { return };
+        if matches!(self.parts.store.url, StoreUrl::Postgres(_)) {
+            self.look_at_clock();
+        }
+        if known.is_none() {
+            self.at_writer(|_, writer| {
+                writer.newest_at()?.into_iter().for_each(clock::compare);
+                Ok(())
+            });
+        }
         if known.is_none_or(|known| bounds.last > known.last) {
             self.tell_router(LogBatch::new(bounds.last, Vec::new()));
             self.outbox.wake_all();
@@ -197,6 +241,17 @@ impl Persistence {
             None => outbox.register(writer, now()),
             Some(_) => outbox.resolve_doubt(writer),
         });
+        if self.watch.writer().is_ok_and(|writer| writer.is_set_back()) {
+            self.go_on_after_set_back();
+        }
+    }
+
+    /// Before anything is published: a commit that tells of it. If that fails, the next look does it.
+    fn go_on_after_set_back(&mut self) {
+        // What is to be delivered is what the store says, whatever was known.
+        self.outbox.doubt();
+        let _ = self.write(Group::default());
+        self.at_writer(|outbox, writer| outbox.resolve_doubt(writer));
     }
 
     /// Has the outbox do something if the store is well.
@@ -224,9 +279,14 @@ impl Persistence {
         let Ok(writer) = self.watch.writer() else {
             return Ok(false);
         };
-        let pruned = writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)?;
+        let is_held = clock::certainty().is_held;
+        if !is_held && Instant::now() >= self.next_bounding {
+            self.next_bounding = Instant::now() + BOUNDING_INTERVAL;
+            writer.bound_waits(&self.outbox.longest_waits(), now(), HOUSEKEEPING_ROWS)?;
+        }
+        let pruned = if is_held { 0 } else { writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)? };
         let mut more = pruned >= HOUSEKEEPING_ROWS;
-        if self.parts.retention != RetentionPolicy::default() {
+        if self.parts.retention != RetentionPolicy::default() && !is_held {
             let trimmed = writer.trim(&self.parts.retention, now(), HOUSEKEEPING_ROWS)?;
             if trimmed.removed > 0 {
                 self.parts.metrics.trimmed.inc_by(trimmed.removed as u64);
@@ -256,7 +316,7 @@ impl Actor for Persistence {
             }
         });
         ctx.run_interval(SCHEDULE_INTERVAL, |this, _| {
-            if this.waiting.is_empty() && this.outbox.due_schedules(now()) > 0 {
+            if this.waiting.is_empty() && this.outbox.due_schedules(now()) > 0 && !clock::certainty().is_held {
                 this.commit(Waiting::default());
             }
         });
@@ -289,7 +349,7 @@ impl Handler<Observe> for Persistence {
     type Result = Option<ActorReport>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
-        let bounds = self.parts.position.get();
+        let (bounds, certainty) = (self.parts.position.get(), clock::certainty());
         Some(ActorReport {
             name: "persistence".into(),
             kind: ActorKind::Persistence,
@@ -303,8 +363,10 @@ impl Handler<Observe> for Persistence {
                 "backlog_capacity": self.parts.backlog.capacity(),
                 "batch_size": self.last_group,
                 "commit_ms": self.last_commit.as_secs_f64() * 1e3,
+                "log_id": self.parts.position.log_id().map(|log| log.to_string()),
                 "earliest_id": bounds.map(|b| b.earliest),
                 "last_id": bounds.map(|b| b.last),
+                "clock": { "is_held": certainty.is_held, "departure_seconds": certainty.departure },
             }),
             children: Vec::new(),
         })

@@ -1,6 +1,7 @@
 //! The outbox at the writer: routes, figures of services, schedules and jobs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::{Context, Handler};
 
@@ -84,6 +85,11 @@ impl Outbox {
     /// How many schedules may be appended now: none if none is due.
     pub fn due_schedules(&self, now: Timestamp) -> usize {
         if self.next_schedule.is_some_and(|due| due <= now) { SCHEDULES_AT_ONCE } else { 0 }
+    }
+
+    /// How long deliveries to each service may wait.
+    pub fn longest_waits(&self) -> Vec<(ServiceId, Duration)> {
+        self.slots.iter().filter_map(|slot| Some((slot.id()?, slot.longest_wait))).collect()
     }
 
     /// Remembers when what `group` schedules is due.

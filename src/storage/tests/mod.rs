@@ -1,6 +1,7 @@
 //! One suite for both backends, on real files and a real PostgreSQL server.
 
 mod append;
+mod clock;
 mod durables;
 mod faults;
 mod outbox;
@@ -8,6 +9,7 @@ mod outbox_plans;
 mod plans;
 mod read;
 mod retention;
+mod set_back;
 
 use std::future::Future;
 use std::time::Duration;
