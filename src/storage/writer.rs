@@ -27,6 +27,7 @@ use super::schedules;
 use super::schema::events;
 use super::url::StoreUrl;
 use super::{idempotency, identity, migrate, position, postgres, sqlite};
+use crate::telemetry::faults::{self, FaultPoint};
 
 /// A connection that appends, owned by one thread.
 ///
@@ -60,6 +61,8 @@ pub struct Committed {
     pub enqueued: outbox::Enqueued,
     /// Durable subscriptions whose changes were void: they were moved, or another process holds them now.
     pub void: Vec<ServiceId>,
+    /// Whether all that was to be settled was still open.
+    pub has_settled_all: bool,
 }
 
 /// What goes into one transaction.
@@ -131,15 +134,30 @@ impl Writer {
     /// was wrong. When this returns, they are durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
     pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
         let Group { appends: mut batch, take_due, settlements, services, durables, lead } = group;
+        let (aborts, is_unconfirmed) = if settlements.is_empty() && durables.is_empty() {
+            (false, false)
+        } else if faults::strikes(FaultPoint::StoreLocked) {
+            return Err(StoreError::new(StoreErrorKind::Locked, "injected: the store is locked"));
+        } else {
+            (faults::strikes(FaultPoint::TransactionAborted), faults::strikes(FaultPoint::CommitUnconfirmed))
+        };
         refuse_zero_bytes(&batch)?;
         let (keys_since, requests) = (self.keys_since(now), batch.len());
         let mut void = Vec::new();
         let mut restored = None;
         let mut connection = self.connected()?;
         let (seen, is_set_back) = (self.seen, self.is_set_back);
-        let (tail, mut plan, enqueued) = {
+        let (tail, mut plan, enqueued, has_settled_all) = {
             let connection = &mut connection;
             connection.begin()?;
+            // First: what is void leaves nothing behind, and tells nobody.
+            for change in &durables {
+                if durables::change(connection, change)? {
+                    batch.extend(change.events.iter().cloned().map(Append::single));
+                } else {
+                    void.push(change.service);
+                }
+            }
             if let Some(seen) = seen.filter(|_| is_set_back) {
                 restored = identity::restore(connection, &seen)?;
                 batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
@@ -164,18 +182,15 @@ impl Writer {
             for ((schedule, event), place) in plan.schedules(&batch).zip(0..) {
                 schedules::insert(connection, schedule, event, now, place)?;
             }
-            outbox::settle(connection, &settlements)?;
+            let settled = outbox::settle(connection, &settlements)?;
             for change in &services {
                 outbox::change_service(connection, change)?;
             }
-            for change in &durables {
-                if !durables::change(connection, change)? {
-                    void.push(change.service);
-                }
-            }
+            injected(aborts)?;
             connection.commit()?;
             connection.verify_written()?;
-            (tail, plan, enqueued)
+            injected(is_unconfirmed)?;
+            (tail, plan, enqueued, settled == settlements.len())
         };
         self.connection = Some(connection);
         let new = plan.select(batch.into_iter().flat_map(|append| append.events));
@@ -190,7 +205,7 @@ impl Writer {
             self.is_set_back = false;
         }
         plan.outcomes.truncate(requests);
-        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void })
+        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void, has_settled_all })
     }
 
     /// Does `work` in a transaction that holds the writer's lock.
@@ -254,6 +269,8 @@ impl Writer {
                 Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
                 Connection::Postgres(session) => postgres::hold_all(session, &services)?,
             };
+            let holds =
+                if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
             let taken: Vec<ServiceId> =
                 services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
             durables::begin_epochs(connection, &taken)?;
@@ -462,6 +479,12 @@ impl Writer {
             mark.write(&seen);
         }
     }
+}
+
+/// A failure by order of a test.
+fn injected(is_due: bool) -> Result<(), StoreError> {
+    let error = || StoreError::new(StoreErrorKind::Unavailable, "injected: the connection is lost");
+    if is_due { Err(error()) } else { Ok(()) }
 }
 
 /// What a backend needs to know to append.

@@ -23,6 +23,9 @@ mod documents;
 mod drain;
 mod durable;
 mod durable_model;
+#[cfg(feature = "fault-injection")]
+mod durable_saves;
+mod durable_shown;
 mod encoding;
 mod example_services;
 mod examples;

@@ -124,7 +124,6 @@ impl Client {
                 // The dispatcher saw a failure, and would wait for this one to come again.
                 self.dispatcher.forget(key);
             }
-            log::warn!(service = self.name(), id, attempts, reason = reason.as_str(), error = judged.reason.as_deref().unwrap_or("-"); "delivery is dead");
             self.announce_dead(claimed.clone(), reason, attempts, judged.reason.as_deref());
         }
         if let Some(error) = &judged.reason {
@@ -200,6 +199,11 @@ impl Client {
     pub(super) fn settled(&mut self, settlements: Vec<Settlement>, ctx: &mut Context<Self>) {
         let mut next_due: Option<Timestamp> = None;
         for settlement in settlements {
+            if let Settled::Dead(reason) = settlement.settled {
+                let Settlement { event_id: id, attempts, reason: error, .. } = &settlement;
+                let error = error.as_deref().unwrap_or("-");
+                log::warn!(service = self.name(), id, attempts, reason = reason.as_str(), error; "delivery is dead");
+            }
             let due = match settlement.settled {
                 Settled::Retry(due) => Some(due),
                 Settled::Delivered | Settled::Dead(_) => None,
