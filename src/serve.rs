@@ -15,7 +15,7 @@ use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
 use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use self::admin_entry::AdminEntry;
 use crate::access::AccessControl;
@@ -300,9 +300,11 @@ impl Node {
             log_activity,
         });
         let clients = clients.collect();
+        let renewed = Arc::<Notify>::default();
         let persistence = PersistenceParts {
             store: store.clone(),
             services: Arc::clone(&slots),
+            renewed: Arc::clone(&renewed),
             retention: RetentionPolicy {
                 max_age: config.retention.max_age.map(config::Span::get),
                 max_events: config.retention.max_events,
@@ -315,10 +317,12 @@ impl Node {
             log_activity,
         };
         let directory = Arc::<Directory>::default();
-        let durable = &config.durable;
+        let durable = &config.consumers;
+        let pushes = Arc::new(PushLog::default());
         let durables = DurablesParts {
             limits: DurableLimits {
                 max_count: durable.max_count,
+                max_unacked_bytes: durable.max_unacked_bytes.as_usize(),
                 policy: DurablePolicy {
                     ack_wait: durable.ack_wait.get(),
                     max_in_flight: durable.max_in_flight,
@@ -329,6 +333,8 @@ impl Node {
             position: Arc::clone(&position),
             metrics: Arc::clone(&metrics),
             directory: Arc::clone(&directory),
+            pushes: Arc::clone(&pushes),
+            renewed,
             log_activity,
         };
         let supervision = &config.supervision;
@@ -351,7 +357,6 @@ impl Node {
         .start();
 
         let subscribe = &config.subscribe;
-        let pushes = Arc::new(PushLog::default());
         let shard = ShardParts {
             pushes: Arc::clone(&pushes),
             limits: ShardLimits {
@@ -384,6 +389,7 @@ impl Node {
                 max_batch_body: config.publish.max_batch_body.as_usize(),
                 body_timeout: config.server.body_timeout.get(),
                 inbound: InboundLimits { max_message: subscribe.max_message.as_usize(), ..InboundLimits::default() },
+                max_memberships: config.consumers.max_per_connection,
             },
             allowed_origins: config.server.allowed_origins.clone().into(),
             cors_origins: config.server.cors_origins.clone().into(),

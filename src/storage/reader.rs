@@ -1,6 +1,6 @@
 //! Reading, from any thread, without blocking it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use crate::domain::access::Identity;
 use crate::domain::delivery::EventStatus;
+use crate::domain::durable::Mark;
 use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::routes::ServiceId;
 
@@ -203,6 +204,11 @@ impl Reader {
     /// All durable subscriptions, in the order of their names.
     pub async fn durables(&self) -> Result<Vec<DurableRecord>, StoreError> {
         self.read(durables::list).await
+    }
+
+    /// What these durable subscriptions know of an event above their floors.
+    pub async fn durable_marks(&self, of: Vec<ServiceId>, id: EventId) -> Result<HashMap<ServiceId, Mark>, StoreError> {
+        self.read(move |connection| durables::marks_of(connection, &of, id)).await
     }
 
     /// The names of all services that the store has ever seen.

@@ -27,6 +27,7 @@ use super::schedules;
 use super::schema::events;
 use super::url::StoreUrl;
 use super::{idempotency, identity, migrate, position, postgres, sqlite};
+use crate::telemetry::faults::{self, FaultPoint};
 
 /// A connection that appends, owned by one thread.
 ///
@@ -43,6 +44,8 @@ pub struct Writer {
     seen: Option<Seen>,
     /// The store lacks some of what was seen.
     is_set_back: bool,
+    /// An operator says that it was restored.
+    is_declared: bool,
     /// Beside a SQLite file.
     mark: Option<Mark>,
 }
@@ -58,8 +61,12 @@ pub struct Committed {
     pub outcomes: Vec<AppendOutcome>,
     /// Deliveries added, by service and lane.
     pub enqueued: outbox::Enqueued,
+    /// How the log goes on, if it was found to be set back; its first event tells of that.
+    pub restored: Option<Restored>,
     /// Durable subscriptions whose changes were void: they were moved, or another process holds them now.
     pub void: Vec<ServiceId>,
+    /// Whether all that was to be settled was still open.
+    pub has_settled_all: bool,
 }
 
 /// What goes into one transaction.
@@ -97,7 +104,8 @@ impl Writer {
     /// The same for a process that has `seen` something of the log already.
     pub fn resume(options: StoreOptions, seen: Option<Seen>) -> Result<Self, StoreError> {
         let (connection, log, mark) = (None, None, None);
-        let mut writer = Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, mark };
+        let mut writer =
+            Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, is_declared: false, mark };
         writer.bounds()?;
         writer.options.create = false;
         Ok(writer)
@@ -119,6 +127,13 @@ impl Writer {
         self.is_set_back
     }
 
+    /// Makes it another log, which goes on above all that is known, and says so with `$sys.log.restored`.
+    pub fn declare_restored(&mut self, now: Timestamp) -> Result<Restored, StoreError> {
+        self.is_declared = true;
+        let committed = self.commit(Group::default(), &Routes::default(), now)?;
+        committed.restored.ok_or_else(|| StoreError::new(StoreErrorKind::Internal, "nothing was declared"))
+    }
+
     /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
     pub fn append(&mut self, batch: Vec<Append>, now: Timestamp) -> Result<Committed, StoreError> {
         self.commit(Group { appends: batch, ..Group::default() }, &Routes::default(), now)
@@ -131,17 +146,35 @@ impl Writer {
     /// was wrong. When this returns, they are durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
     pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
         let Group { appends: mut batch, take_due, settlements, services, durables, lead } = group;
+        let (aborts, is_unconfirmed) = if settlements.is_empty() && durables.is_empty() {
+            (false, false)
+        } else if faults::strikes(FaultPoint::StoreLocked) {
+            return Err(StoreError::new(StoreErrorKind::Locked, "injected: the store is locked"));
+        } else {
+            (faults::strikes(FaultPoint::TransactionAborted), faults::strikes(FaultPoint::CommitUnconfirmed))
+        };
         refuse_zero_bytes(&batch)?;
         let (keys_since, requests) = (self.keys_since(now), batch.len());
         let mut void = Vec::new();
         let mut restored = None;
         let mut connection = self.connected()?;
-        let (seen, is_set_back) = (self.seen, self.is_set_back);
-        let (tail, mut plan, enqueued) = {
+        let (seen, is_set_back, is_declared) = (self.seen, self.is_set_back, self.is_declared);
+        let (tail, mut plan, enqueued, has_settled_all) = {
             let connection = &mut connection;
             connection.begin()?;
-            if let Some(seen) = seen.filter(|_| is_set_back) {
-                restored = identity::restore(connection, &seen)?;
+            // First: what is void leaves nothing behind, and tells nobody.
+            for change in &durables {
+                if durables::change(connection, change)? {
+                    batch.extend(change.events.iter().cloned().map(Append::single));
+                } else {
+                    void.push(change.service);
+                }
+            }
+            if is_declared || is_set_back {
+                restored = match seen.filter(|_| !is_declared) {
+                    Some(seen) => identity::restore(connection, &seen)?,
+                    None => Some(identity::declare_restored(connection, seen.as_ref())?),
+                };
                 batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
             }
             let floor = match &restored {
@@ -164,25 +197,23 @@ impl Writer {
             for ((schedule, event), place) in plan.schedules(&batch).zip(0..) {
                 schedules::insert(connection, schedule, event, now, place)?;
             }
-            outbox::settle(connection, &settlements)?;
+            let settled = outbox::settle(connection, &settlements)?;
             for change in &services {
                 outbox::change_service(connection, change)?;
             }
-            for change in &durables {
-                if !durables::change(connection, change)? {
-                    void.push(change.service);
-                }
-            }
+            injected(aborts)?;
             connection.commit()?;
             connection.verify_written()?;
-            (tail, plan, enqueued)
+            injected(is_unconfirmed)?;
+            (tail, plan, enqueued, settled == settlements.len())
         };
         self.connection = Some(connection);
         let new = plan.select(batch.into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
-        if let Some(restored) = restored {
+        if let Some(restored) = &restored {
             log::error!(log_id:% = restored.log, last_id = restored.last, known_last_id = restored.known, first_id = restored.after + 1; "the log was set back: ids that were given out are not given out again");
             self.log = Some(restored.log);
+            self.is_declared = false;
             plan.outcomes.remove(0);
         }
         if let Some((log, newest)) = self.log.zip(events.last()) {
@@ -190,7 +221,7 @@ impl Writer {
             self.is_set_back = false;
         }
         plan.outcomes.truncate(requests);
-        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void })
+        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, restored, void, has_settled_all })
     }
 
     /// Does `work` in a transaction that holds the writer's lock.
@@ -254,6 +285,8 @@ impl Writer {
                 Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
                 Connection::Postgres(session) => postgres::hold_all(session, &services)?,
             };
+            let holds =
+                if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
             let taken: Vec<ServiceId> =
                 services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
             durables::begin_epochs(connection, &taken)?;
@@ -462,6 +495,12 @@ impl Writer {
             mark.write(&seen);
         }
     }
+}
+
+/// A failure by order of a test.
+fn injected(is_due: bool) -> Result<(), StoreError> {
+    let error = || StoreError::new(StoreErrorKind::Unavailable, "injected: the connection is lost");
+    if is_due { Err(error()) } else { Ok(()) }
 }
 
 /// What a backend needs to know to append.

@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod admission;
 mod auction_shapes;
+mod backup;
 mod base_path;
 mod batch;
 #[cfg(feature = "fault-injection")]
@@ -23,6 +24,9 @@ mod documents;
 mod drain;
 mod durable;
 mod durable_model;
+#[cfg(feature = "fault-injection")]
+mod durable_saves;
+mod durable_shown;
 mod encoding;
 mod example_services;
 mod examples;

@@ -29,6 +29,8 @@ pub(super) enum Cause {
 
 /// For which nothing is sent when this machine has no room for a connection.
 const RESOURCES_PAUSE: Duration = Duration::from_secs(1);
+/// A pause of this length is worth a line in the log.
+const LONG_PAUSE: Duration = Duration::from_secs(10);
 /// So many refusals in a row, each of a kind that says more of the service than of the event, are told.
 const REFUSALS_TOLD: u32 = 20;
 
@@ -122,7 +124,6 @@ impl Client {
                 // The dispatcher saw a failure, and would wait for this one to come again.
                 self.dispatcher.forget(key);
             }
-            log::warn!(service = self.name(), id, attempts, reason = reason.as_str(), error = judged.reason.as_deref().unwrap_or("-"); "delivery is dead");
             self.announce_dead(claimed.clone(), reason, attempts, judged.reason.as_deref());
         }
         if let Some(error) = &judged.reason {
@@ -164,7 +165,8 @@ impl Client {
         if why == Hold::Resources && rested != Some(why) {
             log::warn!(service = self.name(), reason, pause_ms; "no room for a connection to the service");
         } else if rested.is_none() {
-            log::debug!(service = self.name(), reason, pause_ms; "the service asks for time");
+            let level = if pause >= LONG_PAUSE { log::Level::Info } else { log::Level::Debug };
+            log::log!(level, service = self.name(), reason, pause_ms; "the service asks for time");
         }
         self.metrics.attempted("put_off", judged.took);
         let error = match why {
@@ -186,8 +188,10 @@ impl Client {
                     self.announce("refusing", last);
                 }
             }
-            Some(200..=499) if !judged.verdict.is_failure() => self.refusals = 0,
-            _ => {}
+            Some(_) if matches!(judged.verdict, Verdict::Delivered | Verdict::Dead(_) | Verdict::Gone) => {
+                self.refusals = 0;
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -195,6 +199,11 @@ impl Client {
     pub(super) fn settled(&mut self, settlements: Vec<Settlement>, ctx: &mut Context<Self>) {
         let mut next_due: Option<Timestamp> = None;
         for settlement in settlements {
+            if let Settled::Dead(reason) = settlement.settled {
+                let Settlement { event_id: id, attempts, reason: error, .. } = &settlement;
+                let error = error.as_deref().unwrap_or("-");
+                log::warn!(service = self.name(), id, attempts, reason = reason.as_str(), error; "delivery is dead");
+            }
             let due = match settlement.settled {
                 Settled::Retry(due) => Some(due),
                 Settled::Delivered | Settled::Dead(_) => None,

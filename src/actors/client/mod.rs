@@ -52,6 +52,7 @@ use crate::domain::retry::RetrySchedule;
 use crate::domain::routes::ServiceId;
 use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
 use crate::storage::{CommandId, Reader, Registered, ServiceChange, Settlement};
+use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
 
@@ -322,14 +323,9 @@ impl Client {
         let is_complete = !self.is_changed;
         let obeyed = if is_complete { std::mem::take(&mut self.obeyed) } else { Vec::new() };
         self.settling = Some(settlements.clone());
-        let sent =
-            self.persistence.try_send(SettleDeliveries { settlements, changes, durables: Vec::new(), events, reply });
-        let answer = async move {
-            match sent {
-                Ok(()) => answer.await.is_ok_and(|answer| answer.is_ok()),
-                Err(_) => false,
-            }
-        };
+        let message = SettleDeliveries { settlements, changes, events, ..SettleDeliveries::new(reply) };
+        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.persistence.try_send(message).is_ok();
+        let answer = async move { is_sent && answer.await.is_ok_and(|answer| answer.is_ok()) };
         ctx.spawn(answer.into_actor(self).map(move |is_stored, this, ctx| {
             this.settling = None;
             let (settlements, events, asked) = copy;

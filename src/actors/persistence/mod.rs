@@ -32,6 +32,7 @@ use super::service_slot::ServiceSlots;
 use super::supervisor::guard::ExitGuard;
 use crate::protocol::log_batch::LogBatch;
 use crate::storage::{Committed, Group, RetentionPolicy, StoreError, StoreErrorKind, StoreOptions, StoreUrl, Writer};
+use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
@@ -57,6 +58,8 @@ pub struct PersistenceParts {
     pub store: StoreOptions,
     pub retention: RetentionPolicy,
     pub services: ServiceSlots,
+    /// See [`Outbox::new`].
+    pub renewed: Arc<tokio::sync::Notify>,
     pub position: Arc<LogPosition>,
     pub backlog: Arc<Backlog>,
     pub health: Arc<StoreHealth>,
@@ -85,7 +88,7 @@ impl Persistence {
     pub fn new(parts: PersistenceParts, router: Mailbox<EventsCommitted>, depth: Depth, guard: ExitGuard) -> Self {
         let watch = StoreWatch::new(parts.store.clone(), Arc::clone(&parts.health), Arc::clone(&parts.metrics));
         Self {
-            outbox: Outbox::new(Arc::clone(&parts.services)),
+            outbox: Outbox::new(Arc::clone(&parts.services), Arc::clone(&parts.renewed)),
             parts,
             watch,
             router,
@@ -121,8 +124,11 @@ impl Persistence {
         group.lead = Some(certainty.lead);
         self.outbox.note(&group);
         let (settled, took_due) = (self.outbox.settled(&group), group.take_due > 0);
+        let has_saves = !group.settlements.is_empty() || !group.durables.is_empty();
+        die_if(has_saves && faults::strikes(FaultPoint::WriterDiesBefore));
         match self.write(group) {
             Ok(committed) => {
+                die_if(has_saves && faults::strikes(FaultPoint::WriterDiesAfter));
                 if self.outbox.committed(&committed, &settled) {
                     self.next_housekeeping = Instant::now();
                 }
@@ -298,6 +304,11 @@ impl Persistence {
         more |= self.outbox.housekeeping(writer, now())?;
         Ok(more)
     }
+}
+
+/// A failure by order of a test.
+fn die_if(is_due: bool) {
+    assert!(!is_due, "injected fault in persistence");
 }
 
 impl Actor for Persistence {
