@@ -3,6 +3,7 @@
 //! A command reads its arguments, does its work, and returns a [`Failure`] or nothing. What it prints goes through
 //! [`output`], so that a closed standard output ends it quietly.
 
+mod backup;
 mod check_config;
 mod client;
 mod consumers;
@@ -47,6 +48,7 @@ Examples:
   event-handler dead list                          what could not be delivered
   event-handler trace 4711                         what became of an event
   event-handler explain user.created               whom an event would reach
+  event-handler backup /backups/today.db           copy the store, while the service runs
 
 Exit codes:
    0  done
@@ -136,6 +138,10 @@ enum Command {
     CheckConfig,
     /// Bring the database schema up to date, and say what was done.
     Migrate,
+    /// Copy the store to a file, also while the service runs.
+    Backup(backup::BackupArgs),
+    /// Put a copy in the place of the store, or say that the store was restored.
+    Restore(backup::RestoreArgs),
     /// Ask a running service whether it is well; exit code 0 if so.
     Health(health::HealthArgs),
 }
@@ -207,6 +213,8 @@ pub fn run() -> ExitCode {
             Command::Token(args) => token::run(&args, &config),
             Command::CheckConfig => check_config::run(&config),
             Command::Migrate => migrate::run(&config),
+            Command::Backup(args) => backup::back_up(&args, &config),
+            Command::Restore(args) => backup::restore(&args, &config),
             Command::Health(args) => health::run(&args, &config),
         });
     match outcome {

@@ -388,6 +388,22 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
 }
 
 #[test]
+fn variables_hold_sections_of_names_as_a_file_does() {
+    let environment = [
+        ("ELIZA_URL", "http://eliza:1"),
+        ("EVENT_HANDLER__SERVICES__ELIZA__SOURCES", r#"{ api = "EVENT_HANDLER" }"#),
+        ("EVENT_HANDLER__SERVICES__ELIZA__ALIASES", "ELIZA,CHAT"),
+    ];
+    let config = services_of("", &environment).unwrap();
+    let [eliza] = &config.services[..] else { panic!("one service, not {:?}", config.services) };
+    assert_eq!(eliza.sources["api"], "EVENT_HANDLER");
+    assert_eq!(eliza.own_sources(), ["eliza", "ELIZA", "CHAT"]);
+    let secret = [("EVENT_HANDLER__SERVICES__ELIZA__HEADERS", "s3cret")];
+    let error = services_of("", &secret).unwrap_err().to_string();
+    assert!(error.contains("must be written as in a file") && !error.contains("s3cret"), "{error}");
+}
+
+#[test]
 fn the_four_variables_switch_services_on() {
     let text = "[[services]]\nname = \"eliza\"\nroutes = [\"chat.>\"]\nurl = \"http://of-the-file\"";
     let environment =

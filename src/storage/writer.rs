@@ -49,6 +49,8 @@ pub struct Writer {
     seen: Option<Seen>,
     /// The store lacks some of what was seen.
     is_set_back: bool,
+    /// An operator says that it was restored.
+    is_declared: bool,
     /// Beside a SQLite file.
     mark: Option<Mark>,
 }
@@ -64,6 +66,8 @@ pub struct Committed {
     pub outcomes: Vec<AppendOutcome>,
     /// Deliveries added, by service and lane.
     pub enqueued: outbox::Enqueued,
+    /// How the log goes on, if it was found to be set back; its first event tells of that.
+    pub restored: Option<Restored>,
     /// Durable subscriptions whose changes were void: they were moved, or another process holds them now.
     pub void: Vec<ServiceId>,
     /// Whether all that was to be settled was still open.
@@ -107,7 +111,8 @@ impl Writer {
     /// The same for a process that has `seen` something of the log already.
     pub fn resume(options: StoreOptions, seen: Option<Seen>) -> Result<Self, StoreError> {
         let (connection, log, mark) = (None, None, None);
-        let mut writer = Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, mark };
+        let mut writer =
+            Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, is_declared: false, mark };
         writer.bounds()?;
         writer.options.create = false;
         Ok(writer)
@@ -127,6 +132,13 @@ impl Writer {
     /// begins with `$sys.log.restored`.
     pub fn is_set_back(&self) -> bool {
         self.is_set_back
+    }
+
+    /// Makes it another log, which goes on above all that is known, and says so with `$sys.log.restored`.
+    pub fn declare_restored(&mut self, now: Timestamp) -> Result<Restored, StoreError> {
+        self.is_declared = true;
+        let committed = self.commit(Group::default(), &Routes::default(), now)?;
+        committed.restored.ok_or_else(|| StoreError::new(StoreErrorKind::Internal, "nothing was declared"))
     }
 
     /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
@@ -185,9 +197,10 @@ impl Writer {
         let Written { tail, mut plan, enqueued, void, restored, has_settled_all } = written?;
         let new = plan.select(std::mem::take(&mut group.appends).into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
-        if let Some(restored) = restored {
+        if let Some(restored) = &restored {
             log::error!(log_id:% = restored.log, last_id = restored.last, known_last_id = restored.known, first_id = restored.after + 1; "the log was set back: ids that were given out are not given out again");
             self.log = Some(restored.log);
+            self.is_declared = false;
             plan.outcomes.remove(0);
         }
         if let Some((log, newest)) = self.log.zip(events.last()) {
@@ -200,6 +213,7 @@ impl Writer {
             events,
             outcomes: plan.outcomes,
             enqueued,
+            restored,
             void,
             has_settled_all,
             refused: Vec::new(),
@@ -499,8 +513,8 @@ impl Writer {
     }
 
     fn ground(&self, now: Timestamp) -> Ground {
-        let (set_back, seen) = if self.is_set_back { (self.seen, None) } else { (None, self.seen) };
-        Ground { floor: seen.map_or(0, |seen| seen.last), set_back, now, keys_since: self.keys_since(now) }
+        let Self { seen, is_set_back, is_declared, .. } = *self;
+        Ground { seen, is_set_back, is_declared, now, keys_since: self.keys_since(now) }
     }
 
     /// The connection; to be given back if nothing fails on it.
@@ -548,9 +562,9 @@ impl Writer {
 /// On what a transaction of the writer stands.
 #[derive(Debug, Clone, Copy)]
 struct Ground {
-    floor: EventId,
-    /// What was seen of a log that has been set back since.
-    set_back: Option<Seen>,
+    seen: Option<Seen>,
+    is_set_back: bool,
+    is_declared: bool,
     now: Timestamp,
     keys_since: Timestamp,
 }
@@ -574,7 +588,7 @@ fn write(
     own: &mut usize,
 ) -> Result<Written, StoreError> {
     let Group { appends: batch, take_due, settlements, services, durables, lead } = group;
-    let Ground { mut floor, set_back, now, keys_since } = ground;
+    let Ground { seen, is_set_back, is_declared, now, keys_since } = ground;
     // First: what is void leaves nothing behind, and tells nobody.
     let mut void = Vec::new();
     for change in durables {
@@ -585,12 +599,18 @@ fn write(
         }
     }
     let mut restored = None;
-    if let Some(seen) = set_back {
-        restored = identity::restore(connection, &seen)?;
+    if is_declared || is_set_back {
+        restored = match seen.filter(|_| !is_declared) {
+            Some(seen) => identity::restore(connection, &seen)?,
+            None => Some(identity::declare_restored(connection, seen.as_ref())?),
+        };
         batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
         *own = restored.iter().count();
-        floor = restored.as_ref().map_or(0, |restored| restored.after);
     }
+    let floor = match &restored {
+        Some(restored) => restored.after,
+        None => seen.filter(|_| !is_set_back).map_or(0, |seen| seen.last),
+    };
     if *take_due > 0 {
         batch.extend(schedules::take_due(connection, now, *take_due)?.into_iter().map(Append::single));
     }

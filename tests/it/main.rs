@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod admission;
 mod auction_shapes;
+mod backup;
 mod base_path;
 mod batch;
 #[cfg(feature = "fault-injection")]

@@ -29,6 +29,8 @@ pub(super) enum Cause {
 
 /// For which nothing is sent when this machine has no room for a connection.
 const RESOURCES_PAUSE: Duration = Duration::from_secs(1);
+/// A pause of this length is worth a line in the log.
+const LONG_PAUSE: Duration = Duration::from_secs(10);
 /// So many refusals in a row, each of a kind that says more of the service than of the event, are told.
 const REFUSALS_TOLD: u32 = 20;
 
@@ -163,7 +165,8 @@ impl Client {
         if why == Hold::Resources && rested != Some(why) {
             log::warn!(service = self.name(), reason, pause_ms; "no room for a connection to the service");
         } else if rested.is_none() {
-            log::debug!(service = self.name(), reason, pause_ms; "the service asks for time");
+            let level = if pause >= LONG_PAUSE { log::Level::Info } else { log::Level::Debug };
+            log::log!(level, service = self.name(), reason, pause_ms; "the service asks for time");
         }
         self.metrics.attempted("put_off", judged.took);
         let error = match why {
@@ -185,8 +188,10 @@ impl Client {
                     self.announce("refusing", last);
                 }
             }
-            Some(200..=499) if !judged.verdict.is_failure() => self.refusals = 0,
-            _ => {}
+            Some(_) if matches!(judged.verdict, Verdict::Delivered | Verdict::Dead(_) | Verdict::Gone) => {
+                self.refusals = 0;
+            }
+            Some(_) | None => {}
         }
     }
 
