@@ -15,12 +15,12 @@ use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
 use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use self::admin_entry::AdminEntry;
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
-use crate::actors::client::{ClientParts, tls};
+use crate::actors::client::{ClientParts, policy, tls};
 use crate::actors::clock;
 use crate::actors::durables::{Directory, DurableLimits, DurablesParts};
 use crate::actors::log_position::LogPosition;
@@ -136,6 +136,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     node.wait_for_shards(workers).await;
     admin.tell(&config, address);
     log::info!(addr:% = address, workers, store:% = node.store.url, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
+    if config.redis.url.is_some() {
+        log::warn!(key = "redis.url"; "a Redis is configured, and not used by this version");
+    }
     if !address.ip().is_loopback() && !config.access.is_required() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
@@ -271,7 +274,8 @@ impl Node {
         let start_error = |error: &dyn std::fmt::Display| ServeError::Start(error.to_string());
         let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let health = Arc::new(Health::new(STORE_PATIENCE.min(config.publish.commit_timeout.get())));
+        let patience = STORE_PATIENCE.min(config.publish.commit_timeout.get());
+        let health = Arc::new(Health::new(patience, config.redis.url.is_some()));
         let watch = ReadWatch::new(Arc::clone(&health.store), Arc::clone(&metrics));
         let reader = Reader::watched(store.clone(), watch.clone()).map_err(|error: StoreError| start_error(&error))?;
         let position = Arc::new(LogPosition::default());
@@ -280,7 +284,8 @@ impl Node {
 
         let slot = |service: &ServiceConfig| {
             let (name, selectors) = (service.name.clone().into(), service.routes.clone());
-            Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from))
+            let longest_wait = policy::retry_schedule(&service.options).longest();
+            Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from, longest_wait))
         };
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.
@@ -299,9 +304,11 @@ impl Node {
             log_activity,
         });
         let clients = clients.collect();
+        let renewed = Arc::<Notify>::default();
         let persistence = PersistenceParts {
             store: store.clone(),
             services: Arc::clone(&slots),
+            renewed: Arc::clone(&renewed),
             retention: RetentionPolicy {
                 max_age: config.retention.max_age.map(config::Span::get),
                 max_events: config.retention.max_events,
@@ -314,10 +321,12 @@ impl Node {
             log_activity,
         };
         let directory = Arc::<Directory>::default();
-        let durable = &config.durable;
+        let durable = &config.consumers;
+        let pushes = Arc::new(PushLog::default());
         let durables = DurablesParts {
             limits: DurableLimits {
                 max_count: durable.max_count,
+                max_unacked_bytes: durable.max_unacked_bytes.as_usize(),
                 policy: DurablePolicy {
                     ack_wait: durable.ack_wait.get(),
                     max_in_flight: durable.max_in_flight,
@@ -328,6 +337,8 @@ impl Node {
             position: Arc::clone(&position),
             metrics: Arc::clone(&metrics),
             directory: Arc::clone(&directory),
+            pushes: Arc::clone(&pushes),
+            renewed,
             log_activity,
         };
         let supervision = &config.supervision;
@@ -350,7 +361,6 @@ impl Node {
         .start();
 
         let subscribe = &config.subscribe;
-        let pushes = Arc::new(PushLog::default());
         let shard = ShardParts {
             pushes: Arc::clone(&pushes),
             limits: ShardLimits {
@@ -383,6 +393,7 @@ impl Node {
                 max_batch_body: config.publish.max_batch_body.as_usize(),
                 body_timeout: config.server.body_timeout.get(),
                 inbound: InboundLimits { max_message: subscribe.max_message.as_usize(), ..InboundLimits::default() },
+                max_memberships: config.consumers.max_per_connection,
             },
             allowed_origins: config.server.allowed_origins.clone().into(),
             cors_origins: config.server.cors_origins.clone().into(),

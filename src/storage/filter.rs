@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Bool};
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult, RunQueryDsl as _};
 
 use crate::domain::delivery::EventStatus;
-use crate::domain::event::{Event, EventId};
+use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::name::{EventName, SYSTEM_PREFIX};
 use crate::domain::pattern::Pattern;
 
@@ -100,6 +100,8 @@ pub(super) struct Conditions {
     pub source: Option<String>,
     pub key: Option<String>,
     pub status: Option<EventStatus>,
+    /// From this time to that one; only where the range of ids does not say it.
+    pub dated: Option<(Option<Timestamp>, Option<Timestamp>)>,
 }
 
 impl Filter {

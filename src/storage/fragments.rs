@@ -226,7 +226,8 @@ impl Walk<'_> {
 
     fn conditions<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()>
     where
-        DB: Backend + HasSqlType<Text>,
+        DB: Backend + HasSqlType<BigInt> + HasSqlType<Text>,
+        i64: ToSql<BigInt, DB>,
         str: ToSql<Text, DB>,
     {
         if let Some(source) = &self.more.source {
@@ -236,6 +237,16 @@ impl Walk<'_> {
         if let Some(key) = &self.more.key {
             out.push_sql(" AND key = ");
             out.push_bind_param::<Text, str>(key)?;
+        }
+        if let Some((since, until)) = &self.more.dated {
+            if let Some(Timestamp(since)) = since {
+                out.push_sql(" AND created_at >= ");
+                out.push_bind_param::<BigInt, _>(since)?;
+            }
+            if let Some(Timestamp(until)) = until {
+                out.push_sql(" AND created_at <= ");
+                out.push_bind_param::<BigInt, _>(until)?;
+            }
         }
         // Subqueries of one value each: PostgreSQL would make a join of EXISTS, over all deliveries of a state.
         const HIGHEST: &str = "coalesce((SELECT max(d.state) FROM deliveries d WHERE d.event_id = events.id), 2)";

@@ -8,6 +8,7 @@
 //!   in bounded steps.
 //! - *ST-4* After a failure the next call tries anew; nothing needs a restart.
 
+mod backup;
 mod beside;
 mod compact;
 mod connection;
@@ -36,6 +37,7 @@ mod sqlite;
 mod url;
 mod writer;
 
+pub use backup::{Restoration, backup, restore};
 pub use compact::{Compacted, compact};
 pub use durables::{DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable, service_name};
 pub use error::{StoreError, StoreErrorKind};

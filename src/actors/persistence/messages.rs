@@ -29,9 +29,12 @@ pub type AppendReply = Result<Vec<AppendOutcome>, AppendFailure>;
 /// Why nothing was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendFailure {
-    /// The store refused or is away; the text says why.
+    /// The store refused or is away; the text says why, and nothing of the database.
     #[error("the store is unavailable: {0}")]
-    StoreUnavailable(String),
+    StoreUnavailable(&'static str),
+    /// The store is well, and cannot hold this.
+    #[error("the store cannot hold a text of this request")]
+    Unstorable,
     /// More is waiting than may wait.
     #[error("the backlog is full")]
     Overloaded,
@@ -68,6 +71,13 @@ pub struct SettleDeliveries {
     /// The Event Handler's own events of it.
     pub events: Vec<NewEvent>,
     pub reply: oneshot::Sender<Result<(), AppendFailure>>,
+}
+
+impl SettleDeliveries {
+    /// Nothing yet.
+    pub fn new(reply: oneshot::Sender<Result<(), AppendFailure>>) -> Self {
+        Self { settlements: Vec::new(), changes: Vec::new(), durables: Vec::new(), events: Vec::new(), reply }
+    }
 }
 
 /// Let this process be the only one that delivers to a service; answers whether it is, and with what state.

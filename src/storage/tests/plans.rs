@@ -94,7 +94,7 @@ fn check(store: &Store, by_id: &[&str], by_name: &[&str]) {
     for (picks, index) in [(ids, by_id), (names, by_name)] {
         let none = Conditions::default();
         let text = || Some("s".to_owned());
-        let texts = Conditions { source: text(), key: text(), status: None };
+        let texts = Conditions { source: text(), key: text(), ..Conditions::default() };
         let processed = Conditions { status: Some(EventStatus::Processed), ..Conditions::default() };
         for (pick, descending, more) in picks.iter().flat_map(|pick| {
             [(pick, false, &none), (pick, true, &none), (pick, true, &texts), (pick, true, &processed)]
