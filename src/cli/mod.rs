@@ -12,6 +12,7 @@ mod health;
 mod migrate;
 mod output;
 mod publish;
+mod secret;
 mod serve;
 mod services;
 mod table;
@@ -53,7 +54,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Configuration")]
 struct ConfigurationArgs {
     /// Configuration file (TOML); config/default.toml lists every key.
@@ -104,6 +105,8 @@ enum Command {
     Dead(dead::DeadArgs),
     /// Make tokens for clients.
     Token(token::TokenArgs),
+    /// Make secrets that deliveries are signed with.
+    Secret(secret::SecretArgs),
     /// Check the configuration and print what is in effect, secrets hidden.
     CheckConfig,
     /// Bring the database schema up to date, and say what was done.
@@ -160,19 +163,21 @@ impl Failure {
 /// Runs what the arguments of the process ask for.
 pub fn run() -> ExitCode {
     let Cli { configuration, command } = Cli::parse();
-    let outcome =
-        configuration.load().map_err(Failure::from).and_then(|config| match command.unwrap_or(Command::Serve) {
-            Command::Serve => serve::run(config),
+    let outcome = configuration.clone().load().map_err(Failure::from).and_then(|config| {
+        match command.unwrap_or(Command::Serve) {
+            Command::Serve => serve::run(config, move || configuration.clone().load()),
             Command::Publish(args) => publish::run(&args, &config),
             Command::Tail(args) => tail::run(&args, &config),
             Command::Events(args) => events::run(&args, &config),
             Command::Services(args) => services::run(&args, &config),
             Command::Dead(args) => dead::run(&args, &config),
             Command::Token(args) => token::run(&args),
+            Command::Secret(args) => secret::run(&args),
             Command::CheckConfig => check_config::run(&config),
             Command::Migrate => migrate::run(&config),
             Command::Health(args) => health::run(&args, &config),
-        });
+        }
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -95,6 +95,20 @@ struct OwnKeys {
 }
 
 impl ServiceConfig {
+    /// Whether all is as in `other`, secrets included.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let Self { name, url, path, routes, secrets, headers, echo, start_from, options } = self;
+        let exposed = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
+        let shown = |headers: &BTreeMap<String, Secret>| {
+            headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect::<Vec<_>>()
+        };
+        (name, url, path, echo, start_from, options)
+            == (&other.name, &other.url, &other.path, &other.echo, &other.start_from, &other.options)
+            && format!("{routes:?}") == format!("{:?}", other.routes)
+            && exposed(secrets) == exposed(&other.secrets)
+            && shown(headers) == shown(&other.headers)
+    }
+
     /// The value of `Authorization` that the user name and password in the URL stand for.
     pub fn authorization(&self) -> Option<Secret> {
         let url = self.url.expose();
