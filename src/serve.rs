@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, Addr, Recipient};
+use actix_web::App;
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
-use actix_web::{App, HttpServer};
 use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
@@ -45,7 +45,7 @@ use crate::storage::{
 };
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use crate::transport::{ConnectionLimit, ConnectionSocket, ConnectionTimeouts, InboundLimits, ShardQueues};
+use crate::transport::{self, ConnectionLimit, ConnectionTimeouts, HttpSettings, InboundLimits, ShardQueues};
 use crate::web::{self, ConfiguredService, Edge, EdgeLimits, EdgeParts, LongPollLimits, SupervisorAddresses};
 
 /// Connections that may wait to be accepted.
@@ -257,7 +257,7 @@ impl Node {
 
         let slot = |service: &ServiceConfig| {
             let (name, selectors) = (service.name.clone().into(), service.routes.clone());
-            Arc::new(ServiceSlot::new(name, selectors, service.echo, service.start_from))
+            Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from))
         };
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.
@@ -363,6 +363,7 @@ impl Node {
             },
             allowed_origins: config.server.allowed_origins.clone().into(),
             cors_origins: config.server.cors_origins.clone().into(),
+            base_path: config.server.base_path.as_str().into(),
             allowed_hosts: config.server.allowed_hosts.clone().into(),
             is_loopback: address.ip().to_canonical().is_loopback(),
             trusted_proxies: config.server.trusted_proxies.clone().into(),
@@ -390,6 +391,7 @@ impl Node {
                 subscribers: supervisor.clone().recipient(),
                 start_job: supervisor.clone().recipient(),
                 cancel_job: supervisor.clone().recipient(),
+                settle_orphans: supervisor.clone().recipient(),
                 cancel_schedule: supervisor.clone().recipient(),
                 revoke: supervisor.clone().recipient(),
                 check_access: supervisor.clone().recipient(),
@@ -423,11 +425,20 @@ impl Node {
         let (commit_timeout, queue_limit) = (self.commit_timeout, self.queue_per_shard);
         let connections = ConnectionLimit::new(config.server.max_connections);
         let supervisor = self.supervisor.clone().recipient::<WorkerReady>();
-        let timeouts = ConnectionTimeouts {
-            unacknowledged: config.subscribe.stall_timeout.get() * 2 + STALL_MARGIN,
-            next_request: config.server.keep_alive.get() + config.server.head_timeout.get(),
+        let server = &config.server;
+        let settings = HttpSettings {
+            workers,
+            max_connections: server.max_connections.div_ceil(workers),
+            head_timeout: server.head_timeout.get(),
+            keep_alive: server.keep_alive.get(),
+            timeouts: ConnectionTimeouts {
+                unacknowledged: config.subscribe.stall_timeout.get() * 2 + STALL_MARGIN,
+                next_request: server.keep_alive.get() + server.head_timeout.get(),
+            },
+            shutdown_timeout: (server.shutdown_grace.get() / FINISH_SHARE).max(Duration::from_secs(1)),
+            refuse: web::refuse_unread,
         };
-        let server = HttpServer::new(move || {
+        let app = move || {
             let worker = Worker::current().unwrap_or_else(|| {
                 let number = next_worker.fetch_add(1, Ordering::Relaxed);
                 let intake = Intake::start(Arc::clone(&backlog), commit_timeout);
@@ -440,21 +451,11 @@ impl Node {
                 .app_data(Data::new(Edge::new(edge.clone(), worker)))
                 .wrap(Condition::new(!edge.cors_origins.is_empty(), from_fn(web::share)))
                 .wrap(from_fn(web::keep_out))
+                .wrap(Condition::new(!edge.base_path.is_empty(), from_fn(web::strip_base_path)))
                 .wrap(from_fn(web::observe))
                 .configure(web::routes)
-        });
-        let grace = config.server.shutdown_grace.get();
-        server
-            .workers(workers)
-            .max_connections(config.server.max_connections.div_ceil(workers))
-            .keep_alive(config.server.keep_alive.get())
-            .client_request_timeout(config.server.head_timeout.get())
-            .client_disconnect_timeout(Duration::from_secs(1))
-            .shutdown_timeout((grace / FINISH_SHARE).as_secs().max(1))
-            .on_connect(move |io, data| ConnectionSocket::register(io, data, timeouts))
-            .disable_signals()
-            .listen(listener)
-            .map(HttpServer::run)
+        };
+        transport::serve(listener, settings, app)
             .map_err(|error| ServeError::Start(format!("the HTTP server did not start: {error}")))
     }
 

@@ -3,7 +3,7 @@
     pip install websockets
     python resume.py [URL [PATTERN [FILE]]]     # ws://127.0.0.1:4300/ws  >  position.txt
 
-FILE has the id of the last event that was processed. TOKEN in the environment is sent if it is there.
+FILE has the id of the last event that was processed, and which log it is an id of. TOKEN in the environment is sent if it is there.
 """
 
 import asyncio
@@ -29,33 +29,38 @@ def process(event):
 
 
 def position():
-    return int(Path(FILE).read_text()) if Path(FILE).exists() else None
+    """The id, and the identity of its log."""
+    words = Path(FILE).read_text().split() if Path(FILE).exists() else []
+    return (int(words[0]) if words else None, words[1] if len(words) > 1 else None)
 
 
-def remember(event_id):
+def remember(event_id, log):
     """A file is replaced as a whole. Better still: keep the id where `process` writes, in the same transaction."""
     new = Path(f"{FILE}.new")
-    new.write_text(f"{event_id}\n")
+    new.write_text(f"{event_id} {log}\n")
     new.replace(FILE)
 
 
 async def follow():
     """One connection, until it ends with an exception."""
     async with connect(URL, additional_headers=HEADERS) as socket:
-        after = position()
+        after, log = position()
         request = {"id": 1, "action": "subscribe", "event_name": PATTERN, "envelope": "full"}
-        await socket.send(json.dumps(request if after is None else {**request, "after": after}))
+        known = {} if after is None else {"after": after, "log_id": log}
+        await socket.send(json.dumps({**request, **known}))
         while True:
             frame = json.loads(await socket.recv())
             match frame.get("type"):
                 case "event":
                     process(frame)
-                    remember(frame["id"])
+                    remember(frame["id"], log)
                 case "subscribed":
-                    if after is None:
-                        remember(frame["last_id"])
-                    elif not frame["recovered"]:
-                        print(f"some events after {after} are no longer kept", file=sys.stderr)
+                    if after is not None and not frame["recovered"]:
+                        print(f"some events after {after} are not there", file=sys.stderr)
+                    is_another = log not in (None, frame["log_id"]) or (after or 0) > frame["last_id"]
+                    log = frame["log_id"]
+                    if after is None or is_another:
+                        remember(frame["last_id"], log)
                     print(f"subscribed after {after}", file=sys.stderr, flush=True)
                 case "error":
                     give_up_or_retry(frame["error"])

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use crate::domain::event::{EventId, LogBounds};
-use crate::domain::log::LogId;
+use crate::domain::log::{LogId, Seen};
 
 /// The retained bounds of the log as the persistence actor last knew them.
 ///
@@ -17,6 +17,8 @@ pub struct LogPosition {
     last: AtomicI64,
     /// Written when the store is opened; read once for a request or delivery.
     log: RwLock<Option<LogId>>,
+    /// As of the last look at the store: for a writer that takes over from one that failed.
+    seen: RwLock<Option<Seen>>,
 }
 
 impl LogPosition {
@@ -41,7 +43,20 @@ impl LogPosition {
 
     /// The store has this log.
     pub fn set_log_id(&self, log: LogId) {
+        if self.log_id() == Some(log) {
+            return;
+        }
         *self.log.write().unwrap_or_else(PoisonError::into_inner) = Some(log);
+    }
+
+    /// The newest event, a second ago at most.
+    pub fn seen(&self) -> Option<Seen> {
+        *self.seen.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writer has seen this of the log.
+    pub fn set_seen(&self, seen: Option<Seen>) {
+        *self.seen.write().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
     /// Takes over what was read from the store.

@@ -21,7 +21,8 @@ pub type ServiceSlots = Arc<[Arc<ServiceSlot>]>;
 pub struct ServiceSlot {
     pub name: ByteString,
     pub selectors: Vec<Selector>,
-    pub echo: bool,
+    /// Of the events of these sources it gets none.
+    pub own_sources: Vec<ByteString>,
     pub start_from: StartFrom,
     registered: Mutex<Option<Registered>>,
     pending: [AtomicI64; Lane::COUNT],
@@ -33,11 +34,16 @@ pub struct ServiceSlot {
 
 impl ServiceSlot {
     /// Not registered yet, with nothing waiting.
-    pub fn new(name: ByteString, selectors: Vec<Selector>, echo: bool, start_from: StartFrom) -> Self {
+    pub fn new(
+        name: ByteString,
+        selectors: Vec<Selector>,
+        own_sources: Vec<ByteString>,
+        start_from: StartFrom,
+    ) -> Self {
         Self {
             name,
             selectors,
-            echo,
+            own_sources,
             start_from,
             registered: Mutex::default(),
             pending: Default::default(),
@@ -72,13 +78,8 @@ impl ServiceSlot {
 
     /// The route to it, once it is registered.
     pub fn route(&self) -> Option<Route> {
-        let (name, selectors) = (self.name.clone(), self.selectors.clone());
-        Some(Route { service: self.id()?, name, selectors, echo: self.echo })
-    }
-
-    /// The source of the events that it is not to get: its own.
-    pub fn own_source(&self) -> Option<ByteString> {
-        (!self.echo).then(|| self.name.clone())
+        let (selectors, own_sources) = (self.selectors.clone(), self.own_sources.clone());
+        Some(Route { service: self.id()?, selectors, own_sources })
     }
 
     /// Something may be there to deliver.

@@ -65,10 +65,14 @@ impl Client {
         struct Envelope<T> {
             data: T,
         }
+        Ok(self.whole::<Envelope<T>>(answer)?.data)
+    }
+
+    /// An answer with its envelope, which must be a success.
+    pub fn whole<T: DeserializeOwned>(&self, answer: Answer) -> Result<T, Failure> {
         let answer = answer.success()?;
-        let envelope: Envelope<T> = serde_json::from_slice(&answer.body)
-            .map_err(|error| Failure::Failed(format!("{} is not an Event Handler: {error}", self.target.base())))?;
-        Ok(envelope.data)
+        serde_json::from_slice(&answer.body)
+            .map_err(|error| Failure::Failed(format!("{} is not an Event Handler: {error}", self.target.base())))
     }
 
     /// A request for a WebSocket connection.

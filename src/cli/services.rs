@@ -1,13 +1,16 @@
 //! `event-handler services`: how services fare, and what they are told.
 
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::Client;
 use super::table::{self, cell};
 use super::target::TargetArgs;
 use super::{Failure, output};
+use crate::actors::clock::now;
 use crate::config::Config;
+use crate::domain::event::Timestamp;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +20,8 @@ Examples:
   event-handler services resume stream-manager   send it what was kept, and go on
 
 Columns: breaker (closed, open, half_open, or forced_open and forced_closed by an operator), deliveries in flight,
-pending and dead, seconds that the oldest pending has waited, deliveries per second, and the last error.
+pending and dead, seconds that the oldest pending has waited, what the next attempt waits for and how long, deliveries
+per second, and the last error.
 
 The token is the one of the configuration (admin.token, ADMIN_TOKEN), or the one that the service has made and keeps
 beside its data; else give it by EVENT_HANDLER_TOKEN or --token.";
@@ -55,29 +59,46 @@ enum Command {
 /// Prints all services, or the one that was told something, after that.
 pub fn run(args: &ServicesArgs, config: &Config) -> Result<(), Failure> {
     let client = Client::new(args.target.resolve_admin(config)?);
-    let services: Vec<Value> = actix_rt::System::new().block_on(async {
+    let Answer { data: services, orphaned } = actix_rt::System::new().block_on(async {
         match (&args.command, &args.name) {
             (Some(command), Some(name)) => {
                 let command = command.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
                 let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
                 let told = client.post(&format!("/admin/services/{name}/{command}"), Vec::new()).await?;
-                Ok(vec![client.data(told)?])
+                Ok(Answer { data: vec![client.data(told)?], orphaned: Vec::new() })
             }
-            _ => client.data(client.get("/admin/services").await?),
+            _ => client.whole(client.get("/admin/services").await?),
         }
     })?;
     if args.json {
         return services.iter().try_for_each(output::print);
     }
+    for orphan in &orphaned {
+        let [name, pending, dead] = ["service", "pending", "dead"].map(|field| cell(&orphan[field]));
+        output::say(format!(
+            "event-handler: {name} is not configured, but has {pending} pending and {dead} dead deliveries; \
+             POST /admin/deliveries/move or /cancel settles them"
+        ));
+    }
     if services.is_empty() {
         output::say("event-handler: no services are configured; see [[services]] in config/default.toml");
         return Ok(());
     }
-    let heading = ["SERVICE", "STATE", "BREAKER", "IN FLIGHT", "PENDING", "DEAD", "OLDEST", "RATE", "LAST ERROR"];
+    let heading =
+        ["SERVICE", "STATE", "BREAKER", "IN FLIGHT", "PENDING", "DEAD", "OLDEST", "NEXT", "RATE", "LAST ERROR"];
     table::print(heading, &services.iter().map(row).collect::<Vec<_>>())
 }
 
-fn row(service: &Value) -> [String; 9] {
+/// What the server says of services.
+#[derive(Deserialize)]
+struct Answer {
+    data: Vec<Value>,
+    /// Left for services that are not configured.
+    #[serde(default)]
+    orphaned: Vec<Value>,
+}
+
+fn row(service: &Value) -> [String; 10] {
     let state = match service["paused"].as_str() {
         Some(reason) => format!("paused ({reason})"),
         None => cell(&service["state"]),
@@ -91,7 +112,18 @@ fn row(service: &Value) -> [String; 9] {
         cell(&service["pending"]),
         cell(&service["dead"]),
         oldest,
+        next(service),
         service["rate"].as_f64().map_or("-".to_owned(), |rate| format!("{rate:.0}/s")),
         cell(&service["last_errors"][0]["error"]),
     ]
+}
+
+/// What the next attempt waits for, and for how long.
+fn next(service: &Value) -> String {
+    let why = match service["waits_for"].as_str() {
+        None | Some("empty") => return "-".to_owned(),
+        Some(why) => why,
+    };
+    let at = service["next_attempt_at"].as_str().and_then(Timestamp::parse);
+    at.map_or(why.to_owned(), |at| format!("{why} {:.0}s", at.since(now()).as_secs_f64().ceil()))
 }

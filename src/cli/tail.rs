@@ -73,7 +73,7 @@ pub fn run(args: &TailArgs, config: &Config) -> Result<(), Failure> {
     let printer = Printer::start();
     let ended = actix_rt::System::new().block_on(async {
         let start = args.after.unwrap_or(Start::Now);
-        let mut tail = Tail { client: &client, args, printer: &printer, start, stood: false };
+        let mut tail = Tail { client: &client, args, printer: &printer, start, log: None, stood: false };
         tokio::select! {
             ended = tail.follow() => ended,
             () = interrupted() => Ok(()),
@@ -112,6 +112,8 @@ struct Tail<'a> {
     printer: &'a Printer,
     /// Where the next connection begins.
     start: Start,
+    /// The log that `start` is a place in, as the service told.
+    log: Option<String>,
     /// Whether the present or last connection had its subscription.
     stood: bool,
 }
@@ -137,6 +139,7 @@ struct Told {
     recovered: bool,
     #[serde(default)]
     earliest_id: EventId,
+    log_id: Option<String>,
     error: Option<ToldError>,
 }
 
@@ -241,6 +244,9 @@ impl Tail<'_> {
             Start::After(id) => request["after"] = id.into(),
             Start::Earliest => request["after"] = Value::from("earliest"),
         }
+        if let Some(log) = &self.log {
+            request["log_id"] = log.as_str().into();
+        }
         request.to_string()
     }
 
@@ -260,7 +266,7 @@ impl Tail<'_> {
                 Err(error) => foreign(error.to_string()),
             },
             ("subscribed", _) => {
-                self.subscribed(told.last_id, told.recovered, told.earliest_id);
+                self.subscribed(told.last_id, told.recovered, told.earliest_id, told.log_id);
                 None
             }
             ("error", Some(ToldError { code, message, retry_after_ms: Some(_) })) => {
@@ -274,7 +280,7 @@ impl Tail<'_> {
     }
 
     /// From here on nothing is missed: whoever began with the next event has a place to resume from.
-    fn subscribed(&mut self, last_id: EventId, recovered: bool, earliest_id: EventId) {
+    fn subscribed(&mut self, last_id: EventId, recovered: bool, earliest_id: EventId, log: Option<String>) {
         self.stood = true;
         let (base, pattern) = (self.client.target().base(), &self.args.pattern);
         let from = match self.start {
@@ -283,8 +289,17 @@ impl Tail<'_> {
             Start::Earliest => "from the earliest event".to_owned(),
         };
         output::say(format_args!("event-handler: subscribed to {pattern} at {base} {from}"));
+        let before = std::mem::replace(&mut self.log, log);
+        let is_another = before.is_some() && before != self.log;
         match self.start {
             Start::Now => self.start = Start::After(last_id),
+            Start::After(_) if is_another => {
+                output::say(format_args!(
+                    "event-handler: this is another log than before ({}); going on after event {last_id} of it",
+                    self.log.as_deref().unwrap_or("without an identity")
+                ));
+                self.start = Start::After(last_id);
+            }
             Start::After(id) if id > last_id => {
                 output::say(format_args!(
                     "event-handler: the log ends with event {last_id}: another database? going on from there"

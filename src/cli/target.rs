@@ -14,7 +14,7 @@ use crate::serve::store_options;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Service")]
 pub struct TargetArgs {
-    /// Where the service is; by default the configured host and port.
+    /// Where the service is; by default the configured host, port and base path.
     #[arg(long, env = "EVENT_HANDLER_URL", value_name = "URL")]
     url: Option<String>,
     /// Token to send as `Authorization: Bearer`. Better in the environment: arguments are seen by other users.
@@ -25,7 +25,7 @@ pub struct TargetArgs {
 /// The service.
 #[derive(Debug)]
 pub struct Target {
-    /// `http://HOST:PORT`, with a path where a proxy puts one, without a slash at the end.
+    /// `http://HOST:PORT`, with a path where a proxy or the service has one, without a slash at the end.
     base: String,
     pub token: Option<String>,
 }
@@ -36,7 +36,7 @@ impl TargetArgs {
         let given = |text: &Option<String>| text.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
         let base = match given(&self.url) {
             Some(url) => checked(&url)?,
-            None => configured(&config.server.host, config.server.port)?,
+            None => format!("{}{}", configured(&config.server.host, config.server.port)?, config.server.base_path),
         };
         Ok(Target { base, token: given(&self.token) })
     }

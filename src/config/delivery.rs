@@ -42,6 +42,8 @@ pub struct DeliveryConfig {
     pub timeout: Span,
     #[serde(deserialize_with = "span::<0, HOUR, _>")]
     pub idle_timeout: Span,
+    #[serde(deserialize_with = "span::<0, DAY, _>")]
+    pub connection_max_age: Span,
     #[serde(deserialize_with = "size::<KIB, {256 * MIB}, _>")]
     pub max_body: Size,
     pub allow_private: bool,
@@ -56,6 +58,8 @@ pub struct DeliveryConfig {
     pub max_attempts: u32,
     #[serde(deserialize_with = "span::<0, {30 * DAY}, _>")]
     pub retry_after_cap: Span,
+    #[serde(deserialize_with = "whole::<0, 1000, _, _>")]
+    pub retry_404: u32,
     /// A share, from 0 to 1.
     #[serde(deserialize_with = "number::<0, 1, _>")]
     pub retry_budget: f64,

@@ -251,21 +251,25 @@ fn read(slot: &Value, text: &str) -> Result<Value, String> {
         Value::Boolean(_) => text.trim().parse().map(Value::Boolean).map_err(|_| refuse()),
         Value::Datetime(_) => text.trim().parse().map(Value::Datetime).map_err(|_| refuse()),
         Value::Array(_) => {
-            if let Some(list) = toml_list(text).or_else(|| json_list(text)) {
+            if let Some(list) = inline(text, Value::is_array).or_else(|| json_list(text)) {
                 return Ok(list);
             }
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
         }
+        // What is empty by default holds what the user names.
+        Value::Table(known) if known.is_empty() => {
+            inline(text, Value::is_table).ok_or_else(|| r#"must be written as in a file: { key = "value" }"#.to_owned())
+        }
         Value::Table(_) => Err("is a section, not a key".to_owned()),
     }
 }
 
-/// `text` as a list written as in a file; none if it is not one.
-fn toml_list(text: &str) -> Option<Value> {
-    let mut table = format!("list = {}", text.trim()).parse::<Table>().ok()?;
-    let list = table.remove("list").filter(Value::is_array)?;
-    table.is_empty().then_some(list)
+/// `text` as a list or a section written in one line of a file; none if it is not what it must be.
+fn inline(text: &str, is_right: fn(&Value) -> bool) -> Option<Value> {
+    let mut table = format!("value = {}", text.trim()).parse::<Table>().ok()?;
+    let value = table.remove("value").filter(is_right)?;
+    table.is_empty().then_some(value)
 }
 
 /// `text` as a list in JSON; none if it is not one, or TOML has no such value.

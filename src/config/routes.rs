@@ -124,7 +124,10 @@ mod tests {
             ),
             (r#"{ event = "a", filter = { x = [nan] } }"#, "filter.x[0]: must be a finite number"),
             (r#"{ event = "a", filter = "x" }"#, "filter: not valid JSON: expected value at line 1 column 1"),
-            (r#"{ event = "a*" }"#, r#"event: "a*": '*' must stand alone for one whole segment"#),
+            (
+                r#"{ event = "a*" }"#,
+                r#"event: "a*": '*' must stand alone for one whole segment, or behind ':' for the rest of it"#,
+            ),
             (r#"{ filter = { x = 1 } }"#, "event: is required"),
             (r#"{ event = "a", filters = 1 }"#, "filters: unknown key (known: event, filter)"),
             ("1", "must be a pattern, or a section with event and filter"),

@@ -33,6 +33,9 @@ pub struct ServerConfig {
     pub host: String,
     #[serde(deserialize_with = "whole::<0, 65_535, _, _>")]
     pub port: u16,
+    /// Empty, or with a slash at its beginning and none at its end.
+    #[serde(deserialize_with = "base_path")]
+    pub base_path: String,
     #[serde(deserialize_with = "whole::<0, 1024, _, _>")]
     pub workers: usize,
     #[serde(deserialize_with = "whole::<1, 1_000_000, _, _>")]
@@ -258,6 +261,25 @@ fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     Err(D::Error::custom(format!("must be an IP address or a host name, without a port, not {host:?}")))
 }
 
+fn base_path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    checked_base_path(&text).map_err(D::Error::custom)
+}
+
+/// A slash at the end says nothing.
+fn checked_base_path(text: &str) -> Result<String, String> {
+    let path = text.trim_end_matches('/');
+    let is_segment = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+    };
+    match path.strip_prefix('/') {
+        None if path.is_empty() => Ok(String::new()),
+        Some(segments) if segments.split('/').all(is_segment) => Ok(path.to_owned()),
+        _ => Err(format!("must be a path such as \"/events\", of letters, digits and -._~, not {text:?}")),
+    }
+}
+
 /// The name of a PostgreSQL schema; longer ones would be cut off, those that begin with `pg_` are the server's.
 fn schema<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;
@@ -329,6 +351,16 @@ mod tests {
         for (bad, text) in [("inof", "inof"), ("info,a=loud", "loud"), ("a=", "")] {
             let reason = format!("unknown level {text:?} (known: off, error, warn, info, debug, trace)");
             assert_eq!(check_filter(bad), Err(reason));
+        }
+    }
+
+    #[test]
+    fn base_paths_begin_with_a_slash_and_end_with_none() {
+        for (text, path) in [("", ""), ("/", ""), ("/events", "/events"), ("/a/b-1.x_~/", "/a/b-1.x_~")] {
+            assert_eq!(checked_base_path(text).as_deref(), Ok(path), "{text}");
+        }
+        for bad in ["events", "/a//b", "/a/../b", "/.", "/a b", "/a?b", "/\u{e4}", "/%65", "http://h/a"] {
+            assert!(checked_base_path(bad).is_err(), "{bad}");
         }
     }
 

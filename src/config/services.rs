@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytestring::ByteString;
 use percent_encoding::percent_decode_str;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -59,8 +60,12 @@ pub struct ServiceConfig {
     pub secrets: Vec<Secret>,
     /// Names in lower case.
     pub headers: BTreeMap<String, Secret>,
-    /// Whether it gets events whose `source` is its name.
+    /// Whether it gets events whose `source` is its name, or one of its aliases.
     pub echo: bool,
+    /// Further names, by which it calls itself as a source.
+    pub aliases: Vec<String>,
+    /// For the format "envelope": what stands for a source.
+    pub sources: BTreeMap<String, String>,
     pub start_from: StartFrom,
     pub options: DeliveryConfig,
 }
@@ -91,22 +96,39 @@ struct OwnKeys {
     #[serde(deserialize_with = "headers")]
     headers: BTreeMap<String, Secret>,
     echo: bool,
+    aliases: Vec<String>,
+    sources: BTreeMap<String, String>,
     start_from: StartFrom,
 }
 
 impl ServiceConfig {
     /// Whether all is as in `other`, secrets included.
     pub fn is_same(&self, other: &Self) -> bool {
-        let Self { name, url, path, routes, secrets, headers, echo, start_from, options } = self;
+        let Self { name, url, path, routes, aliases, sources, secrets, headers, echo, start_from, options } = self;
         let exposed = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
         let shown = |headers: &BTreeMap<String, Secret>| {
             headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect::<Vec<_>>()
         };
-        (name, url, path, echo, start_from, options)
-            == (&other.name, &other.url, &other.path, &other.echo, &other.start_from, &other.options)
+        (name, url, path, aliases, sources, echo, start_from, options)
+            == (
+                &other.name,
+                &other.url,
+                &other.path,
+                &other.aliases,
+                &other.sources,
+                &other.echo,
+                &other.start_from,
+                &other.options,
+            )
             && format!("{routes:?}") == format!("{:?}", other.routes)
             && exposed(secrets) == exposed(&other.secrets)
             && shown(headers) == shown(&other.headers)
+    }
+
+    /// Of the events of these sources it gets none.
+    pub fn own_sources(&self) -> Vec<ByteString> {
+        let names = [&self.name].into_iter().chain(&self.aliases).filter(|_| !self.echo);
+        names.map(|name| name.as_str().into()).collect()
     }
 
     /// The value of `Authorization` that the user name and password in the URL stand for.
@@ -130,6 +152,8 @@ impl ServiceConfig {
             secrets: self.secrets.iter().skip(1).cloned().collect(),
             headers: self.headers.clone(),
             echo: self.echo,
+            aliases: self.aliases.clone(),
+            sources: self.sources.clone(),
             start_from: self.start_from,
         };
         let mut text = format!("\n[[services]]\nname = \"{}\"\n", self.name);
@@ -198,10 +222,11 @@ pub(super) fn resolve(layers: &mut Layers, urls: &ServiceUrls) -> Result<Vec<Ser
                     known.map_or("is required".to_owned(), |(short, _)| format!("is required, here or in {short}"));
                 error_at(&layers.origins, name, "url", reason)
             })?;
-            let OwnKeys { path, routes, secret, secrets, headers, echo, start_from, url: _ } = own;
+            let OwnKeys { path, routes, secret, secrets, headers, echo, aliases, sources, start_from, url: _ } = own;
             let routes = routes.into_iter().map(|RouteKey(route)| route).collect();
             let secrets = [secret].into_iter().filter(|secret| !secret.is_empty()).chain(secrets).collect();
-            Ok(ServiceConfig { name: name.to_owned(), url, path, routes, secrets, headers, echo, start_from, options })
+            let name = name.to_owned();
+            Ok(ServiceConfig { name, url, path, routes, secrets, headers, echo, aliases, sources, start_from, options })
         })
         .collect()
 }

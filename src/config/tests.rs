@@ -348,6 +348,8 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
         secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         secrets = ["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"]
         headers = { X-Region = "eu" }
+        aliases = ["BILLING_ENGINE"]
+        sources = { api = "EVENT_HANDLER" }
         echo = true
         start_from = 17
         timeout = "30s"
@@ -370,6 +372,11 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
         ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"]
     );
     assert_eq!(billing.headers["x-region"].expose(), "eu");
+    assert_eq!(
+        (billing.sources["api"].as_str(), &billing.own_sources()[..]),
+        ("EVENT_HANDLER", &[][..]),
+        "it has echo"
+    );
     assert_eq!((billing.echo, billing.start_from), (true, StartFrom::Id(17)));
     let DeliveryConfig { timeout, rate, retry_budget, retry_delays, breaker_window, .. } = &billing.options;
     assert_eq!((timeout.get().as_secs(), *rate, *retry_budget), (30, 5.0, 1.0));
@@ -467,7 +474,10 @@ fn errors_of_services_name_them() {
         ("rate = -1", "services.a.rate: must be between 0 and 1000000, not -1"),
         ("rate = nan", "services.a.rate: must be between 0 and 1000000, not NaN"),
         ("tls_key_file = \"k\"", "services.a.tls_key_file: is of no use without tls_cert_file"),
-        ("routes = [\"a*\"]", r#"services.a.routes[0]: "a*": '*' must stand alone for one whole segment"#),
+        (
+            "routes = [\"a*\"]",
+            r#"services.a.routes[0]: "a*": '*' must stand alone for one whole segment, or behind ':' for the rest of it"#,
+        ),
         (
             "path = \"events\"",
             r##"services.a.path: must begin with "/" and be visible ASCII without "#", not "events""##,
@@ -494,7 +504,7 @@ fn errors_of_services_name_them() {
         ("retry_delays = [\"31d\"]", "services.a.retry_delays: must be between 0s and 30d, not 31d"),
         (
             "format = \"xml\"",
-            "services.a.format: unknown variant `xml`, expected one of `json`, `cloudevents-binary`, `cloudevents-structured`",
+            "services.a.format: unknown variant `xml`, expected one of `json`, `envelope`, `cloudevents-binary`, `cloudevents-structured`",
         ),
     ];
     for (option, line) in cases {

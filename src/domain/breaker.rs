@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::Timestamp;
 use super::retry::doubled;
+use super::slow_start::SlowStart;
 use window::CallWindow;
 pub use window::{Counts, Window};
 
@@ -339,23 +340,16 @@ impl Breaker {
 
     /// How many calls may be under way at once, if `max` may when all is well: slow start.
     pub fn concurrency(&self, now: Timestamp, max: usize) -> usize {
-        let (Some(since), true) = (self.closed_since(), max > 1) else { return max };
-        let (passed, whole) = (now.since(since).as_micros(), self.policy.slow_start.as_micros());
-        if passed >= whole {
-            return max;
-        }
-        1 + ((max - 1) as u128 * passed / whole) as usize
+        self.slow_start().map_or(max, |start| start.allowed(now, max))
     }
 
     /// When slow start will allow more than it does at `now`.
     pub fn grows_at(&self, now: Timestamp, max: usize) -> Option<Timestamp> {
-        let since = self.closed_since()?;
-        let allowed = self.concurrency(now, max);
-        if allowed >= max {
-            return None;
-        }
-        let step = (self.policy.slow_start.as_micros() * allowed as u128).div_ceil((max - 1) as u128);
-        Some(since.plus(Duration::from_micros(u64::try_from(step).unwrap_or(u64::MAX))))
+        self.slow_start()?.grows_at(now, max)
+    }
+
+    fn slow_start(&self) -> Option<SlowStart> {
+        Some(SlowStart { since: self.closed_since()?, takes: self.policy.slow_start })
     }
 
     fn closed_since(&self) -> Option<Timestamp> {

@@ -157,6 +157,11 @@ pub enum Verdict {
     Retry {
         retry_after: Option<Duration>,
     },
+    /// Try again: the service is there, but not yet what it is asked for.
+    NotYet,
+    /// The service has too much to do, and asks for this time. It says nothing of the delivery, nor against the
+    /// service.
+    PutOff(Duration),
     Dead(DeadReason),
     /// The service wants no more of this: its route is to be paused, and the delivery kept.
     Gone,
@@ -168,15 +173,38 @@ impl Verdict {
         !matches!(self, Self::Dead(DeadReason::TooLarge | DeadReason::Cancelled))
     }
 
+    /// What the service asked for before the delivery is tried again.
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Retry { retry_after } => retry_after,
+            Self::PutOff(asked) => Some(asked),
+            Self::Delivered | Self::NotYet | Self::Dead(_) | Self::Gone => None,
+        }
+    }
+
     /// Whether the circuit breaker counts it against the service. One that refuses a request is alive.
     pub fn is_failure(self) -> bool {
         matches!(self, Self::Retry { .. })
     }
 }
 
-/// Judges an answer. Redirects are not followed: following could lead anywhere, so they are refusals. Whatever keeps
-/// an answer from coming is a reason to try again.
-pub fn classify(status: u16, retry_after: Option<Duration>) -> Verdict {
+/// Whether a service refuses in a way that says more of the service than of the event: the path is not there, or this
+/// side may not use it.
+pub fn is_refusal_of_all(status: u16) -> bool {
+    matches!(status, 403 | 404)
+}
+
+/// Judges an answer. `retry_after` is what the service asked for, as far as that is obeyed; `spares_404` lets a
+/// path that is not there be tried again.
+///
+/// Redirects are not followed: following could lead anywhere, so they are refusals. Whatever keeps an answer from
+/// coming is a reason to try again.
+pub fn classify(status: u16, retry_after: Option<Duration>, spares_404: bool) -> Verdict {
+    match (status, retry_after) {
+        (429 | 503, Some(asked)) if !asked.is_zero() => return Verdict::PutOff(asked),
+        (404, _) if spares_404 => return Verdict::NotYet,
+        _ => {}
+    }
     match status {
         200..=299 => Verdict::Delivered,
         408 | 425 | 429 | 500..=599 => Verdict::Retry { retry_after },
@@ -218,20 +246,27 @@ mod tests {
 
     #[test]
     fn every_status_has_the_verdict_of_the_contract() {
-        let retry_after = Some(Duration::from_secs(3));
-        for status in 0..=1_000 {
-            let verdict = classify(status, retry_after);
-            let expected = match status {
-                200..300 => Verdict::Delivered,
-                410 => Verdict::Gone,
-                408 | 425 | 429 | 500..600 => Verdict::Retry { retry_after },
-                300..500 => Verdict::Dead(DeadReason::Rejected),
-                _ => Verdict::Retry { retry_after: None },
-            };
-            assert_eq!(verdict, expected, "status {status}");
-            let alive = (200..500).contains(&status) && !matches!(status, 408 | 425 | 429);
-            assert_eq!(verdict.is_failure(), !alive, "status {status}");
+        let asked = Duration::from_secs(3);
+        for retry_after in [None, Some(Duration::ZERO), Some(asked)] {
+            for status in 0..=1_000 {
+                let verdict = classify(status, retry_after, false);
+                let expected = match status {
+                    200..300 => Verdict::Delivered,
+                    410 => Verdict::Gone,
+                    429 | 503 if retry_after == Some(asked) => Verdict::PutOff(asked),
+                    408 | 425 | 429 | 500..600 => Verdict::Retry { retry_after },
+                    300..500 => Verdict::Dead(DeadReason::Rejected),
+                    _ => Verdict::Retry { retry_after: None },
+                };
+                assert_eq!(verdict, expected, "status {status}");
+                let alive = (200..500).contains(&status) && !matches!(status, 408 | 425 | 429);
+                let is_failure = !alive && !matches!(verdict, Verdict::PutOff(_));
+                assert_eq!(verdict.is_failure(), is_failure, "status {status}");
+                let spared = classify(status, retry_after, true);
+                assert_eq!(spared, if status == 404 { Verdict::NotYet } else { expected }, "status {status}");
+            }
         }
+        assert!(!Verdict::NotYet.is_failure());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::key_order::{Admitted, KeyOrder};
 use super::priority::{Lane, LanePolicy, OldestWaits, PriorityScheduler};
 use super::rate::{RateLimit, TokenBucket};
 use super::retry::{RetryBudget, RetryBudgetPolicy};
+use super::slow_start::SlowStart;
 
 /// One delivery to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +86,10 @@ pub enum Hold {
     Rate,
     /// Only retries wait, and the retry budget is spent.
     Budget,
+    /// The service has asked for time.
+    RetryAfter,
+    /// This machine has no room for another connection.
+    Resources,
 }
 
 impl Hold {
@@ -98,6 +103,8 @@ impl Hold {
             Self::Concurrency => "concurrency",
             Self::Rate => "rate",
             Self::Budget => "budget",
+            Self::RetryAfter => "retry_after",
+            Self::Resources => "resources",
         }
     }
 }
@@ -163,6 +170,8 @@ pub struct Dispatcher {
     /// The lane of each that is in hand.
     in_hand: HashMap<EventId, Lane>,
     counts: [usize; Lane::COUNT],
+    /// The last rest that was imposed from outside: until when, and why. Afterwards it begins gently.
+    rest: Option<(Timestamp, Hold)>,
     paused: bool,
     draining: bool,
 }
@@ -184,6 +193,7 @@ impl Dispatcher {
             in_flight: HashMap::new(),
             in_hand: HashMap::new(),
             counts: [0; Lane::COUNT],
+            rest: None,
             paused: false,
             draining: false,
             policy,
@@ -261,8 +271,11 @@ impl Dispatcher {
             return Err((Hold::Empty, None));
         }
         self.breaker.check().map_err(|refusal| (Hold::Breaker, refusal.retry_at))?;
+        if let Some((until, why)) = self.rests(now) {
+            return Err((why, Some(until)));
+        }
         if self.in_flight.len() >= self.concurrency(now) {
-            return Err((Hold::Concurrency, self.breaker.grows_at(now, self.policy.concurrency.max(1))));
+            return Err((Hold::Concurrency, self.grows_at(now)));
         }
         if let Some(bucket) = &self.bucket {
             bucket.check(now).map_err(|at| (Hold::Rate, Some(at)))?;
@@ -314,7 +327,7 @@ impl Dispatcher {
                 next.into_iter().for_each(|next| self.enqueue(next));
                 Vec::new()
             }
-            (Some(key), Verdict::Retry { .. } | Verdict::Gone) => {
+            (Some(key), Verdict::Retry { .. } | Verdict::NotYet | Verdict::PutOff(_) | Verdict::Gone) => {
                 let ids = self.keys.fail(key);
                 ids.into_iter().filter_map(|id| self.behind.remove(&id)).collect()
             }
@@ -335,6 +348,21 @@ impl Dispatcher {
         self.counts[job.lane.index()] += 1;
         self.enqueue(job);
         true
+    }
+
+    /// As [`Self::cancelled`]; besides, nothing more is sent before `until`, for the reason `why`, and little at first
+    /// afterwards. Whether there was such a delivery.
+    pub fn put_off(&mut self, id: EventId, until: Timestamp, why: Hold) -> bool {
+        let was_in_flight = self.cancelled(id);
+        if was_in_flight && self.rest.is_none_or(|(earlier, _)| earlier < until) {
+            self.rest = Some((until, why));
+        }
+        was_in_flight
+    }
+
+    /// Until when, and why, it rests at `now` because something outside of it says so.
+    pub fn rests(&self, now: Timestamp) -> Option<(Timestamp, Hold)> {
+        self.rest.filter(|(until, _)| now < *until)
     }
 
     /// Hands back all that is in hand and not in flight, in the order of ids.
@@ -378,8 +406,9 @@ impl Dispatcher {
         self.breaker.force_close()
     }
 
-    /// The breaker begins anew, closed.
+    /// The breaker begins anew, closed; a rest ends.
     pub fn reset(&mut self) -> Option<Transition> {
+        self.rest = None;
         self.breaker.reset()
     }
 
@@ -417,7 +446,20 @@ impl Dispatcher {
     }
 
     fn concurrency(&self, now: Timestamp) -> usize {
-        self.breaker.concurrency(now, self.policy.concurrency.max(1))
+        let max = self.policy.concurrency.max(1);
+        let after_rest = self.rest.map_or(max, |(until, _)| self.slow_start(until).allowed(now, max));
+        self.breaker.concurrency(now, max).min(after_rest)
+    }
+
+    /// When the concurrency will be more than it is at `now`, as far as only time keeps it from growing.
+    fn grows_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let max = self.policy.concurrency.max(1);
+        let after_rest = self.rest.and_then(|(until, _)| self.slow_start(until).grows_at(now, max));
+        self.breaker.grows_at(now, max).into_iter().chain(after_rest).min()
+    }
+
+    fn slow_start(&self, since: Timestamp) -> SlowStart {
+        SlowStart { since, takes: self.policy.breaker.slow_start }
     }
 
     fn oldest_waits(&self, now: Timestamp, with_retries: bool) -> OldestWaits {

@@ -79,6 +79,38 @@ fn no_more_are_in_flight_than_may_be() {
 }
 
 #[test]
+fn what_is_put_off_costs_nothing_and_begins_gently() {
+    let retry = Job { attempt: 2, ..keyed(1, "a") };
+    let mut dispatcher = loaded(POLICY, [retry.clone(), keyed(2, "a"), job(3), job(4), job(5)]);
+    assert_eq!(send(&mut dispatcher, at(0)).0, [1, 3, 4]);
+    assert!(dispatcher.put_off(3, at(4), Hold::RetryAfter) && dispatcher.put_off(1, at(2), Hold::RetryAfter));
+    assert!(!dispatcher.put_off(1, at(9), Hold::RetryAfter), "it is not in flight any more");
+    finish(&mut dispatcher, 4, Verdict::Delivered, at(1));
+    assert_eq!(send(&mut dispatcher, at(1)), (vec![], Hold::RetryAfter, Some(at(4))));
+    assert_eq!(dispatcher.rests(at(3)), Some((at(4), Hold::RetryAfter)));
+    let figures = dispatcher.breaker().figures(at(1));
+    assert_eq!((figures.window.calls, figures.consecutive), (1, 0), "only what was delivered");
+    assert_eq!(send(&mut dispatcher, at(4)), (vec![1], Hold::Concurrency, Some(at(6))), "one first, as it was");
+    assert_eq!(send(&mut dispatcher, at(6)), (vec![3], Hold::Concurrency, Some(at(8))));
+    assert_eq!(send(&mut dispatcher, at(8)).0, [5]);
+}
+
+#[test]
+fn a_probe_that_is_put_off_is_made_again() {
+    let mut dispatcher = loaded(POLICY, (1..=4).map(job));
+    assert_eq!(send(&mut dispatcher, at(0)).0, [1, 2, 3]);
+    for id in 1..=3 {
+        finish(&mut dispatcher, id, RETRY, at(0));
+    }
+    assert_eq!(send(&mut dispatcher, at(2)).0, [4], "half open");
+    assert!(dispatcher.put_off(4, at(5), Hold::RetryAfter));
+    assert_eq!(send(&mut dispatcher, at(4)), (vec![], Hold::RetryAfter, Some(at(5))));
+    assert_eq!(send(&mut dispatcher, at(5)).0, [4]);
+    let closed = finish(&mut dispatcher, 4, Verdict::Delivered, at(5)).transition.expect("a transition");
+    assert_eq!(closed.to, BreakerState::Closed);
+}
+
+#[test]
 fn a_failing_key_gives_back_its_followers_and_holds_back_nobody_else() {
     let mut dispatcher = loaded(POLICY, [keyed(1, "a"), keyed(2, "a"), keyed(3, "b"), keyed(4, "a"), keyed(5, "b")]);
     assert_eq!(dispatcher.offer(keyed(6, "a")), Offered::HeldBack);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytestring::ByteString;
 
 use super::name::EventName;
-use super::pattern::Pattern;
+use super::pattern::{Pattern, stem};
 
 /// Stable handle of a pattern in a [`PatternIndex`] while the pattern is in use.
 pub type TopicId = usize;
@@ -28,6 +28,8 @@ struct Topic {
 #[derive(Debug, Default)]
 struct Node {
     children: HashMap<Box<str>, Node>,
+    /// By what a segment has to begin with; each ends with `:`.
+    prefixes: HashMap<Box<str>, Node>,
     star: Option<Box<Node>>,
     /// The pattern that ends here.
     here: Option<TopicId>,
@@ -121,7 +123,10 @@ impl Node {
             node = match segment {
                 ">" => return &mut node.tail,
                 "*" => node.star.get_or_insert_default(),
-                _ => node.children.entry(segment.into()).or_default(),
+                _ => match stem(segment) {
+                    Some(stem) => node.prefixes.entry(stem.into()).or_default(),
+                    None => node.children.entry(segment.into()).or_default(),
+                },
             };
         }
         &mut node.here
@@ -133,7 +138,10 @@ impl Node {
             node = match segment {
                 ">" => return node.tail,
                 "*" => node.star.as_deref()?,
-                _ => node.children.get(segment)?,
+                _ => match stem(segment) {
+                    Some(stem) => node.prefixes.get(stem)?,
+                    None => node.children.get(segment)?,
+                },
             };
         }
         node.here
@@ -146,7 +154,7 @@ impl Node {
             return;
         };
         self.tail.into_iter().for_each(&mut *found);
-        if self.star.is_none() && self.children.is_empty() {
+        if self.star.is_none() && self.children.is_empty() && self.prefixes.is_empty() {
             return;
         }
         let (segment, rest) = match rest.split_once('.') {
@@ -155,6 +163,10 @@ impl Node {
         };
         if let Some(child) = self.children.get(segment) {
             child.walk(rest, found);
+        }
+        if !self.prefixes.is_empty() {
+            let stems = memchr::memchr_iter(b':', segment.as_bytes()).map(|colon| &segment[..=colon]);
+            stems.filter_map(|stem| self.prefixes.get(stem)).for_each(|prefix| prefix.walk(rest, found));
         }
         if let Some(star) = &self.star {
             star.walk(rest, found);
@@ -176,19 +188,27 @@ impl Node {
                 }
             }
             [segment, rest @ ..] => {
-                let emptied = self.children.get_mut(*segment).is_some_and(|child| {
+                let (nodes, name) = match stem(segment) {
+                    Some(stem) => (&mut self.prefixes, stem),
+                    None => (&mut self.children, *segment),
+                };
+                let emptied = nodes.get_mut(name).is_some_and(|child| {
                     child.remove(rest);
                     child.is_empty()
                 });
                 if emptied {
-                    self.children.remove(*segment);
+                    nodes.remove(name);
                 }
             }
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.star.is_none() && self.here.is_none() && self.tail.is_none()
+        self.children.is_empty()
+            && self.prefixes.is_empty()
+            && self.star.is_none()
+            && self.here.is_none()
+            && self.tail.is_none()
     }
 }
 
@@ -206,7 +226,7 @@ mod tests {
     }
 
     fn segment() -> impl Strategy<Value = &'static str> {
-        prop::sample::select(vec!["a", "b", "c", "$sys"])
+        prop::sample::select(vec!["a", "b", "c", "$sys", "a:", "a:x", "a:b:", "a:b:x"])
     }
 
     fn name() -> impl Strategy<Value = EventName> {
@@ -214,7 +234,7 @@ mod tests {
     }
 
     fn pattern() -> impl Strategy<Value = Pattern> {
-        let segment = prop_oneof![3 => segment(), 1 => Just("*")];
+        let segment = prop_oneof![3 => segment(), 1 => Just("*"), 1 => Just("a:*"), 1 => Just("a:b:*")];
         (prop::collection::vec(segment, 0..4), any::<bool>()).prop_map(|(mut segments, tail)| {
             if tail || segments.is_empty() {
                 segments.push(">");
@@ -259,7 +279,7 @@ mod tests {
     #[test]
     fn leaves_nothing_behind() {
         let mut index = PatternIndex::default();
-        let patterns = ["a.*.b", "a.>", "x.y", ">", "*"];
+        let patterns = ["a.*.b", "a.>", "x.y", ">", "*", "a:*", "a:b:*.c"];
         let ids = patterns.map(|p| index.insert(&Pattern::parse(p).expect("a valid pattern")));
         for id in ids {
             assert!(index.remove(id));

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use super::event::{EventId, Timestamp};
+use super::event::{EventId, NewEvent, Timestamp};
 
 /// Which log it is: a UUID, made with the store. Together with an id it names an event as no other log does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,8 +16,7 @@ pub struct LogId(u128);
 impl LogId {
     /// A new one, of random bits (RFC 9562, version 4).
     pub fn new(random: u128) -> Self {
-        const VERSION_AND_VARIANT: u128 = 0xf000 << 64 | 0b11 << 62;
-        Self(random & !VERSION_AND_VARIANT | 0x4000 << 64 | 0b10 << 62)
+        Self::of_version(random, 4)
     }
 
     /// Reads what `Display` has written, in lower or upper case.
@@ -29,6 +28,18 @@ impl LogId {
         let digits: String = text.split('-').collect();
         let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         u128::from_str_radix(&digits, 16).ok().filter(|_| is_hex).map(Self)
+    }
+
+    /// The UUID of an event: no event of another log has the same (RFC 9562, version 5: `sha1` is the SHA-1 of
+    /// [these bytes](Self::to_bytes) and the id in decimal).
+    pub fn event_uuid(sha1: [u8; 20]) -> impl fmt::Display {
+        let [bytes @ .., _, _, _, _] = sha1;
+        Self::of_version(u128::from_be_bytes(bytes), 5)
+    }
+
+    fn of_version(bits: u128, version: u128) -> Self {
+        const VERSION_AND_VARIANT: u128 = 0xf000 << 64 | 0b11 << 62;
+        Self(bits & !VERSION_AND_VARIANT | version << 76 | 0b10 << 62)
     }
 
     /// The bytes of the UUID, as RFC 9562 orders them.
@@ -114,6 +125,43 @@ pub fn resume_after(seen: &Seen, found: &Found, verdict: Verdict) -> Option<Even
         Verdict::Another => found.last < seen.last,
     };
     is_due.then(|| seen.last.max(found.last).saturating_add(MARGIN))
+}
+
+/// A log that goes on after it was set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// Its identity from now on.
+    pub log: LogId,
+    /// The identity under which it was known, if that was another.
+    pub previous: Option<LogId>,
+    /// The newest event that the store had.
+    pub last: EventId,
+    /// The newest event that was known.
+    pub known: EventId,
+    /// The next event has the id after this.
+    pub after: EventId,
+}
+
+impl Restored {
+    /// What follows from `seen` and `found`; a log that forked is called `new` from now on. None: the log goes on.
+    pub fn decide(seen: &Seen, found: &Found, new: LogId) -> Option<Self> {
+        let verdict = judge(seen, found);
+        let after = resume_after(seen, found, verdict)?;
+        let log = if verdict == Verdict::Forked { new } else { found.log };
+        let previous = Some(seen.log).filter(|previous| *previous != log);
+        Some(Self { log, previous, last: found.last, known: seen.last, after })
+    }
+
+    /// `$sys.log.restored`, the first event after it.
+    pub fn event(&self) -> NewEvent {
+        let Self { log, previous, last, known, after } = self;
+        let previous = previous.map_or("null".to_owned(), |previous| format!("\"{previous}\""));
+        let first = after + 1;
+        let payload = format!(
+            r#"{{"log_id":"{log}","previous_log_id":{previous},"last_id":{last},"known_last_id":{known},"first_id":{first}}}"#
+        );
+        NewEvent::own("$sys.log.restored", payload)
+    }
 }
 
 #[cfg(test)]

@@ -23,3 +23,4 @@ pub mod rate;
 pub mod restart;
 pub mod retry;
 pub mod routes;
+pub mod slow_start;

@@ -75,7 +75,7 @@ pub enum NameError {
     OuterWhitespace,
     #[error("must not have an empty segment (single dots separate segments)")]
     EmptySegment,
-    #[error("'*' must stand alone for one whole segment")]
+    #[error("'*' must stand alone for one whole segment, or behind ':' for the rest of it")]
     PartialStar,
     #[error("'>' must stand alone as the last segment")]
     MisplacedTail,

@@ -6,7 +6,8 @@ use bytestring::ByteString;
 
 use super::name::{EventName, NameError, SYSTEM_PREFIX, check_length, check_text};
 
-/// An event name in which `*` stands for exactly one segment and a last segment `>` for one or more.
+/// An event name in which `*` stands for exactly one segment, or behind a `:` for the rest of its segment, and a last
+/// segment `>` for one or more.
 ///
 /// Wildcards never reach the Event Handler's own events: only a pattern whose first segment is
 /// literally `$sys` matches names beginning with `$sys.`.
@@ -21,7 +22,10 @@ impl Pattern {
         check_text(&pattern)?;
         let mut segments = pattern.split('.').peekable();
         while let Some(segment) = segments.next() {
-            if segment.contains('*') && segment != "*" {
+            if segment.strip_suffix('*').unwrap_or(segment).contains('*') {
+                return Err(NameError::PartialStar);
+            }
+            if segment.ends_with('*') && segment != "*" && stem(segment).is_none() {
                 return Err(NameError::PartialStar);
             }
             if segment.contains('>') && (segment != ">" || segments.peek().is_some()) {
@@ -48,7 +52,7 @@ impl Pattern {
 
     /// Whether the pattern is the name of one event.
     pub fn is_exact(&self) -> bool {
-        !self.segments().any(|s| matches!(s, "*" | ">"))
+        !self.0.contains(['*', '>'])
     }
 
     /// Whether the pattern matches every event but the Event Handler's own.
@@ -75,7 +79,7 @@ impl Pattern {
             match (pattern.next(), segments.next()) {
                 (Some(">"), Some(_)) => return wildcard_allowed,
                 (Some("*"), Some(_)) if wildcard_allowed => {}
-                (Some(p), Some(s)) if p == s => {}
+                (Some(p), Some(s)) if p == s || stem(p).is_some_and(|stem| s.starts_with(stem)) => {}
                 (None, None) => return true,
                 _ => return false,
             }
@@ -93,7 +97,8 @@ impl Pattern {
                 (Some(">"), Some(_)) => return wildcard_allowed,
                 (_, Some(">")) => return false,
                 (Some("*"), Some(_)) if wildcard_allowed => {}
-                (Some(w), Some(n)) if w == n => {}
+                // The text of a narrower prefix begins like the names that it matches.
+                (Some(w), Some(n)) if w == n || stem(w).is_some_and(|stem| n.starts_with(stem)) => {}
                 (None, None) => return true,
                 _ => return false,
             }
@@ -104,6 +109,11 @@ impl Pattern {
     pub(super) fn segments(&self) -> impl Iterator<Item = &str> {
         self.0.split('.')
     }
+}
+
+/// What names have to begin with in a segment such as `lot:*`; it ends with `:`.
+pub(super) fn stem(segment: &str) -> Option<&str> {
+    segment.strip_suffix('*').filter(|stem| stem.ends_with(':'))
 }
 
 impl From<EventName> for Pattern {
@@ -151,6 +161,28 @@ mod tests {
     }
 
     #[test]
+    fn a_star_behind_a_colon_is_the_rest_of_its_segment() {
+        assert!(matches("lot:*", "lot:created") && matches("lot:*", "lot:bid:placed"));
+        assert!(matches("lot:bid:*", "lot:bid:placed") && !matches("lot:bid:*", "lot:created"));
+        assert!(!matches("lot:*", "lot") && !matches("lot:*", "lots:created") && !matches("lot:*", "lot:a.b"));
+        assert!(matches("eu.lot:*.won", "eu.lot:7.won") && matches("eu.lot:*.>", "eu.lot:7.a.b"));
+        assert!(matches("*", "lot:created") && !matches("$sys:*", "$sys.service.opened"));
+        let covers = |wide: &'static str, narrow: &'static str| {
+            Pattern::parse(wide).unwrap().covers(&Pattern::parse(narrow).unwrap())
+        };
+        for (wide, narrow) in
+            [("lot:*", "lot:bid:*"), ("lot:*", "lot:bid"), ("lot:*", "lot:*"), ("*", "lot:*"), (">", "lot:*.a")]
+        {
+            assert!(covers(wide, narrow), "{wide} covers {narrow}");
+        }
+        for (wide, narrow) in
+            [("lot:bid:*", "lot:*"), ("lot:*", "*"), ("lot:*", ">"), ("lot:*", "lot:a.b"), ("lot:a", "lot:*")]
+        {
+            assert!(!covers(wide, narrow), "{wide} does not cover {narrow}");
+        }
+    }
+
+    #[test]
     fn wildcards_do_not_reach_the_systems_own_events() {
         assert!(!matches(">", "$sys.service.opened"));
         assert!(!matches("*.service.opened", "$sys.service.opened"));
@@ -165,6 +197,11 @@ mod tests {
         for (pattern, error) in [
             ("a.b*", NameError::PartialStar),
             ("**", NameError::PartialStar),
+            ("lot:**", NameError::PartialStar),
+            ("lot:*x", NameError::PartialStar),
+            ("*:*", NameError::PartialStar),
+            ("lot*", NameError::PartialStar),
+            ("lot:>", NameError::MisplacedTail),
             (">.a", NameError::MisplacedTail),
             ("a.>b", NameError::MisplacedTail),
             ("a.>.b", NameError::MisplacedTail),
@@ -180,13 +217,19 @@ mod tests {
         let prefix = |p: &str| Pattern::parse(p.to_owned()).map(|p| p.literal_prefix().to_owned());
         assert_eq!(prefix("auction.*.bid").as_deref(), Ok("auction."));
         assert_eq!(prefix("auction.7").as_deref(), Ok("auction.7"));
+        assert_eq!(prefix("a.lot:*.b").as_deref(), Ok("a.lot:"));
         assert_eq!(prefix(">").as_deref(), Ok(""));
     }
 
     /// A few names of each length that `pattern` matches, wildcards filled in with segments that occur nowhere else,
     /// and with some that do.
     fn samples(pattern: &Pattern) -> Vec<EventName> {
-        let fillers = [&["new", "other", "rare", "odd"][..], &["a", "$sys", "b", "a"], &["$sys", "a", "a", "b"]];
+        let fillers = [
+            &["new", "other", "rare", "odd"][..],
+            &["a", "$sys", "b", "a"],
+            &["$sys", "a", "a", "b"],
+            &["a:", "a:b:", "a:b:x", "a:x"],
+        ];
         let mut names = Vec::new();
         for (filler, tail) in fillers.iter().flat_map(|filler| (1..=4).map(move |tail| (filler, tail))) {
             let segments = pattern.segments().enumerate().flat_map(|(place, segment)| match segment {
@@ -194,7 +237,10 @@ mod tests {
                 ">" => filler[..tail].to_vec(),
                 literal => vec![literal],
             });
-            names.push(EventName::parse(segments.collect::<Vec<_>>().join(".")).expect("valid segments"));
+            let name = segments.collect::<Vec<_>>().join(".");
+            // The rest of a segment: any, none, and some that reach further prefixes.
+            let rests = if name.contains('*') { &["x", "", "b:y", "b:"][..] } else { &[""] };
+            names.extend(rests.iter().map(|rest| EventName::parse(name.replace('*', rest)).expect("valid segments")));
         }
         names.retain(|name| pattern.matches(name));
         names
@@ -205,8 +251,8 @@ mod tests {
 
         #[test]
         fn covering_is_matching_whatever_the_other_matches(
-            wide in "(a|b|\\*|\\$sys)(\\.(a|b|\\*)){0,3}(\\.>)?|>",
-            narrow in "(a|b|\\*|\\$sys)(\\.(a|b|\\*)){0,3}(\\.>)?|>",
+            wide in "(a|b|\\*|\\$sys|a:x|a:\\*|a:b:\\*)(\\.(a|b|\\*|a:b:|a:\\*|a:b:\\*)){0,3}(\\.>)?|>",
+            narrow in "(a|b|\\*|\\$sys|a:x|a:\\*|a:b:\\*)(\\.(a|b|\\*|a:b:|a:\\*|a:b:\\*)){0,3}(\\.>)?|>",
         ) {
             let (wide, narrow) = (Pattern::parse(wide).unwrap(), Pattern::parse(narrow).unwrap());
             let all = samples(&narrow).iter().all(|name| wide.matches(name));

@@ -35,7 +35,7 @@ pub enum RetryVerdict {
 
 impl RetrySchedule {
     /// Decides after `attempts_made` failed attempts (the first included). What the service asked for in `Retry-After`
-    /// is a lower bound, up to the cap; `jitter` is in `[0, 1)`.
+    /// is a lower bound, as far as it is [obeyed](Self::obeyed); `jitter` is in `[0, 1)`.
     pub fn next(&self, attempts_made: u32, retry_after: Option<Duration>, jitter: f64) -> RetryVerdict {
         if attempts_made >= self.max_attempts {
             return RetryVerdict::Exhausted;
@@ -48,7 +48,12 @@ impl RetrySchedule {
                 None => return RetryVerdict::Exhausted,
             },
         };
-        RetryVerdict::After(delay.max(retry_after.unwrap_or_default().min(self.retry_after_cap)))
+        RetryVerdict::After(delay.max(self.obeyed(retry_after).unwrap_or_default()))
+    }
+
+    /// As much of what the service asked for in `Retry-After` as it gets.
+    pub fn obeyed(&self, retry_after: Option<Duration>) -> Option<Duration> {
+        retry_after.map(|asked| asked.min(self.retry_after_cap))
     }
 }
 

@@ -22,11 +22,10 @@ pub struct Selector {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     pub service: ServiceId,
-    pub name: ByteString,
     /// Any of these.
     pub selectors: Vec<Selector>,
-    /// Whether it also gets the events whose source is its own name.
-    pub echo: bool,
+    /// Of the events of these sources it gets none: they are its own.
+    pub own_sources: Vec<ByteString>,
 }
 
 /// The routes of all services; the cost of a look-up does not depend on the routes that do not match.
@@ -55,7 +54,7 @@ impl Route {
     /// Whether a replay may send `event`: not what the service has published itself, nor what the filters of all
     /// selectors that match its name keep back. What matches none of them was asked for by name.
     pub fn allows_replay_of(&self, event: &Event) -> bool {
-        let own = !self.echo && self.name == event.source;
+        let own = self.own_sources.contains(&event.source);
         let mut named = self.selectors.iter().filter(|selector| selector.event.matches(&event.name)).peekable();
         let passes = |selector: &Selector| selector.filter.as_ref().is_none_or(|filter| filter.matches(&event.payload));
         !own && (named.peek().is_none() || named.any(passes))
@@ -98,7 +97,7 @@ impl Routes {
         self.index.for_each_match(&event.name, |topic| {
             for &(at, filter) in &self.subscribers[topic] {
                 let route = &self.routes[at];
-                let own = !route.echo && route.name == event.source;
+                let own = route.own_sources.contains(&event.source);
                 if own || seen.contains(&at) {
                     continue;
                 }
@@ -141,7 +140,8 @@ mod tests {
     fn route(service: ServiceId, name: &str, patterns: &[&str], echo: bool) -> Route {
         let selectors =
             patterns.iter().map(|p| Selector::all_of(Pattern::parse((*p).to_owned()).expect("a pattern"))).collect();
-        Route { service, name: name.to_owned().into(), selectors, echo }
+        let own_sources = if echo { Vec::new() } else { vec![name.to_owned().into()] };
+        Route { service, selectors, own_sources }
     }
 
     fn filtered(pattern: &str, filter: &str) -> Selector {

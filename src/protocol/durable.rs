@@ -6,10 +6,11 @@ use super::error::{ApiError, ErrorCode};
 use super::event_json::full_frame_text;
 use super::frame::Subscribed;
 use super::raw_object::RawObject;
-use super::request::{Envelope, RequestId, Start, envelope, filter, pattern, start};
+use super::request::{Envelope, RequestId, Start, envelope, filter, log, pattern, start};
 use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
+use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
 
 /// Longest name of a durable subscription, in bytes.
@@ -31,6 +32,8 @@ pub struct JoinRequest {
     pub filter: Option<Filter>,
     /// Where it begins if it is new.
     pub start: Start,
+    /// The log that the member has seen.
+    pub log: Option<LogId>,
     pub policy: PolicyRequest,
 }
 
@@ -111,7 +114,8 @@ pub fn join_request(object: &RawObject<'_>, name: String) -> Result<JoinRequest,
         max_in_flight: whole(object, "max_in_flight", 1, MAX_IN_FLIGHT)?,
         max_deliver: whole(object, "max_deliver", 0, MAX_DELIVER)?,
     };
-    Ok(JoinRequest { name, pattern: pattern(object)?, filter: filter(object)?, start: start(object)?, policy })
+    let (start, log) = (start(object)?, log(object)?);
+    Ok(JoinRequest { name, pattern: pattern(object)?, filter: filter(object)?, start, log, policy })
 }
 
 /// One of `ack`, `nack`, `extend` and `reject`; none if `action` is another.
@@ -274,7 +278,7 @@ mod tests {
             (r#""ack_wait_ms":40"#, 40),
         ] {
             let json = format!(r#"{{"event_name":"a.>","durable":"b-1","max_in_flight":3,"max_deliver":0,{wait}}}"#);
-            let JoinRequest { name, pattern, filter: _, start, policy } = join(&json).expect(wait);
+            let JoinRequest { name, pattern, filter: _, start, log: _, policy } = join(&json).expect(wait);
             assert_eq!((&*name, pattern.as_str(), start), ("b-1", "a.>", Start::Now));
             let ack_wait = Some(Duration::from_millis(expected));
             assert_eq!(policy, PolicyRequest { ack_wait, max_in_flight: Some(3), max_deliver: Some(0) });

@@ -52,12 +52,13 @@ error_codes! {
     ScheduleNotFound "schedule_not_found" 404 "No schedule has this id; it is unknown, was cancelled, or was due.";
     DurableNotFound "durable_not_found" 404 "There is no durable subscription of this name.";
     MethodNotAllowed "method_not_allowed" 405 "The path exists, but not with this method; `Allow` names those it has.";
-    RequestTimeout "request_timeout" 408 "The body did not arrive in time.";
+    RequestTimeout "request_timeout" 408 "The request did not arrive in time.";
     JobNotRunning "job_not_running" 409 "The job is done or cancelled already.";
     DurableMismatch "durable_mismatch" 409 "The durable subscription exists with another pattern or filter; `data.event_name` and `data.filter` have them for those who may subscribe to it.";
     BodyTooLarge "body_too_large" 413 "The body is longer than the limit in `data.limit_bytes`.";
     UnsupportedMediaType "unsupported_media_type" 415 "The content type or encoding is not one of those in `data.supported`.";
     UpgradeRequired "upgrade_required" 426 "The path speaks WebSocket only.";
+    HeadTooLarge "head_too_large" 431 "The request line and headers are longer than 128 KiB.";
     InvalidField "invalid_field" 422 "The field named in `data.field` has an invalid value.";
     MissingField "missing_field" 422 "The field named in `data.field` is required.";
     UnknownField "unknown_field" 422 "The field named in `data.field` does not exist; `data.known` lists those that do.";

@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+
 use super::close::CloseReason;
 use super::error::ApiError;
 use super::request::{Envelope, RequestId};
 use crate::domain::event::{AppendOutcome, EventId, Timestamp};
 use crate::domain::filter::Filter;
+use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
 
 /// What a client is told about a subscription that now stands.
@@ -20,15 +23,18 @@ pub struct Subscribed {
     pub recovered: bool,
     /// The oldest retained event, told when not recovered.
     pub earliest_id: EventId,
+    /// Which log the ids are of.
+    pub log: Option<LogId>,
 }
 
 /// The reply to a subscribe request.
 pub fn subscribed(id: &RequestId, pattern: &Pattern, filter: Option<&Filter>, state: Subscribed) -> String {
-    let Subscribed { last_id, recovered, earliest_id } = state;
+    let Subscribed { last_id, recovered, earliest_id, log } = state;
     let filter = member(filter);
     let earliest = if recovered { String::new() } else { format!(r#","earliest_id":{earliest_id}"#) };
+    let log = log.map(|log| format!(r#","log_id":"{log}""#)).unwrap_or_default();
     format!(
-        r#"{{"id":{id},"type":"subscribed","event_name":"{pattern}"{filter},"last_id":{last_id},"recovered":{recovered}{earliest}}}"#
+        r#"{{"id":{id},"type":"subscribed","event_name":"{pattern}"{filter},"last_id":{last_id},"recovered":{recovered}{earliest}{log}}}"#
     )
 }
 
@@ -63,11 +69,10 @@ pub fn expiring(left: Duration) -> String {
 }
 
 /// The reply to a ping in JSON.
-pub fn pong(id: Option<&RequestId>) -> String {
-    match id {
-        Some(id) => format!(r#"{{"id":{id},"type":"pong"}}"#),
-        None => r#"{"type":"pong"}"#.to_owned(),
-    }
+pub fn pong(id: Option<&RequestId>, timestamp: Option<&RawValue>) -> String {
+    let id = id.map(|id| format!(r#""id":{id},"#)).unwrap_or_default();
+    let timestamp = timestamp.map(|timestamp| format!(r#","timestamp":{timestamp}"#)).unwrap_or_default();
+    format!(r#"{{{id}"type":"pong"{timestamp}}}"#)
 }
 
 /// The reply to a list request.
@@ -81,7 +86,7 @@ pub fn list<'a>(
         .map(|(pattern, envelope, filter)| {
             let envelope = match envelope {
                 Envelope::Plain => "plain",
-                Envelope::Full => "full",
+                Envelope::Full | Envelope::Unnamed => "full",
             };
             format!(r#"{{"envelope":"{envelope}","event_name":"{pattern}"{}}}"#, member(filter))
         })
@@ -117,15 +122,20 @@ mod tests {
     fn spells_replies_as_the_protocol_says() {
         let id: RequestId = serde_json::from_str("7").expect("JSON");
         let pattern = Pattern::parse("user.*").expect("valid");
-        let state = Subscribed { last_id: 57, recovered: true, earliest_id: 1 };
+        let state = Subscribed {
+            last_id: 57,
+            recovered: true,
+            earliest_id: 1,
+            log: LogId::parse("10e8a1c2-0000-4000-8000-000000000000"),
+        };
         let filter = Filter::parse(r#"{"a": [1e400]}"#).expect("valid");
         assert_eq!(
             subscribed(&id, &pattern, None, state),
-            r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":true}"#
+            r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":true,"log_id":"10e8a1c2-0000-4000-8000-000000000000"}"#
         );
         assert_eq!(
             subscribed(&id, &pattern, None, Subscribed { recovered: false, earliest_id: 9, ..state }),
-            r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":false,"earliest_id":9}"#
+            r#"{"id":7,"type":"subscribed","event_name":"user.*","last_id":57,"recovered":false,"earliest_id":9,"log_id":"10e8a1c2-0000-4000-8000-000000000000"}"#
         );
         assert_eq!(
             list(

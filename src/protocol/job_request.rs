@@ -74,6 +74,42 @@ impl JobRequest {
     }
 }
 
+/// Whose deliveries another service is to get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoveRequest {
+    pub from: String,
+    pub to: String,
+    /// Count, and do nothing.
+    pub dry_run: bool,
+}
+
+impl MoveRequest {
+    /// Reads the body of `POST /admin/deliveries/move`.
+    pub fn parse(json: &[u8]) -> Result<Self, ApiError> {
+        let object = RawObject::parse(json, "body")?;
+        object.check(&["from", "to", "dry_run"], true)?;
+        let text = |field| object.required_text(field).map(Into::into);
+        Ok(Self { from: text("from")?, to: text("to")?, dry_run: flag(&object, "dry_run")? })
+    }
+}
+
+/// Whose deliveries nobody is to get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CancelRequest {
+    pub service: String,
+    /// Count, and do nothing.
+    pub dry_run: bool,
+}
+
+impl CancelRequest {
+    /// Reads the body of `POST /admin/deliveries/cancel`.
+    pub fn parse(json: &[u8]) -> Result<Self, ApiError> {
+        let object = RawObject::parse(json, "body")?;
+        object.check(&["service", "dry_run"], true)?;
+        Ok(Self { service: object.required_text("service")?.into(), dry_run: flag(&object, "dry_run")? })
+    }
+}
+
 fn is_given(object: &RawObject<'_>, field: &str) -> bool {
     object.raw(field).is_some_and(|raw| raw != "null")
 }

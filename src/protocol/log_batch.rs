@@ -42,8 +42,8 @@ pub struct LogEvent {
     pub event: Event,
     plain: OnceLock<Bytes>,
     full: OnceLock<Bytes>,
-    /// Plain and full; few events have readers of this kind.
-    sse: OnceLock<Box<[OnceLock<Bytes>; 2]>>,
+    /// For each envelope; few events have readers of this kind.
+    sse: OnceLock<Box<[OnceLock<Bytes>; Envelope::COUNT]>>,
 }
 
 impl LogEvent {
@@ -53,7 +53,7 @@ impl LogEvent {
             (Wire::WebSocket | Wire::Lines, Envelope::Plain) => {
                 self.plain.get_or_init(|| text_frame(plain_frame_text(&self.event).as_bytes()))
             }
-            (Wire::WebSocket | Wire::Lines, Envelope::Full) => {
+            (Wire::WebSocket | Wire::Lines, Envelope::Full | Envelope::Unnamed) => {
                 self.full.get_or_init(|| text_frame(full_frame_text(&self.event).as_bytes()))
             }
             (Wire::Sse, envelope) => self.sse.get_or_init(Box::default)[envelope as usize]

@@ -3,6 +3,7 @@
 pub mod close;
 pub mod cloud_events;
 pub mod durable;
+pub mod envelope;
 pub mod error;
 pub mod event_json;
 pub mod frame;

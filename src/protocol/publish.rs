@@ -8,7 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::error::{ApiError, ErrorCode};
-use super::raw_object::RawObject;
+use super::raw_object::{RawObject, without_bom};
 use crate::domain::access::Caller;
 use crate::domain::event::{Append, DEFAULT_SOURCE, Idempotency, NewEvent, Priority, Schedule, ScheduleId, Timestamp};
 use crate::domain::name::EventName;
@@ -141,16 +141,17 @@ fn event_from(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Result<Ne
 
 /// Reads a batch: a JSON array of events.
 pub fn parse_array(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Append, ApiError> {
-    parse_array_of(parse_event, json, headers, rules)
+    parse_array_of((parse_event, 1), json, headers, rules)
 }
 
-/// Reads a batch: a JSON array of what `parse` reads.
+/// Reads a batch: a JSON array of what the first part reads, and at least so many of them.
 pub(super) fn parse_array_of(
-    parse: ParseItem,
+    items_of: (ParseItem, usize),
     json: &[u8],
     headers: &PublishHeaders<'_>,
     rules: &PublishRules,
 ) -> Result<Append, ApiError> {
+    let json = without_bom(json);
     let items: Vec<&serde_json::value::RawValue> = serde_json::from_slice(json).map_err(|error| {
         if error.is_data() && serde_json::from_slice::<&serde_json::value::RawValue>(json).is_ok() {
             ApiError::field(ErrorCode::InvalidField, "body", "must be a JSON array of events")
@@ -158,13 +159,14 @@ pub(super) fn parse_array_of(
             ApiError::new(ErrorCode::MalformedJson, format!("not valid JSON: {error}"))
         }
     })?;
-    batch(items.iter().map(|item| item.get().as_bytes()), items.len(), headers, rules, parse)
+    batch(items.iter().map(|item| item.get().as_bytes()), items.len(), headers, rules, items_of)
 }
 
 /// Reads a batch: one event a line. Empty lines are skipped.
 pub fn parse_ndjson(text: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Append, ApiError> {
+    let text = without_bom(text);
     let lines = || text.split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    batch(lines(), lines().count(), headers, rules, parse_event)
+    batch(lines(), lines().count(), headers, rules, (parse_event, 1))
 }
 
 /// How one item of a batch is read.
@@ -175,10 +177,10 @@ fn batch<'a>(
     count: usize,
     headers: &PublishHeaders<'_>,
     rules: &PublishRules,
-    parse: ParseItem,
+    (parse, least): (ParseItem, usize),
 ) -> Result<Append, ApiError> {
-    if count == 0 || count > rules.max_batch {
-        let reason = format!("must hold 1 to {} events, not {count}", rules.max_batch);
+    if count < least || count > rules.max_batch {
+        let reason = format!("must hold {least} to {} events, not {count}", rules.max_batch);
         return Err(ApiError::field(ErrorCode::InvalidField, "body", reason));
     }
     let item_headers = PublishHeaders { traceparent: headers.traceparent, idempotency_key: None };

@@ -16,10 +16,16 @@ pub struct RawObject<'a> {
     fields: SmallVec<[(Cow<'a, str>, &'a RawValue); 8]>,
 }
 
+/// JSON text without the byte order mark that some programs write before it.
+pub fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 impl<'a> RawObject<'a> {
     /// Reads one JSON object. Anything else is [`ErrorCode::MalformedJson`] or, if it is valid JSON,
     /// [`ErrorCode::InvalidField`] of `what`.
     pub fn parse(json: &'a [u8], what: &str) -> Result<Self, ApiError> {
+        let json = without_bom(json);
         serde_json::from_slice(json).map_err(|error| {
             let is_json = || serde_json::from_slice::<&RawValue>(json).is_ok();
             if error.is_data() && is_json() {

@@ -7,15 +7,16 @@ use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
 use crate::config::Secret;
-use crate::domain::event::{Append, EventId};
+use crate::domain::event::{Append, EventId, LogBounds};
 use crate::domain::filter::Filter;
+use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
 
 /// The actions a frame may ask for.
 pub const ACTIONS: &[&str] =
     &["subscribe", "unsubscribe", "publish", "ack", "nack", "extend", "reject", "list", "ping", "auth"];
 
-const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after", "filter"];
+const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after", "log_id", "filter"];
 
 /// The client's own mark on a request, echoed in the reply; its exact JSON text.
 pub type RequestId = Box<RawValue>;
@@ -28,6 +29,12 @@ pub enum Envelope {
     Plain,
     /// With id, time, source and key.
     Full,
+    /// The same; as server-sent events they have no names, so that clients take them all for messages.
+    Unnamed,
+}
+
+impl Envelope {
+    pub const COUNT: usize = 3;
 }
 
 /// Where a subscription begins.
@@ -39,6 +46,30 @@ pub enum Start {
     After(EventId),
     /// With the oldest retained event.
     Earliest,
+    /// After an event of another log: with what is published from now on, and the client is told so.
+    Elsewhere,
+}
+
+impl Start {
+    /// What it means in the log `ours` for a client that gives back the identity of the log it has seen.
+    pub fn in_log(self, ours: Option<LogId>, given: Option<LogId>) -> Self {
+        match self {
+            Self::After(_) if given.is_some() && given != ours => Self::Elsewhere,
+            start => start,
+        }
+    }
+
+    /// After which event a subscription begins, and whether that is where it was to begin.
+    pub fn place(self, bounds: LogBounds, log_end: EventId) -> (EventId, bool) {
+        match self {
+            Self::Now => (log_end, true),
+            Self::Earliest => (bounds.earliest - 1, true),
+            Self::Elsewhere => (log_end, false),
+            // Beyond the end: the client has seen more than there is. It is told, and starts at the end.
+            Self::After(id) if id > bounds.last.max(log_end) => (log_end, false),
+            Self::After(id) => (id.max(bounds.earliest - 1), id >= bounds.earliest - 1),
+        }
+    }
 }
 
 /// One frame of a client.
@@ -50,6 +81,8 @@ pub enum Request {
         envelope: Envelope,
         filter: Option<Filter>,
         start: Start,
+        /// The log that the client has seen.
+        log: Option<LogId>,
     },
     Unsubscribe {
         id: Option<RequestId>,
@@ -75,7 +108,11 @@ pub enum Request {
     },
     Ping {
         id: Option<RequestId>,
+        /// To be given back: its exact JSON text.
+        timestamp: Option<Box<RawValue>>,
     },
+    /// The answer to a ping that this program does not send in JSON.
+    Pong,
     /// Go on with this token.
     Authenticate {
         id: Option<RequestId>,
@@ -101,6 +138,9 @@ impl Request {
     ) -> Result<Self, BadRequest> {
         let unmarked = |error| BadRequest { id: None, error };
         let object = RawObject::parse(text.as_bytes(), "frame").map_err(unmarked)?;
+        if let Some(sign) = sign_of_life(&object) {
+            return Ok(sign);
+        }
         let id = request_id(&object).map_err(unmarked)?;
         Self::read(&object, id.clone(), rules, scheduling).map_err(|error| BadRequest { id, error })
     }
@@ -108,10 +148,15 @@ impl Request {
     /// Whether the client asks for more than plain event frames.
     pub fn asks_more(&self) -> bool {
         match self {
-            Self::Subscribe { id, envelope, filter, start, .. } => {
-                id.is_some() || *envelope != Envelope::Plain || filter.is_some() || *start != Start::Now
+            Self::Subscribe { id, envelope, filter, start, log, .. } => {
+                id.is_some()
+                    || log.is_some()
+                    || *envelope != Envelope::Plain
+                    || filter.is_some()
+                    || *start != Start::Now
             }
             Self::Unsubscribe { id, .. } | Self::Publish { id, .. } => id.is_some(),
+            Self::Pong => false,
             Self::Join { .. } | Self::Leave { .. } | Self::Settle(_) => true,
             Self::List { .. } | Self::Ping { .. } | Self::Authenticate { .. } => true,
         }
@@ -123,10 +168,6 @@ impl Request {
         rules: &PublishRules,
         scheduling: impl FnOnce() -> Scheduling,
     ) -> Result<Self, ApiError> {
-        if object.raw("action").is_none() && object.text("type")?.as_deref() == Some("ping") {
-            object.check(&["type", "id"], true)?;
-            return Ok(Self::Ping { id });
-        }
         match &*object.required_text("action")? {
             "subscribe" => {
                 let known: Vec<&str> = SUBSCRIBE_FIELDS.iter().chain(durable::FIELDS).copied().collect();
@@ -138,8 +179,8 @@ impl Request {
                     let reason = "goes with \"durable\", the name of a durable subscription";
                     return Err(ApiError::field(ErrorCode::InvalidField, field, reason));
                 }
-                let (envelope, start) = (envelope(object)?, start(object)?);
-                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, filter: filter(object)?, start })
+                let (envelope, start, log) = (envelope(object)?, start(object)?, log(object)?);
+                Ok(Self::Subscribe { id, pattern: pattern(object)?, envelope, filter: filter(object)?, start, log })
             }
             "unsubscribe" => {
                 object.check(&["action", "event_name", "durable", "id"], true)?;
@@ -160,7 +201,7 @@ impl Request {
             }
             "ping" => {
                 object.check(&["action", "id"], true)?;
-                Ok(Self::Ping { id })
+                Ok(Self::Ping { id, timestamp: None })
             }
             "auth" => {
                 object.check(&["action", "token", "id"], true)?;
@@ -171,6 +212,21 @@ impl Request {
                 None => Err(ApiError::unknown(ErrorCode::UnknownAction, other, ACTIONS).with("field", "action")),
             },
         }
+    }
+}
+
+/// `{"type":"ping"}` and `{"type":"pong"}`, which may carry anything beside.
+fn sign_of_life(object: &RawObject<'_>) -> Option<Request> {
+    if object.raw("action").is_some() {
+        return None;
+    }
+    match object.text("type").ok()??.as_ref() {
+        "ping" => {
+            let timestamp = object.raw("timestamp").and_then(|raw| RawValue::from_string(raw.to_owned()).ok());
+            Some(Request::Ping { id: request_id(object).ok().flatten(), timestamp })
+        }
+        "pong" => Some(Request::Pong),
+        _ => None,
     }
 }
 
@@ -204,6 +260,13 @@ pub(super) fn envelope(object: &RawObject<'_>) -> Result<Envelope, ApiError> {
         Some("full") => Ok(Envelope::Full),
         Some(_) => Err(ApiError::field(ErrorCode::InvalidField, "envelope", "must be \"plain\" or \"full\"")),
     }
+}
+
+/// The identity of the log that the client has seen, as it was told.
+pub(super) fn log(object: &RawObject<'_>) -> Result<Option<LogId>, ApiError> {
+    let Some(text) = object.text("log_id")? else { return Ok(None) };
+    let bad = || ApiError::field(ErrorCode::InvalidField, "log_id", "must be the log_id of a reply");
+    LogId::parse(&text).map(Some).ok_or_else(bad)
 }
 
 pub(super) fn start(object: &RawObject<'_>) -> Result<Start, ApiError> {
@@ -245,7 +308,12 @@ mod tests {
         assert!(matches!(parse(r#"{"action":"publish","event_name":"a","payload":1}"#), Ok(Request::Publish { .. })));
         assert!(matches!(parse(r#"{"action":"list","id":"x"}"#), Ok(Request::List { id: Some(_) })));
         assert!(matches!(parse(r#"{"action":"ping"}"#), Ok(Request::Ping { .. })));
-        assert!(matches!(parse(r#"{"type":"ping"}"#), Ok(Request::Ping { .. })));
+        assert!(matches!(parse(r#"{"type":"ping"}"#), Ok(Request::Ping { id: None, timestamp: None })));
+        assert!(matches!(
+            parse(r#"{"type":"ping","timestamp":17.50,"id":{},"x":1,"x":2}"#),
+            Ok(Request::Ping { id: None, timestamp: Some(at) }) if at.get() == "17.50"
+        ));
+        assert!(matches!(parse(r#"{"type":"pong","timestamp":1}"#), Ok(Request::Pong)));
     }
 
     #[test]
@@ -259,6 +327,7 @@ mod tests {
             (r#"{"action":"subscribe","event_name":"a..b","id":1}"#, ErrorCode::InvalidField, true),
             (r#"{"action":"subscribe","event_name":"a","after":-1,"id":1}"#, ErrorCode::InvalidField, true),
             (r#"{"action":"subscribe","event_name":"a","evnelope":"full","id":1}"#, ErrorCode::UnknownField, true),
+            (r#"{"action":"subscribe","event_name":"a","after":1,"log_id":"x","id":1}"#, ErrorCode::InvalidField, true),
             (r#"{"action":"ping","id":{}}"#, ErrorCode::InvalidField, false),
         ] {
             let bad = parse(text).expect_err(text);

@@ -17,15 +17,18 @@ pub const GAP: &str = "$sys.stream.gap";
 /// When a client comes back that should not: one that knows nothing but this protocol cannot be told to stay away.
 pub const STAY_AWAY: Duration = Duration::from_secs(600);
 
-/// An event: its id, its name, and its payload or the full envelope as data.
+/// An event: its id, its name if it is to have one, and its payload or the full envelope as data.
 pub fn event_block(event: &Event, envelope: Envelope) -> Bytes {
     let Event { id, name, payload, .. } = event;
     let mut block = BytesMut::with_capacity(name.as_str().len() + payload.len() + 64);
     // Writing to memory cannot fail.
-    let _ = write!(block, "id: {id}\nevent: {name}\n");
+    let _ = writeln!(block, "id: {id}");
+    if envelope != Envelope::Unnamed {
+        let _ = writeln!(block, "event: {name}");
+    }
     match envelope {
         Envelope::Plain => put_data(&mut block, payload),
-        Envelope::Full => put_data(&mut block, &full_frame_text(event)),
+        Envelope::Full | Envelope::Unnamed => put_data(&mut block, &full_frame_text(event)),
     }
     block.put_u8(b'\n');
     block.freeze()
@@ -34,14 +37,15 @@ pub fn event_block(event: &Event, envelope: Envelope) -> Bytes {
 /// The first block: when to come back after the connection has ended, and from where if nothing has come by then.
 ///
 /// Where the position that was asked for cannot be resumed from, an event says so.
-pub fn preamble(retry: Duration, position: EventId, state: Subscribed) -> Bytes {
-    let Subscribed { last_id, recovered, earliest_id } = state;
+pub fn preamble(retry: Duration, position: EventId, state: Subscribed, envelope: Envelope) -> Bytes {
+    let Subscribed { last_id, recovered, earliest_id, log: _ } = state;
     let mut text = format!("retry: {}\nid: {position}\n\n", retry.as_millis());
     if !recovered {
-        let _ = write!(
-            text,
-            "event: {GAP}\ndata: {{\"recovered\":false,\"earliest_id\":{earliest_id},\"last_id\":{last_id}}}\n\n"
-        );
+        let payload = format!(r#"{{"recovered":false,"earliest_id":{earliest_id},"last_id":{last_id}}}"#);
+        let _ = match envelope {
+            Envelope::Plain | Envelope::Full => write!(text, "event: {GAP}\ndata: {payload}\n\n"),
+            Envelope::Unnamed => write!(text, "data: {{\"event_name\":\"{GAP}\",\"payload\":{payload}}}\n\n"),
+        };
     }
     text.into()
 }
@@ -106,10 +110,21 @@ mod tests {
             "id: 58\nevent: user.created\ndata: {\"type\":\"event\",\"id\":58,\"event_name\":\"user.created\",\"payload\":1,\
              \"created_at\":\"2023-08-01T12:00:00.000000Z\",\"source\":\"api\",\"key\":null}\n\n"
         );
-        let state = Subscribed { last_id: 60, recovered: true, earliest_id: 9 };
-        assert_eq!(preamble(Duration::from_secs(2), 57, state), "retry: 2000\nid: 57\n\n");
+        let block = event_block(&event("1"), Envelope::Unnamed);
+        assert!(
+            block.starts_with(b"id: 58\ndata: {\"type\":\"event\",\"id\":58,\"event_name\":\"user.created\","),
+            "{block:?}"
+        );
+        let retry = Duration::from_secs(2);
+        let state = Subscribed { last_id: 60, recovered: true, earliest_id: 9, log: None };
+        assert_eq!(preamble(retry, 57, state, Envelope::Unnamed), "retry: 2000\nid: 57\n\n");
+        let gap = Subscribed { recovered: false, ..state };
         assert_eq!(
-            preamble(Duration::from_secs(2), 8, Subscribed { recovered: false, ..state }),
+            preamble(retry, 8, gap, Envelope::Unnamed),
+            "retry: 2000\nid: 8\n\ndata: {\"event_name\":\"$sys.stream.gap\",\"payload\":{\"recovered\":false,\"earliest_id\":9,\"last_id\":60}}\n\n"
+        );
+        assert_eq!(
+            preamble(retry, 8, gap, Envelope::Full),
             "retry: 2000\nid: 8\n\nevent: $sys.stream.gap\ndata: {\"recovered\":false,\"earliest_id\":9,\"last_id\":60}\n\n"
         );
         assert_eq!((heartbeat(Some(7)), heartbeat(None)), (":\nid: 7\n\n".into(), ":\n\n".into()));

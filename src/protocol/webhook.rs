@@ -1,6 +1,7 @@
 //! A delivery as an HTTP request: its body, and headers after the
 //! [Standard Webhooks](https://www.standardwebhooks.com) specification.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
@@ -12,6 +13,7 @@ use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use super::envelope::write_envelope;
 use super::event_json::{write_key_and_metadata, write_string};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::log::LogId;
@@ -37,6 +39,8 @@ pub type Headers = Vec<(HeaderName, HeaderValue)>;
 pub enum DeliveryFormat {
     #[serde(rename = "json")]
     Json,
+    #[serde(rename = "envelope")]
+    Envelope,
     #[serde(rename = "cloudevents-binary")]
     CloudEventsBinary,
     #[serde(rename = "cloudevents-structured")]
@@ -99,18 +103,34 @@ pub struct TraceIds {
     pub span: u64,
 }
 
-/// The request that delivers `event` of `log` to `service`, as of `now`, signed once with each of `keys`.
+/// Who is sent what: a service, and how it wants its deliveries.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipient<'a> {
+    /// Its name.
+    pub service: &'a str,
+    pub format: DeliveryFormat,
+    /// What stands for a source in [`DeliveryFormat::Envelope`].
+    pub sources: &'a BTreeMap<String, String>,
+}
+
+/// The request that delivers `event` of `log`, as of `now`, signed once with each of `keys`.
 pub fn delivery_request(
     log: LogId,
     event: &Event,
-    service: &str,
-    format: DeliveryFormat,
+    to: Recipient<'_>,
     keys: &[SigningKey],
     now: Timestamp,
     ids: TraceIds,
 ) -> DeliveryRequest {
+    let Recipient { service, format, sources } = to;
     let DeliveryRequest { mut headers, body } = match format {
         DeliveryFormat::Json => json_request(event),
+        DeliveryFormat::Envelope => {
+            let mut body = Vec::with_capacity(event.payload.len() + 256);
+            let source = sources.get(&*event.source).map_or(&*event.source, String::as_str);
+            write_envelope(&mut body, log, event, source);
+            DeliveryRequest { headers: json_type(), body: body.into() }
+        }
         DeliveryFormat::CloudEventsBinary => super::cloud_events::binary_request(event),
         DeliveryFormat::CloudEventsStructured => super::cloud_events::structured_request(event),
     };
@@ -160,8 +180,11 @@ fn json_request(event: &Event) -> DeliveryRequest {
     write_string(&mut body, source);
     write_key_and_metadata(&mut body, key.as_deref(), metadata.as_deref());
     body.push(b'}');
-    let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    DeliveryRequest { headers, body: body.into() }
+    DeliveryRequest { headers: json_type(), body: body.into() }
+}
+
+fn json_type() -> Headers {
+    vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))]
 }
 
 fn value(text: String) -> HeaderValue {
@@ -178,6 +201,11 @@ mod tests {
 
     fn log() -> LogId {
         LogId::parse("10e8a1c2-0000-4000-8000-000000000000").expect("valid")
+    }
+
+    fn to(service: &str) -> Recipient<'_> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        Recipient { service, format: DeliveryFormat::Json, sources: &NONE }
     }
 
     fn event() -> Event {
@@ -223,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_body_has_the_exact_payload() {
-        let request = |event: &Event| delivery_request(log(), event, "s", DeliveryFormat::Json, &[], Timestamp(0), IDS);
+        let request = |event: &Event| delivery_request(log(), event, to("s"), &[], Timestamp(0), IDS);
         assert_eq!(
             request(&event()).body,
             r#"{"event_name":"user.created","payload":{"n": 1e400},"id":58,"created_at":"2023-08-01T12:00:00.000000Z","source":"a \"b\""}"#
@@ -238,7 +266,7 @@ mod tests {
         let keys = [[1; 24], [2; 24]].map(|key| encode_secret(&key).and_then(|secret| SigningKey::parse(&secret)));
         let keys = keys.map(|key| key.expect("a key"));
         let now = Timestamp(1_690_891_200_999_999);
-        let request = delivery_request(log(), &event(), "billing", DeliveryFormat::Json, &keys, now, IDS);
+        let request = delivery_request(log(), &event(), to("billing"), &keys, now, IDS);
         assert_eq!(header(&request, "webhook-id"), Some("evt_10e8a1c2-0000-4000-8000-000000000000_58_billing"));
         assert_eq!(header(&request, "idempotency-key"), Some("evt_10e8a1c2-0000-4000-8000-000000000000_58_billing"));
         assert_eq!(header(&request, "event-id"), Some("58"));
@@ -249,7 +277,7 @@ mod tests {
             .map(|key| key.sign("evt_10e8a1c2-0000-4000-8000-000000000000_58_billing", 1_690_891_200, &request.body))
             .join(" ");
         assert_eq!(header(&request, "webhook-signature"), Some(&*signatures));
-        let unsigned = delivery_request(log(), &event(), "billing", DeliveryFormat::Json, &[], now, IDS);
+        let unsigned = delivery_request(log(), &event(), to("billing"), &[], now, IDS);
         assert_eq!(header(&unsigned, "webhook-signature"), None);
     }
 

@@ -64,7 +64,7 @@ impl AdminEntry {
                 if !config.is_production() && logging::is_readable(&config.log, false) =>
             {
                 let token: String = form_urlencoded::byte_serialize(token.expose().as_bytes()).collect();
-                let url = format!("http://{}/admin#token={token}", reachable(address));
+                let url = format!("http://{}{}/admin#token={token}", reachable(address), config.server.base_path);
                 log::info!(file:% = file.display(); "admin page at {url}");
             }
             Self::Kept { file, .. } => log::info!(file:% = file.display(); "the admin token is in a file"),

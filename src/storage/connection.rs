@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection as _, SqliteConnection};
 
+use super::beside::{FileId, WriteAheadLog, identity};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Durability, StoreOptions};
 use super::session::PostgresSession;
@@ -94,20 +94,20 @@ pub(super) struct SqliteFile {
     pub connection: SqliteConnection,
     path: PathBuf,
     state: FileState,
+    write_ahead: WriteAheadLog,
 }
 
 /// What the system says of a file.
 #[derive(Debug, Clone, Copy)]
 struct FileState {
-    /// Device and inode.
-    identity: (u64, u64),
+    identity: FileId,
     /// Bytes.
     length: u64,
 }
 
 impl FileState {
     fn of(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().map(|file| Self { identity: (file.dev(), file.ino()), length: file.len() })
+        fs::metadata(path).ok().map(|file| Self { identity: identity(&file), length: file.len() })
     }
 }
 
@@ -131,7 +131,9 @@ impl SqliteFile {
         set_up(&mut connection, options, access)?;
         let is_same = |after: &FileState| before.is_none_or(|before| before.identity == after.identity);
         let state = FileState::of(path).filter(is_same).ok_or_else(|| vanished(path))?;
-        Ok(Self { connection, path: path.to_owned(), state })
+        // With the first read the write-ahead log is there.
+        connection.batch_execute("SELECT 1 FROM sqlite_schema LIMIT 1")?;
+        Ok(Self { connection, path: path.to_owned(), state, write_ahead: WriteAheadLog::of(path) })
     }
 
     /// Fails if the file was deleted, replaced or truncated: what is written to it now would be lost.
@@ -147,8 +149,12 @@ impl SqliteFile {
     }
 
     fn current(&self) -> Result<FileState, StoreError> {
-        let is_same = |now: &FileState| now.identity == self.state.identity;
-        FileState::of(&self.path).filter(is_same).ok_or_else(|| vanished(&self.path))
+        match FileState::of(&self.path) {
+            Some(now) if now.identity == self.state.identity && self.write_ahead.is_current() => return Ok(now),
+            Some(now) if now.identity != self.state.identity => self.write_ahead.discard(&self.path),
+            _ => {}
+        }
+        Err(vanished(&self.path))
     }
 }
 

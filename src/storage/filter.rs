@@ -202,14 +202,17 @@ fn names(connection: &mut Connection, patterns: &[Pattern]) -> Result<Option<Vec
 
 /// The ranges of names, as bytes, that a wildcard after `prefix` can reach. The end is exclusive.
 fn ranges(prefix: &str) -> Vec<(String, String)> {
-    // What follows '.'.
-    let after_dot = |prefix: &str| prefix.strip_suffix('.').map(|stem| format!("{stem}/"));
-    match after_dot(prefix) {
+    // What follows all that begin so.
+    let after = |prefix: &str| {
+        let dotted = prefix.strip_suffix('.').map(|stem| format!("{stem}/"));
+        dotted.or_else(|| prefix.strip_suffix(':').map(|stem| format!("{stem};")))
+    };
+    match after(prefix) {
         Some(below) => vec![(prefix.to_owned(), below)],
         None => {
             // Longer than any name, of the greatest character.
             let end = "\u{10FFFF}".repeat(64);
-            let own = after_dot(SYSTEM_PREFIX).unwrap_or_default();
+            let own = after(SYSTEM_PREFIX).unwrap_or_default();
             vec![(String::new(), SYSTEM_PREFIX.to_owned()), (own, end)]
         }
     }

@@ -1,16 +1,63 @@
-//! Which log the store has.
+//! Which log the store has, and how far it goes.
 
-use diesel::{OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
-use crate::domain::log::LogId;
+use crate::domain::event::{EventId, Timestamp};
+use crate::domain::log::{Found, LogId, Restored, Seen};
 
 use super::connection::{Connection, on_backend};
 use super::error::{StoreError, StoreErrorKind};
-use super::schema::log;
+use super::schema::{events, log, log_gaps};
+use super::writer::newest;
 
 /// Its identity.
 pub(super) fn id(connection: &mut Connection) -> Result<LogId, StoreError> {
     let row: Option<String> = on_backend!(connection, c => log::table.select(log::id).first(c).optional())?;
     let unreadable = || StoreError::new(StoreErrorKind::Corrupt, "the table log has no identity of this log");
     row.as_deref().and_then(LogId::parse).ok_or_else(unreadable)
+}
+
+/// What is there for somebody who has seen the log up to `seen`.
+pub(super) fn found(connection: &mut Connection, seen: Option<EventId>) -> Result<Found, StoreError> {
+    let log = id(connection)?;
+    let newest: Option<(i64, i64, i64)> = on_backend!(connection, c => newest().first(c).optional())?;
+    let (last, at, _) = newest.unwrap_or_default();
+    let at_seen: Option<i64> = match seen {
+        None => None,
+        Some(seen) if seen == last => Some(at),
+        Some(seen) => {
+            let row = events::table.find(seen).select(events::created_at);
+            on_backend!(connection, c => row.first(c).optional())?
+        }
+    };
+    Ok(Found { log, last, at: Timestamp(at), at_seen: at_seen.map(Timestamp) })
+}
+
+/// Decides, in a transaction that holds the lock of the log, how a log goes on that lacks some of what was `seen`, and
+/// writes that down. None: another process has done so.
+pub(super) fn restore(connection: &mut Connection, seen: &Seen) -> Result<Option<Restored>, StoreError> {
+    let found = found(connection, Some(seen.last))?;
+    let restored = Restored::decide(seen, &found, LogId::new(rand::random()));
+    if let Some(Restored { log, last, after, .. }) = restored {
+        if log != found.log {
+            rename(connection, log)?;
+        }
+        let gap = (log_gaps::first_id.eq(last + 1), log_gaps::width.eq(after - last));
+        let insert = diesel::insert_into(log_gaps::table).values(gap).on_conflict_do_nothing();
+        on_backend!(connection, c => insert.execute(c))?;
+    }
+    Ok(restored)
+}
+
+/// Gives the log another identity.
+pub(super) fn rename(connection: &mut Connection, id: LogId) -> Result<(), StoreError> {
+    let update = diesel::update(log::table).set(log::id.eq(id.to_string()));
+    on_backend!(connection, c => update.execute(c))?;
+    Ok(())
+}
+
+/// The gaps, the highest first: the first id of each, and how many ids it has.
+pub(super) fn gaps(connection: &mut Connection) -> Result<Vec<(EventId, i64)>, StoreError> {
+    let rows = log_gaps::table.order(log_gaps::first_id.desc()).select((log_gaps::first_id, log_gaps::width));
+    Ok(on_backend!(connection, c => rows.load(c))?)
 }

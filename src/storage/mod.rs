@@ -8,6 +8,7 @@
 //!   in bounded steps.
 //! - *ST-4* After a failure the next call tries anew; nothing needs a restart.
 
+mod beside;
 mod connection;
 mod durables;
 mod error;
@@ -41,8 +42,8 @@ pub use migrate::{is_current, migrate};
 pub use options::{Durability, StoreOptions};
 pub use outbox::{
     AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Held, Hold, Job,
-    JobKind, JobState, ListedDelivery, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settled,
-    Settlement,
+    JobKind, JobState, ListedDelivery, NewJob, NewService, Orphan, Pending, Registered, Renewed, ServiceChange,
+    Settled, Settlement, Settling, Shifted,
 };
 pub use query::{EventPage, EventQuery, Order};
 pub use read_watch::ReadWatch;

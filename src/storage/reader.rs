@@ -18,7 +18,7 @@ use super::durables::{self, DurableRecord};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
 use super::outbox::{
-    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Job, Pending,
+    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Job, Orphan, Pending,
 };
 use super::query::{EventPage, EventQuery, Search};
 use super::read_watch::ReadWatch;
@@ -145,6 +145,11 @@ impl Reader {
     /// What is not delivered to a service, counted; the longer the more there is.
     pub async fn pending(&self, service: ServiceId) -> Result<Pending, StoreError> {
         self.read(move |connection| outbox::pending(connection, service)).await
+    }
+
+    /// What is left for services that are none of `configured`.
+    pub async fn orphans(&self, configured: Vec<String>) -> Result<Vec<Orphan>, StoreError> {
+        self.read(move |connection| outbox::orphans(connection, &configured)).await
     }
 
     /// The oldest event that is still to be delivered to a service.

@@ -11,7 +11,7 @@ use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::schema::{deliveries, delivery_attempts, events, idempotency_keys};
 use super::writer::newest;
-use super::{outbox, position};
+use super::{identity, outbox, position};
 
 /// What of the log is kept. `None` sets no limit; the newest event is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,6 +74,12 @@ fn keep_from(connection: &mut Connection, policy: &RetentionPolicy, now: Timesta
     let mut keep_from = 0;
     if let Some(count) = max_events {
         keep_from = last.saturating_sub(limit(*count)).saturating_add(1);
+        // Ids that were left out are no events.
+        for (first_id, width) in identity::gaps(connection)? {
+            if keep_from < first_id + width {
+                keep_from -= width;
+            }
+        }
     }
     if let Some(age) = max_age {
         let since = now.0.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));

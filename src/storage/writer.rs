@@ -7,18 +7,23 @@ use diesel::{ExpressionMethods as _, QueryDsl as _};
 use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Append, AppendOutcome, Event, EventId, LogBounds, NewEvent, ScheduleId, Timestamp};
-use crate::domain::log::LogId;
+use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::routes::{Routes, ServiceId};
 
+use super::beside::Mark;
 use super::connection::{Access, Connection};
 use super::durables::{self, DurableChange, DurableRecord, HeldDurable, NewDurable};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
-use super::outbox::{self, Held, Hold, NewJob, NewService, Pending, Registered, Renewed, ServiceChange, Settlement};
+use super::outbox::{
+    self, Held, Hold, NewJob, NewService, Orphan, Pending, Registered, Renewed, ServiceChange, Settlement, Settling,
+    Shifted,
+};
 use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
 use super::schema::events;
+use super::url::StoreUrl;
 use super::{idempotency, identity, migrate, position, postgres, sqlite};
 
 /// A connection that appends, owned by one thread.
@@ -28,12 +33,16 @@ use super::{idempotency, identity, migrate, position, postgres, sqlite};
 pub struct Writer {
     options: StoreOptions,
     connection: Option<Connection>,
-    /// The last id this writer has given or seen. If the log is lost under us, ids still never repeat.
-    floor: EventId,
     /// The registered ones.
     services: Vec<ServiceId>,
-    /// As of the last look.
+    /// Which log it is, as of the last look.
     log: Option<LogId>,
+    /// The newest event that this writer has given or seen; ids are given above it.
+    seen: Option<Seen>,
+    /// The store lacks some of what was seen.
+    is_set_back: bool,
+    /// Beside a SQLite file.
+    mark: Option<Mark>,
 }
 
 /// A batch that is on disk.
@@ -73,8 +82,14 @@ pub(super) struct Tail {
 impl Writer {
     /// Connects, creating the store and bringing its schema up to date.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let mut writer = Self { options, connection: None, floor: 0, services: Vec::new(), log: None };
-        writer.floor = writer.bounds()?.last;
+        Self::resume(options, None)
+    }
+
+    /// The same for a process that has `seen` something of the log already.
+    pub fn resume(options: StoreOptions, seen: Option<Seen>) -> Result<Self, StoreError> {
+        let (connection, log, mark) = (None, None, None);
+        let mut writer = Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, mark };
+        writer.bounds()?;
         writer.options.create = false;
         Ok(writer)
     }
@@ -82,6 +97,17 @@ impl Writer {
     /// Which log it is; none before the store was opened.
     pub fn log(&self) -> Option<LogId> {
         self.log
+    }
+
+    /// The newest event of it that is known.
+    pub fn seen(&self) -> Option<Seen> {
+        self.seen
+    }
+
+    /// Whether the store was found to lack some of what was seen. The next commit, of whatever, goes on above that and
+    /// begins with `$sys.log.restored`.
+    pub fn is_set_back(&self) -> bool {
+        self.is_set_back
     }
 
     /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
@@ -97,10 +123,22 @@ impl Writer {
     pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
         let Group { appends: mut batch, take_due, settlements, services, durables } = group;
         refuse_zero_bytes(&batch)?;
-        let (floor, keys_since, requests) = (self.floor, self.keys_since(now), batch.len());
+        let (keys_since, requests) = (self.keys_since(now), batch.len());
         let mut void = Vec::new();
-        let (tail, mut plan, enqueued) = self.with(|connection| {
+        let mut restored = None;
+        let mut connection = self.connected()?;
+        let (seen, is_set_back) = (self.seen, self.is_set_back);
+        let (tail, mut plan, enqueued) = {
+            let connection = &mut connection;
             connection.begin()?;
+            if let Some(seen) = seen.filter(|_| is_set_back) {
+                restored = identity::restore(connection, &seen)?;
+                batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
+            }
+            let floor = match &restored {
+                Some(restored) => restored.after,
+                None => seen.filter(|_| !is_set_back).map_or(0, |seen| seen.last),
+            };
             if take_due > 0 {
                 batch.extend(schedules::take_due(connection, now, take_due)?.into_iter().map(Append::single));
             }
@@ -124,11 +162,21 @@ impl Writer {
                 }
             }
             connection.commit()?;
-            Ok((tail, plan, enqueued))
-        })?;
+            connection.verify_written()?;
+            (tail, plan, enqueued)
+        };
+        self.connection = Some(connection);
         let new = plan.select(batch.into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
-        self.floor = tail.id + events.len() as EventId;
+        if let Some(restored) = restored {
+            log::error!(log_id:% = restored.log, last_id = restored.last, known_last_id = restored.known, first_id = restored.after + 1; "the log was set back: ids that were given out are not given out again");
+            self.log = Some(restored.log);
+            plan.outcomes.remove(0);
+        }
+        if let Some((log, newest)) = self.log.zip(events.last()) {
+            self.see(Seen { log, last: newest.id, at: newest.created_at });
+            self.is_set_back = false;
+        }
         plan.outcomes.truncate(requests);
         Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void })
     }
@@ -229,6 +277,21 @@ impl Writer {
         self.with(|connection| outbox::pending(connection, service))
     }
 
+    /// What is left for services that are none of `configured`.
+    pub fn orphans(&mut self, configured: &[String]) -> Result<Vec<Orphan>, StoreError> {
+        self.with(|connection| outbox::orphans(connection, configured))
+    }
+
+    /// Settles a bounded number of the deliveries of a service that is not configured.
+    pub fn settle_orphans(
+        &mut self,
+        from: ServiceId,
+        settling: Settling,
+        now: Timestamp,
+    ) -> Result<Shifted, StoreError> {
+        self.transact(|connection| outbox::settle_orphans(connection, from, settling, now))
+    }
+
     /// Writes a job down; returns its number.
     pub fn create_job(&mut self, job: &NewJob, now: Timestamp) -> Result<i64, StoreError> {
         self.transact(|connection| outbox::create_job(connection, job, now))
@@ -267,11 +330,13 @@ impl Writer {
         self.with(schedules::next_due)
     }
 
-    /// The retained part of the log; what was lost under us is not part of it.
+    /// The retained part of the log. Looks whether it is still the log that was seen.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
-        let LogBounds { earliest, last } = self.with(position::bounds)?;
-        let lost = last < self.floor;
-        Ok(if lost { LogBounds { earliest: self.floor + 1, last: self.floor } } else { LogBounds { earliest, last } })
+        let mut connection = self.connected()?;
+        self.look(&mut connection)?;
+        let bounds = position::bounds(&mut connection)?;
+        self.connection = Some(connection);
+        Ok(bounds)
     }
 
     /// Commits a transaction that changes nothing, to prove that commits work.
@@ -309,22 +374,52 @@ impl Writer {
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => {
-                connection.verify()?;
-                connection
-            }
-            None => {
-                let mut connection = Connection::open(&self.options, Access::Write)?;
-                migrate::run(&mut connection)?;
-                self.log = Some(identity::id(&mut connection)?);
-                connection
-            }
-        };
+        let mut connection = self.connected()?;
         let result = work(&mut connection)?;
         connection.verify_written()?;
         self.connection = Some(connection);
         Ok(result)
+    }
+
+    /// The connection; to be given back if nothing fails on it.
+    fn connected(&mut self) -> Result<Connection, StoreError> {
+        if let Some(connection) = self.connection.take() {
+            connection.verify()?;
+            return Ok(connection);
+        }
+        let mut connection = Connection::open(&self.options, Access::Write)?;
+        migrate::run(&mut connection)?;
+        let known = self.seen;
+        if let StoreUrl::Sqlite(path) = &self.options.url {
+            let mark = self.mark.insert(Mark::of(path));
+            self.seen = known.or_else(|| mark.read());
+        }
+        let found = self.look(&mut connection)?;
+        // An empty store in the place of another one begins anew, for a process that has seen nothing itself.
+        if known.is_none() && found.last == 0 && self.seen.is_some_and(|seen| seen.log != found.log) {
+            self.is_set_back = false;
+            self.see(found.seen());
+        }
+        Ok(connection)
+    }
+
+    /// Compares the store with what was seen of it.
+    fn look(&mut self, connection: &mut Connection) -> Result<Found, StoreError> {
+        let found = identity::found(connection, self.seen.map(|seen| seen.last))?;
+        self.log = Some(found.log);
+        self.is_set_back = self.seen.is_some_and(|seen| Restored::decide(&seen, &found, found.log).is_some());
+        if !self.is_set_back {
+            self.see(found.seen());
+        }
+        Ok(found)
+    }
+
+    fn see(&mut self, seen: Seen) {
+        if self.seen.replace(seen) != Some(seen)
+            && let Some(mark) = &mut self.mark
+        {
+            mark.write(&seen);
+        }
     }
 }
 

@@ -3,4 +3,6 @@
 pub mod health;
 pub mod logging;
 pub mod metrics;
+#[cfg(target_os = "linux")]
+mod process;
 pub mod service_metrics;

@@ -8,7 +8,7 @@ use super::metrics::Metrics;
 use crate::domain::breaker::BreakerState;
 use crate::domain::priority::Lane;
 
-const OUTCOMES: [&str; 4] = ["delivered", "retry", "dead", "gone"];
+const OUTCOMES: [&str; 5] = ["delivered", "retry", "dead", "gone", "put_off"];
 const STATES: [BreakerState; 5] = [
     BreakerState::Closed,
     BreakerState::Open,

@@ -1,6 +1,7 @@
 //! Subscribers' connections as bytes: handshake, framing, queues and the socket, and nothing of what is said.
 //!
-//! `HttpServer` accepts a connection and answers the handshake, or begins an endless answer; as soon as its head is
+//! The [server](serve) accepts a connection, on which requests are [mended](heads) where the HTTP library is stricter
+//! than clients are, and answers the handshake, or begins an endless answer; as soon as its head is
 //! out, the connection is [taken over](handover). Then two parts face each other, on the same worker thread:
 //! [`Outbox`], where encoded frames wait to be written, and [`InboundFrames`], which reads no faster than its reader.
 //! Neither has a task of its own or a buffer while it is idle. Either ends the connection: a closed outbox when it is
@@ -10,10 +11,13 @@ mod decoder;
 mod frame;
 mod gate;
 mod handover;
+mod heads;
+mod http_stream;
 mod inbound;
 mod limit;
 mod outbox;
 mod queues;
+mod server;
 mod socket;
 mod streaming;
 
@@ -31,10 +35,12 @@ pub use decoder::{Inbound, InboundError, InboundLimits};
 pub use frame::{CloseFrame, append_text_frame, binary_frame, frame_payload, ping_frame, pong_frame, text_frame};
 pub use gate::ReadGate;
 pub use handover::HandedOver;
+pub use http_stream::Refuse;
 pub use inbound::InboundFrames;
 pub use limit::{Admission, ConnectionLimit};
 pub use outbox::Outbox;
 pub use queues::{DrainNotices, DrainQueue, OutboxKey, QueueBudget, ShardQueues};
+pub use server::{HttpSettings, serve};
 pub use socket::{ConnectionSocket, ConnectionTimeouts, ServedRequest};
 pub use streaming::{InputEnd, PeerInput, Streaming, stream};
 

@@ -27,7 +27,7 @@ fn preferred<'a>(ranges: impl Iterator<Item = &'a str>) -> Format {
         let mut parts = range.split(';').map(str::trim);
         let known = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
             "application/json" | "application/*" | "*/*" => Format::Json,
-            "application/x-ndjson" => Format::Lines,
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Format::Lines,
             "text/event-stream" => Format::EventStream,
             _ => continue,
         };
@@ -52,6 +52,8 @@ mod tests {
             ("text/event-stream", Format::EventStream),
             ("Text/Event-Stream; charset=utf-8", Format::EventStream),
             ("application/x-ndjson", Format::Lines),
+            ("application/ndjson", Format::Lines),
+            ("application/jsonl", Format::Lines),
             ("application/json;q=0.5, application/x-ndjson", Format::Lines),
             ("application/x-ndjson;q=0.5, application/json", Format::Json),
             ("text/event-stream;q=0", Format::Json),

@@ -1,34 +1,55 @@
-//! Request bodies: bounded in size and time.
+//! Request bodies: bounded in size, packed and unpacked, and in time.
 
 use std::time::Duration;
 
 use actix_web::HttpRequest;
-use actix_web::http::header;
+use actix_web::http::{Method, header};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
 
+use super::encoding;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::raw_object::RawObject;
 
 /// Longest body of a request that needs none, in bytes.
 const SMALL: usize = 64 * 1024;
+/// Most characters of a content type that are repeated in an error.
+const SHOWN: usize = 100;
 
-/// Reads the whole body: at most `limit` bytes, within `timeout`.
+/// Reads the whole body: at most `limit` bytes, unpacked, within `timeout`.
 pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, timeout: Duration) -> Result<Bytes, ApiError> {
+    let body = receive(req, payload, limit, timeout).await?;
+    match encoding::coding(req.headers())? {
+        None => Ok(body),
+        Some(coding) => encoding::decode(coding, body, limit).await?.ok_or_else(|| too_large(limit)),
+    }
+}
+
+/// Reads the body as it comes.
+async fn receive(req: &HttpRequest, payload: Payload, limit: usize, timeout: Duration) -> Result<Bytes, ApiError> {
     let declared = req.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > limit) {
         return Err(too_large(limit));
     }
+    let end = if is_endless(req) { declared.unwrap_or(0) } else { usize::MAX };
     let late = || ApiError::new(ErrorCode::RequestTimeout, "the body did not arrive in time");
-    match tokio::time::timeout(timeout, collect(payload, limit)).await {
+    match tokio::time::timeout(timeout, collect(payload, limit, end)).await {
         Ok(body) => body,
         Err(_) => Err(late()),
     }
 }
 
+/// Whether the library gives out all that follows as the body, for it cannot know yet whether the request will be
+/// upgraded. It is not, so its own length holds, and the connection ends with it.
+fn is_endless(req: &HttpRequest) -> bool {
+    let upgrades = req.headers().get_all(header::UPGRADE).filter_map(|value| value.to_str().ok());
+    let is_upgrade = upgrades.into_iter().any(|value| value.trim().eq_ignore_ascii_case("websocket"));
+    (is_upgrade || req.method() == Method::CONNECT) && !req.headers().contains_key(header::TRANSFER_ENCODING)
+}
+
 /// Reads a small body that nobody wants: refusing a request unread would cost the client its connection.
 pub async fn discard(req: &HttpRequest, payload: Payload) {
-    let _ = read(req, payload, SMALL, Duration::from_secs(1)).await;
+    let _ = receive(req, payload, SMALL, Duration::from_secs(1)).await;
 }
 
 /// Reads the body of a request that has nothing to say: none at all, or an object without fields.
@@ -41,21 +62,28 @@ pub async fn nothing(req: &HttpRequest, payload: Payload, timeout: Duration) -> 
     RawObject::parse(&body, "body")?.check(&[], true)
 }
 
-async fn collect(mut payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
+async fn collect(mut payload: Payload, limit: usize, end: usize) -> Result<Bytes, ApiError> {
+    if end == 0 {
+        return Ok(Bytes::new());
+    }
     let Some(first) = next(&mut payload).await? else {
         return Ok(Bytes::new());
     };
+    if first.len() >= end {
+        return Ok(first.slice(..end));
+    }
     let Some(second) = next(&mut payload).await? else {
         return if first.len() > limit { Err(too_large(limit)) } else { Ok(first) };
     };
     let mut body = BytesMut::from(first);
     let mut chunk = Some(second);
     while let Some(bytes) = chunk {
+        let bytes = bytes.slice(..bytes.len().min(end - body.len()));
         if body.len() + bytes.len() > limit {
             return Err(too_large(limit));
         }
         body.extend_from_slice(&bytes);
-        chunk = next(&mut payload).await?;
+        chunk = if body.len() < end { next(&mut payload).await? } else { None };
     }
     Ok(body.freeze())
 }
@@ -70,29 +98,17 @@ fn too_large(limit: usize) -> ApiError {
         .with("limit_bytes", limit)
 }
 
-/// Refuses a body that does not come as it is.
-pub fn check_encoding(req: &HttpRequest) -> Result<(), ApiError> {
-    let encodings = req.headers().get_all(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("unreadable"));
-    if let Some(encoding) = encodings.flat_map(|value| value.split(',')).map(str::trim).find(|e| !is_identity(e)) {
-        let message = format!("unsupported content encoding {encoding:?}: send the body as it is");
-        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message).with("supported", vec!["identity"]));
-    }
-    Ok(())
-}
-
-/// Which of `supported` the request's content type is; none given is the first. A body must come as it is, not encoded.
+/// Which of `supported` the request's content type is; none given is the first.
 pub fn content_type(req: &HttpRequest, supported: &[&'static str]) -> Result<&'static str, ApiError> {
-    check_encoding(req)?;
     let Some(given) = req.headers().get(header::CONTENT_TYPE) else {
         return Ok(supported[0]);
     };
-    let essence = given.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let given = given.to_str().unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim();
     supported.iter().copied().find(|name| name.eq_ignore_ascii_case(essence)).ok_or_else(|| {
-        ApiError::new(ErrorCode::UnsupportedMediaType, format!("send {}", supported.join(" or ")))
-            .with("supported", supported.to_vec())
+        let shown: String = given.chars().take(SHOWN).collect();
+        let types = supported.join(" or ");
+        let message = format!("the body came as {shown:?}: send it with the header Content-Type: {types}");
+        ApiError::new(ErrorCode::UnsupportedMediaType, message).with("supported", supported.to_vec())
     })
-}
-
-fn is_identity(encoding: &str) -> bool {
-    encoding.is_empty() || encoding.eq_ignore_ascii_case("identity")
 }

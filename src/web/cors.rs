@@ -15,11 +15,12 @@ use super::Edge;
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
-    "Accept, Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, Prefer, traceparent, \
-     X-Request-Id",
+    "Accept, Authorization, Content-Encoding, Content-Type, Idempotency-Key, If-Match, If-Modified-Since, \
+     If-None-Match, Last-Event-ID, Prefer, traceparent, X-Request-Id",
 );
 const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
-    "ETag, Event-Id, Idempotent-Replayed, Link, Preference-Applied, Retry-After, X-Request-Id",
+    "ETag, Event-Id, Event-Log, Idempotent-Replayed, Link, Preference-Applied, Retry-After, Stream-Earliest-Id, \
+     Stream-Recovered, X-Request-Id",
 );
 /// How long a browser may remember the answer to a preflight, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");

@@ -1,7 +1,7 @@
 //! `GET /events` and `GET /events/{id}`.
 
 use actix_web::http::Method;
-use actix_web::http::header::LINK;
+use actix_web::http::header::HeaderName;
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
@@ -11,6 +11,7 @@ use super::query::{Query, invalid};
 use super::reply::{self, Refusal};
 use super::{Edge, access, lines, long_poll, stream};
 use crate::actors::push_log::PushLog;
+use crate::actors::session::end_of_log;
 use crate::domain::access::Scope;
 use crate::domain::delivery::{DeliveryState, EventStatus};
 use crate::domain::event::{EventId, Timestamp};
@@ -18,10 +19,22 @@ use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
 use crate::protocol::permit;
+use crate::protocol::request::Start;
 use crate::storage::{AttemptRecord, DeliveryRecord, EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind};
 
-const PARAMETERS: &[&str] =
-    &["event_name", "after", "before", "since", "until", "source", "status", "key", "limit", "order"];
+const PARAMETERS: &[&str] = &[
+    "event_name",
+    "after",
+    "before",
+    "since",
+    "until",
+    "source",
+    "status",
+    "key",
+    "limit",
+    "order",
+    stream::LOG_PARAMETER,
+];
 const WAIT: &str = "wait";
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -38,7 +51,13 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     let mut events = event_query(&query, MAX_LIMIT)?;
     events.patterns = permit::reading(&caller, Scope::Read, events.patterns)?;
     let order = events.order;
-    let page = match long_poll::wait(&query)? {
+    let wait = long_poll::wait(&query)?;
+    let recovery = recovery(&edge, &query, &events).await?;
+    if let Some(Recovery { from, is_whole: false }) = recovery.filter(|_| wait.is_some()) {
+        // Who waits behind the end of the log would wait for ever.
+        events.after = Some(from);
+    }
+    let page = match wait {
         Some(wait) if req.method() != Method::HEAD => {
             let page = long_poll::read(&req, &edge, events, wait).await?;
             // The token may have ended meanwhile.
@@ -58,10 +77,38 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     }
     data.push(b']');
     let mut response = reply::ok_builder();
+    if let Some(log) = edge.parts.position.log_id() {
+        response.insert_header((stream::EVENT_LOG, stream::log_value(log)));
+    }
+    if let Some(Recovery { is_whole, .. }) = recovery {
+        response.insert_header((stream::RECOVERED, stream::truth(is_whole)));
+    }
     for link in links(&query, &page, order) {
-        response.append_header((LINK, link));
+        response.append_header(link);
     }
     Ok(response.body(reply::envelope("success", &data)))
+}
+
+/// Where a client goes on that says what it has seen.
+#[derive(Debug, Clone, Copy)]
+struct Recovery {
+    /// After this event.
+    from: EventId,
+    /// Whether everything since then is there.
+    is_whole: bool,
+}
+
+/// None without `after`, and before the log is known.
+async fn recovery(edge: &Edge, query: &Query<'_>, events: &EventQuery) -> Result<Option<Recovery>, ApiError> {
+    let (position, given) = (&edge.parts.position, stream::given_log(query)?);
+    let Some(after) = events.after else { return Ok(None) };
+    let mut log_end = position.last();
+    if after > log_end {
+        log_end = end_of_log(&edge.parts.reader, position).await;
+    }
+    let start = Start::After(after).in_log(position.log_id(), given);
+    let place = position.get().map(|bounds| start.place(bounds, log_end));
+    Ok(place.map(|(from, is_whole)| Recovery { from, is_whole }))
 }
 
 /// One event.
@@ -210,7 +257,7 @@ fn plain_text(text: &str) -> Option<String> {
 
 /// `next` goes on in the order of the page, `prev` goes back. A cursor that bounds the walk rather than beginning it
 /// stays: both of two.
-fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<String> {
+fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<(HeaderName, String)> {
     let (Some(first), Some(last)) = (page.events.first(), page.events.last()) else {
         return Vec::new();
     };
@@ -224,7 +271,7 @@ fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<String> {
         Order::Asc => (newer, older),
         Order::Desc => (older, newer),
     };
-    let link = |query: Option<String>, rel: &str| query.map(|query| format!(r#"</events?{query}>; rel="{rel}""#));
+    let link = |query: Option<String>, relation: &str| query.map(|query| reply::link(&query, relation));
     link(next, "next").into_iter().chain(link(prev, "prev")).collect()
 }
 

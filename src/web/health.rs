@@ -1,31 +1,25 @@
 //! `/health`, `/health/live`, `/health/ready` and `/metrics`.
+//!
+//! They take no notice of query parameters: monitors add their own.
 
 use actix_web::http::header::ContentType;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::query::Query;
 use super::reply::Refusal;
 use super::{ConfiguredService, Edge, access};
 use crate::domain::breaker::{BreakerSnapshot, BreakerState};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::telemetry::logging;
 
-/// The process can serve. Nothing but `{"status":"ok"}`, as health monitors expect it.
-pub async fn health(req: HttpRequest) -> Result<HttpResponse, Refusal> {
-    Query::parse(&req, &[], &[])?;
-    Ok(HttpResponse::Ok().insert_header(ContentType::json()).body(r#"{"status":"ok"}"#))
-}
-
-/// The process runs.
-pub async fn live(req: HttpRequest) -> Result<HttpResponse, Refusal> {
-    health(req).await
+/// The process runs, and can serve. Nothing but `{"status":"ok"}`, as health monitors expect it.
+pub async fn health() -> HttpResponse {
+    HttpResponse::Ok().insert_header(ContentType::json()).body(r#"{"status":"ok"}"#)
 }
 
 /// The process can do its job, with a word from each part.
-pub async fn ready(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    Query::parse(&req, &[], &[])?;
+pub async fn ready(edge: Data<Edge>) -> HttpResponse {
     let (ready, mut checks) = edge.parts.health.describe();
     if !edge.parts.services.is_empty() {
         // For information: what is not delivered now is kept, so that no service makes this process unready.
@@ -40,7 +34,7 @@ pub async fn ready(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, R
     if !ready {
         response.insert_header(("Retry-After", "1"));
     }
-    Ok(response.json(json!({ "status": status, "checks": checks })))
+    response.json(json!({ "status": status, "checks": checks }))
 }
 
 /// A service in a few words, none of which the store or an actor has to be asked for.
@@ -59,7 +53,6 @@ fn service(ConfiguredService { config, slot }: &ConfiguredService) -> Value {
 
 /// Everything that is counted, for Prometheus.
 pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    Query::parse(&req, &[], &[])?;
     if edge.parts.protect_metrics {
         access::admin(&req, &edge)?;
     }

@@ -10,6 +10,7 @@ use futures_util::{Stream, StreamExt, stream};
 use super::events::{event_query, read_error};
 use super::query::Query;
 use super::reply::Refusal;
+use super::stream::{EVENT_LOG, log_value};
 use super::{Edge, access};
 use crate::domain::access::{Caller, Scope};
 use crate::domain::delivery::EventStatus;
@@ -31,6 +32,9 @@ pub async fn list(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Result<H
     let mut walk = Walk::begin(query, &caller, &edge.parts.reader).await?;
     let mut response = HttpResponse::Ok();
     response.insert_header((CONTENT_TYPE, "application/x-ndjson"));
+    if let Some(log) = edge.parts.position.log_id() {
+        response.insert_header((EVENT_LOG, log_value(log)));
+    }
     if req.method() == Method::HEAD {
         return Ok(response.body(BoxBody::new(body::None::new())));
     }

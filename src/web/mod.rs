@@ -5,12 +5,14 @@ mod access;
 mod admin;
 mod body;
 mod cors;
+mod encoding;
 mod events;
 mod health;
 mod lines;
 mod long_poll;
 mod observe;
 mod origin;
+mod prefix;
 mod publish;
 mod query;
 mod reply;
@@ -33,7 +35,7 @@ use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::durables::Directory;
 use crate::actors::log_position::LogPosition;
-use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, Revoke, StartJob};
+use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, Revoke, SettleOrphans, StartJob};
 use crate::actors::push_log::PushLog;
 use crate::actors::router::messages::{CheckAccess, CloseSession, CountSubscribers, FindSessions};
 use crate::actors::router::worker::Worker;
@@ -55,6 +57,8 @@ pub use self::cors::share;
 pub use self::long_poll::LongPollLimits;
 pub use self::observe::observe;
 pub use self::origin::keep_out;
+pub use self::prefix::strip as strip_base_path;
+pub use self::reply::refuse_unread;
 
 /// What the endpoints of every worker share.
 #[derive(Clone)]
@@ -63,6 +67,8 @@ pub struct EdgeParts {
     pub limits: EdgeLimits,
     pub allowed_origins: Arc<[String]>,
     pub cors_origins: Arc<[String]>,
+    /// Where everything is: empty, or with a slash at its beginning and none at its end.
+    pub base_path: Arc<str>,
     pub allowed_hosts: Arc<[String]>,
     /// Whether the listener is reached from this machine alone.
     pub is_loopback: bool,
@@ -110,6 +116,7 @@ pub struct SupervisorAddresses {
     pub subscribers: Recipient<FindAllSubscribers>,
     pub start_job: Recipient<ToPersistence<StartJob>>,
     pub cancel_job: Recipient<ToPersistence<CancelJob>>,
+    pub settle_orphans: Recipient<ToPersistence<SettleOrphans>>,
     pub cancel_schedule: Recipient<ToPersistence<CancelSchedule>>,
     pub revoke: Recipient<ToPersistence<Revoke>>,
     pub check_access: Recipient<CheckAccess>,
@@ -155,7 +162,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(resource("/schedules/{id}", &[Method::DELETE]).route(web::delete().to(schedules::cancel)))
         .service(resource("/ws", &[Method::GET]).route(web::get().to(ws::connect)))
         .service(get("/health").route(web::get().to(health::health)).route(web::head().to(health::health)))
-        .service(get("/health/live").route(web::get().to(health::live)).route(web::head().to(health::live)))
+        .service(get("/health/live").route(web::get().to(health::health)).route(web::head().to(health::health)))
         .service(get("/health/ready").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(get("/metrics").route(web::get().to(health::metrics)).route(web::head().to(health::metrics)))
         .service(web::scope("/admin").wrap(from_fn(access::guard_admin)).configure(admin_routes))
@@ -176,6 +183,8 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         )
         .service(resource("/deliveries", &[Method::GET]).route(web::get().to(admin::deliveries::list)))
         .service(resource("/deliveries/redrive", &[Method::POST]).route(web::post().to(admin::jobs::redrive)))
+        .service(resource("/deliveries/move", &[Method::POST]).route(web::post().to(admin::orphans::move_to)))
+        .service(resource("/deliveries/cancel", &[Method::POST]).route(web::post().to(admin::orphans::cancel)))
         .service(resource("/replay", &[Method::POST]).route(web::post().to(admin::jobs::replay)))
         .service(resource("/jobs", &[Method::GET]).route(web::get().to(admin::jobs::list)))
         .service(resource("/jobs/{id}", &[Method::DELETE]).route(web::delete().to(admin::jobs::cancel)))
@@ -228,6 +237,9 @@ fn resource(path: &str, allowed: &[Method]) -> Resource {
 
 async fn not_found(req: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Refusal> {
     body::discard(&req, payload).await;
+    if let Some(elsewhere) = prefix::without_slash(&req) {
+        return Ok(elsewhere);
+    }
     let message = format!("there is nothing at {}", req.path());
     Err(ApiError::new(ErrorCode::NotFound, message).into())
 }

@@ -1,4 +1,4 @@
-//! Around every request: its id, and how long it took.
+//! Around every request: its id, how long it took, and whether the answer is compressed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use actix_web::body::MessageBody;
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{ConnectionType, StatusCode};
@@ -15,7 +15,7 @@ use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest};
 use prometheus::Histogram;
 
-use super::{Edge, access};
+use super::{Edge, access, encoding};
 use crate::actors::router::shard::seat::peer_name;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::ConnectionSocket;
@@ -66,13 +66,13 @@ pub fn request_id(req: &HttpRequest) -> String {
 }
 
 /// The middleware.
-pub async fn observe<B: MessageBody>(
+pub async fn observe<B: MessageBody + 'static>(
     req: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<B>, actix_web::Error> {
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let begin = Instant::now();
     let Some(edge) = req.app_data::<Data<Edge>>().cloned() else {
-        return next.call(req).await;
+        return next.call(req).await.map(ServiceResponse::map_into_boxed_body);
     };
     let given = req.headers().get(&REQUEST_ID).filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
     let id = given.cloned().unwrap_or_else(|| edge.observer.new_request_id());
@@ -81,9 +81,10 @@ pub async fn observe<B: MessageBody>(
     }
     let _served = req.conn_data::<Rc<ConnectionSocket>>().map(ConnectionSocket::serve);
     let peer = access::peer(req.request(), &edge);
-    let (method, route) = (method_label(req.method().as_str()), route_label(req.path(), req.query_string()));
-    let mut response = next.call(req).await?;
+    let method = method_label(req.method().as_str());
+    let mut response = encoding::answer(next.call(req).await?.map_into_boxed_body()).await;
     let code = response.status().as_u16();
+    let route = route_label(response.request().path(), response.request().query_string());
     edge.observer.answered(method, route, code, begin);
     let level = match code {
         500 => log::Level::Error,

@@ -23,7 +23,9 @@ use crate::protocol::permit;
 use crate::protocol::publish::{PublishHeaders, parse_array, parse_ndjson, parse_publish, scope_keys};
 
 const JSON: &str = "application/json";
-const NDJSON: &str = "application/x-ndjson";
+/// JSON documents, one a line, as they are called.
+const LINES: [(&str, Form); 3] =
+    [("application/x-ndjson", Form::Lines), ("application/ndjson", Form::Lines), ("application/jsonl", Form::Lines)];
 const CLOUD_EVENT: (&str, Form) = (cloud_events::STRUCTURED, Form::StructuredCloudEvent);
 const CLOUD_EVENTS: (&str, Form) = (cloud_events::BATCH, Form::CloudEvents);
 
@@ -88,7 +90,8 @@ fn scheduled(name: &EventName, id: ScheduleId, schedule: Option<Schedule>, repla
 
 /// Many events, all or none.
 pub async fn publish_batch(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let form = form(&req, &[(JSON, Form::Array), (NDJSON, Form::Lines), CLOUD_EVENTS]);
+    let [x_ndjson, ndjson, jsonl] = LINES;
+    let form = form(&req, &[(JSON, Form::Array), x_ndjson, ndjson, jsonl, CLOUD_EVENTS]);
     store_batch(req, payload, edge, form).await
 }
 
@@ -112,6 +115,10 @@ async fn store_batch(
     permit_all(&req, &edge, &caller, &append)?;
     scope_keys(&mut append, &caller);
     let count = append.events.len();
+    if count == 0 {
+        let none = br#"{"count":0,"first_id":null,"last_id":null}"#;
+        return Ok(reply::ok("0 events published.", none));
+    }
     let (first_id, last_id, replayed) = match commit(&edge, append).await? {
         AppendOutcome::Stored { first_id, last_id, replayed } => (first_id, last_id, replayed as usize),
         AppendOutcome::Replayed { first_id, last_id } => (first_id, last_id, count),
@@ -155,13 +162,12 @@ fn permit_all(req: &HttpRequest, edge: &Edge, caller: &Caller, append: &Append) 
 
 /// Which of `forms` the content type is; the headers of a CloudEvent in binary mode speak for data of any type.
 fn form(req: &HttpRequest, forms: &[(&'static str, Form)]) -> Result<Form, ApiError> {
-    let types: smallvec::SmallVec<[&str; 3]> = forms.iter().map(|(name, _)| *name).collect();
+    let types: smallvec::SmallVec<[&str; 5]> = forms.iter().map(|(name, _)| *name).collect();
     let given = body::content_type(req, &types);
     let form = given.map(|given| forms.iter().find(|(name, _)| *name == given).map_or(forms[0].1, |(_, form)| *form));
     let takes_one = forms.contains(&CLOUD_EVENT);
     let is_other = !matches!(form, Ok(Form::StructuredCloudEvent | Form::CloudEvents));
     if takes_one && is_other && req.headers().contains_key("ce-specversion") {
-        body::check_encoding(req)?;
         return Ok(Form::BinaryCloudEvent);
     }
     form

@@ -1,12 +1,16 @@
 //! Answers: the envelope `{"status","message","data"}`, for success and for every error alike.
 
 use std::fmt;
+use std::net::SocketAddr;
 
+use actix_web::body::MessageBody;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, ContentType, HeaderValue};
+use actix_web::http::header::{self, ContentType, HeaderName, HeaderValue};
+use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde_json::{Value, json};
 
+use crate::actors::router::shard::seat::peer_name;
 use crate::protocol::error::{ApiError, ErrorCode};
 
 /// A 200 whose `data` is given as JSON text. `message` must need no escaping.
@@ -18,6 +22,11 @@ pub fn ok(message: &str, data: &[u8]) -> HttpResponse {
 /// escaping.
 pub fn accepted(message: &str, data: &[u8]) -> HttpResponse {
     builder(StatusCode::ACCEPTED).body(envelope(message, data))
+}
+
+/// An answer of another status that has nothing more to say than `message`, which must need no escaping.
+pub fn answer(status: StatusCode, message: &str) -> HttpResponse {
+    builder(status).body(envelope(message, b"null"))
 }
 
 /// A 200 to be given more headers, and its body.
@@ -34,6 +43,12 @@ pub fn envelope(message: &str, data: &[u8]) -> Vec<u8> {
     body.extend_from_slice(data);
     body.push(b'}');
     body
+}
+
+/// A `Link` to another page of the same list. The reference is a query alone, so that it holds under whatever prefix
+/// a proxy has put before the path.
+pub fn link(query: &str, relation: &str) -> (HeaderName, String) {
+    (header::LINK, format!(r#"<?{query}>; rel="{relation}""#))
 }
 
 /// The answer to a request that failed.
@@ -59,6 +74,30 @@ pub fn refuse(error: &ApiError) -> HttpResponse {
     }
     let body = json!({ "status": "error", "message": error.message(), "data": Value::Object(data) });
     response.body(body.to_string())
+}
+
+/// The whole answer, head included, to what the HTTP library could not read as a request; the last of its connection.
+pub fn refuse_unread(status: u16, peer: Option<SocketAddr>) -> Bytes {
+    let (code, message) = match status {
+        408 => (ErrorCode::RequestTimeout, "the head of the request did not arrive in time"),
+        431 => (ErrorCode::HeadTooLarge, "the head of the request is too long"),
+        _ => (
+            ErrorCode::MalformedRequest,
+            "this cannot be read as an HTTP request: look at its first line and its headers",
+        ),
+    };
+    let id = format!("{:016x}", rand::random::<u64>());
+    log::info!(target: "event_handler::http", request_id = id.as_str(), peer = peer_name(peer).as_str(), code = status; "not a request, refused: {message}");
+    let refused = refuse(&ApiError::new(code, message));
+    let status = refused.status();
+    let body = refused.into_body().try_into_bytes().unwrap_or_default();
+    let mut answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    answer.extend_from_slice(&body);
+    answer.into()
 }
 
 fn builder(status: StatusCode) -> HttpResponseBuilder {

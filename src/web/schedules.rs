@@ -1,6 +1,5 @@
 //! `GET /schedules` and `DELETE /schedules/{id}`: events that are to be appended to the log later.
 
-use actix_web::http::header::LINK;
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -49,8 +48,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     if let Some(last) = page.last().filter(|_| has_more) {
         let Turn { due_at, created_at, place } = last.turn;
         let after = format!("{}.{}.{place}", due_at.0, created_at.0);
-        let link = format!(r#"</schedules?after={after}&limit={limit}>; rel="next""#);
-        response.append_header((LINK, link));
+        response.append_header(reply::link(&format!("after={after}&limit={limit}"), "next"));
     }
     Ok(response.body(reply::envelope("success", &data)))
 }

@@ -17,6 +17,7 @@ use crate::actors::session::stream::StreamSession;
 use crate::domain::access::{Caller, Scope};
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
+use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::ApiError;
 use crate::protocol::permit;
@@ -24,11 +25,16 @@ use crate::protocol::request::{Envelope, Start};
 use crate::protocol::wire::Wire;
 use crate::transport::{Streaming, stream};
 
-const PARAMETERS: &[&str] = &["event_name", "after", "envelope", "filter", access::TOKEN_PARAMETER];
+const PARAMETERS: &[&str] =
+    &["event_name", "after", LOG_PARAMETER, "envelope", "named", "filter", access::TOKEN_PARAMETER];
 const LAST_EVENT_ID: &str = "last-event-id";
 
+/// The query parameter with which a client gives back the identity of the log it has seen.
+pub const LOG_PARAMETER: &str = "log_id";
+/// Which log the ids are of.
+pub const EVENT_LOG: HeaderName = HeaderName::from_static("event-log");
 /// Whether everything since the position asked for comes.
-const RECOVERED: HeaderName = HeaderName::from_static("stream-recovered");
+pub const RECOVERED: HeaderName = HeaderName::from_static("stream-recovered");
 /// The oldest event that there is, where it does not.
 const EARLIEST_ID: HeaderName = HeaderName::from_static("stream-earliest-id");
 /// Tells a proxy of the nginx family to pass on what it gets at once.
@@ -42,13 +48,9 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     let query = Query::parse(&req, PARAMETERS, &["event_name"])?;
     let caller = access::streaming_caller(&req, &edge)?;
     let patterns = wanted(&query, &caller)?;
-    let envelope = query.read("envelope", "plain or full", |text| match text {
-        "plain" => Some(Envelope::Plain),
-        "full" => Some(Envelope::Full),
-        _ => None,
-    })?;
+    let envelope = envelope(&query)?;
     let filter = query.one("filter").map(Filter::parse).transpose().map_err(ApiError::from)?;
-    let start = start(&req, &query)?;
+    let start = start(&req, &query)?.in_log(parts.position.log_id(), given_log(&query)?);
     if req.method() == Method::HEAD {
         return Ok(head().body(BoxBody::new(body::None::new())));
     }
@@ -62,15 +64,33 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     let Seat { seated, link, shard } = seat::take(&req, &edge, caller, outbox, Wire::Sse).await?;
     // Gives the seat back, whatever happens.
     let session = StreamSession { seated, link, shard, _admission: admission };
-    let open = OpenStream { seated, patterns, envelope: envelope.unwrap_or_default(), filter, start, log_end };
+    let open = OpenStream { seated, patterns, envelope, filter, start, log_end };
     let opened = session.shard.open_stream.send(open).await;
     let state = opened.map_err(|_| seat::restarting())??;
     session.start(input);
-    response.headers_mut().insert(RECOVERED, HeaderValue::from_static(if state.recovered { "true" } else { "false" }));
+    response.headers_mut().insert(RECOVERED, truth(state.recovered));
+    if let Some(log) = state.log {
+        response.headers_mut().insert(EVENT_LOG, log_value(log));
+    }
     if !state.recovered {
         response.headers_mut().insert(EARLIEST_ID, HeaderValue::from(state.earliest_id));
     }
     Ok(response)
+}
+
+/// The identity of the log that the client has seen, if it says so.
+pub fn given_log(query: &Query<'_>) -> Result<Option<LogId>, ApiError> {
+    query.read(LOG_PARAMETER, "the identity of a log, as the header Event-Log tells it", LogId::parse)
+}
+
+/// The value of [`EVENT_LOG`].
+pub fn log_value(log: LogId) -> HeaderValue {
+    HeaderValue::try_from(log.to_string()).expect("invariant: a UUID is visible ASCII")
+}
+
+/// The value of [`RECOVERED`].
+pub fn truth(is_so: bool) -> HeaderValue {
+    HeaderValue::from_static(if is_so { "true" } else { "false" })
 }
 
 fn head() -> HttpResponseBuilder {
@@ -90,6 +110,20 @@ fn wanted(query: &Query<'_>, caller: &Caller) -> Result<Vec<Pattern>, ApiError> 
         wanted.push(Pattern::everything());
     }
     Ok(wanted)
+}
+
+/// An event without its name tells it in its data.
+fn envelope(query: &Query<'_>) -> Result<Envelope, ApiError> {
+    let envelope = query.read("envelope", "plain or full", |text| match text {
+        "plain" => Some(Envelope::Plain),
+        "full" => Some(Envelope::Full),
+        _ => None,
+    })?;
+    match (query.read("named", "true or false", |text| text.parse().ok())?, envelope) {
+        (Some(false), Some(Envelope::Plain)) => Err(invalid("envelope", "is full with named=false")),
+        (Some(false), _) => Ok(Envelope::Unnamed),
+        _ => Ok(envelope.unwrap_or_default()),
+    }
 }
 
 /// Where to begin. What a client says that comes back is newer than what its URL says.

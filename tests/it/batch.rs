@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, for_each_backend};
+use crate::support::{Backend, Server, for_each_backend};
 
 const NDJSON: &str = "application/x-ndjson";
 
@@ -88,6 +88,29 @@ fn malformed_batches_are_refused() {
         assert_eq!(text.error(415)["code"], "unsupported_media_type");
         assert_eq!(server.events("").len(), 0);
     });
+}
+
+#[test]
+fn lines_have_several_names_and_a_byte_order_mark_is_skipped() {
+    let server = Server::start(Backend::Sqlite);
+    let send = |path: &str, content_type: &str, body: &str| {
+        let body = format!("\u{feff}{body}");
+        server.request("POST", path).header("Content-Type", content_type).body(body).send()
+    };
+    for content_type in [NDJSON, "application/ndjson", "application/jsonl; charset=utf-8"] {
+        let lines = "{\"event_name\":\"a\"}\n{\"event_name\":\"b\"}\n";
+        assert_eq!(send("/publish/batch", content_type, lines).data()["count"], 2, "{content_type}");
+        assert!(send("/publish", content_type, "{}").error(415)["supported"].is_array());
+    }
+    assert_eq!(send("/publish/batch", "application/json", r#"[{"event_name":"c"}]"#).data()["count"], 1);
+    send("/publish", "application/json", r#"{"event_name":"d"}"#).data();
+    let cloud_event = r#"{"specversion":"1.0","id":"1","source":"/s","type":"e"}"#;
+    send("/publish", "application/cloudevents+json", cloud_event).data();
+    assert_eq!(server.events("").len(), 9);
+    for accept in ["application/ndjson", "application/jsonl"] {
+        let lines = server.request("GET", "/events").header("Accept", accept).send();
+        assert_eq!(lines.text().lines().count(), 9, "{accept}");
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn structured_mode_is_published_like_any_event() {
         let id = structured(&server, &full).event_id();
         let stored = server.get(&format!("/events/{id}")).data();
         assert_eq!(stored["payload"], "AP8=");
-        let kept = json!({"ce-id": "a", "ce-time": "2026-01-31T12:00:00Z", "ce-retries": "3", "ce-data": "base64"});
+        let kept = json!({"ce-id": "a", "ce-time": "2026-01-31T12:00:00Z", "ce-retries": "3", "ce-as-literals": "retries", "ce-data": "base64"});
         assert_eq!(stored["metadata"], kept);
         // The modes are two spellings of one event.
         assert_eq!(binary(&server, "b", "[1]").send().event_id(), 2);
@@ -65,6 +65,29 @@ fn structured_mode_is_published_like_any_event() {
         let again = structured(&server, &same);
         assert_eq!((again.event_id(), again.header("idempotent-replayed")), (2, Some("true")));
     });
+}
+
+#[test]
+fn an_empty_batch_of_cloud_events_is_a_success_of_nothing() {
+    let server = Server::start(Backend::Sqlite);
+    for path in ["/publish", "/publish/batch"] {
+        let answer = server.request("POST", path).header("Content-Type", BATCH).body(" [] ").send();
+        assert_eq!(answer.data(), json!({"count": 0, "first_id": null, "last_id": null}), "{path}");
+    }
+    assert!(server.events("").is_empty());
+}
+
+#[test]
+fn a_source_is_taken_as_it_was_sent_where_decoding_leaves_no_uri() {
+    let server = Server::start(Backend::Sqlite);
+    let publish = |id: &str, source: &str| {
+        let request = server.request("POST", "/publish").header("ce-specversion", "1.0").header("ce-id", id);
+        let id = request.header("ce-source", source).header("ce-type", "a").send().event_id();
+        server.get(&format!("/events/{id}")).data()["source"].clone()
+    };
+    assert_eq!(publish("1", "/x%20y"), "/x%20y");
+    assert_eq!(publish("2", "/x%2520y"), "/x%20y");
+    assert_eq!(publish("3", "/a%3Ab"), "/a:b");
 }
 
 #[test]
@@ -108,8 +131,8 @@ fn mistakes_name_the_attribute() {
     let avro =
         server.request("POST", "/publish").header("Content-Type", "application/cloudevents+avro").body("x").send();
     assert_eq!(avro.error(415)["supported"], json!(["application/json", STRUCTURED, BATCH]));
-    let encoded = binary(&server, "a", "1").header("Content-Encoding", "gzip").send();
-    assert_eq!(encoded.error(415)["supported"], json!(["identity"]));
+    let encoded = binary(&server, "a", "1").header("Content-Encoding", "deflate").send();
+    assert_eq!(encoded.error(415)["supported"], json!(["gzip", "br", "zstd", "identity"]));
     assert!(server.events("").is_empty());
 }
 

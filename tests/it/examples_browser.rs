@@ -10,6 +10,19 @@ use crate::support::{Backend, Server};
 
 const HTML: &str = include_str!("../../examples/browser.html");
 
+#[test]
+fn the_subscription_of_the_readme_works_as_pasted_into_a_console() {
+    let block = include_str!("../../README.md").split("```js\n").nth(1).and_then(|rest| rest.split("```").next());
+    let server = Server::start(Backend::Sqlite);
+    let mut page = Page::open(&format!("http://{}/health", server.addr()));
+    page.evaluate("window.said = []; console.log = (...words) => said.push(words)");
+    page.evaluate(block.expect("a block"));
+    page.wait_until("source.readyState == EventSource.OPEN");
+    server.publish("user.created", json!({"user_id": "123"}));
+    page.wait_until("said.length == 1");
+    assert_eq!(page.evaluate("said[0]"), json!(["user.created", {"user_id": "123"}]));
+}
+
 /// The page, where it is served, and a server that admits it.
 struct Example {
     page: Page,

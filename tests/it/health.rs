@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
+use crate::support::server::metric;
 use crate::support::{Backend, Server, for_each_backend};
 
 #[test]
@@ -88,6 +89,13 @@ fn metrics_have_their_customary_names() {
         assert_eq!(count([r#"method="GET""#, r#"route="/events/{id}""#, r#"code="200""#]), one);
         assert_eq!(count([r#"method="GET""#, r#"route="/events/{id}""#, r#"code="404""#]), one);
     });
+}
+
+#[test]
+fn cpu_seconds_are_not_rounded() {
+    let server = Server::start(Backend::Sqlite);
+    let seconds = metric(&server, "process_cpu_seconds_total ");
+    assert!(seconds > 0.0 && seconds.fract() > 0.0, "{seconds}");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! HTTP in general: the envelope, and every kind of bad input.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::support::http::{Connection, Request};
+use crate::support::sse::EventStream;
 use crate::support::{Backend, Server, for_each_backend};
 
 const MIB: usize = 1024 * 1024;
@@ -40,32 +43,19 @@ fn a_body_of_another_type_is_415() {
             let request = server.request("POST", "/publish").body(r#"{"event_name":"a"}"#);
             request.header("Content-Type", content_type).send()
         };
-        for content_type in ["text/plain", "application/xml", "application/x-www-form-urlencoded", "nonsense"] {
-            assert_eq!(send(content_type).error(415)["code"], "unsupported_media_type", "{content_type}");
+        for content_type in
+            ["text/plain;charset=UTF-8", "application/xml", "application/x-www-form-urlencoded", "nonsense"]
+        {
+            let refused = send(content_type);
+            assert_eq!(refused.error(415)["code"], "unsupported_media_type", "{content_type}");
+            let message = refused.json()["message"].to_string();
+            assert!(message.contains("Content-Type: application/json") && message.contains(content_type), "{message}");
         }
         for content_type in ["application/json", "application/json; charset=utf-8", "Application/JSON"] {
             send(content_type).data();
         }
         server.request("POST", "/publish").body(r#"{"event_name":"a"}"#).send().data();
     });
-}
-
-#[test]
-fn an_encoded_body_is_415() {
-    let server = Server::start(Backend::Sqlite);
-    let body = json!({"event_name": "a"}).to_string();
-    let send = |path: &str, encoding: &str| {
-        server.request("POST", path).header("Content-Encoding", encoding).json(format!("[{body}]")).send()
-    };
-    for path in ["/publish", "/publish/batch"] {
-        let response = send(path, "gzip");
-        assert_eq!(response.error(415)["code"], "unsupported_media_type");
-        let message = response.json()["message"].take();
-        assert!(message.as_str().is_some_and(|m| m.contains("unsupported content encoding \"gzip\"")), "{message}");
-        assert_eq!(send(path, "identity, br").error(415)["supported"], json!(["identity"]));
-    }
-    assert_eq!(send("/publish/batch", "Identity").data()["count"], 1);
-    assert_eq!(server.events("").len(), 1);
 }
 
 #[test]
@@ -151,12 +141,47 @@ fn unknown_query_parameters_are_422_naming_the_known() {
 #[test]
 fn where_no_query_parameters_are_known_none_is_taken() {
     let server = Server::start(Backend::Sqlite);
-    for path in ["/health", "/health/live", "/health/ready", "/metrics", "/events/1", "/admin/actors"] {
+    for path in ["/events/1", "/admin/actors"] {
         let response = server.get(&format!("{path}?verbose=1"));
         assert_eq!(response.error(422)["field"], "verbose", "{path}");
         let message = response.json()["message"].take();
         assert!(message.as_str().is_some_and(|m| m.ends_with("not known here; none is")), "{message}");
     }
+}
+
+#[test]
+fn monitors_may_add_query_parameters_of_their_own() {
+    let server = Server::start(Backend::Sqlite);
+    for path in ["/health", "/health/live", "/health/ready", "/metrics"] {
+        for query in ["?verbose=1", "?a=1&a=2", "?_=%ff", "?"] {
+            assert_eq!(server.get(&format!("{path}{query}")).status, 200, "{path}{query}");
+        }
+    }
+}
+
+/// A proxy that hands on `Upgrade` makes no WebSocket of other requests.
+#[test]
+fn a_request_that_could_be_upgraded_is_answered_at_once() {
+    let server = Server::start(Backend::Sqlite);
+    let request = |method: &str, path: &str| {
+        server.request(method, path).header("Connection", "Upgrade").header("Upgrade", "websocket")
+    };
+    for (method, path, status) in [("GET", "/nowhere", 404), ("DELETE", "/publish", 405), ("POST", "/ws", 405)] {
+        let took = |_: usize| {
+            let begin = Instant::now();
+            let mut connection = Connection::open(server.addr()).expect("a connection");
+            connection.send_raw(&request(method, path).encode()).expect("sent");
+            assert_eq!(connection.receive(false).expect("an answer").status, status, "{method} {path}");
+            begin.elapsed()
+        };
+        // What waits for a body that does not come waits for a second, each time.
+        assert!((0..20).map(took).any(|took| took < Duration::from_millis(900)), "{method} {path}");
+    }
+    let body = json!({"event_name": "a"}).to_string();
+    let mut connection = Connection::open(server.addr()).expect("a connection");
+    connection.send_raw(&request("POST", "/publish").json(&body).encode()).expect("sent");
+    connection.receive(false).expect("an answer").data();
+    assert_eq!(server.events("").len(), 1);
 }
 
 /// A name that cannot be read is not another name.
@@ -187,26 +212,67 @@ fn a_request_id_is_taken_or_made_returned_and_logged() {
 }
 
 #[test]
-fn requests_that_are_not_http_get_an_answer_without_a_body() {
+fn what_is_no_request_is_answered_with_the_envelope_and_logged() {
     let server = Server::start(Backend::Sqlite);
     let long = format!("GET /events HTTP/1.1\r\nX: {}", "x".repeat(128 * 1024));
-    let cases: [(&[u8], u16); 6] = [
-        (b"NONSENSE\r\n\r\n", 400),
-        (b"GET / HTTP/9.9\r\n\r\n", 400),
-        (b"GET /events HTTP/1.1\r\nbad header\r\n\r\n", 400),
-        (b"GET /a> HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
-        (b"GET /events?event_name=a.> HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
-        (long.as_bytes(), 431),
+    let cases: [(&[u8], u16, &str); 6] = [
+        (b"NONSENSE\r\n\r\n", 400, "malformed_request"),
+        (b"GET / HTTP/9.9\r\n\r\n", 400, "malformed_request"),
+        (b"GET /events HTTP/1.1\r\nbad header\r\n\r\n", 400, "malformed_request"),
+        (b"GET /events HTTP/1.1\r\n\r\n", 400, "malformed_request"),
+        (b"GET /events?a b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "malformed_request"),
+        (long.as_bytes(), 431, "head_too_large"),
     ];
-    for (bytes, status) in cases {
+    for (bytes, status, code) in cases {
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
         let mut connection = Connection::open(server.addr()).expect("a connection");
-        connection.send_raw(bytes).expect("sent");
+        // It may come behind an answer.
+        connection.send_raw(&[b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", bytes].concat()).expect("sent");
+        assert_eq!(connection.receive(false).expect("an answer").status, 200, "{shown}");
         let answer = connection.receive(false).expect("an answer");
-        assert_eq!((answer.status, answer.text()), (status, ""), "{shown}");
+        assert_eq!(answer.error(status)["code"], code, "{shown}");
+        assert_eq!(answer.header("connection"), Some("close"), "{shown}");
+        let id = answer.header("x-request-id").expect("a request id");
+        server.wait_for_log(|line| line["request_id"] == id && line["code"] == status);
     }
     let log = server.log_text();
     assert!(!log.contains(r#""level":"error""#) && !log.contains("actix_server"), "no client fills the log: {log}");
+}
+
+#[test]
+fn a_head_that_does_not_come_is_answered_with_the_envelope() {
+    let server = Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__SERVER__HEAD_TIMEOUT", "200ms").start();
+    for begun in ["", "GET /events HTTP/1.1\r\nHost"] {
+        let mut connection = Connection::open(server.addr()).expect("a connection");
+        connection.send_raw(begun.as_bytes()).expect("sent");
+        assert_eq!(connection.receive(false).expect("an answer").error(408)["code"], "request_timeout", "{begun}");
+    }
+}
+
+#[test]
+fn what_the_library_is_too_strict_for_is_accepted() {
+    let server = Server::start(Backend::Sqlite);
+    server.publish("user.created", json!(1));
+    let mut connection = Connection::open(server.addr()).expect("a connection");
+    let event = json!({"event_name": "user.renamed", "payload": "GET /> HTTP/1.0"}).to_string();
+    let chunked = format!("{:x}\r\n{event}\r\n0\r\n\r\n", event.len());
+    let publish = server.request("POST", "/publish").header("Transfer-Encoding", "chunked").body(chunked);
+    // On one connection, whatever came before.
+    for n in 1..4 {
+        let list = server.request("GET", "/events?event_name=user.>&limit=1000");
+        let page = connection.send(&list).expect("an answer on the same connection").data();
+        assert_eq!(page.as_array().map(Vec::len), Some(n));
+        connection.send(&publish).expect("an answer on the same connection").data();
+    }
+    let mut stream = EventStream::open(server.addr(), "/events/stream?event_name=user.>&after=0", &[]);
+    assert_eq!(stream.event(), (1, "user.created".to_owned(), json!(1)));
+
+    let posts = [("/publish", 400), ("/nowhere", 404), ("/events", 405)];
+    for (path, status) in posts {
+        let mut connection = Connection::open(server.addr()).expect("a connection");
+        connection.send_raw(format!("POST {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).expect("sent");
+        assert_eq!(connection.receive(false).expect("an answer").status, status, "{path}");
+    }
 }
 
 #[test]

@@ -189,7 +189,7 @@ fn pages_of_deliveries_are_linked() {
                     page.data().as_array().expect("a list").iter().map(|d| d["event_id"].as_i64().expect("an id")),
                 );
                 let link = page.header("link").and_then(|link| link.strip_suffix(r#">; rel="next""#));
-                path = link.and_then(|link| link.strip_prefix('<')).map(str::to_owned);
+                path = link.and_then(|link| link.strip_prefix('<')).map(|query| format!("/admin/deliveries{query}"));
             }
             let each = if state.contains("service") { 1 } else { 2 };
             let expected: Vec<i64> = ids.iter().rev().flat_map(|id| std::iter::repeat_n(*id, each)).collect();
@@ -326,6 +326,7 @@ fn the_commands_show_services_and_tell_them_what_to_do() {
     let lines: Vec<&str> = text(&shown).lines().collect();
     assert!(lines[0].starts_with("SERVICE  STATE") && lines[1].starts_with("billing  active"), "{lines:?}");
     assert!(lines[1].contains("closed") && lines[1].ends_with("answered 400"), "{lines:?}");
+    assert!(lines[0].contains("OLDEST  NEXT  RATE"), "{lines:?}");
     let paused = command(&server, &["services", "pause", "billing", "--json"]);
     let paused: Value = serde_json::from_str(text(&paused)).expect("one JSON object");
     assert_eq!(paused["paused"], "by an operator");

@@ -39,7 +39,8 @@ fn sessions_are_found_and_paged() {
     while let Some(path) = next {
         let response = server.get(&path);
         walked.push(ids(&response.data()));
-        next = response.header("link").map(|link| link[1..link.find('>').expect("a link")].to_owned());
+        next =
+            response.header("link").map(|link| format!("/admin/sessions{}", &link[1..link.find('>').expect("a link")]));
     }
     assert_eq!(walked, [vec![1, 2], vec![3, 4], vec![5]]);
     for query in ["?kind=ftp", "?limit=0", "?pattern=a..b", "?after=x", "?shard=1"] {
@@ -61,7 +62,7 @@ fn subscribers_are_counted_by_pattern() {
     assert_eq!(counts(), json!([count("a.>", 3, 1), count("a.b", 1, 0), count("c", 0, 1)]));
     let page = server.get("/admin/subscriptions?limit=1&after=a.%3E");
     assert_eq!(page.data(), json!([count("a.b", 1, 0)]));
-    assert_eq!(page.header("link"), Some(r#"</admin/subscriptions?limit=1&after=a.b>; rel="next""#));
+    assert_eq!(page.header("link"), Some(r#"<?limit=1&after=a.b>; rel="next""#));
     drop((sockets, stream));
     eventually("nobody", || (counts() == json!([])).then_some(()));
 }

@@ -57,6 +57,28 @@ fn the_full_envelope_is_the_events_own() {
 }
 
 #[test]
+fn without_names_all_events_are_messages() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        server.publish("a.before", json!(1));
+        let mut stream = server.stream("?event_name=a.*&named=false&after=0", &[]);
+        stream.next_block().expect("a first block");
+        server.publish("a.after", json!({"n": 2}));
+        for (id, name, payload) in [(1, "a.before", json!(1)), (2, "a.after", json!({"n": 2}))] {
+            let block = stream.next_block().expect("an event");
+            assert_eq!((block.id, block.event), (Some(id.to_string()), None));
+            let data: Value = serde_json::from_str(&block.data.expect("data")).expect("JSON");
+            assert_eq!((&data["event_name"], &data["payload"], &data["id"]), (&json!(name), &payload, &json!(id)));
+        }
+        let mut named = server.stream("?named=true&after=1", &[]);
+        assert_eq!(named.event(), (2, "a.after".to_owned(), json!({"n": 2})));
+        for (query, field) in [("named=no", "named"), ("named=false&envelope=plain", "envelope")] {
+            assert_eq!(server.get(&format!("/events/stream?{query}")).error(422)["field"], field);
+        }
+    });
+}
+
+#[test]
 fn a_filter_holds_for_all_names() {
     let server = Server::start(Backend::Sqlite);
     server.publish("a", json!({"n": 1}));

@@ -16,10 +16,11 @@ fn a_request_with_an_id_gets_one_reply_with_it() {
         server.publish("a", json!({}));
         let mut ws = server.ws();
         let reply = ws.request(json!({"action": "subscribe", "event_name": "auction.>", "id": 7}));
-        assert_eq!(
-            reply,
-            json!({"id": 7, "type": "subscribed", "event_name": "auction.>", "last_id": 2, "recovered": true})
-        );
+        let log = server.get("/events").header("event-log").map(str::to_owned);
+        let expected = json!({
+            "id": 7, "type": "subscribed", "event_name": "auction.>", "last_id": 2, "recovered": true, "log_id": log,
+        });
+        assert_eq!(reply, expected);
         let reply = ws.request(json!({"action": "unsubscribe", "event_name": "auction.>", "id": 8}));
         assert_eq!((&reply["type"], &reply["event_name"]), (&json!("unsubscribed"), &json!("auction.>")));
         assert_eq!(ws.barrier(), [] as [&str; 0]);
@@ -60,6 +61,10 @@ fn ping_is_answered_with_pong() {
         }
         let reply = ws.request(json!({"action": "ping", "id": 9}));
         assert_eq!(reply["type"], "pong");
+        // Clients of other services send what they are used to.
+        ws.send("{\"type\":\"pong\",\"timestamp\":1}");
+        ws.send("{\"type\":\"ping\",\"timestamp\":1690891200000.50,\"clientId\":\"c\",\"data\":{}}");
+        assert_eq!(ws.recv_text(), r#"{"type":"pong","timestamp":1690891200000.50}"#);
     });
 }
 

@@ -106,6 +106,28 @@ impl Postgres {
         }
     }
 
+    /// Takes a backup of the whole server while it runs, for [`set_back`](Self::set_back).
+    pub fn back_up(&self) {
+        let port = self.server.lock().unwrap_or_else(PoisonError::into_inner).0;
+        // Only some programs may be linked to from where they were found.
+        let postgres = fs::canonicalize(self.bin.join("postgres")).expect("a program");
+        let output = as_unprivileged(&postgres.with_file_name("pg_basebackup"))
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string(), "-X", "fetch", "-c", "fast", "-D"])
+            .arg(self.dir.join("backup"))
+            .current_dir(&self.dir)
+            .output()
+            .expect("run pg_basebackup");
+        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Puts the backup in the place of the data, and starts the server with it.
+    pub fn set_back(&self) {
+        self.stop();
+        fs::rename(self.dir.join("data"), self.dir.join("lost")).expect("data");
+        fs::rename(self.dir.join("backup"), self.dir.join("data")).expect("a backup");
+        self.start_again();
+    }
+
     /// Stops every process of the server in its tracks, connections open, until the answer is dropped.
     pub fn freeze(&self) -> Frozen {
         let pids = fs::read_to_string(self.dir.join("data/postmaster.pid")).expect("a running server");

@@ -5,11 +5,12 @@ use std::time::Duration;
 use actix::prelude::Context;
 use serde_json::json;
 
-use super::post::{Attempt, Outcome};
+use super::post::{Attempt, FailureKind, Outcome};
 use super::report::LastError;
 use super::{AttemptEnd, Client};
 use crate::domain::breaker::{BreakerState, Transition};
-use crate::domain::delivery::{DeadReason, Verdict, classify};
+use crate::domain::delivery::{DeadReason, Verdict, classify, is_refusal_of_all};
+use crate::domain::dispatch::Hold;
 use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::retry::RetryVerdict;
 use crate::storage::{Claimed, Registered, Settled, Settlement};
@@ -25,6 +26,11 @@ pub(super) enum Cause {
     Operator,
 }
 
+/// For which nothing is sent when this machine has no room for a connection.
+const RESOURCES_PAUSE: Duration = Duration::from_secs(1);
+/// So many refusals in a row, each of a kind that says more of the service than of the event, are told.
+const REFUSALS_TOLD: u32 = 20;
+
 /// An attempt, judged.
 struct Judged {
     verdict: Verdict,
@@ -34,11 +40,12 @@ struct Judged {
     answer: Option<String>,
 }
 
-impl From<AttemptEnd> for Judged {
-    fn from(end: AttemptEnd) -> Self {
+impl Judged {
+    /// `retry_after` as far as it is obeyed.
+    fn of(end: AttemptEnd, obeyed: impl Fn(Option<Duration>) -> Option<Duration>, spares_404: bool) -> Self {
         match end {
             AttemptEnd::Posted(Attempt { outcome: Outcome::Answered { status, retry_after, excerpt }, took }) => {
-                let verdict = classify(status, retry_after);
+                let verdict = classify(status, obeyed(retry_after), spares_404);
                 let failed = verdict != Verdict::Delivered;
                 Self {
                     verdict,
@@ -49,7 +56,10 @@ impl From<AttemptEnd> for Judged {
                 }
             }
             AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, took }) => Self {
-                verdict: Verdict::Retry { retry_after: None },
+                verdict: match kind {
+                    FailureKind::Resources => Verdict::PutOff(RESOURCES_PAUSE),
+                    _ => Verdict::Retry { retry_after: None },
+                },
                 took,
                 http_status: None,
                 reason: Some(format!("{}: {message}", kind.as_str())),
@@ -76,8 +86,14 @@ impl From<AttemptEnd> for Judged {
 impl Client {
     /// Judges, and notes what is to be written down.
     pub(super) fn attempt_ended(&mut self, id: EventId, end: AttemptEnd) {
-        let judged = Judged::from(end);
+        let made = self.claims.get(id).map_or(0, |claimed| (claimed.attempts + 1).saturating_sub(claimed.spent));
+        let spares_404 = made <= self.parts.service.options.retry_404;
+        let judged = Judged::of(end, |asked| self.schedule.obeyed(asked), spares_404);
         let now = self.clock.now();
+        self.count_refusal(&judged, id);
+        if let Verdict::PutOff(pause) = judged.verdict {
+            return self.put_off(id, &judged, pause, now);
+        }
         let finished = self.dispatcher.finished(id, judged.verdict, judged.took, now, rand::random());
         let (Some(finished), Some(claimed), Some(service)) = (finished, self.claims.get(id), self.id) else { return };
         let attempts = claimed.attempts + 1;
@@ -86,9 +102,8 @@ impl Client {
             Verdict::Delivered => (Settled::Delivered, "delivered"),
             Verdict::Dead(reason) => (Settled::Dead(reason), "dead"),
             Verdict::Gone => (Settled::Retry(now), "gone"),
-            Verdict::Retry { retry_after } => {
-                let made = attempts.saturating_sub(claimed.spent);
-                match self.schedule.next(made, retry_after, rand::random()) {
+            Verdict::Retry { .. } | Verdict::NotYet | Verdict::PutOff(_) => {
+                match self.schedule.next(made, judged.verdict.retry_after(), rand::random()) {
                     RetryVerdict::After(delay) => (Settled::Retry(now.plus(delay)), "retry"),
                     RetryVerdict::Exhausted => (Settled::Dead(DeadReason::Exhausted), "dead"),
                 }
@@ -106,7 +121,7 @@ impl Client {
                 // The dispatcher saw a failure, and would wait for this one to come again.
                 self.dispatcher.forget(key);
             }
-            log::debug!(service = self.name(), id, attempts, reason = reason.as_str(), error = judged.reason.as_deref().unwrap_or("-"); "delivery is dead");
+            log::warn!(service = self.name(), id, attempts, reason = reason.as_str(), error = judged.reason.as_deref().unwrap_or("-"); "delivery is dead");
             self.announce_dead(claimed.clone(), reason, attempts, judged.reason.as_deref());
         }
         if let Some(error) = &judged.reason {
@@ -135,6 +150,45 @@ impl Client {
         });
     }
 
+    /// Nothing became of the attempt, and nothing is sent for `pause`; it counts for nothing else.
+    fn put_off(&mut self, id: EventId, judged: &Judged, pause: Duration, now: Timestamp) {
+        let why = if judged.http_status.is_some() { Hold::RetryAfter } else { Hold::Resources };
+        let rested = self.dispatcher.rests(now).map(|(_, why)| why);
+        if !self.dispatcher.put_off(id, now.plus(pause), why) {
+            return;
+        }
+        let reason = judged.reason.as_deref().unwrap_or_default();
+        let pause_ms = pause.as_millis();
+        if why == Hold::Resources && rested != Some(why) {
+            log::warn!(service = self.name(), reason, pause_ms; "no room for a connection to the service");
+        } else if rested.is_none() {
+            log::debug!(service = self.name(), reason, pause_ms; "the service asks for time");
+        }
+        self.metrics.attempted("put_off", judged.took);
+        let error = match why {
+            Hold::RetryAfter => format!("{reason}, and asked for {pause:?}"),
+            _ => reason.to_owned(),
+        };
+        self.remember_error(LastError { at: now, event_id: id, error });
+    }
+
+    /// Tells once of each series of refusals that say more of the service than of the events. Whatever else it answers
+    /// of its own accord ends the series.
+    fn count_refusal(&mut self, judged: &Judged, id: EventId) {
+        match judged.http_status {
+            Some(status) if is_refusal_of_all(status) => {
+                self.refusals = self.refusals.saturating_add(1);
+                if self.refusals == REFUSALS_TOLD {
+                    log::warn!(service = self.name(), status, refusals = self.refusals; "the service refuses everything");
+                    let last = json!({ "http_status": status, "refusals": self.refusals, "event_id": id });
+                    self.announce("refusing", last);
+                }
+            }
+            Some(200..=499) if !judged.verdict.is_failure() => self.refusals = 0,
+            _ => {}
+        }
+    }
+
     /// These are in the store.
     pub(super) fn settled(&mut self, settlements: Vec<Settlement>, ctx: &mut Context<Self>) {
         let mut next_due: Option<Timestamp> = None;
@@ -147,6 +201,7 @@ impl Client {
             next_due = next_due.into_iter().chain(due).min();
         }
         if let Some(due) = next_due {
+            self.next_due = self.next_due.into_iter().chain(next_due).min();
             self.begin_round_at(due, ctx);
         }
         if self.recovering

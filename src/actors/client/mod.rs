@@ -50,7 +50,7 @@ use crate::domain::dispatch::{Dispatcher, Hold, Job, Next};
 use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::routes::ServiceId;
-use crate::protocol::webhook::{DeliveryFormat, SigningKey, TraceIds, delivery_request};
+use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
 use crate::storage::{CommandId, Reader, Registered, ServiceChange, Settlement};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
@@ -103,6 +103,10 @@ pub struct Client {
     claims: Claims,
     /// Why nothing is sent, as last seen.
     waits_for: Hold,
+    /// Until when, if nothing else happens.
+    waits_until: Option<Timestamp>,
+    /// Refusals in a row that say more of the service than of the events.
+    refusals: u32,
     /// Whether the last page of claims could be read.
     can_read: bool,
     /// Ended, and not on their way to the store yet.
@@ -119,6 +123,8 @@ pub struct Client {
     timer: Option<SpawnHandle>,
     /// When the next round through what is due begins.
     next_round: Option<(Timestamp, SpawnHandle)>,
+    /// When the next retry is due that is not in hand, as far as is known.
+    next_due: Option<Timestamp>,
     drained: Vec<oneshot::Sender<()>>,
     /// Operators who wait until what they have told it is stored.
     obeyed: Vec<oneshot::Sender<()>>,
@@ -195,6 +201,8 @@ impl Client {
             pause: None,
             claims: Claims::default(),
             waits_for: Hold::Empty,
+            waits_until: None,
+            refusals: 0,
             can_read: true,
             ended: Vec::new(),
             own_events: Vec::new(),
@@ -204,6 +212,7 @@ impl Client {
             told: BreakerState::Closed,
             timer: None,
             next_round: None,
+            next_due: None,
             drained: Vec::new(),
             obeyed: Vec::new(),
             last_errors: VecDeque::new(),
@@ -254,7 +263,7 @@ impl Client {
                     if why == Hold::Breaker && self.waits_for != why {
                         self.metrics.not_permitted();
                     }
-                    self.waits_for = why;
+                    (self.waits_for, self.waits_until) = (why, until);
                     return until;
                 }
             }
@@ -268,8 +277,8 @@ impl Client {
         let Some((claimed, log)) = self.claims.get(job.id).zip(self.parts.position.log_id()) else { return };
         let options = &self.parts.service.options;
         let ids = TraceIds { trace: rand::random(), span: rand::random() };
-        let format: DeliveryFormat = options.format;
-        let request = delivery_request(log, &claimed.event, &self.parts.service.name, format, &self.keys, now, ids);
+        let to = To { service: self.name(), format: options.format, sources: &self.parts.service.sources };
+        let request = delivery_request(log, &claimed.event, to, &self.keys, now, ids);
         if request.body.len() > options.max_body.as_usize() {
             return attempting.end(AttemptEnd::TooLarge(request.body.len()));
         }

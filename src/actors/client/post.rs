@@ -1,14 +1,12 @@
 //! One service over HTTP: requests out, answers in, every one of them bounded in time and size.
 
 use std::cell::Cell;
-use std::fmt::Display;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::error::HttpError;
-use actix_web::http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
-};
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use awc::error::{ConnectError, SendRequestError};
 use awc::http::Uri;
 use awc::{Client, ClientResponse};
@@ -24,8 +22,8 @@ use crate::protocol::webhook::Headers;
 pub const EXCERPT_BYTES: usize = 20_000;
 /// As much of an answer's body is read, so that its connection can be used again; beyond it that is closed.
 const READ_BYTES: usize = 256 * 1024;
-/// Age beyond which a connection is not used again: so a changed address is noticed.
-const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
+/// For which the body of an answer is read, as far as the time of the attempt allows. Its head has said all that counts.
+const BODY_PATIENCE: Duration = Duration::from_secs(1);
 
 const AGENT: &str = concat!("event-handler/", env!("CARGO_PKG_VERSION"));
 
@@ -40,10 +38,12 @@ pub struct TargetOptions {
     pub concurrency: usize,
     /// For a connection, and again for its TLS handshake.
     pub connect_timeout: Duration,
-    /// For a whole attempt, the body of the answer included.
+    /// For a whole attempt.
     pub timeout: Duration,
     /// For which an unused connection is kept.
     pub idle_timeout: Duration,
+    /// Age beyond which a connection is not used again: so a changed address is noticed.
+    pub connection_max_age: Duration,
     pub allow_private: bool,
     pub tls: TlsFiles,
 }
@@ -60,6 +60,7 @@ pub struct Poster {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     pub outcome: Outcome,
+    /// Until the head of the answer, or the failure.
     pub took: Duration,
 }
 
@@ -70,7 +71,7 @@ pub enum Outcome {
         status: u16,
         /// As asked for; the bound is for the caller to set.
         retry_after: Option<Duration>,
-        /// The beginning of the body, what is not UTF-8 replaced.
+        /// The beginning of the body, as far as it came; what is not UTF-8 is replaced.
         excerpt: String,
     },
     Failed {
@@ -79,7 +80,7 @@ pub enum Outcome {
     },
 }
 
-/// Why there is no whole answer.
+/// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
     /// Nobody listens there.
@@ -96,6 +97,8 @@ pub enum FailureKind {
     Broken,
     /// The request itself could not be made.
     Request,
+    /// This machine has no descriptor or memory left for a connection: nothing was sent.
+    Resources,
 }
 
 impl FailureKind {
@@ -109,6 +112,7 @@ impl FailureKind {
             Self::RefusedAddress => "refused_address",
             Self::Broken => "broken",
             Self::Request => "request",
+            Self::Resources => "resources",
         }
     }
 }
@@ -129,6 +133,7 @@ impl TargetOptions {
             connect_timeout: options.connect_timeout.get(),
             timeout: options.timeout.get(),
             idle_timeout: options.idle_timeout.get(),
+            connection_max_age: options.connection_max_age.get(),
             allow_private: options.allow_private,
             tls: TlsFiles::of(service),
         }
@@ -145,8 +150,17 @@ fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
 impl Poster {
     /// Reads the certificates that are needed. To be used on the thread it was made on.
     pub fn new(options: &TargetOptions) -> Result<Self, String> {
-        let TargetOptions { url, headers, concurrency, connect_timeout, timeout, idle_timeout, allow_private, tls } =
-            options;
+        let TargetOptions {
+            url,
+            headers,
+            concurrency,
+            connect_timeout,
+            timeout,
+            idle_timeout,
+            connection_max_age,
+            allow_private,
+            tls,
+        } = options;
         let tls = match url.expose().scheme() {
             "https" => Some(client_config(tls).map_err(|(key, reason)| format!("{key}: {reason}"))?),
             _ => None,
@@ -156,7 +170,7 @@ impl Poster {
             .timeout(*timeout)
             .limit(*concurrency)
             .conn_keep_alive(*idle_timeout)
-            .conn_lifetime(MAX_CONNECTION_AGE);
+            .conn_lifetime(*connection_max_age);
         let client = Client::builder()
             .connector(connector)
             .disable_redirects()
@@ -171,31 +185,36 @@ impl Poster {
     /// A connection from the pool that turns out to be dead before anything of an answer came is replaced, once.
     pub async fn post(&self, path: &str, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Attempt {
         let begin = Instant::now();
-        let outcome = match client_uri(self.url.join_path(path).as_str()) {
+        let answered = match client_uri(self.url.join_path(path).as_str()) {
             Ok(uri) => {
                 let attempt = self.attempt(&uri, headers, body);
                 tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| {
-                    let message = format!("no whole answer within {:?}", self.timeout);
-                    Outcome::Failed { kind: FailureKind::Timeout, message }
+                    let message = format!("no answer within {:?}", self.timeout);
+                    Err((FailureKind::Timeout, message))
                 })
             }
-            Err(error) => Outcome::Failed { kind: FailureKind::Request, message: error.to_string() },
+            Err(error) => Err((FailureKind::Request, error.to_string())),
         };
-        Attempt { outcome, took: begin.elapsed() }
+        let took = begin.elapsed();
+        let outcome = match answered {
+            Ok(response) => answer(response, self.timeout.saturating_sub(took).min(BODY_PATIENCE)).await,
+            Err((kind, message)) => Outcome::Failed { kind, message },
+        };
+        Attempt { outcome, took }
     }
 
-    async fn attempt(&self, uri: &Uri, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Outcome {
+    /// The head of the answer.
+    async fn attempt(
+        &self,
+        uri: &Uri,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Bytes,
+    ) -> Result<ClientResponse, (FailureKind, String)> {
         let (mut sent, mut stage) = self.send(uri, headers, body.clone()).await;
         if stage == Stage::Pooled && sent.as_ref().is_err_and(is_dead_connection) {
             (sent, stage) = self.send(uri, headers, body).await;
         }
-        match sent {
-            Ok(response) => answer(response).await,
-            Err(error) => {
-                let (kind, message) = failure(&error, stage);
-                Outcome::Failed { kind, message }
-            }
-        }
+        sent.map_err(|error| failure(&error, stage))
     }
 
     /// The head of the answer, and how far the connection got.
@@ -243,43 +262,31 @@ fn is_dead_connection(error: &SendRequestError) -> bool {
     }
 }
 
-async fn answer(mut response: ClientResponse) -> Outcome {
+/// Reads what comes of the body within `patience`: a body that stalls or breaks off takes nothing back.
+async fn answer(mut response: ClientResponse, patience: Duration) -> Outcome {
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers(), SystemTime::now());
-    let declared = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    let broken = |reason: &dyn Display| {
-        let message = format!("the answer broke off after status {status}: {reason}");
-        Outcome::Failed { kind: FailureKind::Broken, message }
-    };
-    let answered = |excerpt: Vec<u8>| {
-        // Zero bytes are text too, but not all stores can keep them.
-        let excerpt = String::from_utf8_lossy(&excerpt).replace('\0', "\u{fffd}");
-        Outcome::Answered { status, retry_after, excerpt }
-    };
     if status < 200 {
         // The connection skips interim answers; this one announces another protocol.
         return Outcome::Failed { kind: FailureKind::Broken, message: format!("interim answer {status}") };
     }
     let mut excerpt = Vec::new();
-    let mut read = 0;
-    while let Some(chunk) = response.next().await {
-        let chunk = match chunk {
-            Ok(chunk) => chunk,
-            Err(error) => return broken(&error),
-        };
-        let room = EXCERPT_BYTES - excerpt.len();
-        excerpt.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        read += chunk.len();
-        if read > READ_BYTES {
-            // Dropped unread, the connection is closed.
-            return answered(excerpt);
+    let read = async {
+        let mut read = 0;
+        while let Some(Ok(chunk)) = response.next().await {
+            let room = EXCERPT_BYTES - excerpt.len();
+            excerpt.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            read += chunk.len();
+            if read > READ_BYTES {
+                break;
+            }
         }
-    }
-    // The client takes the end of the connection for the end of the body.
-    if declared.is_some_and(|declared| read < declared) {
-        return broken(&"the connection was closed");
-    }
-    answered(excerpt)
+    };
+    // Dropped before its end was read, the connection is closed.
+    let _ = tokio::time::timeout(patience, read).await;
+    // Zero bytes are text too, but not all stores can keep them.
+    let excerpt = String::from_utf8_lossy(&excerpt).replace('\0', "\u{fffd}");
+    Outcome::Answered { status, retry_after, excerpt }
 }
 
 /// Seconds, however many, or a date (RFC 9110, section 10.2.3); what is neither counts as absent.
@@ -292,13 +299,44 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default())
 }
 
+/// Whether this process or machine lacks what every connection needs, whoever it leads to.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Why a TLS handshake failed; with advice where the reason is a riddle.
+fn tls_reason(error: &io::Error) -> String {
+    use rustls::{CertificateError, Error};
+    let certificate = match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(reason)) => reason,
+        _ => return error.to_string(),
+    };
+    match certificate {
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "the service shows a certificate that is an authority, which it may not use for itself: sign one by that \
+             authority, or make one that is none (`openssl req -x509 -addext basicConstraints=CA:FALSE …`), and name it \
+             in tls_ca_file"
+                .to_owned()
+        }
+        CertificateError::UnknownIssuer => {
+            format!("{error}: neither the system nor tls_ca_file has the authority that has signed the service's certificate")
+        }
+        _ => error.to_string(),
+    }
+}
+
 fn failure(error: &SendRequestError, stage: Stage) -> (FailureKind, String) {
     let kind = match error {
         SendRequestError::Connect(ConnectError::Resolver(reason)) => match reason.downcast_ref::<RefusedAddress>() {
             Some(refused) => return (FailureKind::RefusedAddress, refused.to_string()),
-            None => return (FailureKind::Dns, format!("the name cannot be resolved: {reason}")),
+            // The resolver does not always say that it could not open anything.
+            None => match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
+                Err(error) if is_shortage(&error) => return (FailureKind::Resources, error.to_string()),
+                _ => return (FailureKind::Dns, format!("the name cannot be resolved: {reason}")),
+            },
         },
         SendRequestError::Connect(ConnectError::NoRecords | ConnectError::Unresolved) => FailureKind::Dns,
+        SendRequestError::Connect(ConnectError::Io(error)) if is_shortage(error) => FailureKind::Resources,
         SendRequestError::Connect(ConnectError::Io(error)) if error.kind() == ErrorKind::TimedOut => {
             let what = if stage == Stage::Connected { "TLS handshake" } else { "connection" };
             return (FailureKind::Timeout, format!("no {what} in time"));
@@ -307,7 +345,9 @@ fn failure(error: &SendRequestError, stage: Stage) -> (FailureKind, String) {
         SendRequestError::Connect(ConnectError::Disconnected) => {
             return (FailureKind::Broken, "the connection was closed without an answer".to_owned());
         }
-        SendRequestError::Connect(ConnectError::Io(_)) if stage == Stage::Connected => FailureKind::Tls,
+        SendRequestError::Connect(ConnectError::Io(error)) if stage == Stage::Connected => {
+            return (FailureKind::Tls, tls_reason(error));
+        }
         SendRequestError::Connect(ConnectError::SslIsNotSupported) => FailureKind::Tls,
         SendRequestError::Connect(_) => FailureKind::Connect,
         SendRequestError::Timeout => FailureKind::Timeout,

@@ -51,8 +51,11 @@ impl Client {
         let reader = self.parts.reader.clone();
         let next = async move { reader.next_due(service, through).await };
         ctx.spawn(next.into_actor(self).map(|next, this, ctx| match next {
-            Ok(None) => {}
-            Ok(Some(due)) => this.begin_round_at(due, ctx),
+            Ok(None) => this.next_due = None,
+            Ok(Some(due)) => {
+                this.next_due = Some(due);
+                this.begin_round_at(due, ctx);
+            }
             Err(_) => this.begin_round_at(this.clock.now().plus(STORE_RETRY), ctx),
         }));
     }

@@ -4,8 +4,9 @@ use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::{Value, json};
 
 use super::messages::ListInFlight;
-use super::{Client, MAILBOX};
+use super::{Client, MAILBOX, MAX_UNSETTLED};
 use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
+use crate::domain::dispatch::Hold;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::priority::Lane;
 
@@ -66,6 +67,7 @@ impl Client {
             (true, true) if self.dispatcher.is_paused() => "paused",
             (true, true) => "active",
         };
+        let (waits_for, next_attempt_at) = self.waiting(now);
         let url = self.parts.service.url.expose();
         ActorReport {
             name: format!("client/{}", self.parts.service.name),
@@ -100,11 +102,44 @@ impl Client {
                 "in_hand_bytes": in_hand_bytes,
                 "keys_in_hand": figures.keys,
                 "keys_parked": self.claims.parked(),
-                "waits_for": if self.can_read { self.waits_for.as_str() } else { "store" },
+                "waits_for": waits_for,
+                "next_attempt_at": next_attempt_at.map(|at| at.to_string()),
                 "rate": self.rate.per_second,
                 "last_errors": errors,
             }),
             children: Vec::new(),
+        }
+    }
+
+    /// Why nothing is sent just now, and when the next attempt is to be expected, if that is a matter of time alone.
+    fn waiting(&self, now: Timestamp) -> (&'static str, Option<Timestamp>) {
+        let is_open = self.parts.slot.pending_total() > 0;
+        if self.id.is_none() {
+            return ("starting", None);
+        }
+        if !self.is_held {
+            return ("another_node", None);
+        }
+        if !self.can_read || self.unsettled() >= MAX_UNSETTLED {
+            return ("store", None);
+        }
+        let until = self.waits_until.map(|until| until.max(now));
+        match self.waits_for {
+            Hold::Empty if !is_open => (Hold::Empty.as_str(), None),
+            // Nothing is in hand: what is open is under way, or is to be tried again later.
+            Hold::Empty => match self.next_due {
+                Some(due) => {
+                    let breaker = self.dispatcher.breaker().figures(now).open_until.map(|until| (until, Hold::Breaker));
+                    let held = breaker.into_iter().chain(self.dispatcher.rests(now)).max_by_key(|(until, _)| *until);
+                    match held.filter(|(until, _)| *until > due) {
+                        Some((until, why)) => (why.as_str(), Some(until.max(now))),
+                        None => ("retry", Some(due.max(now))),
+                    }
+                }
+                None if self.under_way().next().is_some() => ("answer", None),
+                None => ("store", None),
+            },
+            why => (why.as_str(), until),
         }
     }
 

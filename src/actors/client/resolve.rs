@@ -1,6 +1,7 @@
 //! Connections to services: names are resolved, addresses vetted, and exactly those that were vetted connected to.
 
 mod final_answers;
+mod head;
 
 use std::cell::Cell;
 use std::fmt;

@@ -33,8 +33,11 @@ fn identity(authority: &Authority, name: &str) -> (rcgen::Certificate, KeyPair) 
 
 /// Answers one request a connection with 204; asks for a certificate of `clients`, if there is one.
 fn serve(authority: &Authority, name: &str, clients: Option<&Authority>) -> SocketAddr {
+    serve_as(identity(authority, name), clients)
+}
+
+fn serve_as((certificate, key): (rcgen::Certificate, KeyPair), clients: Option<&Authority>) -> SocketAddr {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let (certificate, key) = identity(authority, name);
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().expect("versions");
     let builder = match clients {
@@ -102,6 +105,29 @@ async fn a_service_is_trusted_under_its_name_alone() {
     assert_eq!(kind(status(&format!("https://localhost:{stranger}"), &trusted).await), FailureKind::Tls);
     let by_address = serve(&ours, "127.0.0.1", None);
     assert_eq!(status(&format!("https://{by_address}"), &trusted).await, Ok(204));
+}
+
+/// As `openssl req -x509` makes them, by default as an authority of its own.
+#[actix_rt::test]
+async fn a_certificate_that_is_its_own_authority_is_taken_or_refused_with_advice() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for is_ca in [false, true] {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(["localhost".to_owned()]).expect("parameters");
+        if is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let file = write(dir.path(), "self.pem", &certificate.pem());
+        let url = format!("https://localhost:{}", serve_as((certificate, key), None).port());
+        match status(&url, &[("tls_ca_file", &file)]).await {
+            Ok(status) => assert_eq!((status, is_ca), (204, false)),
+            Err((kind, message)) => {
+                assert_eq!((kind, is_ca), (FailureKind::Tls, true), "{message}");
+                assert!(message.contains("basicConstraints=CA:FALSE"), "{message}");
+            }
+        }
+    }
 }
 
 #[actix_rt::test]

@@ -229,7 +229,7 @@ impl Durables {
     fn first_floor(&self, request: &JoinRequest, log_end: EventId) -> EventId {
         let bounds = self.parts.position.get().unwrap_or_default();
         match request.start {
-            Start::Now => log_end,
+            Start::Now | Start::Elsewhere => log_end,
             Start::Earliest => (bounds.earliest - 1).max(0),
             Start::After(id) => id.min(bounds.last.max(log_end)),
         }

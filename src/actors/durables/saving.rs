@@ -128,6 +128,10 @@ impl Durables {
         }
         if end == End::Stored {
             let has_renewed = !changes.renewed.is_empty();
+            for Dead { id, deliveries, reason, .. } in &changes.dead {
+                let reason = reason.as_str();
+                log::warn!(service = service_name(name), id, attempts = deliveries, reason; "delivery is dead");
+            }
             self.parts.metrics.durable_dead.inc_by(changes.dead.len() as u64);
             self.parts.metrics.durable_settled.inc_by(answers.len() as u64);
             consumer.tell_all(&answers, Ok(()));

@@ -12,7 +12,9 @@ use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Append, AppendOutcome, EventId, NewEvent, ScheduleId};
 use crate::domain::routes::ServiceId;
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{DurableChange, Held, HeldDurable, NewDurable, NewJob, ServiceChange, Settlement};
+use crate::storage::{
+    DurableChange, Held, HeldDurable, NewDurable, NewJob, ServiceChange, Settlement, Settling, Shifted,
+};
 
 /// Store these; the answer comes after the commit. One outcome for each append, in order.
 #[derive(Debug, Message)]
@@ -108,6 +110,14 @@ pub enum Alteration {
     /// It goes on after this event.
     Seek(EventId),
     Delete,
+}
+
+/// Settle some of the deliveries of a service that is not configured; answers what was done, nothing if none is left.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Shifted, AppendFailure>")]
+pub struct SettleOrphans {
+    pub from: ServiceId,
+    pub settling: Settling,
 }
 
 /// Make deliveries anew, little by little; answers the number of the job.

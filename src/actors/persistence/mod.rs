@@ -139,12 +139,15 @@ impl Persistence {
         let begin = Instant::now();
         let operation = self.parts.health.begin();
         let written = writer.commit(group, routes, now());
+        let log = writer.log();
         drop(operation);
         match written {
             Ok(mut committed) => {
                 self.last_commit = begin.elapsed();
                 self.last_group = committed.events.len();
                 self.parts.metrics.commit(self.last_group, self.last_commit);
+                // Another name before anything is told that is known by it.
+                log.into_iter().for_each(|log| self.parts.position.set_log_id(log));
                 if self.parts.log_activity {
                     for event in &committed.events {
                         log::info!(target: "event_handler::activity", id = event.id, event_name = event.name.as_str(); "committed");
@@ -197,6 +200,17 @@ impl Persistence {
             None => outbox.register(writer, now()),
             Some(_) => outbox.resolve_doubt(writer),
         });
+        if self.watch.writer().is_ok_and(|writer| writer.is_set_back()) {
+            self.go_on_after_set_back();
+        }
+    }
+
+    /// Before anything is published: a commit that tells of it. If that fails, the next look does it.
+    fn go_on_after_set_back(&mut self) {
+        // What is to be delivered is what the store says, whatever was known.
+        self.outbox.doubt();
+        let _ = self.write(Group::default());
+        self.at_writer(|outbox, writer| outbox.resolve_doubt(writer));
     }
 
     /// Has the outbox do something if the store is well.
@@ -303,6 +317,7 @@ impl Handler<Observe> for Persistence {
                 "backlog_capacity": self.parts.backlog.capacity(),
                 "batch_size": self.last_group,
                 "commit_ms": self.last_commit.as_secs_f64() * 1e3,
+                "log_id": self.parts.position.log_id().map(|log| log.to_string()),
                 "earliest_id": bounds.map(|b| b.earliest),
                 "last_id": bounds.map(|b| b.last),
             }),

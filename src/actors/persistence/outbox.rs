@@ -7,7 +7,7 @@ use actix::prelude::{Context, Handler};
 use super::Persistence;
 use super::messages::{
     AlterDurable, Alteration, AppendFailure, CancelJob, CancelSchedule, HoldDurables, HoldService, OpenDurable,
-    ReleaseDurable, Revoke, SettleDeliveries, StartJob,
+    ReleaseDurable, Revoke, SettleDeliveries, SettleOrphans, StartJob,
 };
 use crate::actors::clock::now;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
@@ -15,7 +15,9 @@ use crate::config::StartFrom;
 use crate::domain::event::Timestamp;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Routes, ServiceId};
-use crate::storage::{Committed, Group, Held, HeldDurable, NewService, Renewed, Settled, StoreError, Writer};
+use crate::storage::{
+    Committed, Group, Held, HeldDurable, NewService, Orphan, Renewed, Settled, Settling, Shifted, StoreError, Writer,
+};
 
 /// Schedules appended in one transaction.
 const SCHEDULES_AT_ONCE: usize = 500;
@@ -28,6 +30,7 @@ pub struct Outbox {
     next_schedule: Option<Timestamp>,
     /// A commit failed, and may be stored all the same: the figures are to be counted anew.
     is_in_doubt: bool,
+    has_told_of_orphans: bool,
 }
 
 /// What a group settles for good: service, lane, whether it is dead.
@@ -35,7 +38,7 @@ type SettledForGood = Vec<(ServiceId, Lane, bool)>;
 
 impl Outbox {
     pub fn new(slots: ServiceSlots) -> Self {
-        Self { slots, routes: None, next_schedule: None, is_in_doubt: false }
+        Self { slots, routes: None, next_schedule: None, is_in_doubt: false, has_told_of_orphans: false }
     }
 
     /// Where events go; `None` before [`Self::register`].
@@ -60,8 +63,21 @@ impl Outbox {
             slot.set(&writer.pending(known.id)?);
             slot.register(known);
         }
+        self.tell_of_orphans(writer)?;
         self.next_schedule = writer.next_schedule()?;
         self.routes = Some(Routes::new(self.slots.iter().filter_map(|slot| slot.route()).collect()));
+        Ok(())
+    }
+
+    /// Warns of deliveries that nobody makes, once.
+    fn tell_of_orphans(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
+        if !std::mem::replace(&mut self.has_told_of_orphans, true) {
+            let configured: Vec<String> = self.slots.iter().map(|slot| slot.name.to_string()).collect();
+            for Orphan { name, pending, .. } in writer.orphans(&configured)? {
+                let (service, dead, pending) = (name.as_str(), pending.dead, pending.open());
+                log::warn!(service, pending, dead; "deliveries of a service that is not configured: move or cancel them by /admin/deliveries");
+            }
+        }
         Ok(())
     }
 
@@ -238,6 +254,22 @@ impl Handler<AlterDurable> for Persistence {
             Alteration::Seek(floor) => writer.seek_durable(&name, *floor),
             Alteration::Delete => writer.delete_durable(&name),
         })
+    }
+}
+
+impl Handler<SettleOrphans> for Persistence {
+    type Result = Result<Shifted, AppendFailure>;
+
+    fn handle(&mut self, SettleOrphans { from, settling }: SettleOrphans, _: &mut Context<Self>) -> Self::Result {
+        let shifted = self.directly(|writer| writer.settle_orphans(from, settling, now()))?;
+        if let Settling::MoveTo(to) = settling
+            && let Some(slot) = self.outbox.slot(to)
+        {
+            Lane::ALL.into_iter().for_each(|lane| slot.add(lane, shifted.open[lane.index()]));
+            slot.add_dead(shifted.dead);
+            slot.wake_for_renewed();
+        }
+        Ok(shifted)
     }
 }
 

@@ -60,10 +60,11 @@ impl StoreWatch {
         self.next_probe = Instant::now() + PROBE_INTERVAL;
         // Also known to a writer that takes over from one that failed.
         self.options.create = position.get().is_none();
-        match self.try_store(was_well) {
+        match self.try_store(was_well, position) {
             Ok(bounds) => {
-                if let Some(log) = self.writer.as_ref().and_then(Writer::log) {
-                    position.set_log_id(log);
+                if let Some(writer) = &self.writer {
+                    position.set_seen(writer.seen());
+                    writer.log().into_iter().for_each(|log| position.set_log_id(log));
                 }
                 position.set(bounds);
                 if !was_well {
@@ -83,7 +84,7 @@ impl StoreWatch {
         }
     }
 
-    fn try_store(&mut self, was_well: bool) -> Result<LogBounds, StoreError> {
+    fn try_store(&mut self, was_well: bool, position: &LogPosition) -> Result<LogBounds, StoreError> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
@@ -91,7 +92,7 @@ impl StoreWatch {
                 if !applied.is_empty() {
                     log::info!(count = applied.len(); "migrations applied");
                 }
-                self.writer.insert(Writer::open(self.options.clone())?)
+                self.writer.insert(Writer::resume(self.options.clone(), position.seen())?)
             }
         };
         if !was_well {

@@ -63,6 +63,8 @@ impl Session {
         };
         // Once more is as good as once: the earlier membership ends, and what it had is delivered again.
         self.leave_durable(&name);
+        let mut request = request;
+        request.start = request.start.in_log(self.parts.position.log_id(), request.log);
         let log_end = self.parts.position.last();
         let (reader, position) = (self.parts.reader.clone(), Arc::clone(&self.parts.position));
         let (link, events, underway) = MemberLink::new();
@@ -79,7 +81,8 @@ impl Session {
             .map(move |joined, this, ctx| match joined {
                 Ok(Ok(Joined { key, floor, last, earliest, is_recovered })) => {
                     if let Some(id) = &id {
-                        let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest };
+                        let log = this.parts.position.log_id();
+                        let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest, log };
                         this.say(&durable::joined(id, &asked, state, floor));
                     }
                     ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.link.outbox)));

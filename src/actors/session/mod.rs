@@ -156,9 +156,11 @@ impl Session {
         }
         match request {
             Err(BadRequest { id, error }) => self.refuse(id.as_ref(), &error),
-            Ok(Request::Ping { id }) => self.say(&frame::pong(id.as_ref())),
+            Ok(Request::Ping { id, timestamp }) => self.say(&frame::pong(id.as_ref(), timestamp.as_deref())),
+            Ok(Request::Pong) => {}
             Ok(Request::Publish { id, append }) => self.publish(id, *append, ctx),
-            Ok(Request::Subscribe { id, pattern, envelope, filter, start }) => {
+            Ok(Request::Subscribe { id, pattern, envelope, filter, start, log }) => {
+                let start = start.in_log(self.parts.position.log_id(), log);
                 if let Err(error) = permit::subscribe(&self.link.standing.caller(), &pattern) {
                     return self.refuse(id.as_ref(), &error);
                 }

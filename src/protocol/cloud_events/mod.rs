@@ -10,6 +10,7 @@
 //! | `source` and `id` | idempotency key, see [`idempotency_key`] |
 //! | `traceparent` | traceparent |
 //! | `id`, `time`, `datacontenttype`, `dataschema`, every other extension | metadata, as `ce-` and the name |
+//! | which extensions are integers or booleans (structured mode) | metadata `ce-as-literals`: their names |
 //! | data: JSON | payload, as the text it is |
 //! | data: text of another type | payload: a JSON string |
 //! | data: anything else, or `data_base64` | payload: a JSON string in base64; metadata `ce-data` is `"base64"` |
@@ -33,8 +34,14 @@ pub const BATCH: &str = "application/cloudevents-batch+json";
 const PREFIX: &str = "ce-";
 /// Tells how the payload stands for the data, where it is not simply that. No attribute can have this name.
 const DATA_KEY: &str = "ce-data";
+/// Names the extensions that are JSON literals (integers, booleans) rather than text, with spaces between them. No
+/// attribute can have this name.
+const LITERALS_KEY: &str = "ce-as-literals";
 const BASE64_DATA: &str = "base64";
 const NO_DATA: &str = "none";
+
+/// Attributes that have a place of their own, or are no extensions.
+const CORE: [&str; 8] = ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"];
 
 /// Whether `name` can be the name of an attribute.
 fn is_attribute(name: &str) -> bool {

@@ -11,14 +11,14 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::{BASE64_DATA, DATA_KEY, NO_DATA, PREFIX, is_attribute, is_json, is_text};
+use super::{BASE64_DATA, CORE, DATA_KEY, LITERALS_KEY, NO_DATA, PREFIX, is_attribute, is_json, is_text};
 use crate::domain::event::{Append, Idempotency, NewEvent, Priority, Timestamp};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::{
     MAX_METADATA_BYTES, MAX_TEXT_BYTES, PublishHeaders, PublishRules, checked_name, checked_text, fingerprint,
     is_traceparent, parse_array_of,
 };
-use crate::protocol::raw_object::RawObject;
+use crate::protocol::raw_object::{RawObject, without_bom};
 
 /// Attributes by name, data aside.
 type Attributes = BTreeMap<String, String>;
@@ -45,7 +45,11 @@ pub fn parse_binary<'h>(
             if attribute == "datacontenttype" || !is_attribute(attribute) {
                 return Err(invalid(attribute, "cannot be given as a header"));
             }
-            if attributes.insert(attribute.to_owned(), decode(attribute, value)?).is_some() {
+            let text = match attribute {
+                "source" => source(value)?,
+                _ => decode(attribute, &unquoted(value))?,
+            };
+            if attributes.insert(attribute.to_owned(), text).is_some() {
                 return Err(ApiError::field(ErrorCode::DuplicateField, attribute, "given twice"));
             }
         }
@@ -64,6 +68,7 @@ pub fn parse_structured(
     let object = RawObject::parse(json, "body")?;
     object.check(&[], false)?;
     let mut attributes = Attributes::new();
+    let mut literals = Vec::new();
     for (name, value) in object.fields() {
         if matches!(name, "data" | "data_base64") || value == "null" {
             continue;
@@ -71,15 +76,23 @@ pub fn parse_structured(
         if !is_attribute(name) {
             return Err(invalid(name, "names of attributes are lower-case letters and digits"));
         }
+        if !value.starts_with('"') && !CORE.contains(&name) {
+            literals.push(name);
+        }
         attributes.insert(name.to_owned(), attribute_text(name, value)?);
     }
     let data = structured_data(&object, attributes.get("datacontenttype").map(String::as_str))?;
-    event(attributes, data, publish)
+    let mut event = event(attributes, data, publish)?;
+    // Only then: the modes are two spellings of one event, and headers have no types.
+    if !literals.is_empty() {
+        keep_as_metadata(&mut event, LITERALS_KEY, &literals.join(" "))?;
+    }
+    Ok(event)
 }
 
-/// Reads the batched mode: a JSON array of structured events.
+/// Reads the batched mode: a JSON array of structured events, which may be none.
 pub fn parse_batch(json: &[u8], publish: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Append, ApiError> {
-    parse_array_of(parse_structured, json, publish, rules)
+    parse_array_of((parse_structured, 0), json, publish, rules)
 }
 
 /// The idempotency key of a CloudEvent: `ce:`, its source, a space, its id; beyond 255 bytes, `ce:sha256:` and the
@@ -90,6 +103,22 @@ fn idempotency_key(source: &str, id: &str) -> ByteString {
         return key.into();
     }
     format!("ce:sha256:{:x}", Sha256::digest(&key["ce:".len()..])).into()
+}
+
+fn keep_as_metadata(event: &mut NewEvent, key: &str, value: &str) -> Result<(), ApiError> {
+    let text = event.metadata.as_deref().unwrap_or("{}");
+    let mut metadata: BTreeMap<String, String> = serde_json::from_str(text).unwrap_or_default();
+    metadata.insert(key.to_owned(), value.to_owned());
+    event.metadata = Some(metadata_text(&metadata)?);
+    Ok(())
+}
+
+fn metadata_text(metadata: &BTreeMap<String, String>) -> Result<ByteString, ApiError> {
+    let text = serde_json::to_string(metadata).map_err(|_| invalid("body", "cannot be written as JSON"))?;
+    if text.len() > MAX_METADATA_BYTES {
+        return Err(invalid("body", &format!("the attributes must have at most {MAX_METADATA_BYTES} bytes")));
+    }
+    Ok(text.into())
 }
 
 fn event(mut attributes: Attributes, data: Data, publish: &PublishHeaders<'_>) -> Result<NewEvent, ApiError> {
@@ -128,17 +157,14 @@ fn event(mut attributes: Attributes, data: Data, publish: &PublishHeaders<'_>) -
     if let Some(marker) = data.marker {
         metadata.insert(DATA_KEY.into(), marker.into());
     }
-    let metadata = serde_json::to_string(&metadata).map_err(|_| invalid("body", "cannot be written as JSON"))?;
-    if metadata.len() > MAX_METADATA_BYTES {
-        return Err(invalid("body", &format!("the attributes must have at most {MAX_METADATA_BYTES} bytes")));
-    }
+    let metadata = metadata_text(&metadata)?;
     let mut event = NewEvent {
         name,
         payload: data.payload,
         source,
         priority: Priority::default(),
         key,
-        metadata: Some(metadata.into()),
+        metadata: Some(metadata),
         traceparent,
         idempotency: None,
     };
@@ -155,15 +181,43 @@ fn invalid(attribute: &str, reason: &str) -> ApiError {
     ApiError::field(ErrorCode::InvalidField, attribute, reason)
 }
 
-/// The value of an attribute in a header: percent-encoded, perhaps in quotation marks. Some clients send text as it is,
-/// in UTF-8 or, as HTTP once had it, in Latin-1.
-fn decode(attribute: &str, value: &[u8]) -> Result<String, ApiError> {
+/// The value of an attribute in a header, still percent-encoded, without the quotation marks that may be around it. Some
+/// clients send text as it is, in UTF-8 or, as HTTP once had it, in Latin-1.
+fn unquoted(value: &[u8]) -> Cow<'_, str> {
     let latin = || Cow::Owned(value.iter().map(|byte| char::from(*byte)).collect());
     let text: Cow<'_, str> = std::str::from_utf8(value).map_or_else(|_| latin(), Cow::Borrowed);
-    let quoted = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    let text = quoted.map(|inner| unescape(inner).into()).unwrap_or(Cow::Borrowed(&*text));
-    let decoded = percent_decode_str(&text).decode_utf8();
+    match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) => unescape(inner).into(),
+        None => text,
+    }
+}
+
+/// One round of percent-decoding, as the HTTP binding has it (3.1.3.2).
+fn decode(attribute: &str, text: &str) -> Result<String, ApiError> {
+    let decoded = percent_decode_str(text).decode_utf8();
     decoded.map(Cow::into_owned).map_err(|_| invalid(attribute, "must be UTF-8 when percent-decoded"))
+}
+
+/// A source that many clients send as the URI reference that it is, without encoding it for the header: where decoding
+/// it leaves none, it is taken as it was sent.
+fn source(value: &[u8]) -> Result<String, ApiError> {
+    let sent = unquoted(value);
+    match decode("source", &sent) {
+        Ok(decoded) if is_uri_reference(&decoded) || !is_uri_reference(&sent) => Ok(decoded),
+        Err(error) if !is_uri_reference(&sent) => Err(error),
+        Ok(_) | Err(_) => Ok(sent.into_owned()),
+    }
+}
+
+/// Whether `text` has only what a URI reference may have (RFC 3986, section 2).
+fn is_uri_reference(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let is_encoded = |at: usize| bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+    !bytes.is_empty()
+        && bytes.iter().enumerate().all(|(at, byte)| match byte {
+            b'%' => is_encoded(at),
+            byte => byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=".contains(byte),
+        })
 }
 
 /// The content of a quoted string: a backslash stands before what is meant literally.
@@ -191,7 +245,7 @@ fn binary_data(media_type: Option<&str>, body: &[u8]) -> Result<Data, ApiError> 
         return Ok(no_data());
     }
     if is_json(media_type) {
-        let json: &RawValue = serde_json::from_slice(body)
+        let json: &RawValue = serde_json::from_slice(without_bom(body))
             .map_err(|error| ApiError::new(ErrorCode::MalformedJson, format!("not valid JSON: {error}")))?;
         return Ok(Data { payload: json.get().into(), marker: None });
     }

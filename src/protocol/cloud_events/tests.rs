@@ -99,6 +99,50 @@ fn structured_mode_is_taken_apart() {
     assert_eq!(event.traceparent.as_deref(), Some(TRACEPARENT));
 }
 
+/// Decoded when that leaves a URI reference; else it was one before.
+#[test]
+fn a_source_that_was_not_encoded_is_taken_as_it_was_sent() {
+    for (sent, source) in [
+        ("/x%20y", "/x%20y"),
+        ("/x%2520y", "/x%20y"),
+        ("\"/x%20y\"", "/x%20y"),
+        ("/caf%C3%A9", "/caf%C3%A9"),
+        ("/caf\u{e9}", "/caf\u{e9}"),
+        ("/a%2Fb", "/a/b"),
+        ("/%FF", "/%FF"),
+        ("/100%", "/100%"),
+        ("https://example.com/a?b=%7Bc%7D#d", "https://example.com/a?b=%7Bc%7D#d"),
+    ] {
+        let headers = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", sent), ("ce-type", "t")];
+        let event = binary(&headers, b"").expect("valid");
+        assert_eq!(&*event.source, source, "{sent}");
+        if source.is_ascii() && source != "/100%" {
+            assert_eq!(&*round_trip(event).source, source, "{sent}");
+        }
+    }
+}
+
+#[test]
+fn extensions_keep_their_types_in_structured_mode() {
+    let event = structured_with(r#","count":-7,"on":true,"text":"true","number":"7""#).expect("valid");
+    let json: Value = serde_json::from_slice(&structured_request(&stored(event.clone())).body).expect("JSON");
+    assert_eq!((&json["count"], &json["on"]), (&(-7).into(), &true.into()));
+    assert_eq!((&json["text"], &json["number"]), (&"true".into(), &"7".into()));
+    assert_eq!(json.get("as-literals"), None);
+    let request = binary_request(&stored(event.clone()));
+    assert_eq!((header(&request, "ce-count"), header(&request, "ce-on")), (Some("-7"), Some("true")));
+    assert_eq!(header(&request, "ce-as-literals"), None);
+    // The modes are two spellings of one event.
+    let headers = [("ce-count", "-7"), ("ce-on", "true"), ("ce-text", "true"), ("ce-number", "7")];
+    let same = binary_with(&headers, b"").expect("valid");
+    assert_eq!(same.idempotency, event.idempotency);
+    // Metadata that somebody else wrote does not make the JSON invalid.
+    let forged = r#"{"ce-id":"1","ce-as-literals":"x y specversion id","ce-x":"}","ce-y":"007"}"#;
+    let event = Event { metadata: Some(forged.into()), ..stored(event) };
+    let json: Value = serde_json::from_slice(&structured_request(&event).body).expect("JSON");
+    assert_eq!((&json["x"], &json["y"], &json["id"]), (&"}".into(), &"007".into(), &"1".into()));
+}
+
 #[test]
 fn headers_of_careless_clients_are_understood() {
     let headers: [(&str, &[u8]); 6] = [
@@ -149,7 +193,8 @@ fn errors_name_the_attribute() {
     for (headers, attribute) in [
         ([("ce-specversion", "0.3"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")], "specversion"),
         ([("ce-specversion", "1.0"), ("ce-id", ""), ("ce-source", "/s"), ("ce-type", "t")], "id"),
-        ([("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "a%20b"), ("ce-type", "t")], "source"),
+        ([("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "a b"), ("ce-type", "t")], "source"),
+        ([("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "\u{e4}%20b"), ("ce-type", "t")], "source"),
         ([("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", ""), ("ce-type", "t")], "source"),
         ([("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "a..b")], "type"),
     ] {
@@ -200,6 +245,7 @@ fn a_batch_lists_every_bad_event() {
     let headers = PublishHeaders::default();
     let batch = parse_batch(format!("[{good},{good}]").as_bytes(), &headers, &RULES).expect("valid");
     assert_eq!(batch.events.len(), 2);
+    assert_eq!(parse_batch(b"\xef\xbb\xbf[]", &headers, &RULES).expect("valid").events.len(), 0);
     let error = parse_batch(format!("[{good},{{}}]").as_bytes(), &headers, &RULES).expect_err("refused");
     assert_eq!((error.code(), &error.details()["errors"][0]["index"]), (ErrorCode::InvalidBatch, &1.into()));
     assert_eq!(error.details()["errors"][0]["field"], "specversion");

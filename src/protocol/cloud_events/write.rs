@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::{BASE64_DATA, DATA_KEY, NO_DATA, PREFIX, STRUCTURED, is_attribute, is_json};
+use super::{BASE64_DATA, CORE, DATA_KEY, LITERALS_KEY, NO_DATA, PREFIX, STRUCTURED, is_attribute, is_json};
 use crate::domain::event::Event;
 use crate::protocol::event_json::write_string;
 use crate::protocol::webhook::DeliveryRequest;
@@ -20,9 +20,6 @@ const IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 /// What cannot be in a URI reference.
 const NOT_IN_URI: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
-
-/// Attributes that have a place of their own, or are no extensions.
-const CORE: [&str; 8] = ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"];
 
 /// The data, in the shape that both modes begin with.
 enum Data<'a> {
@@ -70,12 +67,17 @@ pub fn binary_request(event: &Event) -> DeliveryRequest {
 /// The structured mode: one JSON object with everything; JSON data goes in as the text it is.
 pub fn structured_request(event: &Event) -> DeliveryRequest {
     let metadata = metadata(event);
+    let literals: Vec<&str> = metadata.get(LITERALS_KEY).map_or("", String::as_str).split(' ').collect();
     let mut body = Vec::with_capacity(event.payload.len() + 512);
     for (name, value) in &attributes(event, &metadata) {
         body.push(if body.is_empty() { b'{' } else { b',' });
         write_string(&mut body, name);
         body.push(b':');
-        write_string(&mut body, value);
+        if !CORE.contains(name) && literals.contains(name) && is_literal(value) {
+            body.extend_from_slice(value.as_bytes());
+        } else {
+            write_string(&mut body, value);
+        }
     }
     let member = match data(event, &metadata) {
         Data::None => None,
@@ -87,6 +89,11 @@ pub fn structured_request(event: &Event) -> DeliveryRequest {
     }
     body.push(b'}');
     DeliveryRequest { headers: vec![(CONTENT_TYPE, HeaderValue::from_static(STRUCTURED))], body: body.into() }
+}
+
+/// Whether `text` is the JSON of a boolean or an integer: anybody may have written the metadata.
+fn is_literal(text: &str) -> bool {
+    matches!(text, "true" | "false") || text.parse::<i64>().is_ok_and(|number| number.to_string() == text)
 }
 
 fn metadata(event: &Event) -> BTreeMap<String, String> {

@@ -52,6 +52,13 @@ pub struct Pending {
     pub dead: i64,
 }
 
+impl Pending {
+    /// What is still to be delivered, of all lanes.
+    pub fn open(&self) -> i64 {
+        self.waiting.iter().chain(&self.retrying).sum()
+    }
+}
+
 pub(super) type Row =
     ((i64, i16, i16, i16, i64, Option<String>), (i32, Option<i64>, Option<i64>, Option<i16>, Option<String>));
 

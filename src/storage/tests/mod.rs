@@ -8,6 +8,7 @@ mod outbox_plans;
 mod plans;
 mod read;
 mod retention;
+mod set_back;
 
 use std::future::Future;
 use std::time::Duration;

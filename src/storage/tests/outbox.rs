@@ -40,9 +40,8 @@ impl Outbox {
         let [all, orders] = [known[0].id, known[1].id];
         let route = |service, name: &'static str, text: &str, echo| Route {
             service,
-            name: name.into(),
             selectors: vec![Selector::all_of(pattern(text))],
-            echo,
+            own_sources: if echo { Vec::new() } else { vec![name.into()] },
         };
         let routes = Routes::new(vec![route(all, "all", ">", false), route(orders, "orders", "order.>", true)]);
         Self { writer, reader: store.reader(), routes, all, orders }

@@ -186,9 +186,8 @@ fn postgres_walks_what_is_open_whatever_its_statistics() {
     writer.register(&[service], NOON).expect("registered");
     let route = Route {
         service: 1,
-        name: "a".into(),
         selectors: everything().into_iter().map(Selector::all_of).collect(),
-        echo: false,
+        own_sources: vec!["a".into()],
     };
     let routes = Routes::new(vec![route]);
     for _ in 0..5 {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use actix_web::http::header::LINK;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
@@ -122,7 +121,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     let mut response = reply::ok_builder();
     if let Some(before) = page.next_before {
         let next = query.rewritten(&["before"], ("before", before));
-        response.append_header((LINK, format!(r#"</admin/deliveries?{next}>; rel="next""#)));
+        response.append_header(reply::link(&next, "next"));
     }
     Ok(response.body(reply::envelope("success", Value::from(rows).to_string().as_bytes())))
 }

@@ -1,9 +1,11 @@
-//! Where deliveries go: configured services, and the durable subscriptions, whose dead letters are kept alike.
+//! Where deliveries go: configured services, and those that are no longer; and the durable subscriptions, whose dead
+//! letters are kept alike.
 
 use super::known_services;
+use super::orphans::orphans;
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::ApiError;
-use crate::storage::service_name;
+use crate::storage::{Orphan, service_name};
 use crate::web::events::read_error;
 use crate::web::{ConfiguredService, Edge};
 
@@ -13,8 +15,26 @@ pub struct Destination<'a> {
     pub name: String,
     /// None as long as the store does not know it.
     pub id: Option<ServiceId>,
-    /// None of a durable subscription.
-    pub service: Option<&'a ConfiguredService>,
+    pub kind: Kind<'a>,
+}
+
+/// What it is.
+#[derive(Clone, Copy)]
+pub enum Kind<'a> {
+    Service(&'a ConfiguredService),
+    Durable,
+    /// A service that is not configured.
+    Orphan,
+}
+
+impl<'a> Destination<'a> {
+    /// The service, if it is one that is configured.
+    pub fn service(&self) -> Option<&'a ConfiguredService> {
+        match self.kind {
+            Kind::Service(service) => Some(service),
+            Kind::Durable | Kind::Orphan => None,
+        }
+    }
 }
 
 /// All of them, or the one that is `wanted`; none if there is none of that name.
@@ -22,7 +42,7 @@ pub async fn destinations<'a>(edge: &'a Edge, wanted: Option<&str>) -> Result<Ve
     let services = edge.parts.services.iter().map(|service| Destination {
         name: service.config.name.clone(),
         id: service.slot.id(),
-        service: Some(service),
+        kind: Kind::Service(service),
     });
     let mut all: Vec<Destination<'_>> = services.collect();
     if !all.iter().any(|destination| Some(&*destination.name) == wanted) {
@@ -30,9 +50,11 @@ pub async fn destinations<'a>(edge: &'a Edge, wanted: Option<&str>) -> Result<Ve
         let durable = |durable: crate::storage::DurableRecord| Destination {
             name: service_name(&durable.name),
             id: Some(durable.service),
-            service: None,
+            kind: Kind::Durable,
         };
         all.extend(durables.into_iter().map(durable));
+        let orphan = |Orphan { service, name, .. }| Destination { name, id: Some(service), kind: Kind::Orphan };
+        all.extend(orphans(edge).await?.into_iter().map(orphan));
     }
     all.retain(|destination| wanted.is_none_or(|wanted| wanted == destination.name));
     Ok(all)

@@ -58,7 +58,7 @@ fn service(of: &ConfiguredService, event: &NewEvent, report: Option<&ActorReport
     let named = || config.routes.iter().filter(|route| route.event.matches(&event.name));
     let route = named().find(|route| route.first_failure(&event.payload).is_none());
     let failure = named().find_map(|route| route.first_failure(&event.payload));
-    let is_own = slot.own_source().is_some_and(|own| own == event.source);
+    let is_own = slot.own_sources.contains(&event.source);
     let why_not = match (route, failure) {
         (None, None) => Some("no route matches".to_owned()),
         (None, Some(failure)) => Some(failure.to_string()),
@@ -96,7 +96,11 @@ fn waits_for(report: &ActorReport) -> Option<&'static str> {
         (Some("paused"), _) => Some("being resumed"),
         (Some("standby"), _) => None,
         (Some("active"), Some("open" | "forced_open" | "half_open")) => Some("its circuit breaker to close"),
-        (Some("active"), _) => None,
+        (Some("active"), _) => match details["waits_for"].as_str() {
+            Some("retry_after") => Some("the time that it has asked for"),
+            Some("resources") => Some("room for a connection on this machine"),
+            _ => None,
+        },
         _ => Some("its client to start"),
     }
 }

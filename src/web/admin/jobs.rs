@@ -7,7 +7,7 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::destinations::{Destination, destinations, one_of_the_destinations};
+use super::destinations::{Destination, Kind, destinations, one_of_the_destinations};
 use super::{answer, silent};
 use crate::actors::persistence::messages::{AppendFailure, CancelJob, StartJob};
 use crate::actors::session::append_error;
@@ -88,7 +88,7 @@ pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Res
     Err(ApiError::new(ErrorCode::JobNotRunning, format!("job {id} is {state}")).with("state", state).into())
 }
 
-async fn read(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<actix_web::web::Bytes, ApiError> {
+pub(super) async fn read(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<actix_web::web::Bytes, ApiError> {
     let body = body::read(req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
     Query::parse(req, &[], &[])?;
     body::content_type(req, &["application/json"])?;
@@ -99,9 +99,17 @@ async fn read(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<actix_
 async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<HttpResponse, Refusal> {
     let wanted = request.service.as_deref();
     let found = destinations(edge, wanted).await?;
-    if kind == JobKind::Replay && found.iter().any(|destination| destination.service.is_none()) {
-        let reason = "is a durable subscription: move it with /admin/durables/{name}/seek";
-        return Err(ApiError::field(ErrorCode::InvalidField, "service", reason).into());
+    if let (Some(_), [destination]) = (wanted, &found[..]) {
+        let reason = match (destination.kind, kind) {
+            (Kind::Orphan, _) => Some("is not configured: move its deliveries with /admin/deliveries/move"),
+            (Kind::Durable, JobKind::Replay) => {
+                Some("is a durable subscription: move it with /admin/durables/{name}/seek")
+            }
+            (Kind::Durable | Kind::Service(_), _) => None,
+        };
+        if let Some(reason) = reason {
+            return Err(ApiError::field(ErrorCode::InvalidField, "service", reason).into());
+        }
     }
     if wanted.is_some() && found.is_empty() {
         let reason = format!("must be {}", one_of_the_destinations(edge));
@@ -109,9 +117,9 @@ async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<Ht
     }
     let (from, through) = range(edge, &request).await?;
     let (mut total, mut exact, mut rows) = (0, true, Vec::new());
-    for destination in found {
+    for destination in found.into_iter().filter(|destination| !matches!(destination.kind, Kind::Orphan)) {
         let job = new_job(&destination, kind, &request.patterns, from, through)?;
-        let route = destination.service.and_then(|service| service.slot.route());
+        let route = destination.service().and_then(|service| service.slot.route());
         let counted = edge.parts.reader.count(Counting::new(job.clone(), route), MAX_COUNT, COUNT_PATIENCE).await;
         let counted = counted.map_err(|error| read_error(&error))?;
         let is_nothing = counted.count == 0 && counted.is_complete();
@@ -158,7 +166,7 @@ fn new_job(
         let error = ApiError::new(ErrorCode::StoreUnavailable, "the store does not know the service yet");
         error.retry_after(Duration::from_secs(1))
     };
-    let patterns = match (kind, destination.service) {
+    let patterns = match (kind, destination.service()) {
         (JobKind::Replay, Some(service)) if patterns.is_empty() => {
             service.config.routes.iter().map(|route| route.event.clone()).collect()
         }

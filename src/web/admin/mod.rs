@@ -5,6 +5,7 @@ mod destinations;
 pub mod durables;
 pub mod explain;
 pub mod jobs;
+pub mod orphans;
 pub mod page;
 pub mod presence;
 pub mod services;

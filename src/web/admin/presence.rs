@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::http::header::LINK;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
@@ -36,7 +35,7 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
     let found = edge.parts.supervisor.sessions.send(ToShards(find)).await.map_err(|error| silent(&error))?;
     let mut found: Vec<Value> = found.into_iter().flatten().map(session).collect();
     found.sort_unstable_by_key(|session| session["id"].as_u64());
-    page("/admin/sessions", &query, found, limit, |session| session["id"].to_string())
+    page(&query, found, limit, |session| session["id"].to_string())
 }
 
 /// The patterns that somebody subscribes to, in their order, and how many do.
@@ -55,12 +54,11 @@ pub async fn subscriptions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpRes
     let row = |(pattern, SubscriberCount { websocket, sse }): (Pattern, SubscriberCount)| json!({ "event_name": pattern.as_str(), "subscribers": websocket + sse, "websocket": websocket, "sse": sse });
     let rest = all.into_iter().filter(|(pattern, _)| after.as_ref().is_none_or(|after| pattern > after));
     let rows = rest.take(limit + 1).map(row).collect();
-    page("/admin/subscriptions", &query, rows, limit, |row| row["event_name"].as_str().unwrap_or_default().to_owned())
+    page(&query, rows, limit, |row| row["event_name"].as_str().unwrap_or_default().to_owned())
 }
 
 /// The first `limit` of `rows`, and if that is not all a link to the rest, which come after the `cursor` of the last.
 fn page(
-    path: &str,
     query: &Query<'_>,
     mut rows: Vec<Value>,
     limit: usize,
@@ -70,7 +68,7 @@ fn page(
     if rows.len() > limit {
         rows.truncate(limit);
         let next = query.rewritten(&["after"], ("after", rows.last().map(cursor).unwrap_or_default()));
-        response.append_header((LINK, format!(r#"<{path}?{next}>; rel="next""#)));
+        response.append_header(reply::link(&next, "next"));
     }
     Ok(response.body(reply::envelope("success", Value::from(rows).to_string().as_bytes())))
 }

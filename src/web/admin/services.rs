@@ -4,6 +4,7 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
+use super::orphans::{orphans, shown};
 use super::{answer, find_service, known_services, silent};
 use crate::actors::client::messages::{Obeyed, ServiceCommand};
 use crate::actors::clock::now;
@@ -21,7 +22,14 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     Query::parse(&req, &[], &[])?;
     let reports = observe(&edge).await?;
     let services = edge.parts.services.iter().map(|service| describe(&edge, service, &reports));
-    answer(&futures_util::future::join_all(services).await)
+    let services = Value::from(futures_util::future::join_all(services).await);
+    // While the store is away the rest is all the more wanted, and soon.
+    let orphaned: Vec<Value> = match edge.parts.health.store.is_up() {
+        true => orphans(&edge).await.unwrap_or_default().iter().map(shown).collect(),
+        false => Vec::new(),
+    };
+    let body = json!({ "status": "ok", "message": "success", "data": services, "orphaned": orphaned });
+    Ok(reply::ok_builder().body(body.to_string()))
 }
 
 /// One service.
@@ -103,6 +111,7 @@ async fn describe(edge: &Edge, service: &ConfiguredService, reports: &[ActorRepo
     told["path"] = config.path.as_str().into();
     told["routes"] = config.routes.iter().map(shown_route).collect();
     told["echo"] = config.echo.into();
+    told["aliases"] = config.aliases.clone().into();
     told["signed"] = (!config.secrets.is_empty()).into();
     told["options"] = json!(config.options);
     told

@@ -1,5 +1,5 @@
-//! A connection on which interim answers are not seen: the HTTP client would take the first answer for the last one,
-//! and the last one for that of the next request.
+//! A connection on which only final answers are seen, with plain heads. The HTTP client would take an interim answer for
+//! the last one, and the last one for that of the next request; and it reads heads less leniently than others do.
 
 use std::fmt;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -9,62 +9,76 @@ use std::task::{Context, Poll, ready};
 
 use actix_rt::net::{ActixStream, Ready};
 use bytes::{Buf, BytesMut};
-use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::head;
+
+/// How every answer begins.
+const HTTP: &[u8] = b"HTTP/1.";
 /// How every interim answer begins (RFC 9110, section 15.2).
 const INTERIM: &[u8] = b"HTTP/1.1 1";
 /// The one after which something else than HTTP follows. Nothing here asks for it, so it is the last answer, and wrong.
 const SWITCHING: &[u8] = b"HTTP/1.1 101";
-/// Longest head of an interim answer, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
+/// Longest head of an answer, in bytes.
+const MAX_HEAD: usize = 128 * 1024;
 
 /// TCP, or TLS over it.
 pub(in super::super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
-/// `io` without the interim answers that come between a request and its final answer.
+/// `io` without the interim answers that come between a request and its final answer, and with a plain head of that.
 pub(in super::super) struct FinalAnswers {
     io: Box<dyn Stream>,
-    /// What has come and is not read yet. While `is_at_head`, the front of an answer that may be interim.
+    /// What has come and is not read yet. While `is_at_head`, the front of an answer.
     held: BytesMut,
     /// A request was written, and its final answer has not begun.
     is_at_head: bool,
+    /// So much of `held` has no end of a head.
+    seen: usize,
 }
 
 impl FinalAnswers {
     pub fn new(io: impl Stream + 'static) -> Self {
-        Self { io: Box::new(io), held: BytesMut::new(), is_at_head: false }
+        Self { io: Box::new(io), held: BytesMut::new(), is_at_head: false, seen: 0 }
     }
 
     fn wrote(&mut self) {
         if !self.is_at_head {
-            (self.held, self.is_at_head) = (BytesMut::new(), true);
+            (self.held, self.is_at_head, self.seen) = (BytesMut::new(), true, 0);
         }
     }
 }
 
-/// Takes interim answers off the front; whether what is left is known to be the final one.
-fn is_final(held: &mut BytesMut) -> Result<bool> {
+/// Takes interim answers off the front, and rewrites the head of the final one; whether that is done. Everything before
+/// `seen` was looked at before, in vain.
+fn is_final(held: &mut BytesMut, seen: &mut usize) -> Result<bool> {
     let begins =
         |held: &BytesMut, with: &[u8]| held[..held.len().min(with.len())] == with[..held.len().min(with.len())];
-    while begins(held, INTERIM) {
-        if held.len() < SWITCHING.len() {
-            return Ok(false);
-        }
-        if begins(held, SWITCHING) {
+    loop {
+        if !begins(held, HTTP) {
+            // Not an answer; for the HTTP client to say so.
             return Ok(true);
         }
-        match memmem::find(held, b"\r\n\r\n") {
-            Some(end) => held.advance(end + 4),
-            None if held.len() > MAX_HEAD => {
-                return Err(Error::new(ErrorKind::InvalidData, "an endless interim answer"));
-            }
-            None => return Ok(false),
+        let Some(end) = head::end(held, *seen) else {
+            // An end that has begun is three bytes at most.
+            *seen = held.len().saturating_sub(3);
+            return if held.len() > MAX_HEAD {
+                Err(Error::new(ErrorKind::InvalidData, "an endless head"))
+            } else {
+                Ok(false)
+            };
+        };
+        *seen = 0;
+        if begins(held, INTERIM) && !begins(held, SWITCHING) {
+            held.advance(end);
+            continue;
         }
+        let body = held.split_off(end);
+        *held = BytesMut::from(&head::plain(held)?[..]);
+        held.unsplit(body);
+        return Ok(true);
     }
-    Ok(true)
 }
 
 impl AsyncRead for FinalAnswers {
@@ -75,7 +89,7 @@ impl AsyncRead for FinalAnswers {
             let mut chunk = ReadBuf::uninit(&mut space);
             ready!(Pin::new(&mut this.io).poll_read(cx, &mut chunk))?;
             this.held.extend_from_slice(chunk.filled());
-            this.is_at_head = !chunk.filled().is_empty() && !is_final(&mut this.held)?;
+            this.is_at_head = !chunk.filled().is_empty() && !is_final(&mut this.held, &mut this.seen)?;
         }
         if this.held.is_empty() {
             return Pin::new(&mut this.io).poll_read(cx, buf);

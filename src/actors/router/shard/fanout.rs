@@ -221,7 +221,7 @@ impl Room<'_> {
 struct Joined<'a> {
     batch: &'a LogBatch,
     hits: &'a [u32],
-    slots: [[Option<Bytes>; 2]; Wire::COUNT],
+    slots: [[Option<Bytes>; Envelope::COUNT]; Wire::COUNT],
 }
 
 impl Joined<'_> {

@@ -71,12 +71,21 @@ impl Shard {
             }
         }
         self.check_access();
+        self.check_log();
         self.parts.metrics.queued(self.number, self.queues.budget.used(), self.recent.bytes());
         self.parts.metrics.lag(self.number, self.greatest_lag());
         self.tell_comings();
         self.serve_without_room(ctx);
         self.heal(ctx);
         self.head_at_last_beat = self.head;
+    }
+
+    /// Clients of a log that is another one now come back, and are told.
+    fn check_log(&mut self) {
+        let log = self.parts.position.log_id();
+        if std::mem::replace(&mut self.log, log).is_some_and(|before| Some(before) != log) {
+            self.seats.iter().for_each(|(_, seat)| seat.link.close(CloseReason::ActorRestarted));
+        }
     }
 
     /// A head that stands still before the end of the log has missed a hint, or a read has failed.

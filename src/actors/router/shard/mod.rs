@@ -50,6 +50,7 @@ use crate::actors::push_log::PushLog;
 use crate::actors::supervisor::guard::ExitGuard;
 use crate::domain::event::EventId;
 use crate::domain::index::PatternIndex;
+use crate::domain::log::LogId;
 use crate::protocol::close::close_label;
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::wire::Wire;
@@ -123,6 +124,8 @@ pub struct Shard {
 
     /// Everything up to here has been routed. `None` until the log is known.
     head: Option<EventId>,
+    /// Which log it is, as its clients were told.
+    log: Option<LogId>,
     /// Where the head was a second ago: a head that stands still before the end of the log has missed something.
     head_at_last_beat: Option<EventId>,
     recent: RecentEvents,
@@ -172,6 +175,7 @@ impl Shard {
             filtered: FilteredMembers::default(),
             seats: Slab::new(),
             head,
+            log: None, // learned with the first beat
             head_at_last_beat: None,
             recent,
             fan_out: FanOut::default(),

@@ -5,7 +5,6 @@ use std::time::Duration;
 use actix::prelude::{Context, Handler};
 
 use super::Shard;
-use super::subscribing::place;
 use crate::actors::router::messages::{OpenStream, OpenSubscription};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
@@ -24,11 +23,12 @@ impl Handler<OpenStream> for Shard {
             let error = ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet");
             return Err(error.retry_after(Duration::from_secs(1)));
         };
-        let (from, recovered) = place(start, bounds, log_end);
-        let state = Subscribed { last_id: bounds.last.max(log_end), recovered, earliest_id: bounds.earliest };
+        let (from, recovered) = start.place(bounds, log_end);
+        let (last_id, earliest_id) = (bounds.last.max(log_end), bounds.earliest);
+        let state = Subscribed { last_id, recovered, earliest_id, log: self.parts.position.log_id() };
         if let Some(seat) = self.seat(seated) {
             let retry = Duration::from_millis(rand::random_range(RETRY));
-            seat.link.outbox.push(sse::preamble(retry, from, state));
+            seat.link.outbox.push(sse::preamble(retry, from, state, envelope));
         }
         // From one place, and before anything is queued: ids rise.
         let start = Start::After(from);

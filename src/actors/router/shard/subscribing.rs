@@ -8,7 +8,6 @@ use super::Shard;
 use super::fanout::Member;
 use super::seat::{Ended, Mode, Subscription};
 use crate::actors::router::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Seated};
-use crate::domain::event::{EventId, LogBounds};
 use crate::domain::filter::Filter;
 use crate::domain::index::TopicId;
 use crate::domain::pattern::Pattern;
@@ -48,9 +47,10 @@ impl Shard {
             return Err(ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
         let last_id = bounds.last.max(log_end);
-        let (mut from, recovered) = place(start, bounds, log_end);
+        let (mut from, recovered) = start.place(bounds, log_end);
         if let Some(id) = &id {
-            let state = Subscribed { last_id, recovered, earliest_id: bounds.earliest };
+            let state =
+                Subscribed { last_id, recovered, earliest_id: bounds.earliest, log: self.parts.position.log_id() };
             seat.link.outbox.push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
         }
         if let (Some(topic), Start::Now) = (known_topic, start)
@@ -135,17 +135,6 @@ impl Shard {
         for member in self.members[topic].iter_mut().filter(|m| m.seat == key) {
             member.envelope = envelope;
         }
-    }
-}
-
-/// After which event a subscription begins, and whether that is where it was to begin.
-pub(super) fn place(start: Start, bounds: LogBounds, log_end: EventId) -> (EventId, bool) {
-    match start {
-        Start::Now => (log_end, true),
-        Start::Earliest => (bounds.earliest - 1, true),
-        // Beyond the end: the client has seen another log. It is told, and starts at the end of this one.
-        Start::After(id) if id > bounds.last.max(log_end) => (log_end, false),
-        Start::After(id) => (id.max(bounds.earliest - 1), id >= bounds.earliest - 1),
     }
 }
 

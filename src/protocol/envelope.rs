@@ -1,0 +1,130 @@
+//! The envelope in which the services of the auction system speak of events:
+//! `{"id","timestamp","type","source","version":"1.0.0","data"}`, compact, in this order.
+
+use std::io::Write as _;
+
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+
+use super::event_json::write_string;
+use super::raw_object::RawObject;
+use crate::domain::event::{Event, EventId};
+use crate::domain::log::LogId;
+use crate::domain::name::EventName;
+
+/// Appends the envelope of `event`, as one of `source`.
+///
+/// Its `id` is the same whenever the event is sent, and unlike that of any other event of any log. `data` is an object
+/// in any case: a payload that is none goes in as its `value`.
+pub fn write_envelope(out: &mut Vec<u8>, log: LogId, event: &Event, source: &str) {
+    let Event { id, created_at, name, payload, .. } = event;
+    let (uuid, ms) = (event_uuid(log, *id), created_at.0.div_euclid(1_000));
+    // Writing to memory cannot fail.
+    let _ = write!(out, r#"{{"id":"{uuid}","timestamp":{ms},"type":"{name}","source":"#);
+    write_string(out, source);
+    out.extend_from_slice(br#","version":"1.0.0","data":"#);
+    if payload.trim_start().starts_with('{') {
+        write_compact(out, payload);
+        if is_change_of_state(name) && !has_version(payload) {
+            let comma = if out.ends_with(b"{}") { "" } else { "," };
+            out.pop();
+            let _ = write!(out, r#"{comma}"version":{id}}}"#);
+        }
+    } else {
+        out.extend_from_slice(br#"{"value":"#);
+        write_compact(out, payload);
+        out.push(b'}');
+    }
+    out.push(b'}');
+}
+
+/// The UUID (version 5) of the identity of the log and the event's id.
+fn event_uuid(log: LogId, id: EventId) -> String {
+    let name = [&log.to_bytes()[..], id.to_string().as_bytes()].concat();
+    let sha1 = digest(&SHA1_FOR_LEGACY_USE_ONLY, &name);
+    let sha1 = sha1.as_ref().try_into().expect("invariant: SHA-1 has twenty bytes");
+    LogId::event_uuid(sha1).to_string()
+}
+
+/// `state.TYPE.changed`: its version is the id of the event.
+fn is_change_of_state(name: &EventName) -> bool {
+    let kind = name.as_str().strip_prefix("state.").and_then(|rest| rest.strip_suffix(".changed"));
+    kind.is_some_and(|kind| !kind.contains('.'))
+}
+
+fn has_version(payload: &str) -> bool {
+    RawObject::parse(payload.as_bytes(), "payload").is_ok_and(|object| object.raw("version").is_some())
+}
+
+/// Appends `json` without the white space between its tokens.
+fn write_compact(out: &mut Vec<u8>, json: &str) {
+    let (mut is_text, mut is_escaped) = (false, false);
+    out.extend(json.bytes().filter(|byte| {
+        let is_space = !is_text && matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+        is_text ^= *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        !is_space
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::{Priority, Timestamp};
+
+    fn log() -> LogId {
+        LogId::parse("6ba7b810-9dad-41d1-80b4-00c04fd430c8").expect("valid")
+    }
+
+    fn enveloped(name: &'static str, payload: &str) -> String {
+        let event = Event {
+            id: 58,
+            created_at: Timestamp(1_690_891_200_123_999),
+            name: EventName::parse(name).expect("valid"),
+            payload: payload.into(),
+            source: "api".into(),
+            priority: Priority::High,
+            key: Some("k".into()),
+            metadata: None,
+            traceparent: None,
+        };
+        let mut out = Vec::new();
+        write_envelope(&mut out, log(), &event, "EVENT_\"HANDLER");
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    /// The ids are those of another implementation: `uuid5` of Python.
+    #[test]
+    fn an_event_has_the_uuid_of_its_log_and_id() {
+        assert_eq!(event_uuid(log(), 58), "cab95958-9776-5244-9f67-681d30e9912e");
+        assert_eq!(event_uuid(log(), i64::MAX), "e9ce12d3-e8c1-5018-89f1-9f8763b6b787");
+    }
+
+    #[test]
+    fn the_envelope_is_compact_and_its_data_an_object() {
+        let around = |data: &str| {
+            let id = event_uuid(log(), 58);
+            format!(
+                r#"{{"id":"{id}","timestamp":1690891200123,"type":"lot:won","source":"EVENT_\"HANDLER","version":"1.0.0","data":{data}}}"#
+            )
+        };
+        for (payload, data) in [
+            (r#"{ "a b" : [1e400,  "x \" \\" , "ä"] }"#, r#"{"a b":[1e400,"x \" \\","ä"]}"#),
+            ("{ }", "{}"),
+            ("[1, 2]", r#"{"value":[1,2]}"#),
+            (" null", r#"{"value":null}"#),
+            (r#"" a ""#, r#"{"value":" a "}"#),
+        ] {
+            assert_eq!(enveloped("lot:won", payload), around(data));
+        }
+    }
+
+    #[test]
+    fn the_change_of_a_state_has_its_version() {
+        let data = |name, payload| enveloped(name, payload).split_once(r#""data":"#).expect("data").1.to_owned();
+        assert_eq!(data("state.auction.changed", r#"{"op": "put"}"#), r#"{"op":"put","version":58}}"#);
+        assert_eq!(data("state.auction.changed", "{}"), r#"{"version":58}}"#);
+        assert_eq!(data("state.auction.changed", r#"{"version":7}"#), r#"{"version":7}}"#);
+        assert_eq!(data("state.a.b.changed", "{}"), "{}}");
+        assert_eq!(data("state.changed", "{}"), "{}}");
+    }
+}

@@ -1,0 +1,185 @@
+//! Deliveries of services that are not configured any more: they wait for somebody who does not come.
+
+use std::collections::HashSet;
+
+use diesel::{ExpressionMethods as _, QueryDsl as _, RunQueryDsl as _};
+
+use crate::domain::delivery::{DeadReason, DeliveryState};
+use crate::domain::event::{EventId, Timestamp};
+use crate::domain::priority::Lane;
+use crate::domain::routes::ServiceId;
+use crate::storage::connection::{Connection, on_backend};
+use crate::storage::durables::service_name;
+use crate::storage::error::StoreError;
+use crate::storage::schema::{deliveries, delivery_attempts};
+
+use super::list::{Pending, is, pending};
+use super::services::names;
+
+/// Deliveries that one step moves or cancels.
+const STEP: usize = 500;
+
+/// What is left for a service that is not configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    pub service: ServiceId,
+    pub name: String,
+    pub pending: Pending,
+}
+
+/// What is to become of the deliveries of such a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settling {
+    /// Another one gets them, those that are dead too.
+    MoveTo(ServiceId),
+    /// Those that are open are dead.
+    Cancel,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shifted {
+    /// Open ones that it has moved or cancelled, by lane.
+    pub open: [i64; Lane::COUNT],
+    /// Dead ones that it has moved.
+    pub dead: i64,
+    /// Those that it has let go because the other service has one of the same event.
+    pub doubles: i64,
+}
+
+impl Shifted {
+    /// Whether there was nothing left to do.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The services that have deliveries and are none of `configured`.
+pub(in crate::storage) fn orphans(
+    connection: &mut Connection,
+    configured: &[String],
+) -> Result<Vec<Orphan>, StoreError> {
+    let durable = service_name("");
+    let mut orphans = Vec::new();
+    for (service, name) in names(connection)? {
+        if configured.contains(&name) || name.starts_with(&durable) {
+            continue;
+        }
+        let pending = pending(connection, service)?;
+        if pending != Pending::default() {
+            orphans.push(Orphan { service, name, pending });
+        }
+    }
+    Ok(orphans)
+}
+
+/// Settles a bounded number of the deliveries of `from`. Within a transaction that holds the writer's lock.
+pub(in crate::storage) fn settle_orphans(
+    connection: &mut Connection,
+    from: ServiceId,
+    settling: Settling,
+    now: Timestamp,
+) -> Result<Shifted, StoreError> {
+    let states = match settling {
+        Settling::MoveTo(_) => &[DeliveryState::Waiting, DeliveryState::Retrying, DeliveryState::Dead][..],
+        Settling::Cancel => &[DeliveryState::Waiting, DeliveryState::Retrying][..],
+    };
+    let mut shifted = Shifted::default();
+    let mut room = STEP;
+    for state in states.iter().copied() {
+        let query = deliveries::table
+            .filter(is(state))
+            .filter(deliveries::service.eq(from))
+            .select((deliveries::event_id, deliveries::lane))
+            .limit(room as i64);
+        let mut found: Vec<(EventId, i16)> = on_backend!(connection, c => query.load(c))?;
+        room -= found.len();
+        match settling {
+            Settling::MoveTo(to) => {
+                let doubles = let_go_of_doubles(connection, from, to, &found)?;
+                found.retain(|(id, _)| !doubles.contains(id));
+                shifted.doubles += doubles.len() as i64;
+                give(connection, from, to, state, &found, now)?;
+            }
+            Settling::Cancel => cancel(connection, from, &found, now)?,
+        }
+        if state == DeliveryState::Dead {
+            shifted.dead += found.len() as i64;
+        } else {
+            found.iter().for_each(|(_, lane)| shifted.open[Lane::from_store(*lane).index()] += 1);
+        }
+    }
+    Ok(shifted)
+}
+
+fn ids(found: &[(EventId, i16)]) -> Vec<EventId> {
+    found.iter().map(|(id, _)| *id).collect()
+}
+
+/// Deletes those of `found` whose event `to` has a delivery of; which these were.
+fn let_go_of_doubles(
+    connection: &mut Connection,
+    from: ServiceId,
+    to: ServiceId,
+    found: &[(EventId, i16)],
+) -> Result<HashSet<EventId>, StoreError> {
+    let has = deliveries::table
+        .filter(deliveries::service.eq(to))
+        .filter(deliveries::event_id.eq_any(ids(found)))
+        .select(deliveries::event_id);
+    let doubles: Vec<EventId> = on_backend!(connection, c => has.load(c))?;
+    if !doubles.is_empty() {
+        let attempts = delivery_attempts::table
+            .filter(delivery_attempts::service.eq(from))
+            .filter(delivery_attempts::event_id.eq_any(&doubles));
+        on_backend!(connection, c => diesel::delete(attempts).execute(c))?;
+        let rows = deliveries::table.filter(deliveries::service.eq(from)).filter(deliveries::event_id.eq_any(&doubles));
+        on_backend!(connection, c => diesel::delete(rows).execute(c))?;
+    }
+    Ok(doubles.into_iter().collect())
+}
+
+/// Makes `found`, all of the same state, deliveries to `to`. What was never attempted is due now: whoever delivers to
+/// `to` has looked at older ids before, but looks again for what is due.
+fn give(
+    connection: &mut Connection,
+    from: ServiceId,
+    to: ServiceId,
+    state: DeliveryState,
+    found: &[(EventId, i16)],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let ids = ids(found);
+    let rows = deliveries::table.filter(deliveries::service.eq(from)).filter(deliveries::event_id.eq_any(&ids));
+    if state == DeliveryState::Waiting {
+        let due = (deliveries::state.eq(DeliveryState::Retrying as i16), deliveries::due_at.eq(now.0));
+        let update = diesel::update(rows).set((deliveries::service.eq(to), due));
+        on_backend!(connection, c => update.execute(c))?;
+    } else {
+        let update = diesel::update(rows).set(deliveries::service.eq(to));
+        on_backend!(connection, c => update.execute(c))?;
+    }
+    let attempts = delivery_attempts::table
+        .filter(delivery_attempts::service.eq(from))
+        .filter(delivery_attempts::event_id.eq_any(&ids));
+    let update = diesel::update(attempts).set(delivery_attempts::service.eq(to));
+    on_backend!(connection, c => update.execute(c))?;
+    Ok(())
+}
+
+fn cancel(
+    connection: &mut Connection,
+    from: ServiceId,
+    found: &[(EventId, i16)],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let rows = deliveries::table.filter(deliveries::service.eq(from)).filter(deliveries::event_id.eq_any(ids(found)));
+    let update = diesel::update(rows).set((
+        deliveries::state.eq(DeliveryState::Dead as i16),
+        deliveries::due_at.eq(0),
+        deliveries::finished_at.eq(now.0),
+        deliveries::reason.eq(DeadReason::Cancelled.as_str()),
+    ));
+    on_backend!(connection, c => update.execute(c))?;
+    Ok(())
+}
