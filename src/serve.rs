@@ -16,14 +16,14 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
 use futures_util::FutureExt as _;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use self::admin_entry::AdminEntry;
 use self::reload::Reloading;
 use self::signals::{Hangups, StopSignals};
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
-use crate::actors::client::{ClientParts, tls};
+use crate::actors::client::{ClientParts, policy, tls};
 use crate::actors::clock;
 use crate::actors::durables::{Directory, DurableLimits, DurablesParts};
 use crate::actors::log_position::LogPosition;
@@ -257,7 +257,8 @@ impl Node {
 
         let slot = |service: &ServiceConfig| {
             let (name, selectors) = (service.name.clone().into(), service.routes.clone());
-            Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from))
+            let longest_wait = policy::retry_schedule(&service.options).longest();
+            Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from, longest_wait))
         };
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.
@@ -276,9 +277,11 @@ impl Node {
             log_activity,
         });
         let clients = clients.collect();
+        let renewed = Arc::<Notify>::default();
         let persistence = PersistenceParts {
             store: store.clone(),
             services: Arc::clone(&slots),
+            renewed: Arc::clone(&renewed),
             retention: RetentionPolicy {
                 max_age: config.retention.max_age.map(config::Span::get),
                 max_events: config.retention.max_events,
@@ -291,10 +294,12 @@ impl Node {
             log_activity,
         };
         let directory = Arc::<Directory>::default();
-        let durable = &config.durable;
+        let durable = &config.consumers;
+        let pushes = Arc::new(PushLog::default());
         let durables = DurablesParts {
             limits: DurableLimits {
                 max_count: durable.max_count,
+                max_unacked_bytes: durable.max_unacked_bytes.as_usize(),
                 policy: DurablePolicy {
                     ack_wait: durable.ack_wait.get(),
                     max_in_flight: durable.max_in_flight,
@@ -305,6 +310,8 @@ impl Node {
             position: Arc::clone(&position),
             metrics: Arc::clone(&metrics),
             directory: Arc::clone(&directory),
+            pushes: Arc::clone(&pushes),
+            renewed,
             log_activity,
         };
         let supervision = &config.supervision;
@@ -327,7 +334,6 @@ impl Node {
         .start();
 
         let subscribe = &config.subscribe;
-        let pushes = Arc::new(PushLog::default());
         let shard = ShardParts {
             pushes: Arc::clone(&pushes),
             limits: ShardLimits {
@@ -360,6 +366,7 @@ impl Node {
                 max_batch_body: config.publish.max_batch_body.as_usize(),
                 body_timeout: config.server.body_timeout.get(),
                 inbound: InboundLimits { max_message: subscribe.max_message.as_usize(), ..InboundLimits::default() },
+                max_memberships: config.consumers.max_per_connection,
             },
             allowed_origins: config.server.allowed_origins.clone().into(),
             cors_origins: config.server.cors_origins.clone().into(),

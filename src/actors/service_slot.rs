@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytestring::ByteString;
 use tokio::sync::Notify;
@@ -24,6 +25,8 @@ pub struct ServiceSlot {
     /// Of the events of these sources it gets none.
     pub own_sources: Vec<ByteString>,
     pub start_from: StartFrom,
+    /// How long a retry may wait.
+    pub longest_wait: Duration,
     registered: Mutex<Option<Registered>>,
     pending: [AtomicI64; Lane::COUNT],
     dead: AtomicI64,
@@ -39,12 +42,14 @@ impl ServiceSlot {
         selectors: Vec<Selector>,
         own_sources: Vec<ByteString>,
         start_from: StartFrom,
+        longest_wait: Duration,
     ) -> Self {
         Self {
             name,
             selectors,
             own_sources,
             start_from,
+            longest_wait,
             registered: Mutex::default(),
             pending: Default::default(),
             dead: AtomicI64::new(0),

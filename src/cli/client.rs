@@ -1,5 +1,6 @@
 //! The HTTP client of the commands, and errors that say what to do next.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use actix_web::http::Method;
@@ -8,6 +9,7 @@ use actix_web::web::Bytes;
 use awc::error::{ConnectError, SendRequestError, WsClientError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::Failure;
 use super::target::Target;
@@ -57,6 +59,22 @@ impl Client {
 
     pub async fn post(&self, path: &str, json: Vec<u8>) -> Result<Answer, Failure> {
         self.send(Method::POST, path, json).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Result<Answer, Failure> {
+        self.send(Method::DELETE, path, Vec::new()).await
+    }
+
+    /// The objects of a list, each as the text it is; those of all its pages, or of the first.
+    pub async fn list(&self, path: &str, all: bool) -> Result<Vec<Box<RawValue>>, Failure> {
+        let mut objects = Vec::new();
+        let mut next = Some(path.to_owned());
+        while let Some(path) = next {
+            let answer = self.get(&path).await?.success()?;
+            next = answer.next_page(&path).filter(|_| all);
+            objects.extend(self.data::<Vec<Box<RawValue>>>(answer)?);
+        }
+        Ok(objects)
     }
 
     /// The `data` of an answer, which must be a success.
@@ -135,7 +153,7 @@ impl Client {
 impl Answer {
     /// The answer, if it is a success; else the service's own reason.
     pub fn success(self) -> Result<Self, Failure> {
-        if self.status == 200 {
+        if (200..300).contains(&self.status) {
             return Ok(self);
         }
         let reason = match serde_json::from_slice::<Refused>(&self.body) {
@@ -146,6 +164,20 @@ impl Answer {
         let when = when.map(|after| format!("\nTry again in {after} s.")).unwrap_or_default();
         Err(Failure::Failed(format!("{reason}{when}{}", advice(self.status).unwrap_or_default())))
     }
+
+    /// Path and query of the next page, if there is more than that at `path`.
+    pub fn next_page(&self, path: &str) -> Option<String> {
+        let links = self.headers.get_all(header::LINK).filter_map(|link| link.to_str().ok());
+        let next = links.flat_map(|links| links.split(", ")).find_map(|link| link.strip_suffix(r#"; rel="next""#))?;
+        // Whatever path a proxy puts before it, it is the same but for the query.
+        let (_, query) = next.strip_suffix('>')?.split_once('?')?;
+        Some(format!("{}?{query}", path.split('?').next().unwrap_or_default()))
+    }
+}
+
+/// `text` as one segment of a path.
+pub fn segment(text: &str) -> impl Display {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
 }
 
 fn advice(status: u16) -> Option<&'static str> {

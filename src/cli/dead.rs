@@ -1,14 +1,14 @@
 //! `event-handler dead`: deliveries that were given up.
 
 use clap::{Args, Subcommand};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::form_urlencoded::Serializer;
 
+use super::Failure;
 use super::client::Client;
-use super::table::{self, cell};
+use super::job;
+use super::table;
 use super::target::TargetArgs;
-use super::{Failure, output};
 use crate::config::Config;
 
 const LIST_EXAMPLES: &str = "\
@@ -82,20 +82,6 @@ struct RedriveArgs {
     target: TargetArgs,
 }
 
-/// What became of a redrive.
-#[derive(Deserialize)]
-struct Redriven {
-    services: Vec<ServiceRedriven>,
-}
-
-#[derive(Deserialize)]
-struct ServiceRedriven {
-    service: String,
-    count: u64,
-    exact: bool,
-    job_id: Option<i64>,
-}
-
 /// Prints or redrives.
 pub fn run(args: &DeadArgs, config: &Config) -> Result<(), Failure> {
     match &args.command {
@@ -112,18 +98,18 @@ fn list(args: &ListArgs, config: &Config) -> Result<(), Failure> {
             query.append_pair(name, value);
         }
     }
-    let answer = actix_rt::System::new().block_on(client.get(&format!("/admin/deliveries?{}", query.finish())))?;
-    let dead: Vec<Value> = client.data(answer)?;
-    if args.json {
-        return dead.iter().try_for_each(output::print);
-    }
-    if dead.is_empty() {
-        output::say("event-handler: no delivery is dead");
-        return Ok(());
-    }
-    let columns = ["event_id", "event_name", "service", "attempts", "dead_reason", "finished_at", "last_error"];
-    let rows: Vec<_> = dead.iter().map(|delivery| columns.map(|column| cell(&delivery[column]))).collect();
-    table::print(["EVENT", "NAME", "SERVICE", "ATTEMPTS", "REASON", "SINCE", "LAST ERROR"], &rows)
+    let path = format!("/admin/deliveries?{}", query.finish());
+    let dead = actix_rt::System::new().block_on(client.list(&path, false))?;
+    let columns = [
+        ("EVENT", "event_id"),
+        ("NAME", "event_name"),
+        ("SERVICE", "service"),
+        ("ATTEMPTS", "attempts"),
+        ("REASON", "dead_reason"),
+        ("SINCE", "finished_at"),
+        ("LAST ERROR", "last_error"),
+    ];
+    table::list(&dead, args.json, "no delivery is dead", columns)
 }
 
 fn redrive(args: &RedriveArgs, config: &Config) -> Result<(), Failure> {
@@ -147,15 +133,5 @@ fn redrive(args: &RedriveArgs, config: &Config) -> Result<(), Failure> {
     fields.insert("dry_run".into(), (*dry_run).into());
     let body = Value::Object(fields).to_string().into_bytes();
     let answer = actix_rt::System::new().block_on(client.post("/admin/deliveries/redrive", body))?;
-    let Redriven { services } = client.data(answer)?;
-    if services.is_empty() {
-        output::say("event-handler: no such delivery is dead");
-    }
-    services.iter().try_for_each(|ServiceRedriven { service, count, exact, job_id }| {
-        let count = format!("{}{count}", if *exact { "" } else { "at least " });
-        match job_id {
-            Some(job) => output::print(format_args!("{service}: redriving {count} (job {job})")),
-            None => output::print(format_args!("{service}: {count} would be redriven")),
-        }
-    })
+    job::tell(&client.data(answer)?, ["redriving", "redriven"], "no such delivery is dead")
 }

@@ -42,7 +42,7 @@ pub fn event_line(json: &str, as_json: bool) -> Result<(EventId, String), serde_
 /// The same JSON without anything that breaks a line or commands a terminal.
 ///
 /// Line breaks stand only between tokens, other control characters only in strings, where an escape means the same.
-fn one_line(json: &str) -> String {
+pub fn one_line(json: &str) -> String {
     let mut line = String::with_capacity(json.len());
     for c in json.chars() {
         match c {

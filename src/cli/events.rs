@@ -1,6 +1,5 @@
 //! `event-handler events`: what is stored.
 
-use actix_web::http::header::LINK;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -78,11 +77,11 @@ struct Page<'a> {
 pub fn run(args: &EventsArgs, config: &Config) -> Result<(), Failure> {
     let client = Client::new(args.target.resolve(config)?);
     actix_rt::System::new().block_on(async {
-        let mut next = Some(query(args));
-        while let Some(query) = next {
-            let answer = client.get(&format!("/events?{query}")).await?.success()?;
+        let mut next = Some(format!("/events?{}", query(args)));
+        while let Some(path) = next {
+            let answer = client.get(&path).await?.success()?;
             print_page(&client, &answer, args.json)?;
-            next = next_page(&answer).filter(|_| args.all);
+            next = answer.next_page(&path).filter(|_| args.all);
         }
         Ok(())
     })
@@ -124,11 +123,4 @@ fn print_page(client: &Client, answer: &Answer, as_json: bool) -> Result<(), Fai
         output::print(line)?;
     }
     Ok(())
-}
-
-/// The query of the next page.
-fn next_page(answer: &Answer) -> Option<String> {
-    let links = answer.headers.get_all(LINK).filter_map(|link| link.to_str().ok()).flat_map(|links| links.split(", "));
-    let next = links.into_iter().find_map(|link| link.strip_suffix(r#"; rel="next""#))?;
-    Some(next.strip_suffix('>')?.split_once('?')?.1.to_owned())
 }

@@ -3,22 +3,33 @@
 //! A command reads its arguments, does its work, and returns a [`Failure`] or nothing. What it prints goes through
 //! [`output`], so that a closed standard output ends it quietly.
 
+mod backup;
 mod check_config;
 mod client;
+mod consumers;
 mod dead;
+mod drain;
 mod event_line;
 mod events;
+mod explain;
 mod health;
+mod job;
+mod jobs;
 mod migrate;
 mod output;
+mod payload;
 mod publish;
+mod replay;
+mod schedules;
 mod secret;
 mod serve;
 mod services;
+mod sessions;
 mod table;
 mod tail;
 mod target;
 mod token;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +47,9 @@ Examples:
   event-handler events user.created --limit 10     look back
   event-handler services                           how each downstream service fares
   event-handler dead list                          what could not be delivered
+  event-handler trace 4711                         what became of an event
+  event-handler explain user.created               whom an event would reach
+  event-handler backup /backups/today.db           copy the store, while the service runs
 
 Exit codes:
    0  done
@@ -103,7 +117,23 @@ enum Command {
     Services(services::ServicesArgs),
     /// Print deliveries that were given up, or have them tried again.
     Dead(dead::DeadArgs),
-    /// Make tokens for clients.
+    /// Send stored events to a service once more.
+    Replay(replay::ReplayArgs),
+    /// Print redrives and replays, or stop one.
+    Jobs(jobs::JobsArgs),
+    /// Print what became of an event: who got it, and every attempt.
+    Trace(trace::TraceArgs),
+    /// Print whom an event would reach, and why not the others.
+    Explain(explain::ExplainArgs),
+    /// Print events that are to be published later, or take one back.
+    Schedules(schedules::SchedulesArgs),
+    /// Print durable subscriptions, or move or delete one.
+    Consumers(consumers::ConsumersArgs),
+    /// Print who is connected, or close a connection.
+    Sessions(sessions::SessionsArgs),
+    /// Send everybody elsewhere before the node is stopped.
+    Drain(drain::DrainArgs),
+    /// Make tokens for clients, or make them void.
     Token(token::TokenArgs),
     /// Make secrets that deliveries are signed with.
     Secret(secret::SecretArgs),
@@ -111,6 +141,10 @@ enum Command {
     CheckConfig,
     /// Bring the database schema up to date, and say what was done.
     Migrate,
+    /// Copy the store to a file, also while the service runs.
+    Backup(backup::BackupArgs),
+    /// Put a copy in the place of the store, or say that the store was restored.
+    Restore(backup::RestoreArgs),
     /// Ask a running service whether it is well; exit code 0 if so.
     Health(health::HealthArgs),
 }
@@ -171,10 +205,20 @@ pub fn run() -> ExitCode {
             Command::Events(args) => events::run(&args, &config),
             Command::Services(args) => services::run(&args, &config),
             Command::Dead(args) => dead::run(&args, &config),
-            Command::Token(args) => token::run(&args),
+            Command::Replay(args) => replay::run(&args, &config),
+            Command::Jobs(args) => jobs::run(&args, &config),
+            Command::Trace(args) => trace::run(&args, &config),
+            Command::Explain(args) => explain::run(&args, &config),
+            Command::Schedules(args) => schedules::run(&args, &config),
+            Command::Consumers(args) => consumers::run(&args, &config),
+            Command::Sessions(args) => sessions::run(&args, &config),
+            Command::Drain(args) => drain::run(&args, &config),
+            Command::Token(args) => token::run(&args, &config),
             Command::Secret(args) => secret::run(&args),
             Command::CheckConfig => check_config::run(&config),
             Command::Migrate => migrate::run(&config),
+            Command::Backup(args) => backup::back_up(&args, &config),
+            Command::Restore(args) => backup::restore(&args, &config),
             Command::Health(args) => health::run(&args, &config),
         }
     });

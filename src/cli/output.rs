@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Failure;
 
@@ -35,10 +35,16 @@ pub async fn closed() {
     }
 }
 
+/// What is to be printed, or somebody who waits until everything before it is written.
+enum Queued {
+    Line(String),
+    Written(oneshot::Sender<()>),
+}
+
 /// Prints lines from a thread of its own, so that a reader who stands still does not hold the command:
 /// it can still be interrupted.
 pub struct Printer {
-    lines: mpsc::Sender<String>,
+    lines: mpsc::Sender<Queued>,
     outcome: Receiver<io::Result<()>>,
 }
 
@@ -52,7 +58,13 @@ impl Printer {
 
     /// Hands over one line. `false`: no more can be printed; [`Self::finish`] tells why.
     pub async fn print(&self, line: String) -> bool {
-        self.lines.send(line).await.is_ok()
+        self.lines.send(Queued::Line(line)).await.is_ok()
+    }
+
+    /// Waits until what was handed over is written. `false`: it cannot be.
+    pub async fn written(&self) -> bool {
+        let (done, is_written) = oneshot::channel();
+        self.lines.send(Queued::Written(done)).await.is_ok() && is_written.await.is_ok()
     }
 
     /// Waits, not long, for what was handed over to be written.
@@ -65,15 +77,25 @@ impl Printer {
     }
 }
 
-/// Writes through a buffer that is emptied whenever no line waits.
-fn write_all(mut queue: mpsc::Receiver<String>) -> io::Result<()> {
+/// Writes through a buffer that is emptied whenever nothing waits.
+fn write_all(mut queue: mpsc::Receiver<Queued>) -> io::Result<()> {
     let mut stdout = BufWriter::new(io::stdout().lock());
-    while let Some(line) = queue.blocking_recv() {
-        writeln!(stdout, "{line}")?;
-        while let Ok(line) = queue.try_recv() {
-            writeln!(stdout, "{line}")?;
+    let mut next = queue.blocking_recv();
+    while let Some(queued) = next {
+        match queued {
+            Queued::Line(line) => writeln!(stdout, "{line}")?,
+            Queued::Written(done) => {
+                stdout.flush()?;
+                let _ = done.send(());
+            }
         }
-        stdout.flush()?;
+        next = match queue.try_recv() {
+            Ok(queued) => Some(queued),
+            Err(_) => {
+                stdout.flush()?;
+                queue.blocking_recv()
+            }
+        };
     }
     Ok(())
 }

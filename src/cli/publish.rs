@@ -1,24 +1,23 @@
 //! `event-handler publish`: one event.
 
-use std::io::Read;
-
 use clap::Args;
-use serde_json::value::RawValue;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::client::Client;
 use super::target::TargetArgs;
-use super::{Failure, key_value, output};
+use super::{Failure, key_value, output, payload};
 use crate::config::Config;
 
 const EXAMPLES: &str = "\
 Examples:
   event-handler publish user.created '{\"user_id\":\"123\"}'
-  event-handler publish user.created - < user.json
+  event-handler publish user.created < user.json
+  event-handler publish auction.ends '{\"lot\":1}' --deliver-at 2026-12-31T23:00:00+01:00
   event-handler publish order.paid '{\"total\":12.50}' --key order-7 --idempotency-key 5b1e
   event-handler publish job.done --source worker-3 --metadata host=a --metadata run=17
 
-Prints the id of the event once it is committed. With an idempotency key it is safe to repeat.";
+Prints the id of the event, or of the schedule, once it is committed. With an idempotency key it is safe to repeat.";
 
 /// The event.
 #[derive(Debug, Args)]
@@ -26,7 +25,8 @@ Prints the id of the event once it is committed. With an idempotency key it is s
 pub struct PublishArgs {
     /// Name of the event, such as user.created.
     name: String,
-    /// Payload as JSON text; - reads it from standard input. Without one it is {}.
+    /// Payload as JSON text. Without one it is read from standard input, unless that is a terminal; where there is nothing
+    /// it is {}. - reads it from there in any case.
     payload: Option<String>,
     /// Who publishes; without one, "api".
     #[arg(long)]
@@ -43,8 +43,17 @@ pub struct PublishArgs {
     /// A note to keep with the event; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     metadata: Vec<(String, String)>,
+    /// Publish it then and not now (RFC 3339, such as 2026-01-31T12:00:00Z); `event-handler schedules` shows what waits.
+    #[arg(long, value_name = "TIME")]
+    deliver_at: Option<String>,
     #[command(flatten)]
     target: TargetArgs,
+}
+
+/// What a publish for later is answered with.
+#[derive(Deserialize)]
+struct Scheduled {
+    schedule_id: String,
 }
 
 /// Publishes and prints the id.
@@ -52,20 +61,30 @@ pub fn run(args: &PublishArgs, config: &Config) -> Result<(), Failure> {
     let client = Client::new(args.target.resolve(config)?);
     let body = request(args)?;
     let answer = actix_rt::System::new().block_on(client.post("/publish", body))?.success()?;
-    let id = answer.headers.get("event-id").and_then(|id| id.to_str().ok());
-    let id = id.ok_or_else(|| Failure::Failed(format!("{} is not an Event Handler", client.target().base())))?;
-    if answer.headers.contains_key("idempotent-replayed") {
-        output::say(format_args!("event-handler: this idempotency key was used before; event {id} stands"));
+    let is_replayed = answer.headers.contains_key("idempotent-replayed");
+    let event_id = answer.headers.get("event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let (what, id) = match event_id {
+        Some(id) => ("event", id),
+        None => ("schedule", client.data::<Scheduled>(answer)?.schedule_id),
+    };
+    if is_replayed {
+        output::say(format_args!("event-handler: this idempotency key was used before; {what} {id} stands"));
     }
     output::print(id)
 }
 
 /// The body of the request. The payload goes in as it was given, byte for byte.
 fn request(args: &PublishArgs) -> Result<Vec<u8>, Failure> {
-    let PublishArgs { name, payload, source, priority, key, idempotency_key, metadata, target: _ } = args;
+    let PublishArgs { name, payload, source, priority, key, idempotency_key, metadata, deliver_at, target: _ } = args;
     let mut fields = Map::new();
     fields.insert("event_name".into(), name.as_str().into());
-    let texts = [("source", source), ("priority", priority), ("key", key), ("idempotency_key", idempotency_key)];
+    let texts = [
+        ("source", source),
+        ("priority", priority),
+        ("key", key),
+        ("idempotency_key", idempotency_key),
+        ("deliver_at", deliver_at),
+    ];
     for (field, text) in texts {
         if let Some(text) = text {
             fields.insert(field.into(), text.as_str().into());
@@ -76,26 +95,11 @@ fn request(args: &PublishArgs) -> Result<Vec<u8>, Failure> {
         fields.insert("metadata".into(), Value::Object(notes.collect()));
     }
     let mut body = Value::Object(fields).to_string();
-    if let Some(payload) = payload {
+    if let Some(payload) = payload::read(payload.as_deref())? {
         body.truncate(body.len() - 1);
         body.push_str(r#","payload":"#);
-        body.push_str(read(payload)?.get());
+        body.push_str(payload.get());
         body.push('}');
     }
     Ok(body.into_bytes())
-}
-
-fn read(payload: &str) -> Result<Box<RawValue>, Failure> {
-    let text = if payload == "-" {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .map_err(|error| Failure::Failed(format!("cannot read the payload from standard input: {error}")))?;
-        text
-    } else {
-        payload.to_owned()
-    };
-    serde_json::from_str(&text).map_err(|error| {
-        Failure::Usage(format!("the payload is not JSON: {error}\nA text needs its quotes too: '\"like this\"'."))
-    })
 }

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::Client;
+use super::client::{Client, segment};
 use super::table::{self, cell};
 use super::target::TargetArgs;
 use super::{Failure, output};
@@ -63,8 +63,7 @@ pub fn run(args: &ServicesArgs, config: &Config) -> Result<(), Failure> {
         match (&args.command, &args.name) {
             (Some(command), Some(name)) => {
                 let command = command.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-                let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
-                let told = client.post(&format!("/admin/services/{name}/{command}"), Vec::new()).await?;
+                let told = client.post(&format!("/admin/services/{}/{command}", segment(name)), Vec::new()).await?;
                 Ok(Answer { data: vec![client.data(told)?], orphaned: Vec::new() })
             }
             _ => client.whole(client.get("/admin/services").await?),

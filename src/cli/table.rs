@@ -1,5 +1,9 @@
 //! Rows for people: columns as wide as they must be.
 
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::event_line::one_line;
 use super::{Failure, output};
 
 /// Prints a heading and rows, two spaces between columns.
@@ -13,11 +17,33 @@ pub fn print<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result
     rows.iter().try_for_each(|row| output::print(line(&row.each_ref().map(String::as_str), &widths)))
 }
 
+/// Prints objects: for programs one a line, as it is; for people a row of those members, under their headings.
+pub fn list<const N: usize>(
+    objects: &[Box<RawValue>],
+    as_json: bool,
+    nothing: &str,
+    columns: [(&str, &str); N],
+) -> Result<(), Failure> {
+    if as_json {
+        return objects.iter().try_for_each(|object| output::print(one_line(object.get())));
+    }
+    if objects.is_empty() {
+        output::say(format_args!("event-handler: {nothing}"));
+        return Ok(());
+    }
+    let row = |object: &RawValue| {
+        let object: Value = serde_json::from_str(object.get()).unwrap_or_default();
+        columns.map(|(_, member)| cell(&object[member]))
+    };
+    print(columns.map(|(heading, _)| heading), &objects.iter().map(|object| row(object)).collect::<Vec<_>>())
+}
+
 /// A JSON value as a cell: nothing is `-`, and control characters do not command a terminal.
-pub fn cell(value: &serde_json::Value) -> String {
+pub fn cell(value: &Value) -> String {
     match value {
-        serde_json::Value::Null => "-".to_owned(),
-        serde_json::Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(" "),
         other => other.to_string(),
     }
 }

@@ -2,7 +2,13 @@
 //!
 //! The command remembers the id of the last event it printed. Whatever ends a connection, it connects again and asks
 //! for everything after that id, so that the lines have neither gap nor duplicate.
+//!
+//! Of several patterns each is a subscription. Until the last of them stands, events of the others may have come that
+//! are newer than some that are still to come: these are remembered, and do not count as the place to go on from.
+//!
+//! With a durable subscription the service remembers: what was written to standard output is acknowledged.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use awc::error::{WsClientError, WsProtocolError};
@@ -10,6 +16,7 @@ use awc::ws::{CloseReason, Frame, Message};
 use clap::Args;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,23 +43,33 @@ Examples:
   event-handler tail 'user.>'                       what happens to users from now on
   event-handler tail '>' --after earliest           everything, from the first event kept
   event-handler tail order.paid --after 4711 --json | jq .payload
+  event-handler tail 'user.>' 'order.>' --filter '{\"amount\":[{\"numeric\":[\">=\",100]}]}'
+  event-handler tail 'order.>' --durable audit      goes on where it was, whenever it is started again
 
-When the connection is lost, it is made again and goes on after the last event printed: nothing is missed, nothing
-printed twice. What happens to the connection is said on standard error.";
+It waits for a service that is not there yet. When the connection is lost, it is made again and goes on after the last
+event printed: nothing is missed, nothing printed twice. (With --durable, what was not acknowledged comes again.) The
+history of several patterns comes pattern by pattern. What happens to the connection is said on standard error.";
 
 /// Which events, and from where on.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct TailArgs {
-    /// Name or pattern: * is one segment of a name, > at the end is all that follow.
-    pattern: String,
+    /// Names or patterns: * is one segment of a name, > at the end is all that follow.
+    #[arg(required = true, value_name = "PATTERN")]
+    patterns: Vec<String>,
     /// Begin after the event with this id, or with the earliest one kept; without it, with the next one published.
     #[arg(long, value_name = "ID|earliest", value_parser = start)]
     after: Option<Start>,
+    /// Only events whose payload passes this filter, as JSON: {"FIELD":[VALUE or CONDITION, …], …}.
+    #[arg(long, value_name = "JSON", value_parser = filter)]
+    filter: Option<Box<RawValue>>,
+    /// Be a member of this durable subscription of one pattern, or make it: the service remembers how far it is.
+    #[arg(long, value_name = "NAME")]
+    durable: Option<String>,
     /// Print one JSON object a line.
     #[arg(long)]
     json: bool,
-    /// Give up (exit code 70) when a lost connection has not come back after this many seconds.
+    /// Give up (exit code 70) when there has been no connection for this many seconds.
     #[arg(long, value_name = "SECONDS")]
     give_up_after: Option<u64>,
     #[command(flatten)]
@@ -69,11 +86,23 @@ enum Start {
 
 /// Prints until interrupted, or until nobody reads what is printed.
 pub fn run(args: &TailArgs, config: &Config) -> Result<(), Failure> {
+    if args.durable.is_some() && args.patterns.len() > 1 {
+        return Err(Failure::Usage("--durable takes one pattern".into()));
+    }
     let client = Client::new(args.target.resolve(config)?);
     let printer = Printer::start();
     let ended = actix_rt::System::new().block_on(async {
         let start = args.after.unwrap_or(Start::Now);
-        let mut tail = Tail { client: &client, args, printer: &printer, start, log: None, stood: false };
+        let mut tail = Tail {
+            client: &client,
+            args,
+            printer: &printer,
+            start,
+            log: None,
+            early: BTreeSet::new(),
+            standing: 0,
+            stood: false,
+        };
         tokio::select! {
             ended = tail.follow() => ended,
             () = interrupted() => Ok(()),
@@ -95,6 +124,11 @@ fn start(text: &str) -> Result<Start, String> {
     }
 }
 
+/// Kept as it was given, with every digit.
+fn filter(text: &str) -> Result<Box<RawValue>, String> {
+    serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))
+}
+
 async fn interrupted() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -114,6 +148,10 @@ struct Tail<'a> {
     start: Start,
     /// The log that `start` is a place in, as the service told.
     log: Option<String>,
+    /// What was printed beyond that.
+    early: BTreeSet<EventId>,
+    /// Subscriptions of this connection that stand.
+    standing: usize,
     /// Whether the present or last connection had its subscription.
     stood: bool,
 }
@@ -140,6 +178,9 @@ struct Told {
     #[serde(default)]
     earliest_id: EventId,
     log_id: Option<String>,
+    /// Of a durable subscription: everything up to there is settled.
+    #[serde(default)]
+    after: EventId,
     error: Option<ToldError>,
 }
 
@@ -155,20 +196,19 @@ fn always() -> bool {
 }
 
 impl Tail<'_> {
-    /// One connection after the other. The first must succeed.
+    /// One connection after the other.
     async fn follow(&mut self) -> Result<(), Failure> {
-        let mut first = true;
+        let mut is_new = true;
         let mut attempts = 0;
         let mut lost_since = Instant::now();
         loop {
-            self.stood = false;
+            (self.stood, self.standing) = (false, 0);
             let ended = match self.client.ws("/ws").max_frame_size(MAX_FRAME).connect().await {
                 Ok((_, connection)) => self.read(connection).await,
-                Err(error) => self.not_connected(&error, first),
+                Err(error) => self.not_connected(&error),
             };
-            first = false;
             if self.stood {
-                (attempts, lost_since) = (0, Instant::now());
+                (attempts, lost_since, is_new) = (0, Instant::now(), false);
             }
             let (reason, at_once) = match ended {
                 Ended::Lost { reason, at_once } => (reason, at_once),
@@ -176,24 +216,27 @@ impl Tail<'_> {
                 Ended::Refused(failure) => return Err(failure),
             };
             if attempts == 0 {
-                output::say(format_args!("event-handler: connection lost ({reason}), connecting again"));
+                output::say(match is_new {
+                    true => format!("event-handler: waiting for the service: {reason}"),
+                    false => format!("event-handler: connection lost ({reason}), connecting again"),
+                });
             }
             if self.args.give_up_after.is_some_and(|seconds| lost_since.elapsed() >= Duration::from_secs(seconds)) {
-                return Err(Failure::GaveUp(format!("no connection any more: {reason}")));
+                return Err(Failure::GaveUp(format!("no connection: {reason}")));
             }
             attempts += u32::from(!at_once);
             tokio::time::sleep(pause(attempts)).await;
         }
     }
 
-    fn not_connected(&self, error: &WsClientError, first: bool) -> Ended {
+    fn not_connected(&self, error: &WsClientError) -> Ended {
         let failure = self.client.not_upgraded(error);
         let passing = match error {
             WsClientError::SendRequest(_) => true,
             WsClientError::InvalidResponseStatus(status) => status.is_server_error() || status.as_u16() == 429,
             _ => false,
         };
-        if first || !passing {
+        if !passing {
             return Ended::Refused(failure);
         }
         Ended::Lost { reason: failure.to_string(), at_once: false }
@@ -204,8 +247,10 @@ impl Tail<'_> {
     where
         C: Stream<Item = Result<Frame, WsProtocolError>> + Sink<Message> + Unpin,
     {
-        if connection.send(Message::Text(self.request().into())).await.is_err() {
-            return lost("the request could not be sent");
+        for (id, pattern) in (1..).zip(&self.args.patterns) {
+            if connection.send(Message::Text(self.request(id, pattern).into())).await.is_err() {
+                return lost("the request could not be sent");
+            }
         }
         let mut pings = tokio::time::interval(PING_INTERVAL);
         let mut heard = Instant::now();
@@ -222,7 +267,14 @@ impl Tail<'_> {
             };
             heard = Instant::now();
             let ended = match frame {
-                Some(Ok(Frame::Text(text))) => self.take(&text).await,
+                Some(Ok(Frame::Text(text))) => match self.take(&text).await {
+                    Ok(None) => None,
+                    Ok(Some(id)) => {
+                        let ack = json!({"action": "ack", "id": id}).to_string();
+                        connection.send(Message::Text(ack.into())).await.err().map(|_| lost("broken pipe"))
+                    }
+                    Err(ended) => Some(ended),
+                },
                 Some(Ok(Frame::Ping(data))) => {
                     connection.send(Message::Pong(data)).await.err().map(|_| lost("broken pipe"))
                 }
@@ -237,82 +289,126 @@ impl Tail<'_> {
         }
     }
 
-    fn request(&self) -> String {
-        let mut request = json!({"action": "subscribe", "event_name": self.args.pattern, "id": 1, "envelope": "full"});
+    fn request(&self, id: usize, pattern: &str) -> String {
+        let TailArgs { filter, durable, .. } = self.args;
+        let mut request = json!({"action": "subscribe", "event_name": pattern, "id": id, "envelope": "full"});
         match self.start {
             Start::Now => {}
             Start::After(id) => request["after"] = id.into(),
             Start::Earliest => request["after"] = Value::from("earliest"),
         }
-        if let Some(log) = &self.log {
+        if let Some(durable) = durable {
+            request["durable"] = durable.as_str().into();
+        }
+        if let Some(log) = self.log.as_ref().filter(|_| self.start != Start::Now) {
             request["log_id"] = log.as_str().into();
         }
-        request.to_string()
+        let mut text = request.to_string();
+        if let Some(filter) = filter {
+            text.truncate(text.len() - 1);
+            text = format!(r#"{text},"filter":{filter}}}"#);
+        }
+        text
     }
 
-    async fn take(&mut self, text: &[u8]) -> Option<Ended> {
-        let foreign = |error: String| Some(Ended::Refused(Failure::Failed(format!("not an Event Handler: {error}"))));
-        let told: Told = match serde_json::from_slice(text) {
-            Ok(told) => told,
-            Err(error) => return foreign(error.to_string()),
-        };
-        match (told.kind.as_str(), told.error) {
-            ("event", _) => match std::str::from_utf8(text).map(|text| event_line(text, self.args.json)) {
-                Ok(Ok((id, line))) => {
-                    self.start = Start::After(id);
-                    (!self.printer.print(line).await).then_some(Ended::Unread)
-                }
-                Ok(Err(error)) => foreign(error.to_string()),
-                Err(error) => foreign(error.to_string()),
-            },
+    /// Takes a frame. The id of an event that is to be acknowledged.
+    async fn take(&mut self, text: &[u8]) -> Result<Option<EventId>, Ended> {
+        let foreign = |error: String| Ended::Refused(Failure::Failed(format!("not an Event Handler: {error}")));
+        let mut told: Told = serde_json::from_slice(text).map_err(|error| foreign(error.to_string()))?;
+        match (told.kind.as_str(), told.error.take()) {
+            ("event", _) => {
+                let text = std::str::from_utf8(text).map_err(|error| foreign(error.to_string()))?;
+                let (id, line) = event_line(text, self.args.json).map_err(|error| foreign(error.to_string()))?;
+                self.event(id, line).await
+            }
             ("subscribed", _) => {
-                self.subscribed(told.last_id, told.recovered, told.earliest_id, told.log_id);
-                None
+                self.subscribed(&told);
+                Ok(None)
             }
             ("error", Some(ToldError { code, message, retry_after_ms: Some(_) })) => {
-                Some(Ended::Lost { reason: format!("{message} ({code})"), at_once: false })
+                Err(Ended::Lost { reason: format!("{message} ({code})"), at_once: false })
+            }
+            // An operator has moved the durable subscription: what was said of an event before counts no more.
+            ("error", Some(ToldError { code, message, .. })) if code == "not_delivered" => {
+                output::say(format_args!("event-handler: {message} ({code})"));
+                Ok(None)
             }
             ("error", Some(ToldError { code, message, .. })) => {
-                Some(Ended::Refused(Failure::Failed(format!("{message} ({code})"))))
+                Err(Ended::Refused(Failure::Failed(format!("{message} ({code})"))))
             }
-            _ => None,
+            _ => Ok(None),
         }
     }
 
-    /// From here on nothing is missed: whoever began with the next event has a place to resume from.
-    fn subscribed(&mut self, last_id: EventId, recovered: bool, earliest_id: EventId, log: Option<String>) {
-        self.stood = true;
-        let (base, pattern) = (self.client.target().base(), &self.args.pattern);
-        let from = match self.start {
-            Start::Now => format!("after event {last_id}"),
-            Start::After(id) => format!("after event {id}"),
-            Start::Earliest => "from the earliest event".to_owned(),
-        };
-        output::say(format_args!("event-handler: subscribed to {pattern} at {base} {from}"));
-        let before = std::mem::replace(&mut self.log, log);
-        let is_another = before.is_some() && before != self.log;
-        match self.start {
-            Start::Now => self.start = Start::After(last_id),
-            Start::After(_) if is_another => {
-                output::say(format_args!(
-                    "event-handler: this is another log than before ({}); going on after event {last_id} of it",
-                    self.log.as_deref().unwrap_or("without an identity")
-                ));
-                self.start = Start::After(last_id);
-            }
-            Start::After(id) if id > last_id => {
-                output::say(format_args!(
-                    "event-handler: the log ends with event {last_id}: another database? going on from there"
-                ));
-                self.start = Start::After(last_id);
-            }
-            Start::After(id) if !recovered => output::say(format_args!(
-                "event-handler: events {} to {} are no longer kept; going on with {earliest_id}",
-                id + 1,
-                earliest_id - 1
-            )),
-            Start::After(_) | Start::Earliest => {}
+    async fn event(&mut self, id: EventId, line: String) -> Result<Option<EventId>, Ended> {
+        if self.args.durable.is_some() {
+            let is_written = self.printer.print(line).await && self.printer.written().await;
+            return if is_written { Ok(Some(id)) } else { Err(Ended::Unread) };
         }
+        let is_printed = self.early.contains(&id);
+        if self.standing < self.args.patterns.len() {
+            self.early.insert(id);
+        } else {
+            // From here on they come in order, and all of them.
+            self.start = Start::After(id);
+            self.early = self.early.split_off(&(id + 1));
+        }
+        if is_printed || self.printer.print(line).await { Ok(None) } else { Err(Ended::Unread) }
+    }
+
+    /// Once the last one stands nothing is missed: whoever began with the next event has a place to resume from.
+    fn subscribed(&mut self, told: &Told) {
+        let Told { last_id, recovered, earliest_id, after, .. } = *told;
+        self.standing += 1;
+        let before = std::mem::replace(&mut self.log, told.log_id.clone());
+        let is_another = before.is_some() && before != self.log;
+        if self.args.durable.is_some() {
+            self.stood = true;
+            self.say_subscribed(&format!("after event {after}"));
+            if !recovered {
+                output::say(format_args!("event-handler: events up to {} are no longer kept", earliest_id - 1));
+            }
+            // Its place is kept by the service from now on.
+            self.start = Start::Now;
+            return;
+        }
+        if self.standing == 1 {
+            match self.start {
+                // Of those that are asked for after it, some events are older than their subscription.
+                Start::Now => self.start = Start::After(last_id),
+                Start::After(_) if is_another => {
+                    output::say(format_args!(
+                        "event-handler: this is another log than before ({}); going on after event {last_id} of it",
+                        self.log.as_deref().unwrap_or("without an identity")
+                    ));
+                    (self.start, self.early) = (Start::After(last_id), BTreeSet::new());
+                }
+                Start::After(id) if id > last_id => {
+                    output::say(format_args!(
+                        "event-handler: the log ends with event {last_id}: another database? going on from there"
+                    ));
+                    (self.start, self.early) = (Start::After(last_id), BTreeSet::new());
+                }
+                Start::After(id) if !recovered => output::say(format_args!(
+                    "event-handler: events {} to {} are no longer kept; going on with {earliest_id}",
+                    id + 1,
+                    earliest_id - 1
+                )),
+                Start::After(_) | Start::Earliest => {}
+            }
+        }
+        if self.standing == self.args.patterns.len() {
+            self.stood = true;
+            self.say_subscribed(&match self.start {
+                Start::After(id) => format!("after event {id}"),
+                Start::Now | Start::Earliest => "from the earliest event".to_owned(),
+            });
+        }
+    }
+
+    fn say_subscribed(&self, from: &str) {
+        let (base, patterns) = (self.client.target().base(), self.args.patterns.join(", "));
+        output::say(format_args!("event-handler: subscribed to {patterns} at {base} {from}"));
     }
 }
 

@@ -31,7 +31,7 @@ pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
 pub use self::secret::{DatabaseUrl, Secret, SecretUrl};
 pub use self::sections::{
-    AdminConfig, Durability, DurableConfig, LogConfig, LogFormat, ProxyHeader, PublishConfig, RedisConfig,
+    AdminConfig, ConsumersConfig, Durability, LogConfig, LogFormat, ProxyHeader, PublishConfig, RedisConfig,
     RetentionConfig, ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
 };
 pub use self::services::{ServiceConfig, StartFrom};
@@ -49,7 +49,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub publish: PublishConfig,
     pub subscribe: SubscribeConfig,
-    pub durable: DurableConfig,
+    pub consumers: ConsumersConfig,
     pub retention: RetentionConfig,
     pub log: LogConfig,
     pub admin: AdminConfig,

@@ -130,7 +130,7 @@ pub struct PublishConfig {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DurableConfig {
+pub struct ConsumersConfig {
     #[serde(deserialize_with = "span::<10, DAY, _>")]
     pub ack_wait: Span,
     #[serde(deserialize_with = "whole::<1, 10_000, _, _>")]
@@ -139,6 +139,10 @@ pub struct DurableConfig {
     pub max_deliver: u32,
     #[serde(deserialize_with = "whole::<0, 10_000, _, _>")]
     pub max_count: usize,
+    #[serde(deserialize_with = "whole::<1, 10_000, _, _>")]
+    pub max_per_connection: usize,
+    #[serde(deserialize_with = "size::<{4 * KIB}, GIB, _>")]
+    pub max_unacked_bytes: Size,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

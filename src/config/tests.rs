@@ -209,7 +209,7 @@ fn errors_in_a_file_are_one_line() {
         ),
         (
             "\"a\\nb\" = 1",
-            "a\\nb: unknown key (known: access, admin, delivery, durable, environment, limits, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
+            "a\\nb: unknown key (known: access, admin, consumers, delivery, environment, limits, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
         ),
         ("[server]\n\nport = x", "line 3, column 8: string values must be quoted, expected literal string"),
         ("port = 1\nport = 2", "line 2, column 1: duplicate key"),
@@ -253,7 +253,7 @@ fn errors_elsewhere_name_the_variable_or_flag() {
         (
             &[],
             &[("", "1")],
-            "--set: : unknown key (known: access, admin, delivery, durable, environment, limits, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
+            "--set: : unknown key (known: access, admin, consumers, delivery, environment, limits, log, publish, redis, retention, server, service_urls, store, subscribe, supervision)",
         ),
     ];
     for (environment, overrides, line) in cases {
@@ -388,6 +388,22 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
     assert_eq!(second.authorization().unwrap().expose(), "Basic dSA6cA==");
     assert!(second.routes[0].event.is_everything() && second.secrets.is_empty() && !second.echo);
     assert_eq!((second.start_from, billing.authorization().is_none()), (StartFrom::Now, true));
+}
+
+#[test]
+fn variables_hold_sections_of_names_as_a_file_does() {
+    let environment = [
+        ("ELIZA_URL", "http://eliza:1"),
+        ("EVENT_HANDLER__SERVICES__ELIZA__SOURCES", r#"{ api = "EVENT_HANDLER" }"#),
+        ("EVENT_HANDLER__SERVICES__ELIZA__ALIASES", "ELIZA,CHAT"),
+    ];
+    let config = services_of("", &environment).unwrap();
+    let [eliza] = &config.services[..] else { panic!("one service, not {:?}", config.services) };
+    assert_eq!(eliza.sources["api"], "EVENT_HANDLER");
+    assert_eq!(eliza.own_sources(), ["eliza", "ELIZA", "CHAT"]);
+    let secret = [("EVENT_HANDLER__SERVICES__ELIZA__HEADERS", "s3cret")];
+    let error = services_of("", &secret).unwrap_err().to_string();
+    assert!(error.contains("must be written as in a file") && !error.contains("s3cret"), "{error}");
 }
 
 #[test]

@@ -133,6 +133,14 @@ pub struct BreakerSnapshot {
     pub consecutive: u32,
 }
 
+impl BreakerSnapshot {
+    /// The same on a clock that is ahead by `lead` microseconds.
+    pub fn on_clock_ahead(self, lead: i64) -> Self {
+        let there = |at: Option<Timestamp>| at.map(|at| Timestamp(at.0.saturating_add(lead)));
+        Self { open_until: there(self.open_until), closed_at: there(self.closed_at), ..self }
+    }
+}
+
 #[derive(Debug)]
 enum State {
     /// `since` is known if it was open before.
@@ -185,11 +193,12 @@ impl Breaker {
     }
 
     /// A breaker as it was. What was half open has lost its probes, so it is open and due; what was open stays so
-    /// until its time, or the longest time that `policy` would give it now. The window starts anew.
+    /// until its time, or the longest time that `policy` would give it now; what was closed was so by now. The window starts
+    /// anew.
     pub fn restore(snapshot: BreakerSnapshot, policy: BreakerPolicy, now: Timestamp) -> Self {
         let BreakerSnapshot { state, open_until, closed_at, openings, consecutive } = snapshot;
         let state = match state {
-            BreakerState::Closed => State::Closed { since: closed_at },
+            BreakerState::Closed => State::Closed { since: closed_at.map(|since| since.min(now)) },
             BreakerState::Open => {
                 let longest = spread(policy.open_cap.max(policy.open_base), 1.0);
                 State::Open { until: open_until.unwrap_or(now).min(now.plus(longest)) }

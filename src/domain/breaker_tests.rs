@@ -159,6 +159,12 @@ fn a_restart_keeps_what_counts() {
     let with_clock_set_back = Breaker::restore(breaker.snapshot(), POLICY, at(-1_000));
     assert_eq!(with_clock_set_back.due(), Some(Timestamp(-1_000_000_000 + 11_250_000)));
 
+    // Closed in the future, by a clock that was wrong: slow start begins now, and ends.
+    let closed = BreakerSnapshot { state: BreakerState::Closed, closed_at: Some(at(1_000_000)), ..breaker.snapshot() };
+    let restored = Breaker::restore(closed, POLICY, at(0));
+    let slow_start = i64::try_from(POLICY.slow_start.as_secs()).expect("a few");
+    assert_eq!((restored.concurrency(at(0), 8), restored.concurrency(at(slow_start), 8)), (1, 8));
+
     breaker.force_open();
     assert_eq!(Breaker::restore(through_text(&breaker), POLICY, at(3)).state(), BreakerState::ForcedOpen);
 }

@@ -1,7 +1,7 @@
 //! The event: what is published, and what is stored.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytestring::ByteString;
 use jiff::SignedDuration;
@@ -43,6 +43,12 @@ impl Timestamp {
     /// The time passed since `earlier`; nothing if that is not in the past.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(at: Timestamp) -> Self {
+        Self::UNIX_EPOCH + Duration::from_micros(u64::try_from(at.0).unwrap_or_default())
     }
 }
 

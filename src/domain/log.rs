@@ -152,6 +152,13 @@ impl Restored {
         Some(Self { log, previous, last: found.last, known: seen.last, after })
     }
 
+    /// What follows from the word of an operator that a log, `found` as it is, was restored: it is called `new`.
+    pub fn declared(seen: Option<&Seen>, found: &Found, new: LogId) -> Self {
+        let known = seen.map_or(0, |seen| seen.last).max(found.last);
+        let previous = seen.map_or(found.log, |seen| seen.log);
+        Self { log: new, previous: Some(previous), last: found.last, known, after: known.saturating_add(MARGIN) }
+    }
+
     /// `$sys.log.restored`, the first event after it.
     pub fn event(&self) -> NewEvent {
         let Self { log, previous, last, known, after } = self;

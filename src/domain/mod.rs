@@ -24,3 +24,4 @@ pub mod restart;
 pub mod retry;
 pub mod routes;
 pub mod slow_start;
+pub mod time_of_day;

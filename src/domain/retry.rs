@@ -55,6 +55,15 @@ impl RetrySchedule {
     pub fn obeyed(&self, retry_after: Option<Duration>) -> Option<Duration> {
         retry_after.map(|asked| asked.min(self.retry_after_cap))
     }
+
+    /// No retry waits longer.
+    pub fn longest(&self) -> Duration {
+        let longest = match &self.delays {
+            RetryDelays::Exponential { cap, .. } => *cap,
+            RetryDelays::Listed(delays) => delays.iter().copied().max().unwrap_or_default(),
+        };
+        longest.max(self.retry_after_cap)
+    }
 }
 
 /// `base · 2^times`, at most `cap`.

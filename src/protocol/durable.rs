@@ -7,7 +7,7 @@ use super::event_json::full_frame_text;
 use super::frame::Subscribed;
 use super::raw_object::RawObject;
 use super::request::{Envelope, RequestId, Start, envelope, filter, log, pattern, start};
-use crate::domain::durable::DurablePolicy;
+use crate::domain::durable::{DurablePolicy, HeldBy};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::log::LogId;
@@ -96,8 +96,11 @@ impl Word {
 pub fn name_of(object: &RawObject<'_>) -> Result<Option<String>, ApiError> {
     let Some(name) = object.text("durable")? else { return Ok(None) };
     let is_ok = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_ok) {
-        let reason = format!("must be 1 to {MAX_NAME} of a-z, A-Z, 0-9, \"-\", \"_\" and \".\"");
+    // Paths cannot name the last two.
+    let is_bad = name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_ok) || [".", ".."].contains(&&*name);
+    if is_bad {
+        let reason =
+            format!("must be 1 to {MAX_NAME} of a-z, A-Z, 0-9, \"-\", \"_\" and \".\", and neither \".\" nor \"..\"");
         return Err(ApiError::field(ErrorCode::InvalidField, "durable", reason));
     }
     Ok(Some(name.into_owned()))
@@ -152,6 +155,10 @@ fn ack_wait(object: &RawObject<'_>) -> Result<Option<Duration>, ApiError> {
     };
     let (field, wait) = match (object.raw("ack_wait"), object.raw("ack_wait_ms")) {
         (None | Some("null"), None | Some("null")) => return Ok(None),
+        (Some(_), Some(millis)) if millis != "null" => {
+            let reason = "does not go with ack_wait; give one of them";
+            return Err(ApiError::field(ErrorCode::InvalidField, "ack_wait_ms", reason));
+        }
         (Some(text), _) if text.starts_with('"') => {
             ("ack_wait", object.text("ack_wait")?.and_then(|text| humantime::parse_duration(&text).ok()))
         }
@@ -250,6 +257,14 @@ pub fn not_settled(event_id: EventId, error: &ApiError) -> String {
     format!(r#"{{"id":{event_id},"type":"error","error":{}}}"#, error.to_frame_value())
 }
 
+/// Members get nothing more until they have settled something: what holds them up, and how much they have.
+pub fn held_up(durable: &str, by: HeldBy, unacked: usize, unacked_bytes: usize) -> String {
+    let by = by.as_str();
+    format!(
+        r#"{{"type":"held","durable":"{durable}","held_by":"{by}","unacked":{unacked},"unacked_bytes":{unacked_bytes}}}"#
+    )
+}
+
 /// A member is one no longer, without having asked for it.
 pub fn ended(durable: &str, error: &ApiError) -> String {
     format!(r#"{{"type":"error","durable":"{durable}","error":{}}}"#, error.to_frame_value())
@@ -296,6 +311,10 @@ mod tests {
             (r#"{"event_name":"a","durable":"d","ack_wait":1e300}"#, "ack_wait"),
             (r#"{"event_name":"a","durable":"d","ack_wait":[]}"#, "ack_wait"),
             (r#"{"event_name":"a","durable":"d","ack_wait_ms":1}"#, "ack_wait_ms"),
+            (r#"{"event_name":"a","durable":"d","ack_wait_ms":40,"ack_wait":"40ms"}"#, "ack_wait_ms"),
+            (r#"{"event_name":"a","durable":"d","ack_wait_ms":40,"ack_wait":0.04}"#, "ack_wait_ms"),
+            (r#"{"event_name":"a","durable":"."}"#, "durable"),
+            (r#"{"event_name":"a","durable":".."}"#, "durable"),
             (r#"{"event_name":"a","durable":"d","max_in_flight":0}"#, "max_in_flight"),
             (r#"{"event_name":"a","durable":"d","max_deliver":-1}"#, "max_deliver"),
             (r#"{"event_name":"a","durable":"d","envelope":"plain"}"#, "envelope"),

@@ -1,20 +1,26 @@
 //! Durable subscriptions: their positions, and what is not as new above them.
 
+use diesel::dsl::{exists, sql};
+use diesel::sql_types::Bool;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _, upsert::excluded};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::domain::delivery::{DeadReason, DeliveryState};
 use crate::domain::durable::{DurablePolicy, Mark};
-use crate::domain::event::{EventId, Timestamp};
+use crate::domain::event::{EventId, NewEvent, Timestamp};
+use crate::domain::filter::Filter;
+use crate::domain::name::EventName;
+use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::outbox::{Hold, free_service_id};
+use super::outbox::{Hold, Settlement, free_service_id, settle};
 use super::schema::{deliveries, delivery_attempts, delivery_jobs, durable_marks, durables, services};
+use crate::telemetry::faults::{self, FaultPoint};
 
 /// The name in `services` under which the dead deliveries of a durable subscription are kept. No configured service can
 /// have such a name.
@@ -49,6 +55,17 @@ pub struct DurableRecord {
     pub created_at: Timestamp,
 }
 
+impl DurableRecord {
+    /// Why such an event is none of its own; none if it is.
+    pub fn why_not(&self, name: &EventName, payload: &str) -> Option<String> {
+        if !Pattern::parse(self.pattern.clone()).is_ok_and(|pattern| pattern.matches(name)) {
+            return Some("its event_name does not match".to_owned());
+        }
+        let filter = self.filter.as_deref().and_then(|json| Filter::parse(json).ok());
+        filter.and_then(|filter| filter.first_failure(payload)).map(|failure| failure.to_string())
+    }
+}
+
 /// A durable subscription whose deliveries are up to this process, or another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldDurable {
@@ -56,6 +73,8 @@ pub struct HeldDurable {
     pub record: DurableRecord,
     /// Above the floor, in the order of ids; none if they are known, or another process holds it.
     pub marks: Option<Vec<(EventId, Mark)>>,
+    /// Whether dead ones were made anew and wait to be delivered.
+    pub has_renewed: bool,
 }
 
 /// What happened to the events of one.
@@ -68,6 +87,10 @@ pub struct DurableChange {
     pub marks: Vec<(EventId, Mark)>,
     pub forget: Vec<EventId>,
     pub dead: Vec<DeadLetter>,
+    /// Acknowledgements of what was made anew.
+    pub renewed: Vec<Settlement>,
+    /// The Event Handler's own events of it.
+    pub events: Vec<NewEvent>,
 }
 
 /// An event that a durable subscription has given up.
@@ -182,10 +205,11 @@ pub(super) fn held(
     holds: &[Hold],
 ) -> Result<Vec<HeldDurable>, StoreError> {
     let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
-    let query = durables::table.filter(durables::service.eq_any(services));
+    let query = durables::table.filter(durables::service.eq_any(&services));
     let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
     let mut records: HashMap<ServiceId, DurableRecord> =
         rows.into_iter().map(record).map(|record| (record.service, record)).collect();
+    let renewed = renewed(connection, &services)?;
     let mut all = Vec::with_capacity(known.len());
     for ((service, known), hold) in known.iter().zip(holds) {
         let Some(record) = records.remove(service) else { continue };
@@ -194,9 +218,20 @@ pub(super) fn held(
             Hold::Kept if *known == Some(record.epoch) => None,
             Hold::Kept | Hold::Taken => Some(marks(connection, &record)?),
         };
-        all.push(HeldDurable { hold: *hold, record, marks });
+        all.push(HeldDurable { hold: *hold, record, marks, has_renewed: renewed.contains(service) });
     }
     Ok(all)
+}
+
+/// Those of `services` for which something was made anew.
+fn renewed(connection: &mut Connection, services: &[ServiceId]) -> Result<HashSet<ServiceId>, StoreError> {
+    let waits = deliveries::table
+        .filter(deliveries::service.eq(services::id))
+        // As in the partial index.
+        .filter(sql::<Bool>("deliveries.state = 1"));
+    let those = services::table.filter(services::id.eq_any(services)).filter(exists(waits)).select(services::id);
+    let ids: Vec<ServiceId> = on_backend!(connection, c => those.load(c))?;
+    Ok(ids.into_iter().collect())
 }
 
 fn marks(connection: &mut Connection, of: &DurableRecord) -> Result<Vec<(EventId, Mark)>, StoreError> {
@@ -206,11 +241,28 @@ fn marks(connection: &mut Connection, of: &DurableRecord) -> Result<Vec<(EventId
         .order(durable_marks::event_id)
         .select((durable_marks::event_id, durable_marks::deliveries));
     let rows: Vec<(i64, i32)> = on_backend!(connection, c => above.load(c))?;
-    let mark = |(id, deliveries)| match u32::try_from(deliveries) {
-        Ok(deliveries @ 1..) => (id, Mark::Delivered(deliveries)),
-        _ => (id, Mark::Settled),
-    };
-    Ok(rows.into_iter().map(mark).collect())
+    Ok(rows.into_iter().map(|(id, deliveries)| (id, mark(deliveries))).collect())
+}
+
+fn mark(deliveries: i32) -> Mark {
+    match u32::try_from(deliveries) {
+        Ok(deliveries @ 1..) => Mark::Delivered(deliveries),
+        _ => Mark::Settled,
+    }
+}
+
+/// What these know of an event.
+pub(super) fn marks_of(
+    connection: &mut Connection,
+    services: &[ServiceId],
+    id: EventId,
+) -> Result<HashMap<ServiceId, Mark>, StoreError> {
+    let of_event = durable_marks::table
+        .filter(durable_marks::service.eq_any(services))
+        .filter(durable_marks::event_id.eq(id))
+        .select((durable_marks::service, durable_marks::deliveries));
+    let rows: Vec<(ServiceId, i32)> = on_backend!(connection, c => of_event.load(c))?;
+    Ok(rows.into_iter().map(|(service, deliveries)| (service, mark(deliveries))).collect())
 }
 
 /// Moves it: every event above `floor` is to be delivered, whatever was. False if there is none of this name.
@@ -249,11 +301,14 @@ fn forget_deliveries(connection: &mut Connection, service: ServiceId, floor: Eve
     Ok(())
 }
 
-/// Writes a change down, unless it is void: then false.
+/// Writes a change down, all but its events, unless it is void: then false, and nothing is written.
 pub(super) fn change(connection: &mut Connection, change: &DurableChange) -> Result<bool, StoreError> {
     /// Rows in one statement: within the bounds of both backends.
     const ROWS: usize = 1000;
-    let DurableChange { service, epoch, floor, marks, forget, dead } = change;
+    let DurableChange { service, epoch, floor, marks, forget, dead, renewed, events: _ } = change;
+    if faults::strikes(FaultPoint::EpochRefused) {
+        return Ok(false);
+    }
     let current = durables::table.filter(durables::service.eq(service)).filter(durables::epoch.eq(epoch));
     let update = diesel::update(current).set(durables::floor.eq(floor));
     if on_backend!(connection, c => update.execute(c))? == 0 {
@@ -284,6 +339,7 @@ pub(super) fn change(connection: &mut Connection, change: &DurableChange) -> Res
         })?;
     }
     dead.iter().try_for_each(|letter| bury(connection, *service, letter))?;
+    settle(connection, renewed)?;
     Ok(true)
 }
 

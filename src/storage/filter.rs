@@ -7,7 +7,7 @@ use diesel::pg::PgRowByRowLoadingMode;
 use diesel::{QueryResult, RunQueryDsl as _};
 
 use crate::domain::delivery::EventStatus;
-use crate::domain::event::{Event, EventId};
+use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::name::{EventName, SYSTEM_PREFIX};
 use crate::domain::pattern::Pattern;
 
@@ -96,6 +96,8 @@ pub(super) struct Conditions {
     pub source: Option<String>,
     pub key: Option<String>,
     pub status: Option<EventStatus>,
+    /// From this time to that one; only where the range of ids does not say it.
+    pub dated: Option<(Option<Timestamp>, Option<Timestamp>)>,
 }
 
 impl Filter {

@@ -166,6 +166,16 @@ impl Walk<'_> {
             out.push_sql(" AND key = ");
             out.push_bind_param::<Text, str>(key)?;
         }
+        if let Some((since, until)) = &self.more.dated {
+            if let Some(Timestamp(since)) = since {
+                out.push_sql(" AND created_at >= ");
+                out.push_bind_param::<BigInt, _>(since)?;
+            }
+            if let Some(Timestamp(until)) = until {
+                out.push_sql(" AND created_at <= ");
+                out.push_bind_param::<BigInt, _>(until)?;
+            }
+        }
         // Subqueries of one value each: PostgreSQL would make a join of EXISTS, over all deliveries of a state.
         const HIGHEST: &str = "coalesce((SELECT max(d.state) FROM deliveries d WHERE d.event_id = events.id), 2)";
         const LOWEST: &str = "coalesce((SELECT min(d.state) FROM deliveries d WHERE d.event_id = events.id), 2)";

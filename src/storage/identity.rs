@@ -38,19 +38,33 @@ pub(super) fn found(connection: &mut Connection, seen: Option<EventId>) -> Resul
 pub(super) fn restore(connection: &mut Connection, seen: &Seen) -> Result<Option<Restored>, StoreError> {
     let found = found(connection, Some(seen.last))?;
     let restored = Restored::decide(seen, &found, LogId::new(rand::random()));
-    if let Some(Restored { log, last, after, .. }) = restored {
-        if log != found.log {
-            rename(connection, log)?;
-        }
-        let gap = (log_gaps::first_id.eq(last + 1), log_gaps::width.eq(after - last));
-        let insert = diesel::insert_into(log_gaps::table).values(gap).on_conflict_do_nothing();
-        on_backend!(connection, c => insert.execute(c))?;
+    if let Some(restored) = &restored {
+        write(connection, &found, restored)?;
     }
     Ok(restored)
 }
 
+/// The same at the word of an operator: the log is another one from now on.
+pub(super) fn declare_restored(connection: &mut Connection, seen: Option<&Seen>) -> Result<Restored, StoreError> {
+    let found = found(connection, seen.map(|seen| seen.last))?;
+    let restored = Restored::declared(seen, &found, LogId::new(rand::random()));
+    write(connection, &found, &restored)?;
+    Ok(restored)
+}
+
+fn write(connection: &mut Connection, found: &Found, restored: &Restored) -> Result<(), StoreError> {
+    let Restored { log, last, after, .. } = *restored;
+    if log != found.log {
+        rename(connection, log)?;
+    }
+    let gap = (log_gaps::first_id.eq(last + 1), log_gaps::width.eq(after - last));
+    let insert = diesel::insert_into(log_gaps::table).values(gap).on_conflict_do_nothing();
+    on_backend!(connection, c => insert.execute(c))?;
+    Ok(())
+}
+
 /// Gives the log another identity.
-pub(super) fn rename(connection: &mut Connection, id: LogId) -> Result<(), StoreError> {
+fn rename(connection: &mut Connection, id: LogId) -> Result<(), StoreError> {
     let update = diesel::update(log::table).set(log::id.eq(id.to_string()));
     on_backend!(connection, c => update.execute(c))?;
     Ok(())

@@ -139,7 +139,7 @@ fn applied_versions(connection: &mut Connection) -> Result<Vec<String>, StoreErr
     Ok(versions)
 }
 
-fn has_table(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
+pub(super) fn has_table(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
     match connection {
         Connection::Sqlite(file) => {
             let found = diesel::dsl::sql::<Bool>("EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ");

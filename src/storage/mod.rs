@@ -8,6 +8,7 @@
 //!   in bounded steps.
 //! - *ST-4* After a failure the next call tries anew; nothing needs a restart.
 
+mod backup;
 mod beside;
 mod connection;
 mod durables;
@@ -35,6 +36,7 @@ mod sqlite;
 mod url;
 mod writer;
 
+pub use backup::{Restoration, backup, restore};
 pub use durables::{DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable, service_name};
 pub use error::{StoreError, StoreErrorKind};
 pub use lock::StoreLock;

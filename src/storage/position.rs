@@ -6,7 +6,7 @@ use crate::domain::event::{EventId, LogBounds, Timestamp};
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::schema::events;
+use super::schema::{clock_turns, events};
 use super::writer::Tail;
 
 /// The retained ids.
@@ -18,12 +18,75 @@ pub(super) fn bounds(connection: &mut Connection) -> Result<LogBounds, StoreErro
     Ok(LogBounds { earliest: earliest.unwrap_or(1), last: last.unwrap_or(0) })
 }
 
-/// The first id for which `is_past` holds; it must hold for all later rows, too.
+/// Events from `first_id` on are dated anew: those before it were by a clock that was wrong.
+pub(super) fn turn_back(connection: &mut Connection, first_id: EventId, at: Timestamp) -> Result<(), StoreError> {
+    let row = (clock_turns::first_id.eq(first_id), clock_turns::created_at.eq(at.0));
+    on_backend!(connection, c => diesel::insert_into(clock_turns::table).values(row).execute(c))?;
+    Ok(())
+}
+
+/// Ids along which `created_at` never decreases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stretch {
+    pub ids: IdRange,
+    /// The time at which it went back behind them, if it did.
+    pub turned_at: Option<Timestamp>,
+}
+
+/// The retained log in such stretches; hardly ever more than one.
+pub(super) fn stretches(connection: &mut Connection, log: LogBounds) -> Result<Vec<Stretch>, StoreError> {
+    let turns = clock_turns::table
+        .filter(clock_turns::first_id.gt(log.earliest))
+        .filter(clock_turns::first_id.le(log.last))
+        .order(clock_turns::first_id)
+        .select((clock_turns::first_id, clock_turns::created_at));
+    let turns: Vec<(i64, i64)> = on_backend!(connection, c => turns.load(c))?;
+    let mut found = Vec::with_capacity(turns.len() + 1);
+    let mut low = log.earliest;
+    for (first_id, at) in turns {
+        found.push(Stretch { ids: IdRange { low, high: first_id - 1 }, turned_at: Some(Timestamp(at)) });
+        low = first_id;
+    }
+    found.push(Stretch { ids: IdRange { low, high: log.last }, turned_at: None });
+    Ok(found)
+}
+
+/// The least range of ids with all events dated from `since` to `until`, and whether there are only such in it.
+pub(super) fn dated(
+    connection: &mut Connection,
+    log: LogBounds,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+) -> Result<(IdRange, bool), StoreError> {
+    let mut found = IdRange { low: log.last + 1, high: log.earliest - 1 };
+    let stretches = if since.or(until).is_some() {
+        stretches(connection, log)?
+    } else {
+        return Ok((IdRange { low: log.earliest, high: log.last }, true));
+    };
+    for Stretch { ids, .. } in &stretches {
+        let low = match since {
+            Some(since) => first_id(connection, *ids, |row| row.created_at >= since)?.unwrap_or(ids.high + 1),
+            None => ids.low,
+        };
+        let high = match until {
+            Some(until) => first_id(connection, *ids, |row| row.created_at > until)?.map_or(ids.high, |id| id - 1),
+            None => ids.high,
+        };
+        if low <= high {
+            found = IdRange { low: found.low.min(low), high: found.high.max(high) };
+        }
+    }
+    Ok((found, stretches.len() == 1))
+}
+
+/// The first of `ids` for which `is_past` holds; it must hold for all later rows of them, too.
 pub(super) fn first_id(
     connection: &mut Connection,
+    ids: IdRange,
     is_past: impl Fn(&Tail) -> bool,
 ) -> Result<Option<EventId>, StoreError> {
-    let LogBounds { earliest: mut low, last: mut high } = bounds(connection)?;
+    let IdRange { mut low, mut high } = ids;
     let mut found = None;
     while low <= high {
         let middle = low + (high - low) / 2;
@@ -36,7 +99,7 @@ pub(super) fn first_id(
         let row: Option<(i64, i64, i64)> = on_backend!(connection, c => next.first(c).optional())?;
         match row {
             Some((id, created_at, log_offset)) if id <= high => {
-                if is_past(&Tail { id, created_at: Timestamp(created_at), log_offset }) {
+                if is_past(&Tail { id, created_at: Timestamp(created_at), log_offset, turns_back: false }) {
                     found = Some(id);
                     high = middle - 1;
                 } else {

@@ -97,6 +97,12 @@ pub(super) fn release(session: &mut PostgresSession, service: ServiceId) -> Resu
     Ok(session.connection.batch_execute(&format!("SELECT pg_advisory_unlock({class}, {service})"))?)
 }
 
+/// The clock of the database.
+pub(super) fn time_of_day(connection: &mut PgConnection) -> Result<Timestamp, StoreError> {
+    let now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    Ok(Timestamp(diesel::select(diesel::dsl::sql::<BigInt>(now)).get_result(connection)?))
+}
+
 /// Commits a transaction that may write and has an id, so that its commit goes to disk.
 pub(super) fn probe(session: &mut PostgresSession) -> Result<(), StoreError> {
     begin(session)?;
@@ -105,8 +111,8 @@ pub(super) fn probe(session: &mut PostgresSession) -> Result<(), StoreError> {
 
 fn append_all(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
     let events = job.batch.iter().flat_map(|append| &append.events);
-    let (id, created_at) = InsertEvents::new(job, events).get_result::<(i64, i64)>(connection)?;
-    let tail = Tail { id, created_at: Timestamp(created_at), log_offset: 0 };
+    let (id, created_at, newest) = InsertEvents::new(job, events).get_result::<(i64, i64, i64)>(connection)?;
+    let tail = Tail { id, created_at: Timestamp(created_at), log_offset: 0, turns_back: newest > created_at };
     Ok((tail, Plan::new(job.batch, Vec::new(), id)))
 }
 
@@ -114,9 +120,9 @@ fn append_with_keys(connection: &mut PgConnection, job: &AppendJob<'_>) -> Resul
     let tail = job.tail(newest().first(connection).optional()?);
     let plan = Plan::new(job.batch, known_keys(connection, job)?, tail.id);
     let events = plan.select(job.batch.iter().flat_map(|append| &append.events));
-    InsertEvents::new(job, events).get_result::<(i64, i64)>(connection)?;
+    InsertEvents::new(job, events).get_result::<(i64, i64, i64)>(connection)?;
     if !plan.keys.is_empty() {
-        RememberKeys::new(&plan.keys, tail.created_at).execute(connection)?;
+        RememberKeys::new(&plan.keys, job.now).execute(connection)?;
     }
     Ok((tail, plan))
 }
@@ -139,10 +145,12 @@ fn known_keys(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<Vec<
     Ok(found.into_iter().map(used).collect())
 }
 
-/// Inserts any number of events after the newest; returns the id before them and their time.
+/// Inserts any number of events after the newest; returns the id before them, their time, and that of the newest.
 struct InsertEvents<'a> {
     floor: EventId,
     now: i64,
+    /// Beyond this the newest event's time is not taken for true.
+    latest: i64,
     name: Vec<&'a str>,
     payload: Vec<&'a str>,
     source: Vec<&'a str>,
@@ -167,6 +175,7 @@ impl<'a> InsertEvents<'a> {
         Self {
             floor: job.floor,
             now: job.now.0,
+            latest: job.now.plus(job.lead).0,
             name: column(|e| e.name.as_str()),
             payload: column(|e| &e.payload),
             source: column(|e| &e.source),
@@ -185,7 +194,7 @@ impl QueryId for InsertEvents<'_> {
 }
 
 impl Query for InsertEvents<'_> {
-    type SqlType = (BigInt, BigInt);
+    type SqlType = (BigInt, BigInt, BigInt);
 }
 
 impl QueryFragment<Pg> for InsertEvents<'_> {
@@ -195,10 +204,13 @@ impl QueryFragment<Pg> for InsertEvents<'_> {
              tail AS MATERIALIZED (SELECT greatest((SELECT id FROM newest), ",
         );
         out.push_bind_param::<BigInt, _>(&self.floor)?;
-        out.push_sql(") AS id, greatest((SELECT created_at FROM newest), ");
+        out.push_sql(") AS id, greatest((SELECT created_at FROM newest WHERE created_at <= ");
+        out.push_bind_param::<BigInt, _>(&self.latest)?;
+        out.push_sql("), ");
         out.push_bind_param::<BigInt, _>(&self.now)?;
         out.push_sql(
-            ") AS created_at, coalesce((SELECT log_offset FROM newest), 0) AS log_offset), \
+            ") AS created_at, coalesce((SELECT created_at FROM newest), 0) AS newest_at, \
+             coalesce((SELECT log_offset FROM newest), 0) AS log_offset), \
              stored AS (INSERT INTO events (id, name, payload, source, priority, key, metadata, traceparent, \
              created_at, log_offset) \
              SELECT tail.id + batch.n, batch.name, batch.payload, batch.source, batch.priority, batch.key, \
@@ -219,7 +231,7 @@ impl QueryFragment<Pg> for InsertEvents<'_> {
         out.push_bind_param::<Array<BigInt>, _>(&self.bytes)?;
         out.push_sql(
             ") WITH ORDINALITY AS batch (name, payload, source, priority, key, metadata, traceparent, bytes, n)) \
-             SELECT id, created_at FROM tail",
+             SELECT id, created_at, newest_at FROM tail",
         );
         Ok(())
     }

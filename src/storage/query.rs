@@ -126,17 +126,10 @@ impl Started {
     fn new(connection: &mut Connection, query: &EventQuery) -> Result<Self, StoreError> {
         // The filter holds for what is committed when it is made: the ids are fixed first.
         let log = position::bounds(connection)?;
-        let mut range = IdRange { low: log.earliest, high: log.last };
-        if let Some(since) = query.since {
-            let first = position::first_id(connection, |row| row.created_at >= since)?;
-            range.low = first.unwrap_or(log.last + 1).max(range.low);
-        }
-        if let Some(until) = query.until {
-            let past = position::first_id(connection, |row| row.created_at > until)?;
-            range.high = past.map_or(range.high, |past| range.high.min(past - 1));
-        }
+        let (range, is_exact) = position::dated(connection, log, query.since, query.until)?;
+        let dated = (!is_exact).then_some((query.since, query.until));
         let patterns = query.patterns.clone();
-        let more = Conditions { source: query.source.clone(), key: query.key.clone(), status: query.status };
+        let more = Conditions { source: query.source.clone(), key: query.key.clone(), status: query.status, dated };
         let filter = Filter::resolve(connection, patterns, Pick::Foreign, more)?;
 
         let above = query.after.map_or(range.low, |after| range.low.max(after.saturating_add(1)));

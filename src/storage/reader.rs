@@ -1,6 +1,6 @@
 //! Reading, from any thread, without blocking it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use crate::domain::access::Identity;
 use crate::domain::delivery::EventStatus;
+use crate::domain::durable::Mark;
 use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::routes::ServiceId;
 
@@ -205,6 +206,11 @@ impl Reader {
         self.read(durables::list).await
     }
 
+    /// What these durable subscriptions know of an event above their floors.
+    pub async fn durable_marks(&self, of: Vec<ServiceId>, id: EventId) -> Result<HashMap<ServiceId, Mark>, StoreError> {
+        self.read(move |connection| durables::marks_of(connection, &of, id)).await
+    }
+
     /// The names of all services that the store has ever seen.
     pub async fn service_names(&self) -> Result<BTreeMap<ServiceId, String>, StoreError> {
         self.read(outbox::names).await
@@ -225,7 +231,8 @@ impl Reader {
         self.read(revocations::all).await
     }
 
-    /// The first id that is not older than `since`, and the last that is not younger than `until`.
+    /// The first id that is not older than `since`, and the last that is not younger than `until`. Where dates went back,
+    /// others may lie between them.
     pub async fn ids_between(
         &self,
         since: Option<Timestamp>,
@@ -233,17 +240,8 @@ impl Reader {
     ) -> Result<(EventId, EventId), StoreError> {
         self.read(move |connection| {
             let log = position::bounds(connection)?;
-            let low = match since {
-                Some(since) => position::first_id(connection, |row| row.created_at >= since)?.unwrap_or(log.last + 1),
-                None => log.earliest,
-            };
-            let high = match until {
-                Some(until) => {
-                    position::first_id(connection, |row| row.created_at > until)?.map_or(log.last, |id| id - 1)
-                }
-                None => log.last,
-            };
-            Ok((low, high))
+            let (ids, _) = position::dated(connection, log, since, until)?;
+            Ok((ids.low, ids.high))
         })
         .await
     }

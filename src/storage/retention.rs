@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
-use crate::domain::event::{EventId, Timestamp};
+use crate::domain::event::{EventId, LogBounds, Timestamp};
 use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::schema::{deliveries, delivery_attempts, events, idempotency_keys};
+use super::position::{self, IdRange, Stretch};
+use super::schema::{clock_turns, deliveries, delivery_attempts, events, idempotency_keys};
 use super::writer::newest;
-use super::{identity, outbox, position};
+use super::{identity, outbox};
 
 /// What of the log is kept. `None` sets no limit; the newest event is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,7 +44,7 @@ pub(super) fn trim(
     max_rows: usize,
 ) -> Result<Trimmed, StoreError> {
     let bounds = position::bounds(connection)?;
-    let mut due = keep_from(connection, policy, now)?.min(bounds.last);
+    let mut due = keep_from(connection, policy, bounds, now)?.min(bounds.last);
     for service in services {
         if due > bounds.earliest {
             due = outbox::oldest_open(connection, *service)?.map_or(due, |open| due.min(open));
@@ -61,12 +62,19 @@ pub(super) fn trim(
     on_backend!(connection, c => diesel::delete(sent).execute(c))?;
     let old = events::table.filter(events::id.lt(cut));
     let removed = on_backend!(connection, c => diesel::delete(old).execute(c))?;
+    let turns = clock_turns::table.filter(clock_turns::first_id.le(cut));
+    on_backend!(connection, c => diesel::delete(turns).execute(c))?;
     let earliest = position::bounds(connection)?.earliest;
     Ok(Trimmed { removed, earliest, more_due: due > earliest })
 }
 
 /// The id below which nothing has to be kept.
-fn keep_from(connection: &mut Connection, policy: &RetentionPolicy, now: Timestamp) -> Result<EventId, StoreError> {
+fn keep_from(
+    connection: &mut Connection,
+    policy: &RetentionPolicy,
+    log: LogBounds,
+    now: Timestamp,
+) -> Result<EventId, StoreError> {
     let RetentionPolicy { max_age, max_events, max_bytes } = policy;
     let limit = |limit: u64| i64::try_from(limit).unwrap_or(i64::MAX);
     let tail: Option<(i64, i64, i64)> = on_backend!(connection, c => newest().first(c).optional())?;
@@ -83,15 +91,57 @@ fn keep_from(connection: &mut Connection, policy: &RetentionPolicy, now: Timesta
     }
     if let Some(age) = max_age {
         let since = now.0.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-        let young = position::first_id(connection, |row| row.created_at.0 >= since)?;
+        let young = first_young(connection, log, Timestamp(since), now)?;
         keep_from = keep_from.max(young.unwrap_or(last));
     }
     if let Some(bytes) = max_bytes {
         let outside = log_offset.saturating_sub(limit(*bytes));
-        let inside = position::first_id(connection, |row| row.log_offset > outside)?;
+        let all = IdRange { low: log.earliest, high: log.last };
+        let inside = position::first_id(connection, all, |row| row.log_offset > outside)?;
         keep_from = keep_from.max(inside.unwrap_or(last));
     }
     Ok(keep_from)
+}
+
+/// The first event that is not older than `since`. What a wrong clock has dated after `now` is as old as what came when
+/// it was right again.
+fn first_young(
+    connection: &mut Connection,
+    log: LogBounds,
+    since: Timestamp,
+    now: Timestamp,
+) -> Result<Option<EventId>, StoreError> {
+    for Stretch { ids, turned_at } in position::stretches(connection, log)? {
+        let ahead = match turned_at {
+            Some(_) => position::first_id(connection, ids, |row| row.created_at > now)?.unwrap_or(ids.high + 1),
+            None => ids.high + 1,
+        };
+        let dated = IdRange { low: ids.low, high: ahead - 1 };
+        let young = position::first_id(connection, dated, |row| row.created_at >= since)?;
+        let young = young.or((ahead <= ids.high && turned_at >= Some(since)).then_some(ahead));
+        if young.is_some() {
+            return Ok(young);
+        }
+    }
+    Ok(None)
+}
+
+/// Keys from the future are taken for new: their window ends as late as it can.
+pub(super) fn bound_keys(connection: &mut Connection, now: Timestamp, max_rows: usize) -> Result<(), StoreError> {
+    /// A clock may be slewed by so much.
+    const TOLERANCE: Duration = Duration::from_secs(10);
+    let ahead = idempotency_keys::table
+        .filter(idempotency_keys::created_at.gt(now.plus(TOLERANCE).0))
+        .order(idempotency_keys::created_at.desc())
+        .select(idempotency_keys::key)
+        .limit(i64::try_from(max_rows).unwrap_or(i64::MAX));
+    let keys: Vec<String> = on_backend!(connection, c => ahead.load(c))?;
+    if !keys.is_empty() {
+        let ahead = idempotency_keys::table.filter(idempotency_keys::key.eq_any(keys));
+        let update = diesel::update(ahead).set(idempotency_keys::created_at.eq(now.0));
+        on_backend!(connection, c => update.execute(c))?;
+    }
+    Ok(())
 }
 
 pub(super) fn prune_keys(connection: &mut Connection, before: Timestamp, max_rows: usize) -> Result<usize, StoreError> {

@@ -127,13 +127,20 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(events, deliveries, delivery_attempts, services);
+diesel::allow_tables_to_appear_in_same_query!(events, deliveries, delivery_attempts, services, durables);
 
 diesel::table! {
     revocations (kind, value) {
         kind -> Text,
         value -> Text,
         revoked_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    clock_turns (first_id) {
+        first_id -> BigInt,
+        created_at -> BigInt,
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn append(connection: &mut SqliteConnection, job: &AppendJob<'_>) -> 
     let plan = Plan::new(job.batch, known, tail.id);
     insert_events(connection, job, tail, &plan)?;
     for key in &plan.keys {
-        remember(connection, key, tail.created_at)?;
+        remember(connection, key, job.now)?;
     }
     Ok((tail, plan))
 }

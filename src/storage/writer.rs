@@ -1,8 +1,10 @@
 //! The only way into the log.
 
+use std::time::Duration;
+
 use bytestring::ByteString;
 use diesel::dsl::auto_type;
-use diesel::{ExpressionMethods as _, QueryDsl as _};
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
@@ -11,7 +13,7 @@ use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::routes::{Routes, ServiceId};
 
 use super::beside::Mark;
-use super::connection::{Access, Connection};
+use super::connection::{Access, Connection, on_backend};
 use super::durables::{self, DurableChange, DurableRecord, HeldDurable, NewDurable};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
@@ -25,6 +27,7 @@ use super::schedules;
 use super::schema::events;
 use super::url::StoreUrl;
 use super::{idempotency, identity, migrate, position, postgres, sqlite};
+use crate::telemetry::faults::{self, FaultPoint};
 
 /// A connection that appends, owned by one thread.
 ///
@@ -41,6 +44,8 @@ pub struct Writer {
     seen: Option<Seen>,
     /// The store lacks some of what was seen.
     is_set_back: bool,
+    /// An operator says that it was restored.
+    is_declared: bool,
     /// Beside a SQLite file.
     mark: Option<Mark>,
 }
@@ -56,8 +61,12 @@ pub struct Committed {
     pub outcomes: Vec<AppendOutcome>,
     /// Deliveries added, by service and lane.
     pub enqueued: outbox::Enqueued,
+    /// How the log goes on, if it was found to be set back; its first event tells of that.
+    pub restored: Option<Restored>,
     /// Durable subscriptions whose changes were void: they were moved, or another process holds them now.
     pub void: Vec<ServiceId>,
+    /// Whether all that was to be settled was still open.
+    pub has_settled_all: bool,
 }
 
 /// What goes into one transaction.
@@ -69,7 +78,12 @@ pub struct Group {
     pub settlements: Vec<Settlement>,
     pub services: Vec<ServiceChange>,
     pub durables: Vec<DurableChange>,
+    /// By how much dates may be ahead of the time, so that they need not go back; a day unless it is said.
+    pub lead: Option<Duration>,
 }
+
+/// See [`Group::lead`].
+const MAX_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The end of the log, read inside the transaction that appends to it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,6 +91,8 @@ pub(super) struct Tail {
     pub id: EventId,
     pub created_at: Timestamp,
     pub log_offset: i64,
+    /// The newest event is dated after that.
+    pub turns_back: bool,
 }
 
 impl Writer {
@@ -88,7 +104,8 @@ impl Writer {
     /// The same for a process that has `seen` something of the log already.
     pub fn resume(options: StoreOptions, seen: Option<Seen>) -> Result<Self, StoreError> {
         let (connection, log, mark) = (None, None, None);
-        let mut writer = Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, mark };
+        let mut writer =
+            Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, is_declared: false, mark };
         writer.bounds()?;
         writer.options.create = false;
         Ok(writer)
@@ -110,6 +127,13 @@ impl Writer {
         self.is_set_back
     }
 
+    /// Makes it another log, which goes on above all that is known, and says so with `$sys.log.restored`.
+    pub fn declare_restored(&mut self, now: Timestamp) -> Result<Restored, StoreError> {
+        self.is_declared = true;
+        let committed = self.commit(Group::default(), &Routes::default(), now)?;
+        committed.restored.ok_or_else(|| StoreError::new(StoreErrorKind::Internal, "nothing was declared"))
+    }
+
     /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
     pub fn append(&mut self, batch: Vec<Append>, now: Timestamp) -> Result<Committed, StoreError> {
         self.commit(Group { appends: batch, ..Group::default() }, &Routes::default(), now)
@@ -118,21 +142,39 @@ impl Writer {
     /// Stores `group` in one transaction, with a delivery of each new event for every service that `routes` finds for
     /// it; a request whose idempotency key was used before stores nothing.
     ///
-    /// Events get dense rising ids and a `created_at` that never goes back. When this returns, they are
-    /// durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
+    /// Events get dense rising ids, and a `created_at` that goes back only where the newest event is dated by a clock that
+    /// was wrong. When this returns, they are durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
     pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
-        let Group { appends: mut batch, take_due, settlements, services, durables } = group;
+        let Group { appends: mut batch, take_due, settlements, services, durables, lead } = group;
+        let (aborts, is_unconfirmed) = if settlements.is_empty() && durables.is_empty() {
+            (false, false)
+        } else if faults::strikes(FaultPoint::StoreLocked) {
+            return Err(StoreError::new(StoreErrorKind::Locked, "injected: the store is locked"));
+        } else {
+            (faults::strikes(FaultPoint::TransactionAborted), faults::strikes(FaultPoint::CommitUnconfirmed))
+        };
         refuse_zero_bytes(&batch)?;
         let (keys_since, requests) = (self.keys_since(now), batch.len());
         let mut void = Vec::new();
         let mut restored = None;
         let mut connection = self.connected()?;
-        let (seen, is_set_back) = (self.seen, self.is_set_back);
-        let (tail, mut plan, enqueued) = {
+        let (seen, is_set_back, is_declared) = (self.seen, self.is_set_back, self.is_declared);
+        let (tail, mut plan, enqueued, has_settled_all) = {
             let connection = &mut connection;
             connection.begin()?;
-            if let Some(seen) = seen.filter(|_| is_set_back) {
-                restored = identity::restore(connection, &seen)?;
+            // First: what is void leaves nothing behind, and tells nobody.
+            for change in &durables {
+                if durables::change(connection, change)? {
+                    batch.extend(change.events.iter().cloned().map(Append::single));
+                } else {
+                    void.push(change.service);
+                }
+            }
+            if is_declared || is_set_back {
+                restored = match seen.filter(|_| !is_declared) {
+                    Some(seen) => identity::restore(connection, &seen)?,
+                    None => Some(identity::declare_restored(connection, seen.as_ref())?),
+                };
                 batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
             }
             let floor = match &restored {
@@ -142,35 +184,36 @@ impl Writer {
             if take_due > 0 {
                 batch.extend(schedules::take_due(connection, now, take_due)?.into_iter().map(Append::single));
             }
-            let job = AppendJob { batch: &batch, floor, now, keys_since };
+            let job = AppendJob { batch: &batch, floor, now, lead: lead.unwrap_or(MAX_LEAD), keys_since };
             let (tail, plan) = match connection {
                 Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
                 Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
             };
-            let new = plan.select(batch.iter().flat_map(|append| &append.events));
+            let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
+            if tail.turns_back && new.peek().is_some() {
+                position::turn_back(connection, tail.id + 1, tail.created_at)?;
+            }
             let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
             for ((schedule, event), place) in plan.schedules(&batch).zip(0..) {
-                schedules::insert(connection, schedule, event, tail.created_at, place)?;
+                schedules::insert(connection, schedule, event, now, place)?;
             }
-            outbox::settle(connection, &settlements)?;
+            let settled = outbox::settle(connection, &settlements)?;
             for change in &services {
                 outbox::change_service(connection, change)?;
             }
-            for change in &durables {
-                if !durables::change(connection, change)? {
-                    void.push(change.service);
-                }
-            }
+            injected(aborts)?;
             connection.commit()?;
             connection.verify_written()?;
-            (tail, plan, enqueued)
+            injected(is_unconfirmed)?;
+            (tail, plan, enqueued, settled == settlements.len())
         };
         self.connection = Some(connection);
         let new = plan.select(batch.into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
-        if let Some(restored) = restored {
+        if let Some(restored) = &restored {
             log::error!(log_id:% = restored.log, last_id = restored.last, known_last_id = restored.known, first_id = restored.after + 1; "the log was set back: ids that were given out are not given out again");
             self.log = Some(restored.log);
+            self.is_declared = false;
             plan.outcomes.remove(0);
         }
         if let Some((log, newest)) = self.log.zip(events.last()) {
@@ -178,7 +221,7 @@ impl Writer {
             self.is_set_back = false;
         }
         plan.outcomes.truncate(requests);
-        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, void })
+        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, restored, void, has_settled_all })
     }
 
     /// Does `work` in a transaction that holds the writer's lock.
@@ -242,6 +285,8 @@ impl Writer {
                 Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
                 Connection::Postgres(session) => postgres::hold_all(session, &services)?,
             };
+            let holds =
+                if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
             let taken: Vec<ServiceId> =
                 services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
             durables::begin_epochs(connection, &taken)?;
@@ -339,6 +384,35 @@ impl Writer {
         Ok(bounds)
     }
 
+    /// When the newest event is dated.
+    pub fn newest_at(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let newest: Option<(i64, i64, i64)> =
+            self.with(|connection| Ok(on_backend!(connection, c => newest().first(c).optional())?))?;
+        Ok(newest.map(|(_, created_at, _)| Timestamp(created_at)))
+    }
+
+    /// What time it is, if the store knows: one for all nodes. Files do not.
+    pub fn time_of_day(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.with(|connection| match connection {
+            Connection::Sqlite(_) => Ok(None),
+            Connection::Postgres(session) => postgres::time_of_day(&mut session.connection).map(Some),
+        })
+    }
+
+    /// Brings what waits for longer than it can, because the clock was wrong when it was stored, back to `now`: at most
+    /// `max_rows` of each kind. `longest` is how long deliveries to each service may wait.
+    pub fn bound_waits(
+        &mut self,
+        longest: &[(ServiceId, Duration)],
+        now: Timestamp,
+        max_rows: usize,
+    ) -> Result<(), StoreError> {
+        self.with(|connection| {
+            retention::bound_keys(connection, now, max_rows)?;
+            outbox::bound_waits(connection, longest, now, max_rows)
+        })
+    }
+
     /// Commits a transaction that changes nothing, to prove that commits work.
     pub fn probe(&mut self) -> Result<(), StoreError> {
         self.with(|connection| match connection {
@@ -423,12 +497,20 @@ impl Writer {
     }
 }
 
+/// A failure by order of a test.
+fn injected(is_due: bool) -> Result<(), StoreError> {
+    let error = || StoreError::new(StoreErrorKind::Unavailable, "injected: the connection is lost");
+    if is_due { Err(error()) } else { Ok(()) }
+}
+
 /// What a backend needs to know to append.
 pub(super) struct AppendJob<'a> {
     pub batch: &'a [Append],
     /// Ids are given above this.
     pub floor: EventId,
     pub now: Timestamp,
+    /// By how much dates may be ahead of it.
+    pub lead: Duration,
     /// Idempotency keys from before this instant count as absent.
     pub keys_since: Timestamp,
 }
@@ -442,7 +524,9 @@ impl AppendJob<'_> {
     /// The tail from which the batch continues, `last` being the newest row.
     pub fn tail(&self, last: Option<(EventId, i64, i64)>) -> Tail {
         let (id, created_at, log_offset) = last.unwrap_or_default();
-        Tail { id: id.max(self.floor), created_at: Timestamp(created_at).max(self.now), log_offset }
+        let turns_back = created_at > self.now.plus(self.lead).0;
+        let created_at = if turns_back { self.now } else { Timestamp(created_at).max(self.now) };
+        Tail { id: id.max(self.floor), created_at, log_offset, turns_back }
     }
 }
 

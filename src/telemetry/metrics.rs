@@ -58,6 +58,7 @@ metrics! {
         commit_events: Histogram = Histogram::with_opts(histogram("commit_events", "Events in one group commit.", BATCH)),
         publish_duration: Histogram = Histogram::with_opts(histogram("publish_duration_seconds", "Time from a valid publish request to its commit.", LATENCY)),
         store_errors: IntCounterVec = IntCounterVec::new(opts("store_errors_total", "Failed store operations by kind."), &["kind"]),
+        clock_departure: prometheus::Gauge = prometheus::Gauge::with_opts(opts("clock_departure_seconds", "By how much the wall clock is off, as far as that is not believed.")),
         store_read_errors: IntCounterVec = IntCounterVec::new(opts("store_read_errors_total", "Failed reads of the store by kind."), &["kind"]),
         store_up: IntGauge = IntGauge::with_opts(opts("store_up", "Whether the store takes writes and can be read.")),
         trimmed: IntCounter = IntCounter::with_opts(opts("events_trimmed_total", "Events removed by retention.")),

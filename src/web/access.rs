@@ -13,7 +13,7 @@ use url::form_urlencoded;
 
 use super::{Edge, reply};
 use crate::access::limits::{Party, PeerAdmission};
-use crate::actors::clock::now;
+use crate::actors::clock::{now, steady};
 use crate::config::ProxyHeader;
 use crate::domain::access::Caller;
 use crate::domain::network::client_address;
@@ -53,13 +53,13 @@ pub fn party(req: &HttpRequest, edge: &Edge, caller: &Caller) -> Party {
 /// Counts `events` that are published at once, if publishes are limited.
 pub fn limit_publish(req: &HttpRequest, edge: &Edge, caller: &Caller, events: usize) -> Result<(), ApiError> {
     let shares = &edge.parts.shares;
-    if shares.limits_publishes() { shares.publish(party(req, edge, caller), events, now()) } else { Ok(()) }
+    if shares.limits_publishes() { shares.publish(party(req, edge, caller), events, steady()) } else { Ok(()) }
 }
 
 /// Counts a stream that is opened, and gives it its place among those of its address for as long as the result lives.
 pub fn admit_stream(req: &HttpRequest, edge: &Edge, caller: &Caller) -> Result<Option<PeerAdmission>, ApiError> {
     let shares = &edge.parts.shares;
-    shares.connect(party(req, edge, caller), now())?;
+    shares.connect(party(req, edge, caller), steady())?;
     shares.admit(peer(req, edge).map(|peer| peer.ip()))
 }
 

@@ -10,17 +10,21 @@ use super::accept::{self, Format};
 use super::query::{Query, invalid};
 use super::reply::{self, Refusal};
 use super::{Edge, access, lines, long_poll, stream};
+use crate::actors::durables::messages::FindFate;
 use crate::actors::push_log::PushLog;
 use crate::actors::session::end_of_log;
 use crate::domain::access::Scope;
 use crate::domain::delivery::{DeliveryState, EventStatus};
-use crate::domain::event::{EventId, Timestamp};
+use crate::domain::durable::{Fate, Mark};
+use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
 use crate::protocol::permit;
 use crate::protocol::request::Start;
-use crate::storage::{AttemptRecord, DeliveryRecord, EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind};
+use crate::storage::{
+    AttemptRecord, DeliveryRecord, DurableRecord, EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind,
+};
 
 const PARAMETERS: &[&str] = &[
     "event_name",
@@ -134,6 +138,8 @@ pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Resu
     let event = reader.event(number).await.map_err(|error| read_error(&error))?;
     let (event, _) = event.filter(|(event, _)| permit::may_read(&caller, &event.name)).ok_or_else(unknown)?;
     let (deliveries, attempts) = reader.trace(number).await.map_err(|error| read_error(&error))?;
+    let durables = durables_of(&edge, &event, &deliveries).await?;
+    let names = reader.service_names().await.map_err(|error| read_error(&error))?;
     // Of the very deliveries that are shown, which may have come further since.
     let status = EventStatus::of(deliveries.iter().map(|delivery| delivery.state));
     let mut data = br#"{"event":"#.to_vec();
@@ -144,15 +150,50 @@ pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Resu
     let deliveries: Vec<_> = deliveries
         .iter()
         .map(|delivery| {
-            let service = edge.parts.services.iter().find(|service| service.slot.id() == Some(delivery.service));
+            let name = names.get(&delivery.service).map_or("unknown", String::as_str);
             let of_delivery = attempts.iter().filter(|attempt| attempt.service == delivery.service);
-            delivery_json(service.map_or("not configured", |service| &service.config.name), delivery, of_delivery)
+            delivery_json(name, delivery, of_delivery)
         })
         .collect();
-    let rest = json!({ "committed_at": event.created_at.to_string(), "pushed_to": pushed, "deliveries": deliveries });
+    let rest = json!({ "committed_at": event.created_at.to_string(), "pushed_to": pushed, "deliveries": deliveries,
+                       "durables": durables });
     data.push(b',');
     data.extend_from_slice(&rest.to_string().as_bytes()[1..]);
     Ok(reply::ok("success", &data))
+}
+
+/// What became of an event at each durable subscription that wants it.
+async fn durables_of(
+    edge: &Edge,
+    event: &Event,
+    deliveries: &[DeliveryRecord],
+) -> Result<Vec<serde_json::Value>, ApiError> {
+    let reader = &edge.parts.reader;
+    let all = reader.durables().await.map_err(|error| read_error(&error))?;
+    let wanting: Vec<_> = all.iter().filter(|record| record.why_not(&event.name, &event.payload).is_none()).collect();
+    if wanting.is_empty() {
+        return Ok(Vec::new());
+    }
+    let services = wanting.iter().map(|record| record.service).collect();
+    let marks = reader.durable_marks(services, event.id).await.map_err(|error| read_error(&error))?;
+    // Of those of other nodes the store knows what is settled, and what was delivered in vain.
+    let here = match edge.parts.durables.get() {
+        Some(durables) => durables.send(FindFate(event.id)).await.unwrap_or_default(),
+        None => Default::default(),
+    };
+    let describe = |record: &&DurableRecord| {
+        let stored = match marks.get(&record.service) {
+            _ if event.id <= record.floor => (Fate::Settled, 0),
+            Some(Mark::Settled) => (Fate::Settled, 0),
+            Some(Mark::Delivered(deliveries)) => (Fate::Waiting, *deliveries),
+            None => (Fate::Waiting, 0),
+        };
+        let (fate, count) = here.get(&record.name).copied().unwrap_or(stored);
+        let is_dead = deliveries.iter().any(|d| d.service == record.service && d.state == DeliveryState::Dead);
+        let state = if is_dead && fate == Fate::Settled { "dead" } else { fate.as_str() };
+        json!({ "durable": record.name, "state": state, "deliveries": (count > 0).then_some(count) })
+    };
+    Ok(wanting.iter().map(describe).collect())
 }
 
 /// A delivery, with each of its attempts.

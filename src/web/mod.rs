@@ -133,6 +133,8 @@ pub struct EdgeLimits {
     /// Time for a body to arrive whole.
     pub body_timeout: Duration,
     pub inbound: InboundLimits,
+    /// Durable subscriptions that one connection may be a member of.
+    pub max_memberships: usize,
 }
 
 /// What the endpoints of one worker use.
@@ -211,7 +213,9 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         )
         .default_service(web::to(not_found));
     #[cfg(feature = "fault-injection")]
-    config.service(resource("/fault/{actor}", &[Method::POST]).route(web::post().to(admin::fault)));
+    config
+        .service(get("/fault").route(web::get().to(admin::faults)))
+        .service(resource("/fault/{name}", &[Method::POST]).route(web::post().to(admin::fault)));
 }
 
 fn get(path: &str) -> Resource {

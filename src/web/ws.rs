@@ -53,6 +53,7 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         queue_limit: worker.queue_limit(),
         access: SessionAccess::new(parts.access.clone(), parts.shares.clone(), admission),
         low_water: worker.low_water(),
+        max_memberships: parts.limits.max_memberships,
     };
     Session::start(seated, link, session, upgraded.inbound);
     Ok(upgraded.response)

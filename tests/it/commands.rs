@@ -2,13 +2,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv6Addr, TcpListener};
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::server::{Builder, wait_for_exit};
-use crate::support::{Backend, Server, Tail, eventually, for_each_backend};
+use crate::support::command::{at, command, errors, ids, piped_into, run, stocked, text, with};
+use crate::support::server::wait_for_exit;
+use crate::support::{Backend, Server, Tail, for_each_backend};
 
 #[test]
 fn publish_prints_the_id_and_keeps_the_payload_as_it_is() {
@@ -54,6 +54,29 @@ fn publish_reads_the_payload_from_standard_input() {
     assert_eq!(server.events("")[0]["payload"], json!({"n": 1}));
 }
 
+/// As a shell user does it: `echo '{"n":2}' | event-handler publish a`.
+#[test]
+fn what_is_piped_into_publish_is_the_payload() {
+    let server = Server::start(Backend::Sqlite);
+    for (piped, args, exit, payload) in [
+        ("{\"n\":2}\n", &["publish", "a"][..], 0, Some(json!({"n": 2}))),
+        ("", &["publish", "a"], 0, Some(json!({}))),
+        (" \n", &["publish", "a"], 0, Some(json!({}))),
+        ("ignored", &["publish", "a", "3"], 0, Some(json!(3))),
+        ("hello", &["publish", "a"], 2, None),
+        ("", &["publish", "a", "-"], 2, None),
+    ] {
+        let before = server.events("").len();
+        let output = piped_into(&at(&server, args), piped);
+        assert_eq!(output.status.code(), Some(exit), "{piped:?}: {output:?}");
+        let events = server.events("");
+        assert_eq!(events.len(), before + usize::from(payload.is_some()), "{piped:?}");
+        if let Some(payload) = payload {
+            assert_eq!(events[before]["payload"], payload, "{piped:?}");
+        }
+    }
+}
+
 #[test]
 fn publish_fails_with_the_services_reason() {
     let server = Server::start(Backend::Sqlite);
@@ -71,7 +94,7 @@ fn without_a_service_the_commands_say_what_to_do() {
     let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = held.local_addr().expect("bound").port();
     drop(held);
-    for args in [&["publish", "a"][..], &["tail", "a"], &["events"], &["health"]] {
+    for args in [&["publish", "a"][..], &["events"], &["health"], &["trace", "1"], &["schedules"]] {
         let output = with(Server::builder().env("PORT", port), args).run();
         assert_eq!(output.status.code(), Some(1), "{args:?}");
         let said = errors(&output);
@@ -176,105 +199,6 @@ fn events_walks_through_all_pages() {
 }
 
 #[test]
-fn tail_prints_what_is_published_and_ends_on_ctrl_c() {
-    for_each_backend(|backend| {
-        let server = Server::start(backend);
-        server.publish("user.created", json!("before"));
-        let tail = Tail::start(&at(&server, &["tail", "user.*"]));
-        server.publish("order.paid", json!("other"));
-        server.publish("user.created", json!({"n": 1}));
-        let lines = tail.wait_for_lines(1);
-        assert!(lines[0].starts_with("3  ") && lines[0].ends_with(r#"user.created  {"n":1}"#), "{lines:?}");
-        assert_eq!(tail.interrupt().code(), Some(0));
-    });
-}
-
-#[test]
-fn tail_begins_where_it_is_told_to() {
-    let server = stocked(3);
-    for (after, expected) in [("earliest", &[1, 2, 3][..]), ("0", &[1, 2, 3]), ("2", &[3])] {
-        let tail = Tail::start(&at(&server, &["tail", ">", "--after", after, "--json"]));
-        let lines = tail.wait_for_lines(expected.len());
-        let events: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-        assert_eq!(events.iter().filter_map(|e| e["id"].as_i64()).collect::<Vec<_>>(), expected, "{after}");
-        assert_eq!(events[0]["event_name"], "a");
-    }
-    let refused = command(&server, &["tail", ">", "--after", "soon"]);
-    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
-    let refused = command(&server, &["tail", "a..b"]);
-    assert_eq!((refused.status.code(), errors(&refused).contains("segment")), (Some(1), true), "{refused:?}");
-}
-
-#[test]
-fn tail_misses_nothing_and_repeats_nothing_when_the_server_is_killed() {
-    for_each_backend(|backend| {
-        let mut server = Server::start(backend);
-        let same_place = server.spec().env("PORT", server.addr().port());
-        let tail = Tail::start(&at(&server, &["tail", "a", "--json"]));
-        for round in 0..3 {
-            for n in 0..50 {
-                server.publish("a", json!([round, n]));
-            }
-            server.kill9();
-            tail.wait_until_it_says("connection lost");
-            server = same_place.clone().start();
-            // Among these are some that were published before the command was back.
-            for n in 50..100 {
-                server.publish("a", json!([round, n]));
-            }
-        }
-        let lines = tail.wait_for_lines(300);
-        let seen: Vec<i64> =
-            lines.iter().filter_map(|l| serde_json::from_str::<Value>(l).expect("JSON")["id"].as_i64()).collect();
-        assert_eq!(seen, (1..=300).collect::<Vec<i64>>());
-        assert_eq!(tail.interrupt().code(), Some(0));
-    });
-}
-
-#[test]
-fn tail_tells_when_it_cannot_begin_where_it_should() {
-    let server = stocked(3);
-    let tail = Tail::start(&at(&server, &["tail", "a", "--after", "9"]));
-    tail.wait_until_it_says("ends with event 3");
-    server.publish("a", json!({}));
-    assert!(tail.wait_for_lines(1)[0].starts_with("4  "));
-
-    let builder = Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__RETENTION__MAX_EVENTS", 2);
-    let server = builder.start();
-    for _ in 0..10 {
-        server.publish("a", json!({}));
-    }
-    eventually("the first 8 are gone", || (server.get("/events/8").status == 404).then_some(()));
-    let tail = Tail::start(&at(&server, &["tail", "a", "--after", "3"]));
-    tail.wait_until_it_says("events 4 to 8 are no longer kept");
-    assert!(tail.wait_for_lines(2)[0].starts_with("9  "));
-}
-
-#[test]
-fn tail_can_be_interrupted_while_nobody_reads_what_it_prints() {
-    let server = Server::start(Backend::Sqlite);
-    let items: Vec<Value> = (0..500).map(|_| json!({"event_name": "a", "payload": "x".repeat(2000)})).collect();
-    server.post("/publish/batch", Value::from(items)).data();
-    let spec = at(&server, &["tail", "a", "--after", "earliest"]);
-    let mut child = spec.command().stdout(Stdio::piped()).spawn().expect("the program can be started");
-    eventually("all is pushed, and more than a pipe holds", || {
-        let metrics = server.get("/metrics");
-        metrics.text().contains("event_handler_pushed_frames_total 500").then_some(())
-    });
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a valid pid");
-    kill_process(pid, Signal::INT).expect("a living child");
-    assert_eq!(wait_for_exit(&mut child).and_then(|status| status.code()), Some(0));
-}
-
-#[test]
-fn tail_gives_up_when_told_to() {
-    let mut server = Server::start(Backend::Sqlite);
-    let mut tail = Tail::start(&at(&server, &["tail", "a", "--give-up-after", "0"]));
-    server.kill9();
-    assert_eq!(tail.wait_for_exit().code(), Some(70));
-}
-
-#[test]
 fn a_closed_standard_output_ends_every_command_quietly() {
     let server = stocked(1000);
     let commands = [
@@ -362,7 +286,26 @@ fn help_is_complete() {
     let unknown = with(Server::builder(), &["dance"]).run();
     assert_eq!(unknown.status.code(), Some(2));
     assert!(errors(&unknown).contains("--help"), "{unknown:?}");
-    let commands = ["serve", "publish", "tail", "events", "check-config", "migrate", "health"];
+    let commands = [
+        "serve",
+        "publish",
+        "tail",
+        "events",
+        "services",
+        "dead",
+        "replay",
+        "jobs",
+        "trace",
+        "explain",
+        "schedules",
+        "consumers",
+        "sessions",
+        "drain",
+        "token",
+        "check-config",
+        "migrate",
+        "health",
+    ];
     let help = with(Server::builder(), &["--help"]).run();
     for word in [&commands[..], &["Examples", "Exit codes", "70", "78", "--database-url", "--set"]].concat() {
         assert!(text(&help).contains(word), "{word} is not in {}", text(&help));
@@ -371,56 +314,20 @@ fn help_is_complete() {
         let help = with(Server::builder(), &[command, "--help"]).run();
         assert!(help.status.success() && text(&help).contains("--config"), "{help:?}");
     }
-    for (command, word) in [("publish", "Examples"), ("tail", "EVENT_HANDLER_TOKEN"), ("events", "--all")] {
-        assert!(text(&with(Server::builder(), &[command, "--help"]).run()).contains(word), "{word}");
+    for (command, word) in [
+        (&["publish"][..], "Examples"),
+        (&["tail"], "EVENT_HANDLER_TOKEN"),
+        (&["events"], "--all"),
+        (&["consumers", "seek"], "earliest"),
+        (&["token", "new"], "Examples"),
+        (&["token", "revoke"], "--jti"),
+    ] {
+        assert!(text(&with(Server::builder(), &[command, &["--help"]].concat()).run()).contains(word), "{word}");
+    }
+    for command in ["replay", "jobs", "trace", "explain", "schedules", "consumers", "sessions", "drain"] {
+        let help = with(Server::builder(), &[command, "--help"]).run();
+        assert!(text(&help).contains("Examples") && text(&help).contains("--token"), "{help:?}");
     }
     let version = with(Server::builder(), &["--version"]).run();
     assert!(text(&version).contains(env!("CARGO_PKG_VERSION")), "{version:?}");
-}
-
-/// A server with `count` events named `a`.
-fn stocked(count: usize) -> Server {
-    let server = Server::start(Backend::Sqlite);
-    let items: Vec<Value> = (1..=count).map(|n| json!({"event_name": "a", "payload": n})).collect();
-    server.post("/publish/batch", Value::from(items)).data();
-    server
-}
-
-/// The program with arguments.
-fn with(builder: Builder, args: &[&str]) -> Builder {
-    args.iter().fold(builder, |builder, arg| builder.arg(arg))
-}
-
-/// A command for `server`, which its configuration names.
-fn at(server: &Server, args: &[&str]) -> Builder {
-    with(server.spec().env("PORT", server.addr().port()), args)
-}
-
-/// Runs a command against `server`.
-fn command(server: &Server, args: &[&str]) -> Output {
-    at(server, args).run()
-}
-
-/// Runs a command that must succeed.
-fn run(server: &Server, args: &[&str]) -> Output {
-    let output = command(server, args);
-    assert!(output.status.success(), "{args:?}: {output:?}");
-    output
-}
-
-fn text(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).expect("UTF-8")
-}
-
-fn errors(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).expect("UTF-8")
-}
-
-/// The ids at the beginning of the lines.
-fn ids(output: &Output) -> Vec<i64> {
-    let id = |line: &str| match serde_json::from_str::<Value>(line) {
-        Ok(Value::Object(event)) => event["id"].as_i64(),
-        _ => line.split(' ').next().and_then(|id| id.parse().ok()),
-    };
-    text(output).lines().filter_map(id).collect()
 }

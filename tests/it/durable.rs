@@ -71,18 +71,18 @@ impl Member {
     }
 }
 
-fn request(name: &str, more: Value) -> Value {
+pub fn request(name: &str, more: Value) -> Value {
     let mut request = json!({"action": "subscribe", "event_name": "a.>", "durable": name, "id": "join"});
     request.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     request
 }
 
 /// The durable subscription as operators see it.
-fn shown(server: &Server, name: &str) -> Value {
+pub fn shown(server: &Server, name: &str) -> Value {
     server.get(&format!("/admin/durables/{name}")).data()
 }
 
-fn dead(server: &Server, name: &str) -> Vec<Value> {
+pub fn dead(server: &Server, name: &str) -> Vec<Value> {
     let page = server.get(&format!("/admin/deliveries?service=durable/{name}&state=dead"));
     page.data().as_array().expect("a list").clone()
 }

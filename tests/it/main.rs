@@ -6,10 +6,15 @@ mod access;
 mod admin;
 mod admission;
 mod auction_shapes;
+mod backup;
 mod base_path;
 mod batch;
+#[cfg(feature = "fault-injection")]
+mod clock;
 mod cloud_events;
 mod commands;
+mod commands_operators;
+mod commands_tail;
 mod config;
 mod conformance;
 mod container;
@@ -20,6 +25,9 @@ mod documents;
 mod drain;
 mod durable;
 mod durable_model;
+#[cfg(feature = "fault-injection")]
+mod durable_saves;
+mod durable_shown;
 mod encoding;
 mod example_services;
 mod examples;

@@ -127,8 +127,17 @@ fn a_service_that_refuses_everything_is_told_of_once() {
 
 #[test]
 fn running_out_of_descriptors_costs_nothing() {
+    // A name cannot be looked up then, either.
+    for host in ["127.0.0.1", "localhost"] {
+        without_descriptors(host);
+    }
+}
+
+fn without_descriptors(host: &str) {
     let service = Service::start();
-    let server = start(Backend::Sqlite, &service, &[("max_attempts", "1"), ("breaker_consecutive", "1")]);
+    let url = service.url().replace("127.0.0.1", host);
+    let options = [("url", url.as_str()), ("max_attempts", "1"), ("breaker_consecutive", "1")];
+    let server = start(Backend::Sqlite, &service, &options);
     let mut connection = Connection::open(server.addr()).expect("a connection");
     let mut get = |path: &str| connection.send(&Request::new(server.addr(), "GET", path)).expect("an answer");
     assert_eq!(get("/health").status, 200);

@@ -55,6 +55,23 @@ pub struct Claims {
     renewed: HashSet<EventId>,
     /// The kind whose turn it is.
     turn: usize,
+    moment: Moment,
+}
+
+/// The time, as the store has it and as the dispatcher counts it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Moment {
+    /// The time of day.
+    pub now: Timestamp,
+    /// By how many microseconds the dispatcher's clock is ahead of it.
+    pub lead: i64,
+}
+
+impl Moment {
+    /// On the dispatcher's clock; nothing stored is from later than now.
+    fn on_dispatchers_clock(self, stored: Timestamp) -> Timestamp {
+        Timestamp(stored.min(self.now).0.saturating_add(self.lead))
+    }
 }
 
 /// A walk through what is due, from the longest due on.
@@ -156,8 +173,9 @@ impl Claims {
         rows: Vec<Claimed>,
         is_whole: bool,
         dispatcher: &mut Dispatcher,
-        now: Timestamp,
+        moment: Moment,
     ) -> Option<Timestamp> {
+        self.moment = moment;
         let Read { claim, .. } = self.reading.take()?;
         if std::mem::take(&mut self.is_stale) {
             return None;
@@ -169,7 +187,7 @@ impl Claims {
             }
             Claim::Due { now, .. } => self.take_due(rows, is_whole, dispatcher).then_some(now),
             Claim::Key { key } => {
-                self.take_key(&key, rows, is_whole, dispatcher, now);
+                self.take_key(&key, rows, is_whole, dispatcher);
                 None
             }
         }
@@ -215,20 +233,13 @@ impl Claims {
     }
 
     /// The open deliveries of a parked key, from the first.
-    fn take_key(
-        &mut self,
-        key: &ByteString,
-        rows: Vec<Claimed>,
-        is_whole: bool,
-        dispatcher: &mut Dispatcher,
-        now: Timestamp,
-    ) {
+    fn take_key(&mut self, key: &ByteString, rows: Vec<Claimed>, is_whole: bool, dispatcher: &mut Dispatcher) {
         self.unread.pop_front();
         self.parked.insert(key.clone(), false);
         let (mut is_through, mut is_due_later) = (is_whole, false);
         for (at, row) in rows.into_iter().enumerate() {
             // One that is due later is taken when it is due; those behind it wait for it.
-            if row.due_at.is_some_and(|due| due > now) && !self.is_seen(row.event.id) {
+            if row.due_at.is_some_and(|due| due > self.moment.now) && !self.is_seen(row.event.id) {
                 (is_through, is_due_later) = (false, true);
                 break;
             }
@@ -266,7 +277,7 @@ impl Claims {
             lane: row.lane,
             key: row.event.key.clone(),
             attempt: row.attempts.saturating_sub(row.spent),
-            since: row.due_at.unwrap_or(row.event.created_at),
+            since: self.moment.on_dispatchers_clock(row.due_at.unwrap_or(row.event.created_at)),
         };
         let offered = dispatcher.offer(job);
         match (&offered, &row.event.key) {

@@ -230,7 +230,8 @@ impl Model {
     fn take_page(&mut self) {
         let Some((rows, is_whole)) = self.page.take() else { return };
         self.read = None;
-        if let Some(through) = self.claims.take(rows, is_whole, &mut self.dispatcher, self.now) {
+        if let Some(through) = self.claims.take(rows, is_whole, &mut self.dispatcher, Moment { now: self.now, lead: 0 })
+        {
             let later = |row: &&Row| row.state == DeliveryState::Retrying && row.due > through;
             let next = self.rows.values().filter(later).map(|row| row.due).min();
             next.into_iter().for_each(|due| self.begin_round_at(due));

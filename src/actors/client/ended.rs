@@ -8,6 +8,7 @@ use serde_json::json;
 use super::post::{Attempt, FailureKind, Outcome};
 use super::report::LastError;
 use super::{AttemptEnd, Client};
+use crate::actors::clock;
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::delivery::{DeadReason, Verdict, classify, is_refusal_of_all};
 use crate::domain::dispatch::Hold;
@@ -28,6 +29,8 @@ pub(super) enum Cause {
 
 /// For which nothing is sent when this machine has no room for a connection.
 const RESOURCES_PAUSE: Duration = Duration::from_secs(1);
+/// A pause of this length is worth a line in the log.
+const LONG_PAUSE: Duration = Duration::from_secs(10);
 /// So many refusals in a row, each of a kind that says more of the service than of the event, are told.
 const REFUSALS_TOLD: u32 = 20;
 
@@ -89,12 +92,12 @@ impl Client {
         let made = self.claims.get(id).map_or(0, |claimed| (claimed.attempts + 1).saturating_sub(claimed.spent));
         let spares_404 = made <= self.parts.service.options.retry_404;
         let judged = Judged::of(end, |asked| self.schedule.obeyed(asked), spares_404);
-        let now = self.clock.now();
         self.count_refusal(&judged, id);
         if let Verdict::PutOff(pause) = judged.verdict {
-            return self.put_off(id, &judged, pause, now);
+            return self.put_off(id, &judged, pause);
         }
-        let finished = self.dispatcher.finished(id, judged.verdict, judged.took, now, rand::random());
+        let finished = self.dispatcher.finished(id, judged.verdict, judged.took, self.clock.now(), rand::random());
+        let now = clock::now();
         let (Some(finished), Some(claimed), Some(service)) = (finished, self.claims.get(id), self.id) else { return };
         let attempts = claimed.attempts + 1;
         let is_own_event = claimed.event.name.is_system();
@@ -121,7 +124,6 @@ impl Client {
                 // The dispatcher saw a failure, and would wait for this one to come again.
                 self.dispatcher.forget(key);
             }
-            log::warn!(service = self.name(), id, attempts, reason = reason.as_str(), error = judged.reason.as_deref().unwrap_or("-"); "delivery is dead");
             self.announce_dead(claimed.clone(), reason, attempts, judged.reason.as_deref());
         }
         if let Some(error) = &judged.reason {
@@ -151,7 +153,8 @@ impl Client {
     }
 
     /// Nothing became of the attempt, and nothing is sent for `pause`; it counts for nothing else.
-    fn put_off(&mut self, id: EventId, judged: &Judged, pause: Duration, now: Timestamp) {
+    fn put_off(&mut self, id: EventId, judged: &Judged, pause: Duration) {
+        let now = self.clock.now();
         let why = if judged.http_status.is_some() { Hold::RetryAfter } else { Hold::Resources };
         let rested = self.dispatcher.rests(now).map(|(_, why)| why);
         if !self.dispatcher.put_off(id, now.plus(pause), why) {
@@ -162,14 +165,15 @@ impl Client {
         if why == Hold::Resources && rested != Some(why) {
             log::warn!(service = self.name(), reason, pause_ms; "no room for a connection to the service");
         } else if rested.is_none() {
-            log::debug!(service = self.name(), reason, pause_ms; "the service asks for time");
+            let level = if pause >= LONG_PAUSE { log::Level::Info } else { log::Level::Debug };
+            log::log!(level, service = self.name(), reason, pause_ms; "the service asks for time");
         }
         self.metrics.attempted("put_off", judged.took);
         let error = match why {
             Hold::RetryAfter => format!("{reason}, and asked for {pause:?}"),
             _ => reason.to_owned(),
         };
-        self.remember_error(LastError { at: now, event_id: id, error });
+        self.remember_error(LastError { at: clock::now(), event_id: id, error });
     }
 
     /// Tells once of each series of refusals that say more of the service than of the events. Whatever else it answers
@@ -184,8 +188,10 @@ impl Client {
                     self.announce("refusing", last);
                 }
             }
-            Some(200..=499) if !judged.verdict.is_failure() => self.refusals = 0,
-            _ => {}
+            Some(_) if matches!(judged.verdict, Verdict::Delivered | Verdict::Dead(_) | Verdict::Gone) => {
+                self.refusals = 0;
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -193,6 +199,11 @@ impl Client {
     pub(super) fn settled(&mut self, settlements: Vec<Settlement>, ctx: &mut Context<Self>) {
         let mut next_due: Option<Timestamp> = None;
         for settlement in settlements {
+            if let Settled::Dead(reason) = settlement.settled {
+                let Settlement { event_id: id, attempts, reason: error, .. } = &settlement;
+                let error = error.as_deref().unwrap_or("-");
+                log::warn!(service = self.name(), id, attempts, reason = reason.as_str(), error; "delivery is dead");
+            }
             let due = match settlement.settled {
                 Settled::Retry(due) => Some(due),
                 Settled::Delivered | Settled::Dead(_) => None,
@@ -235,7 +246,8 @@ impl Client {
 
     /// What is to outlive a restart.
     pub(super) fn kept(&self) -> Option<Registered> {
-        let breaker = serde_json::to_string(&self.dispatcher.breaker().snapshot()).ok();
+        let breaker =
+            serde_json::to_string(&self.dispatcher.breaker().snapshot().on_clock_ahead(-self.clock.lead())).ok();
         self.parts.slot.keep(self.pause.clone(), breaker.clone());
         Some(Registered { id: self.id?, paused: self.pause.clone(), breaker })
     }
@@ -266,7 +278,7 @@ impl Client {
             BreakerState::HalfOpen => BreakerState::HalfOpen,
             BreakerState::Closed | BreakerState::ForcedClosed => BreakerState::Closed,
         };
-        let until = figures.open_until.map(|until| until.to_string());
+        let until = figures.open_until.map(|until| self.clock.time_of_day(until).to_string());
         self.announce(
             happened,
             json!({ "from": from.as_str(), "to": to.as_str(), "open_until": until, "openings": figures.openings }),

@@ -31,7 +31,7 @@ impl Client {
         let Registered { paused, breaker, .. } = stored.clone();
         self.parts.slot.keep(paused.clone(), breaker.clone());
         let snapshot: Option<BreakerSnapshot> = breaker.and_then(|json| serde_json::from_str(&json).ok());
-        self.dispatcher.replace_breaker(snapshot, self.clock.now());
+        self.dispatcher.replace_breaker(snapshot.map(|s| s.on_clock_ahead(self.clock.lead())), self.clock.now());
         if paused.is_some() {
             self.dispatcher.pause();
         } else {

@@ -14,7 +14,7 @@ mod ended;
 mod hold;
 pub mod messages;
 mod operate;
-mod policy;
+pub mod policy;
 pub mod post;
 mod reading;
 mod report;
@@ -37,7 +37,7 @@ use self::ended::Cause;
 use self::messages::{ConnectPersistence, DrainDeliveries, Observe, ServiceCommand};
 use self::post::{Attempt, Poster, TargetOptions};
 use self::report::{LastError, Rate};
-use super::clock::Clock;
+use super::clock::{self, Clock};
 use super::log_position::LogPosition;
 use super::mailbox::Mailbox;
 use super::observe::ActorReport;
@@ -52,6 +52,7 @@ use crate::domain::retry::RetrySchedule;
 use crate::domain::routes::ServiceId;
 use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
 use crate::storage::{CommandId, Reader, Registered, ServiceChange, Settlement};
+use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
 
@@ -257,7 +258,7 @@ impl Client {
         while self.unsettled() < MAX_UNSETTLED {
             let now = self.clock.now();
             match self.dispatcher.next(now, rand::random()) {
-                Next::Send(job) => self.send(&job, now, ctx),
+                Next::Send(job) => self.send(&job, ctx),
                 Next::Turned(transition) => self.turned(transition, Cause::Time),
                 Next::Wait { until, why } => {
                     if why == Hold::Breaker && self.waits_for != why {
@@ -271,14 +272,14 @@ impl Client {
         None
     }
 
-    fn send(&mut self, job: &Job, now: Timestamp, ctx: &mut Context<Self>) {
+    fn send(&mut self, job: &Job, ctx: &mut Context<Self>) {
         let attempting = Attempting { id: job.id, client: ctx.address(), attempt: None };
         // Of a log that is not known nothing is claimed.
         let Some((claimed, log)) = self.claims.get(job.id).zip(self.parts.position.log_id()) else { return };
         let options = &self.parts.service.options;
         let ids = TraceIds { trace: rand::random(), span: rand::random() };
         let to = To { service: self.name(), format: options.format, sources: &self.parts.service.sources };
-        let request = delivery_request(log, &claimed.event, to, &self.keys, now, ids);
+        let request = delivery_request(log, &claimed.event, to, &self.keys, clock::now(), ids);
         if request.body.len() > options.max_body.as_usize() {
             return attempting.end(AttemptEnd::TooLarge(request.body.len()));
         }
@@ -322,14 +323,9 @@ impl Client {
         let is_complete = !self.is_changed;
         let obeyed = if is_complete { std::mem::take(&mut self.obeyed) } else { Vec::new() };
         self.settling = Some(settlements.clone());
-        let sent =
-            self.persistence.try_send(SettleDeliveries { settlements, changes, durables: Vec::new(), events, reply });
-        let answer = async move {
-            match sent {
-                Ok(()) => answer.await.is_ok_and(|answer| answer.is_ok()),
-                Err(_) => false,
-            }
-        };
+        let message = SettleDeliveries { settlements, changes, events, ..SettleDeliveries::new(reply) };
+        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.persistence.try_send(message).is_ok();
+        let answer = async move { is_sent && answer.await.is_ok_and(|answer| answer.is_ok()) };
         ctx.spawn(answer.into_actor(self).map(move |is_stored, this, ctx| {
             this.settling = None;
             let (settlements, events, asked) = copy;

@@ -16,7 +16,8 @@ const MIN_IN_HAND: usize = 256;
 /// Deliveries in hand behind another of their key.
 const BEHIND: usize = 32;
 
-pub(super) fn retry_schedule(options: &DeliveryConfig) -> RetrySchedule {
+/// When failed deliveries are tried again.
+pub fn retry_schedule(options: &DeliveryConfig) -> RetrySchedule {
     let delays = if options.retry_delays.is_empty() {
         RetryDelays::Exponential { base: options.retry_base.get(), cap: options.retry_cap.get() }
     } else {

@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 
 use super::resolve::{Connector, RefusedAddress, STAGE, Stage};
 use super::tls::{TlsFiles, client_config};
+use crate::actors::clock::now;
 use crate::config::{SecretUrl, ServiceConfig};
 use crate::protocol::webhook::Headers;
 
@@ -265,7 +266,7 @@ fn is_dead_connection(error: &SendRequestError) -> bool {
 /// Reads what comes of the body within `patience`: a body that stalls or breaks off takes nothing back.
 async fn answer(mut response: ClientResponse, patience: Duration) -> Outcome {
     let status = response.status().as_u16();
-    let retry_after = retry_after(response.headers(), SystemTime::now());
+    let retry_after = retry_after(response.headers(), now().into());
     if status < 200 {
         // The connection skips interim answers; this one announces another protocol.
         return Outcome::Failed { kind: FailureKind::Broken, message: format!("interim answer {status}") };

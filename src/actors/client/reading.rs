@@ -2,7 +2,9 @@
 
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
+use super::claims::Moment;
 use super::{CARE_INTERVAL, Client, STORE_RETRY};
+use crate::actors::clock::now;
 use crate::domain::event::Timestamp;
 use crate::storage::{Claimed, StoreError};
 
@@ -13,7 +15,7 @@ impl Client {
     /// Reads the next page of claims, if there is room and none is under way.
     pub(super) fn read(&mut self, ctx: &mut Context<Self>) {
         let Some(service) = self.id else { return };
-        let Some(read) = self.claims.next_read(&self.dispatcher, self.clock.now()) else { return };
+        let Some(read) = self.claims.next_read(&self.dispatcher, now()) else { return };
         let reader = self.parts.reader.clone();
         let max_rows = read.max_rows;
         let rows = async move { reader.claim(service, read.claim, max_rows, PAGE_BYTES).await };
@@ -27,8 +29,8 @@ impl Client {
                 // Fewer rows than asked for and few bytes: there are no more.
                 let bytes: usize = rows.iter().map(|row| row.event.memory()).sum();
                 let is_whole = rows.len() < max_rows && bytes < PAGE_BYTES;
-                let now = self.clock.now();
-                if let Some(through) = self.claims.take(rows, is_whole, &mut self.dispatcher, now) {
+                let moment = Moment { now: now(), lead: self.clock.lead() };
+                if let Some(through) = self.claims.take(rows, is_whole, &mut self.dispatcher, moment) {
                     self.await_next_due(through, ctx);
                 }
                 self.pump(ctx);
@@ -56,14 +58,14 @@ impl Client {
                 this.next_due = Some(due);
                 this.begin_round_at(due, ctx);
             }
-            Err(_) => this.begin_round_at(this.clock.now().plus(STORE_RETRY), ctx),
+            Err(_) => this.begin_round_at(now().plus(STORE_RETRY), ctx),
         }));
     }
 
     /// Begins another round then, unless one begins before.
     pub(super) fn begin_round_at(&mut self, due: Timestamp, ctx: &mut Context<Self>) {
         // The care interval looks at what is further off.
-        let due = due.min(self.clock.now().plus(CARE_INTERVAL * 2));
+        let due = due.min(now().plus(CARE_INTERVAL * 2));
         if let Some((earlier, timer)) = self.next_round.take() {
             if earlier <= due {
                 self.next_round = Some((earlier, timer));
@@ -71,7 +73,7 @@ impl Client {
             }
             ctx.cancel_future(timer);
         }
-        let timer = ctx.run_later(due.since(self.clock.now()), |this, ctx| {
+        let timer = ctx.run_later(due.since(now()), |this, ctx| {
             this.next_round = None;
             this.claims.begin_round();
             this.pump(ctx);
@@ -86,7 +88,7 @@ impl Client {
         let oldest = async move { reader.oldest_open(service).await };
         ctx.spawn(oldest.into_actor(self).map(|oldest, this, _| {
             if let Ok(oldest) = oldest {
-                let age = oldest.map(|event| this.clock.now().since(event.created_at));
+                let age = oldest.map(|event| now().since(event.created_at));
                 this.metrics.oldest(age.unwrap_or_default());
             }
         }));

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::messages::ListInFlight;
 use super::{Client, MAILBOX, MAX_UNSETTLED};
+use crate::actors::clock;
 use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use crate::domain::dispatch::Hold;
 use crate::domain::event::{EventId, Timestamp};
@@ -90,7 +91,7 @@ impl Client {
                     "slow_rate": breaker.window.slow_rate(),
                     "consecutive_failures": breaker.consecutive,
                     "openings": breaker.openings,
-                    "open_until": breaker.open_until.map(|until| until.to_string()),
+                    "open_until": breaker.open_until.map(|until| self.clock.time_of_day(until).to_string()),
                     "probes_in_flight": breaker.probes_in_flight,
                 },
                 "in_flight": figures.in_flight + self.unsettled(),
@@ -111,7 +112,7 @@ impl Client {
         }
     }
 
-    /// Why nothing is sent just now, and when the next attempt is to be expected, if that is a matter of time alone.
+    /// Why nothing is sent just now, and at what time of day the next attempt is to be expected, if that is a matter of time alone.
     fn waiting(&self, now: Timestamp) -> (&'static str, Option<Timestamp>) {
         let is_open = self.parts.slot.pending_total() > 0;
         if self.id.is_none() {
@@ -123,7 +124,7 @@ impl Client {
         if !self.can_read || self.unsettled() >= MAX_UNSETTLED {
             return ("store", None);
         }
-        let until = self.waits_until.map(|until| until.max(now));
+        let until = self.waits_until.map(|until| self.clock.time_of_day(until.max(now)));
         match self.waits_for {
             Hold::Empty if !is_open => (Hold::Empty.as_str(), None),
             // Nothing is in hand: what is open is under way, or is to be tried again later.
@@ -131,9 +132,10 @@ impl Client {
                 Some(due) => {
                     let breaker = self.dispatcher.breaker().figures(now).open_until.map(|until| (until, Hold::Breaker));
                     let held = breaker.into_iter().chain(self.dispatcher.rests(now)).max_by_key(|(until, _)| *until);
+                    let held = held.map(|(until, why)| (self.clock.time_of_day(until), why));
                     match held.filter(|(until, _)| *until > due) {
-                        Some((until, why)) => (why.as_str(), Some(until.max(now))),
-                        None => ("retry", Some(due.max(now))),
+                        Some((until, why)) => (why.as_str(), Some(until.max(clock::now()))),
+                        None => ("retry", Some(due.max(clock::now()))),
                     }
                 }
                 None if self.under_way().next().is_some() => ("answer", None),

@@ -1,21 +1,36 @@
 //! One durable subscription: its machine while this node holds it, its members, and what is on its way to the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::SpawnHandle;
 
 use super::MAX_MEMBERS;
 use super::messages::{DurableStatus, MemberLink, ToMember};
 use super::saving::{Answer, Saving, moved};
-use crate::domain::durable::{Acked, Durable, MemberId};
+use crate::domain::durable::{Acked, Durable, HeldBy, MemberId};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::index::TopicId;
 use crate::domain::pattern::Pattern;
-use crate::protocol::durable::{JoinRequest, Settlement, Word};
+use crate::protocol::durable::{JoinRequest, Settlement, Word, held_up};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{DurableRecord, Hold};
+use crate::transport::text_frame;
+
+/// How long members may have to settle something before they are told that they have to.
+const HELD_UP_QUIETLY: Duration = Duration::from_secs(2);
+
+/// Members have to settle something before they get more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldUp {
+    pub by: HeldBy,
+    pub since: Timestamp,
+    /// Deliveries and settlements so far: with another one it is a new case.
+    pub progress: u64,
+    pub is_told: bool,
+}
 
 /// See the module.
 pub struct Consumer {
@@ -38,13 +53,15 @@ pub struct Consumer {
     /// Whether the store is asked who holds it.
     pub is_asking: bool,
     pub saving: Option<Saving>,
-    /// Something was stored just now.
+    /// Nothing is sent to the store now.
     pub is_resting: bool,
-    /// Changes stored, or not, so far.
-    pub saves: u64,
-    /// Who waits for the next commit.
-    pub answers: Vec<Answer>,
+    /// Who waits until something is stored, in the order in which it happened.
+    pub answers: VecDeque<Answer>,
     pub is_claiming: bool,
+    /// Dead ones, and ones made anew, whose end was stored while the store was asked for those made anew.
+    pub ended_meanwhile: BTreeSet<EventId>,
+    /// What holds it up, since when, and whether its members know.
+    pub held_up: Option<HeldUp>,
     pub timer: Option<SpawnHandle>,
     pub delivered: u64,
     pub redelivered: u64,
@@ -68,9 +85,10 @@ impl Consumer {
             is_asking: false,
             saving: None,
             is_resting: false,
-            saves: 0,
-            answers: Vec::new(),
+            answers: VecDeque::new(),
             is_claiming: false,
+            ended_meanwhile: BTreeSet::new(),
+            held_up: None,
             timer: None,
             delivered: 0,
             redelivered: 0,
@@ -103,12 +121,13 @@ impl Consumer {
         self.life = life;
         self.is_reading = false;
         self.is_claiming = false;
+        self.is_resting = false;
+        self.held_up = None;
         if let Some(durable) = &mut self.durable {
             self.members.keys().for_each(|member| durable.join(*member));
         }
         // What was said of events in its earlier life is void.
-        let void = std::mem::take(&mut self.answers);
-        self.tell_all(&void, Err(&moved()));
+        self.void(&moved());
     }
 
     pub fn join(&mut self, member: MemberId, link: MemberLink) {
@@ -141,7 +160,7 @@ impl Consumer {
         durable.advance(through);
     }
 
-    /// What a member says of an event; answered with the next commit.
+    /// What a member says of an event; answered when it is stored.
     pub fn settle(&mut self, member: MemberId, settlement: &Settlement, now: Timestamp) -> Result<(), ApiError> {
         let Settlement { event_id: id, word, .. } = settlement;
         let name = &self.name;
@@ -179,9 +198,33 @@ impl Consumer {
         if !is_with_member {
             return Err(refuse("is not with this connection: it was never delivered to it, or ack_wait is over"));
         }
+        // Also if it was settled before: perhaps not for long enough to be stored.
+        let revision = durable.revision();
         let link = self.members.get(&member).cloned();
-        self.answers.extend(link.map(|link| Answer { link, event_id: *id, word: *word }));
+        self.answers.extend(link.map(|link| Answer { link, event_id: *id, word: *word, revision }));
         Ok(())
+    }
+
+    /// Sees whether members have to settle something before they get more; whether it is time to tell them. `has_more`: as
+    /// for [`Durable::held_by`].
+    pub fn look_at_hold(&mut self, has_more: bool, now: Timestamp) -> Option<HeldBy> {
+        let by = self.durable.as_ref().and_then(|durable| durable.held_by(has_more));
+        let progress = self.delivered + self.acknowledged;
+        let known = self.held_up.filter(|known| Some(known.by) == by && known.progress == progress);
+        self.held_up = by.map(|by| known.unwrap_or(HeldUp { by, since: now, progress, is_told: false }));
+        let held_up = self.held_up.as_mut().filter(|held| !held.is_told && now.since(held.since) >= HELD_UP_QUIETLY)?;
+        held_up.is_told = true;
+        Some(held_up.by)
+    }
+
+    /// Tells those that can do something about it.
+    pub fn tell_held_up(&self, by: HeldBy) {
+        let Some(durable) = &self.durable else { return };
+        let text = held_up(&self.name, by, durable.in_flight(), durable.open_bytes());
+        let frame = text_frame(text.as_bytes());
+        for link in durable.busy_members().filter_map(|member| self.members.get(&member)) {
+            link.send(ToMember::Notice(frame.clone()));
+        }
     }
 
     /// Says how far it is.
@@ -192,6 +235,8 @@ impl Consumer {
             state: if durable.is_some() { "active" } else { "standby" },
             members: self.members.len(),
             in_flight: durable.map_or(0, Durable::in_flight),
+            unacked_bytes: durable.map_or(0, Durable::open_bytes),
+            held_by: self.held_up.map(|held_up| held_up.by.as_str()),
             waiting: durable.map_or(0, Durable::not_in_flight),
             floor: durable.map_or(self.record.floor, Durable::floor),
             cursor: durable.map_or(self.record.floor, Durable::cursor),
@@ -203,9 +248,7 @@ impl Consumer {
 
     /// Ends all memberships, and answers all that was said.
     pub fn end(&mut self, error: &ApiError) {
-        let unsaved = self.saving.take().map(|saving| saving.answers).into_iter().flatten();
-        let void: Vec<_> = unsaved.chain(std::mem::take(&mut self.answers)).collect();
-        self.tell_all(&void, Err(error));
+        self.void(error);
         for link in std::mem::take(&mut self.members).into_values() {
             link.send(ToMember::Ended(error.clone()));
         }
@@ -216,9 +259,11 @@ impl Consumer {
         self.durable.is_some()
     }
 
-    /// Whether the store's word `held` means another machine: it was moved, or others may have changed it.
+    /// Whether the store's word `held` means another machine: it was moved, or others may have changed it. Not if this
+    /// process has taken it back and nobody has had it meanwhile: whoever takes or moves it begins an epoch.
     pub fn is_outdated_by(&self, hold: Hold, record: &DurableRecord) -> bool {
         let is_held = hold != Hold::Elsewhere;
-        is_held != self.is_held() || is_held && (record.epoch != self.record.epoch || hold == Hold::Taken)
+        let own = self.record.epoch + i64::from(hold == Hold::Taken);
+        is_held != self.is_held() || is_held && record.epoch != own
     }
 }

@@ -7,8 +7,8 @@ use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::Durables;
 use super::messages::ToMember;
-use crate::domain::durable::Delivery;
-use crate::domain::event::Timestamp;
+use crate::domain::durable::{Delivery, Durable};
+use crate::domain::event::{Event, Timestamp};
 use crate::protocol::close::CloseReason;
 use crate::protocol::durable::delivery_text;
 use crate::storage::{Claim, Claimed, Scan, ScanPage, StoreError};
@@ -31,8 +31,7 @@ impl Durables {
         let Some(consumer) = self.consumers.get_mut(name) else { return };
         let Some(durable) = &mut consumer.durable else { return };
         durable.expire(now);
-        let unsaved = consumer.answers.len() + consumer.saving.as_ref().map_or(0, |saving| saving.answers.len());
-        if self.is_finishing || unsaved > MAX_UNSAVED {
+        if self.is_finishing || consumer.answers.len() > MAX_UNSAVED {
             return;
         }
         loop {
@@ -61,16 +60,27 @@ impl Durables {
                 // It is gone; its session's own word is on its way.
                 durable.hand_back(member, id);
                 durable.leave(member);
+            } else if delivery == 1 {
+                self.parts.pushes.add(id, 1);
             }
         }
     }
 
     /// Reads on from where it is, if it is behind and has room.
     pub(super) fn read(&mut self, name: &str, ctx: &mut Context<Self>) {
+        self.read_if(name, Durable::has_room_for_page, ctx);
+    }
+
+    pub(super) fn read_if(
+        &mut self,
+        name: &str,
+        has_room: impl FnOnce(&Durable<Event>) -> bool,
+        ctx: &mut Context<Self>,
+    ) {
         let head = self.head.max(self.parts.position.last());
         let Some(consumer) = self.consumers.get_mut(name) else { return };
         let Some(durable) = &consumer.durable else { return };
-        let is_behind = durable.cursor() < head && durable.has_room_for_page() && !consumer.members.is_empty();
+        let is_behind = durable.cursor() < head && has_room(durable) && !consumer.members.is_empty();
         if !is_behind || consumer.is_reading || self.is_finishing {
             return;
         }
@@ -123,27 +133,29 @@ impl Durables {
     pub(super) fn claim_renewed(&mut self, name: &str, ctx: &mut Context<Self>) {
         let now = super::super::clock::now();
         let Some(consumer) = self.consumers.get_mut(name) else { return };
-        if consumer.durable.is_none() || consumer.is_claiming || consumer.saving.is_some() {
+        if consumer.durable.is_none() || consumer.is_claiming {
             return;
         }
         consumer.is_claiming = true;
+        consumer.ended_meanwhile.clear();
         let claim = Claim::Due { now, after: (Timestamp(0), 0) };
-        let (name, life, saves) = (Arc::clone(&consumer.name), consumer.life, consumer.saves);
+        let (name, life) = (Arc::clone(&consumer.name), consumer.life);
         let (reader, service) = (self.parts.reader.clone(), consumer.record.service);
         let read = async move { reader.claim(service, claim, RENEWED_ROWS, PAGE_BYTES).await };
         ctx.spawn(read.into_actor(self).map(move |claimed, this, ctx| {
             let Some(consumer) = this.consumers.get_mut(&name).filter(|consumer| consumer.life == life) else { return };
             consumer.is_claiming = false;
+            // What has ended meanwhile, or is about to, may be among them.
+            let ended = std::mem::take(&mut consumer.ended_meanwhile);
+            let is_ending = |id| consumer.saving.as_ref().is_some_and(|saving| saving.ends(id));
             let Some(durable) = &mut consumer.durable else { return };
-            // What was settled meanwhile may be among them.
-            let is_current = consumer.saves == saves && consumer.saving.is_none() && !durable.has_changes();
-            if let (true, Ok(claimed)) = (is_current, claimed) {
-                for Claimed { event, attempts, .. } in claimed {
-                    let (id, bytes) = (event.id, event.memory());
+            for Claimed { event, attempts, .. } in claimed.into_iter().flatten() {
+                let (id, bytes) = (event.id, event.memory());
+                if !ended.contains(&id) && !is_ending(id) {
                     durable.renew(id, event, bytes, attempts);
                 }
-                this.pump(&name, ctx);
             }
+            this.pump(&name, ctx);
         }));
     }
 

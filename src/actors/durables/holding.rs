@@ -7,7 +7,7 @@ use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::Durables;
 use super::consumer::Consumer;
-use crate::actors::persistence::messages::{AlterDurable, Alteration, HoldDurables, ReleaseDurable};
+use crate::actors::persistence::messages::{HoldDurables, ReleaseDurable};
 use crate::domain::durable::{Durable, DurablePolicy};
 use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
@@ -15,8 +15,8 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{HeldDurable, Hold};
 
 impl Durables {
-    /// Every second: what nobody else sees to. Of positions that only the events of others have moved, and of what
-    /// was made anew by another node, a share in each second.
+    /// Every second: what nobody else sees to. Of positions that only the events of others have moved, a share in each
+    /// second.
     pub(super) fn care(&mut self, ctx: &mut Context<Self>) {
         const SHARES: usize = 10;
         self.cares += 1;
@@ -24,16 +24,28 @@ impl Durables {
         self.hold_all(&names, ctx);
         for (place, name) in names.iter().enumerate() {
             if place % SHARES == self.cares % SHARES {
-                self.claim_renewed(name, ctx);
                 self.save_if(name, true, ctx);
             }
+            self.read_if(name, |durable| durable.has_room(), ctx);
             self.pump(name, ctx);
+            self.look_at_hold(name);
+        }
+    }
+
+    /// Members that have to settle something before they get more are told so.
+    fn look_at_hold(&mut self, name: &str) {
+        let (head, now) = (self.head, self.clock.now());
+        let Some(consumer) = self.consumers.get_mut(name) else { return };
+        let has_more = consumer.durable.as_ref().is_some_and(|durable| durable.cursor() < head);
+        if let Some(by) = consumer.look_at_hold(has_more, now) {
+            log::info!(durable = name, held_by = by.as_str(); "durable subscription is held up until something is acknowledged");
+            consumer.tell_held_up(by);
         }
     }
 
     /// Takes up one that the store has found.
-    pub(super) fn open(&mut self, held: HeldDurable) {
-        let HeldDurable { hold: _, record, marks } = held;
+    pub(super) fn open(&mut self, held: HeldDurable, ctx: &mut Context<Self>) {
+        let HeldDurable { hold: _, record, marks, has_renewed } = held;
         if self.consumers.contains_key(&*record.name) {
             return;
         }
@@ -51,12 +63,16 @@ impl Durables {
         let topic = self.index.insert(&pattern);
         let mut consumer = Consumer::new(record, pattern, filter, topic);
         let record = &consumer.record;
-        let durable = marks.map(|marks| Durable::new(record.policy, record.floor, marks));
+        let max_bytes = self.parts.limits.max_unacked_bytes;
+        let durable = marks.map(|marks| Durable::new(record.policy, max_bytes, record.floor, marks));
         consumer.replace(durable, self.next_life);
         self.next_life += 1;
         let name = Arc::clone(&consumer.name);
         self.by_topic.entry(topic).or_default().push(Arc::clone(&name));
-        self.consumers.insert(name, consumer);
+        self.consumers.insert(Arc::clone(&name), consumer);
+        if has_renewed {
+            self.claim_renewed(&name, ctx);
+        }
     }
 
     /// Lets go of one, and lets others have it.
@@ -79,7 +95,7 @@ impl Durables {
     }
 
     /// The same for many.
-    fn hold_all(&mut self, names: &[Arc<str>], ctx: &mut Context<Self>) {
+    pub(super) fn hold_all(&mut self, names: &[Arc<str>], ctx: &mut Context<Self>) {
         let mut asked = Vec::new();
         let mut known = Vec::new();
         for name in names {
@@ -111,7 +127,7 @@ impl Durables {
     }
 
     fn held(&mut self, held: HeldDurable, ctx: &mut Context<Self>) {
-        let HeldDurable { hold, record, marks } = held;
+        let HeldDurable { hold, record, marks, has_renewed } = held;
         let Some(consumer) = self.consumers.get_mut(&*record.name) else { return };
         let name = Arc::clone(&consumer.name);
         if consumer.is_outdated_by(hold, &record) {
@@ -120,14 +136,18 @@ impl Durables {
                 return self.hold(&name, ctx);
             }
             log::info!(durable = &*name, floor = record.floor, is_held = hold != Hold::Elsewhere; "durable subscription moved");
-            let durable = marks.map(|marks| Durable::new(record.policy, record.floor, marks));
+            let max_bytes = self.parts.limits.max_unacked_bytes;
+            let durable = marks.map(|marks| Durable::new(record.policy, max_bytes, record.floor, marks));
             consumer.has_lost = false;
             consumer.record = record;
             consumer.replace(durable, self.next_life);
             self.next_life += 1;
-        } else if record.policy != consumer.record.policy {
-            consumer.record.policy = record.policy;
-            consumer.durable.iter_mut().for_each(|durable| durable.set_policy(record.policy));
+        } else {
+            consumer.record.epoch = record.epoch;
+            self.set_policy(&name, record.policy);
+        }
+        if has_renewed {
+            self.claim_renewed(&name, ctx);
         }
         self.pump(&name, ctx);
     }
@@ -140,18 +160,11 @@ impl Durables {
         self.forget(name);
     }
 
-    /// Delivers like this from now on, here and after a restart.
-    pub(super) fn change_policy(&mut self, name: &Arc<str>, policy: DurablePolicy, ctx: &mut Context<Self>) {
-        let Some(consumer) = self.consumers.get_mut(name) else { return };
-        consumer.record.policy = policy;
-        consumer.durable.iter_mut().for_each(|durable| durable.set_policy(policy));
-        let alter = AlterDurable { name: name.to_string(), alteration: Alteration::Policy(policy) };
-        let stored = self.store.alter.send(alter);
-        let name = Arc::clone(name);
-        ctx.spawn(stored.into_actor(self).map(move |stored, _, _| {
-            if !matches!(stored, Ok(Ok(true))) {
-                log::warn!(durable = &*name; "the new policy of a durable subscription was not stored");
-            }
-        }));
+    /// Delivers like this from now on; the store knows.
+    pub(super) fn set_policy(&mut self, name: &str, policy: DurablePolicy) {
+        if let Some(consumer) = self.consumers.get_mut(name) {
+            consumer.record.policy = policy;
+            consumer.durable.iter_mut().for_each(|durable| durable.set_policy(policy));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What the durable subscriptions take, and what their members are sent.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::actors::mailbox::Mailbox;
 use crate::actors::persistence::messages::{AlterDurable, HoldDurables, OpenDurable, ReleaseDurable, SettleDeliveries};
-use crate::domain::durable::MemberId;
+use crate::domain::durable::{Fate, MemberId};
 use crate::domain::event::EventId;
 use crate::protocol::close::CloseReason;
 use crate::protocol::durable::{JoinRequest, Settlement};
@@ -43,6 +44,8 @@ pub enum ToMember {
     Event(Bytes),
     /// The answer to what it has said of an event, as a complete frame.
     Answer(Bytes),
+    /// Something that it has not asked for, as a complete frame.
+    Notice(Bytes),
     /// It is a member no longer.
     Ended(ApiError),
     /// There is no going on on this connection.
@@ -142,6 +145,11 @@ pub struct LookAgain(pub String);
 #[rtype(result = "Vec<DurableStatus>")]
 pub struct ListDurables;
 
+/// What has become of an event? Answers for those whose events this node delivers and that may want it, by name.
+#[derive(Debug, Message)]
+#[rtype(result = "BTreeMap<String, (Fate, u32)>")]
+pub struct FindFate(pub EventId);
+
 /// One durable subscription with members on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DurableStatus {
@@ -150,6 +158,10 @@ pub struct DurableStatus {
     pub state: &'static str,
     pub members: usize,
     pub in_flight: usize,
+    /// Of what is taken from the log and not settled.
+    pub unacked_bytes: usize,
+    /// The bound that keeps its members from getting more, until they have settled something.
+    pub held_by: Option<&'static str>,
     /// Taken from the log and with nobody.
     pub waiting: usize,
     pub floor: EventId,

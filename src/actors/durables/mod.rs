@@ -20,20 +20,21 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, ResponseActFuture,
-    WrapFuture,
+    StreamHandler, WrapFuture,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use self::consumer::Consumer;
 use self::messages::{
-    ConnectStore, DurableStatus, FinishDurables, Join, Joined, Leave, ListDurables, LookAgain, MemberKey, RoomAgain,
-    Settle, StoreLink,
+    ConnectStore, DurableStatus, FindFate, FinishDurables, Join, Joined, Leave, ListDurables, LookAgain, MemberKey,
+    RoomAgain, Settle, StoreLink,
 };
 use super::clock::Clock;
 use super::log_position::LogPosition;
 use super::mailbox::Depth;
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
-use super::persistence::messages::{AppendFailure, OpenDurable};
+use super::persistence::messages::{AlterDurable, Alteration, AppendFailure, OpenDurable};
+use super::push_log::PushLog;
 use super::router::messages::{Observe, RouteBatch};
 use super::session::append_error;
 use super::supervisor::guard::ExitGuard;
@@ -44,7 +45,7 @@ use crate::protocol::durable::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::request::Start;
-use crate::storage::{HeldDurable, NewDurable, Reader};
+use crate::storage::{NewDurable, Reader};
 use crate::telemetry::metrics::Metrics;
 
 /// Messages that may wait.
@@ -53,8 +54,8 @@ pub const MAILBOX: usize = 1024;
 const BATCHES_PER_TURN: usize = 16;
 /// Members of one durable subscription.
 const MAX_MEMBERS: usize = 1000;
-/// How often holds are made sure of, positions stored that only others' events have moved, and what was made anew
-/// looked for.
+/// How often holds are made sure of, what another node has made anew is looked for, and members are told what holds
+/// them up.
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the actor is made of; kept by the supervisor to make another.
@@ -65,6 +66,9 @@ pub struct DurablesParts {
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
     pub directory: Arc<Directory>,
+    pub pushes: Arc<PushLog>,
+    /// Told by persistence when dead letters were made anew.
+    pub renewed: Arc<Notify>,
     pub log_activity: bool,
 }
 
@@ -73,6 +77,8 @@ pub struct DurablesParts {
 pub struct DurableLimits {
     /// Durable subscriptions in the store.
     pub max_count: usize,
+    /// Bytes of what one has taken from the log and not settled; one event may be larger.
+    pub max_unacked_bytes: usize,
     /// For what a member does not say.
     pub policy: DurablePolicy,
 }
@@ -101,7 +107,7 @@ pub struct Durables {
     by_topic: HashMap<TopicId, Vec<Arc<str>>>,
     /// The last event that was routed here.
     head: EventId,
-    /// Names of those that the store is asked for: the answer may say that they are held, whatever is let go meanwhile.
+    /// Names of those that somebody is about to join: they are not let go of.
     opening: Vec<String>,
     /// Rounds of care so far.
     cares: usize,
@@ -187,42 +193,85 @@ impl Durables {
     }
 
     /// Makes the session a member of one that is open here.
-    fn take_in(&mut self, join: Join, held: Option<HeldDurable>, ctx: &mut Context<Self>) -> Result<Joined, ApiError> {
+    fn take_in(&mut self, join: Join, ctx: &mut Context<Self>) -> Result<Joined, ApiError> {
         let Join { request, log_end, link } = join;
-        if let Some(held) = held {
-            self.open(held);
-        }
-        let Some(consumer) = self.consumers.get_mut(&*request.name) else {
-            return Err(ApiError::new(ErrorCode::DurableNotFound, "it was deleted just now; try again"));
-        };
+        let consumer = self.consumers.get_mut(&*request.name).ok_or_else(deleted_just_now)?;
+        consumer.admits(&request)?;
         let name = Arc::clone(&consumer.name);
-        let admitted = consumer.admits(&request);
-        if let Err(error) = admitted {
-            self.retire(&name);
-            return Err(error);
-        }
-        let policy = request.policy.over(consumer.record.policy);
-        if policy != consumer.record.policy {
-            self.change_policy(&name, policy, ctx);
-        }
         let member = self.next_member;
         self.next_member += 1;
-        let Some(consumer) = self.consumers.get_mut(&name) else { unreachable!("invariant: it was found above") };
         consumer.join(member, link);
         self.parts.metrics.durable_members.inc();
         let floor = consumer.durable.as_ref().map_or(consumer.record.floor, Durable::floor);
         let bounds = self.parts.position.get().unwrap_or_default();
+        let last = bounds.last.max(log_end);
+        let is_beyond = matches!(request.start, Start::After(id) if id > last);
         let joined = Joined {
             key: MemberKey { durable: Arc::clone(&name), member },
             floor,
-            last: bounds.last.max(log_end),
+            last,
             earliest: bounds.earliest,
-            is_recovered: floor + 1 >= bounds.earliest && !consumer.has_lost,
+            is_recovered: floor + 1 >= bounds.earliest && !consumer.has_lost && !is_beyond,
         };
         log::debug!(durable = &*name, member, floor; "member joined");
         // After the reply is on its way: the session asks for nothing else meanwhile.
         ctx.notify(RoomAgain(joined.key.clone()));
         Ok(joined)
+    }
+
+    /// Stores how the session wants events to be delivered, if that is new, and makes it a member.
+    fn agree(&mut self, join: Join) -> ResponseActFuture<Self, Result<Joined, ApiError>> {
+        let consumer = self.consumers.get(&*join.request.name).ok_or_else(deleted_just_now);
+        let checked = consumer.and_then(|consumer| {
+            let policy = join.request.policy.over(consumer.record.policy);
+            consumer.admits(&join.request).map(|()| (policy, policy != consumer.record.policy))
+        });
+        let (policy, is_new) = match checked {
+            Ok(checked) => checked,
+            Err(error) => return Box::pin(actix::fut::ready(Err(error))),
+        };
+        if !is_new {
+            return Box::pin(actix::fut::ready(()).map(|(), this: &mut Self, ctx| this.take_in(join, ctx)));
+        }
+        let alter = AlterDurable { name: join.request.name.clone(), alteration: Alteration::Policy(policy) };
+        let stored = self.store.alter.send(alter);
+        Box::pin(stored.into_actor(self).map(move |stored, this, ctx| {
+            let is_stored =
+                stored.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
+            if !is_stored {
+                return Err(deleted_just_now());
+            }
+            this.set_policy(&join.request.name, policy);
+            this.take_in(join, ctx)
+        }))
+    }
+
+    /// Finds it in the store, or makes it there.
+    fn find_or_make(&mut self, join: &Join) -> ResponseActFuture<Self, Result<(), ApiError>> {
+        if self.consumers.contains_key(&*join.request.name) {
+            return Box::pin(actix::fut::ready(Ok(())));
+        }
+        let JoinRequest { name, pattern, filter, policy, .. } = &join.request;
+        let new = NewDurable {
+            name: name.clone(),
+            pattern: pattern.as_str().to_owned(),
+            filter: filter.as_ref().map(|filter| filter.as_json().to_owned()),
+            floor: self.first_floor(&join.request, join.log_end),
+            policy: policy.over(self.parts.limits.policy),
+        };
+        let max = self.parts.limits.max_count;
+        let opened = self.store.open.send(OpenDurable { new, max });
+        Box::pin(opened.into_actor(self).map(move |opened, this, ctx| {
+            let opened =
+                opened.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
+            let Some(held) = opened else {
+                let advice =
+                    format!("there are {max} durable subscriptions, as many as there may be; delete some first");
+                return Err(ApiError::new(ErrorCode::TooManyDurables, advice));
+            };
+            this.open(held, ctx);
+            Ok(())
+        }))
     }
 
     /// Where a new one begins.
@@ -263,7 +312,23 @@ impl Actor for Durables {
         ctx.set_mailbox_capacity(MAILBOX);
         self.parts.directory.set(ctx.address());
         ctx.run_interval(CARE_INTERVAL, Self::care);
+        let renewed = Arc::clone(&self.parts.renewed);
+        ctx.add_stream(futures_util::stream::unfold(renewed, |renewed| async {
+            renewed.notified().await;
+            Some((Renewed, renewed))
+        }));
     }
+}
+
+/// See [`DurablesParts::renewed`].
+struct Renewed;
+
+fn deleted_just_now() -> ApiError {
+    ApiError::new(ErrorCode::DurableNotFound, "it was deleted just now; try again")
+}
+
+fn writer_restarted() -> AppendFailure {
+    AppendFailure::StoreUnavailable("the writer was restarted".into())
 }
 
 impl Drop for Durables {
@@ -291,33 +356,28 @@ impl Handler<RouteBatch> for Durables {
 impl Handler<Join> for Durables {
     type Result = ResponseActFuture<Self, Result<Joined, ApiError>>;
 
-    fn handle(&mut self, join: Join, ctx: &mut Self::Context) -> Self::Result {
-        if self.consumers.contains_key(&*join.request.name) {
-            return Box::pin(actix::fut::ready(self.take_in(join, None, ctx)));
-        }
-        self.opening.push(join.request.name.clone());
-        let JoinRequest { name, pattern, filter, policy, .. } = &join.request;
-        let new = NewDurable {
-            name: name.clone(),
-            pattern: pattern.as_str().to_owned(),
-            filter: filter.as_ref().map(|filter| filter.as_json().to_owned()),
-            floor: self.first_floor(&join.request, join.log_end),
-            policy: policy.over(self.parts.limits.policy),
-        };
-        let max = self.parts.limits.max_count;
-        let opened = self.store.open.send(OpenDurable { new, max });
-        Box::pin(opened.into_actor(self).map(move |opened, this, ctx| {
-            let place = this.opening.iter().position(|name| *name == join.request.name);
+    fn handle(&mut self, join: Join, _: &mut Self::Context) -> Self::Result {
+        let name = join.request.name.clone();
+        self.opening.push(name.clone());
+        let found = self.find_or_make(&join);
+        let joined = found.then(move |found, this: &mut Self, _| match found {
+            Ok(()) => this.agree(join),
+            Err(error) => Box::pin(actix::fut::ready(Err(error))),
+        });
+        Box::pin(joined.map(move |joined, this, _| {
+            let place = this.opening.iter().position(|opening| *opening == name);
             place.into_iter().for_each(|place| drop(this.opening.swap_remove(place)));
-            let restarted = || AppendFailure::StoreUnavailable("the writer was restarted".into());
-            let opened = opened.unwrap_or_else(|_| Err(restarted())).map_err(|failure| append_error(&failure))?;
-            let Some(held) = opened else {
-                let advice =
-                    format!("there are {max} durable subscriptions, as many as there may be; delete some first");
-                return Err(ApiError::new(ErrorCode::TooManyDurables, advice));
-            };
-            this.take_in(join, Some(held), ctx)
+            this.retire(&name);
+            joined
         }))
+    }
+}
+
+/// Some job has made dead ones anew.
+impl StreamHandler<Renewed> for Durables {
+    fn handle(&mut self, Renewed: Renewed, ctx: &mut Self::Context) {
+        let names: Vec<_> = self.consumers.keys().cloned().collect();
+        self.hold_all(&names, ctx);
     }
 }
 
@@ -369,7 +429,6 @@ impl Handler<LookAgain> for Durables {
     fn handle(&mut self, LookAgain(name): LookAgain, ctx: &mut Self::Context) {
         let name: Arc<str> = name.into();
         self.hold(&name, ctx);
-        self.claim_renewed(&name, ctx);
     }
 }
 
@@ -379,6 +438,15 @@ impl Handler<ListDurables> for Durables {
     fn handle(&mut self, ListDurables: ListDurables, _: &mut Self::Context) -> Self::Result {
         let statuses: Vec<DurableStatus> = self.consumers.values().map(Consumer::status).collect();
         MessageResult(statuses)
+    }
+}
+
+impl Handler<FindFate> for Durables {
+    type Result = MessageResult<FindFate>;
+
+    fn handle(&mut self, FindFate(id): FindFate, _: &mut Self::Context) -> Self::Result {
+        let held = self.consumers.values().filter_map(|consumer| Some((consumer, consumer.durable.as_ref()?)));
+        MessageResult(held.map(|(consumer, durable)| (consumer.record.name.clone(), durable.fate(id))).collect())
     }
 }
 

@@ -22,7 +22,8 @@ impl Waiting {
     }
 
     pub fn settle(&mut self, message: SettleDeliveries) {
-        let marks: usize = message.durables.iter().map(|change| change.marks.len() + change.dead.len()).sum();
+        let marks: usize =
+            message.durables.iter().map(|change| change.marks.len() + change.dead.len() + change.renewed.len()).sum();
         self.size += message.settlements.len() + message.events.len() + marks + 1;
         self.settles.push(message);
     }

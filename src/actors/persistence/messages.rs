@@ -70,6 +70,13 @@ pub struct SettleDeliveries {
     pub reply: oneshot::Sender<Result<(), AppendFailure>>,
 }
 
+impl SettleDeliveries {
+    /// Nothing yet.
+    pub fn new(reply: oneshot::Sender<Result<(), AppendFailure>>) -> Self {
+        Self { settlements: Vec::new(), changes: Vec::new(), durables: Vec::new(), events: Vec::new(), reply }
+    }
+}
+
 /// Let this process be the only one that delivers to a service; answers whether it is, and with what state.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Held, AppendFailure>")]

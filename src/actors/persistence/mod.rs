@@ -24,14 +24,15 @@ use self::intake::Backlog;
 use self::messages::{AppendEvents, ConnectRouter, EventsCommitted, FinishCommits, Observe};
 use self::outbox::Outbox;
 use self::store_watch::StoreWatch;
-use super::clock::now;
+use super::clock::{self, now};
 use super::log_position::LogPosition;
 use super::mailbox::{Depth, Mailbox};
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use super::service_slot::ServiceSlots;
 use super::supervisor::guard::ExitGuard;
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{Committed, Group, RetentionPolicy, StoreError, StoreErrorKind, StoreOptions, Writer};
+use crate::storage::{Committed, Group, RetentionPolicy, StoreError, StoreErrorKind, StoreOptions, StoreUrl, Writer};
+use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
@@ -44,6 +45,8 @@ const MAX_GROUP: usize = 4096;
 const CARE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often retention and expired idempotency keys are seen to, at least.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// How often waits are looked for that a wrong clock has made too long.
+const BOUNDING_INTERVAL: Duration = Duration::from_secs(60);
 /// How exactly schedules are kept.
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(50);
 /// Rows removed in one step: a step must not be felt by the publishes that wait behind it.
@@ -55,6 +58,8 @@ pub struct PersistenceParts {
     pub store: StoreOptions,
     pub retention: RetentionPolicy,
     pub services: ServiceSlots,
+    /// See [`Outbox::new`].
+    pub renewed: Arc<tokio::sync::Notify>,
     pub position: Arc<LogPosition>,
     pub backlog: Arc<Backlog>,
     pub health: Arc<StoreHealth>,
@@ -72,6 +77,7 @@ pub struct Persistence {
     waiting: Waiting,
     flush_due: bool,
     next_housekeeping: Instant,
+    next_bounding: Instant,
     last_group: usize,
     last_commit: Duration,
     started: Instant,
@@ -82,7 +88,7 @@ impl Persistence {
     pub fn new(parts: PersistenceParts, router: Mailbox<EventsCommitted>, depth: Depth, guard: ExitGuard) -> Self {
         let watch = StoreWatch::new(parts.store.clone(), Arc::clone(&parts.health), Arc::clone(&parts.metrics));
         Self {
-            outbox: Outbox::new(Arc::clone(&parts.services)),
+            outbox: Outbox::new(Arc::clone(&parts.services), Arc::clone(&parts.renewed)),
             parts,
             watch,
             router,
@@ -90,6 +96,7 @@ impl Persistence {
             waiting: Waiting::default(),
             flush_due: false,
             next_housekeeping: Instant::now(),
+            next_bounding: Instant::now(),
             last_group: 0,
             last_commit: Duration::ZERO,
             started: Instant::now(),
@@ -112,11 +119,16 @@ impl Persistence {
     /// One transaction for all that waits.
     fn commit(&mut self, waiting: Waiting) {
         let (mut group, replies) = waiting.into_group();
-        group.take_due = self.outbox.due_schedules(now());
+        let certainty = clock::certainty();
+        group.take_due = if certainty.is_held { 0 } else { self.outbox.due_schedules(now()) };
+        group.lead = Some(certainty.lead);
         self.outbox.note(&group);
         let (settled, took_due) = (self.outbox.settled(&group), group.take_due > 0);
+        let has_saves = !group.settlements.is_empty() || !group.durables.is_empty();
+        die_if(has_saves && faults::strikes(FaultPoint::WriterDiesBefore));
         match self.write(group) {
             Ok(committed) => {
+                die_if(has_saves && faults::strikes(FaultPoint::WriterDiesAfter));
                 if self.outbox.committed(&committed, &settled) {
                     self.next_housekeeping = Instant::now();
                 }
@@ -186,12 +198,47 @@ impl Persistence {
         }
     }
 
+    /// Reads the clock of the store, if it has one that several nodes share, else this machine's.
+    fn look_at_clock(&mut self) {
+        /// An answer that takes longer says too little of the time.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let is_set = match self.parts.store.url {
+            StoreUrl::Sqlite(_) => clock::look(),
+            StoreUrl::Postgres(_) => {
+                let asked = clock::steady();
+                let mut time = None;
+                self.at_writer(|_, writer| {
+                    time = writer.time_of_day()?;
+                    Ok(())
+                });
+                let took = clock::steady().since(asked);
+                time.filter(|_| took < PATIENCE).is_some_and(|time| clock::told(time, asked.plus(took / 2)))
+            }
+        };
+        if is_set {
+            self.next_bounding = Instant::now();
+        }
+        self.parts.metrics.clock_departure.set(clock::certainty().departure);
+    }
+
     /// Opens the store or proves that it works again, and tells everybody of events that others have committed.
     fn care(&mut self) {
+        if matches!(self.parts.store.url, StoreUrl::Sqlite(_)) {
+            self.look_at_clock();
+        }
         let health = Arc::clone(&self.parts.health);
         let _operation = health.begin();
         let known = self.parts.position.get();
         let Some(bounds) = self.watch.care(&self.parts.position) else { return };
+        if matches!(self.parts.store.url, StoreUrl::Postgres(_)) {
+            self.look_at_clock();
+        }
+        if known.is_none() {
+            self.at_writer(|_, writer| {
+                writer.newest_at()?.into_iter().for_each(clock::compare);
+                Ok(())
+            });
+        }
         if known.is_none_or(|known| bounds.last > known.last) {
             self.tell_router(LogBatch::new(bounds.last, Vec::new()));
             self.outbox.wake_all();
@@ -238,9 +285,14 @@ impl Persistence {
         let Ok(writer) = self.watch.writer() else {
             return Ok(false);
         };
-        let pruned = writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)?;
+        let is_held = clock::certainty().is_held;
+        if !is_held && Instant::now() >= self.next_bounding {
+            self.next_bounding = Instant::now() + BOUNDING_INTERVAL;
+            writer.bound_waits(&self.outbox.longest_waits(), now(), HOUSEKEEPING_ROWS)?;
+        }
+        let pruned = if is_held { 0 } else { writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)? };
         let mut more = pruned >= HOUSEKEEPING_ROWS;
-        if self.parts.retention != RetentionPolicy::default() {
+        if self.parts.retention != RetentionPolicy::default() && !is_held {
             let trimmed = writer.trim(&self.parts.retention, now(), HOUSEKEEPING_ROWS)?;
             if trimmed.removed > 0 {
                 self.parts.metrics.trimmed.inc_by(trimmed.removed as u64);
@@ -252,6 +304,11 @@ impl Persistence {
         more |= self.outbox.housekeeping(writer, now())?;
         Ok(more)
     }
+}
+
+/// A failure by order of a test.
+fn die_if(is_due: bool) {
+    assert!(!is_due, "injected fault in persistence");
 }
 
 impl Actor for Persistence {
@@ -270,7 +327,7 @@ impl Actor for Persistence {
             }
         });
         ctx.run_interval(SCHEDULE_INTERVAL, |this, _| {
-            if this.waiting.is_empty() && this.outbox.due_schedules(now()) > 0 {
+            if this.waiting.is_empty() && this.outbox.due_schedules(now()) > 0 && !clock::certainty().is_held {
                 this.commit(Waiting::default());
             }
         });
@@ -303,7 +360,7 @@ impl Handler<Observe> for Persistence {
     type Result = Option<ActorReport>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
-        let bounds = self.parts.position.get();
+        let (bounds, certainty) = (self.parts.position.get(), clock::certainty());
         Some(ActorReport {
             name: "persistence".into(),
             kind: ActorKind::Persistence,
@@ -320,6 +377,7 @@ impl Handler<Observe> for Persistence {
                 "log_id": self.parts.position.log_id().map(|log| log.to_string()),
                 "earliest_id": bounds.map(|b| b.earliest),
                 "last_id": bounds.map(|b| b.last),
+                "clock": { "is_held": certainty.is_held, "departure_seconds": certainty.departure },
             }),
             children: Vec::new(),
         })

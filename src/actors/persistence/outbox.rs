@@ -1,8 +1,10 @@
 //! The outbox at the writer: routes, figures of services, schedules and jobs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use actix::prelude::{Context, Handler};
+use actix::prelude::{ActorFutureExt as _, AsyncContext as _, Context, Handler};
+use tokio::sync::Notify;
 
 use super::Persistence;
 use super::messages::{
@@ -25,6 +27,8 @@ const SCHEDULES_AT_ONCE: usize = 500;
 /// What persistence knows of services and of what is due.
 pub struct Outbox {
     slots: ServiceSlots,
+    /// Told of dead letters of durable subscriptions that were made anew.
+    durables: Arc<Notify>,
     routes: Option<Routes>,
     /// Nothing is due before this; `None`: nothing is scheduled.
     next_schedule: Option<Timestamp>,
@@ -37,8 +41,8 @@ pub struct Outbox {
 type SettledForGood = Vec<(ServiceId, Lane, bool)>;
 
 impl Outbox {
-    pub fn new(slots: ServiceSlots) -> Self {
-        Self { slots, routes: None, next_schedule: None, is_in_doubt: false, has_told_of_orphans: false }
+    pub fn new(slots: ServiceSlots, durables: Arc<Notify>) -> Self {
+        Self { slots, durables, routes: None, next_schedule: None, is_in_doubt: false, has_told_of_orphans: false }
     }
 
     /// Where events go; `None` before [`Self::register`].
@@ -86,6 +90,11 @@ impl Outbox {
         if self.next_schedule.is_some_and(|due| due <= now) { SCHEDULES_AT_ONCE } else { 0 }
     }
 
+    /// How long deliveries to each service may wait.
+    pub fn longest_waits(&self) -> Vec<(ServiceId, Duration)> {
+        self.slots.iter().filter_map(|slot| Some((slot.id()?, slot.longest_wait))).collect()
+    }
+
     /// Remembers when what `group` schedules is due.
     pub fn note(&mut self, group: &Group) {
         let earliest = group.appends.iter().filter_map(|append| Some(append.schedule?.due_at)).min();
@@ -94,12 +103,13 @@ impl Outbox {
 
     /// What is no longer open once `group` is committed.
     pub fn settled(&self, group: &Group) -> SettledForGood {
-        let for_good = group.settlements.iter().filter(|s| !matches!(s.settled, Settled::Retry(_)));
+        let renewed = group.durables.iter().flat_map(|change| &change.renewed);
+        let for_good = group.settlements.iter().chain(renewed).filter(|s| !matches!(s.settled, Settled::Retry(_)));
         for_good.map(|s| (s.service, s.lane, matches!(s.settled, Settled::Dead(_)))).collect()
     }
 
     /// Keeps the figures, and wakes the services that have something new. Whether a job may have room to go on.
-    pub fn committed(&self, committed: &Committed, settled: &SettledForGood) -> bool {
+    pub fn committed(&mut self, committed: &Committed, settled: &SettledForGood) -> bool {
         /// Half of what jobs may have open at a time: so they need not wait, nor step for each delivery.
         const ROOM: i64 = 128;
         for (service, lanes) in &committed.enqueued {
@@ -116,10 +126,14 @@ impl Outbox {
                 has_room |= *lane == Lane::Replay;
                 continue;
             };
-            slot.add(*lane, -1);
-            slot.add_dead(i64::from(*is_dead));
+            if committed.has_settled_all {
+                slot.add(*lane, -1);
+                slot.add_dead(i64::from(*is_dead));
+            }
             has_room |= *lane == Lane::Replay && slot.pending()[Lane::Replay.index()] <= ROOM;
         }
+        // Else some were settled before, by a transaction that was not confirmed or by another process.
+        self.is_in_doubt |= !committed.has_settled_all;
         has_room
     }
 
@@ -157,8 +171,11 @@ impl Outbox {
         self.next_schedule = writer.next_schedule()?;
         let Some(routes) = &self.routes else { return Ok(false) };
         let steps = writer.step_jobs(routes, now)?;
-        for (service, Renewed { open, dead }) in &steps {
-            let Some(slot) = self.slot(*service).filter(|_| *open > 0) else { continue };
+        for (service, Renewed { open, dead }) in steps.iter().filter(|(_, renewed)| renewed.open > 0) {
+            let Some(slot) = self.slot(*service) else {
+                self.durables.notify_one();
+                continue;
+            };
             slot.add(Lane::Replay, *open);
             slot.add_dead(-dead);
             slot.wake_for_renewed();
@@ -222,6 +239,8 @@ impl Handler<OpenDurable> for Persistence {
     type Result = Result<Option<HeldDurable>, AppendFailure>;
 
     fn handle(&mut self, OpenDurable { new, max }: OpenDurable, _: &mut Context<Self>) -> Self::Result {
+        // What an earlier machine of it has sent is stored before its marks are read for the next one.
+        self.flush();
         self.directly(|writer| match writer.open_durable(&new, max, now())? {
             Some(record) => writer.hold_durable(record.service),
             None => Ok(None),
@@ -233,6 +252,7 @@ impl Handler<HoldDurables> for Persistence {
     type Result = Result<Vec<HeldDurable>, AppendFailure>;
 
     fn handle(&mut self, HoldDurables(known): HoldDurables, _: &mut Context<Self>) -> Self::Result {
+        self.flush();
         self.directly(|writer| writer.hold_durables(&known))
     }
 }
@@ -276,9 +296,10 @@ impl Handler<SettleOrphans> for Persistence {
 impl Handler<StartJob> for Persistence {
     type Result = Result<i64, AppendFailure>;
 
-    fn handle(&mut self, StartJob(job): StartJob, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, StartJob(job): StartJob, ctx: &mut Context<Self>) -> Self::Result {
         let id = self.directly(|writer| writer.create_job(&job, now()))?;
         self.next_housekeeping = std::time::Instant::now();
+        ctx.spawn(actix::fut::ready(()).map(|(), this: &mut Self, _| this.flush()));
         Ok(id)
     }
 }

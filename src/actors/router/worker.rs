@@ -114,7 +114,8 @@ impl Worker {
         standing: Standing,
     ) -> Rc<Link> {
         let heard = Cell::new(self.clock.get());
-        Rc::new(Link { outbox, wire, peer, standing, heard, clock: Rc::clone(&self.clock) })
+        let (durable_frames, clock) = (Cell::new(0), Rc::clone(&self.clock));
+        Rc::new(Link { outbox, wire, peer, standing, durable_frames, heard, clock })
     }
 }
 

@@ -7,7 +7,7 @@ use actix::prelude::{ActorContext as _, Context};
 use super::Session;
 use crate::access::AccessControl;
 use crate::access::limits::{Limits, PeerAdmission, rate_limited};
-use crate::actors::clock::now;
+use crate::actors::clock::{now, steady};
 use crate::domain::event::{Append, Timestamp};
 use crate::domain::rate::{RateLimit, TokenBucket};
 use crate::protocol::close::CloseReason;
@@ -35,7 +35,7 @@ struct FrameRate {
 impl SessionAccess {
     pub fn new(control: Arc<AccessControl>, limits: Arc<Limits>, admission: Option<PeerAdmission>) -> Self {
         let frames = limits.frames.map(|limit| {
-            let now = now();
+            let now = steady();
             FrameRate { allowed: TokenBucket::new(limit, now), patience: TokenBucket::new(PATIENCE, now) }
         });
         Self { control, limits, _admission: admission, frames }
@@ -47,7 +47,7 @@ impl Session {
     /// connection is closed.
     pub(super) fn admits_frame(&mut self, ctx: &mut Context<Self>) -> bool {
         let Some(rate) = &mut self.parts.access.frames else { return true };
-        let now = now();
+        let now = steady();
         let Err(next) = rate.allowed.try_take(now) else { return true };
         if rate.patience.try_take(now).is_ok() {
             self.refuse(None, &rate_limited("frames", next, now));
@@ -66,7 +66,7 @@ impl Session {
         if !self.parts.access.limits.limits_publishes() {
             return Ok(());
         }
-        self.parts.access.limits.publish(standing.party, append.events.len(), now())
+        self.parts.access.limits.publish(standing.party, append.events.len(), steady())
     }
 
     /// The client goes on with another token.

@@ -23,9 +23,6 @@ use crate::protocol::request::{RequestId, Start};
 use crate::protocol::wire::Bundle;
 use crate::transport::Outbox;
 
-/// Of one connection.
-const MAX_MEMBERSHIPS: usize = 64;
-
 /// A durable subscription that the session is a member of.
 pub(super) struct Membership {
     key: MemberKey,
@@ -54,8 +51,9 @@ impl Session {
             let reason = "this connection is a member already, with another event_name or filter";
             return self.refuse(id.as_ref(), &ApiError::new(ErrorCode::DurableMismatch, reason));
         }
-        if self.memberships.len() >= MAX_MEMBERSHIPS && known.is_none() {
-            let advice = format!("a connection may be a member of at most {MAX_MEMBERSHIPS} durable subscriptions");
+        let max = self.parts.max_memberships;
+        if self.memberships.len() >= max && known.is_none() {
+            let advice = format!("a connection may be a member of at most {max} durable subscriptions");
             return self.refuse(id.as_ref(), &ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
         let Some(durables) = self.parts.durables.get() else {
@@ -186,6 +184,7 @@ impl Session {
             let _ = durables.try_send(RoomAgain(membership.key.clone()));
         }
         self.link.outbox.push(Bundle::of(self.link.wire, std::iter::once(&frame)));
+        self.link.durable_frames.update(|frames| frames + 1);
         if self.link.outbox.queued_bytes() > self.parts.queue_limit {
             self.link.outbox.feeding().pause_until(self.parts.low_water);
         }
@@ -198,6 +197,10 @@ impl StreamHandler<FromDurable> for Session {
             Some(ToMember::Event(frame)) => self.take_event(&key, frame),
             Some(ToMember::Answer(frame)) => {
                 self.unanswered = self.unanswered.saturating_sub(1);
+                self.answer(frame);
+                self.pace();
+            }
+            Some(ToMember::Notice(frame)) => {
                 self.answer(frame);
                 self.pace();
             }

@@ -67,6 +67,8 @@ pub struct SessionParts {
     pub queue_limit: usize,
     /// Queued bytes to which a client falls, sooner or later, that takes anything at all.
     pub low_water: usize,
+    /// Durable subscriptions that it may be a member of.
+    pub max_memberships: usize,
 }
 
 /// See the module.

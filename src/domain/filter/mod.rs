@@ -9,6 +9,7 @@
 //!   reading it once and trying each condition.
 //! - FL-3 the last of several fields with one name counts, as it does to most readers of JSON.
 
+mod canonical;
 mod condition;
 mod document;
 mod number;
@@ -41,12 +42,13 @@ pub const MAX_ELEMENTS: usize = 1_024;
 /// The name under which alternatives stand.
 const OR: &str = "$or";
 
-/// A filter, compiled; cheap to clone. Equal if written equally, white space aside.
+/// A filter, compiled; cheap to clone. Equal if compiled to the same, however it is written.
 #[derive(Clone)]
 pub struct Filter(Arc<Compiled>);
 
 struct Compiled {
     json: Box<str>,
+    canonical: Box<str>,
     fields: Fields,
     paths: Paths,
 }
@@ -78,8 +80,8 @@ impl Filter {
     /// Reads a filter from its JSON text.
     pub fn parse(json: &str) -> Result<Self, FilterError> {
         let (json, fields) = parse::parse(json)?;
-        let paths = fields.paths();
-        Ok(Self(Arc::new(Compiled { json, fields, paths })))
+        let (canonical, paths) = (canonical::canonical(&fields), fields.paths());
+        Ok(Self(Arc::new(Compiled { json, canonical, fields, paths })))
     }
 
     /// The filter as it was written, without white space.
@@ -111,7 +113,7 @@ impl Filter {
 
 impl PartialEq for Filter {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0.json == other.0.json
+        Arc::ptr_eq(&self.0, &other.0) || self.0.canonical == other.0.canonical
     }
 }
 
@@ -119,7 +121,7 @@ impl Eq for Filter {}
 
 impl Hash for Filter {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.json.hash(state);
+        self.0.canonical.hash(state);
     }
 }
 

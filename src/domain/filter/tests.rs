@@ -367,3 +367,44 @@ fn so_many_elements_are_looked_at_and_no_more() {
     let after = Filter::parse(r#"{"b":[7]}"#).expect("valid");
     assert!(after.matches(&format!(r#"{{"a":[{}0],"b":7}}"#, "0,".repeat(5_000))), "what is no element is looked at");
 }
+
+#[test]
+fn is_the_same_in_every_spelling_and_another_in_meaning() {
+    let same: [&[&str]; 6] = [
+        &[
+            r#"{"a":5}"#,
+            r#"{"a":[5]}"#,
+            r#"{"a":[5.0, 50e-1]}"#,
+            r#"{"a":[{"equals":5}]}"#,
+            r#"{"a":[{"numeric":["=",5]}]}"#,
+        ],
+        &[r#"{"a":"x","b":{"c":[1,2]}}"#, r#"{"b":{"c":[2,1,2.0]},"\u0061":["\u0078"]}"#],
+        &[r#"{"a":[{"numeric":[">",1,"<",2]}]}"#, r#"{"a":[{"numeric":["<",2.0,">",1]}]}"#],
+        &[r#"{"a":[{"anything-but":"x"}]}"#, r#"{"a":[{"anything-but":["x"]}]}"#],
+        &[r#"{"$or":[{"a":1},{"b":2}]}"#, r#"{"$or":[{"b":[2]},{"a":1},{"b":2}]}"#],
+        &[r#"{"a":[{"equals-ignore-case":"X"}]}"#, r#"{"a":[{"equals-ignore-case":"x"}]}"#],
+    ];
+    let others = [
+        r#"{"a":"5"}"#,
+        r#"{"a":[5,6]}"#,
+        r#"{"or":[1]}"#,
+        r#"{"a":{"or":[1]}}"#,
+        r#"{"a":"x","b":[1,2]}"#,
+        r#"{"a":[{"prefix":"x"}]}"#,
+        r#"{"a":[{"suffix":"x"}]}"#,
+        r#"{"a":["x\",\"y"]}"#,
+        r#"{"a":["x","y"]}"#,
+        r#"{"a":[{"exists":true}]}"#,
+        r#"{"a":[{"exists":false}]}"#,
+        r#"{"a":[{"anything-but":{"prefix":"x"}}]}"#,
+    ];
+    let mut set = FilterSet::default();
+    for spellings in same {
+        let ids: Vec<FilterId> = spellings.iter().map(|spelling| set.insert(&filter(spelling))).collect();
+        assert!(ids.iter().all(|id| *id == ids[0]), "{spellings:?}");
+    }
+    for other in others {
+        set.insert(&filter(other));
+    }
+    assert_eq!(set.len(), same.len() + others.len(), "different ones are different");
+}

@@ -12,6 +12,7 @@ mod orphans;
 mod page;
 mod services;
 mod settle;
+mod waits;
 
 pub use claim::{Claim, Claimed};
 pub use jobs::{Counting, Job, JobKind, JobState, NewJob, Renewed};
@@ -29,3 +30,4 @@ pub(super) use orphans::{orphans, settle_orphans};
 pub(super) use page::deliveries;
 pub(super) use services::{change_service, free_service_id, held, names, register};
 pub(super) use settle::settle;
+pub(super) use waits::bound_waits;

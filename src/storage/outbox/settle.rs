@@ -77,15 +77,13 @@ impl Settlement {
     }
 }
 
-/// Writes them down. What is no longer open stays as it is.
-pub(in crate::storage) fn settle(connection: &mut Connection, settlements: &[Settlement]) -> Result<(), StoreError> {
-    match connection {
-        _ if settlements.is_empty() => return Ok(()),
+/// Writes them down; returns how many. What is no longer open stays as it is.
+pub(in crate::storage) fn settle(connection: &mut Connection, settlements: &[Settlement]) -> Result<usize, StoreError> {
+    let written = match connection {
+        _ if settlements.is_empty() => return Ok(0),
         Connection::Sqlite(SqliteFile { connection, .. }) => on_sqlite(connection, settlements)?,
-        Connection::Postgres(session) => {
-            Settle::new(settlements).execute(&mut session.connection)?;
-        }
-    }
+        Connection::Postgres(session) => Settle::new(settlements).execute(&mut session.connection)?,
+    };
     for failed in settlements.iter().filter(|s| s.settled != Settled::Delivered) {
         let row = (
             delivery_attempts::event_id.eq(failed.event_id),
@@ -101,15 +99,16 @@ pub(in crate::storage) fn settle(connection: &mut Connection, settlements: &[Set
             diesel::insert_into(delivery_attempts::table).values(row).on_conflict_do_nothing().execute(c)
         })?;
     }
-    Ok(())
+    Ok(written)
 }
 
-fn on_sqlite(connection: &mut SqliteConnection, settlements: &[Settlement]) -> QueryResult<()> {
+fn on_sqlite(connection: &mut SqliteConnection, settlements: &[Settlement]) -> QueryResult<usize> {
+    let mut written = 0;
     for done in settlements {
         let open = deliveries::table
             .find((done.event_id, done.service))
             .filter(deliveries::state.lt(DeliveryState::Delivered as i16));
-        diesel::update(open)
+        written += diesel::update(open)
             .set((
                 deliveries::state.eq(done.state() as i16),
                 deliveries::due_at.eq(done.due_at()),
@@ -121,7 +120,7 @@ fn on_sqlite(connection: &mut SqliteConnection, settlements: &[Settlement]) -> Q
             ))
             .execute(connection)?;
     }
-    Ok(())
+    Ok(written)
 }
 
 /// An update of any number of rows. `state + 0`: else PostgreSQL may look for each of them in the partial index of all

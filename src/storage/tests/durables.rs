@@ -32,7 +32,16 @@ fn opened(writer: &mut Writer, name: &str) -> HeldDurable {
 
 fn change(of: &HeldDurable, floor: i64, marks: &[(i64, Mark)], forget: &[i64]) -> DurableChange {
     let (marks, forget) = (marks.to_vec(), forget.to_vec());
-    DurableChange { service: of.record.service, epoch: of.record.epoch, floor, marks, forget, dead: Vec::new() }
+    DurableChange {
+        service: of.record.service,
+        epoch: of.record.epoch,
+        floor,
+        marks,
+        forget,
+        dead: Vec::new(),
+        renewed: Vec::new(),
+        events: Vec::new(),
+    }
 }
 
 fn commit(writer: &mut Writer, change: DurableChange) {

@@ -1,6 +1,7 @@
 //! One suite for both backends, on real files and a real PostgreSQL server.
 
 mod append;
+mod clock;
 mod durables;
 mod faults;
 mod outbox;

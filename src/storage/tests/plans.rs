@@ -78,7 +78,7 @@ fn check(store: &Store, by_id: &[&str], by_name: &[&str]) {
     for (picks, index) in [(ids, by_id), (names, by_name)] {
         let none = Conditions::default();
         let text = || Some("s".to_owned());
-        let texts = Conditions { source: text(), key: text(), status: None };
+        let texts = Conditions { source: text(), key: text(), ..Conditions::default() };
         let failed = Conditions { status: Some(EventStatus::Failed), ..Conditions::default() };
         for (pick, descending, more) in picks
             .iter()

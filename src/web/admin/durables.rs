@@ -96,16 +96,19 @@ async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
 
 fn describe(record: &DurableRecord, here: Option<&DurableStatus>, last: EventId) -> Value {
     let DurableRecord { service: _, name, pattern, filter, epoch: _, floor, policy, created_at } = record;
-    let floor = here.map_or(*floor, |status| status.floor.max(*floor));
+    // What is shown as settled is stored; how far it lags is as of now.
+    let settled = here.map_or(*floor, |status| status.floor.max(*floor));
     json!({
         "name": name,
         "event_name": pattern,
         "filter": filter.as_deref().and_then(|json| serde_json::from_str::<Value>(json).ok()),
         "state": here.map_or("idle", |status| status.state),
         "floor": floor,
-        "lag": (last - floor).max(0),
+        "lag": (last - settled).max(0),
         "members": here.map_or(0, |status| status.members),
         "in_flight": here.map_or(0, |status| status.in_flight),
+        "unacked_bytes": here.map_or(0, |status| status.unacked_bytes),
+        "held_by": here.and_then(|status| status.held_by),
         "waiting": here.map_or(0, |status| status.waiting),
         "delivered": here.map_or(0, |status| status.delivered),
         "redelivered": here.map_or(0, |status| status.redelivered),

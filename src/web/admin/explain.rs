@@ -10,8 +10,6 @@ use crate::actors::observe::ActorReport;
 use crate::actors::router::messages::FindSubscribers;
 use crate::actors::supervisor::messages::FindAllSubscribers;
 use crate::domain::event::NewEvent;
-use crate::domain::filter::Filter;
-use crate::domain::pattern::Pattern;
 use crate::protocol::publish::{PublishHeaders, parse_event};
 use crate::storage::DurableRecord;
 use crate::web::events::read_error;
@@ -78,15 +76,8 @@ fn service(of: &ConfiguredService, event: &NewEvent, report: Option<&ActorReport
 
 /// Whether the durable subscription would get it.
 fn durable(record: &DurableRecord, event: &NewEvent) -> Value {
-    let DurableRecord { name, pattern, filter, .. } = record;
-    let is_named = Pattern::parse(pattern.clone()).is_ok_and(|pattern| pattern.matches(&event.name));
-    let filter = filter.as_deref().and_then(|json| Filter::parse(json).ok());
-    let failure = filter.and_then(|filter| filter.first_failure(&event.payload));
-    let why_not = match (is_named, failure) {
-        (false, _) => Some("its event_name does not match".to_owned()),
-        (true, failure) => failure.map(|failure| failure.to_string()),
-    };
-    json!({ "durable": name, "gets": why_not.is_none(), "why_not": why_not })
+    let why_not = record.why_not(&event.name, &event.payload);
+    json!({ "durable": record.name, "gets": why_not.is_none(), "why_not": why_not })
 }
 
 /// What keeps a delivery waiting, if it is made now.

@@ -25,6 +25,8 @@ use crate::actors::observe::ActorReport;
 use crate::actors::router::messages::CloseSession;
 use crate::actors::supervisor::messages::{Drain, ObserveTree};
 use crate::protocol::error::{ApiError, ErrorCode};
+#[cfg(feature = "fault-injection")]
+use crate::telemetry::faults::FaultPoint;
 
 /// Over how long the closing of sessions is spread.
 const DRAIN_SPREAD: Duration = Duration::from_secs(5);
@@ -69,13 +71,26 @@ pub async fn undrain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     Ok(reply::ok("Draining no more.", br#"{"draining":false}"#))
 }
 
-/// Makes an actor panic.
+/// The points at which the program can be made to fail, and how often it has failed there.
 #[cfg(feature = "fault-injection")]
-pub async fn fault(actor: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+pub async fn faults() -> Result<HttpResponse, Refusal> {
+    let hits = FaultPoint::ALL.into_iter().map(|point| (point.as_str(), crate::telemetry::faults::hits(point)));
+    answer(&hits.collect::<std::collections::BTreeMap<_, _>>())
+}
+
+/// Makes an actor panic; or the program fail at a point, `?times=` so often (0: no more).
+#[cfg(feature = "fault-injection")]
+pub async fn fault(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let query = Query::parse(&req, &["times"], &[])?;
+    let times = query.read("times", "an integer", |text| text.parse().ok())?;
+    if let Some(point) = FaultPoint::ALL.into_iter().find(|point| *point.as_str() == **name) {
+        crate::telemetry::faults::arm(point, times.unwrap_or(1));
+        return Ok(reply::ok("armed", b"null"));
+    }
     edge.parts
         .supervisor
         .inject_panic
-        .do_send(crate::actors::supervisor::messages::InjectPanic { actor: actor.into_inner() });
+        .do_send(crate::actors::supervisor::messages::InjectPanic { actor: name.into_inner() });
     Ok(reply::ok("panicking", b"null"))
 }
 

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod browser;
+pub mod command;
 pub mod http;
 #[path = "../../support/jwt.rs"]
 pub mod issuer;

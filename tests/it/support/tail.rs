@@ -20,12 +20,17 @@ pub struct Tail {
 impl Tail {
     /// Starts it and waits until it has subscribed.
     pub fn start(spec: &Builder) -> Self {
+        let tail = Self::begin(spec);
+        tail.wait_until_it_says("subscribed to");
+        tail
+    }
+
+    /// Starts it.
+    pub fn begin(spec: &Builder) -> Self {
         let mut child = spec.command().stdout(Stdio::piped()).spawn().expect("the program can be started");
         let printed = Log::follow(BufReader::new(child.stdout.take().expect("piped")));
         let said = Log::follow(BufReader::new(child.stderr.take().expect("piped")));
-        let tail = Self { child, printed, said };
-        tail.wait_until_it_says("subscribed to");
-        tail
+        Self { child, printed, said }
     }
 
     /// Waits for a line on standard error that contains `text`.

@@ -72,7 +72,7 @@ impl Shard {
                 "reading": seat.mode == (Mode::CatchingUp { reading: true }),
                 "position": position,
                 "lag": (head - position).max(0),
-                "frames": seat.frames,
+                "frames": seat.frames + seat.link.durable_frames.get(),
             }),
             children: Vec::new(),
         }

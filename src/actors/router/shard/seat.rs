@@ -34,6 +34,8 @@ pub struct Link {
     /// The client's address; its port is 0 where a proxy told of it.
     pub peer: Option<SocketAddr>,
     pub standing: Standing,
+    /// Frames of durable subscriptions that it was sent; its session counts them.
+    pub durable_frames: Cell<u64>,
     /// When the client was last heard of.
     pub heard: Cell<Beat>,
     /// The shard's heart.

@@ -19,7 +19,7 @@ fn free(_: MemberId) -> bool {
 }
 
 fn taken(events: impl IntoIterator<Item = EventId>, max_deliver: u32) -> Durable<()> {
-    let mut durable = Durable::new(policy(max_deliver), 0, []);
+    let mut durable = Durable::new(policy(max_deliver), 1024, 0, []);
     events.into_iter().for_each(|id| durable.take(id, (), 1));
     durable
 }
@@ -113,6 +113,36 @@ fn what_is_made_anew_does_not_move_the_floor() {
     assert_eq!((floor, marks, renewed), (2, vec![], vec![(1, 2)]));
 }
 
+#[test]
+fn what_is_settled_below_the_floor_is_not_stored_before_it_is_confirmed() {
+    let mut durable = taken([1], 0);
+    durable.join(1);
+    sent(&mut durable, at(0));
+    assert_eq!((durable.ack(1), durable.floor()), (Acked::Now, 1));
+    let changes = durable.take_changes();
+    assert_eq!(changes.marks, [], "the floor says it all");
+    durable.restore(changes);
+    assert!(durable.has_changes() && durable.stored() < durable.revision(), "it has still to be stored");
+    let changes = durable.take_changes();
+    durable.confirm(changes.revision);
+    assert_eq!((durable.has_changes(), durable.stored()), (false, durable.revision()));
+}
+
+#[test]
+fn says_what_holds_it_up() {
+    let mut durable = Durable::new(policy(0), 100, 0, []);
+    durable.join(1);
+    (1..=5).for_each(|id| durable.take(id, (), 10));
+    assert_eq!((sent(&mut durable, at(0)).len(), durable.held_by(false)), (4, Some(HeldBy::MaxInFlight)));
+    assert_eq!((durable.ack(1), durable.held_by(true)), (Acked::Now, None));
+    assert_eq!((sent(&mut durable, at(0)).len(), durable.held_by(true)), (1, None));
+    durable.take(6, (), 80);
+    assert!(!durable.has_room() && durable.ack(2) == Acked::Now && durable.ack(3) == Acked::Now);
+    assert_eq!((sent(&mut durable, at(0)).len(), durable.held_by(false)), (1, None));
+    assert_eq!(durable.held_by(true), Some(HeldBy::MaxUnackedBytes));
+    assert_eq!(durable.busy_members().collect::<Vec<_>>(), [1]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     /// An event is published; of this durable, or of others.
@@ -126,10 +156,18 @@ enum Step {
     Nack(u8),
     /// So many tenths of a second pass.
     Pass(u8),
-    /// Changes are stored, or the store fails.
-    Store(bool),
+    Store(Ending),
     /// All that is not stored is lost.
     Crash,
+}
+
+/// How a store ends.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Confirmed,
+    Failed,
+    /// Stored, and nobody was told.
+    Unconfirmed,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -142,7 +180,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::AckThrough),
         2 => any::<u8>().prop_map(Step::Nack),
         2 => (1..15u8).prop_map(Step::Pass),
-        3 => prop::bool::weighted(0.8).prop_map(Step::Store),
+        3 => Just(Step::Store(Ending::Confirmed)),
+        1 => Just(Step::Store(Ending::Failed)),
+        1 => Just(Step::Store(Ending::Unconfirmed)),
         1 => Just(Step::Crash),
     ]
 }
@@ -155,6 +195,10 @@ struct Stored {
 }
 
 impl Stored {
+    fn has(&self, id: EventId) -> bool {
+        id <= self.floor || self.marks.get(&id) == Some(&Mark::Settled)
+    }
+
     fn apply(&mut self, changes: &Changes<()>) {
         assert!(changes.floor >= self.floor, "the floor falls");
         self.floor = changes.floor;
@@ -167,16 +211,18 @@ impl Stored {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// DS-1 to DS-4, whatever members do, the store fails, and the process crashes.
+    /// DS-1 to DS-5, whatever members do, the store fails, and the process crashes.
     #[test]
     fn nothing_is_lost_and_nothing_settled_comes_again(steps in prop::collection::vec(step(), 0..150)) {
         let mut log: Vec<bool> = Vec::new();
         let mut stored = Stored::default();
-        let mut durable: Durable<()> = Durable::new(policy(0), 0, []);
+        let mut durable: Durable<()> = Durable::new(policy(0), 1024, 0, []);
         let (mut members, mut joined): (Vec<MemberId>, MemberId) = Default::default();
         let mut with: BTreeMap<EventId, MemberId> = BTreeMap::new();
         let (mut given, mut gifts): (BTreeMap<EventId, u32>, u32) = Default::default();
         let (mut acked, mut safe): (BTreeSet<EventId>, BTreeSet<EventId>) = Default::default();
+        // Acknowledgements, and what has to be stored before they are told.
+        let mut to_tell: Vec<(Revision, EventId)> = Vec::new();
         let mut now = Timestamp(0);
         let pick = |n: u8, with: &BTreeMap<EventId, MemberId>| {
             (!with.is_empty()).then(|| with.iter().nth(usize::from(n) % with.len()).map(|(id, m)| (*id, *m)).expect("one"))
@@ -214,6 +260,7 @@ proptest! {
                     prop_assert_eq!(durable.ack(id), Acked::Now);
                     with.remove(&id);
                     acked.insert(id);
+                    to_tell.push((durable.revision(), id));
                 },
                 Step::AckThrough(n) => if let Some((id, member)) = pick(n, &with) {
                     let last = given[&id];
@@ -223,7 +270,11 @@ proptest! {
                         .map(|(i, _)| *i)
                         .collect();
                     prop_assert_eq!(durable.ack_through(member, id), Ok(done.len()));
-                    for id in done { with.remove(&id); acked.insert(id); }
+                    for id in done {
+                        with.remove(&id);
+                        acked.insert(id);
+                        to_tell.push((durable.revision(), id));
+                    }
                 },
                 Step::Nack(n) => if let Some((id, member)) = pick(n, &with) {
                     let delay = (n % 2 == 0).then(|| now.plus(SECOND / 2));
@@ -236,24 +287,32 @@ proptest! {
                     prop_assert!(durable.next_due().is_none_or(|due| due > now));
                     with.retain(|id, member| durable.is_with(*member, *id));
                 }
-                Step::Store(works) => {
+                Step::Store(ending) => {
                     let changes = durable.take_changes();
-                    if works {
+                    if !matches!(ending, Ending::Failed) {
                         stored.apply(&changes);
                         safe = acked.clone();
-                        prop_assert!(!durable.is_dirty());
+                    }
+                    if matches!(ending, Ending::Confirmed) {
+                        durable.confirm(changes.revision);
+                        prop_assert!(!durable.is_dirty() && durable.stored() == durable.revision());
                     } else {
                         durable.restore(changes);
                     }
                 }
                 Step::Crash => {
-                    durable = Durable::new(policy(0), stored.floor, stored.marks.clone());
+                    durable = Durable::new(policy(0), 1024, stored.floor, stored.marks.clone());
                     acked = safe.clone();
                     members.clear();
                     with.clear();
+                    to_tell.clear();
                 }
                 Step::Leave(_) => {}
             }
+            for (_, told) in to_tell.extract_if(.., |(revision, _)| *revision <= durable.stored()) {
+                prop_assert!(stored.has(told), "DS-5: {told}");
+            }
+            prop_assert!(to_tell.is_empty() || durable.is_dirty(), "nobody is left waiting");
             let open = (1..=stored.floor).find(|id| log[*id as usize - 1] && !acked.contains(id));
             prop_assert_eq!(open, None, "DS-4");
         }

@@ -8,19 +8,24 @@
 //! - *DS-2* What is settled, and committed, is not delivered again.
 //! - *DS-3* An event is with one member at a time, for at most `ack_wait` unless that member asks for more.
 //! - *DS-4* The floor never passes an event that is not settled.
+//! - *DS-5* What was said of an event counts as stored only when a store that began after it was confirmed, never
+//!   because nothing seems to be left to store: see [`Revision`].
+
+mod changes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::changes::Pending;
+pub use self::changes::{Changes, Dead, Mark, Revision};
 use super::delivery::DeadReason;
 use super::event::{EventId, Timestamp};
 
 /// Events settled above the floor, at most: with more, nothing new is taken until the one that holds the floor is
 /// settled.
 const MAX_SETTLED: usize = 100_000;
-/// Events that wait to be sent, at most, and bytes of all that is open.
+/// Events that wait to be sent, at most.
 const MAX_WAITING: usize = 512;
-const MAX_OPEN_BYTES: usize = 16 * 1024 * 1024;
 
 /// How events are delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,35 +41,26 @@ pub struct DurablePolicy {
 /// The number of a member, never used for another.
 pub type MemberId = u64;
 
-/// What is known of an event above the floor.
+/// What keeps a durable subscription from giving more to its members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
-    /// Not to be delivered again.
-    Settled,
-    /// Delivered so often, in vain.
-    Delivered(u32),
+pub enum HeldBy {
+    /// So many events are with members as may be.
+    MaxInFlight,
+    /// Events that are not acknowledged have as many bytes as they may have together.
+    MaxUnackedBytes,
+    /// So many later events are settled that the oldest one has to be settled first.
+    MaxSettled,
 }
 
-/// What has to be stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changes<T> {
-    pub floor: EventId,
-    /// New, or in place of an earlier one.
-    pub marks: Vec<(EventId, Mark)>,
-    /// Marks that say nothing any more.
-    pub forget: Vec<EventId>,
-    pub dead: Vec<Dead<T>>,
-    /// Of those made anew: acknowledged, after so many deliveries.
-    pub renewed: Vec<(EventId, u32)>,
-}
-
-/// An event that is delivered no more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dead<T> {
-    pub id: EventId,
-    pub item: T,
-    pub deliveries: u32,
-    pub reason: DeadReason,
+impl HeldBy {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxInFlight => "max_in_flight",
+            Self::MaxUnackedBytes => "max_unacked_bytes",
+            Self::MaxSettled => "max_settled",
+        }
+    }
 }
 
 /// An event for a member.
@@ -87,10 +83,34 @@ pub enum Acked {
     Unknown,
 }
 
+/// How far an event has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is to be delivered, or to be delivered again.
+    Waiting,
+    /// It is with a member.
+    InFlight,
+    /// Nothing is left to do: it was acknowledged, is dead, or lies before the beginning.
+    Settled,
+}
+
+impl Fate {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::InFlight => "in_flight",
+            Self::Settled => "settled",
+        }
+    }
+}
+
 /// See the module. `T` is what of an event is needed to deliver it.
 #[derive(Debug)]
 pub struct Durable<T> {
     policy: DurablePolicy,
+    /// Bytes of all that is open, at most; one event may be larger.
+    max_unacked_bytes: usize,
     floor: EventId,
     /// Every event up to here was taken.
     cursor: EventId,
@@ -108,18 +128,6 @@ pub struct Durable<T> {
     /// Rises with each delivery: whose turn was longest ago.
     turn: u64,
     pending: Pending<T>,
-}
-
-/// What is to be stored, and what is.
-#[derive(Debug)]
-struct Pending<T> {
-    floor: EventId,
-    /// Events whose marks are not as stored, perhaps.
-    touched: BTreeSet<EventId>,
-    /// Events that have marks in the store.
-    marked: BTreeSet<EventId>,
-    dead: Vec<Dead<T>>,
-    renewed: Vec<(EventId, u32)>,
 }
 
 #[derive(Debug)]
@@ -149,7 +157,12 @@ struct Member {
 
 impl<T: Clone> Durable<T> {
     /// Goes on from what is stored.
-    pub fn new(policy: DurablePolicy, floor: EventId, marks: impl IntoIterator<Item = (EventId, Mark)>) -> Self {
+    pub fn new(
+        policy: DurablePolicy,
+        max_unacked_bytes: usize,
+        floor: EventId,
+        marks: impl IntoIterator<Item = (EventId, Mark)>,
+    ) -> Self {
         let mut settled = BTreeSet::new();
         let mut counted = BTreeMap::new();
         let mut marked = BTreeSet::new();
@@ -167,6 +180,7 @@ impl<T: Clone> Durable<T> {
         }
         Self {
             policy,
+            max_unacked_bytes,
             floor,
             cursor: floor,
             open: BTreeMap::new(),
@@ -178,7 +192,7 @@ impl<T: Clone> Durable<T> {
             open_bytes: 0,
             members: BTreeMap::new(),
             turn: 0,
-            pending: Pending { floor, touched: BTreeSet::new(), marked, dead: Vec::new(), renewed: Vec::new() },
+            pending: Pending::new(floor, marked),
         }
     }
 
@@ -215,16 +229,41 @@ impl<T: Clone> Durable<T> {
         self.members.len()
     }
 
+    /// Bytes of what is taken and not settled.
+    pub fn open_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
     /// Whether another event may be taken.
     pub fn has_room(&self) -> bool {
         self.waiting.len() < MAX_WAITING
-            && (self.open_bytes < MAX_OPEN_BYTES || self.open.is_empty())
+            && (self.open_bytes < self.max_unacked_bytes || self.open.is_empty())
             && self.settled.len() < MAX_SETTLED
     }
 
     /// Whether so many may be taken that it is worth reading a page of them.
     pub fn has_room_for_page(&self) -> bool {
-        self.has_room() && self.waiting.len() <= MAX_WAITING / 2 && self.open_bytes <= MAX_OPEN_BYTES / 2
+        let is_roomy = self.waiting.len() <= MAX_WAITING / 2 && self.open_bytes <= self.max_unacked_bytes / 2;
+        self.has_room() && is_roomy
+    }
+
+    /// What keeps members from getting more, though there is more: they have to settle something first. `has_more`:
+    /// there are events that were not taken.
+    pub fn held_by(&self, has_more: bool) -> Option<HeldBy> {
+        if self.in_flight == 0 {
+            return None;
+        }
+        if !self.waiting.is_empty() {
+            return (self.in_flight >= self.policy.max_in_flight.max(1) as usize).then_some(HeldBy::MaxInFlight);
+        }
+        let is_full = has_more && !self.has_room();
+        let by = if self.settled.len() < MAX_SETTLED { HeldBy::MaxUnackedBytes } else { HeldBy::MaxSettled };
+        is_full.then_some(by)
+    }
+
+    /// Those with something that it may settle.
+    pub fn busy_members(&self) -> impl Iterator<Item = MemberId> {
+        self.members.iter().filter(|(_, member)| member.in_flight > 0).map(|(id, _)| *id)
     }
 
     /// Takes the next of its events, `bytes` long. Events come in the order of their ids, each once.
@@ -249,16 +288,24 @@ impl<T: Clone> Durable<T> {
         }
     }
 
-    /// Takes a dead one that an operator wants to be delivered again, after `spent` deliveries. Ignored if it is open.
+    /// Takes a dead one that an operator wants to be delivered again, after `spent` deliveries. Ignored if it is open, or
+    /// how it ended is not stored yet.
     pub fn renew(&mut self, id: EventId, item: T, bytes: usize, spent: u32) {
-        if !self.open.contains_key(&id) {
+        if !self.open.contains_key(&id) && !self.pending.is_ending(id) {
             self.insert(id, Open { item, bytes, deliveries: spent, spent, is_renewed: true, place: Place::Waiting });
         }
     }
 
-    /// Whether this event is open.
-    pub fn is_open(&self, id: EventId) -> bool {
-        self.open.contains_key(&id)
+    /// What has become of one of its events, and how often it was delivered.
+    pub fn fate(&self, id: EventId) -> (Fate, u32) {
+        match self.open.get(&id) {
+            Some(Open { place: Place::With { .. }, deliveries, .. }) => (Fate::InFlight, *deliveries),
+            Some(Open { place: Place::Delayed { .. } | Place::Waiting, deliveries, .. }) => {
+                (Fate::Waiting, *deliveries)
+            }
+            None if id <= self.floor || self.settled.contains(&id) => (Fate::Settled, 0),
+            None => (Fate::Waiting, self.counted.get(&id).copied().unwrap_or(0)),
+        }
     }
 
     pub fn join(&mut self, member: MemberId) {
@@ -396,44 +443,41 @@ impl<T: Clone> Durable<T> {
 
     /// Whether something has to be stored soon; that the floor has risen past events of others can wait.
     pub fn has_changes(&self) -> bool {
-        let Pending { floor: _, touched, marked: _, dead, renewed } = &self.pending;
-        !touched.is_empty() || !dead.is_empty() || !renewed.is_empty()
+        self.pending.has_changes()
+    }
+
+    /// All that has happened so far.
+    pub fn revision(&self) -> Revision {
+        self.pending.revision()
+    }
+
+    /// What of it is stored, for certain.
+    pub fn stored(&self) -> Revision {
+        self.pending.stored()
     }
 
     /// Whether something is not stored.
     pub fn is_dirty(&self) -> bool {
-        self.has_changes() || self.pending.floor != self.floor
+        self.has_changes() || !self.pending.is_floor_stored(self.floor)
     }
 
-    /// What is to be stored now, as if it were.
+    /// What is to be stored now, until it is [confirmed](Self::confirm) or [not](Self::restore); one at a time.
     pub fn take_changes(&mut self) -> Changes<T> {
-        let floor = self.floor;
-        let pending = &mut self.pending;
-        pending.floor = floor;
-        let above = pending.marked.split_off(&(floor + 1));
-        let forget = std::mem::replace(&mut pending.marked, above).into_iter().collect();
-        let mut marks = Vec::new();
-        for id in std::mem::take(&mut pending.touched).into_iter().filter(|id| *id > floor) {
-            let mark = match self.open.get(&id).filter(|open| !open.is_renewed) {
-                Some(open) => Mark::Delivered(open.deliveries),
-                None => Mark::Settled,
-            };
-            pending.marked.insert(id);
-            marks.push((id, mark));
-        }
-        let (dead, renewed) = (std::mem::take(&mut pending.dead), std::mem::take(&mut pending.renewed));
-        Changes { floor, marks, forget, dead, renewed }
+        let open = &self.open;
+        self.pending.take(self.floor, |id| match open.get(&id).filter(|open| !open.is_renewed) {
+            Some(open) => Mark::Delivered(open.deliveries),
+            None => Mark::Settled,
+        })
+    }
+
+    /// Changes that were taken are stored.
+    pub fn confirm(&mut self, revision: Revision) {
+        self.pending.confirm(revision);
     }
 
     /// They were not stored, perhaps.
     pub fn restore(&mut self, changes: Changes<T>) {
-        let Changes { floor: _, marks, forget, dead, renewed } = changes;
-        let pending = &mut self.pending;
-        pending.floor = EventId::MIN;
-        pending.touched.extend(marks.iter().map(|(id, _)| *id));
-        pending.marked.extend(forget);
-        pending.dead.splice(..0, dead);
-        pending.renewed.splice(..0, renewed);
+        self.pending.restore(changes);
     }
 
     fn insert(&mut self, id: EventId, open: Open<T>) {
@@ -483,7 +527,7 @@ impl<T: Clone> Durable<T> {
             return self.settle(id, Some(DeadReason::Exhausted));
         }
         if !open.is_renewed {
-            self.pending.touched.insert(id);
+            self.pending.touch(id);
         }
         match until {
             Some(until) => {
@@ -501,11 +545,11 @@ impl<T: Clone> Durable<T> {
         let Open { item, deliveries, is_renewed, .. } = open;
         if !is_renewed {
             self.settled.insert(id);
-            self.pending.touched.insert(id);
+            self.pending.touch(id);
         }
         match death {
-            Some(reason) => self.pending.dead.push(Dead { id, item, deliveries, reason }),
-            None if is_renewed => self.pending.renewed.push((id, deliveries)),
+            Some(reason) => self.pending.bury(Dead { id, item, deliveries, reason }),
+            None if is_renewed => self.pending.acknowledge_renewed(id, deliveries),
             None => {}
         }
         self.raise_floor();
@@ -521,5 +565,4 @@ impl<T: Clone> Durable<T> {
 }
 
 #[cfg(test)]
-#[path = "durable_tests.rs"]
 mod tests;

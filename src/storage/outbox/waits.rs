@@ -1,0 +1,49 @@
+//! Waits that a wrong clock has made too long.
+
+use std::time::Duration;
+
+use diesel::dsl::sql;
+use diesel::sql_types::Bool;
+use diesel::{ExpressionMethods as _, QueryDsl as _, RunQueryDsl as _};
+
+use crate::domain::event::Timestamp;
+use crate::domain::routes::ServiceId;
+use crate::storage::connection::{Connection, on_backend};
+use crate::storage::error::StoreError;
+use crate::storage::schema::{deliveries, durables};
+
+/// A clock may be slewed by so much.
+const TOLERANCE: Duration = Duration::from_secs(10);
+
+/// Makes deliveries due that would wait longer than `longest` of their service: at most `max_rows` of each. Those of
+/// durable subscriptions never wait.
+pub(in crate::storage) fn bound_waits(
+    connection: &mut Connection,
+    longest: &[(ServiceId, Duration)],
+    now: Timestamp,
+    max_rows: usize,
+) -> Result<(), StoreError> {
+    let limit = i64::try_from(max_rows).unwrap_or(i64::MAX);
+    // In the text and not as a parameter: only so does the partial index apply.
+    let later_than = |wait: Duration| {
+        deliveries::table
+            .filter(sql::<Bool>("state = 1"))
+            .filter(deliveries::due_at.gt(now.plus(wait).plus(TOLERANCE).0))
+            .select((deliveries::service, deliveries::event_id))
+            .limit(limit)
+    };
+    let of_durables =
+        later_than(Duration::ZERO).filter(deliveries::service.eq_any(durables::table.select(durables::service)));
+    let mut too_long: Vec<(ServiceId, i64)> = on_backend!(connection, c => of_durables.load(c))?;
+    for (service, longest) in longest {
+        let of_service = later_than(*longest).filter(deliveries::service.eq(*service));
+        let found: Vec<(ServiceId, i64)> = on_backend!(connection, c => of_service.load(c))?;
+        too_long.extend(found);
+    }
+    for (service, id) in too_long {
+        let delivery = deliveries::table.find((id, service)).filter(sql::<Bool>("state = 1"));
+        let update = diesel::update(delivery).set(deliveries::due_at.eq(now.0));
+        on_backend!(connection, c => update.execute(c))?;
+    }
+    Ok(())
+}
