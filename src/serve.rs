@@ -144,6 +144,9 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
     node.wait_for_shards(workers).await;
     admin.tell(&config, address);
     log::info!(addr:% = address, workers, store:% = node.store.url, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
+    if config.redis.url.is_some() {
+        log::warn!(key = "redis.url"; "a Redis is configured, and not used by this version");
+    }
     if !address.ip().is_loopback() && !config.access.is_required() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
@@ -248,7 +251,8 @@ impl Node {
         let start_error = |error: &dyn std::fmt::Display| ServeError::Start(error.to_string());
         let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let health = Arc::new(Health::new(STORE_PATIENCE.min(config.publish.commit_timeout.get())));
+        let patience = STORE_PATIENCE.min(config.publish.commit_timeout.get());
+        let health = Arc::new(Health::new(patience, config.redis.url.is_some()));
         let watch = ReadWatch::new(Arc::clone(&health.store), Arc::clone(&metrics));
         let reader = Reader::watched(store.clone(), watch.clone()).map_err(|error: StoreError| start_error(&error))?;
         let position = Arc::new(LogPosition::default());

@@ -1,6 +1,6 @@
 // A connection that comes back by itself, as the table of close codes has it; see resume.mjs and durable.mjs.
 //
-// Node 22 has WebSocket built in; an older one needs the package `ws` (npm install ws, or Debian's node-ws).
+// Node 22 has WebSocket built in; an older one needs the package `ws`, found by NODE_PATH.
 
 import { createRequire } from "node:module";
 

@@ -1,13 +1,14 @@
 // Follows events and misses none, whatever goes away: the connection, the server, or this program.
 //
-//     node resume.mjs [URL [PATTERN [FILE]]]     # ws://127.0.0.1:4300/ws  >  position.txt
+//     node resume.mjs [URL [PATTERN [FILE]]]     # ws://127.0.0.1:4300/ws  >  data/position.txt
 //
 // FILE has the id of the last event that was processed, and which log it is an id of. TOKEN in the environment is sent if it is there.
 
-import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { stayConnected } from "./connection.mjs";
 
-const [url = "ws://127.0.0.1:4300/ws", pattern = ">", file = "position.txt"] = process.argv.slice(2);
+const [url = "ws://127.0.0.1:4300/ws", pattern = ">", file = "data/position.txt"] = process.argv.slice(2);
 
 /** Your work. What it has done when it returns is not done again. */
 function handle(event) {
@@ -22,6 +23,7 @@ function position() {
 
 /** A file is replaced as a whole. Better still: keep the id where the work is written, in the same transaction. */
 function remember(id) {
+  mkdirSync(dirname(file), { recursive: true });
   writeFileSync(`${file}.new`, `${id} ${log}\n`);
   renameSync(`${file}.new`, file);
 }

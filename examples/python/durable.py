@@ -1,6 +1,5 @@
 """Works on events whose position the server keeps; start it several times, and the work is shared.
 
-    pip install websockets
     python durable.py [URL [PATTERN [NAME]]]     # ws://127.0.0.1:4300/ws  >  worker
 
 An event that is not acknowledged, because this program died or failed, comes again: to this or another one.

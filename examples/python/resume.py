@@ -1,7 +1,6 @@
 """Follows events and misses none, whatever goes away: the connection, the server, or this program.
 
-    pip install websockets
-    python resume.py [URL [PATTERN [FILE]]]     # ws://127.0.0.1:4300/ws  >  position.txt
+    python resume.py [URL [PATTERN [FILE]]]     # ws://127.0.0.1:4300/ws  >  data/position.txt
 
 FILE has the id of the last event that was processed, and which log it is an id of. TOKEN in the environment is sent if it is there.
 """
@@ -16,7 +15,7 @@ from pathlib import Path
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-DEFAULTS = ["ws://127.0.0.1:4300/ws", ">", "position.txt"]
+DEFAULTS = ["ws://127.0.0.1:4300/ws", ">", "data/position.txt"]
 URL, PATTERN, FILE = sys.argv[1:] + DEFAULTS[len(sys.argv) - 1 :]
 HEADERS = {"Authorization": f"Bearer {os.environ['TOKEN']}"} if "TOKEN" in os.environ else {}
 
@@ -37,6 +36,7 @@ def position():
 def remember(event_id, log):
     """A file is replaced as a whole. Better still: keep the id where `process` writes, in the same transaction."""
     new = Path(f"{FILE}.new")
+    new.parent.mkdir(parents=True, exist_ok=True)
     new.write_text(f"{event_id} {log}\n")
     new.replace(FILE)
 

@@ -243,6 +243,8 @@ pub enum AppendOutcome {
     Scheduled { id: ScheduleId, replayed: bool },
     /// The event at `index` reuses an idempotency key for something else; nothing of the request was stored.
     KeyReused { index: usize },
+    /// The store cannot hold what an event of it says; nothing of the request was stored.
+    Unstorable,
 }
 
 /// A stored event; never changes.

@@ -68,6 +68,7 @@ error_codes! {
     UnknownParameter "unknown_parameter" 422 "The query parameter named in `data.field` does not exist; `data.known` lists those that do.";
     InvalidBatch "invalid_batch" 422 "At least one event of the batch is invalid; `data.errors` lists them. Nothing was stored.";
     IdempotencyKeyReused "idempotency_key_reused" 422 "The idempotency key was used for a different request.";
+    Unstorable "unstorable" 422 "The store cannot hold, or look for, a text of this request.";
     UnknownAction "unknown_action" 422 "The frame's `action` does not exist; `data.known` lists those that do.";
     UnsupportedFrame "unsupported_frame" 422 "Only text frames are understood.";
     TooManySubscriptions "too_many_subscriptions" 422 "The connection holds as many subscriptions as it may.";
@@ -99,12 +100,14 @@ struct Parts {
     message: String,
     details: Map<String, Value>,
     retry_after: Option<Duration>,
+    /// For the log alone.
+    cause: Option<String>,
 }
 
 impl ApiError {
     /// An error whose message says what to do next.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self(Box::new(Parts { code, message: message.into(), details: Map::new(), retry_after: None }))
+        Self(Box::new(Parts { code, message: message.into(), details: Map::new(), retry_after: None, cause: None }))
     }
 
     /// An error in the field `field`.
@@ -133,6 +136,18 @@ impl ApiError {
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after);
         self
+    }
+
+    /// Says what lies behind it, to the log and to nobody else.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.0.cause = Some(cause.into());
+        self
+    }
+
+    /// What lies behind it.
+    pub fn cause(&self) -> Option<&str> {
+        self.0.cause.as_deref()
     }
 
     pub fn code(&self) -> ErrorCode {

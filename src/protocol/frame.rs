@@ -48,7 +48,7 @@ pub fn published(id: &RequestId, outcome: AppendOutcome) -> String {
     let (event_id, replayed) = match outcome {
         AppendOutcome::Stored { last_id, replayed, .. } => (last_id, replayed > 0),
         AppendOutcome::Replayed { last_id, .. } => (last_id, true),
-        AppendOutcome::KeyReused { .. } => (0, false),
+        AppendOutcome::KeyReused { .. } | AppendOutcome::Unstorable => (0, false),
         AppendOutcome::Scheduled { id: schedule, replayed } => {
             return format!(r#"{{"id":{id},"type":"scheduled","schedule_id":"{schedule}","replayed":{replayed}}}"#);
         }

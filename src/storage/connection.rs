@@ -72,6 +72,15 @@ impl Connection {
         Ok(on_backend!(self, c => c.batch_execute("COMMIT"))?)
     }
 
+    /// Ends the transaction, if there is one, without a trace. Whether the connection can go on.
+    pub fn roll_back(&mut self) -> bool {
+        match on_backend!(self, c => c.batch_execute("ROLLBACK")) {
+            Ok(()) => true,
+            // SQLite's word when a statement outside of any has failed.
+            Err(error) => error.to_string().contains("no transaction is active"),
+        }
+    }
+
     /// Fails if what is connected is no longer what the URL names.
     pub fn verify(&self) -> Result<(), StoreError> {
         match self {

@@ -6,6 +6,7 @@ use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::url::StoreUrl;
+use crate::telemetry::health::Ailment;
 
 /// What SQLite says of a page that the system does not give it.
 const IO_ERROR: &str = "disk I/O error";
@@ -58,9 +59,47 @@ impl StoreErrorKind {
         }
     }
 
+    /// What clients are told. Names nothing of the database: its own words are for the log.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Full => "no space is left",
+            Self::ReadOnly => "it takes no writes",
+            Self::Locked => "somebody else has locked it",
+            Self::Corrupt => "what is stored is damaged",
+            Self::Unavailable => "it does not answer",
+            Self::Busy => "too much is asked of it",
+            Self::Invalid => "it cannot hold a text of this request",
+            Self::Unusable => "it is not one for this program",
+            Self::Internal => "it failed in a way that its log tells of",
+        }
+    }
+
+    /// Whether what one request says may have caused it, rather than the state of the store.
+    pub(super) fn may_be_of_data(self) -> bool {
+        matches!(self, Self::Invalid | Self::Internal)
+    }
+
     /// Neither backend passes its error code through diesel, so the (stable) texts decide.
     pub(super) fn of_message(message: &str) -> Option<Self> {
-        const TEXTS: [(StoreErrorKind, &[&str]); 6] = [
+        const TEXTS: [(StoreErrorKind, &[&str]); 7] = [
+            // Of the classes 22 (data exception), 42804 (datatype mismatch) and 54 (program limit exceeded). First: some of
+            // these quote what they were given.
+            (
+                StoreErrorKind::Invalid,
+                &[
+                    "invalid byte sequence",
+                    "character with byte sequence",
+                    "invalid input syntax",
+                    "value too long",
+                    "out of range",
+                    "index row size",
+                    "index row requires",
+                    "invalid memory alloc request size",
+                    "LIKE pattern must not end",
+                    "string or blob too big",
+                    "datatype mismatch",
+                ],
+            ),
             (StoreErrorKind::Full, &["database or disk is full", "No space left on device", "Disk quota exceeded"]),
             (StoreErrorKind::ReadOnly, &["readonly database", "read-only", "Read-only file system"]),
             (StoreErrorKind::Locked, &["is locked", "lock timeout", "deadlock detected", "locking protocol"]),
@@ -74,7 +113,7 @@ impl StoreErrorKind {
                     "could not read block",
                 ],
             ),
-            (StoreErrorKind::Invalid, &["invalid byte sequence", "SSL support is not compiled in"]),
+            (StoreErrorKind::Invalid, &["SSL support is not compiled in"]),
             (
                 StoreErrorKind::Unavailable,
                 &[
@@ -108,6 +147,11 @@ impl StoreError {
         Self { kind, message }
     }
 
+    /// As health tells of it.
+    pub fn ailment(&self) -> Ailment {
+        Ailment { kind: self.kind.as_str(), meaning: self.kind.meaning(), message: self.message.clone() }
+    }
+
     /// Whether a read fails because of what is stored, and will fail until somebody mends that; otherwise the store is
     /// away, locked or busy for a while.
     pub fn is_damage(&self) -> bool {
@@ -137,6 +181,13 @@ impl From<DieselError> for StoreError {
                 DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection => {
                     StoreErrorKind::Unavailable
                 }
+                // Class 23, integrity constraint violation.
+                DatabaseErrorKind::UniqueViolation
+                | DatabaseErrorKind::ForeignKeyViolation
+                | DatabaseErrorKind::NotNullViolation
+                | DatabaseErrorKind::CheckViolation
+                | DatabaseErrorKind::RestrictViolation
+                | DatabaseErrorKind::ExclusionViolation => StoreErrorKind::Invalid,
                 _ => StoreErrorKind::of_message(info.message()).unwrap_or(StoreErrorKind::Internal),
             },
             DieselError::DeserializationError(_) => StoreErrorKind::Corrupt,

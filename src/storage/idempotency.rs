@@ -159,7 +159,7 @@ impl Planner {
                 AppendOutcome::Stored { first_id, last_id, .. } | AppendOutcome::Replayed { first_id, last_id } => {
                     self.learn(idempotency, first_id, last_id);
                 }
-                AppendOutcome::KeyReused { .. } | AppendOutcome::Scheduled { .. } => {}
+                AppendOutcome::KeyReused { .. } | AppendOutcome::Scheduled { .. } | AppendOutcome::Unstorable => {}
             }
         }
         outcome

@@ -53,7 +53,7 @@ impl ReadWatch {
         } else {
             log::debug!(reason = error.kind.as_str(), error:%; "the store cannot be read");
         }
-        self.health.set_unreadable(error.kind.as_str(), &error.message);
+        self.health.set_unreadable(error.ailment());
         suspect.get_or_insert_with(|| Box::new(again));
     }
 
@@ -74,7 +74,7 @@ impl ReadWatch {
             Err(error) => {
                 if error.kind != StoreErrorKind::Busy {
                     self.metrics.store_read_errors.with_label_values(&[error.kind.as_str()]).inc();
-                    self.health.set_unreadable(error.kind.as_str(), &error.message);
+                    self.health.set_unreadable(error.ailment());
                 }
                 suspect.get_or_insert(again);
             }

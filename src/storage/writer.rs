@@ -1,5 +1,7 @@
 //! The only way into the log.
 
+use std::borrow::BorrowMut;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -8,8 +10,11 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQ
 
 use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
-use crate::domain::event::{Append, AppendOutcome, Event, EventId, LogBounds, NewEvent, ScheduleId, Timestamp};
+use crate::domain::event::{
+    Append, AppendOutcome, DEFAULT_SOURCE, Event, EventId, LogBounds, NewEvent, Priority, ScheduleId, Timestamp,
+};
 use crate::domain::log::{Found, LogId, Restored, Seen};
+use crate::domain::name::EventName;
 use crate::domain::routes::{Routes, ServiceId};
 
 use super::beside::Mark;
@@ -67,6 +72,8 @@ pub struct Committed {
     pub void: Vec<ServiceId>,
     /// Whether all that was to be settled was still open.
     pub has_settled_all: bool,
+    /// Why requests are [`AppendOutcome::Unstorable`].
+    pub refused: Vec<StoreError>,
 }
 
 /// What goes into one transaction.
@@ -143,72 +150,52 @@ impl Writer {
     /// it; a request whose idempotency key was used before stores nothing.
     ///
     /// Events get dense rising ids, and a `created_at` that goes back only where the newest event is dated by a clock that
-    /// was wrong. When this returns, they are durable. When it fails, nothing is acknowledged; with [`StoreErrorKind::Unavailable`] it may be stored.
-    pub fn commit(&mut self, group: Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
-        let Group { appends: mut batch, take_due, settlements, services, durables, lead } = group;
-        let (aborts, is_unconfirmed) = if settlements.is_empty() && durables.is_empty() {
+    /// was wrong. When this returns, they are durable. When it fails, nothing is acknowledged; with
+    /// [`StoreErrorKind::Unavailable`] it may be stored.
+    ///
+    /// A request that the store cannot hold holds up no other one: it is left out, and told so. With
+    /// [`StoreErrorKind::Invalid`] the store is well, and cannot hold another part of `group`.
+    ///
+    /// `group` loses what was stored of it, and is as it was after a failure.
+    pub fn commit(
+        &mut self,
+        mut group: impl BorrowMut<Group>,
+        routes: &Routes,
+        now: Timestamp,
+    ) -> Result<Committed, StoreError> {
+        let group = group.borrow_mut();
+        match self.commit_whole(group, routes, now) {
+            Err(error) if error.kind.may_be_of_data() => self.commit_storable(group, routes, now),
+            done => done,
+        }
+    }
+
+    fn commit_whole(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
+        let (aborts, is_unconfirmed) = if group.settlements.is_empty() && group.durables.is_empty() {
             (false, false)
         } else if faults::strikes(FaultPoint::StoreLocked) {
             return Err(StoreError::new(StoreErrorKind::Locked, "injected: the store is locked"));
         } else {
             (faults::strikes(FaultPoint::TransactionAborted), faults::strikes(FaultPoint::CommitUnconfirmed))
         };
-        refuse_zero_bytes(&batch)?;
-        let (keys_since, requests) = (self.keys_since(now), batch.len());
-        let mut void = Vec::new();
-        let mut restored = None;
-        let mut connection = self.connected()?;
-        let (seen, is_set_back, is_declared) = (self.seen, self.is_set_back, self.is_declared);
-        let (tail, mut plan, enqueued, has_settled_all) = {
-            let connection = &mut connection;
+        refuse_zero_bytes(&group.appends)?;
+        let connection = self.connected()?;
+        let (ground, requests) = (self.ground(now), group.appends.len());
+        let mut own = 0;
+        let written = self.keep(connection, |connection| {
             connection.begin()?;
-            // First: what is void leaves nothing behind, and tells nobody.
-            for change in &durables {
-                if durables::change(connection, change)? {
-                    batch.extend(change.events.iter().cloned().map(Append::single));
-                } else {
-                    void.push(change.service);
-                }
-            }
-            if is_declared || is_set_back {
-                restored = match seen.filter(|_| !is_declared) {
-                    Some(seen) => identity::restore(connection, &seen)?,
-                    None => Some(identity::declare_restored(connection, seen.as_ref())?),
-                };
-                batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
-            }
-            let floor = match &restored {
-                Some(restored) => restored.after,
-                None => seen.filter(|_| !is_set_back).map_or(0, |seen| seen.last),
-            };
-            if take_due > 0 {
-                batch.extend(schedules::take_due(connection, now, take_due)?.into_iter().map(Append::single));
-            }
-            let job = AppendJob { batch: &batch, floor, now, lead: lead.unwrap_or(MAX_LEAD), keys_since };
-            let (tail, plan) = match connection {
-                Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
-                Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
-            };
-            let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
-            if tail.turns_back && new.peek().is_some() {
-                position::turn_back(connection, tail.id + 1, tail.created_at)?;
-            }
-            let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
-            for ((schedule, event), place) in plan.schedules(&batch).zip(0..) {
-                schedules::insert(connection, schedule, event, now, place)?;
-            }
-            let settled = outbox::settle(connection, &settlements)?;
-            for change in &services {
-                outbox::change_service(connection, change)?;
-            }
+            let written = write(connection, group, routes, ground, &mut own)?;
             injected(aborts)?;
             connection.commit()?;
-            connection.verify_written()?;
             injected(is_unconfirmed)?;
-            (tail, plan, enqueued, settled == settlements.len())
-        };
-        self.connection = Some(connection);
-        let new = plan.select(batch.into_iter().flat_map(|append| append.events));
+            Ok(written)
+        });
+        let written = written.inspect_err(|_| {
+            group.appends.drain(..own);
+            group.appends.truncate(requests);
+        });
+        let Written { tail, mut plan, enqueued, void, restored, has_settled_all } = written?;
+        let new = plan.select(std::mem::take(&mut group.appends).into_iter().flat_map(|append| append.events));
         let events: Vec<_> = new.zip(tail.id + 1..).map(|(new, id)| Event::stored(new, id, tail.created_at)).collect();
         if let Some(restored) = &restored {
             log::error!(log_id:% = restored.log, last_id = restored.last, known_last_id = restored.known, first_id = restored.after + 1; "the log was set back: ids that were given out are not given out again");
@@ -221,7 +208,62 @@ impl Writer {
             self.is_set_back = false;
         }
         plan.outcomes.truncate(requests);
-        Ok(Committed { prev: tail.id, events, outcomes: plan.outcomes, enqueued, restored, void, has_settled_all })
+        Ok(Committed {
+            prev: tail.id,
+            events,
+            outcomes: plan.outcomes,
+            enqueued,
+            restored,
+            void,
+            has_settled_all,
+            refused: Vec::new(),
+        })
+    }
+
+    /// The same without the requests that the store cannot hold: they are found by halves, in transactions that are
+    /// not committed.
+    fn commit_storable(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
+        // A store that does not take this either is ailing.
+        self.rehearse(vec![harmless()], routes, now)?;
+        let mut refused: BTreeMap<usize, StoreError> = BTreeMap::new();
+        let mut doubtful: Vec<_> = (!group.appends.is_empty()).then_some(0..group.appends.len()).into_iter().collect();
+        while let Some(range) = doubtful.pop() {
+            match self.rehearse(group.appends[range.clone()].to_vec(), routes, now) {
+                Ok(()) => {}
+                Err(error) if !error.kind.may_be_of_data() => return Err(error),
+                Err(error) if range.len() == 1 => drop(refused.insert(range.start, error)),
+                Err(_) => {
+                    let middle = range.start + range.len() / 2;
+                    doubtful.extend([range.start..middle, middle..range.end]);
+                }
+            }
+        }
+        let storable = group.appends.iter().enumerate().filter(|(index, _)| !refused.contains_key(index));
+        let storable = storable.map(|(_, append)| append.clone()).collect();
+        let whole = std::mem::replace(&mut group.appends, storable);
+        let mut committed = self.commit_whole(group, routes, now).map_err(|error| {
+            group.appends = whole;
+            let kind = if error.kind.may_be_of_data() { StoreErrorKind::Invalid } else { error.kind };
+            StoreError { kind, ..error }
+        })?;
+        for (index, error) in refused {
+            committed.outcomes.insert(index, AppendOutcome::Unstorable);
+            committed.refused.push(error);
+        }
+        Ok(committed)
+    }
+
+    /// Stores `appends` in a transaction that is not committed.
+    fn rehearse(&mut self, appends: Vec<Append>, routes: &Routes, now: Timestamp) -> Result<(), StoreError> {
+        refuse_zero_bytes(&appends)?;
+        let connection = self.connected()?;
+        let (ground, mut group) = (self.ground(now), Group { appends, ..Group::default() });
+        self.keep(connection, |connection| {
+            connection.begin()?;
+            let written = write(connection, &mut group, routes, ground, &mut 0).map(drop);
+            connection.roll_back();
+            written
+        })
     }
 
     /// Does `work` in a transaction that holds the writer's lock.
@@ -448,11 +490,31 @@ impl Writer {
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut connection = self.connected()?;
-        let result = work(&mut connection)?;
-        connection.verify_written()?;
-        self.connection = Some(connection);
-        Ok(result)
+        let connection = self.connected()?;
+        self.keep(connection, work)
+    }
+
+    /// Does `work` on `connection`, and keeps that for the next time if nothing fails on it. What one request caused is
+    /// no reason to give up the locks of a session.
+    fn keep<T>(
+        &mut self,
+        mut connection: Connection,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let result = work(&mut connection).and_then(|done| connection.verify_written().map(|()| done));
+        let goes_on = match &result {
+            Ok(_) => true,
+            Err(error) => error.kind.may_be_of_data() && connection.roll_back(),
+        };
+        if goes_on {
+            self.connection = Some(connection);
+        }
+        result
+    }
+
+    fn ground(&self, now: Timestamp) -> Ground {
+        let Self { seen, is_set_back, is_declared, .. } = *self;
+        Ground { seen, is_set_back, is_declared, now, keys_since: self.keys_since(now) }
     }
 
     /// The connection; to be given back if nothing fails on it.
@@ -495,6 +557,95 @@ impl Writer {
             mark.write(&seen);
         }
     }
+}
+
+/// On what a transaction of the writer stands.
+#[derive(Debug, Clone, Copy)]
+struct Ground {
+    seen: Option<Seen>,
+    is_set_back: bool,
+    is_declared: bool,
+    now: Timestamp,
+    keys_since: Timestamp,
+}
+
+/// What a transaction has written.
+struct Written {
+    tail: Tail,
+    plan: idempotency::Plan,
+    enqueued: outbox::Enqueued,
+    void: Vec<ServiceId>,
+    restored: Option<Restored>,
+    has_settled_all: bool,
+}
+
+/// Writes all of `group` within a transaction. What is due is added to its appends, and as many as `own` are put before them.
+fn write(
+    connection: &mut Connection,
+    group: &mut Group,
+    routes: &Routes,
+    ground: Ground,
+    own: &mut usize,
+) -> Result<Written, StoreError> {
+    let Group { appends: batch, take_due, settlements, services, durables, lead } = group;
+    let Ground { seen, is_set_back, is_declared, now, keys_since } = ground;
+    // First: what is void leaves nothing behind, and tells nobody.
+    let mut void = Vec::new();
+    for change in durables {
+        if durables::change(connection, change)? {
+            batch.extend(change.events.iter().cloned().map(Append::single));
+        } else {
+            void.push(change.service);
+        }
+    }
+    let mut restored = None;
+    if is_declared || is_set_back {
+        restored = match seen.filter(|_| !is_declared) {
+            Some(seen) => identity::restore(connection, &seen)?,
+            None => Some(identity::declare_restored(connection, seen.as_ref())?),
+        };
+        batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
+        *own = restored.iter().count();
+    }
+    let floor = match &restored {
+        Some(restored) => restored.after,
+        None => seen.filter(|_| !is_set_back).map_or(0, |seen| seen.last),
+    };
+    if *take_due > 0 {
+        batch.extend(schedules::take_due(connection, now, *take_due)?.into_iter().map(Append::single));
+    }
+    let job = AppendJob { batch, floor, now, lead: lead.unwrap_or(MAX_LEAD), keys_since };
+    let (tail, plan) = match connection {
+        Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
+        Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
+    };
+    let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
+    if tail.turns_back && new.peek().is_some() {
+        position::turn_back(connection, tail.id + 1, tail.created_at)?;
+    }
+    let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
+    for ((schedule, event), place) in plan.schedules(batch).zip(0..) {
+        schedules::insert(connection, schedule, event, now, place)?;
+    }
+    let has_settled_all = outbox::settle(connection, settlements)? == settlements.len();
+    for change in services {
+        outbox::change_service(connection, change)?;
+    }
+    Ok(Written { tail, plan, enqueued, void, restored, has_settled_all })
+}
+
+/// An event that any store can hold.
+fn harmless() -> Append {
+    Append::single(NewEvent {
+        name: EventName::from_store("$sys.rehearsal".to_owned()),
+        payload: ByteString::from_static("{}"),
+        source: DEFAULT_SOURCE,
+        priority: Priority::Normal,
+        key: None,
+        metadata: None,
+        traceparent: None,
+        idempotency: None,
+    })
 }
 
 /// A failure by order of a test.

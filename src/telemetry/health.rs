@@ -14,12 +14,19 @@ pub struct Health {
     pub store: Arc<StoreHealth>,
     pub actors: Arc<ActorsHealth>,
     draining: AtomicBool,
+    /// What is to be said of the bus.
+    bus: &'static str,
 }
 
 impl Health {
-    /// Nothing is well yet; see [`StoreHealth::new`] for `patience`.
-    pub fn new(patience: Duration) -> Self {
-        Self { store: Arc::new(StoreHealth::new(patience)), actors: Arc::default(), draining: AtomicBool::new(false) }
+    /// Nothing is well yet; see [`StoreHealth::new`] for `patience`. `has_bus`: a bus is configured; none is used.
+    pub fn new(patience: Duration, has_bus: bool) -> Self {
+        Self {
+            store: Arc::new(StoreHealth::new(patience)),
+            actors: Arc::default(),
+            draining: AtomicBool::new(false),
+            bus: if has_bus { "not_used" } else { "not_configured" },
+        }
     }
 
     /// From now on not ready: the process is about to end.
@@ -43,11 +50,22 @@ impl Health {
         let checks = json!({
             "store": self.store.describe(),
             "actors": self.actors.describe(),
-            "bus": { "status": "not_configured" },
+            "bus": { "status": self.bus },
             "draining": self.is_draining(),
         });
         (ready, checks)
     }
+}
+
+/// Why the store refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ailment {
+    /// A short name.
+    pub kind: &'static str,
+    /// What anybody may know.
+    pub meaning: &'static str,
+    /// The store's own words, in one line: for operators.
+    pub message: String,
 }
 
 /// Whether the store takes writes, and can be read.
@@ -57,7 +75,7 @@ impl Health {
 #[derive(Debug)]
 pub struct StoreHealth {
     up: AtomicBool,
-    reason: Mutex<Option<(&'static str, String)>>,
+    reason: Mutex<Option<Ailment>>,
     unusable: OnceCell<String>,
     found_unusable: Notify,
     patience: Duration,
@@ -65,7 +83,7 @@ pub struct StoreHealth {
     /// Milliseconds from `created`, plus one; 0 while nothing is under way.
     busy_since: AtomicU64,
     /// Why it cannot be read.
-    unreadable: Mutex<Option<(&'static str, String)>>,
+    unreadable: Mutex<Option<Ailment>>,
 }
 
 /// Something under way at the store; see [`StoreHealth::begin`].
@@ -109,9 +127,9 @@ impl StoreHealth {
         lock(&self.unreadable).is_none()
     }
 
-    /// A read failed; `kind` is a short name, `message` one line.
-    pub fn set_unreadable(&self, kind: &'static str, message: &str) {
-        *lock(&self.unreadable) = Some((kind, format!("cannot be read: {message}")));
+    /// A read failed.
+    pub fn set_unreadable(&self, ailment: Ailment) {
+        *lock(&self.unreadable) = Some(ailment);
     }
 
     pub fn set_readable(&self) {
@@ -139,9 +157,9 @@ impl StoreHealth {
         self.up.store(true, Ordering::Release);
     }
 
-    /// The store refuses; `kind` is a short name, `message` one line.
-    pub fn set_down(&self, kind: &'static str, message: &str) {
-        *lock(&self.reason) = Some((kind, message.to_owned()));
+    /// The store refuses.
+    pub fn set_down(&self, ailment: Ailment) {
+        *lock(&self.reason) = Some(ailment);
         self.up.store(false, Ordering::Release);
     }
 
@@ -161,22 +179,34 @@ impl StoreHealth {
         }
     }
 
-    /// Why it refuses, in one line.
-    pub fn reason(&self) -> Option<String> {
-        self.ailment().map(|(_, message)| message)
+    /// Why it refuses.
+    pub fn reason(&self) -> Option<Ailment> {
+        let hangs = |time: Duration| Ailment {
+            kind: "hanging",
+            meaning: "it does not answer",
+            message: format!("no answer for {} s", time.as_secs()),
+        };
+        lock(&self.reason).clone().or(self.hanging_for().map(hangs))
     }
 
+    /// For anybody.
     pub fn describe(&self) -> Value {
-        match self.ailment().or_else(|| lock(&self.unreadable).clone()) {
-            Some((kind, message)) => json!({ "status": "down", "reason": kind, "message": message }),
-            None if self.is_up() => json!({ "status": "ok" }),
-            None => json!({ "status": "down", "reason": "opening", "message": "not opened yet" }),
+        let down = |kind: &str, message: &str| json!({ "status": "down", "reason": kind, "message": message });
+        match (self.reason(), &*lock(&self.unreadable)) {
+            (Some(ailment), _) => down(ailment.kind, ailment.meaning),
+            (None, Some(ailment)) => down(ailment.kind, &format!("cannot be read: {}", ailment.meaning)),
+            (None, None) if self.is_up() => json!({ "status": "ok" }),
+            (None, None) => down("opening", "not opened yet"),
         }
     }
 
-    fn ailment(&self) -> Option<(&'static str, String)> {
-        let hangs = self.hanging_for().map(|time| ("hanging", format!("no answer for {} s", time.as_secs())));
-        lock(&self.reason).clone().or(hangs)
+    /// The same for operators, with the store's own words.
+    pub fn describe_in_full(&self) -> Value {
+        let mut described = self.describe();
+        if let Some(Ailment { message, .. }) = self.reason().or_else(|| lock(&self.unreadable).clone()) {
+            described["details"] = message.into();
+        }
+        described
     }
 }
 

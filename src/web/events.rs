@@ -12,7 +12,7 @@ use super::reply::{self, Refusal};
 use super::{Edge, access, lines, long_poll, stream};
 use crate::actors::durables::messages::FindFate;
 use crate::actors::push_log::PushLog;
-use crate::actors::session::end_of_log;
+use crate::actors::session::{end_of_log, unstorable};
 use crate::domain::access::Scope;
 use crate::domain::delivery::{DeliveryState, EventStatus};
 use crate::domain::durable::{Fate, Mark};
@@ -319,8 +319,10 @@ fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<(HeaderName, 
 /// What a reader is told when the store did not answer.
 pub(super) fn read_error(error: &StoreError) -> ApiError {
     let code = match error.kind {
+        StoreErrorKind::Invalid => return unstorable().because(&error.message),
         StoreErrorKind::Busy => ErrorCode::Overloaded,
         _ => ErrorCode::StoreUnavailable,
     };
-    ApiError::new(code, format!("the store cannot be read: {error}")).retry_after(std::time::Duration::from_secs(1))
+    let told = ApiError::new(code, format!("the store cannot be read: {}", error.kind.meaning()));
+    told.because(&error.message).retry_after(std::time::Duration::from_secs(1))
 }

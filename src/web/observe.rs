@@ -15,6 +15,7 @@ use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest};
 use prometheus::Histogram;
 
+use super::reply::Refusal;
 use super::{Edge, access, encoding};
 use crate::actors::router::shard::seat::peer_name;
 use crate::telemetry::metrics::Metrics;
@@ -93,6 +94,10 @@ pub async fn observe<B: MessageBody + 'static>(
     };
     if level <= log::max_level() {
         log::log!(target: "event_handler::http", level, request_id = id.to_str().unwrap_or("-"), peer = peer_name(peer).as_str(), method, route, code; "answered");
+    }
+    let refusal = response.response().error().and_then(|error| error.as_error::<Refusal>());
+    if let Some(cause) = refusal.and_then(|Refusal(error)| error.cause()) {
+        log::warn!(target: "event_handler::http", request_id = id.to_str().unwrap_or("-"), peer = peer_name(peer).as_str(), method, route, code, error = cause; "request failed");
     }
     response.headers_mut().insert(REQUEST_ID, id);
     if edge.parts.health.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -11,8 +11,9 @@ use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{Edge, access, body};
 use crate::actors::clock::scheduling;
+use crate::actors::persistence::messages::AppendFailure;
 use crate::actors::router::shard::seat::peer_name;
-use crate::actors::session::{append_error, key_reused};
+use crate::actors::session::{append_error, key_reused, unstorable};
 use crate::domain::access::Caller;
 use crate::domain::event::{Append, AppendOutcome, EventId, Schedule, ScheduleId};
 use crate::domain::name::EventName;
@@ -60,6 +61,7 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         AppendOutcome::Stored { last_id, replayed: 0, .. } => (last_id, false),
         AppendOutcome::Stored { last_id, .. } | AppendOutcome::Replayed { last_id, .. } => (last_id, true),
         AppendOutcome::KeyReused { .. } => return Err(key_reused().into()),
+        AppendOutcome::Unstorable => return Err(unstorable().into()),
         AppendOutcome::Scheduled { id, replayed } => return Ok(scheduled(&name, id, schedule, replayed)),
     };
     if edge.parts.log_activity {
@@ -123,6 +125,7 @@ async fn store_batch(
         AppendOutcome::Stored { first_id, last_id, replayed } => (first_id, last_id, replayed as usize),
         AppendOutcome::Replayed { first_id, last_id } => (first_id, last_id, count),
         AppendOutcome::KeyReused { index } => return Err(key_reused().with("index", index).into()),
+        AppendOutcome::Unstorable => return Err(unstorable().into()),
         // No event of a batch can ask for it.
         AppendOutcome::Scheduled { .. } => (0, 0, 0),
     };
@@ -192,11 +195,17 @@ async fn commit(edge: &Edge, append: Append) -> Result<AppendOutcome, ApiError> 
         return Err(retry_soon(ErrorCode::Draining, "the process is shutting down"));
     }
     if !parts.health.store.is_up() {
-        let reason = parts.health.store.reason().unwrap_or_else(|| "it has not been opened yet".into());
+        let reason = parts.health.store.reason().map_or("it has not been opened yet", |reason| reason.meaning);
         return Err(retry_soon(ErrorCode::StoreUnavailable, format!("the store is unavailable: {reason}")));
     }
     let begin = Instant::now();
-    let outcome = edge.worker.intake.append(append).await.map_err(|failure| append_error(&failure))?;
+    let outcome = edge.worker.intake.append(append).await.map_err(|failure| {
+        let error = append_error(&failure);
+        match (failure, parts.health.store.reason()) {
+            (AppendFailure::StoreUnavailable(_), Some(reason)) => error.because(reason.message),
+            _ => error,
+        }
+    })?;
     parts.metrics.publish_duration.observe(begin.elapsed().as_secs_f64());
     Ok(outcome)
 }

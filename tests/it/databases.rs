@@ -23,7 +23,7 @@ fn pg(url: &str) -> PgConnection {
     PgConnection::establish(url).expect("connect")
 }
 
-fn execute(url: &str, sql: &str) {
+pub fn execute(url: &str, sql: &str) {
     match url.strip_prefix("sqlite:") {
         Some(path) => SqliteConnection::establish(path).expect("open the file").batch_execute(sql),
         None => pg(url).batch_execute(sql),
@@ -223,7 +223,7 @@ fn of_several_hosts_the_one_that_takes_writes_is_found() {
 }
 
 /// Where the server of `spec` keeps its events.
-fn database_url(spec: &Builder) -> String {
+pub fn database_url(spec: &Builder) -> String {
     let config = spec.clone().arg("check-config").run();
     let config: toml::Table = String::from_utf8_lossy(&config.stdout).parse().expect("TOML");
     config["store"]["url"].as_str().expect("a URL").to_owned()

@@ -1,6 +1,7 @@
 //! The examples for clients, as they stand: nothing is missed when the server is killed and started again.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -91,6 +92,54 @@ fn settled(server: &Server) {
         let durable = server.get("/admin/durables/examples").data();
         (durable["lag"] == 0 && durable["in_flight"] == 0).then_some(())
     });
+}
+
+/// Each event is stored once, though the server is killed and started again meanwhile.
+fn publishes_once(script: impl Fn() -> Command) {
+    const COUNT: usize = 300;
+    let server = Server::start(Backend::Sqlite);
+    let url = format!("http://{}", server.addr());
+    let publisher = Program::start(script().args([url.as_str(), "example.made", &COUNT.to_string()]));
+    publisher.wait_for_lines(10);
+    let server = kill_and_start(server);
+    let printed = publisher.wait_for_lines(COUNT);
+    let events = server.events("?after=0&limit=1000");
+    let stored: Vec<u64> = events.iter().filter_map(|event| event["payload"]["n"].as_u64()).collect();
+    assert_eq!(stored, (0..COUNT as u64).collect::<Vec<_>>());
+    let ids: Vec<String> = events.iter().map(|event| event["id"].to_string()).collect();
+    assert_eq!(printed, ids);
+}
+
+/// From the root of the repository, where nothing may be left that git would see.
+#[test]
+fn the_examples_leave_nothing_behind() {
+    let listed = |folder: &Path| -> BTreeSet<String> {
+        let names = std::fs::read_dir(folder).expect("a folder").flatten();
+        names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let dir = TempDir::new().expect("a temporary folder");
+    let server = Server::start(Backend::Sqlite);
+    for (script, said) in
+        [(script(python(), "python/resume.py"), "subscribed"), (script(node(), "node/resume.mjs"), "subscribed")]
+    {
+        let mut script = script;
+        let client = Program::start(script.args([&url(&server), ">"]).current_dir(dir.path()));
+        client.wait_for_word(|line| line.starts_with(said).then_some(()));
+        server.publish("a", json!(1));
+        client.wait_for_lines(1);
+        eventually("the position is kept", || dir.path().join("data/position.txt").exists().then_some(()));
+    }
+    assert_eq!(listed(dir.path()), BTreeSet::from(["data".to_owned()]));
+}
+
+#[test]
+fn the_python_publisher_stores_each_event_once() {
+    publishes_once(|| script(python(), "python/publish.py"));
+}
+
+#[test]
+fn the_node_publisher_stores_each_event_once() {
+    publishes_once(|| script(node(), "node/publish.mjs"));
 }
 
 fn script(interpreter: Command, path: &str) -> Command {

@@ -18,7 +18,11 @@ use crate::support::server::{Builder, wait_for_status};
 use crate::support::{Backend, Server, eventually};
 
 fn on_postgres(postgres: &Postgres) -> Builder {
-    Server::builder().env("DATABASE_URL", postgres.url())
+    on_postgres_at(&postgres.url())
+}
+
+fn on_postgres_at(url: &str) -> Builder {
+    Server::builder().env("DATABASE_URL", url)
 }
 
 /// The database file of a server on SQLite.
@@ -102,6 +106,52 @@ fn a_server_starts_before_its_postgres() {
     assert_eq!(server.get("/events").error(503)["code"], "store_unavailable");
     postgres.start_again();
     under_load_after_start(&server);
+}
+
+/// Host, port, role and database of the store are for the log, with the id of the request.
+#[test]
+fn clients_are_told_nothing_of_the_database() {
+    let postgres = Postgres::start();
+    let url = postgres.url();
+    let server = on_postgres_at(&url).start();
+    let mut ws = server.ws();
+    ws.request(json!({"action": "subscribe", "event_name": "a", "id": 1}));
+    postgres.stop();
+    server.wait_for_log(|line| line["level"] == "error" && line["msg"].to_string().contains("store unavailable"));
+    let mut told: Vec<String> = [
+        "/events",
+        "/events/1",
+        "/events/1/trace",
+        "/events?after=1&wait=1s",
+        "/schedules",
+        "/health/ready",
+        "/admin/deliveries",
+        "/admin/jobs",
+        "/admin/subscriptions",
+    ]
+    .map(|path| server.get(path).text().to_owned())
+    .to_vec();
+    told.push(server.request("GET", "/events").header("Accept", "application/x-ndjson").send().text().to_owned());
+    told.push(server.post("/publish", json!({"event_name": "a"})).text().to_owned());
+    told.push(server.post("/publish/batch", json!([{"event_name": "a"}])).text().to_owned());
+    for request in [
+        json!({"action": "publish", "event_name": "a", "id": 2}),
+        json!({"action": "subscribe", "event_name": "b", "after": 100, "id": 3}),
+        json!({"action": "subscribe", "event_name": "c", "durable": "d", "id": 4}),
+    ] {
+        told.push(ws.request(request).to_string());
+    }
+    let port = url.rsplit([':', '/']).nth(1).expect("a port");
+    let database = url.rsplit('/').next().expect("a database");
+    for text in &told {
+        for detail in [port, database, "127.0.0.1", "postgres", "connection to server"] {
+            assert!(!text.contains(detail), "{detail} in {text}");
+        }
+    }
+    assert!(told.iter().filter(|text| text.contains("store_unavailable")).count() > 8, "{told:#?}");
+    server.request("GET", "/events").header("X-Request-Id", "of-this-request").send().error(503);
+    let line = server.wait_for_log(|line| line["request_id"] == "of-this-request");
+    assert!(line["error"].as_str().is_some_and(|error| error.contains(port)), "{line}");
 }
 
 fn under_load_after_start(server: &Server) {
@@ -226,8 +276,11 @@ fn sqlite_is_moved_away() {
     // Nobody has to publish for it to be seen.
     wait_for_status(&server, "/health/ready", 503);
     let reason = eventually("the reason is told", || {
-        let checks = server.get("/health/ready").json()["checks"].take();
-        checks["store"]["message"].as_str().filter(|message| message.contains("is gone")).map(str::to_owned)
+        let tree = server.get("/admin/actors").data();
+        let persistence =
+            tree["children"].as_array().expect("children").iter().find(|actor| actor["name"] == "persistence");
+        let told = persistence.expect("persistence")["details"]["store"]["details"].clone();
+        told.as_str().filter(|message| message.contains("is gone")).map(str::to_owned)
     });
     assert!(reason.contains("events.db") && reason.contains("restore it, or restart"), "{reason}");
     let refused = server.post("/publish", json!({"event_name": "a"}));

@@ -126,7 +126,7 @@ fn pages_of_schedules_follow_each_other() {
             let page = server.get(&path);
             let ids = page.data().as_array().cloned().unwrap_or_default();
             found.extend(ids.iter().filter_map(|s| Some(s["schedule_id"].as_str()?.to_owned())));
-            next = page.header("link").and_then(|link| Some(link.split(['<', '>']).nth(1)?.to_owned()));
+            next = page.header("link").and_then(|link| Some(format!("/schedules{}", link.split(['<', '>']).nth(1)?)));
         }
         assert_eq!(found, expected);
     });

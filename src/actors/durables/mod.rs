@@ -328,7 +328,7 @@ fn deleted_just_now() -> ApiError {
 }
 
 fn writer_restarted() -> AppendFailure {
-    AppendFailure::StoreUnavailable("the writer was restarted".into())
+    AppendFailure::StoreUnavailable("the writer was restarted")
 }
 
 impl Drop for Durables {

@@ -48,15 +48,21 @@ impl Waiting {
             group.appends.extend(appends);
         }
         for SettleDeliveries { settlements, changes, durables, events, reply } in settles {
+            let settlements_len = settlements.len();
             group.settlements.extend(settlements);
-            group.services.extend(changes);
             let about = durables.iter().map(|change| change.service).collect();
+            let share = [settlements_len, changes.len(), durables.len(), events.len()];
+            group.services.extend(changes);
             group.durables.extend(durables);
             group.appends.extend(events.into_iter().map(Append::single));
-            replies.others.push((about, reply));
+            replies.others.push(Settler { about, share, reply });
         }
         (group, replies)
     }
+}
+
+fn take_last<T>(all: &mut Vec<T>, count: usize) -> Vec<T> {
+    all.split_off(all.len() - count)
 }
 
 type Reply = oneshot::Sender<Result<(), AppendFailure>>;
@@ -66,8 +72,16 @@ type Reply = oneshot::Sender<Result<(), AppendFailure>>;
 pub struct Replies {
     /// With the number of outcomes of each; these come first.
     appends: Vec<(usize, oneshot::Sender<AppendReply>)>,
-    /// With the durable subscriptions that each is about.
-    others: Vec<(Vec<ServiceId>, Reply)>,
+    others: Vec<Settler>,
+}
+
+/// Who waits for what is no append.
+struct Settler {
+    /// The durable subscriptions that it is about.
+    about: Vec<ServiceId>,
+    /// How many settlements, changes of services and of durable subscriptions, and events of its are in the group.
+    share: [usize; 4],
+    reply: Reply,
 }
 
 impl Replies {
@@ -79,20 +93,45 @@ impl Replies {
             let share = outcomes.split_off(outcomes.len() - count);
             let _ = reply.send(Ok(share));
         }
-        for (about, reply) in self.others {
+        for Settler { about, reply, .. } in self.others {
             let is_void = about.iter().any(|service| void.contains(service));
             let _ = reply.send(if is_void { Err(AppendFailure::Void) } else { Ok(()) });
         }
     }
 
     /// Nothing of it is acknowledged.
-    pub fn failed(self, reason: &str) {
-        let failure = AppendFailure::StoreUnavailable(reason.to_owned());
+    pub fn failed(self, failure: &AppendFailure) {
         for (_, reply) in self.appends {
             let _ = reply.send(Err(failure.clone()));
         }
-        for (_, reply) in self.others {
+        for Settler { reply, .. } in self.others {
             let _ = reply.send(Err(failure.clone()));
         }
+    }
+
+    /// Whether more than one transaction could be made of it.
+    pub fn are_many(&self) -> bool {
+        self.others.len() + usize::from(!self.appends.is_empty()) > 1
+    }
+
+    /// All appends in a group, and whatever else it was in one for each who waits for it.
+    pub fn apart(self, mut group: Group) -> Vec<(Group, Self)> {
+        let mut pieces = Vec::with_capacity(self.others.len() + 1);
+        // From the back, so that each takes its share off the end.
+        for settler in self.others.into_iter().rev() {
+            let [settlements, services, durables, events] = settler.share;
+            let piece = Group {
+                appends: take_last(&mut group.appends, events),
+                take_due: 0,
+                settlements: take_last(&mut group.settlements, settlements),
+                services: take_last(&mut group.services, services),
+                durables: take_last(&mut group.durables, durables),
+                lead: group.lead,
+            };
+            pieces.push((piece, Self { appends: Vec::new(), others: vec![settler] }));
+        }
+        pieces.push((group, Self { appends: self.appends, others: Vec::new() }));
+        pieces.reverse();
+        pieces
     }
 }

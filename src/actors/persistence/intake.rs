@@ -133,7 +133,7 @@ impl Intake {
     /// Stores `append` and waits for the commit (EV-1: an `Ok` means committed).
     pub async fn append(&self, append: Append) -> Result<AppendOutcome, AppendFailure> {
         let outcome = self.enqueue(append)?;
-        outcome.await.unwrap_or(Err(AppendFailure::StoreUnavailable("the writer was restarted".into())))
+        outcome.await.unwrap_or(Err(AppendFailure::StoreUnavailable("the writer was restarted")))
     }
 
     /// Takes its place in commit order now; the outcome comes later.
@@ -160,7 +160,7 @@ impl Intake {
             None => false,
         };
         if !sent {
-            answer_all(places, Err(AppendFailure::StoreUnavailable("the writer is restarting".into())));
+            answer_all(places, Err(AppendFailure::StoreUnavailable("the writer is restarting")));
             return;
         }
         self.0.in_flight.set(self.0.in_flight.get() + 1);
@@ -168,14 +168,14 @@ impl Intake {
         actix_rt::spawn(async move {
             let reply = match tokio::time::timeout(intake.0.commit_timeout, answer).await {
                 Ok(Ok(reply)) => reply,
-                Ok(Err(_)) => Err(AppendFailure::StoreUnavailable("the writer was restarted".into())),
+                Ok(Err(_)) => Err(AppendFailure::StoreUnavailable("the writer was restarted")),
                 Err(_) => Err(AppendFailure::TimedOut),
             };
             intake.0.in_flight.set(intake.0.in_flight.get() - 1);
             if reply == Err(AppendFailure::TimedOut) {
                 // Whoever waits behind a commit that hangs has waited long enough, and nothing of his was sent.
                 let behind = intake.0.waiting.take().into_iter().map(|waiting| waiting.place).collect();
-                answer_all(behind, Err(AppendFailure::StoreUnavailable("an earlier commit hangs".into())));
+                answer_all(behind, Err(AppendFailure::StoreUnavailable("an earlier commit hangs")));
             }
             answer_all(places, reply);
             if !intake.0.waiting.borrow().is_empty() {

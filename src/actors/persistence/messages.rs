@@ -29,9 +29,12 @@ pub type AppendReply = Result<Vec<AppendOutcome>, AppendFailure>;
 /// Why nothing was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendFailure {
-    /// The store refused or is away; the text says why.
+    /// The store refused or is away; the text says why, and nothing of the database.
     #[error("the store is unavailable: {0}")]
-    StoreUnavailable(String),
+    StoreUnavailable(&'static str),
+    /// The store is well, and cannot hold this.
+    #[error("the store cannot hold a text of this request")]
+    Unstorable,
     /// More is waiting than may wait.
     #[error("the backlog is full")]
     Overloaded,

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use actix::prelude::{Actor, ActorContext, AsyncContext, Context, Handler};
 use actix::{ActorFutureExt, fut};
 
-use self::group::Waiting;
+use self::group::{Replies, Waiting};
 use self::intake::Backlog;
-use self::messages::{AppendEvents, ConnectRouter, EventsCommitted, FinishCommits, Observe};
+use self::messages::{AppendEvents, AppendFailure, ConnectRouter, EventsCommitted, FinishCommits, Observe};
 use self::outbox::Outbox;
 use self::store_watch::StoreWatch;
 use super::clock::{self, now};
@@ -116,9 +116,13 @@ impl Persistence {
         }
     }
 
-    /// One transaction for all that waits.
+    /// One transaction for all that waits; or several, if the store cannot hold a part of it.
     fn commit(&mut self, waiting: Waiting) {
-        let (mut group, replies) = waiting.into_group();
+        let (group, replies) = waiting.into_group();
+        self.commit_group(group, replies);
+    }
+
+    fn commit_group(&mut self, mut group: Group, replies: Replies) {
         let certainty = clock::certainty();
         group.take_due = if certainty.is_held { 0 } else { self.outbox.due_schedules(now()) };
         group.lead = Some(certainty.lead);
@@ -126,7 +130,7 @@ impl Persistence {
         let (settled, took_due) = (self.outbox.settled(&group), group.take_due > 0);
         let has_saves = !group.settlements.is_empty() || !group.durables.is_empty();
         die_if(has_saves && faults::strikes(FaultPoint::WriterDiesBefore));
-        match self.write(group) {
+        match self.write(&mut group) {
             Ok(committed) => {
                 die_if(has_saves && faults::strikes(FaultPoint::WriterDiesAfter));
                 if self.outbox.committed(&committed, &settled) {
@@ -137,17 +141,23 @@ impl Persistence {
                     self.at_writer(|outbox, writer| outbox.took_schedules(writer));
                 }
             }
-            Err(reason) => {
+            Err(AppendFailure::Unstorable) if replies.are_many() => {
+                for (group, replies) in replies.apart(group) {
+                    self.commit_group(group, replies);
+                }
+            }
+            Err(failure) => {
                 self.outbox.doubt();
-                replies.failed(&reason);
+                replies.failed(&failure);
             }
         }
     }
 
-    /// Commits `group` and tells everybody but those who wait for it. The error is its reason.
-    fn write(&mut self, group: Group) -> Result<Committed, String> {
+    /// Commits `group` and tells everybody but those who wait for it.
+    fn write(&mut self, group: &mut Group) -> Result<Committed, AppendFailure> {
         let writer = self.watch.writer()?;
-        let routes = self.outbox.routes().ok_or("the services are not registered yet")?;
+        let unregistered = AppendFailure::StoreUnavailable("the services are not registered yet");
+        let routes = self.outbox.routes().ok_or(unregistered)?;
         let begin = Instant::now();
         let operation = self.parts.health.begin();
         let written = writer.commit(group, routes, now());
@@ -165,6 +175,9 @@ impl Persistence {
                         log::info!(target: "event_handler::activity", id = event.id, event_name = event.name.as_str(); "committed");
                     }
                 }
+                for error in &committed.refused {
+                    self.watch.refused(error);
+                }
                 if !committed.events.is_empty() {
                     let batch = LogBatch::new(committed.prev, std::mem::take(&mut committed.events));
                     self.parts.position.advance(batch.last());
@@ -172,11 +185,8 @@ impl Persistence {
                 }
                 Ok(committed)
             }
-            Err(error) => {
-                let reason = error.to_string();
-                self.watch.failed(error);
-                Err(reason)
-            }
+            Err(error) if error.kind == StoreErrorKind::Invalid => Err(self.watch.refused(&error)),
+            Err(error) => Err(self.watch.failed(error)),
         }
     }
 
@@ -256,7 +266,7 @@ impl Persistence {
     fn go_on_after_set_back(&mut self) {
         // What is to be delivered is what the store says, whatever was known.
         self.outbox.doubt();
-        let _ = self.write(Group::default());
+        let _ = self.write(&mut Group::default());
         self.at_writer(|outbox, writer| outbox.resolve_doubt(writer));
     }
 
@@ -275,7 +285,7 @@ impl Persistence {
             Ok(true) => self.next_housekeeping = Instant::now(),
             Ok(false) => {}
             Err(error) if error.kind == StoreErrorKind::Busy => {}
-            Err(error) => self.watch.failed(error),
+            Err(error) => drop(self.watch.failed(error)),
         }
     }
 
@@ -369,7 +379,7 @@ impl Handler<Observe> for Persistence {
             mailbox: MailboxReport { depth: self.depth.get(), capacity: MAILBOX },
             uptime_seconds: uptime_seconds(self.started),
             details: serde_json::json!({
-                "store": self.parts.health.describe(),
+                "store": self.parts.health.describe_in_full(),
                 "backlog_events": self.parts.backlog.events(),
                 "backlog_capacity": self.parts.backlog.capacity(),
                 "batch_size": self.last_group,

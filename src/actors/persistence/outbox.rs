@@ -192,12 +192,8 @@ impl Persistence {
     /// Does `work` on the writer at once, outside of any group.
     fn directly<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, AppendFailure> {
         let _operation = self.parts.health.begin();
-        let writer = self.watch.writer().map_err(AppendFailure::StoreUnavailable)?;
-        work(writer).map_err(|error| {
-            let reason = error.to_string();
-            self.watch.failed(error);
-            AppendFailure::StoreUnavailable(reason)
-        })
+        let writer = self.watch.writer()?;
+        work(writer).map_err(|error| self.watch.judge(error))
     }
 }
 

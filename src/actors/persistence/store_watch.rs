@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::messages::AppendFailure;
 use crate::actors::log_position::LogPosition;
 use crate::domain::event::LogBounds;
 use crate::storage::{self, StoreError, StoreErrorKind, StoreOptions, Writer};
@@ -29,16 +30,32 @@ impl StoreWatch {
     }
 
     /// The writer, or why there is none now. Never blocks: [`Self::care`] does the trying.
-    pub fn writer(&mut self) -> Result<&mut Writer, String> {
+    pub fn writer(&mut self) -> Result<&mut Writer, AppendFailure> {
         match (&self.ailment, &mut self.writer) {
             (None, Some(writer)) => Ok(writer),
-            (Some(error), _) => Err(error.to_string()),
-            (None, None) => Err("not opened yet".into()),
+            (Some(error), _) => Err(AppendFailure::StoreUnavailable(error.kind.meaning())),
+            (None, None) => Err(AppendFailure::StoreUnavailable("it has not been opened yet")),
         }
     }
 
+    /// Judges the failure of what somebody has asked for: if the store still commits, it is no ailment.
+    pub fn judge(&mut self, error: StoreError) -> AppendFailure {
+        let may_be_of_data = matches!(error.kind, StoreErrorKind::Invalid | StoreErrorKind::Internal);
+        if may_be_of_data && self.writer.as_mut().is_some_and(|writer| writer.probe().is_ok()) {
+            return self.refused(&error);
+        }
+        self.failed(error)
+    }
+
+    /// The store is well, and cannot hold what somebody has asked for.
+    pub fn refused(&mut self, error: &StoreError) -> AppendFailure {
+        self.metrics.store_errors.with_label_values(&[StoreErrorKind::Invalid.as_str()]).inc();
+        log::warn!(error:%; "the store is well, and refuses a request");
+        AppendFailure::Unstorable
+    }
+
     /// Takes note of a failure: from now on everything is refused until [`Self::care`] finds the store well.
-    pub fn failed(&mut self, error: StoreError) {
+    pub fn failed(&mut self, error: StoreError) -> AppendFailure {
         self.metrics.store_errors.with_label_values(&[error.kind.as_str()]).inc();
         if error.kind == StoreErrorKind::Unusable {
             // Ends the process, which tells it.
@@ -46,8 +63,10 @@ impl StoreWatch {
         } else if self.ailment.as_ref().map(|a| a.kind) != Some(error.kind) {
             log::error!(reason = error.kind.as_str(), error:% = error; "store unavailable, publishes are refused until it works again");
         }
-        self.health.set_down(error.kind.as_str(), &error.to_string());
+        let meaning = error.kind.meaning();
+        self.health.set_down(error.ailment());
         self.ailment = Some(error);
+        AppendFailure::StoreUnavailable(meaning)
     }
 
     /// Opens the store if it is not open, tries an ailing one, and asks a well one now and then.

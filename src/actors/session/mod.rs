@@ -132,6 +132,9 @@ impl Session {
     }
 
     fn refuse(&mut self, id: Option<&RequestId>, error: &ApiError) {
+        if let Some(cause) = error.cause() {
+            log::warn!(session = self.seated.session, peer = self.link.peer_name().as_str(), code = error.code().as_str(), error = cause; "request of a session failed");
+        }
         self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
         self.say(&frame::error(id, error));
     }
@@ -247,7 +250,7 @@ struct Published {
 fn outcomes(waiting: mpsc::UnboundedReceiver<Publish>) -> impl Stream<Item = Published> {
     futures_util::stream::unfold(waiting, |mut waiting| async {
         let (id, outcome) = waiting.recv().await?;
-        let restarted = || Err(AppendFailure::StoreUnavailable("the writer was restarted".into()));
+        let restarted = || Err(AppendFailure::StoreUnavailable("the writer was restarted"));
         let outcome = outcome.await.unwrap_or_else(|_| restarted());
         Some((Published { id, outcome }, waiting))
     })
@@ -258,6 +261,7 @@ impl StreamHandler<Published> for Session {
         self.publishing -= 1;
         match outcome {
             Ok(AppendOutcome::KeyReused { .. }) => self.refuse(id.as_ref(), &key_reused()),
+            Ok(AppendOutcome::Unstorable) => self.refuse(id.as_ref(), &unstorable()),
             Ok(outcome) => {
                 if let Some(id) = &id {
                     self.say(&frame::published(id, outcome));
@@ -360,11 +364,17 @@ pub async fn end_of_log(reader: &Reader, position: &LogPosition) -> EventId {
 pub fn append_error(failure: &AppendFailure) -> ApiError {
     let code = match failure {
         AppendFailure::StoreUnavailable(_) => ErrorCode::StoreUnavailable,
+        AppendFailure::Unstorable => return unstorable(),
         AppendFailure::Overloaded => ErrorCode::Overloaded,
         AppendFailure::TimedOut => ErrorCode::CommitTimeout,
         AppendFailure::Void => ErrorCode::NotDelivered,
     };
     ApiError::new(code, failure.to_string()).retry_after(Duration::from_secs(1))
+}
+
+/// What somebody is told who asks for what the store cannot hold.
+pub fn unstorable() -> ApiError {
+    ApiError::new(ErrorCode::Unstorable, AppendFailure::Unstorable.to_string())
 }
 
 /// What a publisher is told that used an idempotency key for something else.

@@ -160,9 +160,10 @@ fn a_zero_byte_is_refused() {
     on_both(|store| {
         let mut writer = store.writer();
         let bad = NewEvent { source: "a\0b".into(), ..event("a", "{}") };
-        let error = writer.append(vec![Append::single(bad)], NOON).expect_err("refused");
-        assert_eq!(error.kind, StoreErrorKind::Invalid);
-        assert_eq!(writer.append(vec![single("a")], NOON).map(|c| ids(&c)), Ok(vec![1]));
+        let batch = vec![single("a"), Append::single(bad), single("a")];
+        let committed = writer.append(batch, NOON).expect("the others are stored");
+        assert_eq!(committed.outcomes, [stored(1, 1), AppendOutcome::Unstorable, stored(2, 2)]);
+        assert_eq!((ids(&committed), committed.refused[0].kind), (vec![1, 2], StoreErrorKind::Invalid));
     });
 }
 

@@ -184,7 +184,7 @@ where
 {
     match tokio::time::timeout(PATIENCE, persistence.send(ToPersistence(message))).await {
         Ok(Ok(Some(done))) => done.map_err(|failure| append_error(&failure)),
-        Ok(Ok(None)) => Err(append_error(&AppendFailure::StoreUnavailable("the writer is restarting".into()))),
+        Ok(Ok(None)) => Err(append_error(&AppendFailure::StoreUnavailable("the writer is restarting"))),
         Ok(Err(error)) => Err(silent(&error)),
         Err(_) => Err(append_error(&AppendFailure::TimedOut)),
     }
