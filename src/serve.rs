@@ -1,6 +1,8 @@
 //! The composition: everything is made here, once, and tied together.
 
 mod admin_entry;
+mod reload;
+mod signals;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,10 +16,11 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
 use futures_util::FutureExt as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 
 use self::admin_entry::AdminEntry;
+use self::reload::Reloading;
+use self::signals::{Hangups, StopSignals};
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::client::{ClientParts, policy, tls};
@@ -31,9 +34,9 @@ use crate::actors::router::messages::CheckAccess;
 use crate::actors::router::shard::{ShardLimits, ShardParts};
 use crate::actors::router::worker::Worker;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
-use crate::actors::supervisor::messages::{Drain, WorkerReady};
+use crate::actors::supervisor::messages::{Drain, ReadTlsFiles, WorkerReady};
 use crate::actors::supervisor::{Supervisor, SupervisorParts};
-use crate::config::{self, Config, ConfigError, ServiceConfig, UnknownFields};
+use crate::config::{self, Config, ConfigError, ServiceConfig, UnknownFields, is_weak_admin_token};
 use crate::domain::durable::DurablePolicy;
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
@@ -96,14 +99,19 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
 
 /// By what callers are known, as the configuration says; the file of keys is read.
 pub fn access_control(config: &Config) -> Result<AccessControl, ConfigError> {
+    let token = &config.admin.token;
+    if !token.is_empty() && is_weak_admin_token(token.expose()) && !config.server.is_loopback() {
+        return Err(config.error_at("admin.token", "must have at least 16 characters, as server.host is not loopback"));
+    }
     AccessControl::new(&config.access, config.admin.token.clone())
         .map_err(|reason| config.error_at("access.jwt.jwks_file", reason))
 }
 
-/// Serves until the process is told to stop. Call it inside an actix system.
-pub async fn serve(config: Config) -> Result<(), ServeError> {
+/// Serves until the process is told to stop. `load` reads the configuration again. Call it inside an actix system.
+pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError> + 'static) -> Result<(), ServeError> {
     let begin = Instant::now();
     let mut signals = StopSignals::listen();
+    let mut hangups = Hangups::listen();
     let store = store_options(&config)?;
     tls::check_files(&config)?;
     let access = Arc::new(access_control(&config)?);
@@ -132,7 +140,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
 
     let server = node.http_server(&config, listener, workers)?;
     let handle = server.handle();
-    let server = actix_rt::spawn(server);
+    let mut server = actix_rt::spawn(server);
     node.wait_for_shards(workers).await;
     admin.tell(&config, address);
     log::info!(addr:% = address, workers, store:% = node.store.url, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
@@ -143,17 +151,26 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
 
-    tokio::select! {
-        () = signals.stop() => {}
-        reason = node.edge.health.store.unusable() => {
-            return Err(unusable(reason));
-        }
-        reason = escalation => {
-            let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
-            return Err(ServeError::Escalated(reason));
-        }
-        ended = server => {
-            return Err(ServeError::Start(format!("the HTTP server ended: {ended:?}")));
+    let reloading = Reloading { load, running: &config, access: &node.edge.access, store: &node.store.url };
+    let mut escalation = escalation;
+    let mut stop = std::pin::pin!(signals.stop());
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = hangups.next() => {
+                if reloading.reload() {
+                    node.supervisor.do_send(ReadTlsFiles);
+                    learn_revocations(&node.edge.access, &node.edge.reader, &node.edge.supervisor.check_access).await;
+                    node.supervisor.do_send(CheckAccess);
+                }
+            }
+            reason = &mut escalation => {
+                let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
+                return Err(ServeError::Escalated(reason));
+            }
+            ended = &mut server => {
+                return Err(ServeError::Start(format!("the HTTP server ended: {ended:?}")));
+            }
         }
     }
     node.drain(&handle, config.server.shutdown_grace.get()).await;
@@ -207,46 +224,6 @@ fn listen(config: &Config) -> Result<TcpListener, ServeError> {
         Ok(socket.into())
     };
     listen().map_err(failed)
-}
-
-/// The signals that end the process; received from the moment this is made.
-struct StopSignals {
-    terminate: Option<Signal>,
-    interrupt: Option<Signal>,
-}
-
-impl StopSignals {
-    fn listen() -> Self {
-        let receive = |kind| signal(kind).inspect_err(|error| log::warn!(error:%; "a signal cannot be received")).ok();
-        Self { terminate: receive(SignalKind::terminate()), interrupt: receive(SignalKind::interrupt()) }
-    }
-
-    /// The first SIGTERM or SIGINT; from then on another one ends the process at once.
-    async fn stop(&mut self) {
-        let signal = self.next().await; // outside of the log macro, which skips its arguments below its level
-        log::info!(signal; "shutting down");
-        let mut again = Self { terminate: self.terminate.take(), interrupt: self.interrupt.take() };
-        actix_rt::spawn(async move {
-            let signal = again.next().await;
-            log::warn!(signal; "shutting down at once");
-            std::process::exit(1);
-        });
-    }
-
-    async fn next(&mut self) -> &'static str {
-        async fn received(signal: &mut Option<Signal>) {
-            match signal {
-                Some(signal) => {
-                    signal.recv().await;
-                }
-                None => std::future::pending().await,
-            }
-        }
-        tokio::select! {
-            () = received(&mut self.terminate) => "SIGTERM",
-            () = received(&mut self.interrupt) => "SIGINT",
-        }
-    }
 }
 
 /// Everything that runs, but for the HTTP server.
@@ -516,9 +493,6 @@ impl Node {
     /// Learns who is revoked, and goes on learning: what other nodes revoke, and when the file of keys changes.
     async fn watch_access(&self) {
         let (access, reader) = (Arc::clone(&self.edge.access), self.edge.reader.clone());
-        if !access.is_required() {
-            return;
-        }
         let check = self.edge.supervisor.check_access.clone();
         learn_revocations(&access, &reader, &check).await;
         actix_rt::spawn(async move {
@@ -567,6 +541,9 @@ impl Node {
 
 /// A store that does not answer leaves what is known; the next look comes soon.
 async fn learn_revocations(access: &AccessControl, reader: &Reader, check: &Recipient<CheckAccess>) {
+    if !access.is_required() {
+        return;
+    }
     let as_of = access.revocation_changes();
     if let Ok(revoked) = reader.revocations().await
         && access.set_revoked(revoked, as_of)

@@ -7,7 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::{MAX_TOKEN, new_token};
-use crate::config::{AdminConfig, Secret};
+use crate::config::{AdminConfig, Secret, check_admin_token};
 use crate::storage::StoreUrl;
 
 /// Name of the file, beside the data.
@@ -60,8 +60,10 @@ pub fn read(path: &Path) -> Result<Option<Secret>, String> {
     let mut text = String::new();
     match file.take(MAX_TOKEN as u64 + 1).read_to_string(&mut text) {
         Ok(length) if length > MAX_TOKEN => unusable(&"is too long to hold a token"),
-        Ok(_) if text.trim().is_empty() => unusable(&"is empty"),
-        Ok(_) => Ok(Some(Secret::new(text.trim()))),
+        Ok(_) => match check_admin_token(text.trim()) {
+            Ok(()) => Ok(Some(Secret::new(text.trim()))),
+            Err(reason) => unusable(&format_args!("is no token: it {reason}")),
+        },
         Err(error) => unusable(&format_args!("cannot be read: {error}")),
     }
 }
@@ -122,7 +124,9 @@ mod tests {
     fn what_is_no_token_is_said() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("admin.token");
-        for (content, reason) in [(" \n".to_owned(), "is empty"), ("x".repeat(MAX_TOKEN + 1), "is too long")] {
+        for (content, reason) in
+            [(" \n".to_owned(), "must have at least 4"), ("x".repeat(MAX_TOKEN + 1), "is too long")]
+        {
             fs::write(&path, content).expect("written");
             assert!(obtain(&path).is_err_and(|error| error.contains(reason)), "{reason}");
         }

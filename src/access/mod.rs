@@ -35,13 +35,19 @@ struct Revoked {
     changes: u64,
 }
 
+/// Tokens and keys, as they were configured last.
+struct Known {
+    tokens: TokenTable,
+    jwt: Option<Arc<JwtVerifier>>,
+    admin_token: Secret,
+    /// Whoever has the admin token.
+    operator: Arc<Principal>,
+}
+
 /// Everything by which callers are known. Shared by all threads.
 pub struct AccessControl {
-    is_required: bool,
-    tokens: TokenTable,
-    jwt: Option<JwtVerifier>,
-    admin_token: RwLock<Secret>,
-    operator: Arc<Principal>,
+    is_required: AtomicBool,
+    known: RwLock<Known>,
     revoked: RwLock<Revoked>,
     /// Until the store was asked once, nobody knows who is revoked.
     knows_revoked: AtomicBool,
@@ -51,19 +57,15 @@ impl AccessControl {
     /// The error is what is wrong with the file of keys.
     pub fn new(config: &AccessConfig, admin_token: Secret) -> Result<Self, String> {
         let jwt = &config.jwt;
-        let operator = Principal {
-            // No name that a configured token can have.
-            identity: Identity::Token("admin.token".into()),
-            token_id: None,
-            grants: Grants::everything(),
-            expires_at: None,
+        let known = Known {
+            tokens: TokenTable::new(&config.tokens),
+            jwt: if jwt.jwks_file.is_empty() { None } else { Some(Arc::new(JwtVerifier::new(jwt.clone())?)) },
+            admin_token,
+            operator: operator(),
         };
         Ok(Self {
-            is_required: config.is_required(),
-            tokens: TokenTable::new(&config.tokens),
-            jwt: if jwt.jwks_file.is_empty() { None } else { Some(JwtVerifier::new(jwt.clone())?) },
-            admin_token: RwLock::new(admin_token),
-            operator: Arc::new(operator),
+            is_required: AtomicBool::new(config.is_required()),
+            known: RwLock::new(known),
             revoked: RwLock::default(),
             knows_revoked: AtomicBool::new(false),
         })
@@ -71,22 +73,50 @@ impl AccessControl {
 
     /// Whether callers need a token.
     pub fn is_required(&self) -> bool {
-        self.is_required
+        self.is_required.load(Ordering::Acquire)
+    }
+
+    /// Goes on with the tokens and keys of `fresh`. Whoever came by one that is not among them, or not as it was, is
+    /// [admitted](Self::admits) no more; who is revoked stays so.
+    pub fn replace(&self, fresh: Self) {
+        let is_required = fresh.is_required();
+        let fresh = fresh.known.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut known = write(&self.known);
+        let is_same_operator = known.admin_token.matches(fresh.admin_token.expose());
+        let operator = if is_same_operator { Arc::clone(&known.operator) } else { fresh.operator };
+        *known = Known { tokens: fresh.tokens.keeping(&known.tokens), operator, ..fresh };
+        self.is_required.store(is_required, Ordering::Release);
+    }
+
+    /// Whether a connection may go on that was opened by `caller`.
+    pub fn admits(&self, caller: &Caller) -> bool {
+        let Caller::Known(principal) = caller else { return !self.is_required() };
+        let known = read(&self.known);
+        let is_known = match &principal.identity {
+            Identity::Token(_) => known.tokens.holds(principal) || Arc::ptr_eq(principal, &known.operator),
+            Identity::Subject(_) | Identity::TokenId(_) => known.jwt.is_some(),
+        };
+        is_known && !self.is_revoked(principal)
     }
 
     /// Whether there is a token that opens `/admin`, or may be one.
     pub fn can_administer(&self) -> bool {
-        !read(&self.admin_token).is_empty() || self.jwt.is_some() || self.tokens.any_admin()
+        let known = read(&self.known);
+        !known.admin_token.is_empty() || known.jwt.is_some() || known.tokens.any_admin()
     }
 
     /// Has `token` open `/admin`, and everything else.
     pub fn set_admin_token(&self, token: Secret) {
-        *write(&self.admin_token) = token;
+        let mut known = write(&self.known);
+        if !known.admin_token.matches(token.expose()) {
+            known.operator = operator();
+        }
+        known.admin_token = token;
     }
 
     /// Who has sent `token`. Everybody is welcome where none is required.
     pub fn caller(&self, token: Option<&str>, now: Timestamp) -> Result<Caller, ApiError> {
-        if self.is_required { self.authenticate(token, now).map(Caller::Known) } else { Ok(Caller::Anybody) }
+        if self.is_required() { self.authenticate(token, now).map(Caller::Known) } else { Ok(Caller::Anybody) }
     }
 
     /// Who has sent `token`, whether one is required or not.
@@ -96,10 +126,11 @@ impl AccessControl {
             return Err(unauthorized("the token is too long to be one"));
         }
         let digest: [u8; 32] = Sha256::digest(token).into();
-        if read(&self.admin_token).matches(token) {
-            return Ok(Arc::clone(&self.operator));
+        let known = read(&self.known);
+        if known.admin_token.matches(token) {
+            return Ok(Arc::clone(&known.operator));
         }
-        let principal = match (self.tokens.find(&digest, now), &self.jwt) {
+        let principal = match (known.tokens.find(&digest, now), &known.jwt) {
             (Some(principal), _) => principal,
             (None, Some(jwt)) => jwt
                 .verify(token, digest, now)
@@ -158,19 +189,20 @@ impl AccessControl {
 
     /// Whether a token of this name is configured.
     pub fn knows_token(&self, name: &str) -> bool {
-        self.tokens.contains(name)
+        read(&self.known).tokens.contains(name)
     }
 
     /// Reads the file of keys again if it has changed.
     pub fn refresh_keys(&self) {
-        if let Some(jwt) = &self.jwt {
+        let jwt = read(&self.known).jwt.clone();
+        if let Some(jwt) = jwt {
             jwt.refresh();
         }
     }
 
     /// Keys that JWTs are verified with, and whether their file is usable; none without such a file.
     pub fn keys(&self) -> Option<(usize, bool)> {
-        self.jwt.as_ref().map(|jwt| {
+        read(&self.known).jwt.as_ref().map(|jwt| {
             let (keys, is_good) = jwt.describe();
             (keys.len(), is_good)
         })
@@ -182,13 +214,24 @@ impl AccessControl {
         let mut listed: Vec<_> = revoked.iter().collect();
         listed.sort();
         let listed: Vec<_> = listed.iter().map(|who| json!({ "kind": who.kind(), "value": who.value() })).collect();
-        let jwt = self.jwt.as_ref().map(|jwt| {
+        let known = read(&self.known);
+        let jwt = known.jwt.as_ref().map(|jwt| {
             let (ids, is_good) = jwt.describe();
             json!({ "keys": ids, "file_usable": is_good })
         });
         let is_revoked = |principal: &Principal| principal.identities().any(|identity| revoked.contains(identity));
-        json!({ "required": self.is_required, "tokens": self.tokens.describe(now, is_revoked), "jwt": jwt, "revoked": listed })
+        json!({ "required": self.is_required(), "tokens": known.tokens.describe(now, is_revoked), "jwt": jwt, "revoked": listed })
     }
+}
+
+fn operator() -> Arc<Principal> {
+    Arc::new(Principal {
+        // No name that a configured token can have.
+        identity: Identity::Token("admin.token".into()),
+        token_id: None,
+        grants: Grants::everything(),
+        expires_at: None,
+    })
 }
 
 fn unauthorized(message: &str) -> ApiError {

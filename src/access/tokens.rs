@@ -54,6 +54,23 @@ impl TokenTable {
         Self { entries, by_prefix }
     }
 
+    /// These tokens, of which those that are in `old` too, unchanged, are the same as there.
+    pub fn keeping(mut self, old: &Self) -> Self {
+        for entry in &mut self.entries {
+            let same = old.entries.iter().find(|old| old.hash == entry.hash && old.principal == entry.principal);
+            if let Some(same) = same {
+                entry.principal = Arc::clone(&same.principal);
+                entry.last_used = AtomicI64::new(same.last_used.load(Ordering::Relaxed));
+            }
+        }
+        self
+    }
+
+    /// Whether `principal` came by one of these tokens.
+    pub fn holds(&self, principal: &Arc<Principal>) -> bool {
+        self.entries.iter().any(|entry| Arc::ptr_eq(&entry.principal, principal))
+    }
+
     /// Whose token has this SHA-256. The time it takes tells nothing of hashes beyond the beginning that was hit.
     pub fn find(&self, digest: &[u8; 32], now: Timestamp) -> Option<Arc<Principal>> {
         let places = self.by_prefix.get(&prefix(digest))?;

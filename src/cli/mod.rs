@@ -22,6 +22,7 @@ mod payload;
 mod publish;
 mod replay;
 mod schedules;
+mod secret;
 mod serve;
 mod services;
 mod sessions;
@@ -68,7 +69,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Configuration")]
 struct ConfigurationArgs {
     /// Configuration file (TOML); config/default.toml lists every key.
@@ -135,6 +136,8 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Make tokens for clients, or make them void.
     Token(token::TokenArgs),
+    /// Make secrets that deliveries are signed with.
+    Secret(secret::SecretArgs),
     /// Check the configuration and print what is in effect, secrets hidden.
     CheckConfig,
     /// Bring the database schema up to date, and say what was done.
@@ -197,9 +200,9 @@ impl Failure {
 /// Runs what the arguments of the process ask for.
 pub fn run() -> ExitCode {
     let Cli { configuration, command } = Cli::parse();
-    let outcome =
-        configuration.load().map_err(Failure::from).and_then(|config| match command.unwrap_or(Command::Serve) {
-            Command::Serve => serve::run(config),
+    let outcome = configuration.clone().load().map_err(Failure::from).and_then(|config| {
+        match command.unwrap_or(Command::Serve) {
+            Command::Serve => serve::run(config, move || configuration.clone().load()),
             Command::Publish(args) => publish::run(&args, &config),
             Command::Tail(args) => tail::run(&args, &config),
             Command::Events(args) => events::run(&args, &config),
@@ -214,13 +217,15 @@ pub fn run() -> ExitCode {
             Command::Sessions(args) => sessions::run(&args, &config),
             Command::Drain(args) => drain::run(&args, &config),
             Command::Token(args) => token::run(&args, &config),
+            Command::Secret(args) => secret::run(&args),
             Command::CheckConfig => check_config::run(&config),
             Command::Migrate => migrate::run(&config),
             Command::Compact => compact::run(&config),
             Command::Backup(args) => backup::back_up(&args, &config),
             Command::Restore(args) => backup::restore(&args, &config),
             Command::Health(args) => health::run(&args, &config),
-        });
+        }
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

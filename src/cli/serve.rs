@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use super::Failure;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::serve::{self, ServeError};
 use crate::telemetry::logging;
 
 /// Time for the last log lines to be written.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Serves until the process is told to stop.
-pub fn run(config: Config) -> Result<(), Failure> {
+/// Serves until the process is told to stop; `load` reads the configuration again.
+pub fn run(config: Config, load: impl Fn() -> Result<Config, ConfigError> + 'static) -> Result<(), Failure> {
     let log = logging::init(&config.log, config.is_production()).map_err(Failure::failed)?;
-    let outcome = actix_rt::System::new().block_on(serve::serve(config));
+    let outcome = actix_rt::System::new().block_on(serve::serve(config, load));
     // What is wrong with the start is told, what goes wrong later is logged; not both.
     let outcome = outcome.map_err(|error| match error {
         ServeError::Config(error) => Failure::Config(error),

@@ -7,6 +7,7 @@ use std::fmt;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::secret::Secret;
 use super::sections::{HOUR, MINUTE};
 use super::units::{Span, span, whole};
 use crate::domain::access::Grants;
@@ -162,6 +163,37 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Network
 /// Writes them.
 pub(super) fn shown_networks<S: Serializer>(networks: &[Network], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(networks.iter().map(ToString::to_string))
+}
+
+/// Fewest characters of an admin token.
+const MIN_ADMIN_TOKEN: usize = 4;
+/// Fewest that nobody finds by trying.
+const GOOD_ADMIN_TOKEN: usize = 16;
+
+/// Whether `text` can be an admin token: it is more than a mistake, and can be sent in a header. The reason never repeats
+/// it.
+pub fn check_admin_token(text: &str) -> Result<(), String> {
+    if text.chars().count() < MIN_ADMIN_TOKEN {
+        return Err(format!("must have at least {MIN_ADMIN_TOKEN} characters, better {GOOD_ADMIN_TOKEN} and more"));
+    }
+    if text.trim() != text || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Err("must be visible ASCII, to be sent in a header".into());
+    }
+    Ok(())
+}
+
+/// Whether it may be found by trying: enough on a machine of one's own, and nowhere else.
+pub fn is_weak_admin_token(text: &str) -> bool {
+    text.chars().count() < GOOD_ADMIN_TOKEN
+}
+
+/// Reads an admin token; empty is none.
+pub(super) fn admin_token<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, D::Error> {
+    let token = Secret::deserialize(from)?;
+    if !token.is_empty() {
+        check_admin_token(token.expose()).map_err(D::Error::custom)?;
+    }
+    Ok(token)
 }
 
 /// Whether a token may be called `name`.

@@ -15,14 +15,17 @@ mod sections;
 mod services;
 mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-pub use self::access::{AccessConfig, JwtConfig, LimitsConfig, ScopesConfig, TokenConfig, TokenHash, check_token_name};
+pub use self::access::{
+    AccessConfig, JwtConfig, LimitsConfig, ScopesConfig, TokenConfig, TokenHash, check_admin_token, check_token_name,
+    is_weak_admin_token,
+};
 pub use self::delivery::{BreakerWindow, DeliveryConfig};
 pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
@@ -108,6 +111,29 @@ impl Config {
     /// service if the option was set for it, else `[delivery]`.
     pub fn service_error_at(&self, service: &str, key: &str, reason: impl Into<String>) -> ConfigError {
         services::error_at(&self.origins, service, key, reason)
+    }
+
+    /// The keys whose values differ from those of `other`; of services, `services.NAME`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let values =
+            |config: &Self| Value::try_from(config).expect("invariant: a configuration is representable as TOML");
+        let at = |value: &Value, path: &str| path.split('.').try_fold(value, |value, name| value.get(name)).cloned();
+        let (old, new) = (values(self), values(other));
+        let keys = reference::sections().into_iter().flat_map(|section| section.keys).map(|key| key.path);
+        // What is shown without its password looks the same with another one.
+        let differs = |path: &String| {
+            at(&old, path) != at(&new, path) || path == "store.url" && self.store.url != other.store.url
+        };
+        let names = |config: &Self| config.services.iter().map(|service| service.name.clone()).collect::<BTreeSet<_>>();
+        let find = |config: &'_ Self, name: &str| config.services.iter().find(|service| service.name == name).cloned();
+        let is_same =
+            |name: &String| find(self, name).zip(find(other, name)).is_some_and(|(old, new)| old.is_same(&new));
+        let services = names(self)
+            .union(&names(other))
+            .filter(|name| !is_same(name))
+            .map(|name| format!("services.{name}"))
+            .collect::<Vec<_>>();
+        keys.filter(differs).chain(services).collect()
     }
 
     /// The effective configuration as TOML, secrets replaced by `***`, with a comment where a value is not built in.

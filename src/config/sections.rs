@@ -8,7 +8,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
-use super::access::{networks, shown_networks};
+use super::access::{admin_token, networks, shown_networks};
 use super::layers::suggest;
 use super::secret::{DatabaseUrl, Secret, SecretUrl, http_url, redis_url};
 use super::units::{Size, Span, optional_size, optional_span, optional_whole, size, span, whole};
@@ -61,6 +61,15 @@ pub struct ServerConfig {
     #[serde(deserialize_with = "networks", serialize_with = "shown_networks")]
     pub trusted_proxies: Vec<Network>,
     pub proxy_header: ProxyHeader,
+}
+
+impl ServerConfig {
+    /// Whether only this machine reaches the service.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        let is_own = |ip: IpAddr| ip.to_canonical().is_loopback();
+        host.parse().map_or_else(|_| host.eq_ignore_ascii_case("localhost"), is_own)
+    }
 }
 
 /// The header in which trusted proxies say who the client is.
@@ -197,6 +206,7 @@ pub struct LogConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
+    #[serde(deserialize_with = "admin_token")]
     pub token: Secret,
     /// Empty means beside the data.
     pub token_file: String,

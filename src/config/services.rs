@@ -102,6 +102,29 @@ struct OwnKeys {
 }
 
 impl ServiceConfig {
+    /// Whether all is as in `other`, secrets included.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let Self { name, url, path, routes, aliases, sources, secrets, headers, echo, start_from, options } = self;
+        let exposed = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
+        let shown = |headers: &BTreeMap<String, Secret>| {
+            headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect::<Vec<_>>()
+        };
+        (name, url, path, aliases, sources, echo, start_from, options)
+            == (
+                &other.name,
+                &other.url,
+                &other.path,
+                &other.aliases,
+                &other.sources,
+                &other.echo,
+                &other.start_from,
+                &other.options,
+            )
+            && format!("{routes:?}") == format!("{:?}", other.routes)
+            && exposed(secrets) == exposed(&other.secrets)
+            && shown(headers) == shown(&other.headers)
+    }
+
     /// Of the events of these sources it gets none.
     pub fn own_sources(&self) -> Vec<ByteString> {
         let names = [&self.name].into_iter().chain(&self.aliases).filter(|_| !self.echo);

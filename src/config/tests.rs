@@ -345,8 +345,8 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
         url = "https://billing:8443/base/?tenant=7"
         path = "/in"
         routes = ["order.>", "user.*"]
-        secret = "whsec_cGxhaW4="
-        secrets = ["old"]
+        secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+        secrets = ["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"]
         headers = { X-Region = "eu" }
         aliases = ["BILLING_ENGINE"]
         sources = { api = "EVENT_HANDLER" }
@@ -367,7 +367,10 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
         ("billing", "https://billing:8443/base/in?tenant=7")
     );
     assert_eq!(billing.routes.iter().map(|route| route.event.as_str()).collect::<Vec<_>>(), ["order.>", "user.*"]);
-    assert_eq!(billing.secrets.iter().map(Secret::expose).collect::<Vec<_>>(), ["whsec_cGxhaW4=", "old"]);
+    assert_eq!(
+        billing.secrets.iter().map(Secret::expose).collect::<Vec<_>>(),
+        ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"]
+    );
     assert_eq!(billing.headers["x-region"].expose(), "eu");
     assert_eq!(
         (billing.sources["api"].as_str(), &billing.own_sources()[..]),
@@ -427,11 +430,11 @@ fn services_are_set_by_variables_too() {
         ("EVENT_HANDLER__SERVICES__MY_SERVICE__URL", "http://mine"),
         ("EVENT_HANDLER__SERVICES__MY_SERVICE__ROUTES", "a.*, b.>"),
         ("EVENT_HANDLER__SERVICES__MY_SERVICE__TIMEOUT", "9s"),
-        ("EVENT_HANDLER__SERVICES__FROM_FILE__SECRET", "s3cret"),
+        ("EVENT_HANDLER__SERVICES__FROM_FILE__SECRET", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"),
     ];
     let config = services_of("[[services]]\nname = \"from-file\"\nurl = \"http://x\"", &environment).unwrap();
     let [file, mine] = &config.services[..] else { panic!("two services") };
-    assert_eq!((file.name.as_str(), file.secrets[0].expose()), ("from-file", "s3cret"));
+    assert_eq!((file.name.as_str(), file.secrets[0].expose()), ("from-file", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"));
     assert_eq!((mine.name.as_str(), mine.routes.len(), mine.options.timeout.get().as_secs()), ("my-service", 2, 9));
 }
 
@@ -497,7 +500,16 @@ fn errors_of_services_name_them() {
         ),
         ("start_from = \"x\"", r#"services.a.start_from: must be "now", "earliest" or the id of an event, not "x""#),
         ("secret = \"whsec_%\"", r#"services.a.secret: must be base64 after "whsec_""#),
-        ("secrets = [\"\"]", "services.a.secrets: must not be empty"),
+        (
+            "secret = \"plain\"",
+            "services.a.secret: must begin with \"whsec_\", or receivers cannot verify it; \
+             `event-handler secret encode` makes such a one of plain text from standard input",
+        ),
+        (
+            "secrets = [\"whsec_cGxhaW4=\"]",
+            "services.a.secrets: must be at least 24 bytes; \
+             `head -c 32 /dev/urandom | event-handler secret encode` makes a new one",
+        ),
         ("secrets = [1]", "services.a.secrets[0]: must be a list of texts"),
         ("headers = { Host = \"x\" }", r#"services.a.headers: "Host" is set by the Event Handler itself"#),
         ("headers = { webhook-id = \"x\" }", r#"services.a.headers: "webhook-id" is set by the Event Handler itself"#),
@@ -526,7 +538,7 @@ fn services_are_shown_without_their_secrets() {
         [[services]]
         name = "a"
         url = "https://s3cret@host/?key=s3cret"
-        secrets = ["s3cret"]
+        secrets = ["whsec_s3crets3crets3crets3crets3crets3cret"]
         headers = { Authorization = "s3cret" }
         timeout = "30s"
     "#;

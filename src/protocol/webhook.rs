@@ -26,8 +26,10 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Begins secrets that are written in base64.
+/// Begins secrets, which are written in base64.
 const ENCODED: &str = "whsec_";
+/// Shortest key, in bytes (Standard Webhooks).
+const MIN_KEY: usize = 24;
 
 /// Headers of a request, in order.
 pub type Headers = Vec<(HeaderName, HeaderValue)>;
@@ -57,16 +59,14 @@ pub struct DeliveryRequest {
 pub struct SigningKey(Hmac<Sha256>);
 
 impl SigningKey {
-    /// Reads a secret: `whsec_` and base64, or plain text, which stands for its bytes. Errors do not repeat it.
+    /// Reads a secret: `whsec_` and the base64 of at least 24 bytes. Errors do not repeat it.
     pub fn parse(secret: &str) -> Result<Self, &'static str> {
-        let decoded = match secret.strip_prefix(ENCODED) {
-            Some(encoded) => STANDARD.decode(encoded).map_err(|_| "must be base64 after \"whsec_\"")?,
-            None => secret.as_bytes().to_vec(),
-        };
-        if decoded.is_empty() {
-            return Err("must not be empty");
-        }
-        let mac = Hmac::new_from_slice(&decoded).expect("invariant: HMAC takes keys of any length");
+        const PLAIN: &str = "must begin with \"whsec_\", or receivers cannot verify it; \
+                             `event-handler secret encode` makes such a one of plain text from standard input";
+        let encoded = secret.strip_prefix(ENCODED).ok_or(PLAIN)?;
+        let key = STANDARD.decode(encoded).map_err(|_| "must be base64 after \"whsec_\"")?;
+        check_key(&key)?;
+        let mac = Hmac::new_from_slice(&key).expect("invariant: HMAC takes keys of any length");
         Ok(Self(mac))
     }
 
@@ -77,6 +77,21 @@ impl SigningKey {
         mac.update(body);
         format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
     }
+}
+
+/// The secret whose key is these bytes, as [`SigningKey::parse`] and the libraries for Standard Webhooks read it.
+pub fn encode_secret(key: &[u8]) -> Result<String, &'static str> {
+    if key.starts_with(ENCODED.as_bytes()) {
+        return Err("is encoded already");
+    }
+    check_key(key)?;
+    Ok(format!("{ENCODED}{}", STANDARD.encode(key)))
+}
+
+fn check_key(key: &[u8]) -> Result<(), &'static str> {
+    const SHORT: &str =
+        "must be at least 24 bytes; `head -c 32 /dev/urandom | event-handler secret encode` makes a new one";
+    if key.len() < MIN_KEY { Err(SHORT) } else { Ok(()) }
 }
 
 /// Random numbers for one attempt.
@@ -220,13 +235,18 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_base64_or_plain() {
-        let sign = |secret| SigningKey::parse(secret).map(|key| key.sign("id", 1, b"body"));
-        assert_eq!(sign("whsec_cGxhaW4="), sign("plain"));
-        assert_ne!(sign("plain"), sign("other"));
-        assert_eq!(sign("whsec_!"), Err("must be base64 after \"whsec_\""));
-        assert_eq!(sign("whsec_"), Err("must not be empty"));
-        assert_eq!(sign(""), Err("must not be empty"));
+    fn secrets_are_what_every_library_can_verify() {
+        let reason = |secret: &str| SigningKey::parse(secret).err().unwrap_or_default();
+        assert_eq!(reason("whsec_!"), "must be base64 after \"whsec_\"");
+        for short in ["whsec_", "whsec_cGxhaW4=", &format!("whsec_{}", STANDARD.encode([7; 23]))] {
+            assert!(reason(short).starts_with("must be at least 24 bytes"), "{short}");
+        }
+        for plain in ["", "a plain text that is long enough", "WHSEC_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"] {
+            assert!(reason(plain).contains("`event-handler secret encode`"), "{plain}");
+        }
+        let encoded = encode_secret(b"a plain text that is long enough").expect("long enough");
+        assert_eq!((encoded.as_str(), reason(&encoded)), ("whsec_YSBwbGFpbiB0ZXh0IHRoYXQgaXMgbG9uZyBlbm91Z2g=", ""));
+        assert!(encode_secret(encoded.as_bytes()).is_err() && encode_secret(b"short").is_err());
     }
 
     #[test]
@@ -243,7 +263,8 @@ mod tests {
 
     #[test]
     fn headers_name_the_delivery_and_sign_it_with_every_key() {
-        let keys = ["one", "two"].map(|secret| SigningKey::parse(secret).expect("a key"));
+        let keys = [[1; 24], [2; 24]].map(|key| encode_secret(&key).and_then(|secret| SigningKey::parse(&secret)));
+        let keys = keys.map(|key| key.expect("a key"));
         let now = Timestamp(1_690_891_200_999_999);
         let request = delivery_request(log(), &event(), to("billing"), &keys, now, IDS);
         assert_eq!(header(&request, "webhook-id"), Some("evt_10e8a1c2-0000-4000-8000-000000000000_58_billing"));

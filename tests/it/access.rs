@@ -84,6 +84,7 @@ fn a_developer_is_shown_the_page_and_nobody_else_the_token() {
     assert!(server.log_text().contains(&page), "{} is not in\n{}", page, server.log_text());
     let shown = Request::new(server.addr(), "GET", "/admin").send();
     assert_eq!((shown.status, shown.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    drop(server);
 
     drop(server);
     for secretive in [

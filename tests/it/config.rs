@@ -73,13 +73,39 @@ fn the_admin_token_must_be_text() {
         let builder = Server::builder().file("own.toml", content).env("EVENT_HANDLER_CONFIG", "own.toml");
         builder.arg("check-config").run()
     };
-    assert!(check("[admin]\ntoken = \"42\"\n").status.success());
+    assert!(check("[admin]\ntoken = \"0042\"\n").status.success());
     for token in ["42", "4.2"] {
         let output = check(&format!("[admin]\ntoken = {token}\n"));
         let text = String::from_utf8(output.stderr).expect("UTF-8");
         assert_eq!(output.status.code(), Some(78), "{text}");
         assert!(text.contains("own.toml: admin.token: must be text") && !text.contains(token), "{text}");
     }
+}
+
+#[test]
+fn an_admin_token_that_anybody_guesses_is_refused() {
+    let check = |token: &str, host: &str| {
+        let output = Server::builder().env("ADMIN_TOKEN", token).env("HOST", host).arg("check-config").run();
+        (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    for (token, host, reason) in [
+        ("abc", "127.0.0.1", "at least 4 characters"),
+        ("fifteen-letters", "0.0.0.0", "at least 16 characters"),
+        ("fifteen-letters", "::", "at least 16 characters"),
+        ("naïve-naïve-naïve", "127.0.0.1", "visible ASCII"),
+    ] {
+        let (code, said) = check(token, host);
+        assert_eq!(code, Some(78), "{token} {host}: {said}");
+        assert!(said.starts_with("environment variable ADMIN_TOKEN: admin.token: must"), "{said}");
+        assert!(said.contains(reason) && !said.contains(token), "{said}");
+    }
+    for (token, host) in
+        [("fifteen-letters", "127.0.0.1"), ("fifteen-letters", "localhost"), ("sixteen-letters-", "::")]
+    {
+        assert_eq!(check(token, host).0, Some(0), "{token} {host}");
+    }
+    let server = Server::builder().env("ADMIN_TOKEN", "fifteen-letters").start();
+    server.wait_for_log(|line| line["level"] == "warn" && line["msg"].as_str().is_some_and(|m| m.contains("16 char")));
 }
 
 #[test]
@@ -107,16 +133,17 @@ fn secrets_are_never_printed() {
 
 #[test]
 fn services_are_shown_as_they_are_in_effect() {
+    const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let secret = "hunter2-and-more";
     let file = format!(
-        "[[services]]\nname = \"billing\"\nurl = \"http://u:{secret}@h\"\nsecret = \"{secret}\"\ntimeout = \"3s\"\n\
+        "[[services]]\nname = \"billing\"\nurl = \"http://u:{secret}@h\"\nsecret = \"{KEY}\"\ntimeout = \"3s\"\n\
          headers = {{ X-Key = \"{secret}\" }}\n"
     );
     let builder = Server::builder().file("own.toml", &file).env("EVENT_HANDLER_CONFIG", "own.toml");
     let output = builder.env("ELIZA_URL", "http://eliza:8080").arg("check-config").run();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    assert!(!text.contains(secret), "{text}");
+    assert!(!text.contains(secret) && !text.contains(KEY), "{text}");
     for line in [
         r#"name = "billing""#,
         r#"url = "http://***:***@h/" # own.toml"#,

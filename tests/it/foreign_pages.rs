@@ -79,7 +79,7 @@ fn a_foreign_page_can_neither_publish_nor_read_in_a_browser() {
 
 #[test]
 fn a_page_whose_name_points_here_can_not_read_in_a_browser() {
-    let server = Server::start(Backend::Sqlite);
+    let mut server = Server::start(Backend::Sqlite);
     server.publish("user.private", json!({}));
     let rebound = format!("http://{REBOUND}:{}", server.addr().port());
     let mut page = Page::open(&format!("{rebound}/health"));
@@ -87,6 +87,7 @@ fn a_page_whose_name_points_here_can_not_read_in_a_browser() {
     page.wait_until("window.status_of !== undefined");
     assert_eq!(page.evaluate("window.status_of"), 403);
 
+    server.terminate();
     let named = server.spec().env("EVENT_HANDLER__SERVER__ALLOWED_HOSTS", REBOUND).start();
     page.navigate(&format!("http://{REBOUND}:{}/events", named.addr().port()));
     page.wait_until("document.body.innerText.includes('user.private')");

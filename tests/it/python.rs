@@ -8,9 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::program;
+use crate::support::http::Request;
+use crate::support::program::{self, Program};
 use crate::support::service::Delivery;
-use crate::support::{Server, Service, for_each_backend};
+use crate::support::{Server, Service, eventually, for_each_backend};
 
 /// Runs a script of `tests/python`; returns what it prints.
 pub fn python(script: &str, arguments: &[&str], input: &str) -> String {
@@ -35,6 +36,46 @@ fn the_reference_clients_publish_and_subscribe() {
         let text = python("reference_clients.py", &[&server.addr().to_string()], "");
         assert!(text.ends_with("all clients served\n"), "{text}");
     });
+}
+
+/// A secret as an operator makes one of a text.
+fn encoded(text: &str) -> String {
+    let builder = Server::builder().arg("secret").arg("encode");
+    let mut child = builder.command();
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program can be started");
+    child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+}
+
+#[test]
+fn the_example_of_a_receiver_believes_what_is_signed_with_its_secret_alone() {
+    let secret = encoded("a plain text that is long enough\n");
+    let start = |secret: &str| {
+        let receiver = program::root().join("examples/python/receiver.py");
+        let receiver = Program::start(program::python().arg(receiver).arg("127.0.0.1:0").env("SECRET", secret));
+        let addr = receiver.wait_for_word(|line| line.strip_prefix("listening on ").map(str::to_owned));
+        (receiver, addr)
+    };
+    let (receiver, addr) = start(&secret);
+    let (_deceived, other) = start(&encoded("another plain text, as long as that"));
+    let server = Server::builder()
+        .env("EVENT_HANDLER__SERVICES__RECEIVER__URL", format!("http://{addr}"))
+        .env("EVENT_HANDLER__SERVICES__RECEIVER__SECRET", &secret)
+        .env("EVENT_HANDLER__SERVICES__OTHER__URL", format!("http://{other}"))
+        .env("EVENT_HANDLER__SERVICES__OTHER__SECRET", &secret)
+        .start();
+    server.publish("a", json!({"n": 1}));
+    let printed = receiver.wait_for_lines(1).remove(0);
+    assert!(printed.ends_with(r#" {"n": 1}"#), "{printed}");
+    let dead = eventually("the other has refused it", || {
+        let dead = server.get("/admin/deliveries?service=other&state=dead").data();
+        dead.as_array().is_some_and(|dead| !dead.is_empty()).then_some(dead)
+    });
+    assert_eq!(dead.as_array().map(Vec::len), Some(1), "{dead}");
+    let forged = Request::new(addr.parse().expect("an address"), "POST", "/events").json(json!({"payload": 1})).send();
+    assert_eq!(forged.status, 401);
 }
 
 #[test]

@@ -85,8 +85,16 @@ fn a_command_that_nobody_has_obeyed_is_obeyed_by_who_takes_over() {
     let service = Service::start();
     let url = Postgres::shared().url();
     let mut holder = PgConnection::establish(&url).expect("connected");
-    // The lock of the first service.
-    holder.batch_execute("SELECT pg_advisory_lock(1701344118, 1)").expect("locked");
+    // The lock of the first service is that which a node takes.
+    let mut first = node(&service, &url, &[]);
+    becomes(&first, "active", json!(null), "closed");
+    let seen = "CREATE TEMP TABLE seen AS SELECT classid::bigint AS class FROM pg_locks \
+                WHERE locktype = 'advisory' AND objsubid = 2 AND objid = 1 \
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    holder.batch_execute(seen).expect("seen");
+    first.kill9();
+    let lock = "SELECT pg_advisory_lock((class - (class >> 31 << 32))::int, 1) FROM seen";
+    holder.batch_execute(lock).expect("locked");
     let standby = node(&service, &url, &[]);
     becomes(&standby, "standby", json!(null), "closed");
     let id = standby.publish("a", json!({}));

@@ -76,6 +76,11 @@ pub struct Observe;
 #[rtype(result = "Vec<Claimed>")]
 pub struct ListInFlight;
 
+/// Read the files for TLS again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReadTls;
+
 /// Send nothing more; answers when all that was sent is settled in the store.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

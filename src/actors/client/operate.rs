@@ -1,11 +1,14 @@
 //! What operators tell a client.
 
+use std::rc::Rc;
+
 use actix::prelude::{ActorFutureExt as _, Context, Handler, ResponseActFuture, WrapFuture as _};
 use tokio::sync::oneshot;
 
 use super::Client;
 use super::ended::Cause;
-use super::messages::{Obeyed, Operate, ServiceCommand};
+use super::messages::{Obeyed, Operate, ReadTls, ServiceCommand};
+use super::post::{Poster, TargetOptions};
 use crate::storage::{CommandId, ServiceChange};
 
 impl Client {
@@ -45,6 +48,23 @@ impl Client {
     /// For the process that holds the service.
     pub(super) fn ask(&self, command: ServiceCommand) -> Option<ServiceChange> {
         Some(ServiceChange::Asked { service: self.id?, command: command.as_str().to_owned() })
+    }
+}
+
+impl Handler<ReadTls> for Client {
+    type Result = ();
+
+    /// From the next request on. What is under way ends as it began.
+    fn handle(&mut self, ReadTls: ReadTls, _: &mut Context<Self>) {
+        if self.parts.service.url.expose().scheme() != "https" {
+            return;
+        }
+        match Poster::new(&TargetOptions::of(&self.parts.service)) {
+            Ok(poster) => self.poster = Ok(Rc::new(poster)),
+            Err(reason) => {
+                log::error!(service = self.parts.service.name.as_str(), reason = reason.as_str(); "tls files unusable, the old ones stay");
+            }
+        }
     }
 }
 

@@ -48,6 +48,11 @@ pub struct WorkerReady {
     pub arbiter: ArbiterHandle,
 }
 
+/// Have the clients read their files for TLS again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReadTlsFiles;
+
 /// Report the whole tree.
 #[derive(Debug, Message)]
 #[rtype(result = "ActorReport")]

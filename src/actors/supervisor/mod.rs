@@ -31,8 +31,8 @@ use actix_rt::{Arbiter, ArbiterHandle};
 use serde_json::json;
 
 use self::guard::ExitGuard;
-use self::messages::{ChildExited, ChildId, Drain, Exit, ObserveTree, WorkerReady};
-use super::client::messages::DrainDeliveries;
+use self::messages::{ChildExited, ChildId, Drain, Exit, ObserveTree, ReadTlsFiles, WorkerReady};
+use super::client::messages::{DrainDeliveries, ReadTls};
 use super::client::{Client, ClientParts};
 use super::durables::messages::FinishDurables;
 use super::durables::{self, Durables, DurablesParts};
@@ -335,6 +335,15 @@ impl Handler<CheckAccess> for Supervisor {
             // One for each revocation; and every shard looks by itself each second.
             shard.address.do_send(check);
         }
+    }
+}
+
+impl Handler<ReadTlsFiles> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, ReadTlsFiles: ReadTlsFiles, _: &mut Self::Context) {
+        // One for each time that an operator asks for it.
+        self.clients.values().for_each(|client| client.do_send(ReadTls));
     }
 }
 

@@ -12,11 +12,11 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::panic::PanicHookInfo;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use env_logger::{Builder, Target, WriteStyle};
-use log::{Level, Record};
+use log::{Level, Log, Metadata, Record};
 
 use self::format::Style;
 use self::queue::Queue;
@@ -38,12 +38,45 @@ static HANDLE: OnceLock<LogHandle> = OnceLock::new();
 #[derive(Clone)]
 pub struct LogHandle {
     queue: Arc<Queue>,
+    style: Style,
+    logger: Logger,
+}
+
+/// A logger whose level can be changed.
+#[derive(Clone)]
+struct Logger(Arc<RwLock<env_logger::Logger>>);
+
+impl Logger {
+    fn current(&self) -> RwLockReadGuard<'_, env_logger::Logger> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.current().enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        self.current().log(record);
+    }
+
+    fn flush(&self) {
+        self.current().flush();
+    }
 }
 
 impl LogHandle {
     /// Lines lost since the start, because the queue was full or could not be written.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
+    }
+
+    /// Logs from now on what `level` says, a filter in the syntax of `RUST_LOG`.
+    pub fn set_level(&self, level: &str) {
+        let logger = build(level, self.style, &self.queue);
+        log::set_max_level(logger.filter());
+        *self.logger.0.write().unwrap_or_else(PoisonError::into_inner) = logger;
     }
 
     /// Waits until all lines logged before are written; false when that took longer than `timeout`.
@@ -77,23 +110,28 @@ pub fn init(config: &LogConfig, production: bool) -> io::Result<LogHandle> {
 }
 
 struct Running {
-    logger: env_logger::Logger,
+    logger: Logger,
     max_level: log::LevelFilter,
     handle: LogHandle,
 }
 
 fn start(config: &LogConfig, style: Style, to: impl Write + Send + 'static, bytes: usize) -> io::Result<Running> {
     let queue = Queue::start(to, bytes, move |count| format::dropped_notice(style, count))?;
-    let logger = Builder::new()
+    let logger = build(&config.level, style, &queue);
+    let max_level = logger.filter();
+    let logger = Logger(Arc::new(RwLock::new(logger)));
+    Ok(Running { logger: logger.clone(), max_level, handle: LogHandle { queue, style, logger } })
+}
+
+fn build(level: &str, style: Style, queue: &Arc<Queue>) -> env_logger::Logger {
+    Builder::new()
         .parse_filters(QUIET)
-        .parse_filters(&config.level)
+        .parse_filters(level)
         .format(move |line, record| format::write_line(style, line, record))
-        .target(Target::Pipe(Box::new(Lines(Arc::clone(&queue)))))
+        .target(Target::Pipe(Box::new(Lines(Arc::clone(queue)))))
         // Colours are the business of `format`; nothing is to be stripped.
         .write_style(WriteStyle::Always)
-        .build();
-    let max_level = logger.filter();
-    Ok(Running { logger, max_level, handle: LogHandle { queue } })
+        .build()
 }
 
 /// The end of the queue that the logger writes to: each write is one whole line.

@@ -26,12 +26,16 @@ impl Shard {
     fn check_token(&self, seat: &Seat, now: Timestamp) {
         let standing = &seat.link.standing;
         let caller = standing.caller();
-        let Some(principal) = caller.principal().filter(|_| !seat.link.outbox.is_closed()) else { return };
-        if principal.is_expired(now) || self.parts.access.is_revoked(principal) {
-            log::info!(session = seat.session, principal = principal.name(), peer = seat.link.peer_name().as_str(); "token expired or revoked, closing");
+        if seat.link.outbox.is_closed() {
+            return;
+        }
+        let name = caller.principal().map_or("", |principal| principal.name());
+        if caller.principal().is_some_and(|principal| principal.is_expired(now)) || !self.parts.access.admits(&caller) {
+            log::info!(session = seat.session, principal = name, peer = seat.link.peer_name().as_str(); "token missing, expired, revoked or taken away, closing");
             seat.link.close(CloseReason::BadToken);
             return;
         }
+        let Some(principal) = caller.principal() else { return };
         let left = principal.expires_at.map(|end| end.since(now));
         if let Some(left) = left.filter(|left| *left <= self.parts.limits.expiry_notice && standing.asks_more.get())
             && !standing.was_warned.replace(true)
