@@ -86,7 +86,6 @@ fn a_developer_is_shown_the_page_and_nobody_else_the_token() {
     assert_eq!((shown.status, shown.header("content-type")), (200, Some("text/html; charset=utf-8")));
     drop(server);
 
-    drop(server);
     for secretive in [
         readable.clone().env("APP_ENV", "production").env("EVENT_HANDLER__LOG__FORMAT", "text"),
         readable.clone().env("EVENT_HANDLER__LOG__FORMAT", "json"),
