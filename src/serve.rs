@@ -164,6 +164,7 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
                     node.supervisor.do_send(CheckAccess);
                 }
             }
+            reason = node.edge.health.store.unusable() => return Err(unusable(reason)),
             reason = &mut escalation => {
                 let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
                 return Err(ServeError::Escalated(reason));

@@ -56,11 +56,8 @@ fn a_new_writer_makes_no_new_file_in_place_of_a_lost_one() {
     }
     inject(&server, "persistence");
     wait_for_restarts(&server, "persistence", 1);
-    let ready = eventually("the new writer has looked", || {
-        let ready = server.get("/health/ready");
-        ready.text().contains("is gone").then_some(ready)
-    });
-    assert_eq!(ready.status, 503);
+    eventually("the new writer has looked", || server.log_text().contains("is gone").then_some(()));
+    wait_for_status(&server, "/health/ready", 503);
     assert_eq!(server.post("/publish", json!({"event_name": "a"})).error(503)["code"], "store_unavailable");
     assert!(!server.dir().join("events.db").exists());
 }
