@@ -40,7 +40,9 @@ fn standard_input() -> Result<String, Failure> {
     Ok(text)
 }
 
+/// A byte order mark is skipped, as the service skips it.
 fn parse(text: &str, place: &str) -> Result<Box<RawValue>, Failure> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     serde_json::from_str(text).map_err(|error| {
         Failure::Usage(format!(
             "the payload {place} is not JSON: {error}\nA text needs its quotes too: '\"like this\"'."

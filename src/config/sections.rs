@@ -279,6 +279,10 @@ fn checked_base_path(text: &str) -> Result<String, String> {
     };
     match path.strip_prefix('/') {
         None if path.is_empty() => Ok(String::new()),
+        // These paths are answered outside of the base path too.
+        Some(segments) if matches!(segments.split('/').next(), Some("health" | "metrics")) => {
+            Err(format!("must not begin with /health or /metrics, which are answered everywhere, not {text:?}"))
+        }
         Some(segments) if segments.split('/').all(is_segment) => Ok(path.to_owned()),
         _ => Err(format!("must be a path such as \"/events\", of letters, digits and -._~, not {text:?}")),
     }
@@ -330,11 +334,16 @@ fn level<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
 /// A log filter is `directive,…[/text]`, each directive a level, a module, or `module=level`.
 fn check_filter(filter: &str) -> Result<(), String> {
     let directives = filter.split('/').next().unwrap_or_default();
+    let is_alone = !directives.contains(',');
+    let is_ours = |module: &str| module.starts_with("event_handler");
     for directive in directives.split(',').map(str::trim).filter(|d| !d.is_empty()) {
         let (text, is_level) = match directive.split_once('=') {
             Some((_, level)) => (level.trim(), true),
-            // A module may have any name, but one that resembles a level was meant to be one.
-            None => (directive, suggest(&directive.to_lowercase(), LEVELS).is_some()),
+            // A module may have any name; one that resembles a level, or stands alone and is none of ours, was meant to be
+            // a level: it would silence everything.
+            None => {
+                (directive, suggest(&directive.to_lowercase(), LEVELS).is_some() || is_alone && !is_ours(directive))
+            }
         };
         if is_level && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)) {
             return Err(format!("unknown level {text:?} (known: {})", LEVELS.join(", ")));
@@ -352,7 +361,7 @@ mod tests {
         for good in ["", "info", "WARN", "event_handler", "info,event_handler::web=debug", "actix=off,info/text=x"] {
             assert_eq!(check_filter(good), Ok(()), "{good}");
         }
-        for (bad, text) in [("inof", "inof"), ("info,a=loud", "loud"), ("a=", "")] {
+        for (bad, text) in [("inof", "inof"), ("verbose", "verbose"), ("5", "5"), ("info,a=loud", "loud"), ("a=", "")] {
             let reason = format!("unknown level {text:?} (known: off, error, warn, info, debug, trace)");
             assert_eq!(check_filter(bad), Err(reason));
         }
@@ -363,7 +372,19 @@ mod tests {
         for (text, path) in [("", ""), ("/", ""), ("/events", "/events"), ("/a/b-1.x_~/", "/a/b-1.x_~")] {
             assert_eq!(checked_base_path(text).as_deref(), Ok(path), "{text}");
         }
-        for bad in ["events", "/a//b", "/a/../b", "/.", "/a b", "/a?b", "/\u{e4}", "/%65", "http://h/a"] {
+        for bad in [
+            "events",
+            "/a//b",
+            "/a/../b",
+            "/.",
+            "/a b",
+            "/a?b",
+            "/\u{e4}",
+            "/%65",
+            "http://h/a",
+            "/health",
+            "/metrics/a/",
+        ] {
             assert!(checked_base_path(bad).is_err(), "{bad}");
         }
     }

@@ -76,6 +76,8 @@ pub struct Found {
     pub at: Timestamp,
     /// When the event with the id [`Seen::last`] was stored, if there is one.
     pub at_seen: Option<Timestamp>,
+    /// Whether the store lacks that event, and times have once gone back within what it has.
+    pub has_turned: bool,
 }
 
 impl Found {
@@ -107,8 +109,9 @@ pub fn judge(seen: &Seen, found: &Found) -> Verdict {
         return Verdict::Another;
     }
     if found.last < seen.last {
-        // What is older than the newest event seen was stored before the log was set back: times rise with ids.
-        return if found.at > seen.at { Verdict::Forked } else { Verdict::SetBack };
+        // What is older than the newest event seen was stored before the log was set back: times rise with ids. Where they
+        // once did not, nobody knows.
+        return if found.has_turned || found.at > seen.at { Verdict::Forked } else { Verdict::SetBack };
     }
     match found.at_seen {
         Some(at) if at != seen.at => Verdict::Forked,
@@ -200,7 +203,7 @@ mod tests {
     fn a_log_that_lacks_what_was_seen_was_set_back() {
         let seen = Seen { log: A, last: 20, at: Timestamp(200) };
         let judged = |log, last, at, at_seen: Option<i64>| {
-            let found = Found { log, last, at: Timestamp(at), at_seen: at_seen.map(Timestamp) };
+            let found = Found { log, last, at: Timestamp(at), at_seen: at_seen.map(Timestamp), has_turned: last == 12 };
             let verdict = judge(&seen, &found);
             (verdict, resume_after(&seen, &found, verdict))
         };
@@ -210,6 +213,7 @@ mod tests {
         assert_eq!(judged(A, 10, 100, None), (Verdict::SetBack, Some(20 + MARGIN)));
         assert_eq!(judged(A, 19, 200, None), (Verdict::SetBack, Some(20 + MARGIN)), "of one batch");
         assert_eq!(judged(A, 0, 0, None), (Verdict::SetBack, Some(20 + MARGIN)), "emptied");
+        assert_eq!(judged(A, 12, 100, None), (Verdict::Forked, Some(20 + MARGIN)), "a clock was set back");
         assert_eq!(judged(A, 15, 300, None), (Verdict::Forked, Some(20 + MARGIN)));
         assert_eq!(judged(A, 25, 300, Some(290)), (Verdict::Forked, Some(25 + MARGIN)));
         assert_eq!(judged(B, 10, 300, None), (Verdict::Another, Some(20 + MARGIN)));

@@ -26,13 +26,12 @@ impl Provenance<'_> {
         if allowed.iter().any(|allowed| allowed == EVERY) {
             return false;
         }
-        match self.origin {
-            Some(origin) => {
-                !self.is_same(origin) && !allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
-            }
-            // A request that a page makes without being able to read the answer, such as for an image.
-            None => matches!(self.site, Some("cross-site" | "same-site")),
-        }
+        // Alone it comes with a request whose answer the page cannot read, such as for an image. It knows the scheme.
+        let is_elsewhere = matches!(self.site, Some("cross-site" | "same-site"));
+        self.origin.map_or(is_elsewhere, |origin| {
+            let is_named = allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin));
+            !is_named && (is_elsewhere || !self.is_same(origin))
+        })
     }
 
     /// Whether `origin` is the one that is asked. Its scheme is not known here, where a proxy may speak TLS.
@@ -77,6 +76,12 @@ mod tests {
             assert!(is_foreign(origin, "127.0.0.1:4300", &[APP]), "{origin}");
         }
         assert!(Provenance { origin: Some(APP), ..Provenance::default() }.is_foreign(&[]), "nobody is asked");
+    }
+
+    #[test]
+    fn a_page_of_another_scheme_is_foreign() {
+        let who = Provenance { origin: Some("http://h"), site: Some("cross-site"), host: Some("h") };
+        assert!(who.is_foreign(&[]) && !who.is_foreign(&["http://h".to_owned()]));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::domain::log::{Found, LogId, Restored, Seen};
 
 use super::connection::{Connection, on_backend};
 use super::error::{StoreError, StoreErrorKind};
-use super::schema::{events, log, log_gaps};
+use super::schema::{clock_turns, events, log, log_gaps};
 use super::writer::newest;
 
 /// Its identity.
@@ -30,7 +30,12 @@ pub(super) fn found(connection: &mut Connection, seen: Option<EventId>) -> Resul
             on_backend!(connection, c => row.first(c).optional())?
         }
     };
-    Ok(Found { log, last, at: Timestamp(at), at_seen: at_seen.map(Timestamp) })
+    let lacks = seen.is_some_and(|seen| seen > last);
+    let has_turned = lacks && {
+        let turns = clock_turns::table.filter(clock_turns::first_id.le(last)).count();
+        on_backend!(connection, c => turns.get_result::<i64>(c))? > 0
+    };
+    Ok(Found { log, last, at: Timestamp(at), at_seen: at_seen.map(Timestamp), has_turned })
 }
 
 /// Decides, in a transaction that holds the lock of the log, how a log goes on that lacks some of what was `seen`, and

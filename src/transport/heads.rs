@@ -78,7 +78,7 @@ impl Heads {
                     width
                 }
                 State::Head(searched) => match end_of_head(rest, searched) {
-                    None if rest.len() < MAX_HEAD => {
+                    None if rest.len() < MAX_HEAD && may_become_plain(rest, searched) => {
                         self.0 = State::Head(rest.len());
                         let before = changed.unwrap_or_else(|| bytes[..at].to_vec());
                         return Seen::Changed(before, rest.len());
@@ -122,6 +122,14 @@ fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
     const END: &[u8] = b"\r\n\r\n";
     let from = searched.saturating_sub(END.len() - 1);
     memmem::find(&bytes[from..], END).map(|at| from + at + END.len())
+}
+
+/// Whether more bytes can make `begun` a head in plain form. What cannot become one is not kept back: the library may see
+/// an end in it. Its first `searched` bytes were looked at before.
+fn may_become_plain(begun: &[u8], searched: usize) -> bool {
+    let from = searched.saturating_sub(1);
+    let mut ends = memchr::memchr_iter(b'\n', &begun[from..]).map(|at| from + at);
+    begun[0].is_ascii_uppercase() && ends.all(|end| end > 0 && begun[end - 1] == b'\r')
 }
 
 impl Chunk {
@@ -172,7 +180,7 @@ impl<'a> Head<'a> {
             b"HTTP/1.0" => true,
             _ => return None,
         };
-        if words.next().is_some() || method.is_empty() || target.is_empty() {
+        if words.next().is_some() || !method.first().is_some_and(u8::is_ascii_uppercase) || target.is_empty() {
             return None;
         }
         let (mut length, mut is_chunked, mut is_upgrade) = (None, false, method == b"CONNECT");
@@ -212,13 +220,8 @@ impl<'a> Head<'a> {
     /// The head as the library takes it, if it would not take it as it is.
     fn mended(&self, head: &[u8]) -> Option<Vec<u8>> {
         // What a URI must not have, and clients send all the same.
-        let escaped = |byte: &u8| match byte {
-            b'<' => Some(b"%3C"),
-            b'>' => Some(b"%3E"),
-            b'`' => Some(b"%60"),
-            _ => None,
-        };
-        if !self.needs_length && !self.target.iter().any(|byte| escaped(byte).is_some()) {
+        let is_escaped = |byte: &u8| matches!(byte, b'<' | b'>' | b'`' | b'"') || !byte.is_ascii();
+        if !self.needs_length && !self.target.iter().any(is_escaped) {
             return None;
         }
         let start = memchr::memchr(b' ', head)? + 1;
@@ -226,9 +229,9 @@ impl<'a> Head<'a> {
         let mut mended = Vec::with_capacity(head.len() + 64);
         mended.extend_from_slice(before);
         for byte in self.target {
-            match escaped(byte) {
-                Some(text) => mended.extend_from_slice(text),
-                None => mended.push(*byte),
+            match is_escaped(byte) {
+                true => mended.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+                false => mended.push(*byte),
             }
         }
         mended.extend_from_slice(after);

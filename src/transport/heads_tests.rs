@@ -25,13 +25,14 @@ fn whole(input: &str) -> (String, bool) {
 }
 
 /// Several requests, and what the library is to read.
-const REQUESTS: [(&str, &str); 6] = [
+const REQUESTS: [(&str, &str); 7] = [
     (
         "GET /events?event_name=user.> HTTP/1.1\r\nHost: a>b\r\n\r\n",
         "GET /events?event_name=user.%3E HTTP/1.1\r\nHost: a>b\r\n\r\n",
     ),
     ("POST /publish HTTP/1.1\r\nHost: a\r\nContent-Length: 16\r\n\r\nGET /> HTTP/1.0\r", ""),
     ("POST /ready HTTP/1.0\r\n\r\n", "POST /ready HTTP/1.0\r\nContent-Length: 0\r\n\r\n"),
+    ("GET /?x=\"größe\" HTTP/1.1\r\nHost: a\r\n\r\n", "GET /?x=%22gr%C3%B6%C3%9Fe%22 HTTP/1.1\r\nHost: a\r\n\r\n"),
     ("PUT /<`a> HTTP/1.0\r\nX:\r\n\r\n", "PUT /%3C%60a%3E HTTP/1.0\r\nX:\r\n\r\n"),
     (
         "POST /> HTTP/1.1\r\nHost: a\r\ntransfer-encoding: Chunked\r\n\r\n1c\r\nGET /> HTTP/1.1\r\nHost: a\r\n\r\n\r\n0\r\n\r\n",
@@ -49,6 +50,16 @@ fn heads_are_mended_and_nothing_else() {
 }
 
 #[test]
+fn what_cannot_become_a_plain_head_is_not_kept_back() {
+    for sent in ["GET / HTTP/1.0\n\n", "GET / HTTP/1.1\r\nHost: a\n", "\x16\x03\x01", "get /", "\r\n"] {
+        let bytes = sent.as_bytes();
+        assert_eq!(passed_on([bytes]), (bytes.to_vec(), vec![], true), "{sent:?}");
+        let (out, kept, is_lost) = passed_on(bytes.chunks(1));
+        assert_eq!((out, kept, is_lost), (bytes.to_vec(), vec![], true), "{sent:?} byte by byte");
+    }
+}
+
+#[test]
 fn what_is_in_doubt_is_passed_on_as_it_is() {
     let next = "GET /> HTTP/1.1\r\nHost: a\r\n\r\n";
     for sent in [
@@ -60,6 +71,7 @@ fn what_is_in_doubt_is_passed_on_as_it_is() {
         "GET /a> HTTP/1.1\r\nno colon\r\n\r\n",
         "GET /a> HTTP/1.1\r\nX: a\r\n folded: b\r\n\r\n",
         "\r\nGET /a> HTTP/1.1\r\n\r\n",
+        "get /a> HTTP/1.1\r\n\r\n",
         "POST /a> HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
         "POST /a> HTTP/1.1\r\nContent-Length: +1\r\n\r\nx",
         "POST /a> HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\nx",

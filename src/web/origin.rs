@@ -27,7 +27,8 @@ pub async fn keep_out<B: MessageBody>(
     }
 }
 
-fn judge(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
+/// The decision.
+pub(super) fn judge(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
     let text = |name: HeaderName| req.headers().get(name).map(|value| value.to_str().unwrap_or_default());
     let who = Provenance {
         origin: text(header::ORIGIN),

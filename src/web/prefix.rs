@@ -11,7 +11,7 @@ use actix_web::middleware::Next;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::{Edge, body, reply};
+use super::{Edge, body, origin, reply};
 use crate::protocol::error::{ApiError, ErrorCode};
 
 /// What is answered outside of the base path too: monitors and orchestrators do not come through the proxy.
@@ -31,7 +31,8 @@ pub async fn strip<B: MessageBody + 'static>(
         None if EVERYWHERE.iter().any(|path| below(req.path(), path).is_some()) => {}
         Some(None) | None => {
             let message = format!("there is nothing at {}: all paths begin with {base} (server.base_path)", req.path());
-            let error = ApiError::new(ErrorCode::NotFound, message);
+            let foreign = req.app_data::<Data<Edge>>().and_then(|edge| origin::judge(req.request(), edge).err());
+            let error = foreign.unwrap_or_else(|| ApiError::new(ErrorCode::NotFound, message));
             let payload = req.extract::<Payload>().await?;
             body::discard(req.request(), payload).await;
             return Ok(req.into_response(reply::refuse(&error)));

@@ -267,6 +267,15 @@ fn what_the_library_is_too_strict_for_is_accepted() {
     let mut stream = EventStream::open(server.addr(), "/events/stream?event_name=user.>&after=0", &[]);
     assert_eq!(stream.event(), (1, "user.created".to_owned(), json!(1)));
 
+    // A name may be any text; and an end of line may lack its carriage return.
+    server.publish("größe", json!(1));
+    let mut connection = Connection::open(server.addr()).expect("a connection");
+    connection.send_raw("GET /events?event_name=größe HTTP/1.1\r\nHost: localhost\r\n\r\n".as_bytes()).expect("sent");
+    assert_eq!(connection.receive(false).expect("an answer").data()[0]["event_name"], "größe");
+    let mut connection = Connection::open(server.addr()).expect("a connection");
+    connection.send_raw(b"GET /health HTTP/1.1\nHost: localhost\n\n").expect("sent");
+    assert_eq!(connection.receive(false).expect("an answer").status, 200);
+
     let posts = [("/publish", 400), ("/nowhere", 404), ("/events", 405)];
     for (path, status) in posts {
         let mut connection = Connection::open(server.addr()).expect("a connection");
