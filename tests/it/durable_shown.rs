@@ -56,6 +56,18 @@ fn an_after_beyond_the_end_is_not_recovered() {
 }
 
 #[test]
+fn an_after_of_another_log_is_not_recovered() {
+    let server = Server::start(Backend::Sqlite);
+    let id = server.publish("a.b", json!({}));
+    let other = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
+    let join = |name: &str, log: &str| server.ws().request(request(name, json!({ "after": 0, "log_id": log })));
+    let reply = join("d", other);
+    assert_eq!((&reply["recovered"], &reply["after"]), (&json!(false), &json!(id)), "{reply}");
+    assert_eq!(join("d", other)["recovered"], false, "who comes back with it has seen another log");
+    assert_eq!(join("e", reply["log_id"].as_str().expect("a text"))["recovered"], true);
+}
+
+#[test]
 fn the_same_filter_in_another_spelling_is_the_same() {
     let server = Server::start(Backend::Sqlite);
     let first = json!({"filter": {"amount": 5, "to": ["x", "y"]}});

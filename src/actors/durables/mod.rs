@@ -205,13 +205,18 @@ impl Durables {
         let floor = consumer.durable.as_ref().map_or(consumer.record.floor, Durable::floor);
         let bounds = self.parts.position.get().unwrap_or_default();
         let last = bounds.last.max(log_end);
-        let is_beyond = matches!(request.start, Start::After(id) if id > last);
+        // The client has seen another log than this one.
+        let is_foreign = match request.start {
+            Start::After(id) => id > last,
+            Start::Elsewhere => true,
+            Start::Now | Start::Earliest => false,
+        };
         let joined = Joined {
             key: MemberKey { durable: Arc::clone(&name), member },
             floor,
             last,
             earliest: bounds.earliest,
-            is_recovered: floor + 1 >= bounds.earliest && !consumer.has_lost && !is_beyond,
+            is_recovered: floor + 1 >= bounds.earliest && !consumer.has_lost && !is_foreign,
         };
         log::debug!(durable = &*name, member, floor; "member joined");
         // After the reply is on its way: the session asks for nothing else meanwhile.
