@@ -7,8 +7,8 @@ use crate::domain::log::{Found, LogId, Restored, Seen};
 
 use super::connection::{Connection, on_backend};
 use super::error::{StoreError, StoreErrorKind};
+use super::group::newest;
 use super::schema::{clock_turns, events, log, log_gaps};
-use super::writer::newest;
 
 /// Its identity.
 pub(super) fn id(connection: &mut Connection) -> Result<LogId, StoreError> {

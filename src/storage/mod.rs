@@ -16,6 +16,7 @@ mod durables;
 mod error;
 mod filter;
 mod fragments;
+mod group;
 mod idempotency;
 mod identity;
 mod lock;
@@ -41,6 +42,7 @@ pub use backup::{Restoration, backup, restore};
 pub use compact::{Compacted, compact};
 pub use durables::{DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable, service_name};
 pub use error::{StoreError, StoreErrorKind};
+pub use group::Group;
 pub use lock::StoreLock;
 pub use migrate::{is_current, migrate};
 pub use options::{Durability, StoreOptions};
@@ -58,7 +60,7 @@ pub use schedules::{Scheduled, Turn};
 pub use session::Schema;
 pub use sqlite::close;
 pub use url::StoreUrl;
-pub use writer::{Committed, Group, Writer};
+pub use writer::{Committed, Writer};
 
 #[cfg(test)]
 mod tests;

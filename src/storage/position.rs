@@ -6,8 +6,8 @@ use crate::domain::event::{EventId, LogBounds, Timestamp};
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
+use super::group::Tail;
 use super::schema::{clock_turns, events};
-use super::writer::Tail;
 
 /// The retained ids.
 pub(super) fn bounds(connection: &mut Connection) -> Result<LogBounds, StoreError> {

@@ -15,11 +15,11 @@ use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::routes::ServiceId;
 
 use super::error::StoreError;
+use super::group::{AppendJob, Tail, newest};
 use super::idempotency::{self, KeyUse, Plan};
 use super::outbox::Hold;
 use super::schema::idempotency_keys;
 use super::session::PostgresSession;
-use super::writer::{AppendJob, Tail, newest};
 
 /// Keeps the lock of the log apart from other advisory locks.
 const LOG: i64 = 7310868735423766380;

@@ -9,9 +9,9 @@ use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
+use super::group::newest;
 use super::position::{self, IdRange, Stretch};
 use super::schema::{clock_turns, deliveries, delivery_attempts, events, idempotency_keys};
-use super::writer::newest;
 use super::{identity, outbox};
 
 /// What of the log is kept. `None` sets no limit; the newest event is always kept.

@@ -10,11 +10,11 @@ use crate::domain::event::{NewEvent, Timestamp};
 
 use super::connection::{Access, Connection};
 use super::error::{StoreError, StoreErrorKind};
+use super::group::{AppendJob, Tail, newest};
 use super::idempotency::{self, KeyUse, Plan};
 use super::options::StoreOptions;
 use super::schema::idempotency_keys;
 use super::url::StoreUrl;
-use super::writer::{AppendJob, Tail, newest};
 
 /// Rows of the large and the small statement; SQLite allows 32,766 parameters.
 const MANY: usize = 64;

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use diesel::dsl::auto_type;
-use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
+use diesel::{OptionalExtension as _, RunQueryDsl as _};
 
 use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
@@ -19,19 +18,16 @@ use crate::domain::routes::{Routes, ServiceId};
 
 use super::beside::Mark;
 use super::connection::{Access, Connection, on_backend};
-use super::durables::{self, DurableChange, DurableRecord, HeldDurable, NewDurable};
+use super::durables::{self, DurableRecord, HeldDurable, NewDurable};
 use super::error::{StoreError, StoreErrorKind};
+use super::group::{self, Ground, Group, Written, newest};
 use super::options::StoreOptions;
-use super::outbox::{
-    self, Held, Hold, NewJob, NewService, Orphan, Pending, Registered, Renewed, ServiceChange, Settlement, Settling,
-    Shifted,
-};
+use super::outbox::{self, Held, Hold, NewJob, NewService, Orphan, Pending, Registered, Renewed, Settling, Shifted};
 use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
-use super::schema::events;
 use super::url::StoreUrl;
-use super::{compact, idempotency, identity, migrate, position, postgres, sqlite};
+use super::{compact, identity, migrate, position, postgres, sqlite};
 use crate::telemetry::faults::{self, FaultPoint};
 
 /// A connection that appends, owned by one thread.
@@ -74,32 +70,6 @@ pub struct Committed {
     pub has_settled_all: bool,
     /// Why requests are [`AppendOutcome::Unstorable`].
     pub refused: Vec<StoreError>,
-}
-
-/// What goes into one transaction.
-#[derive(Debug, Default)]
-pub struct Group {
-    pub appends: Vec<Append>,
-    /// Most schedules to be appended now if they are due.
-    pub take_due: usize,
-    pub settlements: Vec<Settlement>,
-    pub services: Vec<ServiceChange>,
-    pub durables: Vec<DurableChange>,
-    /// By how much dates may be ahead of the time, so that they need not go back; a day unless it is said.
-    pub lead: Option<Duration>,
-}
-
-/// See [`Group::lead`].
-const MAX_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The end of the log, read inside the transaction that appends to it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Tail {
-    pub id: EventId,
-    pub created_at: Timestamp,
-    pub log_offset: i64,
-    /// The newest event is dated after that.
-    pub turns_back: bool,
 }
 
 impl Writer {
@@ -184,7 +154,7 @@ impl Writer {
         let mut own = 0;
         let written = self.keep(connection, |connection| {
             connection.begin()?;
-            let written = write(connection, group, routes, ground, &mut own)?;
+            let written = group::write(connection, group, routes, ground, &mut own)?;
             injected(aborts)?;
             connection.commit()?;
             injected(is_unconfirmed)?;
@@ -260,7 +230,7 @@ impl Writer {
         let (ground, mut group) = (self.ground(now), Group { appends, ..Group::default() });
         self.keep(connection, |connection| {
             connection.begin()?;
-            let written = write(connection, &mut group, routes, ground, &mut 0).map(drop);
+            let written = group::write(connection, &mut group, routes, ground, &mut 0).map(drop);
             connection.roll_back();
             written
         })
@@ -567,81 +537,6 @@ impl Writer {
     }
 }
 
-/// On what a transaction of the writer stands.
-#[derive(Debug, Clone, Copy)]
-struct Ground {
-    seen: Option<Seen>,
-    is_set_back: bool,
-    is_declared: bool,
-    now: Timestamp,
-    keys_since: Timestamp,
-}
-
-/// What a transaction has written.
-struct Written {
-    tail: Tail,
-    plan: idempotency::Plan,
-    enqueued: outbox::Enqueued,
-    void: Vec<ServiceId>,
-    restored: Option<Restored>,
-    has_settled_all: bool,
-}
-
-/// Writes all of `group` within a transaction. What is due is added to its appends, and as many as `own` are put before them.
-fn write(
-    connection: &mut Connection,
-    group: &mut Group,
-    routes: &Routes,
-    ground: Ground,
-    own: &mut usize,
-) -> Result<Written, StoreError> {
-    let Group { appends: batch, take_due, settlements, services, durables, lead } = group;
-    let Ground { seen, is_set_back, is_declared, now, keys_since } = ground;
-    // First: what is void leaves nothing behind, and tells nobody.
-    let mut void = Vec::new();
-    for change in durables {
-        if durables::change(connection, change)? {
-            batch.extend(change.events.iter().cloned().map(Append::single));
-        } else {
-            void.push(change.service);
-        }
-    }
-    let mut restored = None;
-    if is_declared || is_set_back {
-        restored = match seen.filter(|_| !is_declared) {
-            Some(seen) => identity::restore(connection, &seen)?,
-            None => Some(identity::declare_restored(connection, seen.as_ref())?),
-        };
-        batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
-        *own = restored.iter().count();
-    }
-    let floor = match &restored {
-        Some(restored) => restored.after,
-        None => seen.filter(|_| !is_set_back).map_or(0, |seen| seen.last),
-    };
-    if *take_due > 0 {
-        batch.extend(schedules::take_due(connection, now, *take_due)?.into_iter().map(Append::single));
-    }
-    let job = AppendJob { batch, floor, now, lead: lead.unwrap_or(MAX_LEAD), keys_since };
-    let (tail, plan) = match connection {
-        Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
-        Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
-    };
-    let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
-    if tail.turns_back && new.peek().is_some() {
-        position::turn_back(connection, tail.id + 1, tail.created_at)?;
-    }
-    let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
-    for ((schedule, event), place) in plan.schedules(batch).zip(0..) {
-        schedules::insert(connection, schedule, event, now, place)?;
-    }
-    let has_settled_all = outbox::settle(connection, settlements)? == settlements.len();
-    for change in services {
-        outbox::change_service(connection, change)?;
-    }
-    Ok(Written { tail, plan, enqueued, void, restored, has_settled_all })
-}
-
 /// An event that any store can hold.
 fn harmless() -> Append {
     Append::single(NewEvent {
@@ -660,39 +555,6 @@ fn harmless() -> Append {
 fn injected(is_due: bool) -> Result<(), StoreError> {
     let error = || StoreError::new(StoreErrorKind::Unavailable, "injected: the connection is lost");
     if is_due { Err(error()) } else { Ok(()) }
-}
-
-/// What a backend needs to know to append.
-pub(super) struct AppendJob<'a> {
-    pub batch: &'a [Append],
-    /// Ids are given above this.
-    pub floor: EventId,
-    pub now: Timestamp,
-    /// By how much dates may be ahead of it.
-    pub lead: Duration,
-    /// Idempotency keys from before this instant count as absent.
-    pub keys_since: Timestamp,
-}
-
-impl AppendJob<'_> {
-    /// Whether any request has an idempotency key.
-    pub fn has_keys(&self) -> bool {
-        idempotency::keys(self.batch).next().is_some()
-    }
-
-    /// The tail from which the batch continues, `last` being the newest row.
-    pub fn tail(&self, last: Option<(EventId, i64, i64)>) -> Tail {
-        let (id, created_at, log_offset) = last.unwrap_or_default();
-        let turns_back = created_at > self.now.plus(self.lead).0;
-        let created_at = if turns_back { self.now } else { Timestamp(created_at).max(self.now) };
-        Tail { id: id.max(self.floor), created_at, log_offset, turns_back }
-    }
-}
-
-/// The newest row: id, time, offset.
-#[auto_type]
-pub(super) fn newest() -> _ {
-    events::table.order(events::id.desc()).select((events::id, events::created_at, events::log_offset)).limit(1_i64)
 }
 
 /// PostgreSQL cannot hold a zero byte in a text, so neither backend takes one.

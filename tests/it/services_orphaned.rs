@@ -6,6 +6,9 @@ use crate::services::{HASTY, deliveries};
 use crate::support::server::Builder;
 use crate::support::{Answer, Backend, Server, Service, eventually, for_each_backend};
 
+/// What the log says of open deliveries that nobody makes.
+const WARNING: &str = "deliveries of a service that is not configured";
+
 /// Two events, of which `old` has refused the first; then it is renamed to `new`.
 fn renamed(backend: Backend, old: &Service, new: &Service) -> (Server, [i64; 2]) {
     let before = Server::builder().backend(backend);
@@ -71,7 +74,8 @@ fn what_a_renamed_service_has_left_is_seen_and_moved() {
 fn what_a_removed_service_has_left_is_cancelled() {
     for_each_backend(|backend| {
         let (old, new) = (Service::answering(|_| Answer::Status(400)), Service::start());
-        let (server, [_, second]) = renamed(backend, &old, &new);
+        let (mut server, [_, second]) = renamed(backend, &old, &new);
+        assert!(server.log_text().contains(WARNING), "{}", server.log_text());
         assert_eq!(server.get(&format!("/events/{second}")).data()["status"], "pending");
         assert_eq!(ask(&server, "cancel", json!({"service": "old", "dry_run": true}))["count"], 1);
         assert_eq!(ask(&server, "cancel", json!({"service": "old"}))["count"], 1);
@@ -79,6 +83,9 @@ fn what_a_removed_service_has_left_is_cancelled() {
         let cancelled = deliveries(&server, &format!("?event_id={second}")).remove(0);
         assert_eq!((&cancelled["state"], &cancelled["dead_reason"]), (&json!("dead"), &json!("cancelled")));
         assert_eq!(ask(&server, "cancel", json!({"service": "old"}))["count"], 0);
+        server.restart();
+        server.publish("a", json!({}));
+        assert!(!server.log_text().contains(WARNING), "nothing waits: {}", server.log_text());
     });
 }
 

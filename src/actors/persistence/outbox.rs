@@ -73,12 +73,15 @@ impl Outbox {
         Ok(())
     }
 
-    /// Warns of deliveries that nobody makes, once.
+    /// Warns of open deliveries that nobody makes, once.
     fn tell_of_orphans(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
         if !std::mem::replace(&mut self.has_told_of_orphans, true) {
             let configured: Vec<String> = self.slots.iter().map(|slot| slot.name.to_string()).collect();
             for Orphan { name, pending, .. } in writer.orphans(&configured)? {
                 let (service, dead, pending) = (name.as_str(), pending.dead, pending.open());
+                if pending == 0 {
+                    continue;
+                }
                 log::warn!(service, pending, dead; "deliveries of a service that is not configured: move or cancel them by /admin/deliveries");
             }
         }
