@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 use std::time::Instant;
 
+use diesel::{Connection as _, SqliteConnection, connection::SimpleConnection as _};
 use serde_json::{Value, json};
 
 use crate::support::{Backend, Server, eventually};
@@ -106,6 +107,21 @@ fn after_a_clean_stop_the_file_alone_is_the_whole_store() {
         fs::read_dir(server.dir()).expect("our folder").flatten().map(|file| file.file_name()).collect();
     left.retain(|name| name.to_string_lossy().starts_with("events.db-"));
     assert_eq!(left, [] as [&str; 0], "closed: nothing lies beside it");
+}
+
+/// The last connection to a file empties the write-ahead log by closing; here another program has one open.
+#[test]
+fn after_a_clean_stop_the_file_has_everything_though_another_program_has_it_open() {
+    let mut server = Server::start(Backend::Sqlite);
+    let path = server.dir().join("events.db");
+    let mut other = SqliteConnection::establish(path.to_str().expect("UTF-8")).expect("a database");
+    other.batch_execute("SELECT count(*) FROM events").expect("a look");
+    server.publish("a", json!(1));
+    assert!(server.terminate().success(), "{}", server.log_text());
+    let copy = Server::builder().backend(Backend::Sqlite);
+    fs::copy(&path, copy.dir().join("events.db")).expect("a copy");
+    assert_eq!(copy.start().events("").len(), 1);
+    drop(other);
 }
 
 #[test]
