@@ -12,6 +12,7 @@ use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{
     Append, AppendOutcome, DEFAULT_SOURCE, Event, EventId, LogBounds, NewEvent, Priority, ScheduleId, Timestamp,
 };
+use crate::domain::lease::Grant;
 use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::name::EventName;
 use crate::domain::routes::{Routes, ServiceId};
@@ -22,7 +23,7 @@ use super::durables::{self, DurableRecord, HeldDurable, NewDurable};
 use super::error::{StoreError, StoreErrorKind};
 use super::group::{self, Ground, Group, Written, newest};
 use super::options::StoreOptions;
-use super::outbox::{self, Held, Hold, NewJob, NewService, Orphan, Pending, Registered, Renewed, Settling, Shifted};
+use super::outbox::{self, Held, NewJob, NewService, Orphan, Pending, Registered, Renewed, Settling, Shifted};
 use super::retention::{self, RetentionPolicy, Trimmed};
 use super::revocations;
 use super::schedules;
@@ -262,7 +263,7 @@ impl Writer {
     pub fn hold(&mut self, service: ServiceId) -> Result<Held, StoreError> {
         self.with(|connection| {
             let hold = match connection {
-                Connection::Sqlite(_) => Hold::Kept,
+                Connection::Sqlite(_) => Grant::Kept,
                 Connection::Postgres(session) => postgres::hold(session, service)?,
             };
             outbox::held(connection, service, hold)
@@ -294,13 +295,13 @@ impl Writer {
         self.with(|connection| {
             let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
             let holds = match connection {
-                Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
+                Connection::Sqlite(_) => vec![Grant::Kept; services.len()],
                 Connection::Postgres(session) => postgres::hold_all(session, &services)?,
             };
             let holds =
-                if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
+                if faults::strikes(FaultPoint::LeaseRefused) { vec![Grant::Elsewhere; holds.len()] } else { holds };
             let taken: Vec<ServiceId> =
-                services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
+                services.iter().zip(&holds).filter(|(_, hold)| **hold == Grant::Taken).map(|(id, _)| *id).collect();
             durables::begin_epochs(connection, &taken)?;
             durables::held(connection, known, &holds)
         })

@@ -13,10 +13,11 @@ use crate::domain::durable::{Acked, Durable, HeldBy, MemberId};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::index::TopicId;
+use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
 use crate::protocol::durable::{JoinRequest, Settlement, Word, held_up};
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::storage::{DurableRecord, Hold};
+use crate::storage::DurableRecord;
 use crate::transport::text_frame;
 
 /// How long members may have to settle something before they are told that they have to.
@@ -261,9 +262,9 @@ impl Consumer {
 
     /// Whether the store's word `held` means another machine: it was moved, or others may have changed it. Not if this
     /// process has taken it back and nobody has had it meanwhile: whoever takes or moves it begins an epoch.
-    pub fn is_outdated_by(&self, hold: Hold, record: &DurableRecord) -> bool {
-        let is_held = hold != Hold::Elsewhere;
-        let own = self.record.epoch + i64::from(hold == Hold::Taken);
+    pub fn is_outdated_by(&self, hold: Grant, record: &DurableRecord) -> bool {
+        let is_held = hold != Grant::Elsewhere;
+        let own = self.record.epoch + i64::from(hold == Grant::Taken);
         is_held != self.is_held() || is_held && record.epoch != own
     }
 }

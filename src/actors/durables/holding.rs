@@ -10,9 +10,10 @@ use super::consumer::Consumer;
 use crate::actors::persistence::messages::{HoldDurables, ReleaseDurable};
 use crate::domain::durable::{Durable, DurablePolicy};
 use crate::domain::filter::Filter;
+use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::storage::{HeldDurable, Hold};
+use crate::storage::HeldDurable;
 
 impl Durables {
     /// Every second: what nobody else sees to. Of positions that only the events of others have moved, a share in each
@@ -131,11 +132,11 @@ impl Durables {
         let Some(consumer) = self.consumers.get_mut(&*record.name) else { return };
         let name = Arc::clone(&consumer.name);
         if consumer.is_outdated_by(hold, &record) {
-            if hold != Hold::Elsewhere && marks.is_none() {
+            if hold != Grant::Elsewhere && marks.is_none() {
                 // It was let go of after the store was asked.
                 return self.hold(&name, ctx);
             }
-            log::info!(durable = &*name, floor = record.floor, is_held = hold != Hold::Elsewhere; "durable subscription moved");
+            log::info!(durable = &*name, floor = record.floor, is_held = hold != Grant::Elsewhere; "durable subscription moved");
             let max_bytes = self.parts.limits.max_unacked_bytes;
             let durable = marks.map(|marks| Durable::new(record.policy, max_bytes, record.floor, marks));
             consumer.has_lost = false;

@@ -5,11 +5,10 @@ use std::time::Duration;
 use super::{NOON, Store, at, on_both, run, single};
 use crate::domain::delivery::{DeadReason, DeliveryState};
 use crate::domain::durable::{DurablePolicy, Mark};
+use crate::domain::lease::Grant;
 use crate::domain::priority::Lane;
 use crate::domain::routes::Routes;
-use crate::storage::{
-    DeadLetter, DeliveryFilter, DurableChange, Group, HeldDurable, Hold, NewDurable, Writer, service_name,
-};
+use crate::storage::{DeadLetter, DeliveryFilter, DurableChange, Group, HeldDurable, NewDurable, Writer, service_name};
 
 const POLICY: DurablePolicy = DurablePolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
 
@@ -23,7 +22,7 @@ fn opened(writer: &mut Writer, name: &str) -> HeldDurable {
     // PostgreSQL may need a moment to notice that the process before is gone.
     loop {
         let held = writer.hold_durable(record.service).expect("hold").expect("it is there");
-        if held.hold != Hold::Elsewhere {
+        if held.hold != Grant::Elsewhere {
             return held;
         }
         std::thread::yield_now();
@@ -148,15 +147,15 @@ fn who_lets_go_of_one_lets_another_process_have_it() {
     let held = opened(&mut one, "d");
     let service = held.record.service;
     let hold = |writer: &mut Writer| writer.hold_durable(service).expect("hold").expect("there").hold;
-    assert_eq!((hold(&mut one), hold(&mut other)), (Hold::Kept, Hold::Elsewhere));
+    assert_eq!((hold(&mut one), hold(&mut other)), (Grant::Kept, Grant::Elsewhere));
     one.release(service).expect("release");
-    assert_eq!((hold(&mut other), hold(&mut one)), (Hold::Taken, Hold::Elsewhere));
+    assert_eq!((hold(&mut other), hold(&mut one)), (Grant::Taken, Grant::Elsewhere));
     // What the one has still to store is void, and it is told so; the other one's is not.
     let before = HeldDurable { record: held.record.clone(), ..held };
     let void = Group { durables: vec![change(&before, 7, &[], &[])], ..Group::default() };
     assert_eq!(one.commit(void, &Routes::default(), NOON).expect("commit").void, [service]);
     let now = other.hold_durable(service).expect("hold").expect("there");
-    assert_eq!((now.hold, now.record.floor), (Hold::Kept, 0));
+    assert_eq!((now.hold, now.record.floor), (Grant::Kept, 0));
     let good = Group { durables: vec![change(&now, 7, &[], &[])], ..Group::default() };
     assert!(other.commit(good, &Routes::default(), NOON).expect("commit").void.is_empty());
     let known = other.hold_durables(&[(service, Some(now.record.epoch))]).expect("hold");
