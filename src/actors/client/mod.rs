@@ -41,17 +41,17 @@ use super::clock::{self, Clock};
 use super::log_position::LogPosition;
 use super::mailbox::Mailbox;
 use super::observe::ActorReport;
-use super::persistence::messages::{HoldService, SettleDeliveries};
+use super::persistence::messages::{CommitWrites, HoldService};
 use super::service_slot::ServiceSlot;
 use super::supervisor::guard::ExitGuard;
 use crate::config::ServiceConfig;
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::dispatch::{Dispatcher, Hold, Job, Next};
-use crate::domain::event::{EventId, NewEvent, Timestamp};
+use crate::domain::event::{Append, EventId, NewEvent, Timestamp};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::routes::ServiceId;
 use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
-use crate::storage::{CommandId, Reader, Registered, ServiceChange, Settlement};
+use crate::storage::{CommandId, Reader, Registered, ServiceChange, Settlement, Write};
 use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
@@ -80,7 +80,7 @@ pub struct ClientParts {
 /// See the module.
 pub struct Client {
     parts: ClientParts,
-    persistence: Mailbox<SettleDeliveries>,
+    persistence: Mailbox<CommitWrites>,
     hold: Recipient<HoldService>,
     metrics: ServiceMetrics,
     clock: Clock,
@@ -180,7 +180,7 @@ impl Drop for Attempting {
 impl Client {
     pub fn new(
         parts: ClientParts,
-        persistence: Mailbox<SettleDeliveries>,
+        persistence: Mailbox<CommitWrites>,
         hold: Recipient<HoldService>,
         guard: ExitGuard,
     ) -> Self {
@@ -323,7 +323,10 @@ impl Client {
         let is_complete = !self.is_changed;
         let obeyed = if is_complete { std::mem::take(&mut self.obeyed) } else { Vec::new() };
         self.settling = Some(settlements.clone());
-        let message = SettleDeliveries { settlements, changes, events, ..SettleDeliveries::new(reply) };
+        let settle = (!settlements.is_empty()).then_some(Write::Settle(settlements));
+        let events = events.into_iter().map(|event| Write::Append(Append::single(event)));
+        let writes = settle.into_iter().chain(changes.into_iter().map(Write::ChangeService)).chain(events).collect();
+        let message = CommitWrites { writes, reply };
         let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.persistence.try_send(message).is_ok();
         let answer = async move { is_sent && answer.await.is_ok_and(|answer| answer.is_ok()) };
         ctx.spawn(answer.into_actor(self).map(move |is_stored, this, ctx| {
@@ -434,8 +437,8 @@ impl Handler<AttemptEnded> for Client {
 impl Handler<ConnectPersistence> for Client {
     type Result = ();
 
-    fn handle(&mut self, ConnectPersistence { settle, hold }: ConnectPersistence, ctx: &mut Self::Context) {
-        (self.persistence, self.hold) = (settle, hold);
+    fn handle(&mut self, ConnectPersistence { commit, hold }: ConnectPersistence, ctx: &mut Self::Context) {
+        (self.persistence, self.hold) = (commit, hold);
         self.hold(ctx);
     }
 }

@@ -9,8 +9,9 @@
 
 mod group;
 pub mod intake;
+mod leases;
 pub mod messages;
-mod outbox;
+mod registry;
 mod store_watch;
 
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use actix::{ActorFutureExt, fut};
 
 use self::group::{Replies, Waiting};
 use self::intake::Backlog;
-use self::messages::{AppendEvents, AppendFailure, ConnectRouter, EventsCommitted, FinishCommits, Observe};
-use self::outbox::Outbox;
+use self::messages::{
+    AppendEvents, AppendFailure, CommitWrites, ConnectRouter, EventsCommitted, FinishCommits, Observe,
+};
+use self::registry::ServiceRegistry;
 use self::store_watch::StoreWatch;
 use super::clock::{self, now};
 use super::log_position::LogPosition;
@@ -62,7 +65,7 @@ pub struct PersistenceParts {
     pub store: StoreOptions,
     pub retention: RetentionPolicy,
     pub services: ServiceSlots,
-    /// See [`Outbox::new`].
+    /// See [`ServiceRegistry::new`].
     pub renewed: Arc<tokio::sync::Notify>,
     pub position: Arc<LogPosition>,
     pub backlog: Arc<Backlog>,
@@ -77,7 +80,7 @@ pub struct Persistence {
     watch: StoreWatch,
     router: Mailbox<EventsCommitted>,
     depth: Depth,
-    outbox: Outbox,
+    registry: ServiceRegistry,
     waiting: Waiting,
     flush_due: bool,
     next_housekeeping: Instant,
@@ -92,7 +95,7 @@ impl Persistence {
     pub fn new(parts: PersistenceParts, router: Mailbox<EventsCommitted>, depth: Depth, guard: ExitGuard) -> Self {
         let watch = StoreWatch::new(parts.store.clone(), Arc::clone(&parts.health), Arc::clone(&parts.metrics));
         Self {
-            outbox: Outbox::new(Arc::clone(&parts.services), Arc::clone(&parts.renewed)),
+            registry: ServiceRegistry::new(Arc::clone(&parts.services), Arc::clone(&parts.renewed)),
             parts,
             watch,
             router,
@@ -128,21 +131,20 @@ impl Persistence {
 
     fn commit_group(&mut self, mut group: Group, replies: Replies) {
         let certainty = clock::certainty();
-        group.take_due = if certainty.is_held { 0 } else { self.outbox.due_schedules(now()) };
+        group.take_due = if certainty.is_held { 0 } else { self.registry.due_schedules(now()) };
         group.lead = Some(certainty.lead);
-        self.outbox.note(&group);
-        let (settled, took_due) = (self.outbox.settled(&group), group.take_due > 0);
-        let has_saves = !group.settlements.is_empty() || !group.durables.is_empty();
+        self.registry.note(&group.writes);
+        let (took_due, has_saves) = (group.take_due > 0, group.has_saves());
         die_if(has_saves && faults::strikes(FaultPoint::WriterDiesBefore));
         match self.write(&mut group) {
             Ok(committed) => {
                 die_if(has_saves && faults::strikes(FaultPoint::WriterDiesAfter));
-                if self.outbox.committed(&committed, &settled) {
+                if self.registry.committed(&group.writes, &committed) {
                     self.next_housekeeping = Instant::now();
                 }
-                replies.committed(committed.outcomes, &committed.void);
+                replies.committed(committed.outcomes);
                 if took_due {
-                    self.at_writer(|outbox, writer| outbox.took_schedules(writer));
+                    self.at_writer(|registry, writer| registry.took_schedules(writer));
                 }
             }
             Err(AppendFailure::Unstorable) if replies.are_many() => {
@@ -151,7 +153,7 @@ impl Persistence {
                 }
             }
             Err(failure) => {
-                self.outbox.doubt();
+                self.registry.doubt();
                 replies.failed(&failure);
             }
         }
@@ -161,7 +163,7 @@ impl Persistence {
     fn write(&mut self, group: &mut Group) -> Result<Committed, AppendFailure> {
         let writer = self.watch.writer()?;
         let unregistered = AppendFailure::StoreUnavailable("the services are not registered yet");
-        let routes = self.outbox.routes().ok_or(unregistered)?;
+        let routes = self.registry.routes().ok_or(unregistered)?;
         let begin = Instant::now();
         let operation = self.parts.health.begin();
         let written = writer.commit(group, routes, now());
@@ -255,11 +257,11 @@ impl Persistence {
         }
         if known.is_none_or(|known| bounds.last > known.last) {
             self.tell_router(LogBatch::new(bounds.last, Vec::new()));
-            self.outbox.wake_all();
+            self.registry.wake_all();
         }
-        self.at_writer(|outbox, writer| match outbox.routes() {
-            None => outbox.register(writer, now()),
-            Some(_) => outbox.resolve_doubt(writer),
+        self.at_writer(|registry, writer| match registry.routes() {
+            None => registry.register(writer, now()),
+            Some(_) => registry.resolve_doubt(writer),
         });
         if self.watch.writer().is_ok_and(|writer| writer.is_set_back()) {
             self.go_on_after_set_back();
@@ -269,15 +271,15 @@ impl Persistence {
     /// Before anything is published: a commit that tells of it. If that fails, the next look does it.
     fn go_on_after_set_back(&mut self) {
         // What is to be delivered is what the store says, whatever was known.
-        self.outbox.doubt();
+        self.registry.doubt();
         let _ = self.write(&mut Group::default());
-        self.at_writer(|outbox, writer| outbox.resolve_doubt(writer));
+        self.at_writer(|registry, writer| registry.resolve_doubt(writer));
     }
 
-    /// Has the outbox do something if the store is well.
-    fn at_writer(&mut self, work: impl FnOnce(&mut Outbox, &mut Writer) -> Result<(), StoreError>) {
+    /// Has the registry do something if the store is well.
+    fn at_writer(&mut self, work: impl FnOnce(&mut ServiceRegistry, &mut Writer) -> Result<(), StoreError>) {
         if let Ok(writer) = self.watch.writer()
-            && let Err(error) = work(&mut self.outbox, writer)
+            && let Err(error) = work(&mut self.registry, writer)
         {
             self.watch.failed(error);
         }
@@ -303,7 +305,7 @@ impl Persistence {
         let is_held = clock::certainty().is_held;
         if !is_held && Instant::now() >= self.next_bounding {
             self.next_bounding = Instant::now() + BOUNDING_INTERVAL;
-            writer.bound_waits(&self.outbox.longest_waits(), now(), HOUSEKEEPING_ROWS)?;
+            writer.bound_waits(&self.registry.longest_waits(), now(), HOUSEKEEPING_ROWS)?;
         }
         let pruned = if is_held { 0 } else { writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)? };
         let mut more = pruned >= HOUSEKEEPING_ROWS;
@@ -316,7 +318,7 @@ impl Persistence {
             }
             more |= trimmed.more_due;
         }
-        more |= self.outbox.housekeeping(writer, now())?;
+        more |= self.registry.housekeeping(writer, now())?;
         if more {
             return Ok(Some(Duration::ZERO));
         }
@@ -347,7 +349,7 @@ impl Actor for Persistence {
             }
         });
         ctx.run_interval(SCHEDULE_INTERVAL, |this, _| {
-            if this.waiting.is_empty() && this.outbox.due_schedules(now()) > 0 && !clock::certainty().is_held {
+            if this.waiting.is_empty() && this.registry.due_schedules(now()) > 0 && !clock::certainty().is_held {
                 this.commit(Waiting::default());
             }
         });
@@ -359,7 +361,17 @@ impl Handler<AppendEvents> for Persistence {
 
     fn handle(&mut self, message: AppendEvents, ctx: &mut Self::Context) {
         self.depth.took_one();
-        self.waiting.append(message);
+        self.waiting.publish(message);
+        self.join(ctx);
+    }
+}
+
+impl Handler<CommitWrites> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, message: CommitWrites, ctx: &mut Self::Context) {
+        self.depth.took_one();
+        self.waiting.write(message);
         self.join(ctx);
     }
 }
