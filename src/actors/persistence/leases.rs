@@ -1,4 +1,5 @@
-//! Leases of services and of durable subscriptions; see [`crate::storage`] for why they are no writes of a group.
+//! Leases of services and of durable subscriptions. They are no writes of a group: where several processes share a store,
+//! a lease is a lock of the writer's session, which no transaction takes or gives up.
 
 use actix::prelude::{Context, Handler};
 
