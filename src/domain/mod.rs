@@ -25,3 +25,4 @@ pub mod retry;
 pub mod routes;
 pub mod slow_start;
 pub mod time_of_day;
+pub mod work;

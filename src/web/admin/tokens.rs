@@ -7,8 +7,8 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::answer;
 use crate::actors::clock::now;
-use crate::actors::router::messages::CheckAccess;
 use crate::actors::session::append_error;
+use crate::actors::shard::messages::CheckAccess;
 use crate::domain::access::Identity;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::raw_object::RawObject;
