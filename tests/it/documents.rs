@@ -71,7 +71,8 @@ fn every_test_that_a_promise_names_exists() {
     for folder in ["src", "tests/it"] {
         for_each_source(&Path::new(ROOT).join(folder), &mut |text| sources.push_str(text));
     }
-    let rows: Vec<_> = PROMISES.lines().map(cells).filter(|row| row.len() == 3 && !promises(row[0]).is_empty()).collect();
+    let rows: Vec<_> =
+        PROMISES.lines().map(cells).filter(|row| row.len() == 3 && !promises(row[0]).is_empty()).collect();
     assert!(rows.len() > 20, "the tables of promises were not found");
     for row in rows {
         let tests: Vec<&str> = row[2].split('`').skip(1).step_by(2).collect();
