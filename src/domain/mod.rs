@@ -26,3 +26,4 @@ pub mod routes;
 pub mod secret;
 pub mod slow_start;
 pub mod time_of_day;
+pub mod work;

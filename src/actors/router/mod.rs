@@ -2,7 +2,6 @@
 //! subscriptions.
 
 pub mod messages;
-pub mod shard;
 pub mod worker;
 
 use std::collections::BTreeMap;

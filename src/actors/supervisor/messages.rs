@@ -6,7 +6,7 @@ use actix_rt::ArbiterHandle;
 use crate::actors::client::messages::{Obeyed, ServiceCommand};
 use crate::actors::durables::messages::DurableStatus;
 use crate::actors::observe::ActorReport;
-use crate::actors::router::messages::{FindSubscribers, Subscribers};
+use crate::actors::shard::messages::{FindSubscribers, Subscribers};
 use crate::storage::Claimed;
 
 /// A child of the supervisor.

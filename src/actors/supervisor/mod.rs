@@ -40,12 +40,11 @@ use super::mailbox::{Depth, Mailbox};
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use super::persistence::messages::{AppendEvents, EventsCommitted, FinishCommits, Observe as ObservePersistence};
 use super::persistence::{self, Persistence, PersistenceParts};
-use super::router::messages::{
-    Attach, CheckAccess, CloseSession, DrainSessions, Follower, Observe as ObserveRouter, RouteBatch,
-};
-use super::router::shard::{self, Shard};
+use super::router::messages::{Attach, Follower, Observe as ObserveRouter, RouteBatch};
 use super::router::worker::connect_intake;
 use super::router::{self, Router};
+use super::shard::messages::{CheckAccess, CloseSession, DrainSessions};
+use super::shard::{self, Shard};
 use crate::domain::restart::{RestartIntensity, RestartPolicy, Verdict};
 use crate::protocol::close::CloseReason;
 use crate::telemetry::health::ActorsHealth;

@@ -16,8 +16,8 @@ use crate::actors::client::{self, Client};
 use crate::actors::durables::messages::{DurableStatus, ListDurables};
 use crate::actors::observe::{ActorReport, MailboxReport};
 use crate::actors::persistence::Persistence;
-use crate::actors::router::messages::Subscribers;
-use crate::actors::router::shard::Shard;
+use crate::actors::shard::Shard;
+use crate::actors::shard::messages::Subscribers;
 use crate::storage::Claimed;
 
 /// How long a client may take to obey, and to have that stored.
