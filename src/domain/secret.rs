@@ -52,3 +52,22 @@ impl Serialize for Secret {
         serializer.serialize_str(self.shown())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_shows_only_whether_it_is_set() {
+        assert_eq!(format!("{:?} {:?}", Secret::new("hunter2"), Secret::default()), r#""***" """#);
+    }
+
+    #[test]
+    fn a_secret_is_matched_by_itself_alone() {
+        let secret = Secret::new("hunter2");
+        assert!(secret.matches("hunter2"));
+        assert!(!secret.matches("hunter"));
+        assert!(!secret.matches(""));
+        assert!(!Secret::default().matches(""));
+    }
+}
