@@ -48,7 +48,7 @@ use super::clock::Clock;
 use super::log_position::LogPosition;
 use super::mailbox::Mailbox;
 use super::observe::ActorReport;
-use super::persistence::messages::{HoldService, SettleDeliveries};
+use super::persistence::messages::{CommitWrites, HoldService};
 use super::service_slot::ServiceSlot;
 use super::supervisor::guard::ExitGuard;
 use crate::config::ServiceConfig;
@@ -84,7 +84,7 @@ pub struct ClientParts {
 /// See the module.
 pub struct Client {
     parts: ClientParts,
-    persistence: Mailbox<SettleDeliveries>,
+    persistence: Mailbox<CommitWrites>,
     hold: Recipient<HoldService>,
     metrics: ServiceMetrics,
     clock: Clock,
@@ -111,7 +111,7 @@ struct WorkArrived;
 impl Client {
     pub fn new(
         parts: ClientParts,
-        persistence: Mailbox<SettleDeliveries>,
+        persistence: Mailbox<CommitWrites>,
         hold: Recipient<HoldService>,
         guard: ExitGuard,
     ) -> Self {
@@ -235,8 +235,8 @@ impl Handler<WorkArrived> for Client {
 impl Handler<ConnectPersistence> for Client {
     type Result = ();
 
-    fn handle(&mut self, ConnectPersistence { settle, hold }: ConnectPersistence, ctx: &mut Self::Context) {
-        (self.persistence, self.hold) = (settle, hold);
+    fn handle(&mut self, ConnectPersistence { commit, hold }: ConnectPersistence, ctx: &mut Self::Context) {
+        (self.persistence, self.hold) = (commit, hold);
         self.ask_for_lease(ctx);
     }
 }

@@ -5,11 +5,11 @@ use tokio::sync::oneshot;
 
 use super::messages::ServiceCommand;
 use super::{Client, STORE_RETRY};
-use crate::actors::persistence::messages::SettleDeliveries;
-use crate::domain::event::NewEvent;
+use crate::actors::persistence::messages::CommitWrites;
+use crate::domain::event::{Append, NewEvent};
 use crate::domain::pending_writes::PendingWrites;
 use crate::domain::work::WorkId;
-use crate::storage::{CommandId, Registered, ServiceChange, Settlement};
+use crate::storage::{CommandId, Registered, ServiceChange, Settlement, Write};
 use crate::telemetry::faults::{self, FaultPoint};
 
 /// One thing to be written down.
@@ -64,11 +64,9 @@ impl Client {
                 self.writes.push(state);
             }
         }
+        let Some(writes) = self.begin() else { return };
         let (reply, answer) = oneshot::channel();
-        let mut message = SettleDeliveries::new(reply);
-        if !self.fill(&mut message) {
-            return;
-        }
+        let message = CommitWrites { writes, reply };
         let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.persistence.try_send(message).is_ok();
         let answer = async move { is_sent && answer.await.is_ok_and(|answer| answer.is_ok()) };
         ctx.spawn(answer.into_actor(self).map(
@@ -78,24 +76,31 @@ impl Client {
         ));
     }
 
-    /// Begins a batch; whether there is one.
-    fn fill(&mut self, message: &mut SettleDeliveries) -> bool {
-        let Some(service) = self.kept.id() else { return false };
-        let Some(batch) = self.writes.pending.begin() else { return false };
+    /// Begins a batch, if there is one.
+    fn begin(&mut self) -> Option<Vec<Write>> {
+        let service = self.kept.id()?;
+        let batch = self.writes.pending.begin()?;
+        // Settlements together: one statement writes them.
+        let (mut settlements, mut writes) = (Vec::with_capacity(batch.len()), Vec::new());
         for write in batch {
             match write {
-                ToStore::Ended(settlement) => message.settlements.push(settlement.clone()),
-                ToStore::Event(event) => message.events.push(event.clone()),
+                ToStore::Ended(settlement) => settlements.push(settlement.clone()),
+                ToStore::Event(event) => writes.push(Write::Append(Append::single(event.clone()))),
                 ToStore::Command { command, .. } => {
-                    message.changes.push(ServiceChange::Asked { service, command: command.as_str().to_owned() });
+                    let command = command.as_str().to_owned();
+                    writes.push(Write::ChangeService(ServiceChange::Asked { service, command }));
                 }
                 ToStore::State { state, applied, .. } => {
                     self.parts.slot.keep(state.paused.clone(), state.breaker.clone());
-                    message.changes.push(ServiceChange::Kept { state: state.clone(), obeyed: *applied });
+                    let kept = ServiceChange::Kept { state: state.clone(), obeyed: *applied };
+                    writes.push(Write::ChangeService(kept));
                 }
             }
         }
-        true
+        if !settlements.is_empty() {
+            writes.insert(0, Write::Settle(settlements));
+        }
+        Some(writes)
     }
 
     fn stored(&mut self, ctx: &mut Context<Self>) {
