@@ -41,7 +41,7 @@ pub trait Supervised: Actor<Context = Context<Self>> + Handler<Observe> + Handle
 impl<A: Actor<Context = Context<A>> + Handler<Observe> + Handler<Finish> + Handler<InjectPanic>> Supervised for A {}
 
 /// Starts lives of an actor, wherever it runs; each fills its address with [`Life::begin`].
-pub type Starter = Box<dyn Fn(Life)>;
+pub type Starter = Box<dyn Fn(Life) + Send>;
 
 /// A supervised actor, whatever it does.
 pub struct Child {
@@ -49,7 +49,7 @@ pub struct Child {
     pub name: String,
     capacity: usize,
     start: Starter,
-    reached: Box<dyn Reached>,
+    reached: Box<dyn Reached + Send>,
 }
 
 impl Child {
@@ -78,9 +78,9 @@ impl Child {
         MailboxReport { depth: self.reached.waiting(), capacity: self.capacity }
     }
 
-    /// Has it stop in good order.
-    pub fn finish(&self) -> BoxFuture<'static, ()> {
-        self.reached.finish()
+    /// What has it stop in good order when it is called.
+    pub fn finisher(&self) -> Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send> {
+        self.reached.finisher()
     }
 
     /// Has it panic.
@@ -121,7 +121,7 @@ trait Reached {
     fn clear_life(&self, generation: Generation);
     fn waiting(&self) -> usize;
     fn observe(&self) -> BoxFuture<'static, Option<Details>>;
-    fn finish(&self) -> BoxFuture<'static, ()>;
+    fn finisher(&self) -> Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
     #[cfg(feature = "fault-injection")]
     fn inject_panic(&self);
 }
@@ -140,8 +140,9 @@ impl<A: Supervised> Reached for Address<A> {
         async move { asked.await.ok()?.ok() }.boxed()
     }
 
-    fn finish(&self) -> BoxFuture<'static, ()> {
-        self.ask(Finish).map(drop).boxed()
+    fn finisher(&self) -> Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send> {
+        let address = self.clone();
+        Box::new(move || address.ask(Finish).map(drop).boxed())
     }
 
     #[cfg(feature = "fault-injection")]

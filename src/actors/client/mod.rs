@@ -24,26 +24,24 @@ pub mod tls;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, ResponseActFuture,
-    SpawnHandle, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, ResponseActFuture,
+    SpawnHandle, StreamHandler, WrapFuture,
 };
 use tokio::sync::oneshot;
 
 use self::claims::Claims;
 use self::ended::Cause;
-use self::messages::{ConnectPersistence, DrainDeliveries, Observe, ServiceCommand};
+use self::messages::ServiceCommand;
 use self::post::{Attempt, Poster, TargetOptions};
 use self::report::{LastError, Rate};
 use super::clock::{self, Clock};
 use super::log_position::LogPosition;
-use super::mailbox::Mailbox;
-use super::observe::ActorReport;
-use super::persistence::messages::{HoldService, SettleDeliveries};
+use super::persistence::Persistence;
+use super::persistence::messages::SettleDeliveries;
 use super::service_slot::ServiceSlot;
-use super::supervisor::guard::ExitGuard;
 use crate::config::ServiceConfig;
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::dispatch::{Dispatcher, Hold, Job, Next};
@@ -51,6 +49,10 @@ use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::routes::ServiceId;
 use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
+use crate::runtime::address::{Address, Generation};
+use crate::runtime::child::Finish;
+use crate::runtime::life::Life;
+use crate::runtime::report::{Details, Observe};
 use crate::storage::{CommandId, Reader, Registered, ServiceChange, Settlement};
 use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::metrics::Metrics;
@@ -68,6 +70,7 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 /// What a client is made of; kept by the supervisor to make another.
 #[derive(Clone)]
 pub struct ClientParts {
+    pub persistence: Address<Persistence>,
     pub service: Arc<ServiceConfig>,
     pub slot: Arc<ServiceSlot>,
     pub position: Arc<LogPosition>,
@@ -80,8 +83,6 @@ pub struct ClientParts {
 /// See the module.
 pub struct Client {
     parts: ClientParts,
-    persistence: Mailbox<SettleDeliveries>,
-    hold: Recipient<HoldService>,
     metrics: ServiceMetrics,
     clock: Clock,
     poster: Result<Rc<Poster>, String>,
@@ -131,8 +132,7 @@ pub struct Client {
     obeyed: Vec<oneshot::Sender<()>>,
     last_errors: VecDeque<LastError>,
     rate: Rate,
-    started: Instant,
-    guard: ExitGuard,
+    life: Life,
 }
 
 /// Something may be there to deliver.
@@ -178,12 +178,7 @@ impl Drop for Attempting {
 }
 
 impl Client {
-    pub fn new(
-        parts: ClientParts,
-        persistence: Mailbox<SettleDeliveries>,
-        hold: Recipient<HoldService>,
-        guard: ExitGuard,
-    ) -> Self {
+    pub fn new(parts: ClientParts, life: Life) -> Self {
         let clock = Clock::start();
         let options = &parts.service.options;
         let keys = parts.service.secrets.iter().filter_map(|secret| SigningKey::parse(secret.expose()).ok()).collect();
@@ -218,11 +213,8 @@ impl Client {
             obeyed: Vec::new(),
             last_errors: VecDeque::new(),
             rate: Rate::default(),
-            started: Instant::now(),
             clock,
-            persistence,
-            hold,
-            guard,
+            life,
             parts,
         }
     }
@@ -324,7 +316,7 @@ impl Client {
         let obeyed = if is_complete { std::mem::take(&mut self.obeyed) } else { Vec::new() };
         self.settling = Some(settlements.clone());
         let message = SettleDeliveries { settlements, changes, events, ..SettleDeliveries::new(reply) };
-        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.persistence.try_send(message).is_ok();
+        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.parts.persistence.tell(message).is_ok();
         let answer = async move { is_sent && answer.await.is_ok_and(|answer| answer.is_ok()) };
         ctx.spawn(answer.into_actor(self).map(move |is_stored, this, ctx| {
             this.settling = None;
@@ -392,6 +384,7 @@ impl Actor for Client {
             }
         });
         self.parts.slot.wake();
+        ctx.add_stream(self.parts.persistence.generations());
         ctx.run_interval(CARE_INTERVAL, |this, ctx| {
             this.begin_if_registered();
             this.claims.look_again();
@@ -431,48 +424,39 @@ impl Handler<AttemptEnded> for Client {
     }
 }
 
-impl Handler<ConnectPersistence> for Client {
-    type Result = ();
-
-    fn handle(&mut self, ConnectPersistence { settle, hold }: ConnectPersistence, ctx: &mut Self::Context) {
-        (self.persistence, self.hold) = (settle, hold);
+/// A writer is there that was not there before: what the earlier one held is to be asked for anew.
+impl StreamHandler<Generation> for Client {
+    fn handle(&mut self, _: Generation, ctx: &mut Self::Context) {
         self.hold(ctx);
     }
 }
 
 impl Handler<Observe> for Client {
-    type Result = Option<ActorReport>;
+    type Result = MessageResult<Observe>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
-        Some(self.report())
+        MessageResult(Details::of(self.report()))
     }
 }
 
-impl Handler<DrainDeliveries> for Client {
+impl Handler<Finish> for Client {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, DrainDeliveries: DrainDeliveries, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
         self.dispatcher.drain();
         let (drained, is_drained) = oneshot::channel();
         self.drained.push(drained);
         self.pump(ctx);
         Box::pin(is_drained.into_actor(self).map(|_, this: &mut Self, ctx: &mut Context<Self>| {
-            this.guard.release();
+            this.life.finish();
             ctx.stop();
         }))
     }
 }
 
+crate::supervised!(Client);
+
 #[cfg(test)]
 mod post_tests;
 #[cfg(test)]
 mod tls_tests;
-
-#[cfg(feature = "fault-injection")]
-impl Handler<super::supervisor::messages::InjectPanic> for Client {
-    type Result = ();
-
-    fn handle(&mut self, _: super::supervisor::messages::InjectPanic, _: &mut Self::Context) {
-        panic!("injected fault in a client");
-    }
-}

@@ -4,9 +4,8 @@ use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::{Value, json};
 
 use super::messages::ListInFlight;
-use super::{Client, MAILBOX, MAX_UNSETTLED};
+use super::{Client, MAX_UNSETTLED};
 use crate::actors::clock;
-use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use crate::domain::dispatch::Hold;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::priority::Lane;
@@ -47,7 +46,7 @@ impl Client {
         self.last_errors.push_back(error);
     }
 
-    pub(super) fn report(&self) -> ActorReport {
+    pub(super) fn report(&self) -> Value {
         let now = self.clock.now();
         let figures = self.dispatcher.figures(now);
         let breaker = figures.breaker;
@@ -70,14 +69,7 @@ impl Client {
         };
         let (waits_for, next_attempt_at) = self.waiting(now);
         let url = self.parts.service.url.expose();
-        ActorReport {
-            name: format!("client/{}", self.parts.service.name),
-            kind: ActorKind::Client,
-            state: ActorState::Running,
-            restarts: 0,
-            mailbox: MailboxReport { depth: 0, capacity: MAILBOX },
-            uptime_seconds: uptime_seconds(self.started),
-            details: json!({
+        json!({
                 "service": self.parts.service.name,
                 "url": format!("{}{}", url.origin().ascii_serialization(), url.path()),
                 "state": state,
@@ -107,9 +99,7 @@ impl Client {
                 "next_attempt_at": next_attempt_at.map(|at| at.to_string()),
                 "rate": self.rate.per_second,
                 "last_errors": errors,
-            }),
-            children: Vec::new(),
-        }
+            })
     }
 
     /// Why nothing is sent just now, and at what time of day the next attempt is to be expected, if that is a matter of time alone.

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use actix::prelude::{Message, Recipient};
+use actix::prelude::Message;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::actors::mailbox::Mailbox;
-use crate::actors::persistence::messages::{AlterDurable, HoldDurables, OpenDurable, ReleaseDurable, SettleDeliveries};
 use crate::domain::durable::{Fate, MemberId};
 use crate::domain::event::EventId;
 use crate::protocol::close::CloseReason;
@@ -170,22 +168,3 @@ pub struct DurableStatus {
     pub redelivered: u64,
     pub acknowledged: u64,
 }
-
-/// The way to persistence, from now on.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ConnectStore(pub StoreLink);
-
-/// See [`ConnectStore`].
-pub struct StoreLink {
-    pub settle: Mailbox<SettleDeliveries>,
-    pub open: Recipient<OpenDurable>,
-    pub hold: Recipient<HoldDurables>,
-    pub release: Recipient<ReleaseDurable>,
-    pub alter: Recipient<AlterDurable>,
-}
-
-/// Store what there is to store; answers when that is done.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct FinishDurables;

@@ -15,29 +15,26 @@ pub mod messages;
 mod saving;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, ResponseActFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, MessageResult, ResponseActFuture,
     StreamHandler, WrapFuture,
 };
 use tokio::sync::{Notify, oneshot};
 
 use self::consumer::Consumer;
 use self::messages::{
-    ConnectStore, DurableStatus, FindFate, FinishDurables, Join, Joined, Leave, ListDurables, LookAgain, MemberKey,
-    RoomAgain, Settle, StoreLink,
+    DurableStatus, FindFate, Join, Joined, Leave, ListDurables, LookAgain, MemberKey, RoomAgain, Settle,
 };
 use super::clock::Clock;
 use super::log_position::LogPosition;
-use super::mailbox::Depth;
-use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
+use super::persistence::Persistence;
 use super::persistence::messages::{AlterDurable, Alteration, AppendFailure, OpenDurable};
 use super::push_log::PushLog;
-use super::router::messages::{Observe, RouteBatch};
+use super::router::messages::RouteBatch;
 use super::session::append_error;
-use super::supervisor::guard::ExitGuard;
 use crate::domain::durable::{Durable, DurablePolicy, MemberId};
 use crate::domain::event::EventId;
 use crate::domain::index::{PatternIndex, TopicId};
@@ -45,6 +42,10 @@ use crate::protocol::durable::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::request::Start;
+use crate::runtime::address::{Address, Generation};
+use crate::runtime::child::Finish;
+use crate::runtime::life::Life;
+use crate::runtime::report::{Details, Observe};
 use crate::storage::{NewDurable, Reader};
 use crate::telemetry::metrics::Metrics;
 
@@ -61,11 +62,11 @@ const CARE_INTERVAL: Duration = Duration::from_secs(1);
 /// What the actor is made of; kept by the supervisor to make another.
 #[derive(Clone)]
 pub struct DurablesParts {
+    pub persistence: Address<Persistence>,
     pub limits: DurableLimits,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
-    pub directory: Arc<Directory>,
     pub pushes: Arc<PushLog>,
     /// Told by persistence when dead letters were made anew.
     pub renewed: Arc<Notify>,
@@ -83,24 +84,9 @@ pub struct DurableLimits {
     pub policy: DurablePolicy,
 }
 
-/// Where sessions find the actor of the moment.
-#[derive(Debug, Default)]
-pub struct Directory(Mutex<Option<Addr<Durables>>>);
-
-impl Directory {
-    pub fn get(&self) -> Option<Addr<Durables>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn set(&self, address: Addr<Durables>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
-    }
-}
-
 /// See the module.
 pub struct Durables {
     parts: DurablesParts,
-    store: StoreLink,
     consumers: BTreeMap<Arc<str>, Consumer>,
     /// Which of them want an event.
     index: PatternIndex,
@@ -114,20 +100,17 @@ pub struct Durables {
     next_member: MemberId,
     next_life: u64,
     clock: Clock,
-    depth: Depth,
     batches_in_turn: usize,
     finished: Vec<oneshot::Sender<()>>,
     is_finishing: bool,
-    started: Instant,
-    guard: ExitGuard,
+    life: Life,
 }
 
 impl Durables {
-    pub fn new(parts: DurablesParts, store: StoreLink, depth: Depth, guard: ExitGuard) -> Self {
+    pub fn new(parts: DurablesParts, life: Life) -> Self {
         Self {
             head: parts.position.last(),
             parts,
-            store,
             consumers: BTreeMap::new(),
             index: PatternIndex::default(),
             by_topic: HashMap::new(),
@@ -136,12 +119,10 @@ impl Durables {
             next_member: 1,
             next_life: 1,
             clock: Clock::start(),
-            depth,
             batches_in_turn: 0,
             finished: Vec::new(),
             is_finishing: false,
-            started: Instant::now(),
-            guard,
+            life,
         }
     }
 
@@ -239,7 +220,7 @@ impl Durables {
             return Box::pin(actix::fut::ready(()).map(|(), this: &mut Self, ctx| this.take_in(join, ctx)));
         }
         let alter = AlterDurable { name: join.request.name.clone(), alteration: Alteration::Policy(policy) };
-        let stored = self.store.alter.send(alter);
+        let stored = self.parts.persistence.ask(alter);
         Box::pin(stored.into_actor(self).map(move |stored, this, ctx| {
             let is_stored =
                 stored.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
@@ -265,7 +246,7 @@ impl Durables {
             policy: policy.over(self.parts.limits.policy),
         };
         let max = self.parts.limits.max_count;
-        let opened = self.store.open.send(OpenDurable { new, max });
+        let opened = self.parts.persistence.ask(OpenDurable { new, max });
         Box::pin(opened.into_actor(self).map(move |opened, this, ctx| {
             let opened =
                 opened.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
@@ -293,20 +274,11 @@ impl Durables {
         self.consumers.get_mut(&key.durable).filter(|consumer| consumer.members.contains_key(&key.member))
     }
 
-    fn report(&self) -> ActorReport {
-        ActorReport {
-            name: "durables".into(),
-            kind: ActorKind::Durables,
-            state: ActorState::Running,
-            restarts: 0,
-            mailbox: MailboxReport { depth: self.depth.get(), capacity: MAILBOX },
-            uptime_seconds: uptime_seconds(self.started),
-            details: serde_json::json!({
-                "durables": self.consumers.values().map(Consumer::status).collect::<Vec<_>>(),
-                "routed_id": self.head,
-            }),
-            children: Vec::new(),
-        }
+    fn report(&self) -> serde_json::Value {
+        serde_json::json!({
+            "durables": self.consumers.values().map(Consumer::status).collect::<Vec<_>>(),
+            "routed_id": self.head,
+        })
     }
 }
 
@@ -315,8 +287,8 @@ impl Actor for Durables {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        self.parts.directory.set(ctx.address());
         ctx.run_interval(CARE_INTERVAL, Self::care);
+        ctx.add_stream(self.parts.persistence.generations());
         let renewed = Arc::clone(&self.parts.renewed);
         ctx.add_stream(futures_util::stream::unfold(renewed, |renewed| async {
             renewed.notified().await;
@@ -348,7 +320,6 @@ impl Handler<RouteBatch> for Durables {
     type Result = ();
 
     fn handle(&mut self, RouteBatch(batch): RouteBatch, ctx: &mut Self::Context) {
-        self.depth.took_one();
         self.route(&batch, ctx);
         self.batches_in_turn += 1;
         if self.batches_in_turn >= BATCHES_PER_TURN {
@@ -455,43 +426,36 @@ impl Handler<FindFate> for Durables {
     }
 }
 
-impl Handler<ConnectStore> for Durables {
-    type Result = ();
-
-    fn handle(&mut self, ConnectStore(link): ConnectStore, _: &mut Self::Context) {
-        self.store = link;
+/// A writer is there that was not there before: the leases that the earlier one had are to be asked for anew.
+impl StreamHandler<Generation> for Durables {
+    fn handle(&mut self, _: Generation, ctx: &mut Context<Self>) {
+        let names: Vec<_> = self.consumers.keys().cloned().collect();
+        self.hold_all(&names, ctx);
     }
 }
 
 impl Handler<Observe> for Durables {
-    type Result = Option<ActorReport>;
+    type Result = MessageResult<Observe>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
-        Some(self.report())
+        MessageResult(Details::of(self.report()))
     }
 }
 
-impl Handler<FinishDurables> for Durables {
+impl Handler<Finish> for Durables {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, FinishDurables: FinishDurables, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
         self.is_finishing = true;
         let (done, finished) = oneshot::channel();
         self.finished.push(done);
         self.pump_all(ctx);
         self.tell_if_finished();
         Box::pin(finished.into_actor(self).map(|_, this, ctx| {
-            this.guard.release();
+            this.life.finish();
             ctx.stop();
         }))
     }
 }
 
-#[cfg(feature = "fault-injection")]
-impl Handler<super::supervisor::messages::InjectPanic> for Durables {
-    type Result = ();
-
-    fn handle(&mut self, _: super::supervisor::messages::InjectPanic, _: &mut Self::Context) {
-        panic!("injected fault in durables");
-    }
-}
+crate::supervised!(Durables);

@@ -119,9 +119,9 @@ impl Durables {
         consumer.saving = Some(Saving { changes, life: consumer.life, epoch: consumer.record.epoch });
         let is_sent = !faults::strikes(FaultPoint::MailboxFull)
             && self
-                .store
-                .settle
-                .try_send(SettleDeliveries { durables: vec![change], ..SettleDeliveries::new(reply) })
+                .parts
+                .persistence
+                .tell(SettleDeliveries { durables: vec![change], ..SettleDeliveries::new(reply) })
                 .is_ok();
         let name = Arc::clone(&consumer.name);
         let stored = async move {

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use actix::prelude::Message;
 use tokio::sync::oneshot;
 
-use crate::actors::mailbox::Mailbox;
-use crate::actors::observe::ActorReport;
 use crate::domain::access::Identity;
 use crate::domain::durable::DurablePolicy;
 use crate::domain::event::{Append, AppendOutcome, EventId, NewEvent, ScheduleId};
@@ -102,7 +100,7 @@ pub struct HoldDurables(pub Vec<(ServiceId, Option<i64>)>);
 
 /// Let another process deliver the events of a durable subscription.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), AppendFailure>")]
+#[rtype(result = "()")]
 pub struct ReleaseDurable(pub ServiceId);
 
 /// Change a durable subscription; answers whether there is one of this name.
@@ -144,18 +142,3 @@ pub struct CancelJob(pub i64);
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct EventsCommitted(pub Arc<LogBatch>);
-
-/// From now on committed batches go to this router.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ConnectRouter(pub Mailbox<EventsCommitted>);
-
-/// Say what you are.
-#[derive(Debug, Message)]
-#[rtype(result = "Option<ActorReport>")]
-pub struct Observe;
-
-/// Commit what waits, take no more, and stop.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct FinishCommits;

@@ -204,7 +204,6 @@ impl Handler<SettleDeliveries> for Persistence {
     type Result = ();
 
     fn handle(&mut self, message: SettleDeliveries, ctx: &mut Context<Self>) {
-        self.depth.took_one();
         self.waiting.settle(message);
         self.join(ctx);
     }
@@ -257,10 +256,11 @@ impl Handler<HoldDurables> for Persistence {
 }
 
 impl Handler<ReleaseDurable> for Persistence {
-    type Result = Result<(), AppendFailure>;
+    type Result = ();
 
     fn handle(&mut self, ReleaseDurable(service): ReleaseDurable, _: &mut Context<Self>) -> Self::Result {
-        self.directly(|writer| writer.release(service))
+        // If it fails the connection is given up, and the lease with it.
+        let _ = self.directly(|writer| writer.release(service));
     }
 }
 
