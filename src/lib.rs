@@ -17,7 +17,7 @@
 //! [intake](actors::persistence::intake), which passes everything that became ready in one round to the
 //! [persistence actor](actors::persistence). That one commits whatever waits in one transaction, answers the
 //! publishers, and gives the committed batch to the [router](actors::router), which hands it to the
-//! [shard](actors::router::shard) of each worker. A shard queues each frame, encoded once, for the clients that
+//! [shard](actors::shard) of each worker. A shard queues each frame, encoded once, for the clients that
 //! subscribed to it. Whatever is lost after the commit is read again from the store.
 //!
 //! With the event, its deliveries to services were committed. The [client](actors::client) of each service claims

@@ -23,4 +23,5 @@ pub mod push_log;
 pub mod router;
 pub mod service_slot;
 pub mod session;
+pub mod shard;
 pub mod supervisor;

@@ -37,9 +37,9 @@ use crate::actors::durables::Directory;
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, Revoke, SettleOrphans, StartJob};
 use crate::actors::push_log::PushLog;
-use crate::actors::router::messages::{CheckAccess, CloseSession, CountSubscribers, FindSessions};
 use crate::actors::router::worker::Worker;
 use crate::actors::service_slot::ServiceSlot;
+use crate::actors::shard::messages::{CheckAccess, CloseSession, CountSubscribers, FindSessions};
 use crate::actors::supervisor::messages::{
     Drain, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, ObserveTree, OperateService,
     ToPersistence, ToShards,

@@ -17,7 +17,7 @@ use prometheus::Histogram;
 
 use super::reply::Refusal;
 use super::{Edge, access, encoding};
-use crate::actors::router::shard::seat::peer_name;
+use crate::actors::shard::seat::peer_name;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::ConnectionSocket;
 

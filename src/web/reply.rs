@@ -10,7 +10,7 @@ use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde_json::{Value, json};
 
-use crate::actors::router::shard::seat::peer_name;
+use crate::actors::shard::seat::peer_name;
 use crate::protocol::error::{ApiError, ErrorCode};
 
 /// A 200 whose `data` is given as JSON text. `message` must need no escaping.

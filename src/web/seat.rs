@@ -7,9 +7,9 @@ use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 
 use super::{Edge, access};
-use crate::actors::router::messages::{OpenSession, Seated};
-use crate::actors::router::shard::seat::{Link, Standing};
 use crate::actors::router::worker::ShardAddresses;
+use crate::actors::shard::messages::{OpenSession, Seated};
+use crate::actors::shard::seat::{Link, Standing};
 use crate::domain::access::Caller;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};

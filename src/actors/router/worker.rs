@@ -6,14 +6,14 @@ use std::rc::Rc;
 use actix::prelude::{Addr, Context, Recipient};
 use actix_rt::ArbiterHandle;
 
-use super::messages::{
+use crate::actors::mailbox::{Depth, Mailbox};
+use crate::actors::persistence::intake::Intake;
+use crate::actors::shard::messages::{
     AwaitEvent, CloseSubscription, ForgetPoll, ListSubscriptions, OpenSession, OpenStream, OpenSubscription,
     SessionClosed,
 };
-use super::shard::seat::{Beat, Link, Standing};
-use super::shard::{Lobby, Shard, ShardParts, low_water};
-use crate::actors::mailbox::{Depth, Mailbox};
-use crate::actors::persistence::intake::Intake;
+use crate::actors::shard::seat::{Beat, Link, Standing};
+use crate::actors::shard::{Lobby, Shard, ShardParts, low_water};
 use crate::actors::supervisor::guard::ExitGuard;
 use crate::protocol::wire::Wire;
 use crate::transport::ShardQueues;

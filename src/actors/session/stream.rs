@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use crate::access::limits::PeerAdmission;
-use crate::actors::router::messages::{Seated, SessionClosed};
-use crate::actors::router::shard::seat::Link;
 use crate::actors::router::worker::ShardAddresses;
+use crate::actors::shard::messages::{Seated, SessionClosed};
+use crate::actors::shard::seat::Link;
 use crate::protocol::close::CloseReason;
 use crate::transport::{InputEnd, PeerInput};
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::services::{observe, report_of, shown_route};
 use super::{answer, silent};
 use crate::actors::observe::ActorReport;
-use crate::actors::router::messages::FindSubscribers;
+use crate::actors::shard::messages::FindSubscribers;
 use crate::actors::supervisor::messages::FindAllSubscribers;
 use crate::domain::event::NewEvent;
 use crate::protocol::publish::{PublishHeaders, parse_event};

@@ -22,7 +22,7 @@ use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{ConfiguredService, Edge, body};
 use crate::actors::observe::ActorReport;
-use crate::actors::router::messages::CloseSession;
+use crate::actors::shard::messages::CloseSession;
 use crate::actors::supervisor::messages::{Drain, ObserveTree};
 use crate::protocol::error::{ApiError, ErrorCode};
 #[cfg(feature = "fault-injection")]

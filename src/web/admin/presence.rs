@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::silent;
 use crate::actors::observe::ActorReport;
-use crate::actors::router::messages::{CountSubscribers, FindSessions, SubscriberCount};
+use crate::actors::shard::messages::{CountSubscribers, FindSessions, SubscriberCount};
 use crate::actors::supervisor::messages::ToShards;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::ApiError;

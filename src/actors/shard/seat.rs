@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use crate::access::limits::Party;
-use crate::actors::router::messages::SessionId;
+use crate::actors::shard::messages::SessionId;
 use crate::domain::access::Caller;
 use crate::domain::cursor::{Cursor, EndedWindow, Window, decide};
 use crate::domain::event::{Event, EventId};

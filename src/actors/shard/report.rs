@@ -6,8 +6,9 @@ use serde_json::json;
 use super::seat::{Mode, Seat, Subscription, peer_name};
 use super::{MAILBOX, Shard};
 use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
-use crate::actors::router::messages::{FindSubscribers, Observe, Subscriber, Subscribers};
+use crate::actors::router::messages::Observe;
 use crate::actors::session;
+use crate::actors::shard::messages::{FindSubscribers, Subscriber, Subscribers};
 
 /// Most subscriptions listed for one session; the count is always right.
 const LISTED_SUBSCRIPTIONS: usize = 100;

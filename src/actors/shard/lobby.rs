@@ -6,7 +6,7 @@ use std::rc::Rc;
 use slab::Slab;
 
 use super::seat::Link;
-use crate::actors::router::messages::Ticket;
+use crate::actors::shard::messages::Ticket;
 
 /// The connections of one worker that wait for a seat.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::prelude::{Context, Handler};
 
 use super::Shard;
-use crate::actors::router::messages::{OpenStream, OpenSubscription};
+use crate::actors::shard::messages::{OpenStream, OpenSubscription};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
 use crate::protocol::request::Start;

@@ -5,7 +5,7 @@ use actix::prelude::{Context, Handler};
 use super::Shard;
 use super::seat::Seat;
 use crate::actors::clock::now;
-use crate::actors::router::messages::CheckAccess;
+use crate::actors::shard::messages::CheckAccess;
 use crate::domain::event::Timestamp;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame;

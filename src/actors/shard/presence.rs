@@ -6,7 +6,7 @@ use actix::prelude::{Context, Handler, MessageResult};
 
 use super::Shard;
 use super::seat::Seat;
-use crate::actors::router::messages::{CountSubscribers, FindSessions, SubscriberCount};
+use crate::actors::shard::messages::{CountSubscribers, FindSessions, SubscriberCount};
 use crate::protocol::wire::Wire;
 
 impl Handler<FindSessions> for Shard {

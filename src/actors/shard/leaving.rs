@@ -5,7 +5,7 @@ use std::rc::Rc;
 use actix::prelude::{AsyncContext, Context, Handler};
 
 use super::Shard;
-use crate::actors::router::messages::{CloseSession, DrainSessions};
+use crate::actors::shard::messages::{CloseSession, DrainSessions};
 use crate::protocol::close::CloseReason;
 
 impl Handler<CloseSession> for Shard {

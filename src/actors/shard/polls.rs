@@ -5,7 +5,7 @@ use slab::Slab;
 use tokio::sync::oneshot;
 
 use super::Shard;
-use crate::actors::router::messages::{AwaitEvent, ForgetPoll, PollId};
+use crate::actors::shard::messages::{AwaitEvent, ForgetPoll, PollId};
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::name::EventName;
 use crate::protocol::log_batch::LogBatch;

@@ -7,7 +7,7 @@ use actix::prelude::Handler;
 use super::Shard;
 use super::fanout::Member;
 use super::seat::{Ended, Mode, Subscription};
-use crate::actors::router::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Seated};
+use crate::actors::shard::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Seated};
 use crate::domain::filter::Filter;
 use crate::domain::index::TopicId;
 use crate::domain::pattern::Pattern;

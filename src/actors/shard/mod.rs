@@ -1,4 +1,4 @@
-//! A shard of the router: one on each HTTP worker thread, for the clients whose connections live there.
+//! A shard: one on each HTTP worker thread, for the clients whose connections live there.
 //!
 //! It owns their subscriptions and their places in the log. A client is either *live*, served by fan-out as
 //! batches arrive, or *catching up*, reading from recent events or the store from its own cursor on. Going from
@@ -16,6 +16,7 @@ mod filtered;
 mod heartbeat;
 mod leaving;
 mod lobby;
+pub mod messages;
 mod polls;
 mod presence;
 mod recent;
@@ -39,10 +40,11 @@ pub use self::fanout::QueueLimits;
 use self::fanout::{FanOut, Member, Room};
 use self::filtered::FilteredMembers;
 pub use self::lobby::Lobby;
+use self::messages::{OpenSession, Seated, SessionClosed};
 use self::polls::LongPolls;
 use self::recent::RecentEvents;
 use self::seat::{Beat, Link, Seat};
-use super::messages::{OpenSession, RouteBatch, Seated, SessionClosed};
+use super::router::messages::RouteBatch;
 use crate::access::AccessControl;
 use crate::actors::log_position::LogPosition;
 use crate::actors::mailbox::Depth;
