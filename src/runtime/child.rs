@@ -36,7 +36,10 @@ impl<A: Actor<Context = Context<A>> + Handler<Observe> + Handler<Finish>> Superv
 
 /// What an actor that is supervised takes. [`supervised!`](crate::supervised) has a part of it.
 #[cfg(feature = "fault-injection")]
-pub trait Supervised: Actor<Context = Context<Self>> + Handler<Observe> + Handler<Finish> + Handler<InjectPanic> {}
+pub trait Supervised:
+    Actor<Context = Context<Self>> + Handler<Observe> + Handler<Finish> + Handler<InjectPanic>
+{
+}
 #[cfg(feature = "fault-injection")]
 impl<A: Actor<Context = Context<A>> + Handler<Observe> + Handler<Finish> + Handler<InjectPanic>> Supervised for A {}
 

@@ -10,23 +10,19 @@ pub mod child;
 pub mod life;
 pub mod report;
 
-/// Makes an actor one that can be supervised and told: see [`child::Supervised`] and [`address::Address::tell`].
+/// Makes an actor one that can be [supervised](child::Supervised), and be [told](address::Address::tell) these messages.
 ///
 /// A macro, since Rust lets nobody implement a foreign trait for all actors at once.
 #[macro_export]
 macro_rules! supervised {
-    ($actor:ty) => {
-        impl<M> actix::Handler<$crate::runtime::address::Queued<M>> for $actor
-        where
-            M: actix::Message<Result = ()>,
-            Self: actix::Handler<M, Result = ()>,
-        {
+    ($actor:ty $(, $told:ty)* $(,)?) => {
+        $(impl actix::Handler<$crate::runtime::address::Queued<$told>> for $actor {
             type Result = ();
 
-            fn handle(&mut self, queued: $crate::runtime::address::Queued<M>, ctx: &mut Self::Context) {
+            fn handle(&mut self, queued: $crate::runtime::address::Queued<$told>, ctx: &mut Self::Context) {
                 actix::Handler::handle(self, queued.take(), ctx);
             }
-        }
+        })*
 
         #[cfg(feature = "fault-injection")]
         impl actix::Handler<$crate::runtime::child::InjectPanic> for $actor {

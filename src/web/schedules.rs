@@ -4,13 +4,11 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::events::read_error;
-use super::publish::retry_soon;
 use super::query::Query;
 use super::reply::{self, Refusal};
+use super::write::ask;
 use super::{Edge, access, body};
 use crate::actors::persistence::messages::CancelSchedule;
-use crate::actors::session::append_error;
-use crate::actors::supervisor::messages::ToPersistence;
 use crate::domain::access::Scope;
 use crate::domain::event::{ScheduleId, Timestamp};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -73,12 +71,9 @@ pub async fn cancel(
         let refuse = |refusal| if permit::may_read(&caller, &name) { refusal } else { unknown() };
         permit::publish(&caller, &name).map_err(refuse)?;
     }
-    let cancelled = edge.parts.supervisor.cancel_schedule.send(ToPersistence(CancelSchedule(number))).await;
-    match cancelled.ok().flatten() {
-        Some(Ok(true)) => Ok(reply::ok("Schedule cancelled.", b"null")),
-        Some(Ok(false)) => Err(unknown().into()),
-        Some(Err(failure)) => Err(append_error(&failure).into()),
-        None => Err(retry_soon(ErrorCode::StoreUnavailable, "the writer is restarting").into()),
+    match ask(&edge, CancelSchedule(number)).await? {
+        true => Ok(reply::ok("Schedule cancelled.", b"null")),
+        false => Err(unknown().into()),
     }
 }
 

@@ -34,7 +34,7 @@ use tokio::sync::oneshot;
 
 use self::claims::Claims;
 use self::ended::Cause;
-use self::messages::ServiceCommand;
+use self::messages::{ReadTls, ServiceCommand};
 use self::post::{Attempt, Poster, TargetOptions};
 use self::report::{LastError, Rate};
 use super::clock::{self, Clock};
@@ -454,7 +454,7 @@ impl Handler<Finish> for Client {
     }
 }
 
-crate::supervised!(Client);
+crate::supervised!(Client, ReadTls);
 
 #[cfg(test)]
 mod post_tests;

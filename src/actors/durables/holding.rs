@@ -86,7 +86,8 @@ impl Durables {
         if consumer.is_held() && !self.opening.iter().any(|opening| **opening == *name) {
             let writer = self.parts.persistence.generation();
             // A writer that is gone holds nothing any more.
-            let _ = writer.map(|writer| self.parts.persistence.tell_in(writer, ReleaseDurable(consumer.record.service)));
+            let _ =
+                writer.map(|writer| self.parts.persistence.tell_in(writer, ReleaseDurable(consumer.record.service)));
         }
     }
 

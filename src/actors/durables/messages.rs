@@ -14,6 +14,7 @@ use crate::domain::event::EventId;
 use crate::protocol::close::CloseReason;
 use crate::protocol::durable::{JoinRequest, Settlement};
 use crate::protocol::error::ApiError;
+use crate::runtime::address::Generation;
 
 /// Bytes that may be on their way to a member before its connection has taken them.
 const MAX_UNDERWAY: usize = 256 * 1024;
@@ -89,6 +90,8 @@ impl Underway {
 /// The address of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberKey {
+    /// Of the actor: each counts its members anew.
+    pub generation: Generation,
     pub durable: Arc<str>,
     pub member: MemberId,
 }

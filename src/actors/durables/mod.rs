@@ -35,6 +35,7 @@ use super::persistence::messages::{AlterDurable, Alteration, AppendFailure, Open
 use super::push_log::PushLog;
 use super::router::messages::RouteBatch;
 use super::session::append_error;
+use crate::config::Config;
 use crate::domain::durable::{Durable, DurablePolicy, MemberId};
 use crate::domain::event::EventId;
 use crate::domain::index::{PatternIndex, TopicId};
@@ -82,6 +83,22 @@ pub struct DurableLimits {
     pub max_unacked_bytes: usize,
     /// For what a member does not say.
     pub policy: DurablePolicy,
+}
+
+impl DurableLimits {
+    /// As configured.
+    pub fn new(config: &Config) -> Self {
+        let consumers = &config.consumers;
+        Self {
+            max_count: consumers.max_count,
+            max_unacked_bytes: consumers.max_unacked_bytes.as_usize(),
+            policy: DurablePolicy {
+                ack_wait: consumers.ack_wait.get(),
+                max_in_flight: consumers.max_in_flight,
+                max_deliver: consumers.max_deliver,
+            },
+        }
+    }
 }
 
 /// See the module.
@@ -193,7 +210,7 @@ impl Durables {
             Start::Now | Start::Earliest => false,
         };
         let joined = Joined {
-            key: MemberKey { durable: Arc::clone(&name), member },
+            key: MemberKey { generation: self.life.generation(), durable: Arc::clone(&name), member },
             floor,
             last,
             earliest: bounds.earliest,
@@ -271,7 +288,9 @@ impl Durables {
     }
 
     fn find(&mut self, key: &MemberKey) -> Option<&mut Consumer> {
-        self.consumers.get_mut(&key.durable).filter(|consumer| consumer.members.contains_key(&key.member))
+        let is_here = key.generation == self.life.generation();
+        let consumer = self.consumers.get_mut(&key.durable).filter(|_| is_here);
+        consumer.filter(|consumer| consumer.members.contains_key(&key.member))
     }
 
     fn report(&self) -> serde_json::Value {
@@ -458,4 +477,4 @@ impl Handler<Finish> for Durables {
     }
 }
 
-crate::supervised!(Durables);
+crate::supervised!(Durables, RouteBatch, Leave, RoomAgain, LookAgain);

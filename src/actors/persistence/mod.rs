@@ -21,7 +21,7 @@ use actix::{ActorFutureExt, fut};
 
 use self::group::{Replies, Waiting};
 use self::intake::Backlog;
-use self::messages::{AppendEvents, AppendFailure, EventsCommitted};
+use self::messages::{AppendEvents, AppendFailure, EventsCommitted, ReleaseDurable, SettleDeliveries};
 use self::outbox::Outbox;
 use self::store_watch::StoreWatch;
 use super::clock::{self, now};
@@ -366,16 +366,16 @@ impl Handler<Observe> for Persistence {
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
         let (bounds, certainty) = (self.parts.position.get(), clock::certainty());
         MessageResult(Details::of(serde_json::json!({
-                "store": self.parts.health.describe_in_full(),
-                "backlog_events": self.parts.backlog.events(),
-                "backlog_capacity": self.parts.backlog.capacity(),
-                "batch_size": self.last_group,
-                "commit_ms": self.last_commit.as_secs_f64() * 1e3,
-                "log_id": self.parts.position.log_id().map(|log| log.to_string()),
-                "earliest_id": bounds.map(|b| b.earliest),
-                "last_id": bounds.map(|b| b.last),
-                "clock": { "is_held": certainty.is_held, "departure_seconds": certainty.departure },
-            })))
+            "store": self.parts.health.describe_in_full(),
+            "backlog_events": self.parts.backlog.events(),
+            "backlog_capacity": self.parts.backlog.capacity(),
+            "batch_size": self.last_group,
+            "commit_ms": self.last_commit.as_secs_f64() * 1e3,
+            "log_id": self.parts.position.log_id().map(|log| log.to_string()),
+            "earliest_id": bounds.map(|b| b.earliest),
+            "last_id": bounds.map(|b| b.last),
+            "clock": { "is_held": certainty.is_held, "departure_seconds": certainty.departure },
+        })))
     }
 }
 
@@ -389,4 +389,4 @@ impl Handler<Finish> for Persistence {
     }
 }
 
-crate::supervised!(Persistence);
+crate::supervised!(Persistence, AppendEvents, SettleDeliveries, ReleaseDurable);

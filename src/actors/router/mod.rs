@@ -6,7 +6,7 @@ pub mod worker;
 
 use std::sync::Arc;
 
-use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult};
+use actix::prelude::{Actor, Context, Handler, MessageResult};
 
 use self::messages::RouteBatch;
 use super::log_position::LogPosition;
@@ -95,4 +95,4 @@ impl Handler<Finish> for Router {
     fn handle(&mut self, Finish: Finish, _: &mut Self::Context) {}
 }
 
-crate::supervised!(Router);
+crate::supervised!(Router, EventsCommitted);

@@ -6,11 +6,10 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::jobs::ask;
-use super::{answer, silent};
-use crate::actors::durables::messages::{DurableStatus, LookAgain};
+use super::answer;
+use crate::actors::durables::messages::{DurableStatus, ListDurables, LookAgain};
 use crate::actors::persistence::messages::{AlterDurable, Alteration};
-use crate::actors::supervisor::messages::ListAllDurables;
+use crate::actors::registry::in_time;
 use crate::domain::event::EventId;
 use crate::protocol::durable::Seek;
 use crate::protocol::durable::seek_request;
@@ -19,6 +18,7 @@ use crate::storage::{DurableRecord, service_name};
 use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
+use crate::web::write::ask;
 use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
@@ -61,13 +61,11 @@ pub async fn delete(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> R
 
 async fn alter(edge: &Edge, name: &str, alteration: Alteration) -> Result<(), ApiError> {
     let alter = AlterDurable { name: name.to_owned(), alteration };
-    if !ask(&edge.parts.supervisor.alter_durable, alter).await? {
+    if !ask(edge, alter).await? {
         return Err(unknown(name));
     }
-    if let Some(durables) = edge.parts.durables.get() {
-        // If it is lost, the actor looks again within a second, as other nodes do.
-        let _ = durables.try_send(LookAgain(name.to_owned()));
-    }
+    // If it is lost, the actor looks again within a second, as other nodes do.
+    let _ = edge.parts.actors.consumers.tell(LookAgain(name.to_owned()));
     Ok(())
 }
 
@@ -88,7 +86,7 @@ async fn floor(edge: &Edge, seek: Seek) -> Result<EventId, ApiError> {
 
 async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
     let stored = edge.parts.reader.durables().await.map_err(|error| read_error(&error))?;
-    let here = edge.parts.supervisor.durables.send(ListAllDurables).await.map_err(|error| silent(&error))?;
+    let here = in_time(&edge.parts.actors.consumers, ListDurables).await.unwrap_or_default();
     let here: HashMap<String, DurableStatus> = here.into_iter().map(|status| (status.name.clone(), status)).collect();
     let last = edge.parts.position.last();
     Ok(stored.iter().map(|record| describe(record, here.get(&record.name), last)).collect())

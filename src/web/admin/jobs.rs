@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use actix::prelude::{Message, Recipient};
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
+use super::answer;
 use super::destinations::{Destination, Kind, destinations, one_of_the_destinations};
-use super::{answer, silent};
-use crate::actors::persistence::messages::{AppendFailure, CancelJob, StartJob};
-use crate::actors::session::append_error;
-use crate::actors::supervisor::messages::ToPersistence;
+use crate::actors::persistence::messages::{CancelJob, StartJob};
 use crate::domain::event::EventId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -20,6 +17,7 @@ use crate::storage::{Counting, Job, JobKind, NewJob};
 use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
+use crate::web::write::ask;
 use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
@@ -27,8 +25,6 @@ const MAX_BODY: usize = 64 * 1024;
 /// Beyond this many, or this long, a count is no longer exact.
 const MAX_COUNT: usize = 100_000;
 const COUNT_PATIENCE: Duration = Duration::from_secs(2);
-/// How long persistence may take to write a job down.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -80,7 +76,7 @@ pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Res
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::JobNotFound, format!("there is no job {id}"));
     let number: i64 = id.parse().map_err(|_| unknown())?;
-    if ask(&edge.parts.supervisor.cancel_job, CancelJob(number)).await? {
+    if ask(&edge, CancelJob(number)).await? {
         return Ok(reply::ok("Job cancelled.", b"null"));
     }
     let job = edge.parts.reader.job(number).await.map_err(|error| read_error(&error))?.ok_or_else(unknown)?;
@@ -125,7 +121,7 @@ async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<Ht
         let is_nothing = counted.count == 0 && counted.is_complete();
         let job_id = match request.dry_run || is_nothing {
             true => None,
-            false => Some(ask(&edge.parts.supervisor.start_job, StartJob(job)).await?),
+            false => Some(ask(edge, StartJob(job)).await?),
         };
         total += counted.count;
         exact &= counted.is_complete();
@@ -174,18 +170,4 @@ fn new_job(
     };
     let id = destination.id.ok_or_else(unregistered)?;
     Ok(NewJob { kind, service: id, patterns, from, through })
-}
-
-/// Has persistence do it, through whoever is persistence now.
-pub(super) async fn ask<M, T>(persistence: &Recipient<ToPersistence<M>>, message: M) -> Result<T, ApiError>
-where
-    M: Message<Result = Result<T, AppendFailure>> + Send + 'static,
-    T: Send + 'static,
-{
-    match tokio::time::timeout(PATIENCE, persistence.send(ToPersistence(message))).await {
-        Ok(Ok(Some(done))) => done.map_err(|failure| append_error(&failure)),
-        Ok(Ok(None)) => Err(append_error(&AppendFailure::StoreUnavailable("the writer is restarting"))),
-        Ok(Err(error)) => Err(silent(&error)),
-        Err(_) => Err(append_error(&AppendFailure::TimedOut)),
-    }
 }

@@ -4,7 +4,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::jobs::{ask, read};
+use super::jobs::read;
 use super::{find_service, known_services};
 use crate::actors::persistence::messages::SettleOrphans;
 use crate::domain::routes::ServiceId;
@@ -14,6 +14,7 @@ use crate::storage::{Orphan, Settling, Shifted};
 use crate::web::Edge;
 use crate::web::events::read_error;
 use crate::web::reply::{self, Refusal};
+use crate::web::write::ask;
 
 /// What is left for services that are not configured.
 pub(super) async fn orphans(edge: &Edge) -> Result<Vec<Orphan>, ApiError> {
@@ -91,7 +92,7 @@ async fn settle(edge: &Edge, orphan: &Orphan, settling: Settling, dry_run: bool)
         return Ok(total);
     }
     loop {
-        let step = ask(&edge.parts.supervisor.settle_orphans, SettleOrphans { from, settling }).await?;
+        let step = ask(&edge, SettleOrphans { from, settling }).await?;
         if step.is_nothing() {
             return Ok(total);
         }
