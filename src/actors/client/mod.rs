@@ -44,10 +44,11 @@ use super::persistence::messages::SettleDeliveries;
 use super::service_slot::ServiceSlot;
 use crate::config::ServiceConfig;
 use crate::domain::breaker::{BreakerState, Transition};
-use crate::domain::dispatch::{Dispatcher, Hold, Job, Next};
-use crate::domain::event::{EventId, NewEvent, Timestamp};
+use crate::domain::dispatch::{BlockedBy, Dispatcher, Next, PendingWork};
+use crate::domain::event::{NewEvent, Timestamp};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::routes::ServiceId;
+use crate::domain::work::WorkId;
 use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
 use crate::runtime::address::{Address, Generation};
 use crate::runtime::child::Finish;
@@ -104,7 +105,7 @@ pub struct Client {
     pause: Option<String>,
     claims: Claims,
     /// Why nothing is sent, as last seen.
-    waits_for: Hold,
+    waits_for: BlockedBy,
     /// Until when, if nothing else happens.
     waits_until: Option<Timestamp>,
     /// Refusals in a row that say more of the service than of the events.
@@ -144,7 +145,7 @@ struct WorkArrived;
 #[derive(Message)]
 #[rtype(result = "()")]
 struct AttemptEnded {
-    id: EventId,
+    id: WorkId,
     attempt: Option<AttemptEnd>,
 }
 
@@ -159,7 +160,7 @@ enum AttemptEnd {
 
 /// Reports an attempt, however its task ends.
 struct Attempting {
-    id: EventId,
+    id: WorkId,
     client: actix::Addr<Client>,
     attempt: Option<AttemptEnd>,
 }
@@ -196,7 +197,7 @@ impl Client {
             asked: Vec::new(),
             pause: None,
             claims: Claims::default(),
-            waits_for: Hold::Empty,
+            waits_for: BlockedBy::Empty,
             waits_until: None,
             refusals: 0,
             can_read: true,
@@ -220,8 +221,9 @@ impl Client {
     }
 
     /// Sent, and not known to be settled.
-    fn under_way(&self) -> impl Iterator<Item = EventId> {
-        let settling = self.settling.iter().flatten().chain(&self.ended).map(|ended| ended.event_id);
+    fn under_way(&self) -> impl Iterator<Item = WorkId> {
+        let settling = self.settling.iter().flatten().chain(&self.ended);
+        let settling = settling.map(|ended| WorkId::Delivery(ended.event_id));
         self.dispatcher.in_flight().chain(settling)
     }
 
@@ -250,10 +252,10 @@ impl Client {
         while self.unsettled() < MAX_UNSETTLED {
             let now = self.clock.now();
             match self.dispatcher.next(now, rand::random()) {
-                Next::Send(job) => self.send(&job, ctx),
+                Next::Send(work) => self.send(&work, ctx),
                 Next::Turned(transition) => self.turned(transition, Cause::Time),
                 Next::Wait { until, why } => {
-                    if why == Hold::Breaker && self.waits_for != why {
+                    if why == BlockedBy::Breaker && self.waits_for != why {
                         self.metrics.not_permitted();
                     }
                     (self.waits_for, self.waits_until) = (why, until);
@@ -264,10 +266,10 @@ impl Client {
         None
     }
 
-    fn send(&mut self, job: &Job, ctx: &mut Context<Self>) {
-        let attempting = Attempting { id: job.id, client: ctx.address(), attempt: None };
+    fn send(&mut self, work: &PendingWork, ctx: &mut Context<Self>) {
+        let attempting = Attempting { id: work.id, client: ctx.address(), attempt: None };
         // Of a log that is not known nothing is claimed.
-        let Some((claimed, log)) = self.claims.get(job.id).zip(self.parts.position.log_id()) else { return };
+        let Some((claimed, log)) = self.claims.get(work.id).zip(self.parts.position.log_id()) else { return };
         let options = &self.parts.service.options;
         let ids = TraceIds { trace: rand::random(), span: rand::random() };
         let to = To { service: self.name(), format: options.format, sources: &self.parts.service.sources };
