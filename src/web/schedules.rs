@@ -6,15 +6,14 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::events::read_error;
 use super::query::Query;
 use super::reply::{self, Refusal};
-use super::write::ask;
+use super::write::commit;
 use super::{Edge, access, body};
-use crate::actors::persistence::messages::CancelSchedule;
 use crate::domain::access::Scope;
 use crate::domain::event::{ScheduleId, Timestamp};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_schedule;
 use crate::protocol::permit;
-use crate::storage::Turn;
+use crate::storage::{Outcome, Turn, Write};
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -71,9 +70,9 @@ pub async fn cancel(
         let refuse = |refusal| if permit::may_read(&caller, &name) { refusal } else { unknown() };
         permit::publish(&caller, &name).map_err(refuse)?;
     }
-    match ask(&edge, CancelSchedule(number)).await? {
-        true => Ok(reply::ok("Schedule cancelled.", b"null")),
-        false => Err(unknown().into()),
+    match commit(&edge, Write::CancelSchedule(number)).await? {
+        Outcome::Changed(true) => Ok(reply::ok("Schedule cancelled.", b"null")),
+        _ => Err(unknown().into()),
     }
 }
 

@@ -8,17 +8,16 @@ use serde_json::{Value, json};
 
 use super::answer;
 use crate::actors::durables::messages::{DurableStatus, ListDurables, LookAgain};
-use crate::actors::persistence::messages::{AlterDurable, Alteration};
 use crate::actors::registry::in_time;
 use crate::domain::event::EventId;
 use crate::protocol::durable::Seek;
 use crate::protocol::durable::seek_request;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::storage::{DurableRecord, service_name};
+use crate::storage::{Alteration, DurableRecord, Outcome, Write, service_name};
 use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
-use crate::web::write::ask;
+use crate::web::write::commit;
 use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
@@ -60,8 +59,8 @@ pub async fn delete(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> R
 }
 
 async fn alter(edge: &Edge, name: &str, alteration: Alteration) -> Result<(), ApiError> {
-    let alter = AlterDurable { name: name.to_owned(), alteration };
-    if !ask(edge, alter).await? {
+    let alter = Write::AlterDurable { name: name.to_owned(), alteration };
+    if commit(edge, alter).await? != Outcome::Changed(true) {
         return Err(unknown(name));
     }
     // If it is lost, the actor looks again within a second, as other nodes do.

@@ -8,16 +8,15 @@ use serde_json::{Value, json};
 
 use super::answer;
 use super::destinations::{Destination, Kind, destinations, one_of_the_destinations};
-use crate::actors::persistence::messages::{CancelJob, StartJob};
 use crate::domain::event::EventId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::job_request::JobRequest;
-use crate::storage::{Counting, Job, JobKind, NewJob};
+use crate::storage::{Counting, Job, JobKind, NewJob, Outcome, Write};
 use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
-use crate::web::write::ask;
+use crate::web::write::commit;
 use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
@@ -76,7 +75,7 @@ pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Res
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::JobNotFound, format!("there is no job {id}"));
     let number: i64 = id.parse().map_err(|_| unknown())?;
-    if ask(&edge, CancelJob(number)).await? {
+    if commit(&edge, Write::CancelJob(number)).await? == Outcome::Changed(true) {
         return Ok(reply::ok("Job cancelled.", b"null"));
     }
     let job = edge.parts.reader.job(number).await.map_err(|error| read_error(&error))?.ok_or_else(unknown)?;
@@ -121,7 +120,10 @@ async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<Ht
         let is_nothing = counted.count == 0 && counted.is_complete();
         let job_id = match request.dry_run || is_nothing {
             true => None,
-            false => Some(ask(edge, StartJob(job)).await?),
+            false => match commit(edge, Write::StartJob(job)).await? {
+                Outcome::Started(id) => Some(id),
+                _ => None,
+            },
         };
         total += counted.count;
         exact &= counted.is_complete();

@@ -6,15 +6,14 @@ use serde_json::{Value, json};
 
 use super::jobs::read;
 use super::{find_service, known_services};
-use crate::actors::persistence::messages::SettleOrphans;
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::job_request::{CancelRequest, MoveRequest};
-use crate::storage::{Orphan, Settling, Shifted};
+use crate::storage::{Orphan, Outcome, Settling, Shifted, Write};
 use crate::web::Edge;
 use crate::web::events::read_error;
 use crate::web::reply::{self, Refusal};
-use crate::web::write::ask;
+use crate::web::write::commit;
 
 /// What is left for services that are not configured.
 pub(super) async fn orphans(edge: &Edge) -> Result<Vec<Orphan>, ApiError> {
@@ -92,7 +91,9 @@ async fn settle(edge: &Edge, orphan: &Orphan, settling: Settling, dry_run: bool)
         return Ok(total);
     }
     loop {
-        let step = ask(&edge, SettleOrphans { from, settling }).await?;
+        let Outcome::Shifted(step) = commit(edge, Write::SettleOrphans { from, settling }).await? else {
+            return Ok(total);
+        };
         if step.is_nothing() {
             return Ok(total);
         }

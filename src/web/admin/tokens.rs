@@ -5,13 +5,13 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::answer;
 use crate::actors::clock::now;
-use crate::actors::persistence::messages::Revoke;
 use crate::domain::access::Identity;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::raw_object::RawObject;
+use crate::storage::Write;
 use crate::web::query::{Query, invalid};
 use crate::web::reply::{self, Refusal};
-use crate::web::write::ask;
+use crate::web::write::commit;
 use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
@@ -83,7 +83,7 @@ fn identity(kind: &str, value: &str) -> Result<Identity, (&'static str, &'static
 
 /// Stored first, so that it outlives this process and reaches the others; then in force here at once.
 async fn set(edge: &Edge, who: Identity, is_revoked: bool) -> Result<HttpResponse, Refusal> {
-    ask(edge, Revoke { who: who.clone(), is_revoked }).await?;
+    commit(edge, Write::Revoke { who: who.clone(), is_revoked }).await?;
     log::info!(kind = who.kind(), principal = who.value(), is_revoked; "revocation changed by an operator");
     edge.parts.access.revoke(who, is_revoked);
     edge.parts.actors.check_access();
