@@ -177,10 +177,7 @@ async fn durables_of(
     let services = wanting.iter().map(|record| record.service).collect();
     let marks = reader.durable_marks(services, event.id).await.map_err(|error| read_error(&error))?;
     // Of those of other nodes the store knows what is settled, and what was delivered in vain.
-    let here = match edge.parts.durables.get() {
-        Some(durables) => durables.send(FindFate(event.id)).await.unwrap_or_default(),
-        None => Default::default(),
-    };
+    let here = edge.parts.actors.consumers.ask(FindFate(event.id)).await.unwrap_or_default();
     let describe = |record: &&DurableRecord| {
         let stored = match marks.get(&record.service) {
             _ if event.id <= record.floor => (Fate::Settled, 0),

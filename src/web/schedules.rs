@@ -6,8 +6,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::events::read_error;
 use super::query::Query;
 use super::reply::{self, Refusal};
+use super::write::commit;
 use super::{Edge, access, body};
-use crate::actors::session::append_error;
 use crate::domain::access::Scope;
 use crate::domain::event::{ScheduleId, Timestamp};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -70,10 +70,9 @@ pub async fn cancel(
         let refuse = |refusal| if permit::may_read(&caller, &name) { refusal } else { unknown() };
         permit::publish(&caller, &name).map_err(refuse)?;
     }
-    match edge.parts.supervisor.commit(Write::CancelSchedule(number)).await {
-        Ok(Outcome::Changed(true)) => Ok(reply::ok("Schedule cancelled.", b"null")),
-        Ok(_) => Err(unknown().into()),
-        Err(failure) => Err(append_error(&failure).into()),
+    match commit(&edge, Write::CancelSchedule(number)).await? {
+        Outcome::Changed(true) => Ok(reply::ok("Schedule cancelled.", b"null")),
+        _ => Err(unknown().into()),
     }
 }
 

@@ -44,7 +44,7 @@ impl Client {
     /// another may have changed it (CL-5).
     pub(super) fn ask_for_lease(&self, ctx: &mut Context<Self>) {
         let Some(id) = self.kept.id() else { return };
-        let answer = self.hold.send(HoldService(id));
+        let answer = self.parts.persistence.ask(HoldService(id));
         ctx.spawn(answer.into_actor(self).map(|answer, this, ctx| {
             // While the store is away nothing can be settled, and so nothing goes out; the lease itself is as it was.
             let Ok(Ok(Held { hold, state, commands })) = answer else { return };

@@ -1,10 +1,6 @@
 //! What a client takes.
 
-use actix::prelude::{Message, Recipient};
-
-use crate::actors::mailbox::Mailbox;
-use crate::actors::observe::ActorReport;
-use crate::actors::persistence::messages::{CommitWrites, HoldService};
+use actix::prelude::Message;
 
 use crate::storage::Claimed;
 
@@ -58,19 +54,6 @@ pub enum Obeyed {
 #[rtype(result = "Option<Obeyed>")]
 pub struct Operate(pub ServiceCommand);
 
-/// From now on settlements go to this persistence actor.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ConnectPersistence {
-    pub commit: Mailbox<CommitWrites>,
-    pub hold: Recipient<HoldService>,
-}
-
-/// Say what you are.
-#[derive(Debug, Message)]
-#[rtype(result = "Option<ActorReport>")]
-pub struct Observe;
-
 /// Which deliveries are under way: sent, and not known to be settled in the store?
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<Claimed>")]
@@ -80,8 +63,3 @@ pub struct ListInFlight;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ReadTls;
-
-/// Send nothing more; answers when all that was sent is settled in the store.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct DrainDeliveries;

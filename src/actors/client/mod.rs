@@ -27,18 +27,18 @@ mod waits;
 mod writes;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, ResponseActFuture,
-    WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, ResponseActFuture,
+    StreamHandler, WrapFuture,
 };
 use tokio::sync::oneshot;
 
 use self::attempts::Attempts;
 use self::claims::Claims;
 use self::kept::Kept;
-use self::messages::{ConnectPersistence, DrainDeliveries, Observe};
+use self::messages::ReadTls;
 use self::reading::Rounds;
 use self::report::Rate;
 use self::telling::{Cause, Told};
@@ -46,16 +46,17 @@ use self::waits::Waits;
 use self::writes::Writes;
 use super::clock::Clock;
 use super::log_position::LogPosition;
-use super::mailbox::Mailbox;
-use super::observe::ActorReport;
-use super::persistence::messages::{CommitWrites, HoldService};
+use super::persistence::Persistence;
 use super::service_slot::ServiceSlot;
-use super::supervisor::guard::ExitGuard;
 use crate::config::ServiceConfig;
 use crate::domain::dispatch::{BlockedBy, Dispatcher, Next};
 use crate::domain::event::Timestamp;
 use crate::domain::lease::{Confidence, Lease};
 use crate::domain::work::WorkId;
+use crate::runtime::address::{Address, Generation};
+use crate::runtime::child::Finish;
+use crate::runtime::life::Life;
+use crate::runtime::report::{Details, Observe};
 use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
@@ -72,6 +73,7 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 /// What a client is made of; kept by the supervisor to make another.
 #[derive(Clone)]
 pub struct ClientParts {
+    pub persistence: Address<Persistence>,
     pub service: Arc<ServiceConfig>,
     pub slot: Arc<ServiceSlot>,
     pub position: Arc<LogPosition>,
@@ -84,8 +86,6 @@ pub struct ClientParts {
 /// See the module.
 pub struct Client {
     parts: ClientParts,
-    persistence: Mailbox<CommitWrites>,
-    hold: Recipient<HoldService>,
     metrics: ServiceMetrics,
     clock: Clock,
     attempts: Attempts,
@@ -99,8 +99,7 @@ pub struct Client {
     told: Told,
     drained: Vec<oneshot::Sender<()>>,
     rate: Rate,
-    started: Instant,
-    guard: ExitGuard,
+    life: Life,
 }
 
 /// Something may be there to deliver.
@@ -109,12 +108,7 @@ pub struct Client {
 struct WorkArrived;
 
 impl Client {
-    pub fn new(
-        parts: ClientParts,
-        persistence: Mailbox<CommitWrites>,
-        hold: Recipient<HoldService>,
-        guard: ExitGuard,
-    ) -> Self {
+    pub fn new(parts: ClientParts, life: Life) -> Self {
         let clock = Clock::start();
         let options = &parts.service.options;
         Self {
@@ -130,11 +124,8 @@ impl Client {
             told: Told::default(),
             drained: Vec::new(),
             rate: Rate::default(),
-            started: Instant::now(),
             clock,
-            persistence,
-            hold,
-            guard,
+            life,
             parts,
         }
     }
@@ -207,6 +198,7 @@ impl Actor for Client {
             }
         });
         self.parts.slot.wake();
+        ctx.add_stream(self.parts.persistence.generations());
         ctx.run_interval(CARE_INTERVAL, |this, ctx| {
             this.begin_if_registered();
             this.claims.look_again();
@@ -232,48 +224,39 @@ impl Handler<WorkArrived> for Client {
     }
 }
 
-impl Handler<ConnectPersistence> for Client {
-    type Result = ();
-
-    fn handle(&mut self, ConnectPersistence { commit, hold }: ConnectPersistence, ctx: &mut Self::Context) {
-        (self.persistence, self.hold) = (commit, hold);
+/// A writer is there that was not there before: what the earlier one held is to be asked for anew.
+impl StreamHandler<Generation> for Client {
+    fn handle(&mut self, _: Generation, ctx: &mut Self::Context) {
         self.ask_for_lease(ctx);
     }
 }
 
 impl Handler<Observe> for Client {
-    type Result = Option<ActorReport>;
+    type Result = MessageResult<Observe>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
-        Some(self.report())
+        MessageResult(Details::of(self.report()))
     }
 }
 
-impl Handler<DrainDeliveries> for Client {
+impl Handler<Finish> for Client {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, DrainDeliveries: DrainDeliveries, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
         self.dispatcher.drain();
         let (drained, is_drained) = oneshot::channel();
         self.drained.push(drained);
         self.pump(ctx);
         Box::pin(is_drained.into_actor(self).map(|_, this: &mut Self, ctx: &mut Context<Self>| {
-            this.guard.release();
+            this.life.finish();
             ctx.stop();
         }))
     }
 }
 
+crate::supervised!(Client, ReadTls);
+
 #[cfg(test)]
 mod post_tests;
 #[cfg(test)]
 mod tls_tests;
-
-#[cfg(feature = "fault-injection")]
-impl Handler<super::supervisor::messages::InjectPanic> for Client {
-    type Result = ();
-
-    fn handle(&mut self, _: super::supervisor::messages::InjectPanic, _: &mut Self::Context) {
-        panic!("injected fault in a client");
-    }
-}

@@ -3,9 +3,8 @@
 use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::{Value, json};
 
+use super::Client;
 use super::messages::ListInFlight;
-use super::{Client, MAILBOX};
-use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use crate::domain::event::Timestamp;
 use crate::domain::priority::Lane;
 
@@ -28,7 +27,7 @@ impl Rate {
 }
 
 impl Client {
-    pub(super) fn report(&self) -> ActorReport {
+    pub(super) fn report(&self) -> Value {
         let now = self.clock.now();
         let figures = self.dispatcher.figures(now);
         let breaker = figures.breaker;
@@ -45,46 +44,37 @@ impl Client {
         };
         let (waits_for, next_attempt_at) = self.waiting(now);
         let url = self.parts.service.url.expose();
-        ActorReport {
-            name: format!("client/{}", self.parts.service.name),
-            kind: ActorKind::Client,
-            state: ActorState::Running,
-            restarts: 0,
-            mailbox: MailboxReport { depth: 0, capacity: MAILBOX },
-            uptime_seconds: uptime_seconds(self.started),
-            details: json!({
-                "service": self.parts.service.name,
-                "url": format!("{}{}", url.origin().ascii_serialization(), url.path()),
-                "state": state,
-                "paused": self.kept.pause(),
-                "breaker": {
-                    "state": breaker.state.as_str(),
-                    "calls": breaker.window.calls,
-                    "failures": breaker.window.failures,
-                    "failure_rate": breaker.window.failure_rate(),
-                    "slow": breaker.window.slow,
-                    "slow_rate": breaker.window.slow_rate(),
-                    "consecutive_failures": breaker.consecutive,
-                    "openings": breaker.openings,
-                    "open_until": breaker.open_until.map(|until| self.clock.time_of_day(until).to_string()),
-                    "probes_in_flight": breaker.probes_in_flight,
-                },
-                "in_flight": figures.in_flight + self.writes.unsettled(),
-                "concurrency": figures.concurrency,
-                "pending": pending.iter().sum::<i64>(),
-                "pending_by_priority": by_lane(pending),
-                "dead": self.parts.slot.dead(),
-                "in_hand": in_hand,
-                "in_hand_bytes": in_hand_bytes,
-                "keys_in_hand": figures.keys,
-                "keys_parked": self.claims.parked(),
-                "waits_for": waits_for,
-                "next_attempt_at": next_attempt_at.map(|at| at.to_string()),
-                "rate": self.rate.per_second,
-                "last_errors": self.attempts.last_errors(),
-            }),
-            children: Vec::new(),
-        }
+        json!({
+            "service": self.parts.service.name,
+            "url": format!("{}{}", url.origin().ascii_serialization(), url.path()),
+            "state": state,
+            "paused": self.kept.pause(),
+            "breaker": {
+                "state": breaker.state.as_str(),
+                "calls": breaker.window.calls,
+                "failures": breaker.window.failures,
+                "failure_rate": breaker.window.failure_rate(),
+                "slow": breaker.window.slow,
+                "slow_rate": breaker.window.slow_rate(),
+                "consecutive_failures": breaker.consecutive,
+                "openings": breaker.openings,
+                "open_until": breaker.open_until.map(|until| self.clock.time_of_day(until).to_string()),
+                "probes_in_flight": breaker.probes_in_flight,
+            },
+            "in_flight": figures.in_flight + self.writes.unsettled(),
+            "concurrency": figures.concurrency,
+            "pending": pending.iter().sum::<i64>(),
+            "pending_by_priority": by_lane(pending),
+            "dead": self.parts.slot.dead(),
+            "in_hand": in_hand,
+            "in_hand_bytes": in_hand_bytes,
+            "keys_in_hand": figures.keys,
+            "keys_parked": self.claims.parked(),
+            "waits_for": waits_for,
+            "next_attempt_at": next_attempt_at.map(|at| at.to_string()),
+            "rate": self.rate.per_second,
+            "last_errors": self.attempts.last_errors(),
+        })
     }
 
     pub(super) fn observe_figures(&self) {

@@ -67,7 +67,7 @@ impl Client {
         let Some(writes) = self.begin() else { return };
         let (reply, answer) = oneshot::channel();
         let message = CommitWrites { writes, reply };
-        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.persistence.try_send(message).is_ok();
+        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.parts.persistence.tell(message).is_ok();
         let answer = async move { is_sent && answer.await.is_ok_and(|answer| answer.is_ok()) };
         ctx.spawn(answer.into_actor(self).map(
             |is_stored, this, ctx| {

@@ -85,8 +85,10 @@ impl Durables {
             self.by_topic.remove(&consumer.topic);
         }
         if consumer.is_held() && !self.opening.iter().any(|opening| **opening == *name) {
-            // At most one for each hold: unbounded sending is bounded by that.
-            self.store.release.do_send(ReleaseDurable(consumer.record.service));
+            let writer = self.parts.persistence.generation();
+            // A writer that is gone holds nothing any more.
+            let _ =
+                writer.map(|writer| self.parts.persistence.tell_in(writer, ReleaseDurable(consumer.record.service)));
         }
     }
 
@@ -108,7 +110,7 @@ impl Durables {
         if asked.is_empty() {
             return;
         }
-        let answer = self.store.hold.send(HoldDurables(known));
+        let answer = self.parts.persistence.ask(HoldDurables(known));
         ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| {
             for (name, _) in &asked {
                 this.consumers.get_mut(name).into_iter().for_each(|consumer| consumer.is_asking = false);

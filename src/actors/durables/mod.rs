@@ -15,29 +15,27 @@ pub mod messages;
 mod saving;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, ResponseActFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, MessageResult, ResponseActFuture,
     StreamHandler, WrapFuture,
 };
 use tokio::sync::{Notify, oneshot};
 
 use self::consumer::Consumer;
 use self::messages::{
-    ConnectStore, DurableStatus, FindFate, FinishDurables, Join, Joined, Leave, ListDurables, LookAgain, MemberKey,
-    RoomAgain, Settle, StoreLink,
+    DurableStatus, FindFate, Join, Joined, Leave, ListDurables, LookAgain, MemberKey, RoomAgain, Settle,
 };
 use super::clock::Clock;
 use super::log_position::LogPosition;
-use super::mailbox::Depth;
-use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
-use super::persistence::messages::{AppendFailure, CommitWrites, HoldDurables};
+use super::persistence::Persistence;
+use super::persistence::messages::{AppendFailure, HoldDurables};
 use super::push_log::PushLog;
-use super::router::messages::{Observe, RouteBatch};
+use super::router::messages::RouteBatch;
 use super::session::append_error;
-use super::supervisor::guard::ExitGuard;
+use crate::config::Config;
 use crate::domain::durable::{Durable, DurablePolicy, MemberId};
 use crate::domain::event::EventId;
 use crate::domain::index::{PatternIndex, TopicId};
@@ -45,6 +43,10 @@ use crate::protocol::durable::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::request::Start;
+use crate::runtime::address::{Address, Generation};
+use crate::runtime::child::Finish;
+use crate::runtime::life::Life;
+use crate::runtime::report::{Details, Observe};
 use crate::storage::{Alteration, NewDurable, Outcome, Reader, Write};
 use crate::telemetry::metrics::Metrics;
 
@@ -61,11 +63,11 @@ const CARE_INTERVAL: Duration = Duration::from_secs(1);
 /// What the actor is made of; kept by the supervisor to make another.
 #[derive(Clone)]
 pub struct DurablesParts {
+    pub persistence: Address<Persistence>,
     pub limits: DurableLimits,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
-    pub directory: Arc<Directory>,
     pub pushes: Arc<PushLog>,
     /// Told by persistence when dead letters were made anew.
     pub renewed: Arc<Notify>,
@@ -83,24 +85,25 @@ pub struct DurableLimits {
     pub policy: DurablePolicy,
 }
 
-/// Where sessions find the actor of the moment.
-#[derive(Debug, Default)]
-pub struct Directory(Mutex<Option<Addr<Durables>>>);
-
-impl Directory {
-    pub fn get(&self) -> Option<Addr<Durables>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn set(&self, address: Addr<Durables>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+impl DurableLimits {
+    /// As configured.
+    pub fn new(config: &Config) -> Self {
+        let consumers = &config.consumers;
+        Self {
+            max_count: consumers.max_count,
+            max_unacked_bytes: consumers.max_unacked_bytes.as_usize(),
+            policy: DurablePolicy {
+                ack_wait: consumers.ack_wait.get(),
+                max_in_flight: consumers.max_in_flight,
+                max_deliver: consumers.max_deliver,
+            },
+        }
     }
 }
 
 /// See the module.
 pub struct Durables {
     parts: DurablesParts,
-    store: StoreLink,
     consumers: BTreeMap<Arc<str>, Consumer>,
     /// Which of them want an event.
     index: PatternIndex,
@@ -114,20 +117,17 @@ pub struct Durables {
     next_member: MemberId,
     next_life: u64,
     clock: Clock,
-    depth: Depth,
     batches_in_turn: usize,
     finished: Vec<oneshot::Sender<()>>,
     is_finishing: bool,
-    started: Instant,
-    guard: ExitGuard,
+    life: Life,
 }
 
 impl Durables {
-    pub fn new(parts: DurablesParts, store: StoreLink, depth: Depth, guard: ExitGuard) -> Self {
+    pub fn new(parts: DurablesParts, life: Life) -> Self {
         Self {
             head: parts.position.last(),
             parts,
-            store,
             consumers: BTreeMap::new(),
             index: PatternIndex::default(),
             by_topic: HashMap::new(),
@@ -136,12 +136,10 @@ impl Durables {
             next_member: 1,
             next_life: 1,
             clock: Clock::start(),
-            depth,
             batches_in_turn: 0,
             finished: Vec::new(),
             is_finishing: false,
-            started: Instant::now(),
-            guard,
+            life,
         }
     }
 
@@ -212,7 +210,7 @@ impl Durables {
             Start::Now | Start::Earliest => false,
         };
         let joined = Joined {
-            key: MemberKey { durable: Arc::clone(&name), member },
+            key: MemberKey { generation: self.life.generation(), durable: Arc::clone(&name), member },
             floor,
             last,
             earliest: bounds.earliest,
@@ -239,9 +237,7 @@ impl Durables {
             return Box::pin(actix::fut::ready(()).map(|(), this: &mut Self, ctx| this.take_in(join, ctx)));
         }
         let (name, alteration) = (join.request.name.clone(), Alteration::Policy(policy));
-        let (message, outcome) = CommitWrites::one(Write::AlterDurable { name, alteration });
-        // If that is refused, the outcome says so.
-        let _ = self.store.commit.try_send(message);
+        let outcome = self.parts.persistence.commit(Write::AlterDurable { name, alteration });
         Box::pin(outcome.into_actor(self).map(move |outcome, this, ctx| {
             if outcome.map_err(|failure| append_error(&failure))? != Outcome::Changed(true) {
                 return Err(deleted_just_now());
@@ -265,17 +261,15 @@ impl Durables {
             policy: policy.over(self.parts.limits.policy),
         };
         let max = self.parts.limits.max_count;
-        let (message, outcome) = CommitWrites::one(Write::OpenDurable { new, max });
-        // If that is refused, the outcome says so.
-        let _ = self.store.commit.try_send(message);
-        let hold = self.store.hold.clone();
+        let outcome = self.parts.persistence.commit(Write::OpenDurable { new, max });
+        let persistence = self.parts.persistence.clone();
         let opened = async move {
             let Outcome::Opened(Some(record)) = outcome.await.map_err(|failure| append_error(&failure))? else {
                 let advice =
                     format!("there are {max} durable subscriptions, as many as there may be; delete some first");
                 return Err(ApiError::new(ErrorCode::TooManyDurables, advice));
             };
-            let held = hold.send(HoldDurables(vec![(record.service, None)])).await;
+            let held = persistence.ask(HoldDurables(vec![(record.service, None)])).await;
             let held = held.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
             held.into_iter().next().ok_or_else(deleted_just_now)
         };
@@ -293,23 +287,16 @@ impl Durables {
     }
 
     fn find(&mut self, key: &MemberKey) -> Option<&mut Consumer> {
-        self.consumers.get_mut(&key.durable).filter(|consumer| consumer.members.contains_key(&key.member))
+        let is_here = key.generation == self.life.generation();
+        let consumer = self.consumers.get_mut(&key.durable).filter(|_| is_here);
+        consumer.filter(|consumer| consumer.members.contains_key(&key.member))
     }
 
-    fn report(&self) -> ActorReport {
-        ActorReport {
-            name: "durables".into(),
-            kind: ActorKind::Durables,
-            state: ActorState::Running,
-            restarts: 0,
-            mailbox: MailboxReport { depth: self.depth.get(), capacity: MAILBOX },
-            uptime_seconds: uptime_seconds(self.started),
-            details: serde_json::json!({
-                "durables": self.consumers.values().map(Consumer::status).collect::<Vec<_>>(),
-                "routed_id": self.head,
-            }),
-            children: Vec::new(),
-        }
+    fn report(&self) -> serde_json::Value {
+        serde_json::json!({
+            "durables": self.consumers.values().map(Consumer::status).collect::<Vec<_>>(),
+            "routed_id": self.head,
+        })
     }
 }
 
@@ -318,8 +305,8 @@ impl Actor for Durables {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        self.parts.directory.set(ctx.address());
         ctx.run_interval(CARE_INTERVAL, Self::care);
+        ctx.add_stream(self.parts.persistence.generations());
         let renewed = Arc::clone(&self.parts.renewed);
         ctx.add_stream(futures_util::stream::unfold(renewed, |renewed| async {
             renewed.notified().await;
@@ -351,7 +338,6 @@ impl Handler<RouteBatch> for Durables {
     type Result = ();
 
     fn handle(&mut self, RouteBatch(batch): RouteBatch, ctx: &mut Self::Context) {
-        self.depth.took_one();
         self.route(&batch, ctx);
         self.batches_in_turn += 1;
         if self.batches_in_turn >= BATCHES_PER_TURN {
@@ -458,43 +444,36 @@ impl Handler<FindFate> for Durables {
     }
 }
 
-impl Handler<ConnectStore> for Durables {
-    type Result = ();
-
-    fn handle(&mut self, ConnectStore(link): ConnectStore, _: &mut Self::Context) {
-        self.store = link;
+/// A writer is there that was not there before: the leases that the earlier one had are to be asked for anew.
+impl StreamHandler<Generation> for Durables {
+    fn handle(&mut self, _: Generation, ctx: &mut Context<Self>) {
+        let names: Vec<_> = self.consumers.keys().cloned().collect();
+        self.hold_all(&names, ctx);
     }
 }
 
 impl Handler<Observe> for Durables {
-    type Result = Option<ActorReport>;
+    type Result = MessageResult<Observe>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
-        Some(self.report())
+        MessageResult(Details::of(self.report()))
     }
 }
 
-impl Handler<FinishDurables> for Durables {
+impl Handler<Finish> for Durables {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, FinishDurables: FinishDurables, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
         self.is_finishing = true;
         let (done, finished) = oneshot::channel();
         self.finished.push(done);
         self.pump_all(ctx);
         self.tell_if_finished();
         Box::pin(finished.into_actor(self).map(|_, this, ctx| {
-            this.guard.release();
+            this.life.finish();
             ctx.stop();
         }))
     }
 }
 
-#[cfg(feature = "fault-injection")]
-impl Handler<super::supervisor::messages::InjectPanic> for Durables {
-    type Result = ();
-
-    fn handle(&mut self, _: super::supervisor::messages::InjectPanic, _: &mut Self::Context) {
-        panic!("injected fault in durables");
-    }
-}
+crate::supervised!(Durables, RouteBatch, Leave, RoomAgain, LookAgain);

@@ -116,7 +116,7 @@ impl Durables {
         let change = change(consumer, &changes);
         consumer.saving = Some(Saving { changes, life: consumer.life, epoch: consumer.record.epoch });
         let (message, outcome) = CommitWrites::one(Write::ChangeDurable(change));
-        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.store.commit.try_send(message).is_ok();
+        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.parts.persistence.tell(message).is_ok();
         let name = Arc::clone(&consumer.name);
         let stored = async move {
             if !is_sent {

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use actix::prelude::Message;
 use tokio::sync::oneshot;
 
-use crate::actors::mailbox::Mailbox;
-use crate::actors::observe::ActorReport;
 use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::routes::ServiceId;
 use crate::protocol::log_batch::LogBatch;
@@ -76,25 +74,10 @@ pub struct HoldDurables(pub Vec<(ServiceId, Option<i64>)>);
 
 /// Let another process deliver the events of a durable subscription.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), AppendFailure>")]
+#[rtype(result = "()")]
 pub struct ReleaseDurable(pub ServiceId);
 
 /// Events were committed; sent in commit order. An empty batch tells of events that others committed.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct EventsCommitted(pub Arc<LogBatch>);
-
-/// From now on committed batches go to this router.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ConnectRouter(pub Mailbox<EventsCommitted>);
-
-/// Say what you are.
-#[derive(Debug, Message)]
-#[rtype(result = "Option<ActorReport>")]
-pub struct Observe;
-
-/// Commit what waits, take no more, and stop.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct FinishCommits;

@@ -3,10 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use actix::prelude::{Addr, Context, Recipient};
-use actix_rt::ArbiterHandle;
+use actix::prelude::{Addr, AsyncContext as _, Context, Recipient};
+use tokio::sync::mpsc;
 
-use crate::actors::mailbox::{Depth, Mailbox};
 use crate::actors::persistence::intake::Intake;
 use crate::actors::shard::messages::{
     AwaitEvent, CloseSubscription, ForgetPoll, ListSubscriptions, OpenSession, OpenStream, OpenSubscription,
@@ -14,14 +13,10 @@ use crate::actors::shard::messages::{
 };
 use crate::actors::shard::seat::{Beat, Link, Standing};
 use crate::actors::shard::{Lobby, Shard, ShardParts, low_water};
-use crate::actors::supervisor::guard::ExitGuard;
 use crate::protocol::wire::Wire;
+use crate::runtime::address::Address;
+use crate::runtime::life::Life;
 use crate::transport::ShardQueues;
-
-thread_local! {
-    /// The worker of this thread, where the supervisor finds it to start a shard anew.
-    static WORKER: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
-}
 
 /// The addresses of a shard, for the sessions on its thread; one set for all of them.
 pub struct ShardAddresses {
@@ -47,13 +42,15 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Sets up the current thread, without a shard yet; the supervisor starts that one.
+    /// Sets up the current thread, without a shard yet: the supervisor starts one at `address`, and again when it fails,
+    /// by sending the life of it.
     pub fn install(
         number: usize,
         intake: Intake,
         parts: ShardParts,
         queues: Rc<ShardQueues>,
-    ) -> (Rc<Self>, ArbiterHandle) {
+        address: Address<Shard>,
+    ) -> (Rc<Self>, mpsc::UnboundedSender<Life>) {
         let worker = Rc::new(Self {
             number,
             intake,
@@ -63,31 +60,33 @@ impl Worker {
             parts,
             shard: RefCell::new(None),
         });
-        WORKER.set(Some(Rc::clone(&worker)));
-        (worker, actix_rt::Arbiter::current())
-    }
-
-    /// The worker of the current thread.
-    pub fn current() -> Option<Rc<Self>> {
-        WORKER.with_borrow(Clone::clone)
+        let (starts, mut lives) = mpsc::unbounded_channel();
+        let at_work = Rc::clone(&worker);
+        actix_rt::spawn(async move {
+            while let Some(life) = lives.recv().await {
+                at_work.start_shard(life, &address);
+            }
+        });
+        (worker, starts)
     }
 
     /// Starts a shard in place of the one before.
-    pub fn start_shard(&self, depth: Depth, guard: ExitGuard) -> Addr<Shard> {
+    fn start_shard(&self, life: Life, address: &Address<Shard>) {
         let (queues, lobby, clock) = (Rc::clone(&self.queues), Rc::clone(&self.lobby), Rc::clone(&self.clock));
-        let shard = Shard::new(self.number, self.parts.clone(), queues, lobby, clock, depth, guard);
-        let address = Context::new().run(shard);
+        let ctx = Context::new();
+        let addr: Addr<Shard> = ctx.address();
+        life.begin(address, addr.clone());
+        ctx.run(Shard::new(self.number, self.parts.clone(), queues, lobby, clock, self.intake.clone(), life));
         self.shard.replace(Some(Rc::new(ShardAddresses {
-            open_session: address.clone().recipient(),
-            session_closed: address.clone().recipient(),
-            open_subscription: address.clone().recipient(),
-            open_stream: address.clone().recipient(),
-            await_event: address.clone().recipient(),
-            forget_poll: address.clone().recipient(),
-            close_subscription: address.clone().recipient(),
-            list_subscriptions: address.clone().recipient(),
+            open_session: addr.clone().recipient(),
+            session_closed: addr.clone().recipient(),
+            open_subscription: addr.clone().recipient(),
+            open_stream: addr.clone().recipient(),
+            await_event: addr.clone().recipient(),
+            forget_poll: addr.clone().recipient(),
+            close_subscription: addr.clone().recipient(),
+            list_subscriptions: addr.recipient(),
         })));
-        address
     }
 
     /// The addresses of the shard; `None` before the first was started.
@@ -116,12 +115,5 @@ impl Worker {
         let heard = Cell::new(self.clock.get());
         let (durable_frames, clock) = (Cell::new(0), Rc::clone(&self.clock));
         Rc::new(Link { outbox, wire, peer, standing, durable_frames, heard, clock })
-    }
-}
-
-/// Appends from this worker go to `persistence` from now on.
-pub fn connect_intake(persistence: Mailbox<crate::actors::persistence::messages::AppendEvents>) {
-    if let Some(worker) = Worker::current() {
-        worker.intake.connect(persistence);
     }
 }

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::access::SessionAccess;
 use self::durable::Membership;
 use super::clock::scheduling;
-use super::durables::Directory;
+use super::durables::Durables;
 use super::log_position::LogPosition;
 use super::persistence::intake::Intake;
 use super::persistence::messages::AppendFailure;
@@ -37,6 +37,7 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::{PublishRules, scope_keys};
 use crate::protocol::request::{BadRequest, Request, RequestId, Start};
 use crate::protocol::{frame, permit};
+use crate::runtime::address::Address;
 use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{CloseFrame, Inbound, InboundError, InboundFrames, pong_frame, text_frame};
@@ -60,7 +61,7 @@ pub struct SessionParts {
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
     pub reader: Reader,
-    pub durables: Arc<Directory>,
+    pub consumers: Address<Durables>,
     pub rules: PublishRules,
     pub access: SessionAccess,
     /// Queued bytes above which events of durable subscriptions wait.

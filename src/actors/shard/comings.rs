@@ -8,7 +8,6 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use super::seat::Seat;
-use crate::actors::router::worker::Worker;
 use crate::domain::event::{Append, NewEvent};
 
 /// Most events told in one beat, besides the one that tells how many are left out.
@@ -61,7 +60,7 @@ impl Shard {
         }
         let count = told.len() as u64;
         let append = Append { events: SmallVec::from_vec(told), idempotency: None, schedule: None };
-        let taken = Worker::current().is_some_and(|worker| worker.intake.enqueue(append).is_ok());
+        let taken = self.intake.enqueue(append).is_ok();
         if !taken {
             self.comings.left_out = left_out + count;
         }

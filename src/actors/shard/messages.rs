@@ -6,7 +6,6 @@ use actix::prelude::Message;
 use bytestring::ByteString;
 use serde::Serialize;
 
-use crate::actors::observe::ActorReport;
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::name::EventName;
@@ -15,6 +14,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::error::ApiError;
 use crate::protocol::frame::Subscribed;
 use crate::protocol::request::{Envelope, RequestId, Start};
+use crate::runtime::report::ActorReport;
 
 /// The number of a session, unique in this process.
 pub type SessionId = u64;

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use super::answer;
 use super::destinations::{destinations, one_of_the_destinations};
-use super::{answer, silent};
-use crate::actors::supervisor::messages::ListAllInFlight;
+use crate::actors::client::messages::ListInFlight;
+use crate::actors::registry::in_time;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::priority::Lane;
@@ -83,8 +85,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     })?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     let service_name = query.one("service").map(str::to_owned);
-    let in_flight = edge.parts.supervisor.in_flight.send(ListAllInFlight(service_name.clone())).await;
-    let in_flight = InFlight(in_flight.map_err(|error| silent(&error))?);
+    let in_flight = InFlight(in_flight(&edge, service_name.as_deref()).await);
     if let Some(event_id) = event_id {
         if let Some(name) = ["before", "limit"].into_iter().find(|name| query.one(name).is_some()) {
             return Err(invalid(name, "does not go with event_id, which has all deliveries of the event").into());
@@ -208,4 +209,14 @@ impl InFlight {
         };
         wanted.into_iter().map(row).collect()
     }
+}
+
+/// What is under way: sent, and not known to be settled; of all services, unless one is named.
+async fn in_flight(edge: &Edge, service: Option<&str>) -> Vec<(String, Vec<Claimed>)> {
+    let clients = edge.parts.actors.clients.iter().filter(|(name, _)| service.is_none_or(|wanted| wanted == **name));
+    let asked = clients.map(|(name, client)| {
+        let listed = in_time(client, ListInFlight);
+        async move { (name.clone(), listed.await.unwrap_or_default()) }
+    });
+    join_all(asked).await
 }

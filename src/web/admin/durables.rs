@@ -6,10 +6,9 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::jobs::commit;
-use super::{answer, silent};
-use crate::actors::durables::messages::{DurableStatus, LookAgain};
-use crate::actors::supervisor::messages::ListAllDurables;
+use super::answer;
+use crate::actors::durables::messages::{DurableStatus, ListDurables, LookAgain};
+use crate::actors::registry::in_time;
 use crate::domain::event::EventId;
 use crate::protocol::durable::Seek;
 use crate::protocol::durable::seek_request;
@@ -18,6 +17,7 @@ use crate::storage::{Alteration, DurableRecord, Outcome, Write, service_name};
 use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
+use crate::web::write::commit;
 use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
@@ -63,10 +63,8 @@ async fn alter(edge: &Edge, name: &str, alteration: Alteration) -> Result<(), Ap
     if commit(edge, alter).await? != Outcome::Changed(true) {
         return Err(unknown(name));
     }
-    if let Some(durables) = edge.parts.durables.get() {
-        // If it is lost, the actor looks again within a second, as other nodes do.
-        let _ = durables.try_send(LookAgain(name.to_owned()));
-    }
+    // If it is lost, the actor looks again within a second, as other nodes do.
+    let _ = edge.parts.actors.consumers.tell(LookAgain(name.to_owned()));
     Ok(())
 }
 
@@ -87,7 +85,7 @@ async fn floor(edge: &Edge, seek: Seek) -> Result<EventId, ApiError> {
 
 async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
     let stored = edge.parts.reader.durables().await.map_err(|error| read_error(&error))?;
-    let here = edge.parts.supervisor.durables.send(ListAllDurables).await.map_err(|error| silent(&error))?;
+    let here = in_time(&edge.parts.actors.consumers, ListDurables).await.unwrap_or_default();
     let here: HashMap<String, DurableStatus> = here.into_iter().map(|status| (status.name.clone(), status)).collect();
     let last = edge.parts.position.last();
     Ok(stored.iter().map(|record| describe(record, here.get(&record.name), last)).collect())

@@ -8,8 +8,6 @@ use serde_json::{Value, json};
 
 use super::answer;
 use super::destinations::{Destination, Kind, destinations, one_of_the_destinations};
-use crate::actors::persistence::messages::AppendFailure;
-use crate::actors::session::append_error;
 use crate::domain::event::EventId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -18,6 +16,7 @@ use crate::storage::{Counting, Job, JobKind, NewJob, Outcome, Write};
 use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
+use crate::web::write::commit;
 use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
@@ -25,8 +24,6 @@ const MAX_BODY: usize = 64 * 1024;
 /// Beyond this many, or this long, a count is no longer exact.
 const MAX_COUNT: usize = 100_000;
 const COUNT_PATIENCE: Duration = Duration::from_secs(2);
-/// How long persistence may take to write a job down.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -175,10 +172,4 @@ fn new_job(
     };
     let id = destination.id.ok_or_else(unregistered)?;
     Ok(NewJob { kind, service: id, patterns, from, through })
-}
-
-/// Has persistence apply `write`, within the time that an operator waits.
-pub(super) async fn commit(edge: &Edge, write: Write) -> Result<Outcome, ApiError> {
-    let outcome = tokio::time::timeout(PATIENCE, edge.parts.supervisor.commit(write)).await;
-    outcome.unwrap_or(Err(AppendFailure::TimedOut)).map_err(|failure| append_error(&failure))
 }

@@ -4,7 +4,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::jobs::{commit, read};
+use super::jobs::read;
 use super::{find_service, known_services};
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -13,6 +13,7 @@ use crate::storage::{Orphan, Outcome, Settling, Shifted, Write};
 use crate::web::Edge;
 use crate::web::events::read_error;
 use crate::web::reply::{self, Refusal};
+use crate::web::write::commit;
 
 /// What is left for services that are not configured.
 pub(super) async fn orphans(edge: &Edge) -> Result<Vec<Orphan>, ApiError> {

@@ -6,12 +6,10 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::silent;
-use crate::actors::observe::ActorReport;
 use crate::actors::shard::messages::{CountSubscribers, FindSessions, SubscriberCount};
-use crate::actors::supervisor::messages::ToShards;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::ApiError;
+use crate::runtime::report::ActorReport;
 use crate::web::Edge;
 use crate::web::query::{Query, invalid};
 use crate::web::reply::{self, Refusal};
@@ -32,7 +30,7 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
         kind: query
             .read("kind", "websocket or sse", |kind| ["websocket", "sse"].contains(&kind).then(|| kind.to_owned()))?,
     };
-    let found = edge.parts.supervisor.sessions.send(ToShards(find)).await.map_err(|error| silent(&error))?;
+    let found = edge.parts.actors.ask_shards(find).await;
     let mut found: Vec<Value> = found.into_iter().flatten().map(session).collect();
     found.sort_unstable_by_key(|session| session["id"].as_u64());
     page(&query, found, limit, |session| session["id"].to_string())
@@ -43,8 +41,7 @@ pub async fn subscriptions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpRes
     let query = Query::parse(&req, &["after", "limit"], &[])?;
     let limit = limit(&query)?;
     let after = pattern(&query, "after")?;
-    let counts =
-        edge.parts.supervisor.subscriptions.send(ToShards(CountSubscribers)).await.map_err(|error| silent(&error))?;
+    let counts = edge.parts.actors.ask_shards(CountSubscribers).await;
     let mut all = BTreeMap::<Pattern, SubscriberCount>::new();
     for (pattern, SubscriberCount { websocket, sse }) in counts.into_iter().flatten() {
         let count = all.entry(pattern).or_default();
