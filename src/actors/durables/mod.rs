@@ -42,7 +42,7 @@ use crate::domain::index::{PatternIndex, TopicId};
 use crate::protocol::durable::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
-use crate::protocol::request::Start;
+use crate::protocol::subscription::Start;
 use crate::runtime::address::{Address, Generation};
 use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
