@@ -1,6 +1,6 @@
 //! The durable subscriptions with members on this node: their places in the log, and who has which event.
 //!
-//! All decisions are those of the [`Durable`] machine; here they are carried out. Events come with the committed
+//! All decisions are those of the [`Durable`](crate::domain::durable::Durable) machine; here they are carried out. Events come with the committed
 //! batches or, to whoever is behind, from the store; what becomes of them goes to persistence, and is answered when
 //! it is stored.
 //!
@@ -11,6 +11,7 @@
 mod consumer;
 mod delivering;
 mod holding;
+mod joining;
 pub mod messages;
 mod saving;
 
@@ -25,40 +26,34 @@ use actix::prelude::{
 use tokio::sync::{Notify, oneshot};
 
 use self::consumer::Consumer;
-use self::messages::{
-    DurableStatus, FindFate, Join, Joined, Leave, ListDurables, LookAgain, MemberKey, RoomAgain, Settle,
-};
+use self::messages::{DurableStatus, FindFate, Leave, ListDurables, LookAgain, MemberKey, RoomAgain, Settle};
 use super::clock::Clock;
 use super::log_position::LogPosition;
 use super::persistence::Persistence;
-use super::persistence::messages::{AppendFailure, HoldDurables};
 use super::push_log::PushLog;
 use super::router::messages::RouteBatch;
-use super::session::append_error;
 use crate::config::Config;
-use crate::domain::durable::{Durable, DurablePolicy, MemberId};
+use crate::domain::durable::{DurablePolicy, MemberId};
 use crate::domain::event::EventId;
 use crate::domain::index::{PatternIndex, TopicId};
-use crate::protocol::durable::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
-use crate::protocol::subscription::Start;
 use crate::runtime::address::{Address, Generation};
 use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
-use crate::storage::{Alteration, NewDurable, Outcome, Reader, Write};
+use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 
 /// Messages that may wait.
 pub const MAILBOX: usize = 1024;
 /// Batches taken in a row before others on the thread get their turn.
 const BATCHES_PER_TURN: usize = 16;
-/// Members of one durable subscription.
-const MAX_MEMBERS: usize = 1000;
 /// How often holds are made sure of, what another node has made anew is looked for, and members are told what holds
 /// them up.
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
+/// After a failure of the store.
+const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// What the actor is made of; kept by the supervisor to make another.
 #[derive(Clone)]
@@ -115,7 +110,8 @@ pub struct Durables {
     /// Rounds of care so far.
     cares: usize,
     next_member: MemberId,
-    next_life: u64,
+    /// Machines of consumers so far.
+    generations: u64,
     clock: Clock,
     batches_in_turn: usize,
     finished: Vec<oneshot::Sender<()>>,
@@ -134,7 +130,7 @@ impl Durables {
             opening: Vec::new(),
             cares: 0,
             next_member: 1,
-            next_life: 1,
+            generations: 0,
             clock: Clock::start(),
             batches_in_turn: 0,
             finished: Vec::new(),
@@ -160,8 +156,8 @@ impl Durables {
         }
         let mut concerned = Vec::new();
         for (name, consumer) in &mut self.consumers {
-            let Some(durable) = consumer.durable.as_mut().filter(|durable| durable.cursor() < last) else { continue };
-            if durable.cursor() < prev || consumer.is_reading {
+            let Some(cursor) = consumer.cursor().filter(|cursor| *cursor < last) else { continue };
+            if cursor < prev || consumer.is_reading() {
                 concerned.push(Arc::clone(name));
                 continue;
             }
@@ -178,7 +174,7 @@ impl Durables {
 
     /// Does all for one that can be done now: takes back, sends, reads, stores, and sets the timer for the rest.
     fn pump(&mut self, name: &str, ctx: &mut Context<Self>) {
-        self.send(name, ctx);
+        self.send(name);
         self.read(name, ctx);
         self.save(name, ctx);
         self.set_timer(name, ctx);
@@ -190,106 +186,10 @@ impl Durables {
         names.iter().for_each(|name| self.pump(name, ctx));
     }
 
-    /// Makes the session a member of one that is open here.
-    fn take_in(&mut self, join: Join, ctx: &mut Context<Self>) -> Result<Joined, ApiError> {
-        let Join { request, log_end, link } = join;
-        let consumer = self.consumers.get_mut(&*request.name).ok_or_else(deleted_just_now)?;
-        consumer.admits(&request)?;
-        let name = Arc::clone(&consumer.name);
-        let member = self.next_member;
-        self.next_member += 1;
-        consumer.join(member, link);
-        self.parts.metrics.durable_members.inc();
-        let floor = consumer.durable.as_ref().map_or(consumer.record.floor, Durable::floor);
-        let bounds = self.parts.position.get().unwrap_or_default();
-        let last = bounds.last.max(log_end);
-        // The client has seen another log than this one.
-        let is_foreign = match request.start {
-            Start::After(id) => id > last,
-            Start::Elsewhere => true,
-            Start::Now | Start::Earliest => false,
-        };
-        let joined = Joined {
-            key: MemberKey { generation: self.life.generation(), durable: Arc::clone(&name), member },
-            floor,
-            last,
-            earliest: bounds.earliest,
-            is_recovered: floor + 1 >= bounds.earliest && !consumer.has_lost && !is_foreign,
-        };
-        log::debug!(durable = &*name, member, floor; "member joined");
-        // After the reply is on its way: the session asks for nothing else meanwhile.
-        ctx.notify(RoomAgain(joined.key.clone()));
-        Ok(joined)
-    }
-
-    /// Stores how the session wants events to be delivered, if that is new, and makes it a member.
-    fn agree(&mut self, join: Join) -> ResponseActFuture<Self, Result<Joined, ApiError>> {
-        let consumer = self.consumers.get(&*join.request.name).ok_or_else(deleted_just_now);
-        let checked = consumer.and_then(|consumer| {
-            let policy = join.request.policy.over(consumer.record.policy);
-            consumer.admits(&join.request).map(|()| (policy, policy != consumer.record.policy))
-        });
-        let (policy, is_new) = match checked {
-            Ok(checked) => checked,
-            Err(error) => return Box::pin(actix::fut::ready(Err(error))),
-        };
-        if !is_new {
-            return Box::pin(actix::fut::ready(()).map(|(), this: &mut Self, ctx| this.take_in(join, ctx)));
-        }
-        let (name, alteration) = (join.request.name.clone(), Alteration::Policy(policy));
-        let outcome = self.parts.persistence.commit(Write::AlterDurable { name, alteration });
-        Box::pin(outcome.into_actor(self).map(move |outcome, this, ctx| {
-            if outcome.map_err(|failure| append_error(&failure))? != Outcome::Changed(true) {
-                return Err(deleted_just_now());
-            }
-            this.set_policy(&join.request.name, policy);
-            this.take_in(join, ctx)
-        }))
-    }
-
-    /// Finds it in the store, or makes it there.
-    fn find_or_make(&mut self, join: &Join) -> ResponseActFuture<Self, Result<(), ApiError>> {
-        if self.consumers.contains_key(&*join.request.name) {
-            return Box::pin(actix::fut::ready(Ok(())));
-        }
-        let JoinRequest { name, pattern, filter, policy, .. } = &join.request;
-        let new = NewDurable {
-            name: name.clone(),
-            pattern: pattern.as_str().to_owned(),
-            filter: filter.as_ref().map(|filter| filter.as_json().to_owned()),
-            floor: self.first_floor(&join.request, join.log_end),
-            policy: policy.over(self.parts.limits.policy),
-        };
-        let max = self.parts.limits.max_count;
-        let outcome = self.parts.persistence.commit(Write::OpenDurable { new, max });
-        let persistence = self.parts.persistence.clone();
-        let opened = async move {
-            let Outcome::Opened(Some(record)) = outcome.await.map_err(|failure| append_error(&failure))? else {
-                let advice =
-                    format!("there are {max} durable subscriptions, as many as there may be; delete some first");
-                return Err(ApiError::new(ErrorCode::TooManyDurables, advice));
-            };
-            let held = persistence.ask(HoldDurables(vec![(record.service, None)])).await;
-            let held = held.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
-            held.into_iter().next().ok_or_else(deleted_just_now)
-        };
-        Box::pin(opened.into_actor(self).map(|held, this, ctx| held.map(|held| this.open(held, ctx))))
-    }
-
-    /// Where a new one begins.
-    fn first_floor(&self, request: &JoinRequest, log_end: EventId) -> EventId {
-        let bounds = self.parts.position.get().unwrap_or_default();
-        match request.start {
-            Start::Now | Start::Elsewhere => log_end,
-            Start::Earliest => (bounds.earliest - 1).max(0),
-            Start::After(id) => id.min(bounds.last.max(log_end)),
-        }
-    }
-
     fn find(&mut self, key: &MemberKey) -> Option<&mut Consumer> {
         let is_here = key.generation == self.life.generation();
         let consumer = self.consumers.get_mut(&key.durable).filter(|_| is_here);
-        consumer.filter(|consumer| consumer.members.contains_key(&key.member))
+        consumer.filter(|consumer| consumer.members().contains(key.member))
     }
 
     fn report(&self) -> serde_json::Value {
@@ -318,18 +218,10 @@ impl Actor for Durables {
 /// See [`DurablesParts::renewed`].
 struct Renewed;
 
-fn deleted_just_now() -> ApiError {
-    ApiError::new(ErrorCode::DurableNotFound, "it was deleted just now; try again")
-}
-
-fn writer_restarted() -> AppendFailure {
-    AppendFailure::StoreUnavailable("the writer was restarted")
-}
-
 impl Drop for Durables {
     /// Sessions find out by the end of their links.
     fn drop(&mut self) {
-        let members: usize = self.consumers.values().map(|consumer| consumer.members.len()).sum();
+        let members: usize = self.consumers.values().map(|consumer| consumer.members().len()).sum();
         self.parts.metrics.durable_members.sub(members as i64);
     }
 }
@@ -344,26 +236,6 @@ impl Handler<RouteBatch> for Durables {
             self.batches_in_turn = 0;
             ctx.wait(tokio::task::yield_now().into_actor(self));
         }
-    }
-}
-
-impl Handler<Join> for Durables {
-    type Result = ResponseActFuture<Self, Result<Joined, ApiError>>;
-
-    fn handle(&mut self, join: Join, _: &mut Self::Context) -> Self::Result {
-        let name = join.request.name.clone();
-        self.opening.push(name.clone());
-        let found = self.find_or_make(&join);
-        let joined = found.then(move |found, this: &mut Self, _| match found {
-            Ok(()) => this.agree(join),
-            Err(error) => Box::pin(actix::fut::ready(Err(error))),
-        });
-        Box::pin(joined.map(move |joined, this, _| {
-            let place = this.opening.iter().position(|opening| *opening == name);
-            place.into_iter().for_each(|place| drop(this.opening.swap_remove(place)));
-            this.retire(&name);
-            joined
-        }))
     }
 }
 
@@ -397,10 +269,10 @@ impl Handler<Settle> for Durables {
         })?;
         consumer.settle(key.member, &settlement, now)?;
         // Once for all that has arrived with it.
-        if !std::mem::replace(&mut consumer.is_due, true) {
+        if consumer.begin_due() {
             ctx.spawn(actix::fut::ready(()).map(move |(), this: &mut Self, ctx| {
                 if let Some(consumer) = this.consumers.get_mut(&key.durable) {
-                    consumer.is_due = false;
+                    consumer.pumped();
                     this.pump(&key.durable, ctx);
                 }
             }));
@@ -439,8 +311,9 @@ impl Handler<FindFate> for Durables {
     type Result = MessageResult<FindFate>;
 
     fn handle(&mut self, FindFate(id): FindFate, _: &mut Self::Context) -> Self::Result {
-        let held = self.consumers.values().filter_map(|consumer| Some((consumer, consumer.durable.as_ref()?)));
-        MessageResult(held.map(|(consumer, durable)| (consumer.record.name.clone(), durable.fate(id))).collect())
+        let fates =
+            self.consumers.values().filter_map(|consumer| Some((consumer.name().to_string(), consumer.fate(id)?)));
+        MessageResult(fates.collect())
     }
 }
 
