@@ -20,25 +20,37 @@ pub(super) enum Cause {
     Operator,
 }
 
-/// What was told last.
-#[derive(Debug)]
-pub(super) struct Told {
-    /// Open, half open or closed.
-    breaker: BreakerState,
-    /// Whether something is left that was there while the breaker was open.
-    recovering: bool,
+/// The state of the breaker as events tell it: whether an operator has forced it is not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum ToldState {
+    #[default]
+    Closed,
+    HalfOpen,
+    Open,
 }
 
-impl Default for Told {
-    fn default() -> Self {
-        Self { breaker: BreakerState::Closed, recovering: false }
+impl From<BreakerState> for ToldState {
+    fn from(state: BreakerState) -> Self {
+        match state {
+            BreakerState::Open | BreakerState::ForcedOpen => Self::Open,
+            BreakerState::HalfOpen => Self::HalfOpen,
+            BreakerState::Closed | BreakerState::ForcedClosed => Self::Closed,
+        }
     }
+}
+
+/// What was told last.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    breaker: ToldState,
+    /// Whether something is left that was there while the breaker was open.
+    recovering: bool,
 }
 
 impl Told {
     /// Goes on from what is stored.
     pub(super) fn adopt(&mut self, breaker: BreakerState, recovering: bool) {
-        *self = Self { breaker: as_told(breaker), recovering };
+        *self = Self { breaker: breaker.into(), recovering };
     }
 
     pub(super) fn resumed(&mut self) {
@@ -54,27 +66,17 @@ impl Told {
     /// that fail; so what they cause is not told by further events, nor what only time has caused beyond the first time:
     /// for each attempt of a publisher's event, there is a bounded number of them.
     fn turned(&mut self, to: BreakerState, cause: Cause) -> Option<&'static str> {
-        let (happened, is_told) = match as_told(to) {
-            BreakerState::Open | BreakerState::ForcedOpen => ("opened", cause != Cause::OwnEvent),
-            BreakerState::HalfOpen => ("half_open", self.breaker == BreakerState::Open),
-            BreakerState::Closed | BreakerState::ForcedClosed => {
-                ("closed", cause == Cause::Operator || self.breaker != BreakerState::Closed)
-            }
+        let to = ToldState::from(to);
+        let (happened, is_told) = match to {
+            ToldState::Open => ("opened", cause != Cause::OwnEvent),
+            ToldState::HalfOpen => ("half_open", self.breaker == ToldState::Open),
+            ToldState::Closed => ("closed", cause == Cause::Operator || self.breaker != ToldState::Closed),
         };
         is_told.then(|| {
-            self.breaker = as_told(to);
-            self.recovering |= self.breaker == BreakerState::Open;
+            self.breaker = to;
+            self.recovering |= to == ToldState::Open;
             happened
         })
-    }
-}
-
-/// Whether an operator has forced it is not told apart.
-fn as_told(state: BreakerState) -> BreakerState {
-    match state {
-        BreakerState::Open | BreakerState::ForcedOpen => BreakerState::Open,
-        BreakerState::HalfOpen => BreakerState::HalfOpen,
-        BreakerState::Closed | BreakerState::ForcedClosed => BreakerState::Closed,
     }
 }
 
@@ -87,7 +89,7 @@ impl Client {
         self.kept.changed();
         let Transition { from, to } = transition;
         self.metrics.turned(to);
-        let level = if as_told(to) == BreakerState::Open { log::Level::Warn } else { log::Level::Info };
+        let level = if ToldState::from(to) == ToldState::Open { log::Level::Warn } else { log::Level::Info };
         log::log!(level, service = self.name(), from = from.as_str(), to = to.as_str(); "circuit breaker");
         let Some(happened) = self.told.turned(to, cause) else { return };
         let figures = self.dispatcher.breaker().figures(self.clock.now());

@@ -201,10 +201,6 @@ impl<T: Clone> Durable<T> {
         self.policy = policy;
     }
 
-    pub fn policy(&self) -> DurablePolicy {
-        self.policy
-    }
-
     /// Every event up to here is settled.
     pub fn floor(&self) -> EventId {
         self.floor
@@ -223,10 +219,6 @@ impl<T: Clone> Durable<T> {
     /// Events taken, and with nobody.
     pub fn not_in_flight(&self) -> usize {
         self.open.len() - self.in_flight
-    }
-
-    pub fn member_count(&self) -> usize {
-        self.members.len()
     }
 
     /// Bytes of what is taken and not settled.

@@ -84,11 +84,6 @@ impl FilterSet {
         self.ids.get(filter).copied()
     }
 
-    /// Number of different filters in use.
-    pub fn len(&self) -> usize {
-        self.filters.len()
-    }
-
     /// Whether no filter is in use.
     pub fn is_empty(&self) -> bool {
         self.filters.is_empty()
@@ -213,6 +208,8 @@ mod tests {
         assert_eq!(ids[..4], ids[4..]);
         let removed: Vec<_> = ids.iter().map(|id| set.remove(*id)).collect();
         assert_eq!(removed, [false, false, false, false, true, true, true, true]);
-        assert!(set.is_empty() && set.ids.is_empty() && set.paths.children.is_empty() && set.unanchored.is_empty());
+        assert!(
+            set.is_empty() && set.ids.is_empty() && set.paths.children.is_empty() && set.unanchored.is_empty()
+        );
     }
 }

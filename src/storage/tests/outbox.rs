@@ -229,7 +229,7 @@ fn settlements_are_written_once_with_every_failed_attempt() {
             end(all, 2, 1, Settled::Retry(at(50))),
             end(all, 3, 1, dead),
         ]);
-        // Said again, or otherwise: what has ended stays.
+        // DL-1: a delivery that has ended stays as it is, whether the same is said again or something else.
         outbox.settle(vec![
             end(all, 1, 2, dead),
             end(all, 2, 1, Settled::Retry(at(50))),
