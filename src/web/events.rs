@@ -21,7 +21,7 @@ use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
 use crate::protocol::permit;
-use crate::protocol::request::Start;
+use crate::protocol::subscription::Start;
 use crate::storage::{
     AttemptRecord, DeliveryRecord, DurableRecord, EventPage, EventQuery, Order, Reader, StoreError, StoreErrorKind,
 };

@@ -21,7 +21,7 @@ use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::ApiError;
 use crate::protocol::permit;
-use crate::protocol::request::{Envelope, Start};
+use crate::protocol::subscription::{Envelope, Start};
 use crate::protocol::wire::Wire;
 use crate::transport::{Streaming, stream};
 

@@ -11,7 +11,7 @@ use crate::actors::session::append_error;
 use crate::domain::event::EventId;
 use crate::protocol::durable::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::protocol::request::Start;
+use crate::protocol::subscription::Start;
 use crate::storage::{Alteration, NewDurable, Outcome, Write};
 
 impl Durables {

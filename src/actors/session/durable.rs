@@ -19,7 +19,7 @@ use crate::protocol::durable::{self, JoinRequest, Settlement};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
 use crate::protocol::permit;
-use crate::protocol::request::{RequestId, Start};
+use crate::protocol::subscription::{RequestId, Start};
 use crate::protocol::wire::Bundle;
 use crate::transport::Outbox;
 

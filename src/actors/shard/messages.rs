@@ -13,7 +13,7 @@ use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::ApiError;
 use crate::protocol::frame::Subscribed;
-use crate::protocol::request::{Envelope, RequestId, Start};
+use crate::protocol::subscription::{Envelope, RequestId, Start};
 use crate::runtime::report::ActorReport;
 
 /// The number of a session, unique in this process.

@@ -18,7 +18,7 @@ use crate::domain::filter::{Document, Filter};
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
-use crate::protocol::request::Envelope;
+use crate::protocol::subscription::Envelope;
 use crate::protocol::wire::Wire;
 use crate::protocol::{frame, sse};
 use crate::transport::{CloseFrame, Outbox, append_text_frame};
