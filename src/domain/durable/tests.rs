@@ -1,8 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::delivery::DeadReason;
 
 const SECOND: Duration = Duration::from_secs(1);
 
