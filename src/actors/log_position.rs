@@ -5,6 +5,8 @@ use std::sync::{PoisonError, RwLock};
 
 use crate::domain::event::{EventId, LogBounds};
 use crate::domain::log::{LogId, Seen};
+use crate::protocol::subscription::Start;
+use crate::storage::Reader;
 
 /// The retained bounds of the log as the persistence actor last knew them.
 ///
@@ -64,6 +66,19 @@ impl LogPosition {
         self.earliest.store(bounds.earliest, Ordering::Release);
         self.last.fetch_max(bounds.last, Ordering::AcqRel);
         self.known.store(true, Ordering::Release);
+    }
+
+    /// Where the log ends for a subscription that begins at `start`: at `known`, or, if `start` lies beyond that, where the
+    /// store says. A subscriber that comes from another node may be ahead of this one.
+    pub async fn end_for(&self, start: Start, known: EventId, reader: &Reader) -> EventId {
+        if !matches!(start, Start::After(id) if id > known) {
+            return known;
+        }
+        match reader.bounds().await {
+            Ok(bounds) => self.set(bounds),
+            Err(error) => log::warn!(error:%; "the end of the log cannot be read"),
+        }
+        self.last()
     }
 
     /// Everything up to `last` is committed.

@@ -6,6 +6,7 @@ mod admin;
 mod body;
 mod cors;
 mod encoding;
+mod event_query;
 mod events;
 mod health;
 mod lines;
@@ -16,9 +17,11 @@ mod prefix;
 mod publish;
 mod query;
 mod reply;
+mod resume;
 mod schedules;
 mod seat;
 mod stream;
+mod trace;
 mod write;
 mod ws;
 
@@ -142,7 +145,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(get("/events").route(web::get().to(events::list)).route(web::head().to(events::list)))
         .service(get("/events/stream").route(web::get().to(stream::connect)).route(web::head().to(stream::connect)))
         .service(get("/events/{id}").route(web::get().to(events::one)).route(web::head().to(events::one)))
-        .service(get("/events/{id}/trace").route(web::get().to(events::trace)).route(web::head().to(events::trace)))
+        .service(get("/events/{id}/trace").route(web::get().to(trace::trace)).route(web::head().to(trace::trace)))
         .service(get("/schedules").route(web::get().to(schedules::list)).route(web::head().to(schedules::list)))
         .service(resource("/schedules/{id}", &[Method::DELETE]).route(web::delete().to(schedules::cancel)))
         .service(resource("/ws", &[Method::GET]).route(web::get().to(ws::connect)))

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::Edge;
 use crate::actors::persistence::messages::AppendFailure;
-use crate::actors::session::append_error;
 use crate::protocol::error::ApiError;
 use crate::storage::{Outcome, Write};
 
@@ -14,5 +13,5 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Has persistence apply `write`; the outcome comes when it is committed.
 pub async fn commit(edge: &Edge, write: Write) -> Result<Outcome, ApiError> {
     let outcome = tokio::time::timeout(PATIENCE, edge.parts.actors.persistence.commit(write)).await;
-    outcome.unwrap_or(Err(AppendFailure::TimedOut)).map_err(|failure| append_error(&failure))
+    Ok(outcome.unwrap_or(Err(AppendFailure::TimedOut))?)
 }

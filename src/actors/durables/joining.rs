@@ -7,7 +7,6 @@ use actix::prelude::{ActorFutureExt, AsyncContext, Context, Handler, ResponseAct
 use super::Durables;
 use super::messages::{Join, Joined, MemberKey, RoomAgain};
 use crate::actors::persistence::messages::{AppendFailure, HoldDurables};
-use crate::actors::session::append_error;
 use crate::domain::event::EventId;
 use crate::protocol::durable::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -64,7 +63,7 @@ impl Durables {
         let (name, alteration) = (join.request.name.clone(), Alteration::Policy(policy));
         let outcome = self.parts.persistence.commit(Write::AlterDurable { name, alteration });
         Box::pin(outcome.into_actor(self).map(move |outcome, this, ctx| {
-            if outcome.map_err(|failure| append_error(&failure))? != Outcome::Changed(true) {
+            if outcome? != Outcome::Changed(true) {
                 return Err(deleted_just_now());
             }
             this.consumers.get_mut(&*join.request.name).into_iter().for_each(|consumer| consumer.set_policy(policy));
@@ -89,13 +88,13 @@ impl Durables {
         let outcome = self.parts.persistence.commit(Write::OpenDurable { new, max });
         let persistence = self.parts.persistence.clone();
         let opened = async move {
-            let Outcome::Opened(Some(record)) = outcome.await.map_err(|failure| append_error(&failure))? else {
+            let Outcome::Opened(Some(record)) = outcome.await? else {
                 let advice =
                     format!("there are {max} durable subscriptions, as many as there may be; delete some first");
                 return Err(ApiError::new(ErrorCode::TooManyDurables, advice));
             };
             let held = persistence.ask(HoldDurables(vec![(record.service, None)])).await;
-            let held = held.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
+            let held = held.unwrap_or_else(|_| Err(AppendFailure::RESTARTED))?;
             held.into_iter().next().ok_or_else(deleted_just_now)
         };
         Box::pin(opened.into_actor(self).map(|held, this, ctx| held.map(|held| this.open(held, ctx))))
@@ -134,8 +133,4 @@ impl Handler<Join> for Durables {
 
 fn deleted_just_now() -> ApiError {
     ApiError::new(ErrorCode::DurableNotFound, "it was deleted just now; try again")
-}
-
-fn writer_restarted() -> AppendFailure {
-    AppendFailure::StoreUnavailable("the writer was restarted")
 }

@@ -123,7 +123,7 @@ impl Intake {
     /// Stores `append` and waits for the commit (EV-1: an `Ok` means committed).
     pub async fn append(&self, append: Append) -> Result<AppendOutcome, AppendFailure> {
         let outcome = self.enqueue(append)?;
-        outcome.await.unwrap_or(Err(AppendFailure::StoreUnavailable("the writer was restarted")))
+        outcome.await.unwrap_or(Err(AppendFailure::RESTARTED))
     }
 
     /// Takes its place in commit order now; the outcome comes later.
@@ -146,7 +146,7 @@ impl Intake {
             self.0.waiting.take().into_iter().map(|w| (w.append, w.place)).unzip();
         let (reply, answer) = oneshot::channel();
         if self.0.persistence.tell(AppendEvents { appends, reply }).is_err() {
-            answer_all(places, Err(AppendFailure::StoreUnavailable("the writer is restarting")));
+            answer_all(places, Err(AppendFailure::RESTARTING));
             return;
         }
         self.0.in_flight.set(self.0.in_flight.get() + 1);
@@ -154,7 +154,7 @@ impl Intake {
         actix_rt::spawn(async move {
             let reply = match tokio::time::timeout(intake.0.commit_timeout, answer).await {
                 Ok(Ok(reply)) => reply,
-                Ok(Err(_)) => Err(AppendFailure::StoreUnavailable("the writer was restarted")),
+                Ok(Err(_)) => Err(AppendFailure::RESTARTED),
                 Err(_) => Err(AppendFailure::TimedOut),
             };
             intake.0.in_flight.set(intake.0.in_flight.get() - 1);

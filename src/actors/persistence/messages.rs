@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::routes::ServiceId;
+use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
 use crate::storage::{Held, HeldDurable, Outcome, Write};
 
@@ -38,6 +39,26 @@ pub enum AppendFailure {
     TimedOut,
 }
 
+impl AppendFailure {
+    /// Nobody took it.
+    pub const RESTARTING: Self = Self::StoreUnavailable("the writer is restarting");
+    /// The writer failed before it answered: done or not is unknown.
+    pub const RESTARTED: Self = Self::StoreUnavailable("the writer was restarted");
+}
+
+/// What whoever asked for the write is told.
+impl From<AppendFailure> for ApiError {
+    fn from(failure: AppendFailure) -> Self {
+        let code = match failure {
+            AppendFailure::StoreUnavailable(_) => ErrorCode::StoreUnavailable,
+            AppendFailure::Unstorable => return Self::unstorable(),
+            AppendFailure::Overloaded => ErrorCode::Overloaded,
+            AppendFailure::TimedOut => ErrorCode::CommitTimeout,
+        };
+        Self::transient(code, failure.to_string())
+    }
+}
+
 /// Apply these in their order, in one transaction. The answer comes after the commit: one outcome for each.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -53,8 +74,7 @@ impl CommitWrites {
     pub fn one(write: Write) -> (Self, impl Future<Output = Result<Outcome, AppendFailure>> + Send + use<>) {
         let (reply, answer) = oneshot::channel::<CommitReply>();
         let outcome = async {
-            let restarted = AppendFailure::StoreUnavailable("the writer is restarting");
-            let outcomes = answer.await.map_err(|_| restarted)??;
+            let outcomes = answer.await.map_err(|_| AppendFailure::RESTARTING)??;
             Ok(outcomes.into_iter().next().expect("invariant: one outcome for each write"))
         };
         (Self { writes: vec![write], reply }, outcome)

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
-use super::{Session, end_of_log};
+use super::Session;
 use crate::actors::durables::messages::{
     Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, Settle, ToMember, Underway,
 };
@@ -19,7 +19,7 @@ use crate::protocol::durable::{self, JoinRequest, Settlement};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
 use crate::protocol::permit;
-use crate::protocol::subscription::{RequestId, Start};
+use crate::protocol::subscription::RequestId;
 use crate::protocol::wire::Bundle;
 use crate::transport::Outbox;
 
@@ -66,10 +66,7 @@ impl Session {
         let (link, events, underway) = MemberLink::new();
         let (asked, pattern, filter) = (request.clone(), request.pattern.as_str().to_owned(), request.filter.clone());
         let joined = async move {
-            let log_end = match request.start {
-                Start::After(id) if id > log_end => end_of_log(&reader, &position).await,
-                _ => log_end,
-            };
+            let log_end = position.end_for(request.start, log_end, &reader).await;
             consumers.ask(Join { request, log_end, link }).await
         };
         joined

@@ -10,7 +10,6 @@ pub mod stream;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::prelude::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, Running, StreamHandler,
@@ -31,12 +30,12 @@ use super::persistence::messages::AppendFailure;
 use super::router::worker::ShardAddresses;
 use super::shard::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Seated, SessionClosed};
 use super::shard::seat::Link;
-use crate::domain::event::{Append, AppendOutcome, EventId};
+use crate::domain::event::{Append, AppendOutcome};
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::{PublishRules, scope_keys};
 use crate::protocol::request::{BadRequest, Request};
-use crate::protocol::subscription::{RequestId, Start};
+use crate::protocol::subscription::RequestId;
 use crate::protocol::{frame, permit};
 use crate::runtime::address::Address;
 use crate::storage::Reader;
@@ -177,10 +176,7 @@ impl Session {
                 let (shard, position) = (Rc::clone(&self.parts.shard), Arc::clone(&self.parts.position));
                 let reader = self.parts.reader.clone();
                 let open = async move {
-                    let log_end = match start {
-                        Start::After(id) if id > log_end => end_of_log(&reader, &position).await,
-                        _ => log_end,
-                    };
+                    let log_end = position.end_for(start, log_end, &reader).await;
                     let request = OpenSubscription { seated, id, pattern, envelope, filter, start, log_end };
                     shard.open_subscription.send(request).await
                 };
@@ -225,7 +221,7 @@ impl Session {
         scope_keys(&mut append, &self.link.standing.caller());
         let outcome = match self.parts.intake.enqueue(append) {
             Ok(outcome) => outcome,
-            Err(failure) => return self.refuse(id.as_ref(), &append_error(&failure)),
+            Err(failure) => return self.refuse(id.as_ref(), &failure.into()),
         };
         self.publishing += 1;
         let publishes = self.publishes.get_or_insert_with(|| {
@@ -252,8 +248,7 @@ struct Published {
 fn outcomes(waiting: mpsc::UnboundedReceiver<Publish>) -> impl Stream<Item = Published> {
     futures_util::stream::unfold(waiting, |mut waiting| async {
         let (id, outcome) = waiting.recv().await?;
-        let restarted = || Err(AppendFailure::StoreUnavailable("the writer was restarted"));
-        let outcome = outcome.await.unwrap_or_else(|_| restarted());
+        let outcome = outcome.await.unwrap_or(Err(AppendFailure::RESTARTED));
         Some((Published { id, outcome }, waiting))
     })
 }
@@ -262,14 +257,14 @@ impl StreamHandler<Published> for Session {
     fn handle(&mut self, Published { id, outcome }: Published, _: &mut Self::Context) {
         self.publishing -= 1;
         match outcome {
-            Ok(AppendOutcome::KeyReused { .. }) => self.refuse(id.as_ref(), &key_reused()),
-            Ok(AppendOutcome::Unstorable) => self.refuse(id.as_ref(), &unstorable()),
+            Ok(AppendOutcome::KeyReused { .. }) => self.refuse(id.as_ref(), &ApiError::key_reused()),
+            Ok(AppendOutcome::Unstorable) => self.refuse(id.as_ref(), &ApiError::unstorable()),
             Ok(outcome) => {
                 if let Some(id) = &id {
                     self.say(&frame::published(id, outcome));
                 }
             }
-            Err(failure) => self.refuse(id.as_ref(), &append_error(&failure)),
+            Err(failure) => self.refuse(id.as_ref(), &failure.into()),
         }
         self.pace();
     }
@@ -351,38 +346,4 @@ impl Session {
         assert!(&**text != r#"{"action":"panic"}"#, "injected fault in session");
         self.read(text, ctx);
     }
-}
-
-/// The end of the log as the store has it: a client that comes from another node may be ahead of this one.
-pub async fn end_of_log(reader: &Reader, position: &LogPosition) -> EventId {
-    match reader.bounds().await {
-        Ok(bounds) => position.set(bounds),
-        Err(error) => log::warn!(error:%; "the end of the log cannot be read"),
-    }
-    position.last()
-}
-
-/// What a publisher is told when nothing was acknowledged.
-pub fn append_error(failure: &AppendFailure) -> ApiError {
-    let code = match failure {
-        AppendFailure::StoreUnavailable(_) => ErrorCode::StoreUnavailable,
-        AppendFailure::Unstorable => return unstorable(),
-        AppendFailure::Overloaded => ErrorCode::Overloaded,
-        AppendFailure::TimedOut => ErrorCode::CommitTimeout,
-    };
-    ApiError::new(code, failure.to_string()).retry_after(Duration::from_secs(1))
-}
-
-/// What somebody is told who asks for what the store cannot hold.
-pub fn unstorable() -> ApiError {
-    ApiError::new(ErrorCode::Unstorable, AppendFailure::Unstorable.to_string())
-}
-
-/// What a publisher is told that used an idempotency key for something else.
-pub fn key_reused() -> ApiError {
-    ApiError::field(
-        ErrorCode::IdempotencyKeyReused,
-        "idempotency_key",
-        "was used for a different request; use a new key for a new request",
-    )
 }

@@ -208,8 +208,6 @@ mod tests {
         assert_eq!(ids[..4], ids[4..]);
         let removed: Vec<_> = ids.iter().map(|id| set.remove(*id)).collect();
         assert_eq!(removed, [false, false, false, false, true, true, true, true]);
-        assert!(
-            set.is_empty() && set.ids.is_empty() && set.paths.children.is_empty() && set.unanchored.is_empty()
-        );
+        assert!(set.is_empty() && set.ids.is_empty() && set.paths.children.is_empty() && set.unanchored.is_empty());
     }
 }

@@ -14,7 +14,6 @@ use crate::protocol::durable::Seek;
 use crate::protocol::durable::seek_request;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{Alteration, DurableRecord, Outcome, Write, service_name};
-use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
 use crate::web::write::commit;
@@ -43,9 +42,7 @@ pub async fn seek(
     name: Path<String>,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Refusal> {
-    let body = body::read(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
-    Query::parse(&req, &[], &[])?;
-    body::content_type(&req, &["application/json"])?;
+    let body = body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
     let floor = floor(&edge, seek_request(&body)?).await?;
     alter(&edge, &name, Alteration::Seek(floor)).await?;
     Ok(reply::ok("Moved.", json!({ "floor": floor }).to_string().as_bytes()))
@@ -71,20 +68,20 @@ async fn alter(edge: &Edge, name: &str, alteration: Alteration) -> Result<(), Ap
 /// The last event that it is not to get.
 async fn floor(edge: &Edge, seek: Seek) -> Result<EventId, ApiError> {
     let reader = &edge.parts.reader;
-    let log = reader.bounds().await.map_err(|error| read_error(&error))?;
+    let log = reader.bounds().await?;
     Ok(match seek {
         Seek::After(id) => id.min(log.last),
         Seek::Earliest => log.earliest - 1,
         Seek::Latest => log.last,
         Seek::Since(since) => {
-            let (first, _) = reader.ids_between(Some(since), None).await.map_err(|error| read_error(&error))?;
+            let (first, _) = reader.ids_between(Some(since), None).await?;
             first - 1
         }
     })
 }
 
 async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
-    let stored = edge.parts.reader.durables().await.map_err(|error| read_error(&error))?;
+    let stored = edge.parts.reader.durables().await?;
     let here = in_time(&edge.parts.actors.consumers, ListDurables).await.unwrap_or_default();
     let here: HashMap<String, DurableStatus> = here.into_iter().map(|status| (status.name.clone(), status)).collect();
     let last = edge.parts.position.last();

@@ -11,8 +11,6 @@ use crate::domain::event::NewEvent;
 use crate::protocol::publish::{PublishHeaders, parse_event};
 use crate::runtime::report::ActorReport;
 use crate::storage::DurableRecord;
-use crate::web::events::read_error;
-use crate::web::query::Query;
 use crate::web::reply::Refusal;
 use crate::web::{ConfiguredService, Edge, body};
 
@@ -22,14 +20,12 @@ const LISTED: usize = 50;
 /// Explains the event in the body, which is that of a publish. Stores nothing.
 pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let limits = &edge.parts.limits;
-    let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
-    Query::parse(&req, &[], &[])?;
-    body::content_type(&req, &["application/json"])?;
+    let body = body::read_json(&req, payload, limits.max_body, limits.body_timeout).await?;
     let event = parse_event(&body, &PublishHeaders::default(), &edge.parts.rules)?;
     let reports = observe(&edge).await?;
     let services: Vec<Value> =
         edge.parts.services.iter().map(|of| service(of, &event, report_of(of, &reports))).collect();
-    let durables = edge.parts.reader.durables().await.map_err(|error| read_error(&error))?;
+    let durables = edge.parts.reader.durables().await?;
     let durables: Vec<Value> = durables.iter().map(|record| durable(record, &event)).collect();
     let find = FindSubscribers { name: event.name.clone(), payload: event.payload.clone(), limit: LISTED };
     let mut found = Subscribers::default();

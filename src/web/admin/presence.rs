@@ -20,7 +20,7 @@ const MAX_LIMIT: usize = 10_000;
 /// The sessions, in the order in which they were opened.
 pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["pattern", "peer", "kind", "after", "limit"], &[])?;
-    let limit = limit(&query)?;
+    let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let find = FindSessions {
         after: query.read("after", "the id of a session", |text| text.parse().ok())?,
         // One more than asked for tells whether there is more.
@@ -39,7 +39,7 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
 /// The patterns that somebody subscribes to, in their order, and how many do.
 pub async fn subscriptions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["after", "limit"], &[])?;
-    let limit = limit(&query)?;
+    let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let after = pattern(&query, "after")?;
     let counts = edge.parts.actors.ask_shards(CountSubscribers).await;
     let mut all = BTreeMap::<Pattern, SubscriberCount>::new();
@@ -68,11 +68,6 @@ fn page(
         response.append_header(reply::link(&next, "next"));
     }
     Ok(response.body(reply::envelope("success", Value::from(rows).to_string().as_bytes())))
-}
-
-fn limit(query: &Query<'_>) -> Result<usize, ApiError> {
-    let in_range = |text: &str| text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-    Ok(query.read("limit", "an integer from 1 to 10000", in_range)?.unwrap_or(DEFAULT_LIMIT))
 }
 
 fn pattern(query: &Query<'_>, name: &str) -> Result<Option<Pattern>, ApiError> {

@@ -51,10 +51,8 @@ pub async fn revoke_token(
 
 /// Revokes whoever has a JWT with this `sub` or `jti`.
 pub async fn revoke(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let bytes = body::read(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
-    body::content_type(&req, &["application/json"])?;
-    Query::parse(&req, &[], &[])?;
-    let object = RawObject::parse(&bytes, "body")?;
+    let body = body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
+    let object = RawObject::parse(&body, "body")?;
     object.check(&["kind", "value"], true)?;
     let who = identity(&object.required_text("kind")?, &object.required_text("value")?)
         .map_err(|(field, reason)| ApiError::field(ErrorCode::InvalidField, field, reason))?;
