@@ -350,3 +350,6 @@ impl Handler<Finish> for Durables {
 }
 
 crate::supervised!(Durables, RouteBatch, Leave, RoomAgain, LookAgain);
+
+#[cfg(test)]
+mod tests;
