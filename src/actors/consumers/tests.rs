@@ -3,7 +3,7 @@
 use actix::Addr;
 
 use super::*;
-use crate::actors::durables::messages::MemberLink;
+use crate::actors::consumers::messages::MemberLink;
 use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
 use crate::protocol::durable::{JoinRequest, PolicyRequest};
@@ -27,10 +27,10 @@ impl Handler<ChildChanged> for Bystander {
     fn handle(&mut self, _: ChildChanged, _: &mut Self::Context) {}
 }
 
-fn parts(dir: &std::path::Path) -> DurablesParts {
-    DurablesParts {
+fn parts(dir: &std::path::Path) -> ConsumersParts {
+    ConsumersParts {
         persistence: Address::vacant(),
-        limits: DurableLimits { max_count: 8, max_unacked_bytes: 1024, policy: POLICY },
+        limits: ConsumerLimits { max_count: 8, max_unacked_bytes: 1024, policy: POLICY },
         reader: Reader::new(StoreOptions::new(StoreUrl::Sqlite(dir.join("events.db")))).expect("a pool"),
         position: Arc::default(),
         metrics: Arc::new(Metrics::new().expect("metrics")),
@@ -41,7 +41,7 @@ fn parts(dir: &std::path::Path) -> DurablesParts {
 }
 
 /// The actor of this generation, which holds the lease of the consumer `c`.
-fn begin(generation: Generation, parts: DurablesParts) -> Addr<Durables> {
+fn begin(generation: Generation, parts: ConsumersParts) -> Addr<Consumers> {
     let record = DurableRecord {
         service: 1,
         name: "c".to_owned(),
@@ -52,17 +52,17 @@ fn begin(generation: Generation, parts: DurablesParts) -> Addr<Durables> {
         policy: POLICY,
         created_at: crate::domain::event::Timestamp(0),
     };
-    let child = ChildId { kind: ActorKind::Durables, number: 0 };
+    let child = ChildId { kind: ActorKind::Consumers, number: 0 };
     let life = Life::new(child, generation, Bystander.start().recipient());
-    Durables::create(|ctx| {
-        let mut durables = Durables::new(parts, life);
+    Consumers::create(|ctx| {
+        let mut durables = Consumers::new(parts, life);
         durables.open(HeldDurable { hold: Grant::Taken, record, marks: Some(Vec::new()), has_renewed: false }, ctx);
         durables
     })
 }
 
 /// A new member of `c`.
-async fn join(actor: &Addr<Durables>) -> MemberKey {
+async fn join(actor: &Addr<Consumers>) -> MemberKey {
     let request = JoinRequest {
         name: "c".to_owned(),
         pattern: Pattern::parse("a.>".to_owned()).expect("a pattern"),
@@ -75,8 +75,8 @@ async fn join(actor: &Addr<Durables>) -> MemberKey {
     actor.send(messages::Join { request, log_end: 0, link }).await.expect("an answer").expect("a member").key
 }
 
-async fn members(actor: &Addr<Durables>) -> usize {
-    let statuses = actor.send(ListDurables).await.expect("an answer");
+async fn members(actor: &Addr<Consumers>) -> usize {
+    let statuses = actor.send(ListConsumers).await.expect("an answer");
     statuses.iter().map(|status| status.members).sum()
 }
 
