@@ -10,7 +10,7 @@ use super::accept::{self, Format};
 use super::query::{Query, invalid};
 use super::reply::{self, Refusal};
 use super::{Edge, access, lines, long_poll, stream};
-use crate::actors::durables::messages::FindFate;
+use crate::actors::consumers::messages::FindFate;
 use crate::actors::push_log::PushLog;
 use crate::actors::session::{end_of_log, unstorable};
 use crate::domain::access::Scope;
