@@ -14,7 +14,7 @@
 
 pub mod client;
 pub mod clock;
-pub mod durables;
+pub mod consumers;
 pub mod log_position;
 pub mod persistence;
 pub mod push_log;

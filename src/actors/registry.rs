@@ -10,7 +10,7 @@ use actix::prelude::{Actor, Addr, Handler, Message};
 use futures_util::future::join_all;
 
 use super::client::Client;
-use super::durables::Durables;
+use super::consumers::Consumers;
 use super::persistence::Persistence;
 use super::router::Router;
 use super::shard::Shard;
@@ -28,7 +28,7 @@ pub struct Registry {
     pub supervisor: Addr<Supervisor>,
     pub persistence: Address<Persistence>,
     pub router: Address<Router>,
-    pub consumers: Address<Durables>,
+    pub consumers: Address<Consumers>,
     /// One for each HTTP worker.
     pub shards: Arc<[Address<Shard>]>,
     /// By the names of their services.

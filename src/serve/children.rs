@@ -6,7 +6,7 @@ use actix_rt::Arbiter;
 use tokio::sync::{Notify, mpsc};
 
 use crate::actors::client::{self, Client, ClientParts};
-use crate::actors::durables::{self, DurableLimits, Durables, DurablesParts};
+use crate::actors::consumers::{self, ConsumerLimits, Consumers, ConsumersParts};
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::intake::Backlog;
 use crate::actors::persistence::{self, Persistence, PersistenceParts};
@@ -50,7 +50,7 @@ pub fn start(config: &Config, shared: &Shared) {
 
     let shards = actors.shards.iter().map(|shard| (ActorKind::Shard, shard.mailbox()));
     let parts = RouterParts {
-        followers: shards.chain([(ActorKind::Durables, actors.consumers.mailbox())]).collect(),
+        followers: shards.chain([(ActorKind::Consumers, actors.consumers.mailbox())]).collect(),
         position: Arc::clone(position),
         metrics: Arc::clone(metrics),
     };
@@ -70,8 +70,8 @@ pub fn start(config: &Config, shared: &Shared) {
     };
     let persistence = on_arbiter(store, &actors.persistence, move |life| Persistence::new(parts.clone(), life));
 
-    let parts = DurablesParts {
-        limits: DurableLimits::new(config),
+    let parts = ConsumersParts {
+        limits: ConsumerLimits::new(config),
         persistence: actors.persistence.clone(),
         reader: shared.deliveries.clone(),
         position: Arc::clone(position),
@@ -80,12 +80,12 @@ pub fn start(config: &Config, shared: &Shared) {
         renewed,
         log_activity: config.log.activity,
     };
-    let consumers = on_arbiter(delivery.clone(), &actors.consumers, move |life| Durables::new(parts.clone(), life));
+    let consumers = on_arbiter(delivery.clone(), &actors.consumers, move |life| Consumers::new(parts.clone(), life));
 
-    let (r, p, d) = (router::MAILBOX, persistence::MAILBOX, durables::MAILBOX);
+    let (r, p, c) = (router::MAILBOX, persistence::MAILBOX, consumers::MAILBOX);
     supervise(actors, ActorKind::Router, 0, Child::new("router".into(), &actors.router, r, router));
     supervise(actors, ActorKind::Persistence, 0, Child::new("persistence".into(), &actors.persistence, p, persistence));
-    supervise(actors, ActorKind::Durables, 0, Child::new("durables".into(), &actors.consumers, d, consumers));
+    supervise(actors, ActorKind::Consumers, 0, Child::new("durables".into(), &actors.consumers, c, consumers));
     for (number, (service, slot)) in config.services.iter().zip(shared.slots.iter()).enumerate() {
         let address = &actors.clients[&service.name];
         let parts = ClientParts {

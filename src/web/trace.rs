@@ -8,7 +8,7 @@ use super::event_query::find;
 use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{Edge, access};
-use crate::actors::durables::messages::FindFate;
+use crate::actors::consumers::messages::FindFate;
 use crate::actors::push_log::PushLog;
 use crate::domain::delivery::{DeliveryState, EventStatus};
 use crate::domain::durable::{Fate, Mark};

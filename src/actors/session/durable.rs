@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use super::Session;
-use crate::actors::durables::messages::{
+use crate::actors::consumers::messages::{
     Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, Settle, ToMember, Underway,
 };
 use crate::domain::filter::Filter;

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::access::SessionAccess;
 use self::durable::Membership;
 use super::clock::scheduling;
-use super::durables::Durables;
+use super::consumers::Consumers;
 use super::log_position::LogPosition;
 use super::persistence::intake::Intake;
 use super::persistence::messages::AppendFailure;
@@ -61,7 +61,7 @@ pub struct SessionParts {
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
     pub reader: Reader,
-    pub consumers: Address<Durables>,
+    pub consumers: Address<Consumers>,
     pub rules: PublishRules,
     pub access: SessionAccess,
     /// Queued bytes above which events of durable subscriptions wait.

@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::answer;
-use crate::actors::durables::messages::{DurableStatus, ListDurables, LookAgain};
+use crate::actors::consumers::messages::{ConsumerStatus, ListConsumers, LookAgain};
 use crate::actors::registry::in_time;
 use crate::domain::event::EventId;
 use crate::protocol::durable::Seek;
@@ -82,13 +82,13 @@ async fn floor(edge: &Edge, seek: Seek) -> Result<EventId, ApiError> {
 
 async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
     let stored = edge.parts.reader.durables().await?;
-    let here = in_time(&edge.parts.actors.consumers, ListDurables).await.unwrap_or_default();
-    let here: HashMap<String, DurableStatus> = here.into_iter().map(|status| (status.name.clone(), status)).collect();
+    let here = in_time(&edge.parts.actors.consumers, ListConsumers).await.unwrap_or_default();
+    let here: HashMap<String, ConsumerStatus> = here.into_iter().map(|status| (status.name.clone(), status)).collect();
     let last = edge.parts.position.last();
     Ok(stored.iter().map(|record| describe(record, here.get(&record.name), last)).collect())
 }
 
-fn describe(record: &DurableRecord, here: Option<&DurableStatus>, last: EventId) -> Value {
+fn describe(record: &DurableRecord, here: Option<&ConsumerStatus>, last: EventId) -> Value {
     let DurableRecord { service: _, name, pattern, filter, epoch: _, floor, policy, created_at } = record;
     // What is shown as settled is stored; how far it lags is as of now.
     let settled = here.map_or(*floor, |status| status.floor.max(*floor));

@@ -26,7 +26,7 @@ use actix::prelude::{
 use tokio::sync::{Notify, oneshot};
 
 use self::consumer::Consumer;
-use self::messages::{DurableStatus, FindFate, Leave, ListDurables, LookAgain, MemberKey, RoomAgain, Settle};
+use self::messages::{ConsumerStatus, FindFate, Leave, ListConsumers, LookAgain, MemberKey, RoomAgain, Settle};
 use super::clock::Clock;
 use super::log_position::LogPosition;
 use super::persistence::Persistence;
@@ -57,9 +57,9 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// What the actor is made of; kept by the supervisor to make another.
 #[derive(Clone)]
-pub struct DurablesParts {
+pub struct ConsumersParts {
     pub persistence: Address<Persistence>,
-    pub limits: DurableLimits,
+    pub limits: ConsumerLimits,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
@@ -71,7 +71,7 @@ pub struct DurablesParts {
 
 /// Bounds and defaults.
 #[derive(Debug, Clone, Copy)]
-pub struct DurableLimits {
+pub struct ConsumerLimits {
     /// Durable subscriptions in the store.
     pub max_count: usize,
     /// Bytes of what one has taken from the log and not settled; one event may be larger.
@@ -80,7 +80,7 @@ pub struct DurableLimits {
     pub policy: DurablePolicy,
 }
 
-impl DurableLimits {
+impl ConsumerLimits {
     /// As configured.
     pub fn new(config: &Config) -> Self {
         let consumers = &config.consumers;
@@ -97,8 +97,8 @@ impl DurableLimits {
 }
 
 /// See the module.
-pub struct Durables {
-    parts: DurablesParts,
+pub struct Consumers {
+    parts: ConsumersParts,
     consumers: BTreeMap<Arc<str>, Consumer>,
     /// Which of them want an event.
     index: PatternIndex,
@@ -119,8 +119,8 @@ pub struct Durables {
     life: Life,
 }
 
-impl Durables {
-    pub fn new(parts: DurablesParts, life: Life) -> Self {
+impl Consumers {
+    pub fn new(parts: ConsumersParts, life: Life) -> Self {
         Self {
             head: parts.position.last(),
             parts,
@@ -200,7 +200,7 @@ impl Durables {
     }
 }
 
-impl Actor for Durables {
+impl Actor for Consumers {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -215,10 +215,10 @@ impl Actor for Durables {
     }
 }
 
-/// See [`DurablesParts::renewed`].
+/// See [`ConsumersParts::renewed`].
 struct Renewed;
 
-impl Drop for Durables {
+impl Drop for Consumers {
     /// Sessions find out by the end of their links.
     fn drop(&mut self) {
         let members: usize = self.consumers.values().map(|consumer| consumer.members().len()).sum();
@@ -226,7 +226,7 @@ impl Drop for Durables {
     }
 }
 
-impl Handler<RouteBatch> for Durables {
+impl Handler<RouteBatch> for Consumers {
     type Result = ();
 
     fn handle(&mut self, RouteBatch(batch): RouteBatch, ctx: &mut Self::Context) {
@@ -240,14 +240,14 @@ impl Handler<RouteBatch> for Durables {
 }
 
 /// Some job has made dead ones anew.
-impl StreamHandler<Renewed> for Durables {
+impl StreamHandler<Renewed> for Consumers {
     fn handle(&mut self, Renewed: Renewed, ctx: &mut Self::Context) {
         let names: Vec<_> = self.consumers.keys().cloned().collect();
         self.hold_all(&names, ctx);
     }
 }
 
-impl Handler<Leave> for Durables {
+impl Handler<Leave> for Consumers {
     type Result = ();
 
     fn handle(&mut self, Leave(key): Leave, ctx: &mut Self::Context) {
@@ -259,7 +259,7 @@ impl Handler<Leave> for Durables {
     }
 }
 
-impl Handler<Settle> for Durables {
+impl Handler<Settle> for Consumers {
     type Result = Result<(), ApiError>;
 
     fn handle(&mut self, Settle { key, settlement }: Settle, ctx: &mut Self::Context) -> Self::Result {
@@ -281,7 +281,7 @@ impl Handler<Settle> for Durables {
     }
 }
 
-impl Handler<RoomAgain> for Durables {
+impl Handler<RoomAgain> for Consumers {
     type Result = ();
 
     fn handle(&mut self, RoomAgain(key): RoomAgain, ctx: &mut Self::Context) {
@@ -289,7 +289,7 @@ impl Handler<RoomAgain> for Durables {
     }
 }
 
-impl Handler<LookAgain> for Durables {
+impl Handler<LookAgain> for Consumers {
     type Result = ();
 
     fn handle(&mut self, LookAgain(name): LookAgain, ctx: &mut Self::Context) {
@@ -298,16 +298,16 @@ impl Handler<LookAgain> for Durables {
     }
 }
 
-impl Handler<ListDurables> for Durables {
-    type Result = MessageResult<ListDurables>;
+impl Handler<ListConsumers> for Consumers {
+    type Result = MessageResult<ListConsumers>;
 
-    fn handle(&mut self, ListDurables: ListDurables, _: &mut Self::Context) -> Self::Result {
-        let statuses: Vec<DurableStatus> = self.consumers.values().map(Consumer::status).collect();
+    fn handle(&mut self, ListConsumers: ListConsumers, _: &mut Self::Context) -> Self::Result {
+        let statuses: Vec<ConsumerStatus> = self.consumers.values().map(Consumer::status).collect();
         MessageResult(statuses)
     }
 }
 
-impl Handler<FindFate> for Durables {
+impl Handler<FindFate> for Consumers {
     type Result = MessageResult<FindFate>;
 
     fn handle(&mut self, FindFate(id): FindFate, _: &mut Self::Context) -> Self::Result {
@@ -318,14 +318,14 @@ impl Handler<FindFate> for Durables {
 }
 
 /// A writer is there that was not there before: the leases that the earlier one had are to be asked for anew.
-impl StreamHandler<Generation> for Durables {
+impl StreamHandler<Generation> for Consumers {
     fn handle(&mut self, _: Generation, ctx: &mut Context<Self>) {
         let names: Vec<_> = self.consumers.keys().cloned().collect();
         self.hold_all(&names, ctx);
     }
 }
 
-impl Handler<Observe> for Durables {
+impl Handler<Observe> for Consumers {
     type Result = MessageResult<Observe>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
@@ -333,7 +333,7 @@ impl Handler<Observe> for Durables {
     }
 }
 
-impl Handler<Finish> for Durables {
+impl Handler<Finish> for Consumers {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
@@ -349,4 +349,7 @@ impl Handler<Finish> for Durables {
     }
 }
 
-crate::supervised!(Durables, RouteBatch, Leave, RoomAgain, LookAgain);
+crate::supervised!(Consumers, RouteBatch, Leave, RoomAgain, LookAgain);
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::actors::durables::messages::{MemberLink, ToMember};
+use crate::actors::consumers::messages::{MemberLink, ToMember};
 use crate::domain::durable::MemberId;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::ApiError;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
-use super::{Durables, STORE_RETRY};
+use super::{Consumers, STORE_RETRY};
 use crate::actors::clock::now;
 use crate::domain::durable::Durable;
 use crate::domain::event::{Event, Timestamp};
@@ -18,7 +18,7 @@ const PAGE_BYTES: usize = 1024 * 1024;
 /// Of what was made anew.
 const RENEWED_ROWS: usize = 256;
 
-impl Durables {
+impl Consumers {
     /// Sends what members have room for.
     pub(super) fn send(&mut self, name: &str) {
         let now = self.clock.now();

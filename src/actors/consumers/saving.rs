@@ -7,7 +7,7 @@ use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::consumer::Consumer;
 use super::consumer::storing::{End, Saved};
-use super::{Durables, STORE_RETRY};
+use super::{Consumers, STORE_RETRY};
 use crate::actors::clock::now;
 use crate::actors::persistence::messages::CommitWrites;
 use crate::domain::durable::Dead;
@@ -20,7 +20,7 @@ const SAVE_PAUSE: Duration = Duration::from_millis(1);
 /// When the writer's mailbox is full.
 const MAILBOX_RETRY: Duration = Duration::from_millis(20);
 
-impl Durables {
+impl Consumers {
     /// Stores what has to be stored soon; of one without members, everything.
     pub(super) fn save(&mut self, name: &str, ctx: &mut Context<Self>) {
         let is_last = self.is_finishing || self.consumers.get(name).is_some_and(|c| c.members().is_empty());

@@ -143,8 +143,8 @@ pub struct LookAgain(pub String);
 
 /// How do those of this node fare?
 #[derive(Debug, Message)]
-#[rtype(result = "Vec<DurableStatus>")]
-pub struct ListDurables;
+#[rtype(result = "Vec<ConsumerStatus>")]
+pub struct ListConsumers;
 
 /// What has become of an event? Answers for those whose events this node delivers and that may want it, by name.
 #[derive(Debug, Message)]
@@ -153,7 +153,7 @@ pub struct FindFate(pub EventId);
 
 /// One durable subscription with members on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DurableStatus {
+pub struct ConsumerStatus {
     pub name: String,
     /// `active`, or `standby` while another node delivers its events.
     pub state: &'static str,

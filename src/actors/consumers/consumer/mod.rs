@@ -15,7 +15,7 @@ use self::answers::Answers;
 use self::holder::Holder;
 use self::members::{MAX_MEMBERS, Members};
 use self::storing::Saving;
-use super::messages::{DurableStatus, MemberLink};
+use super::messages::{ConsumerStatus, MemberLink};
 use crate::domain::durable::{Durable, DurablePolicy, Fate, HeldBy, MemberId};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
@@ -312,9 +312,9 @@ impl Consumer {
     }
 
     /// Says how far it is.
-    pub fn status(&self) -> DurableStatus {
+    pub fn status(&self) -> ConsumerStatus {
         let durable = self.durable();
-        DurableStatus {
+        ConsumerStatus {
             name: self.record.name.clone(),
             state: if durable.is_some() { "active" } else { "standby" },
             members: self.members.len(),

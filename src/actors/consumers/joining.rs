@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, WrapFuture};
 
-use super::Durables;
+use super::Consumers;
 use super::messages::{Join, Joined, MemberKey, RoomAgain};
 use crate::actors::persistence::messages::{AppendFailure, HoldDurables};
 use crate::domain::event::EventId;
@@ -13,7 +13,7 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::subscription::Start;
 use crate::storage::{Alteration, NewDurable, Outcome, Write};
 
-impl Durables {
+impl Consumers {
     /// Makes the session a member of one that is open here.
     fn take_in(&mut self, join: Join, ctx: &mut Context<Self>) -> Result<Joined, ApiError> {
         let Join { request, log_end, link } = join;
@@ -111,7 +111,7 @@ impl Durables {
     }
 }
 
-impl Handler<Join> for Durables {
+impl Handler<Join> for Consumers {
     type Result = ResponseActFuture<Self, Result<Joined, ApiError>>;
 
     fn handle(&mut self, join: Join, _: &mut Self::Context) -> Self::Result {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::actors::durables::messages::{MemberLink, ToMember};
+use crate::actors::consumers::messages::{MemberLink, ToMember};
 use crate::domain::durable::Revision;
 use crate::domain::event::EventId;
 use crate::protocol::durable::{Word, not_settled, settled};

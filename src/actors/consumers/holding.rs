@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
-use super::Durables;
+use super::Consumers;
 use super::consumer::Consumer;
 use super::consumer::holder::Holder;
 use crate::actors::persistence::messages::{HoldDurables, ReleaseDurable};
@@ -17,7 +17,7 @@ use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{DurableRecord, HeldDurable};
 
-impl Durables {
+impl Consumers {
     /// Every second: what nobody else sees to. Of positions that only the events of others have moved, a share in each
     /// second.
     pub(super) fn care(&mut self, ctx: &mut Context<Self>) {
