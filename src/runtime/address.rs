@@ -165,7 +165,8 @@ impl<A: Actor> Address<A> {
     }
 
     /// Asks whoever is there. The message takes its place now; when the mailbox is full it waits for one. Who asks
-    /// bounds the time. It is not asked again: without an answer, whether it was done is unknown.
+    /// bounds the time; when the future is dropped before the actor has taken the message, the actor passes it by. It is
+    /// not asked again: without an answer, whether it was done is unknown.
     pub fn ask<M>(&self, message: M) -> impl Future<Output = Result<M::Result, Unanswered>> + use<A, M>
     where
         M: Message + Send + 'static,
@@ -217,5 +218,163 @@ where
 {
     fn tell(&self, message: M) -> Result<(), Undelivered> {
         self.tell(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use actix::prelude::{AsyncContext as _, Context};
+    use futures_util::StreamExt as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Says what it was told.
+    #[derive(Default)]
+    struct Probe(Arc<Mutex<Vec<u32>>>);
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Note(u32);
+
+    /// Busy until it is let go on.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Wait(oneshot::Receiver<()>);
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Stop;
+
+    impl Actor for Probe {
+        type Context = Context<Self>;
+
+        fn started(&mut self, ctx: &mut Self::Context) {
+            ctx.set_mailbox_capacity(2);
+        }
+    }
+
+    impl Handler<Note> for Probe {
+        type Result = ();
+
+        fn handle(&mut self, Note(number): Note, _: &mut Self::Context) {
+            self.0.lock().expect("no panic").push(number);
+        }
+    }
+
+    impl Handler<Wait> for Probe {
+        type Result = ();
+
+        fn handle(&mut self, Wait(end): Wait, ctx: &mut Self::Context) {
+            ctx.wait(actix::fut::wrap_future(async move { drop(end.await) }));
+        }
+    }
+
+    impl Handler<Stop> for Probe {
+        type Result = ();
+
+        fn handle(&mut self, Stop: Stop, ctx: &mut Self::Context) {
+            actix::ActorContext::terminate(ctx);
+        }
+    }
+
+    crate::supervised!(Probe, Note, Wait);
+
+    #[cfg(feature = "fault-injection")]
+    const _: fn() = || {
+        fn takes<A: Handler<crate::runtime::child::InjectPanic>>() {}
+        takes::<Probe>();
+    };
+
+    /// A life at `address`, and what it is told.
+    fn begin(address: &Address<Probe>, generation: Generation) -> (Arc<Mutex<Vec<u32>>>, Depth) {
+        let (probe, depth) = (Probe::default(), Depth::default());
+        let told = Arc::clone(&probe.0);
+        address.fill(generation, probe.start(), depth.clone());
+        (told, depth)
+    }
+
+    /// Until it has taken what it was told before.
+    async fn busy(address: &Address<Probe>) -> oneshot::Sender<()> {
+        let (go_on, end) = oneshot::channel();
+        address.tell(Wait(end)).expect("room");
+        while address.depth() > 0 {
+            tokio::task::yield_now().await;
+        }
+        go_on
+    }
+
+    #[actix_rt::test]
+    async fn an_empty_place_is_not_full() {
+        let address = Address::<Probe>::vacant();
+        assert_eq!(address.tell(Note(1)), Err(Undelivered::Absent));
+        assert_eq!(address.tell_in(1, Note(1)), Err(Undelivered::OtherLife));
+        assert_eq!(address.ask(Stop).await, Err(Unanswered));
+        assert_eq!((address.generation(), address.depth()), (None, 0));
+    }
+
+    #[actix_rt::test]
+    async fn what_waits_is_bounded_and_counted_until_it_is_taken() {
+        let address = Address::vacant();
+        let (told, _) = begin(&address, 1);
+        let go_on = busy(&address).await;
+        let (mailbox, mut sent) = (address.mailbox::<Note>(), 0);
+        let refused = loop {
+            match mailbox.tell(Note(sent)) {
+                Ok(()) => sent += 1,
+                Err(refused) => break refused,
+            }
+            assert!(sent <= 3, "bounded");
+        };
+        assert_eq!(refused, Undelivered::Full);
+        assert_eq!(address.depth(), sent as usize, "what was refused does not wait");
+        assert_eq!(address.tell_in(1, Note(100)), Ok(()), "of one life, it is never refused");
+        drop(go_on);
+        while told.lock().expect("no panic").len() <= sent as usize {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(address.depth(), 0);
+        assert_eq!(*told.lock().expect("no panic"), (0..sent).chain([100]).collect::<Vec<_>>());
+    }
+
+    #[actix_rt::test]
+    async fn what_waits_for_a_life_dies_with_it_and_so_does_its_depth() {
+        let address = Address::vacant();
+        let (earlier, depth) = begin(&address, 1);
+        let go_on = busy(&address).await;
+        let stopped = address.ask(Stop);
+        let unanswered = address.ask(Stop);
+        address.tell_in(1, Note(1)).expect("this life");
+        assert_eq!(depth.get(), 1);
+        drop(go_on);
+        assert_eq!(stopped.await, Ok(()));
+        assert_eq!(unanswered.await, Err(Unanswered), "it is not asked again");
+        while depth.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(address.tell(Note(2)), Err(Undelivered::Absent), "dead, though not cleared yet");
+        address.clear(1);
+        let (later, _) = begin(&address, 2);
+        address.clear(1);
+        assert_eq!((address.generation(), address.depth()), (Some(2), 0));
+        assert_eq!(address.tell_in(1, Note(3)), Err(Undelivered::OtherLife));
+        address.tell_in(2, Note(4)).expect("this life");
+        while later.lock().expect("no panic").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((&**earlier.lock().expect("no panic"), &**later.lock().expect("no panic")), (&[][..], &[4][..]));
+    }
+
+    #[actix_rt::test]
+    async fn each_generation_is_told_to_who_waits_for_one() {
+        let address = Address::vacant();
+        let mut early = Box::pin(address.generations());
+        begin(&address, 1);
+        let mut late = Box::pin(address.generations());
+        assert_eq!((early.next().await, late.next().await), (Some(1), Some(1)));
+        begin(&address, 2);
+        assert_eq!((early.next().await, late.next().await), (Some(2), Some(2)));
     }
 }

@@ -150,6 +150,6 @@ impl<A: Supervised> Reached for Address<A> {
 
     #[cfg(feature = "fault-injection")]
     fn inject_panic(&self) {
-        drop(self.ask(InjectPanic));
+        actix_rt::spawn(self.ask(InjectPanic));
     }
 }
