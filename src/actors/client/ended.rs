@@ -122,8 +122,8 @@ impl Client {
         if let Some(error) = &judged.reason {
             self.attempts.remember_error(now, event_id, error.clone());
         }
-        for follower in finished.given_back {
-            self.claims.give_back(follower.id);
+        for follower in finished.released {
+            self.claims.release(follower.id);
         }
         if let Some(transition) = finished.transition {
             self.turned(transition, if is_own_event { Cause::OwnEvent } else { Cause::Attempt });

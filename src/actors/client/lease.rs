@@ -68,7 +68,7 @@ impl Client {
             Turn::TakenBack | Turn::Gained | Turn::Lost => {
                 log::debug!(service = self.name(), is_held = self.lease.is_held(); "lease of a service");
                 // The store has what was in hand.
-                drop(self.dispatcher.hand_back());
+                drop(self.dispatcher.release());
                 let under_way: HashSet<WorkId> = self.under_way().collect();
                 self.claims.reset(|id| under_way.contains(&id));
             }

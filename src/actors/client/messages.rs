@@ -40,18 +40,18 @@ impl ServiceCommand {
     }
 }
 
-/// Who obeys an operator.
+/// Who applies what an operator has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Obeyed {
-    /// This process has.
+pub enum Applied {
+    /// This process has applied it.
     Here,
-    /// The process that delivers to the service will.
+    /// The process that delivers to the service will apply it.
     Elsewhere,
 }
 
-/// Obey an operator; answers once that is stored. None before the store knows the service.
+/// Apply what an operator says; answers once that is stored. None before the store knows the service.
 #[derive(Debug, Message)]
-#[rtype(result = "Option<Obeyed>")]
+#[rtype(result = "Option<Applied>")]
 pub struct Operate(pub ServiceCommand);
 
 /// Which deliveries are under way: sent, and not known to be settled in the store?

@@ -66,7 +66,7 @@ pub const MAILBOX: usize = 1024;
 /// Deliveries that have ended while their end is still on its way to the store. With more, nothing is sent.
 const MAX_UNSETTLED: usize = 256;
 /// How often the hold on a service is made sure of, and the store looked at without being asked to.
-const CARE_INTERVAL: Duration = Duration::from_secs(2);
+const TICK_INTERVAL: Duration = Duration::from_secs(2);
 /// After a failure of the store.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
@@ -199,7 +199,7 @@ impl Actor for Client {
         });
         self.parts.slot.wake();
         ctx.add_stream(self.parts.persistence.generations());
-        ctx.run_interval(CARE_INTERVAL, |this, ctx| {
+        ctx.run_interval(TICK_INTERVAL, |this, ctx| {
             this.begin_if_registered();
             this.claims.look_again();
             this.ask_for_lease(ctx);

@@ -5,7 +5,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::Client;
-use super::messages::{Obeyed, Operate, ServiceCommand};
+use super::messages::{Applied, Operate, ServiceCommand};
 use super::telling::Cause;
 use super::writes::ToStore;
 use crate::storage::CommandId;
@@ -61,7 +61,7 @@ impl Client {
 }
 
 impl Handler<Operate> for Client {
-    type Result = ResponseActFuture<Self, Option<Obeyed>>;
+    type Result = ResponseActFuture<Self, Option<Applied>>;
 
     /// Applies it at once, or leaves it to who holds the service; answers when that is stored, so that a restart finds
     /// it.
@@ -73,10 +73,10 @@ impl Handler<Operate> for Client {
         let by = if self.lease.is_held() {
             self.apply(command);
             self.kept.wait(told);
-            Obeyed::Here
+            Applied::Here
         } else {
             self.writes.push(ToStore::Command { command, told });
-            Obeyed::Elsewhere
+            Applied::Elsewhere
         };
         self.pump(ctx);
         Box::pin(stored.into_actor(self).map(move |stored, _, _| stored.ok().map(|()| by)))

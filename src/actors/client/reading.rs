@@ -3,7 +3,7 @@
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
 
 use super::claims::Moment;
-use super::{CARE_INTERVAL, Client, STORE_RETRY};
+use super::{Client, STORE_RETRY, TICK_INTERVAL};
 use crate::actors::clock::now;
 use crate::domain::event::Timestamp;
 use crate::storage::{Claimed, StoreError};
@@ -89,8 +89,8 @@ impl Client {
 
     /// Begins another round then, unless one begins before.
     pub(super) fn begin_round_at(&mut self, due: Timestamp, ctx: &mut Context<Self>) {
-        // The care interval looks at what is further off.
-        let due = due.min(now().plus(CARE_INTERVAL * 2));
+        // The tick looks at what is further off.
+        let due = due.min(now().plus(TICK_INTERVAL * 2));
         if let Some((earlier, timer)) = self.rounds.next.take() {
             if earlier <= due {
                 self.rounds.next = Some((earlier, timer));

@@ -10,8 +10,8 @@
 
 mod consumer;
 mod delivering;
-mod holding;
 mod joining;
+mod leases;
 pub mod messages;
 mod saving;
 
@@ -51,7 +51,7 @@ pub const MAILBOX: usize = 1024;
 const BATCHES_PER_TURN: usize = 16;
 /// How often holds are made sure of, what another node has made anew is looked for, and members are told what holds
 /// them up.
-const CARE_INTERVAL: Duration = Duration::from_secs(1);
+const TICK_INTERVAL: Duration = Duration::from_secs(1);
 /// After a failure of the store.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
@@ -107,8 +107,8 @@ pub struct Consumers {
     head: EventId,
     /// Names of those that somebody is about to join: they are not let go of.
     opening: Vec<String>,
-    /// Rounds of care so far.
-    cares: usize,
+    /// Ticks so far.
+    ticks: usize,
     next_member: MemberId,
     /// Machines of consumers so far.
     generations: u64,
@@ -128,7 +128,7 @@ impl Consumers {
             index: PatternIndex::default(),
             by_topic: HashMap::new(),
             opening: Vec::new(),
-            cares: 0,
+            ticks: 0,
             next_member: 1,
             generations: 0,
             clock: Clock::start(),
@@ -205,7 +205,7 @@ impl Actor for Consumers {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        ctx.run_interval(CARE_INTERVAL, Self::care);
+        ctx.run_interval(TICK_INTERVAL, Self::tick);
         ctx.add_stream(self.parts.persistence.generations());
         let renewed = Arc::clone(&self.parts.renewed);
         ctx.add_stream(futures_util::stream::unfold(renewed, |renewed| async {
@@ -243,7 +243,7 @@ impl Handler<RouteBatch> for Consumers {
 impl StreamHandler<Renewed> for Consumers {
     fn handle(&mut self, Renewed: Renewed, ctx: &mut Self::Context) {
         let names: Vec<_> = self.consumers.keys().cloned().collect();
-        self.hold_all(&names, ctx);
+        self.ask_for_leases(&names, ctx);
     }
 }
 
@@ -294,7 +294,7 @@ impl Handler<LookAgain> for Consumers {
 
     fn handle(&mut self, LookAgain(name): LookAgain, ctx: &mut Self::Context) {
         let name: Arc<str> = name.into();
-        self.hold(&name, ctx);
+        self.ask_for_lease(&name, ctx);
     }
 }
 
@@ -321,7 +321,7 @@ impl Handler<FindFate> for Consumers {
 impl StreamHandler<Generation> for Consumers {
     fn handle(&mut self, _: Generation, ctx: &mut Context<Self>) {
         let names: Vec<_> = self.consumers.keys().cloned().collect();
-        self.hold_all(&names, ctx);
+        self.ask_for_leases(&names, ctx);
     }
 }
 

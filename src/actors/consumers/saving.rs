@@ -73,7 +73,7 @@ impl Consumers {
                 // What is so is asked of the store.
                 let consumer = self.consumers.get_mut(name);
                 consumer.into_iter().for_each(|consumer| consumer.replace(Lease::Follower));
-                self.hold(name, ctx);
+                self.ask_for_lease(name, ctx);
             }
             Saved::Again { generation } => {
                 let pause = if end == End::Failed { STORE_RETRY } else { MAILBOX_RETRY };

@@ -4,7 +4,7 @@
 //! key), goes out, and ends with a verdict.
 //! All conditions are looked at before any is charged, so a refusal costs nothing anywhere (DP-1).
 //!
-//! - DP-2: what was taken is in hand or in flight until it is handed back, once.
+//! - DP-2: what was taken is in hand or in flight until it is released, once.
 //! - DP-3: no more in flight than the concurrency allows; of a key one at most.
 //! - DP-4: nothing goes out while paused, draining, or when the breaker permits none.
 
@@ -92,7 +92,7 @@ impl BlockedBy {
 pub struct Finished {
     pub work: PendingWork,
     /// Those of its key that were behind it, in the order of ids; to be read again from the store after it.
-    pub given_back: Vec<PendingWork>,
+    pub released: Vec<PendingWork>,
     pub transition: Option<Transition>,
 }
 
@@ -246,7 +246,7 @@ impl Dispatcher {
         if work.attempt == 0 {
             self.budget.on_first_attempt();
         }
-        let given_back = match (&work.key, verdict) {
+        let released = match (&work.key, verdict) {
             (None, _) => Vec::new(),
             (Some(key), Verdict::Delivered | Verdict::Dead(_)) => {
                 self.in_hand.settled(key);
@@ -256,7 +256,7 @@ impl Dispatcher {
                 self.in_hand.failed(key)
             }
         };
-        Some(Finished { work, given_back, transition })
+        Some(Finished { work, released, transition })
     }
 
     /// An attempt came to nothing and says nothing of the service: the delivery is in hand again, as if it had never
@@ -286,8 +286,8 @@ impl Dispatcher {
         self.rest.filter(|(until, _)| now < *until)
     }
 
-    /// Hands back all that is in hand and not in flight, in the order of ids.
-    pub fn hand_back(&mut self) -> Vec<PendingWork> {
+    /// Releases all that is in hand and not in flight, in the order of ids.
+    pub fn release(&mut self) -> Vec<PendingWork> {
         let in_flight = &self.in_flight;
         self.in_hand.empty(|id| in_flight.contains_key(&id))
     }

@@ -235,7 +235,7 @@ impl<T: Clone> Durable<T> {
         let is_its_own = |open: &Open<T>| matches!(open.place, Place::With { member: with, .. } if with == member);
         let left: Vec<EventId> = self.open.iter().filter(|(_, open)| is_its_own(open)).map(|(id, _)| *id).collect();
         for id in left {
-            self.take_back(id);
+            self.detach(id);
             self.again(id, None);
         }
     }

@@ -6,9 +6,9 @@ use crate::domain::event::{EventId, Timestamp};
 
 impl<T: Clone> Durable<T> {
     /// The event never got to the member: as if it had not been given.
-    pub fn hand_back(&mut self, member: MemberId, id: EventId) {
+    pub fn requeue(&mut self, member: MemberId, id: EventId) {
         if self.is_with(member, id) {
-            self.take_back(id);
+            self.detach(id);
             if let Some(open) = self.open.get_mut(&id) {
                 open.deliveries = open.deliveries.saturating_sub(1);
             }
@@ -49,7 +49,7 @@ impl<T: Clone> Durable<T> {
     pub fn nack(&mut self, member: MemberId, id: EventId, until: Option<Timestamp>) -> bool {
         let is_its_own = self.is_with(member, id);
         if is_its_own {
-            self.take_back(id);
+            self.detach(id);
             self.again(id, until);
         }
         is_its_own
@@ -83,7 +83,7 @@ impl<T: Clone> Durable<T> {
         while let Some(&(due, id)) = self.timers.first().filter(|(due, _)| *due <= now) {
             match self.open.get(&id).map(|open| open.place) {
                 Some(Place::With { .. }) => {
-                    self.take_back(id);
+                    self.detach(id);
                     self.again(id, None);
                 }
                 Some(Place::Delayed { .. }) => {
@@ -114,7 +114,7 @@ impl<T: Clone> Durable<T> {
     }
 
     /// Nobody has it any more, nor will have it by itself.
-    pub(super) fn take_back(&mut self, id: EventId) {
+    pub(super) fn detach(&mut self, id: EventId) {
         match self.open.get(&id).map(|open| open.place) {
             Some(Place::With { member, until, .. }) => {
                 self.timers.remove(&(until, id));
@@ -154,7 +154,7 @@ impl<T: Clone> Durable<T> {
     }
 
     pub(super) fn settle(&mut self, id: EventId, death: Option<DeadReason>) {
-        self.take_back(id);
+        self.detach(id);
         let Some(open) = self.open.remove(&id) else { return };
         self.open_bytes -= open.bytes;
         let Open { item, deliveries, is_renewed, .. } = open;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::orphans::{orphans, shown};
 use super::{answer, find_service, known_services, tree};
-use crate::actors::client::messages::{Obeyed, Operate, ServiceCommand};
+use crate::actors::client::messages::{Applied, Operate, ServiceCommand};
 use crate::actors::clock::now;
 use crate::domain::priority::Lane;
 use crate::domain::routes::Selector;
@@ -59,11 +59,11 @@ pub async fn operate(
         let message = format!("a service cannot be told to {command:?}; known are {}", known.join(", "));
         ApiError::new(ErrorCode::NotFound, message).with("known", known.to_vec())
     })?;
-    let obeyed = match edge.parts.actors.clients.get(&name) {
+    let applied = match edge.parts.actors.clients.get(&name) {
         Some(client) => tokio::time::timeout(OPERATE_PATIENCE, client.ask(Operate(command))).await,
         None => Ok(Ok(None)),
     };
-    let Ok(Ok(Some(obeyed))) = obeyed else {
+    let Ok(Ok(Some(applied))) = applied else {
         let message =
             "not confirmed: the service's client is starting, or waits for the store; it may obey all the same";
         let error = ApiError::new(ErrorCode::StoreUnavailable, message);
@@ -71,7 +71,7 @@ pub async fn operate(
     };
     let state = describe(&edge, service, &observe(&edge).await?).await;
     let name = &service.config.name;
-    if obeyed == Obeyed::Elsewhere {
+    if applied == Applied::Elsewhere {
         let message = format!("Service '{name}': left to the node that delivers to it, which obeys within seconds.");
         return Ok(reply::accepted(&message, state.to_string().as_bytes()));
     }

@@ -32,7 +32,7 @@ impl Consumer {
             let is_sent = self.members.send_event(member, frame);
             if !is_sent {
                 // It is gone; its session's own word is on its way.
-                durable.hand_back(member, id);
+                durable.requeue(member, id);
                 durable.leave(member);
             }
             given(id, delivery, is_sent);

@@ -20,13 +20,13 @@ use crate::storage::{DurableRecord, HeldDurable};
 impl Consumers {
     /// Every second: what nobody else sees to. Of positions that only the events of others have moved, a share in each
     /// second.
-    pub(super) fn care(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn tick(&mut self, ctx: &mut Context<Self>) {
         const SHARES: usize = 10;
-        self.cares += 1;
+        self.ticks += 1;
         let names: Vec<_> = self.consumers.keys().cloned().collect();
-        self.hold_all(&names, ctx);
+        self.ask_for_leases(&names, ctx);
         for (place, name) in names.iter().enumerate() {
-            if place % SHARES == self.cares % SHARES {
+            if place % SHARES == self.ticks % SHARES {
                 self.save_if(name, true, ctx);
             }
             self.read_if(name, |durable| durable.has_room(), ctx);
@@ -97,12 +97,12 @@ impl Consumers {
     }
 
     /// Makes sure that no other node delivers its events, and that nobody has moved it.
-    pub(super) fn hold(&mut self, name: &Arc<str>, ctx: &mut Context<Self>) {
-        self.hold_all(std::slice::from_ref(name), ctx);
+    pub(super) fn ask_for_lease(&mut self, name: &Arc<str>, ctx: &mut Context<Self>) {
+        self.ask_for_leases(std::slice::from_ref(name), ctx);
     }
 
     /// The same for many.
-    pub(super) fn hold_all(&mut self, names: &[Arc<str>], ctx: &mut Context<Self>) {
+    pub(super) fn ask_for_leases(&mut self, names: &[Arc<str>], ctx: &mut Context<Self>) {
         let mut asked = Vec::new();
         let mut known = Vec::new();
         for name in names {
@@ -141,7 +141,7 @@ impl Consumers {
         if consumer.is_outdated_by(hold, record.epoch) {
             if hold != Grant::Elsewhere && marks.is_none() {
                 // It was released after the store was asked.
-                return self.hold(&name, ctx);
+                return self.ask_for_lease(&name, ctx);
             }
             log::info!(durable = &*name, floor = record.floor, is_held = hold != Grant::Elsewhere; "durable subscription moved");
             let lease = self.lease(&record, marks);
