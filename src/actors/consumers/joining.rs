@@ -94,7 +94,7 @@ impl Consumers {
                 return Err(ApiError::new(ErrorCode::TooManyDurables, advice));
             };
             let held = persistence.ask(HoldDurables(vec![(record.service, None)])).await;
-            let held = held.unwrap_or_else(|_| Err(AppendFailure::RESTARTED))?;
+            let held = held.unwrap_or(Err(AppendFailure::RESTARTED))?;
             held.into_iter().next().ok_or_else(deleted_just_now)
         };
         Box::pin(opened.into_actor(self).map(|held, this, ctx| held.map(|held| this.open(held, ctx))))
