@@ -82,6 +82,11 @@ pub fn text_frame(payload: &[u8]) -> Bytes {
     frame(Opcode::Text, payload)
 }
 
+/// A binary frame with `payload`.
+pub fn binary_frame(payload: &[u8]) -> Bytes {
+    frame(Opcode::Binary, payload)
+}
+
 /// Appends a text frame with `payload`, which must be UTF-8.
 pub fn append_text_frame(to: &mut BytesMut, payload: &[u8]) {
     append_frame(to, Opcode::Text, payload);
@@ -134,8 +139,8 @@ mod tests {
         assert_eq!(text_frame(b"Hello")[..], *b"\x81\x05Hello");
         assert_eq!(ping_frame(b"Hello")[..], *b"\x89\x05Hello");
         assert_eq!(pong_frame(b"Hello")[..], *b"\x8a\x05Hello");
-        assert_eq!(frame(Opcode::Binary, &[7; 256])[..4], *b"\x82\x7e\x01\x00");
-        assert_eq!(frame(Opcode::Binary, &[7; 65_536])[..10], *b"\x82\x7f\0\0\0\0\0\x01\0\0");
+        assert_eq!(binary_frame(&[7; 256])[..4], *b"\x82\x7e\x01\x00");
+        assert_eq!(binary_frame(&[7; 65_536])[..10], *b"\x82\x7f\0\0\0\0\0\x01\0\0");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 
 pub use decoder::{Inbound, InboundError, InboundLimits};
-pub use frame::{CloseFrame, append_text_frame, frame_payload, ping_frame, pong_frame, text_frame};
+pub use frame::{CloseFrame, append_text_frame, binary_frame, frame_payload, ping_frame, pong_frame, text_frame};
 pub use gate::ReadGate;
 pub use handover::HandedOver;
 pub use http_stream::Refuse;
