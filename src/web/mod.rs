@@ -72,8 +72,8 @@ pub struct EdgeParts {
     pub trusted_proxies: Arc<[Network]>,
     pub proxy_header: ProxyHeader,
     pub access: Arc<AccessControl>,
-    /// What each party may ask for.
-    pub shares: Arc<Limits>,
+    /// How much may be asked for under each rate key.
+    pub rate_limits: Arc<Limits>,
     /// Whether `/metrics` is for operators only.
     pub protect_metrics: bool,
     pub reader: Reader,

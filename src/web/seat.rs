@@ -44,7 +44,7 @@ pub async fn take(
 ) -> Result<Seat, ApiError> {
     let (parts, worker) = (&edge.parts, &edge.worker);
     let shard = worker.shard().ok_or_else(|| unavailable(ErrorCode::Overloaded, "still starting"))?;
-    let standing = Standing::new(caller.clone(), access::party(req, edge, &caller));
+    let standing = Standing::new(caller.clone(), access::rate_key(req, edge, &caller));
     let link = worker.link(outbox, wire, access::peer(req, edge), standing);
     let ticket = worker.lobby.enter(link.clone());
     let Ok(Some(seated)) = shard.open_session.send(OpenSession(ticket)).await else {

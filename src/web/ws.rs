@@ -51,7 +51,7 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         consumers: parts.actors.consumers.clone(),
         rules: parts.rules,
         queue_limit: worker.queue_limit(),
-        access: SessionAccess::new(parts.access.clone(), parts.shares.clone(), admission),
+        access: SessionAccess::new(parts.access.clone(), parts.rate_limits.clone(), admission),
         low_water: worker.low_water(),
         max_memberships: parts.limits.max_memberships,
     };

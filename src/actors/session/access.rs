@@ -66,7 +66,7 @@ impl Session {
         if !self.parts.access.limits.limits_publishes() {
             return Ok(());
         }
-        self.parts.access.limits.publish(standing.party, append.events.len(), steady())
+        self.parts.access.limits.publish(standing.rate_key, append.events.len(), steady())
     }
 
     /// The client goes on with another token.

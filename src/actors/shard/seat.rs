@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use smallvec::SmallVec;
 
-use crate::access::limits::Party;
+use crate::access::limits::RateKey;
 use crate::actors::shard::messages::SessionId;
 use crate::domain::access::Caller;
 use crate::domain::cursor::{Cursor, EndedWindow, Window, decide};
@@ -47,7 +47,7 @@ pub struct Link {
 pub struct Standing {
     caller: RefCell<Caller>,
     /// Whose share its requests are taken from.
-    pub party: Party,
+    pub rate_key: RateKey,
     /// Whether it has asked for more than plain event frames.
     pub asks_more: Cell<bool>,
     /// Whether it was told that its token ends soon.
@@ -55,8 +55,8 @@ pub struct Standing {
 }
 
 impl Standing {
-    pub fn new(caller: Caller, party: Party) -> Self {
-        Self { caller: caller.into(), party, asks_more: Cell::new(false), was_warned: Cell::new(false) }
+    pub fn new(caller: Caller, rate_key: RateKey) -> Self {
+        Self { caller: caller.into(), rate_key, asks_more: Cell::new(false), was_warned: Cell::new(false) }
     }
 
     pub fn caller(&self) -> Caller {
