@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::durable::{self, JoinRequest, Settlement};
+use super::durable::{self, AckRequest, JoinRequest};
 use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
@@ -45,7 +45,7 @@ pub enum Request {
         id: Option<RequestId>,
         durable: String,
     },
-    Settle(Settlement),
+    Ack(AckRequest),
     Publish {
         id: Option<RequestId>,
         append: Box<Append>,
@@ -104,7 +104,7 @@ impl Request {
             }
             Self::Unsubscribe { id, .. } | Self::Publish { id, .. } => id.is_some(),
             Self::Pong => false,
-            Self::Join { .. } | Self::Leave { .. } | Self::Settle(_) => true,
+            Self::Join { .. } | Self::Leave { .. } | Self::Ack(_) => true,
             Self::List { .. } | Self::Ping { .. } | Self::Authenticate { .. } => true,
         }
     }
@@ -154,8 +154,8 @@ impl Request {
                 object.check(&["action", "token", "id"], true)?;
                 Ok(Self::Authenticate { id, token: Secret::new(object.required_text("token")?) })
             }
-            other => match durable::settlement(object, other)? {
-                Some(settlement) => Ok(Self::Settle(settlement)),
+            other => match durable::ack_request(object, other)? {
+                Some(request) => Ok(Self::Ack(request)),
                 None => Err(ApiError::unknown(ErrorCode::UnknownAction, other, ACTIONS).with("field", "action")),
             },
         }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::domain::durable::{Fate, MemberId};
 use crate::domain::event::EventId;
 use crate::protocol::close::CloseReason;
-use crate::protocol::durable::{JoinRequest, Settlement};
+use crate::protocol::durable::{AckRequest, JoinRequest};
 use crate::protocol::error::ApiError;
 use crate::runtime::address::Generation;
 
@@ -126,9 +126,9 @@ pub struct Leave(pub MemberKey);
 /// What a member says of an event. The answer, once it is stored, comes through its link.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), ApiError>")]
-pub struct Settle {
+pub struct Acknowledge {
     pub key: MemberKey,
-    pub settlement: Settlement,
+    pub request: AckRequest,
 }
 
 /// A member's session has taken most of what was on its way.

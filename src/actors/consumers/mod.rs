@@ -26,7 +26,7 @@ use actix::prelude::{
 use tokio::sync::{Notify, oneshot};
 
 use self::consumer::Consumer;
-use self::messages::{ConsumerStatus, FindFate, Leave, ListConsumers, LookAgain, MemberKey, RoomAgain, Settle};
+use self::messages::{Acknowledge, ConsumerStatus, FindFate, Leave, ListConsumers, LookAgain, MemberKey, RoomAgain};
 use super::clock::Clock;
 use super::log_position::LogPosition;
 use super::persistence::Persistence;
@@ -259,15 +259,15 @@ impl Handler<Leave> for Consumers {
     }
 }
 
-impl Handler<Settle> for Consumers {
+impl Handler<Acknowledge> for Consumers {
     type Result = Result<(), ApiError>;
 
-    fn handle(&mut self, Settle { key, settlement }: Settle, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Acknowledge { key, request }: Acknowledge, ctx: &mut Self::Context) -> Self::Result {
         let now = self.clock.now();
         let consumer = self.find(&key).ok_or_else(|| {
             ApiError::new(ErrorCode::NotAMember, format!("not a member of {:?}; subscribe to it first", key.durable))
         })?;
-        consumer.settle(key.member, &settlement, now)?;
+        consumer.settle(key.member, &request, now)?;
         // Once for all that has arrived with it.
         if consumer.begin_due() {
             ctx.spawn(actix::fut::ready(()).map(move |(), this: &mut Self, ctx| {

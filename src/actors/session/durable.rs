@@ -10,12 +10,12 @@ use tokio::sync::mpsc;
 
 use super::Session;
 use crate::actors::consumers::messages::{
-    Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, Settle, ToMember, Underway,
+    Acknowledge, Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, ToMember, Underway,
 };
 use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
-use crate::protocol::durable::{self, JoinRequest, Settlement};
+use crate::protocol::durable::{self, AckRequest, JoinRequest};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
 use crate::protocol::permit;
@@ -121,9 +121,9 @@ impl Session {
     }
 
     /// Says something of an event that came by a durable subscription.
-    pub(super) fn settle(&mut self, settlement: Settlement, ctx: &mut Context<Self>) {
-        let event_id = settlement.event_id;
-        let key = match (&settlement.durable, &self.memberships[..]) {
+    pub(super) fn settle(&mut self, request: AckRequest, ctx: &mut Context<Self>) {
+        let event_id = request.event_id;
+        let key = match (&request.durable, &self.memberships[..]) {
             (Some(name), memberships) => {
                 let named = memberships.iter().find(|membership| *membership.key.durable == **name);
                 named.map(|membership| membership.key.clone()).ok_or_else(|| not_a_member(name))
@@ -141,7 +141,7 @@ impl Session {
             Ok(key) => key,
             Err(error) => return self.refuse_settlement(event_id, &error),
         };
-        let settled = self.parts.consumers.ask(Settle { key, settlement });
+        let settled = self.parts.consumers.ask(Acknowledge { key, request });
         settled
             .into_actor(self)
             .map(move |settled, this, _| match settled {
@@ -157,7 +157,7 @@ impl Session {
 
     fn refuse_settlement(&mut self, event_id: i64, error: &ApiError) {
         self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
-        self.say(&durable::not_settled(event_id, error));
+        self.say(&durable::not_acked(event_id, error));
     }
 
     /// The patterns and names of its durable subscriptions.
