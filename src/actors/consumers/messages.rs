@@ -111,10 +111,10 @@ pub struct Join {
 pub struct Joined {
     pub key: MemberKey,
     /// Everything up to here is settled.
-    pub floor: EventId,
+    pub ack_floor: EventId,
     pub last: EventId,
     pub earliest: EventId,
-    /// Whether everything above the floor is retained.
+    /// Whether everything above the ack floor is retained.
     pub is_recovered: bool,
 }
 
@@ -165,7 +165,8 @@ pub struct ConsumerStatus {
     pub held_by: Option<&'static str>,
     /// Taken from the log and with nobody.
     pub waiting: usize,
-    pub floor: EventId,
+    #[serde(rename = "floor")]
+    pub ack_floor: EventId,
     pub cursor: EventId,
     pub delivered: u64,
     pub redelivered: u64,

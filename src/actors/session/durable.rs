@@ -72,11 +72,11 @@ impl Session {
         joined
             .into_actor(self)
             .map(move |joined, this, ctx| match joined {
-                Ok(Ok(Joined { key, floor, last, earliest, is_recovered })) => {
+                Ok(Ok(Joined { key, ack_floor, last, earliest, is_recovered })) => {
                     if let Some(id) = &id {
                         let log = this.parts.position.log_id();
                         let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest, log };
-                        this.say(&durable::joined(id, &asked, state, floor));
+                        this.say(&durable::joined(id, &asked, state, ack_floor));
                     }
                     ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.link.outbox)));
                     this.memberships.push(Membership { key, pattern, filter, underway });

@@ -24,7 +24,7 @@ impl<T: Clone> Durable<T> {
                 Acked::Now
             }
             Some(_) => Acked::Unknown,
-            None if id <= self.floor || self.settled.contains(&id) => Acked::Before,
+            None if id <= self.ack_floor || self.settled.contains(&id) => Acked::Before,
             None => Acked::Unknown,
         }
     }
@@ -172,8 +172,8 @@ impl<T: Clone> Durable<T> {
 
     pub(super) fn raise_floor(&mut self) {
         let first_open = self.open.iter().find(|(_, open)| !open.is_renewed).map(|(id, _)| *id);
-        self.floor = first_open.map_or(self.cursor, |id| id - 1).max(self.floor);
-        while self.settled.first().is_some_and(|id| *id <= self.floor) {
+        self.ack_floor = first_open.map_or(self.cursor, |id| id - 1).max(self.ack_floor);
+        while self.settled.first().is_some_and(|id| *id <= self.ack_floor) {
             self.settled.pop_first();
         }
     }

@@ -31,7 +31,7 @@ use crate::storage::{Claimed, DurableRecord};
 /// See the module.
 pub struct Consumer {
     name: Arc<str>,
-    /// As stored, but for the floor and, while this node holds the lease, the epoch.
+    /// As stored, but for the ack floor and, while this node holds the lease, the epoch.
     record: DurableRecord,
     pattern: Pattern,
     filter: Option<Filter>,
@@ -302,8 +302,8 @@ impl Consumer {
 /// What is seen of it.
 impl Consumer {
     /// Every event up to here is settled.
-    pub fn floor(&self) -> EventId {
-        self.durable().map_or(self.record.floor, Durable::floor)
+    pub fn ack_floor(&self) -> EventId {
+        self.durable().map_or(self.record.floor, Durable::ack_floor)
     }
 
     /// What has become of an event here, while it is held.
@@ -322,7 +322,7 @@ impl Consumer {
             unacked_bytes: durable.map_or(0, Durable::open_bytes),
             held_by: self.lease.holder().and_then(Holder::held_by).map(HeldBy::as_str),
             waiting: durable.map_or(0, Durable::not_in_flight),
-            floor: self.floor(),
+            ack_floor: self.ack_floor(),
             cursor: durable.map_or(self.record.floor, Durable::cursor),
             delivered: self.counts.delivered,
             redelivered: self.counts.redelivered,
