@@ -8,7 +8,7 @@ use super::Consumers;
 use super::messages::{Join, Joined, MemberKey, RoomAgain};
 use crate::actors::persistence::messages::{AppendFailure, HoldDurables};
 use crate::domain::event::EventId;
-use crate::protocol::durable::JoinRequest;
+use crate::protocol::consumer::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::subscription::Start;
 use crate::storage::{Alteration, NewDurable, Outcome, Write};

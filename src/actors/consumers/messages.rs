@@ -9,10 +9,10 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::domain::durable::{Fate, MemberId};
+use crate::domain::consumer::{Fate, MemberId};
 use crate::domain::event::EventId;
 use crate::protocol::close::CloseReason;
-use crate::protocol::durable::{AckRequest, JoinRequest};
+use crate::protocol::consumer::{AckRequest, JoinRequest};
 use crate::protocol::error::ApiError;
 use crate::runtime::address::Generation;
 

@@ -15,7 +15,7 @@ use crate::actors::consumers::messages::{
 use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
-use crate::protocol::durable::{self, AckRequest, JoinRequest};
+use crate::protocol::consumer::{self, AckRequest, JoinRequest};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
 use crate::protocol::permit;
@@ -76,7 +76,7 @@ impl Session {
                     if let Some(id) = &id {
                         let log = this.parts.position.log_id();
                         let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest, log };
-                        this.say(&durable::joined(id, &asked, state, ack_floor));
+                        this.say(&consumer::joined(id, &asked, state, ack_floor));
                     }
                     ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.link.outbox)));
                     this.memberships.push(Membership { key, pattern, filter, underway });
@@ -99,7 +99,7 @@ impl Session {
             return self.refuse(id, &not_a_member(name));
         }
         if let Some(id) = id {
-            self.say(&durable::left(id, name));
+            self.say(&consumer::left(id, name));
         }
     }
 
@@ -157,7 +157,7 @@ impl Session {
 
     fn refuse_settlement(&mut self, event_id: i64, error: &ApiError) {
         self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
-        self.say(&durable::not_acked(event_id, error));
+        self.say(&consumer::not_acked(event_id, error));
     }
 
     /// The patterns and names of its durable subscriptions.
@@ -197,7 +197,7 @@ impl StreamHandler<FromDurable> for Session {
                 let members = self.memberships.len();
                 self.memberships.retain(|membership| membership.key != key);
                 if self.memberships.len() < members {
-                    self.say(&durable::ended(&key.durable, &error));
+                    self.say(&consumer::ended(&key.durable, &error));
                 }
             }
             Some(ToMember::Close(reason)) => self.close(reason),

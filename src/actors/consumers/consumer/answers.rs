@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use crate::actors::consumers::messages::{MemberLink, ToMember};
-use crate::domain::durable::Revision;
+use crate::domain::consumer::Revision;
 use crate::domain::event::EventId;
-use crate::protocol::durable::{AckKind, acked, not_acked};
+use crate::protocol::consumer::{AckKind, acked, not_acked};
 use crate::protocol::error::ApiError;
 use crate::transport::text_frame;
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::domain::consumer::{Changes, Dead};
 use crate::domain::delivery::DeadReason;
-use crate::domain::durable::{Changes, Dead};
 use crate::domain::event::{Event, EventId, NewEvent, Timestamp};
 use crate::domain::priority::Lane;
 use crate::storage::{DeadLetter, DurableChange, DurableRecord, Settled, Settlement, service_name};

@@ -2,9 +2,9 @@
 
 use super::Consumer;
 use super::answers::Answer;
-use crate::domain::durable::{Acked, Delivery, HeldBy, MemberId};
+use crate::domain::consumer::{Acked, Delivery, HeldBy, MemberId};
 use crate::domain::event::{EventId, Timestamp};
-use crate::protocol::durable::{AckKind, AckRequest, delivery_text, held_up};
+use crate::protocol::consumer::{AckKind, AckRequest, delivery_text, held_up};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::transport::text_frame;
 

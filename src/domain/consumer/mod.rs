@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::changes::Pending;
 pub use self::changes::{Changes, Dead, Mark, Revision};
-pub use self::types::{Acked, Delivery, DurablePolicy, Fate, HeldBy, MemberId};
+pub use self::types::{Acked, ConsumerPolicy, Delivery, Fate, HeldBy, MemberId};
 use super::event::{EventId, Timestamp};
 
 /// Events settled above the ack floor, at most: with more, nothing new is taken until the one that holds the ack floor is
@@ -30,8 +30,8 @@ const MAX_WAITING: usize = 512;
 
 /// See the module. `T` is what of an event is needed to deliver it.
 #[derive(Debug)]
-pub struct Durable<T> {
-    policy: DurablePolicy,
+pub struct ConsumerState<T> {
+    policy: ConsumerPolicy,
     /// Bytes of all that is open, at most; one event may be larger.
     max_unacked_bytes: usize,
     ack_floor: EventId,
@@ -78,10 +78,10 @@ struct Member {
     last_turn: u64,
 }
 
-impl<T: Clone> Durable<T> {
+impl<T: Clone> ConsumerState<T> {
     /// Goes on from what is stored.
     pub fn new(
-        policy: DurablePolicy,
+        policy: ConsumerPolicy,
         max_unacked_bytes: usize,
         ack_floor: EventId,
         marks: impl IntoIterator<Item = (EventId, Mark)>,
@@ -120,7 +120,7 @@ impl<T: Clone> Durable<T> {
     }
 
     /// From now on.
-    pub fn set_policy(&mut self, policy: DurablePolicy) {
+    pub fn set_policy(&mut self, policy: ConsumerPolicy) {
         self.policy = policy;
     }
 

@@ -7,7 +7,7 @@ use super::event_json::full_frame_text;
 use super::frame::Subscribed;
 use super::raw_object::RawObject;
 use super::subscription::{Envelope, RequestId, Start, envelope, filter, log, pattern, start};
-use crate::domain::durable::{DurablePolicy, HeldBy};
+use crate::domain::consumer::{ConsumerPolicy, HeldBy};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::log::LogId;
@@ -47,8 +47,8 @@ pub struct PolicyRequest {
 
 impl PolicyRequest {
     /// With `otherwise` for what it does not say.
-    pub fn over(self, otherwise: DurablePolicy) -> DurablePolicy {
-        DurablePolicy {
+    pub fn over(self, otherwise: ConsumerPolicy) -> ConsumerPolicy {
+        ConsumerPolicy {
             ack_wait: self.ack_wait.unwrap_or(otherwise.ack_wait),
             max_in_flight: self.max_in_flight.unwrap_or(otherwise.max_in_flight),
             max_deliver: self.max_deliver.unwrap_or(otherwise.max_deliver),

@@ -1,10 +1,10 @@
 //! What members say of their events, and what follows from it.
 
-use super::{Acked, Dead, Durable, MemberId, Open, Place};
+use super::{Acked, ConsumerState, Dead, MemberId, Open, Place};
 use crate::domain::delivery::DeadReason;
 use crate::domain::event::{EventId, Timestamp};
 
-impl<T: Clone> Durable<T> {
+impl<T: Clone> ConsumerState<T> {
     /// The event never got to the member: as if it had not been given.
     pub fn requeue(&mut self, member: MemberId, id: EventId) {
         if self.is_with(member, id) {

@@ -8,8 +8,8 @@ use crate::domain::delivery::DeadReason;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn policy(max_deliver: u32) -> DurablePolicy {
-    DurablePolicy { ack_wait: SECOND, max_in_flight: 4, max_deliver }
+fn policy(max_deliver: u32) -> ConsumerPolicy {
+    ConsumerPolicy { ack_wait: SECOND, max_in_flight: 4, max_deliver }
 }
 
 fn at(seconds: u64) -> Timestamp {
@@ -20,13 +20,13 @@ fn free(_: MemberId) -> bool {
     true
 }
 
-fn taken(events: impl IntoIterator<Item = EventId>, max_deliver: u32) -> Durable<()> {
-    let mut durable = Durable::new(policy(max_deliver), 1024, 0, []);
+fn taken(events: impl IntoIterator<Item = EventId>, max_deliver: u32) -> ConsumerState<()> {
+    let mut durable = ConsumerState::new(policy(max_deliver), 1024, 0, []);
     events.into_iter().for_each(|id| durable.take(id, (), 1));
     durable
 }
 
-fn sent(durable: &mut Durable<()>, now: Timestamp) -> Vec<(MemberId, EventId, u32)> {
+fn sent(durable: &mut ConsumerState<()>, now: Timestamp) -> Vec<(MemberId, EventId, u32)> {
     let deliveries = std::iter::from_fn(|| durable.next(now, free));
     deliveries.map(|d| (d.member, d.id, d.delivery)).collect()
 }
@@ -132,7 +132,7 @@ fn what_is_settled_below_the_floor_is_not_stored_before_it_is_confirmed() {
 
 #[test]
 fn says_what_holds_it_up() {
-    let mut durable = Durable::new(policy(0), 100, 0, []);
+    let mut durable = ConsumerState::new(policy(0), 100, 0, []);
     durable.join(1);
     (1..=5).for_each(|id| durable.take(id, (), 10));
     assert_eq!((sent(&mut durable, at(0)).len(), durable.held_by(false)), (4, Some(HeldBy::MaxInFlight)));
@@ -218,7 +218,7 @@ proptest! {
     fn nothing_is_lost_and_nothing_settled_comes_again(steps in prop::collection::vec(step(), 0..150)) {
         let mut log: Vec<bool> = Vec::new();
         let mut stored = Stored::default();
-        let mut durable: Durable<()> = Durable::new(policy(0), 1024, 0, []);
+        let mut durable: ConsumerState<()> = ConsumerState::new(policy(0), 1024, 0, []);
         let (mut members, mut joined): (Vec<MemberId>, MemberId) = Default::default();
         let mut with: BTreeMap<EventId, MemberId> = BTreeMap::new();
         let (mut given, mut gifts): (BTreeMap<EventId, u32>, u32) = Default::default();
@@ -303,7 +303,7 @@ proptest! {
                     }
                 }
                 Step::Crash => {
-                    durable = Durable::new(policy(0), 1024, stored.ack_floor, stored.marks.clone());
+                    durable = ConsumerState::new(policy(0), 1024, stored.ack_floor, stored.marks.clone());
                     acked = safe.clone();
                     members.clear();
                     with.clear();
