@@ -5,6 +5,8 @@ use std::sync::{PoisonError, RwLock};
 
 use crate::domain::event::{EventId, LogBounds};
 use crate::domain::log::{LogId, Seen};
+use crate::protocol::request::Start;
+use crate::storage::Reader;
 
 /// The retained bounds of the log as the persistence actor last knew them.
 ///
@@ -64,6 +66,19 @@ impl LogPosition {
         self.earliest.store(bounds.earliest, Ordering::Release);
         self.last.fetch_max(bounds.last, Ordering::AcqRel);
         self.known.store(true, Ordering::Release);
+    }
+
+    /// The end of the log for a request that was read when it was `known`. Whoever resumes beyond that may come from
+    /// another node that is ahead of this one, so the store is asked.
+    pub async fn end_for(&self, start: Start, known: EventId, reader: &Reader) -> EventId {
+        if !matches!(start, Start::After(id) if id > known) {
+            return known;
+        }
+        match reader.bounds().await {
+            Ok(bounds) => self.set(bounds),
+            Err(error) => log::warn!(error:%; "the end of the log cannot be read"),
+        }
+        self.last()
     }
 
     /// Everything up to `last` is committed.

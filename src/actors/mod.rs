@@ -14,6 +14,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod connection;
 pub mod durables;
 pub mod log_position;
 pub mod mailbox;
@@ -25,3 +26,4 @@ pub mod service_slot;
 pub mod session;
 pub mod shard;
 pub mod supervisor;
+pub mod worker;

@@ -12,7 +12,7 @@ use super::reply::{self, Refusal};
 use super::{Edge, access, lines, long_poll, stream};
 use crate::actors::durables::messages::FindFate;
 use crate::actors::push_log::PushLog;
-use crate::actors::session::{end_of_log, unstorable};
+use crate::actors::session::unstorable;
 use crate::domain::access::Scope;
 use crate::domain::delivery::{DeliveryState, EventStatus};
 use crate::domain::durable::{Fate, Mark};
@@ -106,10 +106,7 @@ struct Recovery {
 async fn recovery(edge: &Edge, query: &Query<'_>, events: &EventQuery) -> Result<Option<Recovery>, ApiError> {
     let (position, given) = (&edge.parts.position, stream::given_log(query)?);
     let Some(after) = events.after else { return Ok(None) };
-    let mut log_end = position.last();
-    if after > log_end {
-        log_end = end_of_log(&edge.parts.reader, position).await;
-    }
+    let log_end = position.end_for(Start::After(after), position.last(), &edge.parts.reader).await;
     let start = Start::After(after).in_log(position.log_id(), given);
     let place = position.get().map(|bounds| start.place(bounds, log_end));
     Ok(place.map(|(from, is_whole)| Recovery { from, is_whole }))

@@ -62,7 +62,7 @@ pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     }
     let metrics = &edge.parts.metrics;
     metrics.store_up.set(edge.parts.health.store.is_well().into());
-    metrics.backlog.set(edge.worker.intake.backlog().events() as i64);
+    metrics.backlog.set(edge.worker.thread.intake.backlog().events() as i64);
     if let Some(bounds) = edge.parts.position.get() {
         metrics.log_last.set(bounds.last);
         metrics.log_earliest.set(bounds.earliest);
@@ -70,7 +70,7 @@ pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     metrics
         .log_lines_dropped
         .set(i64::try_from(logging::handle().map_or(0, logging::LogHandle::dropped)).unwrap_or(i64::MAX));
-    metrics.mailbox_depth.with_label_values(&["persistence"]).set(edge.worker.intake.mailbox_depth() as i64);
+    metrics.mailbox_depth.with_label_values(&["persistence"]).set(edge.worker.thread.intake.mailbox_depth() as i64);
     let text = metrics.encode().map_err(|error| {
         log::error!(error:% = error; "metrics cannot be written");
         ApiError::new(ErrorCode::Internal, "the metrics cannot be written")

@@ -4,6 +4,7 @@ mod accept;
 mod access;
 mod admin;
 mod body;
+mod connecting;
 mod cors;
 mod encoding;
 mod events;
@@ -17,7 +18,6 @@ mod publish;
 mod query;
 mod reply;
 mod schedules;
-mod seat;
 mod stream;
 mod ws;
 
@@ -37,13 +37,13 @@ use crate::actors::durables::Directory;
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, Revoke, SettleOrphans, StartJob};
 use crate::actors::push_log::PushLog;
-use crate::actors::router::worker::Worker;
 use crate::actors::service_slot::ServiceSlot;
 use crate::actors::shard::messages::{CheckAccess, CloseSession, CountSubscribers, FindSessions};
 use crate::actors::supervisor::messages::{
     Drain, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, ObserveTree, OperateService,
     ToPersistence, ToShards,
 };
+use crate::actors::worker::Worker;
 use crate::config::{ProxyHeader, ServiceConfig};
 use crate::domain::network::Network;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -146,7 +146,7 @@ pub struct Edge {
 
 impl Edge {
     pub fn new(parts: EdgeParts, worker: Rc<Worker>) -> Self {
-        let observer = observe::Observer::new(&parts.metrics, worker.number);
+        let observer = observe::Observer::new(&parts.metrics, worker.thread.number);
         Self { parts, worker, observer }
     }
 }

@@ -2,7 +2,6 @@
 //! subscriptions.
 
 pub mod messages;
-pub mod worker;
 
 use std::collections::BTreeMap;
 use std::time::Instant;

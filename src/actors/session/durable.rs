@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
-use super::{Session, end_of_log};
+use super::Session;
 use crate::actors::durables::messages::{
     Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, Settle, ToMember, Underway,
 };
@@ -19,7 +19,7 @@ use crate::protocol::durable::{self, JoinRequest, Settlement};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
 use crate::protocol::permit;
-use crate::protocol::request::{RequestId, Start};
+use crate::protocol::request::RequestId;
 use crate::protocol::wire::Bundle;
 use crate::transport::Outbox;
 
@@ -41,7 +41,7 @@ pub(super) struct FromDurable {
 
 impl Session {
     pub(super) fn join(&mut self, id: Option<RequestId>, request: JoinRequest, ctx: &mut Context<Self>) {
-        if let Err(error) = permit::subscribe(&self.link.standing.caller(), &request.pattern) {
+        if let Err(error) = permit::subscribe(&self.attachment.connection.auth.caller(), &request.pattern) {
             return self.refuse(id.as_ref(), &error);
         }
         let name: Arc<str> = request.name.as_str().into();
@@ -68,10 +68,7 @@ impl Session {
         let (link, events, underway) = MemberLink::new();
         let (asked, pattern, filter) = (request.clone(), request.pattern.as_str().to_owned(), request.filter.clone());
         let joined = async move {
-            let log_end = match request.start {
-                Start::After(id) if id > log_end => end_of_log(&reader, &position).await,
-                _ => log_end,
-            };
+            let log_end = position.end_for(request.start, log_end, &reader).await;
             durables.send(Join { request, log_end, link }).await
         };
         joined
@@ -83,7 +80,7 @@ impl Session {
                         let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest, log };
                         this.say(&durable::joined(id, &asked, state, floor));
                     }
-                    ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.link.outbox)));
+                    ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.attachment.connection.outbox)));
                     this.memberships.push(Membership { key, pattern, filter, underway });
                 }
                 Ok(Err(error)) => this.refuse(id.as_ref(), &this.as_far_as_granted(error)),
@@ -95,7 +92,8 @@ impl Session {
     /// What another durable subscription of that name asks for is told to those who might have its events.
     fn as_far_as_granted(&self, error: ApiError) -> ApiError {
         let theirs = error.details().get("event_name").and_then(|name| Pattern::parse(name.as_str()?.to_owned()).ok());
-        let is_granted = theirs.is_none_or(|pattern| permit::subscribe(&self.link.standing.caller(), &pattern).is_ok());
+        let is_granted =
+            theirs.is_none_or(|pattern| permit::subscribe(&self.attachment.connection.auth.caller(), &pattern).is_ok());
         if is_granted { error } else { ApiError::new(error.code(), error.message()) }
     }
 
@@ -183,10 +181,10 @@ impl Session {
             // If it is lost, the actor looks again within a second.
             let _ = durables.try_send(RoomAgain(membership.key.clone()));
         }
-        self.link.outbox.push(Bundle::of(self.link.wire, std::iter::once(&frame)));
-        self.link.durable_frames.update(|frames| frames + 1);
-        if self.link.outbox.queued_bytes() > self.parts.queue_limit {
-            self.link.outbox.feeding().pause_until(self.parts.low_water);
+        self.attachment.connection.outbox.push(Bundle::of(self.attachment.connection.wire, std::iter::once(&frame)));
+        self.attachment.connection.durable_frames.update(|frames| frames + 1);
+        if self.attachment.connection.outbox.queued_bytes() > self.parts.worker.queue_limit() {
+            self.attachment.connection.outbox.feeding().pause_until(self.parts.worker.low_water());
         }
     }
 }

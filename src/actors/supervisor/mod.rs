@@ -41,10 +41,10 @@ use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_s
 use super::persistence::messages::{AppendEvents, EventsCommitted, FinishCommits, Observe as ObservePersistence};
 use super::persistence::{self, Persistence, PersistenceParts};
 use super::router::messages::{Attach, Follower, Observe as ObserveRouter, RouteBatch};
-use super::router::worker::connect_intake;
 use super::router::{self, Router};
 use super::shard::messages::{CheckAccess, CloseSession, DrainSessions};
 use super::shard::{self, Shard};
+use super::worker::connect_intake;
 use crate::domain::restart::{RestartIntensity, RestartPolicy, Verdict};
 use crate::protocol::close::CloseReason;
 use crate::telemetry::health::ActorsHealth;

@@ -15,7 +15,7 @@ use crate::actors::persistence::Persistence;
 use crate::actors::persistence::messages::{AppendEvents, ConnectRouter};
 use crate::actors::router::Router;
 use crate::actors::router::messages::{Attach, Follower};
-use crate::actors::router::worker::{Worker, connect_intake};
+use crate::actors::worker::{Worker, connect_intake};
 
 impl Supervisor {
     pub(super) fn start_router(&mut self, ctx: &mut Context<Self>) {
