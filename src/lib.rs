@@ -2,14 +2,20 @@
 //!
 //! # The floors, each importing only from those below
 //!
-//! - [`cli`], [`serve`]: the command line, and the composition of everything else.
+//! - [`cli`]: the command line; it runs [`serve`].
+//! - [`serve`]: the composition of everything else.
 //! - [`web`]: HTTP and WebSocket endpoints: decode, send a message, encode.
 //! - [`actors`]: the supervisor and its children; thin shells around the decisions of `domain`.
+//! - `runtime`: what every actor needs.
 //! - [`access`]: who callers are, and how much they may ask for.
 //! - [`storage`]: the log and the outbox, through diesel, on SQLite or PostgreSQL.
-//! - [`protocol`]: the wire types; [`transport`]: WebSocket connections as bytes.
+//! - [`telemetry`]: logs, metrics, health, and the points at which tests inject faults.
+//! - [`config`]: what is configured, read into types of the floors below.
+//! - [`protocol`]: the wire types.
+//! - [`transport`]: subscribers' connections as bytes.
 //! - [`domain`]: pure decisions.
-//! - [`config`], [`telemetry`]: what everybody needs.
+//!
+//! The test `floors` holds this order, and finds circles of imports between modules side by side.
 //!
 //! # The life of an event
 //!

@@ -7,7 +7,8 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::{MAX_TOKEN, new_token};
-use crate::config::{AdminConfig, Secret, check_admin_token};
+use crate::config::{AdminConfig, check_admin_token};
+use crate::domain::secret::Secret;
 use crate::storage::StoreUrl;
 
 /// Name of the file, beside the data.

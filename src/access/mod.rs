@@ -19,9 +19,10 @@ use sha2::{Digest as _, Sha256};
 use self::jwt::JwtVerifier;
 use self::tokens::TokenTable;
 pub use self::tokens::{TOKEN_PREFIX, new_token};
-use crate::config::{AccessConfig, Secret};
+use crate::config::AccessConfig;
 use crate::domain::access::{Caller, Grants, Identity, Principal};
 use crate::domain::event::Timestamp;
+use crate::domain::secret::Secret;
 use crate::protocol::error::{ApiError, ErrorCode};
 
 /// Longest token looked at, in bytes.

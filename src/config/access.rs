@@ -7,13 +7,13 @@ use std::fmt;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::secret::Secret;
 use super::sections::{HOUR, MINUTE};
 use super::units::{Span, span, whole};
 use crate::domain::access::Grants;
 use crate::domain::event::Timestamp;
 use crate::domain::network::Network;
 use crate::domain::pattern::Pattern;
+use crate::domain::secret::Secret;
 
 /// Longest name of a token, in bytes.
 const MAX_NAME: usize = 63;

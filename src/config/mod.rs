@@ -29,7 +29,7 @@ pub use self::access::{
 pub use self::delivery::{BreakerWindow, DeliveryConfig};
 pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
-pub use self::secret::{DatabaseUrl, Secret, SecretUrl};
+pub use self::secret::{DatabaseUrl, SecretUrl};
 pub use self::sections::{
     AdminConfig, ConsumersConfig, Durability, LogConfig, LogFormat, ProxyHeader, PublishConfig, RedisConfig,
     RetentionConfig, ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,

@@ -10,9 +10,10 @@ use url::Url;
 
 use super::access::{admin_token, networks, shown_networks};
 use super::layers::suggest;
-use super::secret::{DatabaseUrl, Secret, SecretUrl, http_url, redis_url};
+use super::secret::{DatabaseUrl, SecretUrl, http_url, redis_url};
 use super::units::{Size, Span, optional_size, optional_span, optional_whole, size, span, whole};
 use crate::domain::network::Network;
+use crate::domain::secret::Secret;
 
 /// Milliseconds.
 pub(super) const SECOND: u64 = 1_000;

@@ -16,10 +16,11 @@ use super::error::{ConfigError, Origin};
 use super::layers::{Layers, Origins, SHORT_NAMES, origin_of};
 use super::reference::service_defaults;
 use super::routes::RouteKey;
-use super::secret::{Secret, SecretUrl, http_url};
+use super::secret::{SecretUrl, http_url};
 use super::sections::ServiceUrls;
 use crate::domain::event::EventId;
 use crate::domain::routes::Selector;
+use crate::domain::secret::Secret;
 use crate::protocol::webhook::SigningKey;
 
 /// Longest name of a service, in bytes: a label in names of hosts, metrics and variables.

@@ -368,7 +368,7 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
     );
     assert_eq!(billing.routes.iter().map(|route| route.event.as_str()).collect::<Vec<_>>(), ["order.>", "user.*"]);
     assert_eq!(
-        billing.secrets.iter().map(Secret::expose).collect::<Vec<_>>(),
+        billing.secrets.iter().map(crate::domain::secret::Secret::expose).collect::<Vec<_>>(),
         ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"]
     );
     assert_eq!(billing.headers["x-region"].expose(), "eu");

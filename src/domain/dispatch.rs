@@ -1,6 +1,7 @@
 //! What one service is sent next: breaker, limits, priorities and ordering keys together.
 //!
-//! A delivery is offered, waits in its lane (or behind an earlier one of its key), goes out, and ends with a verdict.
+//! A unit of work, such as the delivery of an event, is offered, waits in its lane (or behind an earlier one of its
+//! key), goes out, and ends with a verdict.
 //! All conditions are looked at before any is charged, so a refusal costs nothing anywhere (DP-1).
 //!
 //! - DP-2: what was taken is in hand or in flight until it is handed back, once.
@@ -14,17 +15,18 @@ use bytestring::ByteString;
 
 use super::breaker::{Breaker, BreakerFigures, BreakerPolicy, BreakerSnapshot, CallResult, Permit, Transition};
 use super::delivery::Verdict;
-use super::event::{EventId, Timestamp};
+use super::event::Timestamp;
 use super::key_order::{Admitted, KeyOrder};
 use super::priority::{Lane, LanePolicy, OldestWaits, PriorityScheduler};
 use super::rate::{RateLimit, TokenBucket};
 use super::retry::{RetryBudget, RetryBudgetPolicy};
 use super::slow_start::SlowStart;
+use super::work::WorkId;
 
-/// One delivery to be made.
+/// One unit of work: a delivery to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
-    pub id: EventId,
+pub struct PendingWork {
+    pub id: WorkId,
     pub lane: Lane,
     /// Ordering key.
     pub key: Option<ByteString>,
@@ -68,16 +70,16 @@ pub enum Offered {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Send it, and report the end by [`Dispatcher::finished`] or [`Dispatcher::cancelled`].
-    Send(Job),
+    Send(PendingWork),
     /// The breaker changed with time: tell it, and ask again.
     Turned(Transition),
     /// Nothing, until something happens or it is `until`.
-    Wait { until: Option<Timestamp>, why: Hold },
+    Wait { until: Option<Timestamp>, why: BlockedBy },
 }
 
 /// Why nothing is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Hold {
+pub enum BlockedBy {
     Draining,
     Paused,
     Empty,
@@ -92,7 +94,7 @@ pub enum Hold {
     Resources,
 }
 
-impl Hold {
+impl BlockedBy {
     /// The name on the wire and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -112,9 +114,9 @@ impl Hold {
 /// A delivery that is no longer in flight.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Finished {
-    pub job: Job,
+    pub work: PendingWork,
     /// Those of its key that were behind it, in the order of ids; to be read again from the store after it.
-    pub given_back: Vec<Job>,
+    pub given_back: Vec<PendingWork>,
     pub transition: Option<Transition>,
 }
 
@@ -135,18 +137,18 @@ pub struct DispatchFigures {
 /// The deliveries of one lane that may go out, the oldest first. Retries apart: they may have to wait for the budget.
 #[derive(Debug, Default)]
 struct Queue {
-    first: BTreeMap<(Timestamp, EventId), Job>,
-    retries: BTreeMap<(Timestamp, EventId), Job>,
+    first: BTreeMap<(Timestamp, WorkId), PendingWork>,
+    retries: BTreeMap<(Timestamp, WorkId), PendingWork>,
 }
 
 impl Queue {
-    fn of(&mut self, attempt: u32) -> &mut BTreeMap<(Timestamp, EventId), Job> {
+    fn of(&mut self, attempt: u32) -> &mut BTreeMap<(Timestamp, WorkId), PendingWork> {
         if attempt == 0 { &mut self.first } else { &mut self.retries }
     }
 
-    fn oldest(&self, with_retries: bool) -> Option<&Job> {
+    fn oldest(&self, with_retries: bool) -> Option<&PendingWork> {
         let retry = self.retries.values().next().filter(|_| with_retries);
-        self.first.values().next().into_iter().chain(retry).min_by_key(|job| (job.since, job.id))
+        self.first.values().next().into_iter().chain(retry).min_by_key(|work| (work.since, work.id))
     }
 
     fn is_empty(&self) -> bool {
@@ -165,13 +167,13 @@ pub struct Dispatcher {
     keys: KeyOrder,
     queues: [Queue; Lane::COUNT],
     /// In hand behind another of their key.
-    behind: HashMap<EventId, Job>,
-    in_flight: HashMap<EventId, (Job, Permit)>,
+    behind: HashMap<WorkId, PendingWork>,
+    in_flight: HashMap<WorkId, (PendingWork, Permit)>,
     /// The lane of each that is in hand.
-    in_hand: HashMap<EventId, Lane>,
+    in_hand: HashMap<WorkId, Lane>,
     counts: [usize; Lane::COUNT],
     /// The last rest that was imposed from outside: until when, and why. Afterwards it begins gently.
-    rest: Option<(Timestamp, Hold)>,
+    rest: Option<(Timestamp, BlockedBy)>,
     paused: bool,
     draining: bool,
 }
@@ -226,25 +228,25 @@ impl Dispatcher {
     }
 
     /// Takes a delivery in hand. While paused too: it may have been claimed before.
-    pub fn offer(&mut self, job: Job) -> Offered {
-        if self.in_hand.contains_key(&job.id) || self.in_flight.contains_key(&job.id) {
+    pub fn offer(&mut self, work: PendingWork) -> Offered {
+        if self.in_hand.contains_key(&work.id) || self.in_flight.contains_key(&work.id) {
             return Offered::Known;
         }
-        if self.draining || self.counts[job.lane.index()] >= self.policy.in_hand.max(1) {
-            if let Some(key) = &job.key {
-                self.keys.hold(job.id, key);
+        if self.draining || self.counts[work.lane.index()] >= self.policy.in_hand.max(1) {
+            if let Some(key) = &work.key {
+                self.keys.hold(work.id, key);
             }
             return Offered::Full;
         }
-        let admitted = job.key.as_ref().map_or(Admitted::Ready, |key| self.keys.admit(job.id, key));
+        let admitted = work.key.as_ref().map_or(Admitted::Ready, |key| self.keys.admit(work.id, key));
         if admitted == Admitted::HeldBack {
             return Offered::HeldBack;
         }
-        self.in_hand.insert(job.id, job.lane);
-        self.counts[job.lane.index()] += 1;
+        self.in_hand.insert(work.id, work.lane);
+        self.counts[work.lane.index()] += 1;
         match admitted {
-            Admitted::Behind => drop(self.behind.insert(job.id, job)),
-            Admitted::Ready | Admitted::HeldBack => self.enqueue(job),
+            Admitted::Behind => drop(self.behind.insert(work.id, work)),
+            Admitted::Ready | Admitted::HeldBack => self.enqueue(work),
         }
         Offered::Taken
     }
@@ -255,47 +257,47 @@ impl Dispatcher {
             return Next::Turned(transition);
         }
         match self.take_turn(now) {
-            Ok(job) => Next::Send(job),
+            Ok(work) => Next::Send(work),
             Err((why, until)) => Next::Wait { until: until.into_iter().chain(self.breaker.due()).min(), why },
         }
     }
 
-    fn take_turn(&mut self, now: Timestamp) -> Result<Job, (Hold, Option<Timestamp>)> {
+    fn take_turn(&mut self, now: Timestamp) -> Result<PendingWork, (BlockedBy, Option<Timestamp>)> {
         if self.draining {
-            return Err((Hold::Draining, None));
+            return Err((BlockedBy::Draining, None));
         }
         if self.paused {
-            return Err((Hold::Paused, None));
+            return Err((BlockedBy::Paused, None));
         }
         if self.queues.iter().all(Queue::is_empty) {
-            return Err((Hold::Empty, None));
+            return Err((BlockedBy::Empty, None));
         }
-        self.breaker.check().map_err(|refusal| (Hold::Breaker, refusal.retry_at))?;
+        self.breaker.check().map_err(|refusal| (BlockedBy::Breaker, refusal.retry_at))?;
         if let Some((until, why)) = self.rests(now) {
             return Err((why, Some(until)));
         }
         if self.in_flight.len() >= self.concurrency(now) {
-            return Err((Hold::Concurrency, self.grows_at(now)));
+            return Err((BlockedBy::Concurrency, self.grows_at(now)));
         }
         if let Some(bucket) = &self.bucket {
-            bucket.check(now).map_err(|at| (Hold::Rate, Some(at)))?;
+            bucket.check(now).map_err(|at| (BlockedBy::Rate, Some(at)))?;
         }
         let retries = self.budget.check(now);
         let oldest = self.oldest_waits(now, retries.is_ok());
-        let lane = self.scheduler.choose(&oldest).ok_or((Hold::Budget, retries.err()))?;
+        let lane = self.scheduler.choose(&oldest).ok_or((BlockedBy::Budget, retries.err()))?;
 
         // Nothing is refused from here on: charge them all.
-        let permit = self.breaker.acquire(now).map_err(|refusal| (Hold::Breaker, refusal.retry_at))?;
+        let permit = self.breaker.acquire(now).map_err(|refusal| (BlockedBy::Breaker, refusal.retry_at))?;
         self.scheduler.served(lane, &oldest);
-        let job = self.dequeue(lane, retries.is_ok()).expect("invariant: a chosen lane has work");
+        let work = self.dequeue(lane, retries.is_ok()).expect("invariant: a chosen lane has work");
         if let Some(bucket) = &mut self.bucket {
             bucket.try_take(now).expect("invariant: a token was there");
         }
-        if job.attempt > 0 {
+        if work.attempt > 0 {
             self.budget.try_take(now).expect("invariant: the budget allows retries, or none is taken");
         }
-        self.in_flight.insert(job.id, (job.clone(), permit));
-        Ok(job)
+        self.in_flight.insert(work.id, (work.clone(), permit));
+        Ok(work)
     }
 
     /// An attempt ended with `verdict` after `took`. None if no such delivery is in flight.
@@ -304,23 +306,23 @@ impl Dispatcher {
     /// of the key are held back.
     pub fn finished(
         &mut self,
-        id: EventId,
+        id: WorkId,
         verdict: Verdict,
         took: Duration,
         now: Timestamp,
         jitter: f64,
     ) -> Option<Finished> {
-        let (job, permit) = self.in_flight.remove(&id)?;
+        let (work, permit) = self.in_flight.remove(&id)?;
         let transition = if verdict.was_sent() {
             self.breaker.record(permit, CallResult { failed: verdict.is_failure(), took }, now, jitter)
         } else {
             self.breaker.release(permit);
             None
         };
-        if job.attempt == 0 {
+        if work.attempt == 0 {
             self.budget.on_first_attempt();
         }
-        let given_back = match (&job.key, verdict) {
+        let given_back = match (&work.key, verdict) {
             (None, _) => Vec::new(),
             (Some(key), Verdict::Delivered | Verdict::Dead(_)) => {
                 let next = self.keys.finish(key).and_then(|next| self.behind.remove(&next));
@@ -332,27 +334,27 @@ impl Dispatcher {
                 ids.into_iter().filter_map(|id| self.behind.remove(&id)).collect()
             }
         };
-        given_back.iter().for_each(|job| self.let_go(job));
-        Some(Finished { job, given_back, transition })
+        given_back.iter().for_each(|work| self.let_go(work));
+        Some(Finished { work, given_back, transition })
     }
 
     /// An attempt came to nothing and says nothing of the service: the delivery is in hand again, as if it had never
     /// gone out, but for its token of the rate. Whether there was such a delivery.
-    pub fn cancelled(&mut self, id: EventId) -> bool {
-        let Some((job, permit)) = self.in_flight.remove(&id) else { return false };
+    pub fn cancelled(&mut self, id: WorkId) -> bool {
+        let Some((work, permit)) = self.in_flight.remove(&id) else { return false };
         self.breaker.release(permit);
-        if job.attempt > 0 {
+        if work.attempt > 0 {
             self.budget.refund();
         }
-        self.in_hand.insert(id, job.lane);
-        self.counts[job.lane.index()] += 1;
-        self.enqueue(job);
+        self.in_hand.insert(id, work.lane);
+        self.counts[work.lane.index()] += 1;
+        self.enqueue(work);
         true
     }
 
     /// As [`Self::cancelled`]; besides, nothing more is sent before `until`, for the reason `why`, and little at first
     /// afterwards. Whether there was such a delivery.
-    pub fn put_off(&mut self, id: EventId, until: Timestamp, why: Hold) -> bool {
+    pub fn put_off(&mut self, id: WorkId, until: Timestamp, why: BlockedBy) -> bool {
         let was_in_flight = self.cancelled(id);
         if was_in_flight && self.rest.is_none_or(|(earlier, _)| earlier < until) {
             self.rest = Some((until, why));
@@ -361,19 +363,19 @@ impl Dispatcher {
     }
 
     /// Until when, and why, it rests at `now` because something outside of it says so.
-    pub fn rests(&self, now: Timestamp) -> Option<(Timestamp, Hold)> {
+    pub fn rests(&self, now: Timestamp) -> Option<(Timestamp, BlockedBy)> {
         self.rest.filter(|(until, _)| now < *until)
     }
 
     /// Hands back all that is in hand and not in flight, in the order of ids.
-    pub fn hand_back(&mut self) -> Vec<Job> {
+    pub fn hand_back(&mut self) -> Vec<PendingWork> {
         let queues = self.queues.iter_mut().map(std::mem::take);
         let queued = queues.flat_map(|queue| queue.first.into_values().chain(queue.retries.into_values()));
-        let mut jobs: Vec<Job> = queued.chain(self.behind.drain().map(|(_, job)| job)).collect();
-        jobs.sort_unstable_by_key(|job| job.id);
-        jobs.iter().for_each(|job| self.let_go(job));
+        let mut works: Vec<PendingWork> = queued.chain(self.behind.drain().map(|(_, work)| work)).collect();
+        works.sort_unstable_by_key(|work| work.id);
+        works.iter().for_each(|work| self.let_go(work));
         self.keys.withdraw(|id| self.in_flight.contains_key(&id));
-        jobs
+        works
     }
 
     /// Waits no longer for what of `key` failed or was held back.
@@ -428,7 +430,7 @@ impl Dispatcher {
     }
 
     /// The ids in flight, in no order.
-    pub fn in_flight(&self) -> impl Iterator<Item = EventId> {
+    pub fn in_flight(&self) -> impl Iterator<Item = WorkId> {
         self.in_flight.keys().copied()
     }
 
@@ -463,26 +465,26 @@ impl Dispatcher {
     }
 
     fn oldest_waits(&self, now: Timestamp, with_retries: bool) -> OldestWaits {
-        let oldest = |lane: Lane| self.queues[lane.index()].oldest(with_retries).map(|job| now.since(job.since));
+        let oldest = |lane: Lane| self.queues[lane.index()].oldest(with_retries).map(|work| now.since(work.since));
         Lane::ALL.map(oldest)
     }
 
-    fn enqueue(&mut self, job: Job) {
-        self.queues[job.lane.index()].of(job.attempt).insert((job.since, job.id), job);
+    fn enqueue(&mut self, work: PendingWork) {
+        self.queues[work.lane.index()].of(work.attempt).insert((work.since, work.id), work);
     }
 
-    fn dequeue(&mut self, lane: Lane, with_retries: bool) -> Option<Job> {
+    fn dequeue(&mut self, lane: Lane, with_retries: bool) -> Option<PendingWork> {
         let queue = &mut self.queues[lane.index()];
-        let Job { since, id, attempt, .. } = *queue.oldest(with_retries)?;
-        let job = queue.of(attempt).remove(&(since, id))?;
-        self.let_go(&job);
-        Some(job)
+        let PendingWork { since, id, attempt, .. } = *queue.oldest(with_retries)?;
+        let work = queue.of(attempt).remove(&(since, id))?;
+        self.let_go(&work);
+        Some(work)
     }
 
     /// No longer counted as in hand.
-    fn let_go(&mut self, job: &Job) {
-        self.in_hand.remove(&job.id);
-        self.counts[job.lane.index()] -= 1;
+    fn let_go(&mut self, work: &PendingWork) {
+        self.in_hand.remove(&work.id);
+        self.counts[work.lane.index()] -= 1;
     }
 }
 

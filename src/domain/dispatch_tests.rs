@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::breaker::{BreakerState, Window};
 use crate::domain::delivery::DeadReason;
+use crate::domain::event::EventId;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -37,15 +38,19 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp(seconds * 1_000_000)
 }
 
-fn job(id: EventId) -> Job {
-    Job { id, lane: Lane::Normal, key: None, attempt: 0, since: at(0) }
+fn job(id: EventId) -> PendingWork {
+    PendingWork { id: WorkId::Delivery(id), lane: Lane::Normal, key: None, attempt: 0, since: at(0) }
 }
 
-fn keyed(id: EventId, key: &'static str) -> Job {
-    Job { key: Some(ByteString::from_static(key)), ..job(id) }
+fn event(WorkId::Delivery(id): WorkId) -> EventId {
+    id
 }
 
-fn loaded(policy: DispatchPolicy, jobs: impl IntoIterator<Item = Job>) -> Dispatcher {
+fn keyed(id: EventId, key: &'static str) -> PendingWork {
+    PendingWork { key: Some(ByteString::from_static(key)), ..job(id) }
+}
+
+fn loaded(policy: DispatchPolicy, jobs: impl IntoIterator<Item = PendingWork>) -> Dispatcher {
     let mut dispatcher = Dispatcher::new(policy, None, at(0));
     for job in jobs {
         assert_eq!(dispatcher.offer(job), Offered::Taken);
@@ -54,11 +59,11 @@ fn loaded(policy: DispatchPolicy, jobs: impl IntoIterator<Item = Job>) -> Dispat
 }
 
 /// Sends what may go at `now`; the ids, and why there are no more.
-fn send(dispatcher: &mut Dispatcher, now: Timestamp) -> (Vec<EventId>, Hold, Option<Timestamp>) {
+fn send(dispatcher: &mut Dispatcher, now: Timestamp) -> (Vec<EventId>, BlockedBy, Option<Timestamp>) {
     let mut sent = Vec::new();
     loop {
         match dispatcher.next(now, 0.0) {
-            Next::Send(job) => sent.push(job.id),
+            Next::Send(work) => sent.push(event(work.id)),
             Next::Turned(_) => {}
             Next::Wait { until, why } => return (sent, why, until),
         }
@@ -66,32 +71,35 @@ fn send(dispatcher: &mut Dispatcher, now: Timestamp) -> (Vec<EventId>, Hold, Opt
 }
 
 fn finish(dispatcher: &mut Dispatcher, id: EventId, verdict: Verdict, now: Timestamp) -> Finished {
-    dispatcher.finished(id, verdict, Duration::ZERO, now, 0.0).expect("in flight")
+    dispatcher.finished(WorkId::Delivery(id), verdict, Duration::ZERO, now, 0.0).expect("in flight")
 }
 
 #[test]
 fn no_more_are_in_flight_than_may_be() {
     let mut dispatcher = loaded(POLICY, (1..=5).map(job));
-    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 2, 3], Hold::Concurrency, None));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 2, 3], BlockedBy::Concurrency, None));
     finish(&mut dispatcher, 2, Verdict::Delivered, at(0));
-    assert_eq!(send(&mut dispatcher, at(0)), (vec![4], Hold::Concurrency, None));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![4], BlockedBy::Concurrency, None));
     assert_eq!((dispatcher.wants(Lane::Normal), dispatcher.wants(Lane::Low), dispatcher.has_room()), (2, 3, 5));
 }
 
 #[test]
 fn what_is_put_off_costs_nothing_and_begins_gently() {
-    let retry = Job { attempt: 2, ..keyed(1, "a") };
+    let retry = PendingWork { attempt: 2, ..keyed(1, "a") };
     let mut dispatcher = loaded(POLICY, [retry.clone(), keyed(2, "a"), job(3), job(4), job(5)]);
     assert_eq!(send(&mut dispatcher, at(0)).0, [1, 3, 4]);
-    assert!(dispatcher.put_off(3, at(4), Hold::RetryAfter) && dispatcher.put_off(1, at(2), Hold::RetryAfter));
-    assert!(!dispatcher.put_off(1, at(9), Hold::RetryAfter), "it is not in flight any more");
+    assert!(
+        dispatcher.put_off(WorkId::Delivery(3), at(4), BlockedBy::RetryAfter)
+            && dispatcher.put_off(WorkId::Delivery(1), at(2), BlockedBy::RetryAfter)
+    );
+    assert!(!dispatcher.put_off(WorkId::Delivery(1), at(9), BlockedBy::RetryAfter), "it is not in flight any more");
     finish(&mut dispatcher, 4, Verdict::Delivered, at(1));
-    assert_eq!(send(&mut dispatcher, at(1)), (vec![], Hold::RetryAfter, Some(at(4))));
-    assert_eq!(dispatcher.rests(at(3)), Some((at(4), Hold::RetryAfter)));
+    assert_eq!(send(&mut dispatcher, at(1)), (vec![], BlockedBy::RetryAfter, Some(at(4))));
+    assert_eq!(dispatcher.rests(at(3)), Some((at(4), BlockedBy::RetryAfter)));
     let figures = dispatcher.breaker().figures(at(1));
     assert_eq!((figures.window.calls, figures.consecutive), (1, 0), "only what was delivered");
-    assert_eq!(send(&mut dispatcher, at(4)), (vec![1], Hold::Concurrency, Some(at(6))), "one first, as it was");
-    assert_eq!(send(&mut dispatcher, at(6)), (vec![3], Hold::Concurrency, Some(at(8))));
+    assert_eq!(send(&mut dispatcher, at(4)), (vec![1], BlockedBy::Concurrency, Some(at(6))), "one first, as it was");
+    assert_eq!(send(&mut dispatcher, at(6)), (vec![3], BlockedBy::Concurrency, Some(at(8))));
     assert_eq!(send(&mut dispatcher, at(8)).0, [5]);
 }
 
@@ -103,8 +111,8 @@ fn a_probe_that_is_put_off_is_made_again() {
         finish(&mut dispatcher, id, RETRY, at(0));
     }
     assert_eq!(send(&mut dispatcher, at(2)).0, [4], "half open");
-    assert!(dispatcher.put_off(4, at(5), Hold::RetryAfter));
-    assert_eq!(send(&mut dispatcher, at(4)), (vec![], Hold::RetryAfter, Some(at(5))));
+    assert!(dispatcher.put_off(WorkId::Delivery(4), at(5), BlockedBy::RetryAfter));
+    assert_eq!(send(&mut dispatcher, at(4)), (vec![], BlockedBy::RetryAfter, Some(at(5))));
     assert_eq!(send(&mut dispatcher, at(5)).0, [4]);
     let closed = finish(&mut dispatcher, 4, Verdict::Delivered, at(5)).transition.expect("a transition");
     assert_eq!(closed.to, BreakerState::Closed);
@@ -114,33 +122,33 @@ fn a_probe_that_is_put_off_is_made_again() {
 fn a_failing_key_gives_back_its_followers_and_holds_back_nobody_else() {
     let mut dispatcher = loaded(POLICY, [keyed(1, "a"), keyed(2, "a"), keyed(3, "b"), keyed(4, "a"), keyed(5, "b")]);
     assert_eq!(dispatcher.offer(keyed(6, "a")), Offered::HeldBack);
-    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 3], Hold::Empty, None));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 3], BlockedBy::Empty, None));
     let failed = finish(&mut dispatcher, 1, RETRY, at(0));
     assert_eq!(failed.given_back, [keyed(2, "a"), keyed(4, "a")]);
     finish(&mut dispatcher, 3, Verdict::Dead(DeadReason::Rejected), at(0));
-    assert_eq!(send(&mut dispatcher, at(0)), (vec![5], Hold::Empty, None));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![5], BlockedBy::Empty, None));
     assert_eq!(dispatcher.offer(keyed(2, "a")), Offered::HeldBack);
-    assert_eq!(dispatcher.offer(Job { attempt: 1, ..keyed(1, "a") }), Offered::Taken);
+    assert_eq!(dispatcher.offer(PendingWork { attempt: 1, ..keyed(1, "a") }), Offered::Taken);
     assert_eq!(dispatcher.offer(keyed(2, "a")), Offered::Taken);
     assert_eq!(dispatcher.offer(keyed(2, "a")), Offered::Known);
 }
 
 #[test]
 fn retries_wait_for_their_budget_and_first_attempts_pass_them() {
-    let retries = (1..=4).map(|id| Job { attempt: 1, ..job(id) });
+    let retries = (1..=4).map(|id| PendingWork { attempt: 1, ..job(id) });
     let mut dispatcher = loaded(DispatchPolicy { concurrency: 9, ..POLICY }, retries.chain([job(5)]));
-    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 2, 5], Hold::Budget, Some(at(1))));
-    assert!(dispatcher.cancelled(2));
-    assert_eq!(send(&mut dispatcher, at(0)), (vec![2], Hold::Budget, Some(at(1))));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 2, 5], BlockedBy::Budget, Some(at(1))));
+    assert!(dispatcher.cancelled(WorkId::Delivery(2)));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![2], BlockedBy::Budget, Some(at(1))));
     assert_eq!(send(&mut dispatcher, at(1)).0, [3]);
 }
 
 #[test]
 fn retries_that_wait_for_their_budget_leave_room_for_first_attempts() {
-    let retries = (1..=3).map(|id| Job { attempt: 1, ..job(id) });
+    let retries = (1..=3).map(|id| PendingWork { attempt: 1, ..job(id) });
     let mut dispatcher = loaded(DispatchPolicy { in_hand: 6, ..POLICY }, retries);
     assert_eq!((dispatcher.has_room(), dispatcher.has_room_for_retries()), (3, 0));
-    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 2], Hold::Budget, Some(at(1))));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 2], BlockedBy::Budget, Some(at(1))));
     assert_eq!((dispatcher.wants(Lane::Normal), dispatcher.has_room_for_retries()), (2, 2));
     dispatcher.pause();
     assert_eq!((dispatcher.has_room(), dispatcher.has_room_for_retries()), (0, 0));
@@ -150,8 +158,8 @@ fn retries_that_wait_for_their_budget_leave_room_for_first_attempts() {
 fn the_rate_is_kept() {
     let rate = Some(RateLimit { tokens: 1, per: SECOND * 2, burst: 1 });
     let mut dispatcher = loaded(DispatchPolicy { rate, ..POLICY }, (1..=2).map(job));
-    assert_eq!(send(&mut dispatcher, at(0)), (vec![1], Hold::Rate, Some(at(2))));
-    assert_eq!(send(&mut dispatcher, at(2)), (vec![2], Hold::Empty, None));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![1], BlockedBy::Rate, Some(at(2))));
+    assert_eq!(send(&mut dispatcher, at(2)), (vec![2], BlockedBy::Empty, None));
 }
 
 #[test]
@@ -160,25 +168,25 @@ fn a_service_comes_back_by_one_probe_and_then_slowly() {
     send(&mut dispatcher, at(0));
     let turned = [1, 2, 3].map(|id| finish(&mut dispatcher, id, RETRY, at(0)).transition.is_some());
     assert_eq!(turned, [false, false, true]);
-    assert_eq!(send(&mut dispatcher, at(0)), (vec![], Hold::Breaker, Some(at(2))));
-    assert_eq!(send(&mut dispatcher, at(2)), (vec![4], Hold::Breaker, Some(at(22))));
-    assert!(dispatcher.cancelled(4));
-    assert_eq!(send(&mut dispatcher, at(2)), (vec![4], Hold::Breaker, Some(at(22))));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![], BlockedBy::Breaker, Some(at(2))));
+    assert_eq!(send(&mut dispatcher, at(2)), (vec![4], BlockedBy::Breaker, Some(at(22))));
+    assert!(dispatcher.cancelled(WorkId::Delivery(4)));
+    assert_eq!(send(&mut dispatcher, at(2)), (vec![4], BlockedBy::Breaker, Some(at(22))));
     let closed = finish(&mut dispatcher, 4, Verdict::Gone, at(2)).transition;
     assert_eq!(closed.map(|t| t.to), Some(BreakerState::Closed));
-    assert_eq!(send(&mut dispatcher, at(2)), (vec![5], Hold::Concurrency, Some(at(4))));
-    assert_eq!(send(&mut dispatcher, at(4)), (vec![6], Hold::Empty, None));
+    assert_eq!(send(&mut dispatcher, at(2)), (vec![5], BlockedBy::Concurrency, Some(at(4))));
+    assert_eq!(send(&mut dispatcher, at(4)), (vec![6], BlockedBy::Empty, None));
 }
 
 #[test]
 fn pause_and_drain_stop_everything_new() {
     let mut dispatcher = loaded(POLICY, [keyed(1, "a"), keyed(2, "a"), job(3)]);
     dispatcher.pause();
-    assert_eq!((send(&mut dispatcher, at(0)), dispatcher.wants(Lane::High)), ((vec![], Hold::Paused, None), 0));
+    assert_eq!((send(&mut dispatcher, at(0)), dispatcher.wants(Lane::High)), ((vec![], BlockedBy::Paused, None), 0));
     dispatcher.resume();
-    assert!(matches!(dispatcher.next(at(0), 0.0), Next::Send(Job { id: 1, .. })));
+    assert!(matches!(dispatcher.next(at(0), 0.0), Next::Send(PendingWork { id: WorkId::Delivery(1), .. })));
     dispatcher.drain();
-    assert_eq!(send(&mut dispatcher, at(0)), (vec![], Hold::Draining, None));
+    assert_eq!(send(&mut dispatcher, at(0)), (vec![], BlockedBy::Draining, None));
     assert_eq!(dispatcher.offer(job(4)), Offered::Full);
     assert_eq!(dispatcher.hand_back(), [keyed(2, "a"), job(3)]);
     finish(&mut dispatcher, 1, Verdict::Delivered, at(0));
@@ -223,32 +231,32 @@ fn step() -> impl Strategy<Value = Step> {
 /// A store that knows of each open delivery where it is.
 #[derive(Default)]
 struct Model {
-    jobs: BTreeMap<EventId, Job>,
-    outside: BTreeSet<EventId>,
-    in_hand: BTreeSet<EventId>,
-    in_flight: BTreeSet<EventId>,
+    all: BTreeMap<WorkId, PendingWork>,
+    outside: BTreeSet<WorkId>,
+    in_hand: BTreeSet<WorkId>,
+    in_flight: BTreeSet<WorkId>,
 }
 
 impl Model {
-    fn key(&self, id: EventId) -> Option<ByteString> {
-        self.jobs[&id].key.clone()
+    fn key(&self, id: WorkId) -> Option<ByteString> {
+        self.all[&id].key.clone()
     }
 
     /// Moves `id` from one place, where it must be, to another.
-    fn take(from: &mut BTreeSet<EventId>, to: &mut BTreeSet<EventId>, id: EventId) -> Result<(), TestCaseError> {
-        prop_assert!(from.remove(&id), "{} is not where it was (DP-2)", id);
+    fn take(from: &mut BTreeSet<WorkId>, to: &mut BTreeSet<WorkId>, id: WorkId) -> Result<(), TestCaseError> {
+        prop_assert!(from.remove(&id), "{:?} is not where it was (DP-2)", id);
         to.insert(id);
         Ok(())
     }
 
-    fn sent(&mut self, job: &Job, dispatcher: &Dispatcher, now: Timestamp) -> Result<(), TestCaseError> {
-        prop_assert_eq!(Some(job), self.jobs.get(&job.id));
-        if job.key.is_some() {
-            prop_assert!(self.in_flight.iter().all(|id| self.key(*id) != job.key), "DP-3: two of a key");
-            let earliest = self.in_hand.iter().find(|id| self.key(**id) == job.key);
-            prop_assert_eq!(earliest, Some(&job.id), "DP-3: order within the key");
+    fn sent(&mut self, work: &PendingWork, dispatcher: &Dispatcher, now: Timestamp) -> Result<(), TestCaseError> {
+        prop_assert_eq!(Some(work), self.all.get(&work.id));
+        if work.key.is_some() {
+            prop_assert!(self.in_flight.iter().all(|id| self.key(*id) != work.key), "DP-3: two of a key");
+            let earliest = self.in_hand.iter().find(|id| self.key(**id) == work.key);
+            prop_assert_eq!(earliest, Some(&work.id), "DP-3: order within the key");
         }
-        Self::take(&mut self.in_hand, &mut self.in_flight, job.id)?;
+        Self::take(&mut self.in_hand, &mut self.in_flight, work.id)?;
         let figures = dispatcher.figures(now);
         prop_assert!(self.in_flight.len() <= figures.concurrency.min(POLICY.concurrency), "DP-3: concurrency");
         prop_assert!(!figures.paused && !figures.draining, "DP-4");
@@ -258,23 +266,23 @@ impl Model {
     }
 
     fn finished(&mut self, finished: &Finished, verdict: Verdict) -> Result<(), TestCaseError> {
-        let id = finished.job.id;
+        let id = finished.work.id;
         Self::take(&mut self.in_flight, &mut self.outside, id)?;
         if matches!(verdict, Verdict::Delivered | Verdict::Dead(_)) {
             self.outside.remove(&id);
             prop_assert!(finished.given_back.is_empty());
         } else {
-            self.jobs.entry(id).and_modify(|job| job.attempt += 1);
+            self.all.entry(id).and_modify(|work| work.attempt += 1);
         }
         for follower in &finished.given_back {
-            prop_assert_eq!(&follower.key, &finished.job.key);
+            prop_assert_eq!(&follower.key, &finished.work.key);
             Self::take(&mut self.in_hand, &mut self.outside, follower.id)?;
         }
         Ok(())
     }
 }
 
-fn nth(ids: &BTreeSet<EventId>, k: usize) -> Option<EventId> {
+fn nth(ids: &BTreeSet<WorkId>, k: usize) -> Option<WorkId> {
     ids.iter().nth(k.checked_rem(ids.len())?).copied()
 }
 
@@ -293,16 +301,16 @@ proptest! {
         for step in steps {
             match step {
                 Step::Publish(lane, key) => {
-                    let id = model.jobs.len() as EventId + 1;
+                    let id = WorkId::Delivery(model.all.len() as EventId + 1);
                     let key = key.map(|key| ByteString::from(key.to_string()));
-                    model.jobs.insert(id, Job { id, lane, key, attempt: 0, since: now });
+                    model.all.insert(id, PendingWork { id, lane, key, attempt: 0, since: now });
                     model.outside.insert(id);
                 }
                 Step::Offer(key) => {
                     let key = key.map(|key| ByteString::from(key.to_string()));
                     let Some(id) = model.outside.iter().copied().find(|id| model.key(*id) == key) else { continue };
-                    let (job, wanted) = (model.jobs[&id].clone(), dispatcher.wants(model.jobs[&id].lane));
-                    match dispatcher.offer(job) {
+                    let (work, wanted) = (model.all[&id].clone(), dispatcher.wants(model.all[&id].lane));
+                    match dispatcher.offer(work) {
                         Offered::Taken => Model::take(&mut model.outside, &mut model.in_hand, id)?,
                         Offered::Full => prop_assert_eq!(wanted, 0),
                         Offered::HeldBack => prop_assert_eq!(
@@ -315,7 +323,7 @@ proptest! {
                 Step::Next => {
                     let before = format!("{dispatcher:?}");
                     match dispatcher.next(now, jitter) {
-                        Next::Send(job) => model.sent(&job, &dispatcher, now)?,
+                        Next::Send(work) => model.sent(&work, &dispatcher, now)?,
                         Next::Turned(transition) => prop_assert_ne!(transition.from, transition.to),
                         Next::Wait { until, .. } => {
                             prop_assert!(until.is_none_or(|until| until > now));
@@ -343,7 +351,7 @@ proptest! {
                     _ => drop(dispatcher.reset()),
                 },
                 Step::HandBack => {
-                    let ids: Vec<EventId> = dispatcher.hand_back().into_iter().map(|job| job.id).collect();
+                    let ids: Vec<WorkId> = dispatcher.hand_back().into_iter().map(|work| work.id).collect();
                     prop_assert_eq!(ids, model.in_hand.iter().copied().collect::<Vec<_>>());
                     model.outside.append(&mut model.in_hand);
                 }
@@ -361,16 +369,16 @@ proptest! {
                 model.finished(&finished.expect("in flight"), Verdict::Delivered)?;
             }
             for id in model.outside.clone() {
-                if dispatcher.offer(model.jobs[&id].clone()) == Offered::Taken {
+                if dispatcher.offer(model.all[&id].clone()) == Offered::Taken {
                     Model::take(&mut model.outside, &mut model.in_hand, id)?;
                 }
             }
             match dispatcher.next(now, jitter) {
-                Next::Send(job) => model.sent(&job, &dispatcher, now)?,
+                Next::Send(work) => model.sent(&work, &dispatcher, now)?,
                 Next::Turned(_) => prop_assert!(false, "the breaker was reset"),
                 Next::Wait { until: Some(until), .. } => now = until,
                 Next::Wait { until: None, why } => {
-                    prop_assert_eq!(why, Hold::Empty);
+                    prop_assert_eq!(why, BlockedBy::Empty);
                     break;
                 }
             }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use bytestring::ByteString;
 
-use super::event::EventId;
+use super::work::WorkId;
 
 /// What becomes of a delivery that asks to be taken in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +32,10 @@ pub struct KeyOrder {
 
 #[derive(Debug, Default)]
 struct Line {
-    ready: Option<EventId>,
-    waiting: BTreeSet<EventId>,
+    ready: Option<WorkId>,
+    waiting: BTreeSet<WorkId>,
     /// The earliest that has to come again before any later one.
-    held: Option<EventId>,
+    held: Option<WorkId>,
 }
 
 impl Line {
@@ -43,7 +43,7 @@ impl Line {
         self.ready.is_none() && self.waiting.is_empty() && self.held.is_none()
     }
 
-    fn hold(&mut self, id: EventId) {
+    fn hold(&mut self, id: WorkId) {
         self.held = Some(self.held.map_or(id, |held| held.min(id)));
     }
 }
@@ -55,7 +55,7 @@ impl KeyOrder {
     }
 
     /// Takes a delivery in hand, if its turn within the key allows it.
-    pub fn admit(&mut self, id: EventId, key: &ByteString) -> Admitted {
+    pub fn admit(&mut self, id: WorkId, key: &ByteString) -> Admitted {
         let line = self.lines.entry(key.clone()).or_default();
         if line.held.is_some_and(|held| id > held) {
             return Admitted::HeldBack;
@@ -74,12 +74,12 @@ impl KeyOrder {
     }
 
     /// Admits none of `key` that is later than `id`, which could not be taken in hand, until that has come again.
-    pub fn hold(&mut self, id: EventId, key: &ByteString) {
+    pub fn hold(&mut self, id: WorkId, key: &ByteString) {
         self.lines.entry(key.clone()).or_default().hold(id);
     }
 
     /// The ready one of `key` is settled; the next becomes ready.
-    pub fn finish(&mut self, key: &ByteString) -> Option<EventId> {
+    pub fn finish(&mut self, key: &ByteString) -> Option<WorkId> {
         let line = self.lines.get_mut(key)?;
         line.ready = line.waiting.pop_first();
         let next = line.ready;
@@ -88,7 +88,7 @@ impl KeyOrder {
     }
 
     /// The ready one of `key` failed and will come again: those behind it are given back, in the order of ids.
-    pub fn fail(&mut self, key: &ByteString) -> Vec<EventId> {
+    pub fn fail(&mut self, key: &ByteString) -> Vec<WorkId> {
         let Some(line) = self.lines.get_mut(key) else { return Vec::new() };
         if let Some(failed) = line.ready.take() {
             line.hold(failed);
@@ -107,7 +107,7 @@ impl KeyOrder {
     }
 
     /// Lets go of everything that waits, and of what is ready but not under way.
-    pub fn withdraw(&mut self, under_way: impl Fn(EventId) -> bool) {
+    pub fn withdraw(&mut self, under_way: impl Fn(WorkId) -> bool) {
         self.lines.retain(|_, line| {
             line.waiting.clear();
             line.ready = line.ready.filter(|id| under_way(*id));
@@ -135,6 +135,10 @@ mod tests {
 
     use super::*;
 
+    fn id(number: i64) -> WorkId {
+        WorkId::Delivery(number)
+    }
+
     fn key(number: u8) -> ByteString {
         ByteString::from(number.to_string())
     }
@@ -143,13 +147,14 @@ mod tests {
     fn a_failing_key_parks_only_itself() {
         let (sick, well) = (key(0), key(1));
         let mut order = KeyOrder::new(8);
-        let admitted = [(1, &sick), (2, &sick), (3, &well), (4, &sick), (5, &well)].map(|(id, k)| order.admit(id, k));
+        let admitted =
+            [(1, &sick), (2, &sick), (3, &well), (4, &sick), (5, &well)].map(|(number, k)| order.admit(id(number), k));
         use Admitted::{Behind, HeldBack, Ready};
         assert_eq!(admitted, [Ready, Behind, Ready, Behind, Behind]);
-        assert_eq!(order.fail(&sick), [2, 4]);
-        assert_eq!(order.finish(&well), Some(5));
-        assert_eq!([6, 1, 6].map(|id| order.admit(id, &sick)), [HeldBack, Ready, Behind]);
-        assert_eq!([order.finish(&sick), order.finish(&sick), order.finish(&well)], [Some(6), None, None]);
+        assert_eq!(order.fail(&sick), [2, 4].map(id));
+        assert_eq!(order.finish(&well), Some(id(5)));
+        assert_eq!([6, 1, 6].map(|number| order.admit(id(number), &sick)), [HeldBack, Ready, Behind]);
+        assert_eq!([order.finish(&sick), order.finish(&sick), order.finish(&well)], [Some(id(6)), None, None]);
         assert_eq!(order.keys(), 0);
     }
 
@@ -158,19 +163,19 @@ mod tests {
         let hot = key(0);
         let mut order = KeyOrder::new(1);
         use Admitted::{Behind, HeldBack, Ready};
-        assert_eq!([1, 2, 3].map(|id| order.admit(id, &hot)), [Ready, Behind, HeldBack]);
-        assert_eq!([order.finish(&hot), order.finish(&hot)], [Some(2), None]);
-        assert_eq!([4, 3, 4].map(|id| order.admit(id, &hot)), [HeldBack, Ready, Behind]);
+        assert_eq!([1, 2, 3].map(|number| order.admit(id(number), &hot)), [Ready, Behind, HeldBack]);
+        assert_eq!([order.finish(&hot), order.finish(&hot)], [Some(id(2)), None]);
+        assert_eq!([4, 3, 4].map(|number| order.admit(id(number), &hot)), [HeldBack, Ready, Behind]);
     }
 
     #[test]
     fn a_parked_key_can_be_forgotten() {
         let sick = key(0);
         let mut order = KeyOrder::new(1);
-        order.admit(1, &sick);
+        order.admit(id(1), &sick);
         order.fail(&sick);
         order.forget(&sick);
-        assert_eq!((order.keys(), order.admit(2, &sick)), (0, Admitted::Ready));
+        assert_eq!((order.keys(), order.admit(id(2), &sick)), (0, Admitted::Ready));
     }
 
     #[derive(Debug, Clone)]
@@ -199,14 +204,14 @@ mod tests {
         #[test]
         fn each_key_is_in_order(steps in prop::collection::vec(step(), 0..200), limit in 0..4usize) {
             let mut order = KeyOrder::new(limit);
-            let mut in_hand: BTreeMap<u8, Vec<EventId>> = BTreeMap::new();
-            let mut done: BTreeMap<u8, EventId> = BTreeMap::new();
+            let mut in_hand: BTreeMap<u8, Vec<i64>> = BTreeMap::new();
+            let mut done: BTreeMap<u8, i64> = BTreeMap::new();
             for step in steps {
                 match step {
                     Step::Admit(k) => {
                         let mine = in_hand.entry(k).or_default();
-                        let id = mine.last().or(done.get(&k)).map_or(1, |last| last + 1);
-                        match order.admit(id, &key(k)) {
+                        let next = mine.last().or(done.get(&k)).map_or(1, |last| last + 1);
+                        match order.admit(id(next), &key(k)) {
                             Admitted::Ready => prop_assert!(mine.is_empty()),
                             Admitted::Behind => prop_assert!((1..=limit).contains(&mine.len())),
                             Admitted::HeldBack => {
@@ -214,22 +219,23 @@ mod tests {
                                 continue;
                             }
                         }
-                        mine.push(id);
-                        prop_assert_eq!(order.admit(id + 2, &key(9)) == Admitted::Ready, true);
+                        mine.push(next);
+                        prop_assert_eq!(order.admit(id(next + 2), &key(9)) == Admitted::Ready, true);
                         order.finish(&key(9));
                     }
                     Step::Finish(k) => {
                         let mine = in_hand.entry(k).or_default();
                         if !mine.is_empty() {
                             done.insert(k, mine.remove(0));
-                            prop_assert_eq!(order.finish(&key(k)), mine.first().copied());
+                            prop_assert_eq!(order.finish(&key(k)), mine.first().copied().map(id));
                         }
                     }
                     Step::Fail(k) => {
                         let mine = std::mem::take(in_hand.entry(k).or_default());
                         if let Some((failed, followers)) = mine.split_first() {
-                            prop_assert_eq!(&order.fail(&key(k))[..], followers);
-                            prop_assert_eq!(order.admit(failed + 1, &key(k)), Admitted::HeldBack);
+                            let followers: Vec<WorkId> = followers.iter().copied().map(id).collect();
+                            prop_assert_eq!(order.fail(&key(k)), followers);
+                            prop_assert_eq!(order.admit(id(failed + 1), &key(k)), Admitted::HeldBack);
                         }
                     }
                     Step::Withdraw => {

@@ -23,5 +23,7 @@ pub mod rate;
 pub mod restart;
 pub mod retry;
 pub mod routes;
+pub mod secret;
 pub mod slow_start;
 pub mod time_of_day;
+pub mod work;

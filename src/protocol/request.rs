@@ -6,11 +6,11 @@ use super::durable::{self, JoinRequest, Settlement};
 use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
-use crate::config::Secret;
 use crate::domain::event::{Append, EventId, LogBounds};
 use crate::domain::filter::Filter;
 use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
+use crate::domain::secret::Secret;
 
 /// The actions a frame may ask for.
 pub const ACTIONS: &[&str] =

@@ -7,7 +7,8 @@ use url::form_urlencoded;
 
 use crate::access::AccessControl;
 use crate::access::admin_token::{self, Obtained};
-use crate::config::{Config, Secret, is_weak_admin_token};
+use crate::config::{Config, is_weak_admin_token};
+use crate::domain::secret::Secret;
 use crate::storage::StoreUrl;
 use crate::telemetry::logging;
 

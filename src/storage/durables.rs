@@ -93,6 +93,15 @@ pub struct DurableChange {
     pub events: Vec<NewEvent>,
 }
 
+/// What operators, and members, change of a durable subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alteration {
+    Policy(DurablePolicy),
+    /// It goes on after this event.
+    Seek(EventId),
+    Delete,
+}
+
 /// An event that a durable subscription has given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -173,8 +182,17 @@ fn policy_columns(policy: &DurablePolicy) -> PolicyColumns {
     )
 }
 
+/// Changes the one of this name. False if there is none.
+pub(super) fn alter(connection: &mut Connection, name: &str, alteration: &Alteration) -> Result<bool, StoreError> {
+    match alteration {
+        Alteration::Policy(policy) => set_policy(connection, name, policy),
+        Alteration::Seek(floor) => seek(connection, name, *floor),
+        Alteration::Delete => delete(connection, name),
+    }
+}
+
 /// How it delivers from now on. False if there is none of this name.
-pub(super) fn set_policy(connection: &mut Connection, name: &str, policy: &DurablePolicy) -> Result<bool, StoreError> {
+fn set_policy(connection: &mut Connection, name: &str, policy: &DurablePolicy) -> Result<bool, StoreError> {
     let update = diesel::update(durables::table.filter(durables::name.eq(name))).set(policy_columns(policy));
     Ok(on_backend!(connection, c => update.execute(c))? > 0)
 }
@@ -266,7 +284,7 @@ pub(super) fn marks_of(
 }
 
 /// Moves it: every event above `floor` is to be delivered, whatever was. False if there is none of this name.
-pub(super) fn seek(connection: &mut Connection, name: &str, floor: EventId) -> Result<bool, StoreError> {
+fn seek(connection: &mut Connection, name: &str, floor: EventId) -> Result<bool, StoreError> {
     let Some(DurableRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
     let update = diesel::update(durables::table.find(service))
         .set((durables::floor.eq(floor), durables::epoch.eq(durables::epoch + 1)));
@@ -278,7 +296,7 @@ pub(super) fn seek(connection: &mut Connection, name: &str, floor: EventId) -> R
 }
 
 /// Forgets it. False if there is none of this name.
-pub(super) fn delete(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
+fn delete(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
     let Some(DurableRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
     let marks = durable_marks::table.filter(durable_marks::service.eq(service));
     let jobs = delivery_jobs::table.filter(delivery_jobs::service.eq(service));
@@ -339,7 +357,7 @@ pub(super) fn change(connection: &mut Connection, change: &DurableChange) -> Res
         })?;
     }
     dead.iter().try_for_each(|letter| bury(connection, *service, letter))?;
-    settle(connection, renewed)?;
+    settle(connection, &[renewed])?;
     Ok(true)
 }
 

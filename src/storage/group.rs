@@ -1,32 +1,43 @@
 //! What one transaction of the [writer](super::writer) writes.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use diesel::dsl::auto_type;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 
-use crate::domain::event::{Append, EventId, Timestamp};
+use crate::domain::event::{Append, Event, EventId, Timestamp};
 use crate::domain::log::{Restored, Seen};
-use crate::domain::routes::{Routes, ServiceId};
+use crate::domain::routes::Routes;
 
 use super::connection::Connection;
-use super::durables::{self, DurableChange};
 use super::error::StoreError;
-use super::outbox::{self, ServiceChange, Settlement};
+use super::outbox::{self, Enqueued};
 use super::schema::events;
-use super::{idempotency, identity, position, postgres, schedules, sqlite};
+use super::write::{Outcome, Write};
+use super::{durables, idempotency, identity, position, postgres, revocations, schedules, sqlite};
 
 /// What goes into one transaction.
 #[derive(Debug, Default)]
 pub struct Group {
-    pub appends: Vec<Append>,
-    /// Most schedules to be appended now if they are due.
+    pub writes: Vec<Write>,
+    /// Most schedules to be appended if they are due, after all of `writes`.
     pub take_due: usize,
-    pub settlements: Vec<Settlement>,
-    pub services: Vec<ServiceChange>,
-    pub durables: Vec<DurableChange>,
     /// By how much dates may be ahead of the time, so that they need not go back; a day unless it is said.
     pub lead: Option<Duration>,
+}
+
+impl Group {
+    /// Whether somebody waits for more than appends.
+    pub fn has_saves(&self) -> bool {
+        self.writes.iter().any(|write| write.as_append().is_none())
+    }
+}
+
+impl From<Vec<Write>> for Group {
+    fn from(writes: Vec<Write>) -> Self {
+        Self { writes, ..Self::default() }
+    }
 }
 
 /// See [`Group::lead`].
@@ -53,73 +64,178 @@ pub(super) struct Ground {
 }
 
 /// What a transaction has written.
+#[derive(Default)]
 pub(super) struct Written {
-    pub tail: Tail,
-    pub plan: idempotency::Plan,
-    pub enqueued: outbox::Enqueued,
-    pub void: Vec<ServiceId>,
+    /// One for each write, in order.
+    pub outcomes: Vec<Outcome>,
+    pub enqueued: Enqueued,
     pub restored: Option<Restored>,
-    pub has_settled_all: bool,
+    runs: Vec<Run>,
 }
 
-/// Writes all of `group` within a transaction. What is due is added to its appends, and as many as `own` are put before them.
+/// Appends that were stored by one statement.
+struct Run {
+    /// The service's own; they come first.
+    own: Vec<Append>,
+    /// Which writes of the list.
+    writes: Range<usize>,
+    tail: Tail,
+    plan: idempotency::Plan,
+}
+
+impl Written {
+    /// The last id before the transaction; 0 if it appended nothing.
+    pub fn prev(&self) -> EventId {
+        self.runs.first().map_or(0, |run| run.tail.id)
+    }
+
+    /// The new events, taken out of the `writes` of the group.
+    pub fn take_events(&mut self, writes: &mut [Write]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for Run { own, writes: range, tail, plan } in self.runs.drain(..) {
+            let of_writes = writes[range].iter_mut().filter_map(|write| match write {
+                Write::Append(append) => Some(std::mem::take(&mut append.events)),
+                _ => None,
+            });
+            let all = own.into_iter().map(|append| append.events).chain(of_writes).flatten();
+            let new = plan.select(all).zip(tail.id + 1..);
+            events.extend(new.map(|(new, id)| Event::stored(new, id, tail.created_at)));
+        }
+        events
+    }
+}
+
+/// Writes all of `group` within a transaction, in its order. What restoring says of the log comes before everything,
+/// what is due after it.
 pub(super) fn write(
     connection: &mut Connection,
-    group: &mut Group,
+    group: &Group,
     routes: &Routes,
     ground: Ground,
-    own: &mut usize,
 ) -> Result<Written, StoreError> {
-    let Group { appends: batch, take_due, settlements, services, durables, lead } = group;
-    let Ground { seen, is_set_back, is_declared, now, keys_since } = ground;
-    // First: what is void leaves nothing behind, and tells nobody.
-    let mut void = Vec::new();
-    for change in durables {
-        if durables::change(connection, change)? {
-            batch.extend(change.events.iter().cloned().map(Append::single));
-        } else {
-            void.push(change.service);
-        }
-    }
-    let mut restored = None;
-    if is_declared || is_set_back {
-        restored = match seen.filter(|_| !is_declared) {
-            Some(seen) => identity::restore(connection, &seen)?,
-            None => Some(identity::declare_restored(connection, seen.as_ref())?),
+    let Group { writes, take_due, lead } = group;
+    let now = ground.now;
+    let (restored, floor) = restore(connection, ground)?;
+    let mut appender = Appender {
+        routes,
+        now,
+        keys_since: ground.keys_since,
+        floor,
+        lead: lead.unwrap_or(MAX_LEAD),
+        own: restored.iter().map(|restored| Append::single(restored.event())).collect(),
+        schedules: 0,
+        written: Written { outcomes: Vec::with_capacity(writes.len()), restored, ..Written::default() },
+    };
+    for chunk in writes.chunk_by(Write::shares_statement) {
+        let is_append = chunk[0].as_append().is_some();
+        appender.append(connection, if is_append { chunk } else { &[] })?;
+        let outcome = match &chunk[0] {
+            Write::Append(_) => continue,
+            Write::Settle(_) => {
+                let parts: Vec<_> = chunk.iter().filter_map(Write::as_settlements).collect();
+                let settled = outbox::settle(connection, &parts)?.into_iter().zip(parts);
+                let outcomes = settled.map(|(count, part)| Outcome::Settled { were_all_open: count == part.len() });
+                appender.written.outcomes.extend(outcomes);
+                continue;
+            }
+            Write::ChangeService(change) => {
+                outbox::change_service(connection, change)?;
+                Outcome::Saved
+            }
+            Write::ChangeDurable(change) => {
+                if durables::change(connection, change)? {
+                    appender.own.extend(change.events.iter().cloned().map(Append::single));
+                    Outcome::Saved
+                } else {
+                    Outcome::Void
+                }
+            }
+            Write::OpenDurable { new, max } => {
+                Outcome::Opened(durables::open(connection, new, *max, now)?.map(Box::new))
+            }
+            Write::AlterDurable { name, alteration } => {
+                Outcome::Changed(durables::alter(connection, name, alteration)?)
+            }
+            Write::StartJob(job) => Outcome::Started(outbox::start_job(connection, job, now)?),
+            Write::CancelJob(id) => Outcome::Changed(outbox::cancel_job(connection, *id, now)?),
+            Write::SettleOrphans { from, settling } => {
+                Outcome::Shifted(outbox::settle_orphans(connection, *from, *settling, now)?)
+            }
+            Write::CancelSchedule(id) => Outcome::Changed(schedules::cancel(connection, *id)?),
+            Write::Revoke { who, is_revoked } => Outcome::Changed(revocations::set(connection, who, *is_revoked, now)?),
         };
-        batch.splice(0..0, restored.iter().map(|restored| Append::single(restored.event())));
-        *own = restored.iter().count();
+        appender.written.outcomes.push(outcome);
     }
+    if *take_due > 0 {
+        appender.own.extend(schedules::take_due(connection, now, *take_due)?.into_iter().map(Append::single));
+    }
+    appender.append(connection, &[])?;
+    Ok(appender.written)
+}
+
+/// How the log goes on, if it is another one from now on or lacks some of what was seen, and above which id.
+fn restore(connection: &mut Connection, ground: Ground) -> Result<(Option<Restored>, EventId), StoreError> {
+    let Ground { seen, is_set_back, is_declared, .. } = ground;
+    let restored = match seen {
+        _ if is_declared => Some(identity::declare_restored(connection, seen.as_ref())?),
+        None if is_set_back => Some(identity::declare_restored(connection, None)?),
+        Some(seen) if is_set_back => identity::restore(connection, &seen)?,
+        _ => None,
+    };
     let floor = match &restored {
         Some(restored) => restored.after,
         None => seen.filter(|_| !is_set_back).map_or(0, |seen| seen.last),
     };
-    if *take_due > 0 {
-        batch.extend(schedules::take_due(connection, now, *take_due)?.into_iter().map(Append::single));
+    Ok((restored, floor))
+}
+
+/// Appends within a transaction.
+struct Appender<'a> {
+    routes: &'a Routes,
+    now: Timestamp,
+    keys_since: Timestamp,
+    floor: EventId,
+    lead: Duration,
+    /// Of the service itself, for the next statement.
+    own: Vec<Append>,
+    /// How many were stored, which keeps their order.
+    schedules: i64,
+    written: Written,
+}
+
+impl Appender<'_> {
+    /// Appends what there is of its own, and `writes`, by one statement.
+    fn append(&mut self, connection: &mut Connection, writes: &[Write]) -> Result<(), StoreError> {
+        let own = std::mem::take(&mut self.own);
+        let batch: Vec<&Append> = own.iter().chain(writes.iter().filter_map(Write::as_append)).collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let Self { floor, now, lead, keys_since, .. } = *self;
+        let job = AppendJob { batch: &batch, floor, now, lead, keys_since };
+        let (tail, mut plan) = match connection {
+            Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
+            Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
+        };
+        let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
+        if tail.turns_back && new.peek().is_some() {
+            position::turn_back(connection, tail.id + 1, tail.created_at)?;
+        }
+        outbox::enqueue(connection, self.routes, new.zip(tail.id + 1..), &mut self.written.enqueued)?;
+        for (schedule, event) in plan.schedules(&batch) {
+            schedules::insert(connection, schedule, event, now, self.schedules)?;
+            self.schedules += 1;
+        }
+        let first = self.written.outcomes.len();
+        self.written.outcomes.extend(plan.outcomes.drain(..).skip(own.len()).map(Outcome::Appended));
+        self.written.runs.push(Run { own, writes: first..self.written.outcomes.len(), tail, plan });
+        Ok(())
     }
-    let job = AppendJob { batch, floor, now, lead: lead.unwrap_or(MAX_LEAD), keys_since };
-    let (tail, plan) = match connection {
-        Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
-        Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
-    };
-    let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
-    if tail.turns_back && new.peek().is_some() {
-        position::turn_back(connection, tail.id + 1, tail.created_at)?;
-    }
-    let enqueued = outbox::enqueue(connection, routes, new.zip(tail.id + 1..))?;
-    for ((schedule, event), place) in plan.schedules(batch).zip(0..) {
-        schedules::insert(connection, schedule, event, now, place)?;
-    }
-    let has_settled_all = outbox::settle(connection, settlements)? == settlements.len();
-    for change in services {
-        outbox::change_service(connection, change)?;
-    }
-    Ok(Written { tail, plan, enqueued, void, restored, has_settled_all })
 }
 
 /// What a backend needs to know to append.
 pub(super) struct AppendJob<'a> {
-    pub batch: &'a [Append],
+    pub batch: &'a [&'a Append],
     /// Ids are given above this.
     pub floor: EventId,
     pub now: Timestamp,

@@ -37,9 +37,9 @@ pub(super) struct Plan {
 
 /// All idempotency keys of a batch, with repetitions; each that has a scope also without it, as older versions have
 /// stored it.
-pub(super) fn keys(batch: &[Append]) -> impl Iterator<Item = &str> {
-    let idempotencies = |a: &'_ Append| a.idempotency.is_some() || a.events.iter().any(|e| e.idempotency.is_some());
-    batch.iter().filter(move |a| idempotencies(a)).flat_map(|append| {
+pub(super) fn keys<'a>(batch: &'a [&Append]) -> impl Iterator<Item = &'a str> {
+    let has_keys = |a: &&&Append| a.idempotency.is_some() || a.events.iter().any(|e| e.idempotency.is_some());
+    batch.iter().filter(has_keys).flat_map(|append| {
         let own = append.events.iter().filter_map(|e| e.idempotency.as_ref());
         append.idempotency.iter().chain(own).flat_map(|i| std::iter::once(&*i.key).chain(Idempotency::bare_key(&i.key)))
     })
@@ -47,7 +47,7 @@ pub(super) fn keys(batch: &[Append]) -> impl Iterator<Item = &str> {
 
 impl Plan {
     /// Gives the new events of `batch` the ids after `prev`. `known` are the unexpired uses of its keys.
-    pub fn new(batch: &[Append], known: Vec<KeyUse>, prev: EventId) -> Self {
+    pub fn new(batch: &[&Append], known: Vec<KeyUse>, prev: EventId) -> Self {
         let mut planner = Planner {
             known: known.into_iter().map(|k| (k.key.clone(), k)).collect(),
             staged: Vec::new(),
@@ -66,7 +66,7 @@ impl Plan {
     }
 
     /// The events of `batch` that are to be kept until they are due.
-    pub fn schedules<'a>(&'a self, batch: &'a [Append]) -> impl Iterator<Item = (Schedule, &'a NewEvent)> + 'a {
+    pub fn schedules<'a>(&'a self, batch: &'a [&Append]) -> impl Iterator<Item = (Schedule, &'a NewEvent)> + 'a {
         batch.iter().zip(&self.outcomes).filter_map(|(append, outcome)| match outcome {
             AppendOutcome::Scheduled { replayed: false, .. } => Some((append.schedule?, append.events.first()?)),
             _ => None,

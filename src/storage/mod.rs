@@ -10,6 +10,7 @@
 
 mod backup;
 mod beside;
+mod commit;
 mod compact;
 mod connection;
 mod durables;
@@ -19,6 +20,7 @@ mod fragments;
 mod group;
 mod idempotency;
 mod identity;
+mod leases;
 mod lock;
 mod migrate;
 mod options;
@@ -35,12 +37,15 @@ mod schedules;
 mod schema;
 mod session;
 mod sqlite;
+mod upkeep;
 mod url;
+mod write;
 mod writer;
 
 pub use backup::{Restoration, backup, restore};
+pub use commit::Committed;
 pub use compact::{Compacted, compact};
-pub use durables::{DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable, service_name};
+pub use durables::{Alteration, DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable, service_name};
 pub use error::{StoreError, StoreErrorKind};
 pub use group::Group;
 pub use lock::StoreLock;
@@ -60,7 +65,8 @@ pub use schedules::{Scheduled, Turn};
 pub use session::Schema;
 pub use sqlite::close;
 pub use url::StoreUrl;
-pub use writer::{Committed, Writer};
+pub use write::{Outcome, Write};
+pub use writer::Writer;
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,6 @@ use super::limit::Admission;
 use super::queues::{OutboxKey, ShardQueues};
 use super::socket::progress;
 
-#[path = "writing.rs"]
 mod writing;
 
 /// Room for queued frames that is kept by an empty queue.

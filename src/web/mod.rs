@@ -21,6 +21,7 @@ mod schedules;
 mod stream;
 mod ws;
 
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,20 +36,19 @@ use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::durables::Directory;
 use crate::actors::log_position::LogPosition;
-use crate::actors::persistence::messages::{AlterDurable, CancelJob, CancelSchedule, Revoke, SettleOrphans, StartJob};
+use crate::actors::persistence::messages::{AppendFailure, CommitWrites};
 use crate::actors::push_log::PushLog;
 use crate::actors::service_slot::ServiceSlot;
 use crate::actors::shard::messages::{CheckAccess, CloseSession, CountSubscribers, FindSessions};
 use crate::actors::supervisor::messages::{
-    Drain, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, ObserveTree, OperateService,
-    ToPersistence, ToShards,
+    Drain, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, ObserveTree, OperateService, ToShards,
 };
 use crate::actors::worker::Worker;
 use crate::config::{ProxyHeader, ServiceConfig};
 use crate::domain::network::Network;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::PublishRules;
-use crate::storage::Reader;
+use crate::storage::{Outcome, Reader, Write};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::InboundLimits;
@@ -112,16 +112,21 @@ pub struct SupervisorAddresses {
     pub operate: Recipient<OperateService>,
     pub in_flight: Recipient<ListAllInFlight>,
     pub durables: Recipient<ListAllDurables>,
-    pub alter_durable: Recipient<ToPersistence<AlterDurable>>,
     pub subscribers: Recipient<FindAllSubscribers>,
-    pub start_job: Recipient<ToPersistence<StartJob>>,
-    pub cancel_job: Recipient<ToPersistence<CancelJob>>,
-    pub settle_orphans: Recipient<ToPersistence<SettleOrphans>>,
-    pub cancel_schedule: Recipient<ToPersistence<CancelSchedule>>,
-    pub revoke: Recipient<ToPersistence<Revoke>>,
+    pub commit: Recipient<CommitWrites>,
     pub check_access: Recipient<CheckAccess>,
     #[cfg(feature = "fault-injection")]
     pub inject_panic: Recipient<crate::actors::supervisor::messages::InjectPanic>,
+}
+
+impl SupervisorAddresses {
+    /// Has persistence apply `write`, through whoever is persistence now.
+    pub fn commit(&self, write: Write) -> impl Future<Output = Result<Outcome, AppendFailure>> + use<> {
+        let (message, outcome) = CommitWrites::one(write);
+        // If that is refused, the outcome says so.
+        let _ = self.commit.try_send(message);
+        outcome
+    }
 }
 
 /// Bounds at the edge.

@@ -4,19 +4,16 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::events::read_error;
-use super::publish::retry_soon;
 use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{Edge, access, body};
-use crate::actors::persistence::messages::CancelSchedule;
 use crate::actors::session::append_error;
-use crate::actors::supervisor::messages::ToPersistence;
 use crate::domain::access::Scope;
 use crate::domain::event::{ScheduleId, Timestamp};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_schedule;
 use crate::protocol::permit;
-use crate::storage::Turn;
+use crate::storage::{Outcome, Turn, Write};
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -73,12 +70,10 @@ pub async fn cancel(
         let refuse = |refusal| if permit::may_read(&caller, &name) { refusal } else { unknown() };
         permit::publish(&caller, &name).map_err(refuse)?;
     }
-    let cancelled = edge.parts.supervisor.cancel_schedule.send(ToPersistence(CancelSchedule(number))).await;
-    match cancelled.ok().flatten() {
-        Some(Ok(true)) => Ok(reply::ok("Schedule cancelled.", b"null")),
-        Some(Ok(false)) => Err(unknown().into()),
-        Some(Err(failure)) => Err(append_error(&failure).into()),
-        None => Err(retry_soon(ErrorCode::StoreUnavailable, "the writer is restarting").into()),
+    match edge.parts.supervisor.commit(Write::CancelSchedule(number)).await {
+        Ok(Outcome::Changed(true)) => Ok(reply::ok("Schedule cancelled.", b"null")),
+        Ok(_) => Err(unknown().into()),
+        Err(failure) => Err(append_error(&failure).into()),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::support::{PATIENCE, Server};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README: &str = include_str!("../../README.md");
+const PROMISES: &str = include_str!("../../docs/promises.md");
 const PROTOCOL: &str = include_str!("../../docs/protocol.md");
 /// Commands whose blocks are for a machine at large, not for a test.
 const NOT_HERE: [&str; 3] = ["cargo ", "./tests/run", "docker "];
@@ -56,17 +57,35 @@ fn the_readmes_configuration_agrees_with_the_reference() {
 }
 
 #[test]
-fn the_readme_lists_every_promise_that_the_code_names() {
+fn every_promise_that_the_code_names_is_listed() {
     let mut named = BTreeSet::new();
     for_each_source(&Path::new(ROOT).join("src"), &mut |text| named.extend(promises(text)));
-    let listed = promises(README);
+    let listed = promises(PROMISES);
     assert!(named.len() > 8, "{named:?}");
-    assert!(named.is_subset(&listed), "README.md misses {:?}", named.difference(&listed));
+    assert!(named.is_subset(&listed), "promises.md misses {:?}", named.difference(&listed));
+}
+
+#[test]
+fn every_test_that_a_promise_names_exists() {
+    let mut sources = String::new();
+    for folder in ["src", "tests/it"] {
+        for_each_source(&Path::new(ROOT).join(folder), &mut |text| sources.push_str(text));
+    }
+    let rows: Vec<_> =
+        PROMISES.lines().map(cells).filter(|row| row.len() == 3 && !promises(row[0]).is_empty()).collect();
+    assert!(rows.len() > 20, "the tables of promises were not found");
+    for row in rows {
+        let tests: Vec<&str> = row[2].split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "{} names no test", row[0]);
+        for test in tests {
+            assert!(sources.contains(&format!("fn {test}(")), "{}: no test is called {test}", row[0]);
+        }
+    }
 }
 
 #[test]
 fn links_lead_somewhere() {
-    let mut documents = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
+    let mut documents = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned).to_vec();
     for folder in ["docs", "docs/adr"] {
         let entries = std::fs::read_dir(Path::new(ROOT).join(folder)).expect("a folder");
         let names = entries.flatten().map(|entry| format!("{folder}/{}", entry.file_name().display()));

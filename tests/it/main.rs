@@ -35,6 +35,7 @@ mod examples_browser;
 #[cfg(feature = "fault-injection")]
 mod faults;
 mod filters;
+mod floors;
 mod foreign_pages;
 mod health;
 mod hostile;

@@ -13,9 +13,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytestring::ByteString;
 
-use crate::domain::dispatch::{Dispatcher, Job, Offered};
+use crate::domain::dispatch::{Dispatcher, Offered, PendingWork};
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::priority::Lane;
+use crate::domain::work::WorkId;
 use crate::storage::{Claim, Claimed};
 
 /// Lanes that are read in the order of ids.
@@ -33,7 +34,7 @@ const MAX_PARKED: usize = if cfg!(test) { 3 } else { 50_000 };
 #[derive(Debug, Default)]
 pub struct Claims {
     /// What is known, with its event.
-    known: HashMap<EventId, Claimed>,
+    known: HashMap<WorkId, Claimed>,
     bytes: usize,
     /// Of what is known, how many have each key.
     keys: HashMap<ByteString, usize>,
@@ -50,9 +51,9 @@ pub struct Claims {
     /// What is read now is from before a reset.
     is_stale: bool,
     /// Settled since the read began, and whether it is still open.
-    settled_meanwhile: HashMap<EventId, bool>,
+    settled_meanwhile: HashMap<WorkId, bool>,
     /// Known, and made anew in the store before their settlement has arrived here.
-    renewed: HashSet<EventId>,
+    renewed: HashSet<WorkId>,
     /// The kind whose turn it is.
     turn: usize,
     moment: Moment,
@@ -215,9 +216,9 @@ impl Claims {
     fn take_due(&mut self, rows: Vec<Claimed>, is_whole: bool, dispatcher: &mut Dispatcher) -> bool {
         let mut is_over = is_whole;
         for row in rows {
-            let place = (row.due_at.unwrap_or_default(), row.event.id);
-            if self.known.get(&row.event.id).is_some_and(|known| known.attempts < row.attempts) {
-                self.renewed.insert(row.event.id);
+            let (id, place) = (row.work_id(), (row.due_at.unwrap_or_default(), row.event.id));
+            if self.known.get(&id).is_some_and(|known| known.attempts < row.attempts) {
+                self.renewed.insert(id);
             }
             if self.offer(row, dispatcher) == Offered::Full {
                 // Not at once again: that it is full may last.
@@ -239,11 +240,11 @@ impl Claims {
         let (mut is_through, mut is_due_later) = (is_whole, false);
         for (at, row) in rows.into_iter().enumerate() {
             // One that is due later is taken when it is due; those behind it wait for it.
-            if row.due_at.is_some_and(|due| due > self.moment.now) && !self.is_seen(row.event.id) {
+            if row.due_at.is_some_and(|due| due > self.moment.now) && !self.is_seen(row.work_id()) {
                 (is_through, is_due_later) = (false, true);
                 break;
             }
-            if at == 0 && !self.is_seen(row.event.id) {
+            if at == 0 && !self.is_seen(row.work_id()) {
                 // It is the first: whatever the dispatcher waits for has ended elsewhere.
                 dispatcher.forget(key);
             }
@@ -260,26 +261,26 @@ impl Claims {
     }
 
     fn offer(&mut self, row: Claimed, dispatcher: &mut Dispatcher) -> Offered {
-        let id = row.event.id;
+        let id = row.work_id();
         if self.is_seen(id) {
             return Offered::Known;
         }
         if let Some(key) = &row.event.key {
             // One that was settled to be tried again comes first, but is not in hand.
             let goes_first = |id| self.known.contains_key(&id) || self.settled_meanwhile.get(&id) == Some(&false);
-            if !row.behind.is_none_or(goes_first) {
+            if !row.behind.map(WorkId::Delivery).is_none_or(goes_first) {
                 self.park(key.clone());
                 return Offered::HeldBack;
             }
         }
-        let job = Job {
+        let work = PendingWork {
             id,
             lane: row.lane,
             key: row.event.key.clone(),
             attempt: row.attempts.saturating_sub(row.spent),
             since: self.moment.on_dispatchers_clock(row.due_at.unwrap_or(row.event.created_at)),
         };
-        let offered = dispatcher.offer(job);
+        let offered = dispatcher.offer(work);
         match (&offered, &row.event.key) {
             (Offered::Taken, key) => {
                 if let Some(key) = key {
@@ -298,7 +299,7 @@ impl Claims {
     }
 
     /// Known, or settled after the page was read.
-    fn is_seen(&self, id: EventId) -> bool {
+    fn is_seen(&self, id: WorkId) -> bool {
         self.known.contains_key(&id) || self.settled_meanwhile.contains_key(&id)
     }
 
@@ -321,12 +322,12 @@ impl Claims {
     }
 
     /// What is known of a delivery.
-    pub fn get(&self, id: EventId) -> Option<&Claimed> {
+    pub fn get(&self, id: WorkId) -> Option<&Claimed> {
         self.known.get(&id)
     }
 
     /// It was taken back, untried: its key is read again from the store, in order.
-    pub fn give_back(&mut self, id: EventId) {
+    pub fn give_back(&mut self, id: WorkId) {
         if let Some(row) = self.forget(id)
             && let Some(key) = row.event.key
         {
@@ -335,7 +336,7 @@ impl Claims {
     }
 
     /// How it ended is in the store; `is_open` if it is to be tried again.
-    pub fn settled(&mut self, id: EventId, is_open: bool) {
+    pub fn settled(&mut self, id: WorkId, is_open: bool) {
         if self.reading.is_some() {
             self.settled_meanwhile.insert(id, is_open);
         }
@@ -350,8 +351,8 @@ impl Claims {
     }
 
     /// Begins anew with the store, knowing only what `is_under_way`.
-    pub fn reset(&mut self, is_under_way: impl Fn(EventId) -> bool) {
-        let ids: Vec<EventId> = self.known.keys().copied().filter(|id| !is_under_way(*id)).collect();
+    pub fn reset(&mut self, is_under_way: impl Fn(WorkId) -> bool) {
+        let ids: Vec<WorkId> = self.known.keys().copied().filter(|id| !is_under_way(*id)).collect();
         for id in ids {
             self.forget(id);
         }
@@ -370,7 +371,7 @@ impl Claims {
         self.parked.len()
     }
 
-    fn forget(&mut self, id: EventId) -> Option<Claimed> {
+    fn forget(&mut self, id: WorkId) -> Option<Claimed> {
         let row = self.known.remove(&id)?;
         self.bytes -= row.event.memory();
         if let Some(key) = &row.event.key

@@ -265,9 +265,9 @@ impl Model {
 
     /// Sends one; checks that it may be.
     fn send(&mut self) -> Result<bool, TestCaseError> {
-        let Next::Send(job) = self.dispatcher.next(self.now, 0.5) else { return Ok(false) };
-        let id = job.id;
-        let known = self.claims.get(id).map(|claimed| claimed.attempts);
+        let Next::Send(work) = self.dispatcher.next(self.now, 0.5) else { return Ok(false) };
+        let WorkId::Delivery(id) = work.id;
+        let known = self.claims.get(work.id).map(|claimed| claimed.attempts);
         let row = &self.rows[&id];
         prop_assert!(row.state.is_open(), "{} is sent, and is {:?}", id, row.state);
         prop_assert_eq!(known, Some(row.attempts), "{} is sent as the store has it", id);
@@ -297,11 +297,12 @@ impl Model {
             End::RetryIn(_) | End::Exhausted => Verdict::Retry { retry_after: None },
             End::Rejected => Verdict::Dead(DeadReason::Rejected),
         };
-        let finished = self.dispatcher.finished(id, verdict, SECOND, self.now, 0.5).expect("it is in flight");
-        if let (End::Exhausted, Some(key)) = (end, &finished.job.key) {
+        let finished =
+            self.dispatcher.finished(WorkId::Delivery(id), verdict, SECOND, self.now, 0.5).expect("it is in flight");
+        if let (End::Exhausted, Some(key)) = (end, &finished.work.key) {
             self.dispatcher.forget(key);
         }
-        finished.given_back.iter().for_each(|job| self.claims.give_back(job.id));
+        finished.given_back.iter().for_each(|work| self.claims.give_back(work.id));
         let end = match end {
             End::RetryIn(seconds) => End::RetryIn(self.now.0 + seconds * 1_000_000),
             end => end,
@@ -329,7 +330,7 @@ impl Model {
 
     fn acknowledge(&mut self) {
         for (id, end) in std::mem::take(&mut self.settling) {
-            self.claims.settled(id, matches!(end, End::RetryIn(_)));
+            self.claims.settled(WorkId::Delivery(id), matches!(end, End::RetryIn(_)));
             if let End::RetryIn(due) = end {
                 self.begin_round_at(Timestamp(due));
             }
@@ -345,7 +346,7 @@ impl Model {
     fn reset(&mut self) {
         self.dispatcher.hand_back();
         let under_way = self.under_way();
-        self.claims.reset(|id| under_way.contains(&id));
+        self.claims.reset(|WorkId::Delivery(id)| under_way.contains(&id));
     }
 
     fn redrive(&mut self, at: usize) {
@@ -378,7 +379,7 @@ impl Model {
             Step::CancelAttempt(at) => {
                 if let Some(id) = self.sent.iter().copied().nth(at) {
                     self.sent.remove(&id);
-                    assert!(self.dispatcher.cancelled(id));
+                    assert!(self.dispatcher.cancelled(WorkId::Delivery(id)));
                 }
             }
             Step::Settle => self.settle(),

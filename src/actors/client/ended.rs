@@ -11,9 +11,10 @@ use super::{AttemptEnd, Client};
 use crate::actors::clock;
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::delivery::{DeadReason, Verdict, classify, is_refusal_of_all};
-use crate::domain::dispatch::Hold;
+use crate::domain::dispatch::BlockedBy;
 use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::retry::RetryVerdict;
+use crate::domain::work::WorkId;
 use crate::storage::{Claimed, Registered, Settled, Settlement};
 
 /// What made the breaker change.
@@ -88,11 +89,12 @@ impl Judged {
 
 impl Client {
     /// Judges, and notes what is to be written down.
-    pub(super) fn attempt_ended(&mut self, id: EventId, end: AttemptEnd) {
+    pub(super) fn attempt_ended(&mut self, id: WorkId, end: AttemptEnd) {
+        let WorkId::Delivery(event_id) = id;
         let made = self.claims.get(id).map_or(0, |claimed| (claimed.attempts + 1).saturating_sub(claimed.spent));
         let spares_404 = made <= self.parts.service.options.retry_404;
         let judged = Judged::of(end, |asked| self.schedule.obeyed(asked), spares_404);
-        self.count_refusal(&judged, id);
+        self.count_refusal(&judged, event_id);
         if let Verdict::PutOff(pause) = judged.verdict {
             return self.put_off(id, &judged, pause);
         }
@@ -117,17 +119,17 @@ impl Client {
             self.metrics.latency(now.since(claimed.event.created_at));
         }
         if self.parts.log_activity {
-            log::info!(target: "event_handler::activity", id, service = self.name(), attempt = attempts, outcome, reason = judged.reason.as_deref().unwrap_or("-"); "attempted");
+            log::info!(target: "event_handler::activity", id = event_id, service = self.name(), attempt = attempts, outcome, reason = judged.reason.as_deref().unwrap_or("-"); "attempted");
         }
         if let Settled::Dead(reason) = settled {
-            if let (Settled::Dead(DeadReason::Exhausted), Some(key)) = (settled, &finished.job.key) {
+            if let (Settled::Dead(DeadReason::Exhausted), Some(key)) = (settled, &finished.work.key) {
                 // The dispatcher saw a failure, and would wait for this one to come again.
                 self.dispatcher.forget(key);
             }
             self.announce_dead(claimed.clone(), reason, attempts, judged.reason.as_deref());
         }
         if let Some(error) = &judged.reason {
-            self.remember_error(LastError { at: now, event_id: id, error: error.clone() });
+            self.remember_error(LastError { at: now, event_id, error: error.clone() });
         }
         for follower in finished.given_back {
             self.claims.give_back(follower.id);
@@ -140,8 +142,8 @@ impl Client {
         }
         self.ended.push(Settlement {
             service,
-            event_id: id,
-            lane: finished.job.lane,
+            event_id,
+            lane: finished.work.lane,
             attempts,
             finished_at: now,
             took: judged.took,
@@ -153,16 +155,17 @@ impl Client {
     }
 
     /// Nothing became of the attempt, and nothing is sent for `pause`; it counts for nothing else.
-    fn put_off(&mut self, id: EventId, judged: &Judged, pause: Duration) {
+    fn put_off(&mut self, id: WorkId, judged: &Judged, pause: Duration) {
+        let WorkId::Delivery(event_id) = id;
         let now = self.clock.now();
-        let why = if judged.http_status.is_some() { Hold::RetryAfter } else { Hold::Resources };
+        let why = if judged.http_status.is_some() { BlockedBy::RetryAfter } else { BlockedBy::Resources };
         let rested = self.dispatcher.rests(now).map(|(_, why)| why);
         if !self.dispatcher.put_off(id, now.plus(pause), why) {
             return;
         }
         let reason = judged.reason.as_deref().unwrap_or_default();
         let pause_ms = pause.as_millis();
-        if why == Hold::Resources && rested != Some(why) {
+        if why == BlockedBy::Resources && rested != Some(why) {
             log::warn!(service = self.name(), reason, pause_ms; "no room for a connection to the service");
         } else if rested.is_none() {
             let level = if pause >= LONG_PAUSE { log::Level::Info } else { log::Level::Debug };
@@ -170,10 +173,10 @@ impl Client {
         }
         self.metrics.attempted("put_off", judged.took);
         let error = match why {
-            Hold::RetryAfter => format!("{reason}, and asked for {pause:?}"),
+            BlockedBy::RetryAfter => format!("{reason}, and asked for {pause:?}"),
             _ => reason.to_owned(),
         };
-        self.remember_error(LastError { at: clock::now(), event_id: id, error });
+        self.remember_error(LastError { at: clock::now(), event_id, error });
     }
 
     /// Tells once of each series of refusals that say more of the service than of the events. Whatever else it answers
@@ -208,7 +211,7 @@ impl Client {
                 Settled::Retry(due) => Some(due),
                 Settled::Delivered | Settled::Dead(_) => None,
             };
-            self.claims.settled(settlement.event_id, due.is_some());
+            self.claims.settled(WorkId::Delivery(settlement.event_id), due.is_some());
             next_due = next_due.into_iter().chain(due).min();
         }
         if let Some(due) = next_due {

@@ -7,7 +7,7 @@ use actix::prelude::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture
 use super::Client;
 use crate::actors::persistence::messages::HoldService;
 use crate::domain::breaker::{BreakerSnapshot, BreakerState};
-use crate::domain::event::EventId;
+use crate::domain::work::WorkId;
 use crate::storage::{Held, Hold, Registered};
 
 impl Client {
@@ -72,7 +72,7 @@ impl Client {
                 this.is_held = is_held;
                 let handed_back = this.dispatcher.hand_back();
                 drop(handed_back);
-                let under_way: HashSet<EventId> = this.under_way().collect();
+                let under_way: HashSet<WorkId> = this.under_way().collect();
                 this.claims.reset(|id| under_way.contains(&id));
             }
             this.obey_all(commands);

@@ -4,7 +4,7 @@ use actix::prelude::{Message, Recipient};
 
 use crate::actors::mailbox::Mailbox;
 use crate::actors::observe::ActorReport;
-use crate::actors::persistence::messages::{HoldService, SettleDeliveries};
+use crate::actors::persistence::messages::{CommitWrites, HoldService};
 
 use crate::storage::Claimed;
 
@@ -62,7 +62,7 @@ pub struct Operate(pub ServiceCommand);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct ConnectPersistence {
-    pub settle: Mailbox<SettleDeliveries>,
+    pub commit: Mailbox<CommitWrites>,
     pub hold: Recipient<HoldService>,
 }
 

@@ -41,17 +41,18 @@ use super::clock::{self, Clock};
 use super::log_position::LogPosition;
 use super::mailbox::Mailbox;
 use super::observe::ActorReport;
-use super::persistence::messages::{HoldService, SettleDeliveries};
+use super::persistence::messages::{CommitWrites, HoldService};
 use super::service_slot::ServiceSlot;
 use super::supervisor::guard::ExitGuard;
 use crate::config::ServiceConfig;
 use crate::domain::breaker::{BreakerState, Transition};
-use crate::domain::dispatch::{Dispatcher, Hold, Job, Next};
-use crate::domain::event::{EventId, NewEvent, Timestamp};
+use crate::domain::dispatch::{BlockedBy, Dispatcher, Next, PendingWork};
+use crate::domain::event::{Append, NewEvent, Timestamp};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::routes::ServiceId;
+use crate::domain::work::WorkId;
 use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
-use crate::storage::{CommandId, Reader, Registered, ServiceChange, Settlement};
+use crate::storage::{CommandId, Reader, Registered, ServiceChange, Settlement, Write};
 use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
@@ -80,7 +81,7 @@ pub struct ClientParts {
 /// See the module.
 pub struct Client {
     parts: ClientParts,
-    persistence: Mailbox<SettleDeliveries>,
+    persistence: Mailbox<CommitWrites>,
     hold: Recipient<HoldService>,
     metrics: ServiceMetrics,
     clock: Clock,
@@ -103,7 +104,7 @@ pub struct Client {
     pause: Option<String>,
     claims: Claims,
     /// Why nothing is sent, as last seen.
-    waits_for: Hold,
+    waits_for: BlockedBy,
     /// Until when, if nothing else happens.
     waits_until: Option<Timestamp>,
     /// Refusals in a row that say more of the service than of the events.
@@ -144,7 +145,7 @@ struct WorkArrived;
 #[derive(Message)]
 #[rtype(result = "()")]
 struct AttemptEnded {
-    id: EventId,
+    id: WorkId,
     attempt: Option<AttemptEnd>,
 }
 
@@ -159,7 +160,7 @@ enum AttemptEnd {
 
 /// Reports an attempt, however its task ends.
 struct Attempting {
-    id: EventId,
+    id: WorkId,
     client: actix::Addr<Client>,
     attempt: Option<AttemptEnd>,
 }
@@ -180,7 +181,7 @@ impl Drop for Attempting {
 impl Client {
     pub fn new(
         parts: ClientParts,
-        persistence: Mailbox<SettleDeliveries>,
+        persistence: Mailbox<CommitWrites>,
         hold: Recipient<HoldService>,
         guard: ExitGuard,
     ) -> Self {
@@ -201,7 +202,7 @@ impl Client {
             asked: Vec::new(),
             pause: None,
             claims: Claims::default(),
-            waits_for: Hold::Empty,
+            waits_for: BlockedBy::Empty,
             waits_until: None,
             refusals: 0,
             can_read: true,
@@ -228,8 +229,9 @@ impl Client {
     }
 
     /// Sent, and not known to be settled.
-    fn under_way(&self) -> impl Iterator<Item = EventId> {
-        let settling = self.settling.iter().flatten().chain(&self.ended).map(|ended| ended.event_id);
+    fn under_way(&self) -> impl Iterator<Item = WorkId> {
+        let settling = self.settling.iter().flatten().chain(&self.ended);
+        let settling = settling.map(|ended| WorkId::Delivery(ended.event_id));
         self.dispatcher.in_flight().chain(settling)
     }
 
@@ -258,10 +260,10 @@ impl Client {
         while self.unsettled() < MAX_UNSETTLED {
             let now = self.clock.now();
             match self.dispatcher.next(now, rand::random()) {
-                Next::Send(job) => self.send(&job, ctx),
+                Next::Send(work) => self.send(&work, ctx),
                 Next::Turned(transition) => self.turned(transition, Cause::Time),
                 Next::Wait { until, why } => {
-                    if why == Hold::Breaker && self.waits_for != why {
+                    if why == BlockedBy::Breaker && self.waits_for != why {
                         self.metrics.not_permitted();
                     }
                     (self.waits_for, self.waits_until) = (why, until);
@@ -272,10 +274,10 @@ impl Client {
         None
     }
 
-    fn send(&mut self, job: &Job, ctx: &mut Context<Self>) {
-        let attempting = Attempting { id: job.id, client: ctx.address(), attempt: None };
+    fn send(&mut self, work: &PendingWork, ctx: &mut Context<Self>) {
+        let attempting = Attempting { id: work.id, client: ctx.address(), attempt: None };
         // Of a log that is not known nothing is claimed.
-        let Some((claimed, log)) = self.claims.get(job.id).zip(self.parts.position.log_id()) else { return };
+        let Some((claimed, log)) = self.claims.get(work.id).zip(self.parts.position.log_id()) else { return };
         let options = &self.parts.service.options;
         let ids = TraceIds { trace: rand::random(), span: rand::random() };
         let to = To { service: self.name(), format: options.format, sources: &self.parts.service.sources };
@@ -323,7 +325,10 @@ impl Client {
         let is_complete = !self.is_changed;
         let obeyed = if is_complete { std::mem::take(&mut self.obeyed) } else { Vec::new() };
         self.settling = Some(settlements.clone());
-        let message = SettleDeliveries { settlements, changes, events, ..SettleDeliveries::new(reply) };
+        let settle = (!settlements.is_empty()).then_some(Write::Settle(settlements));
+        let events = events.into_iter().map(|event| Write::Append(Append::single(event)));
+        let writes = settle.into_iter().chain(changes.into_iter().map(Write::ChangeService)).chain(events).collect();
+        let message = CommitWrites { writes, reply };
         let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.persistence.try_send(message).is_ok();
         let answer = async move { is_sent && answer.await.is_ok_and(|answer| answer.is_ok()) };
         ctx.spawn(answer.into_actor(self).map(move |is_stored, this, ctx| {
@@ -434,8 +439,8 @@ impl Handler<AttemptEnded> for Client {
 impl Handler<ConnectPersistence> for Client {
     type Result = ();
 
-    fn handle(&mut self, ConnectPersistence { settle, hold }: ConnectPersistence, ctx: &mut Self::Context) {
-        (self.persistence, self.hold) = (settle, hold);
+    fn handle(&mut self, ConnectPersistence { commit, hold }: ConnectPersistence, ctx: &mut Self::Context) {
+        (self.persistence, self.hold) = (commit, hold);
         self.hold(ctx);
     }
 }

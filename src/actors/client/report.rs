@@ -7,7 +7,7 @@ use super::messages::ListInFlight;
 use super::{Client, MAILBOX, MAX_UNSETTLED};
 use crate::actors::clock;
 use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
-use crate::domain::dispatch::Hold;
+use crate::domain::dispatch::BlockedBy;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::priority::Lane;
 
@@ -126,11 +126,12 @@ impl Client {
         }
         let until = self.waits_until.map(|until| self.clock.time_of_day(until.max(now)));
         match self.waits_for {
-            Hold::Empty if !is_open => (Hold::Empty.as_str(), None),
+            BlockedBy::Empty if !is_open => (BlockedBy::Empty.as_str(), None),
             // Nothing is in hand: what is open is under way, or is to be tried again later.
-            Hold::Empty => match self.next_due {
+            BlockedBy::Empty => match self.next_due {
                 Some(due) => {
-                    let breaker = self.dispatcher.breaker().figures(now).open_until.map(|until| (until, Hold::Breaker));
+                    let breaker =
+                        self.dispatcher.breaker().figures(now).open_until.map(|until| (until, BlockedBy::Breaker));
                     let held = breaker.into_iter().chain(self.dispatcher.rests(now)).max_by_key(|(until, _)| *until);
                     let held = held.map(|(until, why)| (self.clock.time_of_day(until), why));
                     match held.filter(|(until, _)| *until > due) {

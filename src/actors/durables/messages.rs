@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::actors::mailbox::Mailbox;
-use crate::actors::persistence::messages::{AlterDurable, HoldDurables, OpenDurable, ReleaseDurable, SettleDeliveries};
+use crate::actors::persistence::messages::{CommitWrites, HoldDurables, ReleaseDurable};
 use crate::domain::durable::{Fate, MemberId};
 use crate::domain::event::EventId;
 use crate::protocol::close::CloseReason;
@@ -178,11 +178,9 @@ pub struct ConnectStore(pub StoreLink);
 
 /// See [`ConnectStore`].
 pub struct StoreLink {
-    pub settle: Mailbox<SettleDeliveries>,
-    pub open: Recipient<OpenDurable>,
+    pub commit: Mailbox<CommitWrites>,
     pub hold: Recipient<HoldDurables>,
     pub release: Recipient<ReleaseDurable>,
-    pub alter: Recipient<AlterDurable>,
 }
 
 /// Store what there is to store; answers when that is done.

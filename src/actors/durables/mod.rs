@@ -33,7 +33,7 @@ use super::clock::Clock;
 use super::log_position::LogPosition;
 use super::mailbox::Depth;
 use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
-use super::persistence::messages::{AlterDurable, Alteration, AppendFailure, OpenDurable};
+use super::persistence::messages::{AppendFailure, CommitWrites, HoldDurables};
 use super::push_log::PushLog;
 use super::router::messages::{Observe, RouteBatch};
 use super::session::append_error;
@@ -45,7 +45,7 @@ use crate::protocol::durable::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::request::Start;
-use crate::storage::{NewDurable, Reader};
+use crate::storage::{Alteration, NewDurable, Outcome, Reader, Write};
 use crate::telemetry::metrics::Metrics;
 
 /// Messages that may wait.
@@ -238,12 +238,12 @@ impl Durables {
         if !is_new {
             return Box::pin(actix::fut::ready(()).map(|(), this: &mut Self, ctx| this.take_in(join, ctx)));
         }
-        let alter = AlterDurable { name: join.request.name.clone(), alteration: Alteration::Policy(policy) };
-        let stored = self.store.alter.send(alter);
-        Box::pin(stored.into_actor(self).map(move |stored, this, ctx| {
-            let is_stored =
-                stored.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
-            if !is_stored {
+        let (name, alteration) = (join.request.name.clone(), Alteration::Policy(policy));
+        let (message, outcome) = CommitWrites::one(Write::AlterDurable { name, alteration });
+        // If that is refused, the outcome says so.
+        let _ = self.store.commit.try_send(message);
+        Box::pin(outcome.into_actor(self).map(move |outcome, this, ctx| {
+            if outcome.map_err(|failure| append_error(&failure))? != Outcome::Changed(true) {
                 return Err(deleted_just_now());
             }
             this.set_policy(&join.request.name, policy);
@@ -265,18 +265,21 @@ impl Durables {
             policy: policy.over(self.parts.limits.policy),
         };
         let max = self.parts.limits.max_count;
-        let opened = self.store.open.send(OpenDurable { new, max });
-        Box::pin(opened.into_actor(self).map(move |opened, this, ctx| {
-            let opened =
-                opened.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
-            let Some(held) = opened else {
+        let (message, outcome) = CommitWrites::one(Write::OpenDurable { new, max });
+        // If that is refused, the outcome says so.
+        let _ = self.store.commit.try_send(message);
+        let hold = self.store.hold.clone();
+        let opened = async move {
+            let Outcome::Opened(Some(record)) = outcome.await.map_err(|failure| append_error(&failure))? else {
                 let advice =
                     format!("there are {max} durable subscriptions, as many as there may be; delete some first");
                 return Err(ApiError::new(ErrorCode::TooManyDurables, advice));
             };
-            this.open(held, ctx);
-            Ok(())
-        }))
+            let held = hold.send(HoldDurables(vec![(record.service, None)])).await;
+            let held = held.unwrap_or_else(|_| Err(writer_restarted())).map_err(|failure| append_error(&failure))?;
+            held.into_iter().next().ok_or_else(deleted_just_now)
+        };
+        Box::pin(opened.into_actor(self).map(|held, this, ctx| held.map(|held| this.open(held, ctx))))
     }
 
     /// Where a new one begins.

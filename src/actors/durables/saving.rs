@@ -5,20 +5,19 @@ use std::time::Duration;
 
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use serde_json::json;
-use tokio::sync::oneshot;
 
 use super::Durables;
 use super::consumer::Consumer;
 use super::messages::{MemberLink, ToMember};
 use crate::actors::clock::now;
-use crate::actors::persistence::messages::{AppendFailure, SettleDeliveries};
+use crate::actors::persistence::messages::CommitWrites;
 use crate::domain::delivery::DeadReason;
 use crate::domain::durable::{Changes, Dead, Durable, Revision};
 use crate::domain::event::{Event, EventId, NewEvent};
 use crate::domain::priority::Lane;
 use crate::protocol::durable::{Word, not_settled, settled};
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::storage::{DeadLetter, DurableChange, Settled, Settlement, service_name};
+use crate::storage::{DeadLetter, DurableChange, Outcome, Settled, Settlement, Write, service_name};
 use crate::telemetry::faults::{self, FaultPoint};
 use crate::transport::text_frame;
 
@@ -115,23 +114,18 @@ impl Durables {
         assert!(!faults::strikes(FaultPoint::DurablesDieBefore), "injected fault in durables");
         let changes = durable.take_changes();
         let change = change(consumer, &changes);
-        let (reply, answer) = oneshot::channel();
         consumer.saving = Some(Saving { changes, life: consumer.life, epoch: consumer.record.epoch });
-        let is_sent = !faults::strikes(FaultPoint::MailboxFull)
-            && self
-                .store
-                .settle
-                .try_send(SettleDeliveries { durables: vec![change], ..SettleDeliveries::new(reply) })
-                .is_ok();
+        let (message, outcome) = CommitWrites::one(Write::ChangeDurable(change));
+        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.store.commit.try_send(message).is_ok();
         let name = Arc::clone(&consumer.name);
         let stored = async move {
             if !is_sent {
                 return End::NotSent;
             }
-            match answer.await {
-                Ok(Ok(())) => End::Stored,
-                Ok(Err(AppendFailure::Void)) => End::Void,
-                Ok(Err(_)) | Err(_) => End::Failed,
+            match outcome.await {
+                Ok(Outcome::Void) => End::Void,
+                Ok(_) => End::Stored,
+                Err(_) => End::Failed,
             }
         };
         ctx.spawn(stored.into_actor(self).map(move |end, this, ctx| this.saved(&name, end, ctx)));

@@ -2,34 +2,33 @@
 
 use tokio::sync::oneshot;
 
-use super::messages::{AppendEvents, AppendFailure, AppendReply, SettleDeliveries};
-use crate::domain::event::{Append, AppendOutcome};
-use crate::domain::routes::ServiceId;
-use crate::storage::Group;
+use super::messages::{AppendEvents, AppendFailure, AppendReply, CommitReply, CommitWrites};
+use crate::storage::{Group, Outcome, Write};
 
 /// The requests that go into one transaction.
+///
+/// Publishes come before all other writes, and so share one statement. None of them is answered yet: nobody who sent
+/// another write can know of one that comes before it in the list.
 #[derive(Default)]
 pub struct Waiting {
-    appends: Vec<AppendEvents>,
-    settles: Vec<SettleDeliveries>,
+    publishes: Vec<AppendEvents>,
+    others: Vec<CommitWrites>,
     size: usize,
 }
 
 impl Waiting {
-    pub fn append(&mut self, message: AppendEvents) {
+    pub fn publish(&mut self, message: AppendEvents) {
         self.size += message.appends.iter().map(|append| append.events.len()).sum::<usize>();
-        self.appends.push(message);
+        self.publishes.push(message);
     }
 
-    pub fn settle(&mut self, message: SettleDeliveries) {
-        let marks: usize =
-            message.durables.iter().map(|change| change.marks.len() + change.dead.len() + change.renewed.len()).sum();
-        self.size += message.settlements.len() + message.events.len() + marks + 1;
-        self.settles.push(message);
+    pub fn write(&mut self, message: CommitWrites) {
+        self.size += message.writes.iter().map(Write::rows).sum::<usize>();
+        self.others.push(message);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.appends.is_empty() && self.settles.is_empty()
+        self.publishes.is_empty() && self.others.is_empty()
     }
 
     /// Roughly how many rows it writes.
@@ -39,99 +38,67 @@ impl Waiting {
 
     /// The transaction, and where to answer.
     pub fn into_group(self) -> (Group, Replies) {
-        let Self { appends, settles, size: _ } = self;
-        let mut group = Group::default();
+        let Self { publishes, others, size: _ } = self;
         let mut replies = Replies::default();
-        group.appends.reserve(appends.iter().map(|append| append.appends.len()).sum());
-        for AppendEvents { appends, reply } in appends {
-            replies.appends.push((appends.len(), reply));
-            group.appends.extend(appends);
+        let appends: usize = publishes.iter().map(|message| message.appends.len()).sum();
+        let writes: usize = others.iter().map(|message| message.writes.len()).sum();
+        let mut list = Vec::with_capacity(appends + writes);
+        for AppendEvents { appends, reply } in publishes {
+            replies.publishes.push((appends.len(), reply));
+            list.extend(appends.into_iter().map(Write::Append));
         }
-        for SettleDeliveries { settlements, changes, durables, events, reply } in settles {
-            let settlements_len = settlements.len();
-            group.settlements.extend(settlements);
-            let about = durables.iter().map(|change| change.service).collect();
-            let share = [settlements_len, changes.len(), durables.len(), events.len()];
-            group.services.extend(changes);
-            group.durables.extend(durables);
-            group.appends.extend(events.into_iter().map(Append::single));
-            replies.others.push(Settler { about, share, reply });
+        for CommitWrites { writes, reply } in others {
+            replies.others.push((writes.len(), reply));
+            list.extend(writes);
         }
-        (group, replies)
+        (list.into(), replies)
     }
 }
 
-fn take_last<T>(all: &mut Vec<T>, count: usize) -> Vec<T> {
-    all.split_off(all.len() - count)
-}
-
-type Reply = oneshot::Sender<Result<(), AppendFailure>>;
-
-/// Who waits for a transaction.
+/// Who waits for a transaction, each with the number of its writes, in the order of the list.
 #[derive(Default)]
 pub struct Replies {
-    /// With the number of outcomes of each; these come first.
-    appends: Vec<(usize, oneshot::Sender<AppendReply>)>,
-    others: Vec<Settler>,
-}
-
-/// Who waits for what is no append.
-struct Settler {
-    /// The durable subscriptions that it is about.
-    about: Vec<ServiceId>,
-    /// How many settlements, changes of services and of durable subscriptions, and events of its are in the group.
-    share: [usize; 4],
-    reply: Reply,
+    publishes: Vec<(usize, oneshot::Sender<AppendReply>)>,
+    others: Vec<(usize, oneshot::Sender<CommitReply>)>,
 }
 
 impl Replies {
-    /// The transaction is on disk, but for what was said of the durable subscriptions in `void`.
-    pub fn committed(self, mut outcomes: Vec<AppendOutcome>, void: &[ServiceId]) {
-        outcomes.truncate(self.appends.iter().map(|(count, _)| count).sum());
-        // From the back, so that each reply takes its share off the end.
-        for (count, reply) in self.appends.into_iter().rev() {
-            let share = outcomes.split_off(outcomes.len() - count);
+    /// The transaction is on disk.
+    pub fn committed(self, outcomes: Vec<Outcome>) {
+        let mut outcomes = outcomes.into_iter();
+        for (count, reply) in self.publishes {
+            let mut share = Vec::with_capacity(count);
+            share.extend(outcomes.by_ref().take(count).filter_map(Outcome::appended));
             let _ = reply.send(Ok(share));
         }
-        for Settler { about, reply, .. } in self.others {
-            let is_void = about.iter().any(|service| void.contains(service));
-            let _ = reply.send(if is_void { Err(AppendFailure::Void) } else { Ok(()) });
+        for (count, reply) in self.others {
+            let _ = reply.send(Ok(outcomes.by_ref().take(count).collect()));
         }
     }
 
     /// Nothing of it is acknowledged.
     pub fn failed(self, failure: &AppendFailure) {
-        for (_, reply) in self.appends {
+        for (_, reply) in self.publishes {
             let _ = reply.send(Err(failure.clone()));
         }
-        for Settler { reply, .. } in self.others {
+        for (_, reply) in self.others {
             let _ = reply.send(Err(failure.clone()));
         }
     }
 
     /// Whether more than one transaction could be made of it.
     pub fn are_many(&self) -> bool {
-        self.others.len() + usize::from(!self.appends.is_empty()) > 1
+        self.others.len() + usize::from(!self.publishes.is_empty()) > 1
     }
 
-    /// All appends in a group, and whatever else it was in one for each who waits for it.
-    pub fn apart(self, mut group: Group) -> Vec<(Group, Self)> {
-        let mut pieces = Vec::with_capacity(self.others.len() + 1);
-        // From the back, so that each takes its share off the end.
-        for settler in self.others.into_iter().rev() {
-            let [settlements, services, durables, events] = settler.share;
-            let piece = Group {
-                appends: take_last(&mut group.appends, events),
-                take_due: 0,
-                settlements: take_last(&mut group.settlements, settlements),
-                services: take_last(&mut group.services, services),
-                durables: take_last(&mut group.durables, durables),
-                lead: group.lead,
-            };
-            pieces.push((piece, Self { appends: Vec::new(), others: vec![settler] }));
-        }
-        pieces.push((group, Self { appends: self.appends, others: Vec::new() }));
-        pieces.reverse();
-        pieces
+    /// All publishes in a group, and whatever else it was in one for each who waits for it.
+    pub fn apart(self, group: Group) -> Vec<(Group, Self)> {
+        let mut writes = group.writes.into_iter();
+        let appends = self.publishes.iter().map(|(count, _)| count).sum();
+        let first = (writes.by_ref().take(appends).collect(), Self { publishes: self.publishes, others: Vec::new() });
+        let rest = self.others.into_iter().map(|(count, reply)| {
+            (writes.by_ref().take(count).collect(), Self { publishes: Vec::new(), others: vec![(count, reply)] })
+        });
+        std::iter::once(first).chain(rest).map(|(writes, replies): (Vec<_>, _)| (writes.into(), replies)).collect()
     }
 }

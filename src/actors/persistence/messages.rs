@@ -1,5 +1,6 @@
 //! What the persistence actor takes and tells.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use actix::prelude::Message;
@@ -7,14 +8,10 @@ use tokio::sync::oneshot;
 
 use crate::actors::mailbox::Mailbox;
 use crate::actors::observe::ActorReport;
-use crate::domain::access::Identity;
-use crate::domain::durable::DurablePolicy;
-use crate::domain::event::{Append, AppendOutcome, EventId, NewEvent, ScheduleId};
+use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::routes::ServiceId;
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{
-    DurableChange, Held, HeldDurable, NewDurable, NewJob, ServiceChange, Settlement, Settling, Shifted,
-};
+use crate::storage::{Held, HeldDurable, Outcome, Write};
 
 /// Store these; the answer comes after the commit. One outcome for each append, in order.
 #[derive(Debug, Message)]
@@ -41,42 +38,28 @@ pub enum AppendFailure {
     /// The commit was not confirmed in time: stored or not, nobody knows yet.
     #[error("the commit was not confirmed in time")]
     TimedOut,
-    /// What it was about is another's by now, or was moved.
-    #[error("what it was about has been moved")]
-    Void,
 }
 
-/// Do not append what is scheduled; answers whether it was still waiting.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<bool, AppendFailure>")]
-pub struct CancelSchedule(pub ScheduleId);
-
-/// Have somebody revoked, or not any more; answers whether that changes anything.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<bool, AppendFailure>")]
-pub struct Revoke {
-    pub who: Identity,
-    pub is_revoked: bool,
-}
-
-/// Attempts ended, or the state of a service changed. The answer comes after the commit.
+/// Apply these in their order, in one transaction. The answer comes after the commit: one outcome for each.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct SettleDeliveries {
-    pub settlements: Vec<Settlement>,
-    /// What became of the service itself.
-    pub changes: Vec<ServiceChange>,
-    /// What became of the events of durable subscriptions.
-    pub durables: Vec<DurableChange>,
-    /// The Event Handler's own events of it.
-    pub events: Vec<NewEvent>,
-    pub reply: oneshot::Sender<Result<(), AppendFailure>>,
+pub struct CommitWrites {
+    pub writes: Vec<Write>,
+    pub reply: oneshot::Sender<CommitReply>,
 }
 
-impl SettleDeliveries {
-    /// Nothing yet.
-    pub fn new(reply: oneshot::Sender<Result<(), AppendFailure>>) -> Self {
-        Self { settlements: Vec::new(), changes: Vec::new(), durables: Vec::new(), events: Vec::new(), reply }
+pub type CommitReply = Result<Vec<Outcome>, AppendFailure>;
+
+impl CommitWrites {
+    /// Of one write, and what becomes of it. A message that is dropped has failed.
+    pub fn one(write: Write) -> (Self, impl Future<Output = Result<Outcome, AppendFailure>> + Send + use<>) {
+        let (reply, answer) = oneshot::channel::<CommitReply>();
+        let outcome = async {
+            let restarted = AppendFailure::StoreUnavailable("the writer is restarting");
+            let outcomes = answer.await.map_err(|_| restarted)??;
+            Ok(outcomes.into_iter().next().expect("invariant: one outcome for each write"))
+        };
+        (Self { writes: vec![write], reply }, outcome)
     }
 }
 
@@ -85,16 +68,7 @@ impl SettleDeliveries {
 #[rtype(result = "Result<Held, AppendFailure>")]
 pub struct HoldService(pub ServiceId);
 
-/// Find a durable subscription or make it, and let this process be the only one that delivers its events; none if
-/// there are `max` already.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Option<HeldDurable>, AppendFailure>")]
-pub struct OpenDurable {
-    pub new: NewDurable,
-    pub max: usize,
-}
-
-/// The same for those that were opened, each with the epoch in which it is held here, if it is. Those that were deleted
+/// The same for durable subscriptions, each with the epoch in which it is held here, if it is. Those that were deleted
 /// are left out of the answer.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<HeldDurable>, AppendFailure>")]
@@ -104,41 +78,6 @@ pub struct HoldDurables(pub Vec<(ServiceId, Option<i64>)>);
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), AppendFailure>")]
 pub struct ReleaseDurable(pub ServiceId);
-
-/// Change a durable subscription; answers whether there is one of this name.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<bool, AppendFailure>")]
-pub struct AlterDurable {
-    pub name: String,
-    pub alteration: Alteration,
-}
-
-/// What operators, and members, change of a durable subscription.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Alteration {
-    Policy(DurablePolicy),
-    /// It goes on after this event.
-    Seek(EventId),
-    Delete,
-}
-
-/// Settle some of the deliveries of a service that is not configured; answers what was done, nothing if none is left.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Shifted, AppendFailure>")]
-pub struct SettleOrphans {
-    pub from: ServiceId,
-    pub settling: Settling,
-}
-
-/// Make deliveries anew, little by little; answers the number of the job.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<i64, AppendFailure>")]
-pub struct StartJob(pub NewJob);
-
-/// Make no more anew; answers whether the job was running.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<bool, AppendFailure>")]
-pub struct CancelJob(pub i64);
 
 /// Events were committed; sent in commit order. An empty batch tells of events that others committed.
 #[derive(Debug, Clone, Message)]

@@ -9,8 +9,10 @@
 
 mod group;
 pub mod intake;
+mod leases;
+mod maintenance;
 pub mod messages;
-mod outbox;
+mod registry;
 mod store_watch;
 
 use std::sync::Arc;
@@ -21,8 +23,10 @@ use actix::{ActorFutureExt, fut};
 
 use self::group::{Replies, Waiting};
 use self::intake::Backlog;
-use self::messages::{AppendEvents, AppendFailure, ConnectRouter, EventsCommitted, FinishCommits, Observe};
-use self::outbox::Outbox;
+use self::messages::{
+    AppendEvents, AppendFailure, CommitWrites, ConnectRouter, EventsCommitted, FinishCommits, Observe,
+};
+use self::registry::ServiceRegistry;
 use self::store_watch::StoreWatch;
 use super::clock::{self, now};
 use super::log_position::LogPosition;
@@ -31,7 +35,7 @@ use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_s
 use super::service_slot::ServiceSlots;
 use super::supervisor::guard::ExitGuard;
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{Committed, Group, RetentionPolicy, StoreError, StoreErrorKind, StoreOptions, StoreUrl, Writer};
+use crate::storage::{Committed, Group, RetentionPolicy, StoreErrorKind, StoreOptions};
 use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
@@ -43,17 +47,9 @@ pub const MAILBOX: usize = 256;
 const MAX_GROUP: usize = 4096;
 /// How often an idle or ailing store is looked after.
 const CARE_INTERVAL: Duration = Duration::from_millis(500);
-/// How often retention and expired idempotency keys are seen to, at least.
-const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
-/// How often waits are looked for that a wrong clock has made too long.
-const BOUNDING_INTERVAL: Duration = Duration::from_secs(60);
 /// How exactly schedules are kept.
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(50);
-/// Rows removed in one step: a step must not be felt by the publishes that wait behind it.
-const HOUSEKEEPING_ROWS: usize = 500;
-/// Pages of a SQLite file given back in one step, for the same reason.
-const GIVE_BACK_PAGES: u16 = 64;
-/// Between two such steps while others wait.
+/// Between two steps that give pages of a SQLite file back, while others wait.
 const GIVE_BACK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a persistence actor is made of; kept by the supervisor to make another.
@@ -62,7 +58,7 @@ pub struct PersistenceParts {
     pub store: StoreOptions,
     pub retention: RetentionPolicy,
     pub services: ServiceSlots,
-    /// See [`Outbox::new`].
+    /// See [`ServiceRegistry::new`].
     pub renewed: Arc<tokio::sync::Notify>,
     pub position: Arc<LogPosition>,
     pub backlog: Arc<Backlog>,
@@ -77,7 +73,7 @@ pub struct Persistence {
     watch: StoreWatch,
     router: Mailbox<EventsCommitted>,
     depth: Depth,
-    outbox: Outbox,
+    registry: ServiceRegistry,
     waiting: Waiting,
     flush_due: bool,
     next_housekeeping: Instant,
@@ -92,7 +88,7 @@ impl Persistence {
     pub fn new(parts: PersistenceParts, router: Mailbox<EventsCommitted>, depth: Depth, guard: ExitGuard) -> Self {
         let watch = StoreWatch::new(parts.store.clone(), Arc::clone(&parts.health), Arc::clone(&parts.metrics));
         Self {
-            outbox: Outbox::new(Arc::clone(&parts.services), Arc::clone(&parts.renewed)),
+            registry: ServiceRegistry::new(Arc::clone(&parts.services), Arc::clone(&parts.renewed)),
             parts,
             watch,
             router,
@@ -128,21 +124,20 @@ impl Persistence {
 
     fn commit_group(&mut self, mut group: Group, replies: Replies) {
         let certainty = clock::certainty();
-        group.take_due = if certainty.is_held { 0 } else { self.outbox.due_schedules(now()) };
+        group.take_due = if certainty.is_held { 0 } else { self.registry.due_schedules(now()) };
         group.lead = Some(certainty.lead);
-        self.outbox.note(&group);
-        let (settled, took_due) = (self.outbox.settled(&group), group.take_due > 0);
-        let has_saves = !group.settlements.is_empty() || !group.durables.is_empty();
+        self.registry.note(&group.writes);
+        let (took_due, has_saves) = (group.take_due > 0, group.has_saves());
         die_if(has_saves && faults::strikes(FaultPoint::WriterDiesBefore));
         match self.write(&mut group) {
             Ok(committed) => {
                 die_if(has_saves && faults::strikes(FaultPoint::WriterDiesAfter));
-                if self.outbox.committed(&committed, &settled) {
+                if self.registry.committed(&group.writes, &committed) {
                     self.next_housekeeping = Instant::now();
                 }
-                replies.committed(committed.outcomes, &committed.void);
+                replies.committed(committed.outcomes);
                 if took_due {
-                    self.at_writer(|outbox, writer| outbox.took_schedules(writer));
+                    self.at_writer(|registry, writer| registry.took_schedules(writer));
                 }
             }
             Err(AppendFailure::Unstorable) if replies.are_many() => {
@@ -151,7 +146,7 @@ impl Persistence {
                 }
             }
             Err(failure) => {
-                self.outbox.doubt();
+                self.registry.doubt();
                 replies.failed(&failure);
             }
         }
@@ -161,7 +156,7 @@ impl Persistence {
     fn write(&mut self, group: &mut Group) -> Result<Committed, AppendFailure> {
         let writer = self.watch.writer()?;
         let unregistered = AppendFailure::StoreUnavailable("the services are not registered yet");
-        let routes = self.outbox.routes().ok_or(unregistered)?;
+        let routes = self.registry.routes().ok_or(unregistered)?;
         let begin = Instant::now();
         let operation = self.parts.health.begin();
         let written = writer.commit(group, routes, now());
@@ -211,117 +206,6 @@ impl Persistence {
             self.parts.metrics.mailbox_full.with_label_values(&["router"]).inc();
         }
     }
-
-    /// Reads the clock of the store, if it has one that several nodes share, else this machine's.
-    fn look_at_clock(&mut self) {
-        /// An answer that takes longer says too little of the time.
-        const PATIENCE: Duration = Duration::from_secs(1);
-        let is_set = match self.parts.store.url {
-            StoreUrl::Sqlite(_) => clock::look(),
-            StoreUrl::Postgres(_) => {
-                let asked = clock::steady();
-                let mut time = None;
-                self.at_writer(|_, writer| {
-                    time = writer.time_of_day()?;
-                    Ok(())
-                });
-                let took = clock::steady().since(asked);
-                time.filter(|_| took < PATIENCE).is_some_and(|time| clock::told(time, asked.plus(took / 2)))
-            }
-        };
-        if is_set {
-            self.next_bounding = Instant::now();
-        }
-        self.parts.metrics.clock_departure.set(clock::certainty().departure);
-    }
-
-    /// Opens the store or proves that it works again, and tells everybody of events that others have committed.
-    fn care(&mut self) {
-        if matches!(self.parts.store.url, StoreUrl::Sqlite(_)) {
-            self.look_at_clock();
-        }
-        let health = Arc::clone(&self.parts.health);
-        let _operation = health.begin();
-        let known = self.parts.position.get();
-        let Some(bounds) = self.watch.care(&self.parts.position) else { return };
-        if matches!(self.parts.store.url, StoreUrl::Postgres(_)) {
-            self.look_at_clock();
-        }
-        if known.is_none() {
-            self.at_writer(|_, writer| {
-                writer.newest_at()?.into_iter().for_each(clock::compare);
-                Ok(())
-            });
-        }
-        if known.is_none_or(|known| bounds.last > known.last) {
-            self.tell_router(LogBatch::new(bounds.last, Vec::new()));
-            self.outbox.wake_all();
-        }
-        self.at_writer(|outbox, writer| match outbox.routes() {
-            None => outbox.register(writer, now()),
-            Some(_) => outbox.resolve_doubt(writer),
-        });
-        if self.watch.writer().is_ok_and(|writer| writer.is_set_back()) {
-            self.go_on_after_set_back();
-        }
-    }
-
-    /// Before anything is published: a commit that tells of it. If that fails, the next look does it.
-    fn go_on_after_set_back(&mut self) {
-        // What is to be delivered is what the store says, whatever was known.
-        self.outbox.doubt();
-        let _ = self.write(&mut Group::default());
-        self.at_writer(|outbox, writer| outbox.resolve_doubt(writer));
-    }
-
-    /// Has the outbox do something if the store is well.
-    fn at_writer(&mut self, work: impl FnOnce(&mut Outbox, &mut Writer) -> Result<(), StoreError>) {
-        if let Ok(writer) = self.watch.writer()
-            && let Err(error) = work(&mut self.outbox, writer)
-        {
-            self.watch.failed(error);
-        }
-    }
-
-    /// One step of it, with a pause after pages were given back.
-    fn housekeeping(&mut self, pause: Duration) {
-        self.next_housekeeping = Instant::now() + HOUSEKEEPING_INTERVAL;
-        match self.housekeeping_step(pause) {
-            Ok(Some(pause)) => self.next_housekeeping = Instant::now() + pause,
-            Ok(None) => {}
-            Err(error) if error.kind == StoreErrorKind::Busy => {}
-            Err(error) => drop(self.watch.failed(error)),
-        }
-    }
-
-    /// One small step; when more is due, if it is.
-    fn housekeeping_step(&mut self, pause: Duration) -> Result<Option<Duration>, StoreError> {
-        let _operation = self.parts.health.begin();
-        let Ok(writer) = self.watch.writer() else {
-            return Ok(None);
-        };
-        let is_held = clock::certainty().is_held;
-        if !is_held && Instant::now() >= self.next_bounding {
-            self.next_bounding = Instant::now() + BOUNDING_INTERVAL;
-            writer.bound_waits(&self.outbox.longest_waits(), now(), HOUSEKEEPING_ROWS)?;
-        }
-        let pruned = if is_held { 0 } else { writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)? };
-        let mut more = pruned >= HOUSEKEEPING_ROWS;
-        if self.parts.retention != RetentionPolicy::default() && !is_held {
-            let trimmed = writer.trim(&self.parts.retention, now(), HOUSEKEEPING_ROWS)?;
-            if trimmed.removed > 0 {
-                self.parts.metrics.trimmed.inc_by(trimmed.removed as u64);
-                let bounds = writer.bounds()?;
-                self.parts.position.set(bounds);
-            }
-            more |= trimmed.more_due;
-        }
-        more |= self.outbox.housekeeping(writer, now())?;
-        if more {
-            return Ok(Some(Duration::ZERO));
-        }
-        Ok(writer.give_back(GIVE_BACK_PAGES)?.then_some(pause))
-    }
 }
 
 /// A failure by order of a test.
@@ -347,7 +231,7 @@ impl Actor for Persistence {
             }
         });
         ctx.run_interval(SCHEDULE_INTERVAL, |this, _| {
-            if this.waiting.is_empty() && this.outbox.due_schedules(now()) > 0 && !clock::certainty().is_held {
+            if this.waiting.is_empty() && this.registry.due_schedules(now()) > 0 && !clock::certainty().is_held {
                 this.commit(Waiting::default());
             }
         });
@@ -359,7 +243,17 @@ impl Handler<AppendEvents> for Persistence {
 
     fn handle(&mut self, message: AppendEvents, ctx: &mut Self::Context) {
         self.depth.took_one();
-        self.waiting.append(message);
+        self.waiting.publish(message);
+        self.join(ctx);
+    }
+}
+
+impl Handler<CommitWrites> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, message: CommitWrites, ctx: &mut Self::Context) {
+        self.depth.took_one();
+        self.waiting.write(message);
         self.join(ctx);
     }
 }

@@ -345,7 +345,6 @@ pub fn append_error(failure: &AppendFailure) -> ApiError {
         AppendFailure::Unstorable => return unstorable(),
         AppendFailure::Overloaded => ErrorCode::Overloaded,
         AppendFailure::TimedOut => ErrorCode::CommitTimeout,
-        AppendFailure::Void => ErrorCode::NotDelivered,
     };
     ApiError::new(code, failure.to_string()).retry_after(Duration::from_secs(1))
 }

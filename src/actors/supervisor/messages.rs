@@ -68,13 +68,6 @@ pub struct Drain {
     pub finish: bool,
 }
 
-/// Hand this to the persistence actor of the moment; answers what that answers.
-#[derive(Debug, Message)]
-#[rtype(result = "Option<M::Result>")]
-pub struct ToPersistence<M: Message + 'static>(pub M)
-where
-    M::Result: 'static;
-
 /// Hand this to every shard; answers what those answer that do so in time.
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<M::Result>")]

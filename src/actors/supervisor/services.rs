@@ -7,15 +7,15 @@ use std::time::Duration;
 use actix::prelude::{Addr, Handler, ResponseFuture};
 
 use super::messages::{
-    ChildId, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, OperateService, ToPersistence,
-    ToShards,
+    ChildId, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, OperateService, ToShards,
 };
-use super::{Known, OBSERVE_TIMEOUT, Supervisor};
+use super::{Child, Known, OBSERVE_TIMEOUT, Supervisor};
 use crate::actors::client::messages::{ListInFlight, Obeyed, Observe, Operate};
 use crate::actors::client::{self, Client};
 use crate::actors::durables::messages::{DurableStatus, ListDurables};
+use crate::actors::mailbox::Mailbox;
 use crate::actors::observe::{ActorReport, MailboxReport};
-use crate::actors::persistence::Persistence;
+use crate::actors::persistence::messages::CommitWrites;
 use crate::actors::shard::Shard;
 use crate::actors::shard::messages::Subscribers;
 use crate::storage::Claimed;
@@ -64,17 +64,14 @@ impl Handler<OperateService> for Supervisor {
     }
 }
 
-impl<M> Handler<ToPersistence<M>> for Supervisor
-where
-    M: actix::Message + Send + 'static,
-    M::Result: Send,
-    Persistence: Handler<M>,
-{
-    type Result = ResponseFuture<Option<M::Result>>;
+/// For whoever is persistence now; without it, the message is dropped.
+impl Handler<CommitWrites> for Supervisor {
+    type Result = ();
 
-    fn handle(&mut self, ToPersistence(message): ToPersistence<M>, _: &mut Self::Context) -> Self::Result {
-        let persistence = self.persistence.as_ref().map(|child| child.address.clone());
-        Box::pin(async move { persistence?.send(message).await.ok() })
+    fn handle(&mut self, message: CommitWrites, _: &mut Self::Context) {
+        if let Some(Child { address, mailbox }) = &self.persistence {
+            let _ = Mailbox::new(address.clone().recipient(), mailbox.shared_depth()).try_send(message);
+        }
     }
 }
 

@@ -51,8 +51,8 @@ impl Supervisor {
             arbiter.spawn_fn(move || connect_intake(mailbox));
         }
         for client in self.clients.values() {
-            let settle = Mailbox::new(address.clone().recipient(), mailbox.shared_depth());
-            client.do_send(ConnectPersistence { settle, hold: address.clone().recipient() });
+            let commit = Mailbox::new(address.clone().recipient(), mailbox.shared_depth());
+            client.do_send(ConnectPersistence { commit, hold: address.clone().recipient() });
         }
         let persistence = Child { address, mailbox };
         if let Some(durables) = &self.durables {
@@ -79,11 +79,11 @@ impl Supervisor {
         let (Some(parts), Some(persistence)) = (self.client_parts.get(number).cloned(), &self.persistence) else {
             return;
         };
-        let settle = Mailbox::new(persistence.address.clone().recipient(), persistence.mailbox.shared_depth());
+        let commit = Mailbox::new(persistence.address.clone().recipient(), persistence.mailbox.shared_depth());
         let hold = persistence.address.clone().recipient();
         let arbiter = self.delivery_arbiter.handle();
         let guard = self.guard(ChildId::Client(number), ctx);
-        let address = Client::start_in_arbiter(&arbiter, move |_| Client::new(parts, settle, hold, guard));
+        let address = Client::start_in_arbiter(&arbiter, move |_| Client::new(parts, commit, hold, guard));
         self.clients.insert(number, address);
     }
 
@@ -106,10 +106,8 @@ impl Supervisor {
 fn store_link(persistence: &Child<Persistence, AppendEvents>) -> StoreLink {
     let Child { address, mailbox } = persistence;
     StoreLink {
-        settle: Mailbox::new(address.clone().recipient(), mailbox.shared_depth()),
-        open: address.clone().recipient(),
+        commit: Mailbox::new(address.clone().recipient(), mailbox.shared_depth()),
         hold: address.clone().recipient(),
         release: address.clone().recipient(),
-        alter: address.clone().recipient(),
     }
 }

@@ -15,6 +15,7 @@ use diesel::{QueryResult, RunQueryDsl};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::priority::Lane;
 use crate::domain::routes::ServiceId;
+use crate::domain::work::WorkId;
 use crate::storage::connection::{Connection, SqliteFile};
 use crate::storage::error::StoreError;
 use crate::storage::fragments;
@@ -43,6 +44,13 @@ pub struct Claimed {
     pub due_at: Option<Timestamp>,
     /// The last open one before it with its ordering key.
     pub behind: Option<EventId>,
+}
+
+impl Claimed {
+    /// By what the dispatcher knows it.
+    pub fn work_id(&self) -> WorkId {
+        WorkId::Delivery(self.event.id)
+    }
 }
 
 /// At most `max_rows`; the last event may exceed `max_bytes`.

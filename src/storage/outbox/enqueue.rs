@@ -26,15 +26,15 @@ struct Row<'a> {
     key: Option<&'a str>,
 }
 
-/// Adds a delivery for each service that is to get one of `events`.
+/// Adds a delivery for each service that is to get one of `events`, and counts them in `enqueued`.
 pub(in crate::storage) fn enqueue<'a>(
     connection: &mut Connection,
     routes: &Routes,
     events: impl Iterator<Item = (&'a NewEvent, EventId)>,
-) -> Result<Enqueued, StoreError> {
-    let mut enqueued = Enqueued::new();
+    enqueued: &mut Enqueued,
+) -> Result<(), StoreError> {
     if routes.is_empty() {
-        return Ok(enqueued);
+        return Ok(());
     }
     let mut rows = Vec::new();
     for (event, event_id) in events {
@@ -49,11 +49,10 @@ pub(in crate::storage) fn enqueue<'a>(
         });
     }
     match connection {
-        _ if rows.is_empty() => {}
-        Connection::Sqlite(SqliteFile { connection, .. }) => on_sqlite(connection, &rows)?,
-        Connection::Postgres(session) => on_postgres(&mut session.connection, &rows)?,
+        _ if rows.is_empty() => Ok(()),
+        Connection::Sqlite(SqliteFile { connection, .. }) => on_sqlite(connection, &rows),
+        Connection::Postgres(session) => on_postgres(&mut session.connection, &rows),
     }
-    Ok(enqueued)
 }
 
 fn on_sqlite(connection: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<(), StoreError> {

@@ -12,6 +12,7 @@ use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, ServiceId};
 use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::{StoreError, StoreErrorKind};
+use crate::storage::position;
 use crate::storage::scan::{self, Scan};
 use crate::storage::schema::{deliveries, delivery_jobs, events};
 
@@ -87,12 +88,18 @@ pub struct Job {
     pub updated_at: Timestamp,
 }
 
-/// Writes the job down; returns its number.
-pub(in crate::storage) fn create_job(
+/// Writes the job down, for no more than is in the log now; returns its number.
+pub(in crate::storage) fn start_job(
     connection: &mut Connection,
     job: &NewJob,
     now: Timestamp,
 ) -> Result<i64, StoreError> {
+    let through = job.through.min(position::bounds(connection)?.last);
+    create_job(connection, &NewJob { through, ..job.clone() }, now)
+}
+
+/// Writes the job down; returns its number.
+pub(super) fn create_job(connection: &mut Connection, job: &NewJob, now: Timestamp) -> Result<i64, StoreError> {
     let last = delivery_jobs::table.select(delivery_jobs::id).order(delivery_jobs::id.desc()).limit(1);
     let last: Option<i64> = on_backend!(connection, c => last.first(c).optional())?;
     let id = last.unwrap_or(0) + 1;

@@ -24,7 +24,7 @@ pub use settle::{Settled, Settlement};
 
 pub(super) use claim::claim;
 pub(super) use enqueue::{Enqueued, enqueue};
-pub(super) use jobs::{cancel_job, create_job, job, job_step, jobs};
+pub(super) use jobs::{cancel_job, job, job_step, jobs, start_job};
 pub(super) use list::{attempts, deliveries_of, next_due, oldest_open, pending, statuses};
 pub(super) use orphans::{orphans, settle_orphans};
 pub(super) use page::deliveries;

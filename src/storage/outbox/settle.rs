@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use diesel::pg::{Pg, PgConnection};
-use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, SmallInt, Text};
 use diesel::sqlite::SqliteConnection;
 use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult, RunQueryDsl};
@@ -77,14 +77,19 @@ impl Settlement {
     }
 }
 
-/// Writes them down; returns how many. What is no longer open stays as it is.
-pub(in crate::storage) fn settle(connection: &mut Connection, settlements: &[Settlement]) -> Result<usize, StoreError> {
+/// Writes them down; returns how many of each part. What is no longer open stays as it is.
+pub(in crate::storage) fn settle(
+    connection: &mut Connection,
+    parts: &[&[Settlement]],
+) -> Result<Vec<usize>, StoreError> {
     let written = match connection {
-        _ if settlements.is_empty() => return Ok(0),
-        Connection::Sqlite(SqliteFile { connection, .. }) => on_sqlite(connection, settlements)?,
-        Connection::Postgres(session) => Settle::new(settlements).execute(&mut session.connection)?,
+        _ if parts.iter().all(|part| part.is_empty()) => vec![0; parts.len()],
+        Connection::Sqlite(SqliteFile { connection, .. }) => {
+            parts.iter().map(|part| on_sqlite(connection, part)).collect::<Result<_, _>>()?
+        }
+        Connection::Postgres(session) => on_postgres(&mut session.connection, parts)?,
     };
-    for failed in settlements.iter().filter(|s| s.settled != Settled::Delivered) {
+    for failed in parts.iter().copied().flatten().filter(|s| s.settled != Settled::Delivered) {
         let row = (
             delivery_attempts::event_id.eq(failed.event_id),
             delivery_attempts::service.eq(failed.service),
@@ -123,7 +128,14 @@ fn on_sqlite(connection: &mut SqliteConnection, settlements: &[Settlement]) -> Q
     Ok(written)
 }
 
-/// An update of any number of rows. `state + 0`: else PostgreSQL may look for each of them in the partial index of all
+fn on_postgres(connection: &mut PgConnection, parts: &[&[Settlement]]) -> QueryResult<Vec<usize>> {
+    let mut written = vec![0; parts.len()];
+    let of: Vec<i32> = Settle::new(parts).load(connection)?;
+    of.into_iter().for_each(|part| written[part as usize] += 1);
+    Ok(written)
+}
+
+/// An update of any number of rows; returns of which part each is that it has found. `state + 0`: else PostgreSQL may look for each of them in the partial index of all
 /// that is open, at a cost that grows with what waits.
 struct Settle<'a> {
     event_id: Vec<i64>,
@@ -135,11 +147,13 @@ struct Settle<'a> {
     took_us: Vec<i64>,
     http_status: Vec<Option<i16>>,
     reason: Vec<Option<&'a str>>,
+    part: Vec<i32>,
 }
 
 impl<'a> Settle<'a> {
-    fn new(settlements: &'a [Settlement]) -> Self {
-        let each = || settlements.iter();
+    fn new(parts: &[&'a [Settlement]]) -> Self {
+        let each = || parts.iter().copied().flatten();
+        let numbered = (0..).zip(parts).flat_map(|(number, part)| std::iter::repeat_n(number, part.len()));
         Self {
             event_id: each().map(|s| s.event_id).collect(),
             service: each().map(|s| s.service).collect(),
@@ -150,6 +164,7 @@ impl<'a> Settle<'a> {
             took_us: each().map(Settlement::took_us).collect(),
             http_status: each().map(Settlement::status).collect(),
             reason: each().map(Settlement::row_reason).collect(),
+            part: numbered.collect(),
         }
     }
 }
@@ -157,6 +172,10 @@ impl<'a> Settle<'a> {
 impl QueryId for Settle<'_> {
     type QueryId = Settle<'static>;
     const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl Query for Settle<'_> {
+    type SqlType = Integer;
 }
 
 impl QueryFragment<Pg> for Settle<'_> {
@@ -183,9 +202,11 @@ impl QueryFragment<Pg> for Settle<'_> {
         out.push_bind_param::<Array<Nullable<SmallInt>>, _>(&self.http_status)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Nullable<Text>>, _>(&self.reason)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Integer>, _>(&self.part)?;
         out.push_sql(
-            ") AS s (event_id, service, state, due_at, attempts, finished_at, took_us, http_status, reason) \
-             WHERE d.event_id = s.event_id AND d.service = s.service AND d.state + 0 < 2",
+            ") AS s (event_id, service, state, due_at, attempts, finished_at, took_us, http_status, reason, part) \
+             WHERE d.event_id = s.event_id AND d.service = s.service AND d.state + 0 < 2 RETURNING s.part",
         );
         Ok(())
     }

@@ -6,17 +6,21 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{NOON, Store, at, event, idempotency, on_both, single};
 use crate::domain::event::{Append, AppendOutcome, Idempotency, LogBounds, NewEvent};
-use crate::storage::{Committed, StoreErrorKind, migrate};
+use crate::storage::{Committed, Outcome, StoreErrorKind, migrate};
 
-fn stored(first_id: i64, last_id: i64) -> AppendOutcome {
-    AppendOutcome::Stored { first_id, last_id, replayed: 0 }
+pub(super) fn stored(first_id: i64, last_id: i64) -> Outcome {
+    Outcome::Appended(AppendOutcome::Stored { first_id, last_id, replayed: 0 })
 }
 
-fn replayed(first_id: i64, last_id: i64) -> AppendOutcome {
-    AppendOutcome::Replayed { first_id, last_id }
+pub(super) fn replayed(first_id: i64, last_id: i64) -> Outcome {
+    Outcome::Appended(AppendOutcome::Replayed { first_id, last_id })
 }
 
-fn with_key(name: &str, key: &str, fingerprint: u8) -> NewEvent {
+fn reused(index: usize) -> Outcome {
+    Outcome::Appended(AppendOutcome::KeyReused { index })
+}
+
+pub(super) fn with_key(name: &str, key: &str, fingerprint: u8) -> NewEvent {
     NewEvent { idempotency: idempotency(key, fingerprint), ..event(name, "{}") }
 }
 
@@ -76,11 +80,10 @@ fn a_used_key_stores_nothing_again() {
         let mut append = |batch| writer.append(batch, NOON).expect("stored");
         let keyed = |key, fingerprint| Append::single(with_key("a", key, fingerprint));
         let first = append(vec![single("x"), keyed("k", 1), keyed("k", 1), keyed("k", 2), single("y")]);
-        let reused = AppendOutcome::KeyReused { index: 0 };
-        assert_eq!(first.outcomes, [stored(1, 1), stored(2, 2), replayed(2, 2), reused, stored(3, 3)]);
+        assert_eq!(first.outcomes, [stored(1, 1), stored(2, 2), replayed(2, 2), reused(0), stored(3, 3)]);
         assert_eq!(ids(&first), [1, 2, 3]);
         let second = append(vec![keyed("k", 1), keyed("k", 2), keyed("l", 2)]);
-        assert_eq!(second.outcomes, [replayed(2, 2), reused, stored(4, 4)]);
+        assert_eq!(second.outcomes, [replayed(2, 2), reused(0), stored(4, 4)]);
         assert_eq!((second.prev, ids(&second)), (3, vec![4]));
         let nothing_new = append(vec![keyed("l", 2)]);
         assert_eq!((nothing_new.prev, nothing_new.events), (4, Vec::new()));
@@ -98,7 +101,7 @@ fn a_request_of_many_is_stored_whole_or_not_at_all() {
             schedule: None,
         };
         assert_eq!(append(vec![under("whole", 1), under("whole", 1)]), [stored(1, 2), replayed(1, 2)]);
-        assert_eq!(append(vec![under("whole", 2)]), [AppendOutcome::KeyReused { index: 0 }]);
+        assert_eq!(append(vec![under("whole", 2)]), [reused(0)]);
 
         let each = |keys: &[(&str, u8)]| Append {
             events: keys.iter().map(|(key, fingerprint)| with_key("c", key, *fingerprint)).collect(),
@@ -108,9 +111,9 @@ fn a_request_of_many_is_stored_whole_or_not_at_all() {
         assert_eq!(append(vec![each(&[("p", 1), ("q", 1)])]), [stored(3, 4)]);
         // The refused request leaves no trace: its new key is free.
         let outcomes = append(vec![each(&[("r", 1), ("q", 9)]), each(&[("r", 2)])]);
-        assert_eq!(outcomes, [AppendOutcome::KeyReused { index: 1 }, stored(5, 5)]);
+        assert_eq!(outcomes, [reused(1), stored(5, 5)]);
         let mixed = append(vec![each(&[("q", 1), ("s", 1), ("s", 1)])]);
-        assert_eq!(mixed, [AppendOutcome::Stored { first_id: 6, last_id: 6, replayed: 2 }]);
+        assert_eq!(mixed, [Outcome::Appended(AppendOutcome::Stored { first_id: 6, last_id: 6, replayed: 2 })]);
         assert_eq!(append(vec![each(&[("p", 1), ("q", 1)])]), [replayed(3, 4)]);
     });
 }
@@ -121,14 +124,14 @@ fn a_key_that_was_stored_before_keys_had_owners_still_counts_for_the_same_reques
         let mut writer = store.writer();
         let mut outcome = |key: &str, fingerprint| {
             let batch = vec![Append::single(with_key("a", key, fingerprint))];
-            writer.append(batch, NOON).expect("stored").outcomes[0]
+            writer.append(batch, NOON).expect("stored").outcomes.remove(0)
         };
         let of = |name| Idempotency::scoped_key("token", name, "k");
         assert_eq!(outcome("k", 1), stored(1, 1));
         assert_eq!(outcome(&of("billing"), 1), replayed(1, 1));
         assert_eq!(outcome(&of("billing"), 2), stored(2, 2), "another request is another publisher's");
         assert_eq!(outcome(&of("orders"), 2), stored(3, 3));
-        assert_eq!(outcome(&of("orders"), 3), AppendOutcome::KeyReused { index: 0 });
+        assert_eq!(outcome(&of("orders"), 3), reused(0));
         assert_eq!(outcome("k", 1), replayed(1, 1));
     });
 }
@@ -139,7 +142,7 @@ fn keys_expire() {
         store.options.idempotency_window = Duration::from_secs(60);
         let mut writer = store.writer();
         let keyed = |fingerprint| vec![Append::single(with_key("a", "k", fingerprint))];
-        let outcome = |done: Committed| done.outcomes[0];
+        let outcome = |mut done: Committed| done.outcomes.remove(0);
         assert_eq!(writer.append(keyed(1), at(0)).map(outcome), Ok(stored(1, 1)));
         assert_eq!(writer.append(keyed(1), at(60)).map(outcome), Ok(replayed(1, 1)));
         assert_eq!(writer.append(keyed(2), at(61)).map(outcome), Ok(stored(2, 2)));
@@ -162,7 +165,7 @@ fn a_zero_byte_is_refused() {
         let bad = NewEvent { source: "a\0b".into(), ..event("a", "{}") };
         let batch = vec![single("a"), Append::single(bad), single("a")];
         let committed = writer.append(batch, NOON).expect("the others are stored");
-        assert_eq!(committed.outcomes, [stored(1, 1), AppendOutcome::Unstorable, stored(2, 2)]);
+        assert_eq!(committed.outcomes, [stored(1, 1), Outcome::Appended(AppendOutcome::Unstorable), stored(2, 2)]);
         assert_eq!((ids(&committed), committed.refused[0].kind), (vec![1, 2], StoreErrorKind::Invalid));
     });
 }

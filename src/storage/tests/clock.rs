@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{NOON, Store, at, event, idempotency, on_both, run, single};
+use super::{NOON, Store, appends, at, event, idempotency, on_both, run, single};
 use crate::domain::event::{Append, AppendOutcome, EventId, NewEvent, Timestamp};
 use crate::domain::pattern::Pattern;
-use crate::storage::{Claim, EventQuery, Group, NewService, RetentionPolicy, Writer};
+use crate::storage::{Claim, EventQuery, Group, NewService, Outcome, RetentionPolicy, Writer};
 
 const DAY: i64 = 24 * 60 * 60;
 /// As long as the clock is not sure to be right again, and after that.
@@ -14,8 +14,8 @@ const SURE: Duration = Duration::from_secs(10);
 
 /// Appends one event; when it is dated.
 fn append(writer: &mut Writer, now: Timestamp, lead: Duration) -> Timestamp {
-    let group = Group { appends: vec![single("a")], lead: Some(lead), ..Group::default() };
-    writer.commit(group, &Default::default(), now).expect("stored").events[0].created_at
+    let mut group = Group { lead: Some(lead), ..appends([single("a")]).into() };
+    writer.commit(&mut group, &Default::default(), now).expect("stored").events[0].created_at
 }
 
 /// Two events of noon, two dated 400 days later, two of right after noon.
@@ -103,15 +103,15 @@ fn idempotency_windows_end_though_they_began_in_the_future() {
         let mut writer = store.writer();
         let keyed = || NewEvent { idempotency: idempotency("k", 1), ..event("a", "{}") };
         let publish = |writer: &mut Writer, now| {
-            let group = Group { appends: vec![Append::single(keyed())], lead: Some(SURE), ..Group::default() };
-            writer.commit(group, &Default::default(), now).expect("stored").outcomes.remove(0)
+            let mut group = Group { lead: Some(SURE), ..appends([Append::single(keyed())]).into() };
+            writer.commit(&mut group, &Default::default(), now).expect("stored").outcomes.remove(0)
         };
-        let replayed = AppendOutcome::Replayed { first_id: 1, last_id: 1 };
-        assert!(matches!(publish(&mut writer, at(400 * DAY)), AppendOutcome::Stored { .. }));
+        let replayed = Outcome::Appended(AppendOutcome::Replayed { first_id: 1, last_id: 1 });
+        assert!(matches!(publish(&mut writer, at(400 * DAY)), Outcome::Appended(AppendOutcome::Stored { .. })));
         assert_eq!(publish(&mut writer, at(0)), replayed);
         writer.bound_waits(&[], at(0), 100).expect("bounded");
         assert_eq!(publish(&mut writer, at(DAY - 1)), replayed);
-        assert!(matches!(publish(&mut writer, at(DAY + 1)), AppendOutcome::Stored { .. }));
+        assert!(matches!(publish(&mut writer, at(DAY + 1)), Outcome::Appended(AppendOutcome::Stored { .. })));
         // Its window begins with the time, not with the date of the newest event, which may be ahead.
         writer.append(vec![single("a")], at(2 * DAY)).expect("stored");
         assert_eq!(writer.prune_idempotency(at(2 * DAY + 2), 100), Ok(1));

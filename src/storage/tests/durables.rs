@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{NOON, Store, at, on_both, run, single};
+use super::{NOON, Store, at, commit, on_both, run, single};
 use crate::domain::delivery::{DeadReason, DeliveryState};
 use crate::domain::durable::{DurablePolicy, Mark};
 use crate::domain::priority::Lane;
-use crate::domain::routes::Routes;
 use crate::storage::{
-    DeadLetter, DeliveryFilter, DurableChange, Group, HeldDurable, Hold, NewDurable, Writer, service_name,
+    Alteration, DeadLetter, DeliveryFilter, DurableChange, DurableRecord, HeldDurable, Hold, NewDurable, Outcome,
+    Write, Writer, service_name,
 };
 
 const POLICY: DurablePolicy = DurablePolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
@@ -18,8 +18,20 @@ fn new(name: &str, floor: i64) -> NewDurable {
     NewDurable { name: name.to_owned(), pattern: "a.>".to_owned(), filter, floor, policy: POLICY }
 }
 
+fn open(writer: &mut Writer, name: &str, max: usize) -> Option<DurableRecord> {
+    match commit(writer, Write::OpenDurable { new: new(name, 0), max }) {
+        Outcome::Opened(record) => record.map(|record| *record),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether there is one of this name.
+fn alter(writer: &mut Writer, name: &str, alteration: Alteration) -> bool {
+    commit(writer, Write::AlterDurable { name: name.to_owned(), alteration }) == Outcome::Changed(true)
+}
+
 fn opened(writer: &mut Writer, name: &str) -> HeldDurable {
-    let record = writer.open_durable(&new(name, 0), 100, NOON).expect("open").expect("room");
+    let record = open(writer, name, 100).expect("room");
     // PostgreSQL may need a moment to notice that the process before is gone.
     loop {
         let held = writer.hold_durable(record.service).expect("hold").expect("it is there");
@@ -44,9 +56,8 @@ fn change(of: &HeldDurable, floor: i64, marks: &[(i64, Mark)], forget: &[i64]) -
     }
 }
 
-fn commit(writer: &mut Writer, change: DurableChange) {
-    let group = Group { durables: vec![change], ..Group::default() };
-    writer.commit(group, &Routes::default(), NOON).expect("commit");
+fn save(writer: &mut Writer, change: DurableChange) -> Outcome {
+    commit(writer, Write::ChangeDurable(change))
 }
 
 #[test]
@@ -56,18 +67,18 @@ fn what_was_stored_of_one_comes_back() {
         let made = opened(&mut writer, "d");
         assert_eq!((made.record.floor, made.record.policy, &made.marks), (0, POLICY, &Some(vec![])));
         let marks = [(5, Mark::Settled), (6, Mark::Delivered(1)), (9, Mark::Delivered(2))];
-        commit(&mut writer, change(&made, 3, &marks, &[]));
-        commit(&mut writer, change(&made, 4, &[(6, Mark::Delivered(2)), (9, Mark::Settled)], &[]));
+        save(&mut writer, change(&made, 3, &marks, &[]));
+        save(&mut writer, change(&made, 4, &[(6, Mark::Delivered(2)), (9, Mark::Settled)], &[]));
         drop(writer);
         let mut writer = store.writer();
         let again = opened(&mut writer, "d");
         assert_eq!((again.record.floor, &again.record.filter), (4, &new("d", 0).filter));
         assert_eq!(again.marks, Some(vec![(5, Mark::Settled), (6, Mark::Delivered(2)), (9, Mark::Settled)]));
-        commit(&mut writer, change(&again, 6, &[], &[5, 6]));
+        save(&mut writer, change(&again, 6, &[], &[5, 6]));
         let left = writer.hold_durable(made.record.service).expect("hold").expect("there");
         assert_eq!((left.record.floor, left.marks), (6, Some(vec![(9, Mark::Settled)])));
         let policy = DurablePolicy { max_deliver: 0, ..POLICY };
-        assert!(writer.set_durable_policy("d", &policy).expect("set"));
+        assert!(alter(&mut writer, "d", Alteration::Policy(policy)));
         assert_eq!(run(store.reader().durables()).expect("list")[0].policy, policy);
     });
 }
@@ -76,9 +87,9 @@ fn what_was_stored_of_one_comes_back() {
 fn there_are_only_so_many() {
     on_both(|store| {
         let mut writer = store.writer();
-        assert!(writer.open_durable(&new("one", 0), 1, NOON).expect("open").is_some());
-        assert!(writer.open_durable(&new("two", 0), 1, NOON).expect("open").is_none());
-        assert!(writer.open_durable(&new("one", 0), 1, NOON).expect("open").is_some(), "it is there already");
+        assert!(open(&mut writer, "one", 1).is_some());
+        assert!(open(&mut writer, "two", 1).is_none());
+        assert!(open(&mut writer, "one", 1).is_some(), "it is there already");
     });
 }
 
@@ -87,20 +98,20 @@ fn changes_of_an_earlier_epoch_are_void() {
     on_both(|store| {
         let mut writer = store.writer();
         let before = opened(&mut writer, "d");
-        commit(&mut writer, change(&before, 7, &[(9, Mark::Settled)], &[]));
-        assert!(writer.seek_durable("d", 2).expect("seek"));
-        commit(&mut writer, change(&before, 8, &[(10, Mark::Settled)], &[]));
+        save(&mut writer, change(&before, 7, &[(9, Mark::Settled)], &[]));
+        assert!(alter(&mut writer, "d", Alteration::Seek(2)));
+        save(&mut writer, change(&before, 8, &[(10, Mark::Settled)], &[]));
         let after = writer.hold_durable(before.record.service).expect("hold").expect("there");
         assert_eq!((after.record.floor, &after.marks), (2, &Some(vec![])));
-        commit(&mut writer, change(&after, 3, &[], &[]));
-        assert!(writer.delete_durable("d").expect("delete") && !writer.delete_durable("d").expect("delete"));
-        commit(&mut writer, change(&after, 4, &[(11, Mark::Settled)], &[]));
+        save(&mut writer, change(&after, 3, &[], &[]));
+        assert_eq!([(); 2].map(|()| alter(&mut writer, "d", Alteration::Delete)), [true, false]);
+        save(&mut writer, change(&after, 4, &[(11, Mark::Settled)], &[]));
         assert!(writer.hold_durable(before.record.service).expect("hold").is_none());
         // Nothing is left for the next one with the same number.
         let next = opened(&mut writer, "other");
         assert_eq!((next.record.service, next.record.floor), (before.record.service, 0));
         assert_eq!(next.marks, Some(vec![]));
-        commit(&mut writer, change(&after, 5, &[], &[]));
+        save(&mut writer, change(&after, 5, &[], &[]));
         let next = writer.hold_durable(next.record.service).expect("hold").expect("there");
         assert_eq!(next.record.floor, 0, "the changes were for another");
     });
@@ -122,8 +133,8 @@ fn dead_letters_are_deliveries_like_others_until_it_is_moved_before_them() {
             at: at(1),
         };
         let dead = DurableChange { dead: vec![letter(1), letter(2)], ..change(&made, 2, &[], &[]) };
-        commit(&mut writer, dead.clone());
-        commit(&mut writer, dead);
+        save(&mut writer, dead.clone());
+        save(&mut writer, dead);
         let filter = DeliveryFilter {
             services: vec![made.record.service],
             states: vec![DeliveryState::Dead],
@@ -135,7 +146,7 @@ fn dead_letters_are_deliveries_like_others_until_it_is_moved_before_them() {
         assert_eq!((listed[0].delivery.attempts, listed[0].last_error.as_deref()), (3, Some("in vain")));
         let names = run(store.reader().service_names()).expect("names");
         assert_eq!(names[&made.record.service], service_name("d"));
-        writer.seek_durable("d", 1).expect("seek");
+        assert!(alter(&mut writer, "d", Alteration::Seek(1)));
         let listed = run(store.reader().deliveries(filter)).expect("list").deliveries;
         assert_eq!(listed.iter().map(|l| l.delivery.event_id).collect::<Vec<_>>(), [1]);
     });
@@ -153,12 +164,10 @@ fn who_lets_go_of_one_lets_another_process_have_it() {
     assert_eq!((hold(&mut other), hold(&mut one)), (Hold::Taken, Hold::Elsewhere));
     // What the one has still to store is void, and it is told so; the other one's is not.
     let before = HeldDurable { record: held.record.clone(), ..held };
-    let void = Group { durables: vec![change(&before, 7, &[], &[])], ..Group::default() };
-    assert_eq!(one.commit(void, &Routes::default(), NOON).expect("commit").void, [service]);
+    assert_eq!(save(&mut one, change(&before, 7, &[], &[])), Outcome::Void);
     let now = other.hold_durable(service).expect("hold").expect("there");
     assert_eq!((now.hold, now.record.floor), (Hold::Kept, 0));
-    let good = Group { durables: vec![change(&now, 7, &[], &[])], ..Group::default() };
-    assert!(other.commit(good, &Routes::default(), NOON).expect("commit").void.is_empty());
+    assert_eq!(save(&mut other, change(&now, 7, &[], &[])), Outcome::Saved);
     let known = other.hold_durables(&[(service, Some(now.record.epoch))]).expect("hold");
     assert_eq!((known[0].record.floor, &known[0].marks), (7, &None), "they are known");
 }

@@ -11,6 +11,7 @@ mod read;
 mod retention;
 mod set_back;
 mod status;
+mod writes;
 
 use std::future::Future;
 use std::time::Duration;
@@ -20,8 +21,9 @@ use tempfile::TempDir;
 
 use crate::domain::event::{Append, DEFAULT_SOURCE, Idempotency, NewEvent, Priority, Timestamp};
 use crate::domain::name::EventName;
+use crate::domain::routes::Routes;
 use crate::storage::connection::{Access, Connection, on_backend};
-use crate::storage::{Reader, StoreOptions, StoreUrl, Writer};
+use crate::storage::{Outcome, Reader, StoreOptions, StoreUrl, Write, Writer};
 
 #[allow(dead_code, reason = "shared with the black-box tests")]
 #[path = "../../../tests/support/postgres.rs"]
@@ -96,6 +98,17 @@ fn idempotency(key: &str, fingerprint: u8) -> Option<Idempotency> {
 
 fn single(name: &str) -> Append {
     Append::single(event(name, "{}"))
+}
+
+/// As writes.
+fn appends(requests: impl IntoIterator<Item = Append>) -> Vec<Write> {
+    requests.into_iter().map(Write::Append).collect()
+}
+
+/// Has one write committed, for no service.
+fn commit(writer: &mut Writer, write: Write) -> Outcome {
+    let committed = writer.commit(&mut vec![write].into(), &Routes::default(), NOON);
+    committed.expect("committed").outcomes.remove(0)
 }
 
 /// The time `seconds` after noon.

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{NOON, Store, at, event, on_both, run};
+use super::{NOON, Store, appends, at, commit, event, on_both, run};
 use crate::domain::delivery::{DeadReason, DeliveryState, EventStatus};
 use crate::domain::event::{Append, EventId, LogBounds, NewEvent, Priority, Schedule, ScheduleId, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, Selector, ServiceId};
 use crate::storage::{
-    Claim, Claimed, DeliveryFilter, Group, Held, Hold, Job, JobKind, JobState, NewJob, NewService, Pending, Reader,
-    Registered, Renewed, RetentionPolicy, Scheduled, ServiceChange, Settled, Settlement, Turn, Writer,
+    Claim, Claimed, DeliveryFilter, Group, Held, Hold, Job, JobKind, JobState, NewJob, NewService, Outcome, Pending,
+    Reader, Registered, Renewed, RetentionPolicy, Scheduled, ServiceChange, Settled, Settlement, Turn, Write, Writer,
 };
 
 const ROWS: usize = 1000;
@@ -47,8 +47,8 @@ impl Outbox {
         Self { writer, reader: store.reader(), routes, all, orders }
     }
 
-    pub fn commit(&mut self, group: Group, now: Timestamp) -> crate::storage::Committed {
-        self.writer.commit(group, &self.routes, now).expect("committed")
+    pub fn commit(&mut self, group: impl Into<Group>, now: Timestamp) -> crate::storage::Committed {
+        self.writer.commit(&mut group.into(), &self.routes, now).expect("committed")
     }
 
     /// Stores events with these priorities and keys; all as `order.made`.
@@ -58,8 +58,7 @@ impl Outbox {
             key: key.map(Into::into),
             ..event("order.made", "{}")
         };
-        let appends = events.iter().map(|event| Append::single(new(event))).collect();
-        self.commit(Group { appends, ..Group::default() }, NOON);
+        self.commit(appends(events.iter().map(|event| Append::single(new(event)))), NOON);
     }
 
     fn publish_plain(&mut self, count: usize) {
@@ -67,7 +66,7 @@ impl Outbox {
     }
 
     pub fn settle(&mut self, settlements: Vec<Settlement>) {
-        self.commit(Group { settlements, ..Group::default() }, NOON);
+        self.commit(vec![Write::Settle(settlements)], NOON);
     }
 
     /// Gives up deliveries of `all`.
@@ -101,7 +100,10 @@ impl Outbox {
     fn job(&mut self, kind: JobKind, patterns: &[&str], from: EventId, through: EventId) -> i64 {
         let patterns = patterns.iter().map(|text| pattern(text)).collect();
         let job = NewJob { kind, service: self.all, patterns, from, through };
-        self.writer.create_job(&job, NOON).expect("a job")
+        match commit(&mut self.writer, Write::StartJob(job)) {
+            Outcome::Started(id) => id,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn step(&mut self, now: Timestamp) -> Vec<Renewed> {
@@ -144,7 +146,7 @@ fn events_come_with_the_deliveries_their_routes_say() {
         // A service gets nothing back of its own, unless it wants that; own events go nowhere.
         let names =
             [("order.made", "api"), ("other", "api"), ("order.made", "all"), ("order.made", "orders"), ("$sys.a", "x")];
-        let appends = names
+        let requests: Vec<_> = names
             .iter()
             .map(|(name, source)| {
                 Append::single(NewEvent {
@@ -153,7 +155,7 @@ fn events_come_with_the_deliveries_their_routes_say() {
                 })
             })
             .collect();
-        let committed = outbox.commit(Group { appends, ..Group::default() }, NOON);
+        let committed = outbox.commit(appends(requests), NOON);
         let mut enqueued = committed.enqueued;
         enqueued.sort_unstable();
         assert_eq!(enqueued, [(all, [0, 3, 0, 0]), (orders, [0, 3, 0, 0])]);
@@ -363,10 +365,7 @@ fn replays_send_what_was_delivered_or_never_meant_for_the_service() {
         outbox.settle(vec![end(all, 1, 1, Settled::Delivered), end(all, 2, 1, Settled::Retry(at(500)))]);
         let own = Append::single(NewEvent { source: "all".into(), ..event("other", "{}") });
         let other = Append::single(NewEvent { key: Some("k".into()), ..event("other", "{}") });
-        outbox
-            .writer
-            .commit(Group { appends: vec![own, other], ..Group::default() }, &Routes::default(), NOON)
-            .expect("stored");
+        outbox.writer.commit(&mut appends([own, other]).into(), &Routes::default(), NOON).expect("stored");
         outbox.job(JobKind::Replay, &[], 1, 99);
         // 1 was delivered, 2 and 3 are open, 4 comes from the service itself, 5 had no delivery.
         assert_eq!(outbox.step(at(60)), [renewed(2, 0)]);
@@ -396,7 +395,8 @@ fn jobs_are_throttled_resumed_and_cancelled() {
         assert_eq!(outbox.step(at(2)), [renewed(100, 100)]);
         assert_eq!(outbox.due(at(2)), (101..=356).collect::<Vec<_>>());
         assert_eq!(outbox.last_job().next_id, 357);
-        assert_eq!([id, id, id + 1].map(|id| outbox.writer.cancel_job(id, NOON)), [Ok(true), Ok(false), Ok(false)]);
+        let mut cancel = |id| commit(&mut outbox.writer, Write::CancelJob(id));
+        assert_eq!([id, id, id + 1].map(&mut cancel), [true, false, false].map(Outcome::Changed));
         outbox.settle((101..=356).map(|id| end(all, id, 2, Settled::Delivered)).collect());
         assert_eq!(outbox.step(at(3)), []);
         let job = outbox.last_job();
@@ -425,7 +425,7 @@ fn a_new_service_begins_where_it_wants_to_and_only_once() {
         assert_eq!(outbox.last_job().id, 1);
         let state = Registered { id: first[1].id, paused: Some("why".into()), breaker: Some("{}".into()) };
         let change = ServiceChange::Kept { state, obeyed: 0 };
-        outbox.commit(Group { services: vec![change], ..Group::default() }, NOON);
+        outbox.commit(vec![Write::ChangeService(change)], NOON);
         let known = outbox.writer.register(&[service("late", None)], NOON).expect("registered");
         assert_eq!((known[0].paused.as_deref(), known[0].breaker.as_deref()), (Some("why"), Some("{}")));
     });
@@ -439,8 +439,8 @@ fn schedules_become_events_when_due_with_their_deliveries() {
             schedule: Some(Schedule { id: ScheduleId(id), due_at: at(due) }),
             ..Append::single(event(name, "{}"))
         };
-        let appends = vec![later(1, 30, "c"), later(2, 10, "a"), later(4, 20, "x"), later(3, 20, "b")];
-        assert_eq!(outbox.commit(Group { appends, ..Group::default() }, NOON).events, []);
+        let requests = [later(1, 30, "c"), later(2, 10, "a"), later(4, 20, "x"), later(3, 20, "b")];
+        assert_eq!(outbox.commit(appends(requests), NOON).events, []);
         assert_eq!(outbox.writer.next_schedule(), Ok(Some(at(10))));
         let list = |outbox: &Outbox, after: Option<Turn>, limit| -> Vec<Scheduled> {
             run(outbox.reader.schedules(after, limit)).expect("schedules")
@@ -452,7 +452,8 @@ fn schedules_become_events_when_due_with_their_deliveries() {
         assert_eq!(paged, list(&outbox, None, 9));
         // Those due together as they were asked for.
         assert_eq!(paged.iter().map(|found| found.schedule.id.0).collect::<Vec<_>>(), [2, 4, 3, 1]);
-        assert_eq!([4, 4, 9].map(|id| outbox.writer.cancel_schedule(ScheduleId(id))), [Ok(true), Ok(false), Ok(false)]);
+        let mut cancel = |id| commit(&mut outbox.writer, Write::CancelSchedule(ScheduleId(id)));
+        assert_eq!([4, 4, 9].map(&mut cancel), [true, false, false].map(Outcome::Changed));
         let mut take = |now, take_due| -> Vec<String> {
             let committed = outbox.commit(Group { take_due, ..Group::default() }, at(now));
             let deliveries: u32 = committed.enqueued.iter().map(|(_, lanes)| lanes.iter().sum::<u32>()).sum();
@@ -486,22 +487,22 @@ fn commands_wait_for_who_holds_the_service_until_they_are_obeyed() {
     on_both(|store| {
         let mut outbox = Outbox::new(&store);
         let service = outbox.all;
-        let commit = |outbox: &mut Outbox, change| {
-            outbox.commit(Group { services: vec![change], ..Group::default() }, NOON);
+        let change = |outbox: &mut Outbox, change| {
+            outbox.commit(vec![Write::ChangeService(change)], NOON);
             outbox.writer.hold(service).expect("held")
         };
         let ask = |command: &str| ServiceChange::Asked { service, command: command.into() };
-        let mut held = ["pause", "open", "pause"].map(|command| commit(&mut outbox, ask(command)))[2].clone();
+        let mut held = ["pause", "open", "pause"].map(|command| change(&mut outbox, ask(command)))[2].clone();
         let names = |held: &Held| held.commands.iter().map(|(_, command)| command.clone()).collect::<Vec<_>>();
         assert_eq!(names(&held), ["open", "pause"], "each once, the last one last");
         let (obeyed, _) = held.commands[0];
         held.state.paused = Some("why".into());
-        let after = commit(&mut outbox, ServiceChange::Kept { state: held.state.clone(), obeyed });
+        let after = change(&mut outbox, ServiceChange::Kept { state: held.state.clone(), obeyed });
         assert_eq!((names(&after), &after.state), (vec!["pause".to_owned()], &held.state));
         let last = after.commands[0].0;
-        let none = commit(&mut outbox, ServiceChange::Kept { state: held.state, obeyed: last });
+        let none = change(&mut outbox, ServiceChange::Kept { state: held.state, obeyed: last });
         assert_eq!(none.commands, []);
-        assert!(commit(&mut outbox, ask("resume")).commands[0].0 > last, "a number is never used again");
+        assert!(change(&mut outbox, ask("resume")).commands[0].0 > last, "a number is never used again");
     });
 }
 

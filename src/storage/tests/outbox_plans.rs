@@ -10,7 +10,7 @@ use diesel::sql_types::{Integer, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::{QueryResult, RunQueryDsl};
 
-use super::{NOON, Store, event};
+use super::{NOON, Store, appends, event};
 use crate::domain::delivery::DeliveryState;
 use crate::domain::event::{Append, NewEvent};
 use crate::domain::pattern::Pattern;
@@ -19,7 +19,7 @@ use crate::domain::routes::{Route, Routes, Selector};
 use crate::storage::connection::{Access, Connection, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::outbox::{self, Claim, DeliveryFilter};
-use crate::storage::{Group, NewService, Settled, Settlement};
+use crate::storage::{NewService, Settled, Settlement};
 
 /// Asks for the plan of a statement, whatever its parameters.
 struct Plan(String);
@@ -125,7 +125,7 @@ fn check(plans: &[String], index: &str) {
 
 /// The types of the parameters of a settlement.
 const SETTLEMENT: &str =
-    "(bigint[], smallint[], smallint[], bigint[], integer[], bigint[], bigint[], smallint[], text[])";
+    "(bigint[], smallint[], smallint[], bigint[], integer[], bigint[], bigint[], smallint[], text[], integer[])";
 
 fn check_all(store: &Store) {
     let claim = |claim: Claim| plans(store, move |c| outbox::claim(c, 1, &claim, 100, 1 << 20));
@@ -157,7 +157,7 @@ fn check_all(store: &Store) {
         answer: None,
         settled: Settled::Delivered,
     };
-    check(&plans_with(store, SETTLEMENT, |c| outbox::settle(c, &[delivered])), key_of(store, "deliveries"));
+    check(&plans_with(store, SETTLEMENT, |c| outbox::settle(c, &[&[delivered]])), key_of(store, "deliveries"));
 }
 
 /// How a plan names the primary key.
@@ -192,8 +192,7 @@ fn postgres_walks_what_is_open_whatever_its_statistics() {
     let routes = Routes::new(vec![route]);
     for _ in 0..5 {
         let keyed = || Append::single(NewEvent { key: Some("k".into()), ..event("a", "{}") });
-        let appends = (0..1000).map(|_| keyed()).collect();
-        writer.commit(Group { appends, ..Group::default() }, &routes, NOON).expect("stored");
+        writer.commit(&mut appends((0..1000).map(|_| keyed())).into(), &routes, NOON).expect("stored");
     }
     check_all(&store);
     store.execute("ANALYZE");

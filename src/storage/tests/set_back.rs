@@ -10,7 +10,7 @@ use super::server::Postgres;
 use super::{NOON, Store, at, on_both, options, run, single};
 use crate::domain::event::{EventId, LogBounds};
 use crate::domain::log::MARGIN;
-use crate::storage::{EventQuery, RetentionPolicy, StoreUrl, Writer};
+use crate::storage::{EventQuery, JobKind, NewJob, Outcome, RetentionPolicy, StoreUrl, Write, Writer};
 
 fn path(store: &Store) -> &Path {
     match &store.options.url {
@@ -76,6 +76,26 @@ fn a_file_that_was_put_back_at_rest_goes_on_above_what_was_shown_and_says_so_onc
     assert!(!writer.is_set_back());
     assert_eq!(append(&mut writer, 1, 3), [20 + MARGIN + 4]);
     assert_eq!(writer.log().map(|log| log.to_string()), Some(log));
+}
+
+#[test]
+fn what_tells_of_it_comes_before_all_other_writes() {
+    let store = Store::sqlite();
+    let mut writer = store.writer();
+    append(&mut writer, 1, 0);
+    let backup = copy(&store, "backup");
+    append(&mut writer, 1, 1);
+    drop(writer);
+    put_back(&store, &backup);
+    let mut writer = store.writer();
+    let job = NewJob { kind: JobKind::Replay, service: 1, patterns: Vec::new(), from: 1, through: EventId::MAX };
+    let list = vec![Write::StartJob(job), Write::Append(single("a"))];
+    let done = writer.commit(&mut list.into(), &Default::default(), at(2)).expect("committed");
+    let told = 2 + MARGIN + 1;
+    assert_eq!(done.outcomes[0], Outcome::Started(1));
+    assert_eq!(done.events.iter().map(|event| event.id).collect::<Vec<_>>(), [told, told + 1]);
+    assert_eq!(done.events[0].name.as_str(), "$sys.log.restored");
+    assert_eq!(run(store.reader().jobs(1)).expect("jobs")[0].job.through, told);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Events by what is left to do for them, however many there are of each.
 
 use super::outbox::{Outbox, end, pattern};
-use super::{NOON, event, on_both, run};
+use super::{NOON, appends, event, on_both, run};
 use crate::domain::delivery::EventStatus::{self, Failed, Pending, Processed};
 use crate::domain::event::{Append, EventId};
-use crate::storage::{EventQuery, Group, Order, Settled};
+use crate::storage::{EventQuery, Order, Settled};
 
 /// More than one statement looks at.
 const EVENTS: EventId = 7_500;
@@ -29,8 +29,7 @@ fn name(id: EventId) -> &'static str {
 /// Two services get everything; a failed event has an open delivery too.
 fn fill(outbox: &mut Outbox) {
     let (all, orders) = (outbox.all, outbox.orders);
-    let appends = (1..=EVENTS).map(|id| Append::single(event(name(id), "{}"))).collect();
-    outbox.commit(Group { appends, ..Group::default() }, NOON);
+    outbox.commit(appends((1..=EVENTS).map(|id| Append::single(event(name(id), "{}")))), NOON);
     let done = |id: &EventId| status(*id) == Processed;
     let delivered = |service| move |id| end(service, id, 1, Settled::Delivered);
     outbox.settle((1..=EVENTS).filter(done).map(delivered(all)).collect());

@@ -6,16 +6,15 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::jobs::ask;
+use super::jobs::commit;
 use super::{answer, silent};
 use crate::actors::durables::messages::{DurableStatus, LookAgain};
-use crate::actors::persistence::messages::{AlterDurable, Alteration};
 use crate::actors::supervisor::messages::ListAllDurables;
 use crate::domain::event::EventId;
 use crate::protocol::durable::Seek;
 use crate::protocol::durable::seek_request;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::storage::{DurableRecord, service_name};
+use crate::storage::{Alteration, DurableRecord, Outcome, Write, service_name};
 use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
@@ -60,8 +59,8 @@ pub async fn delete(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> R
 }
 
 async fn alter(edge: &Edge, name: &str, alteration: Alteration) -> Result<(), ApiError> {
-    let alter = AlterDurable { name: name.to_owned(), alteration };
-    if !ask(&edge.parts.supervisor.alter_durable, alter).await? {
+    let alter = Write::AlterDurable { name: name.to_owned(), alteration };
+    if commit(edge, alter).await? != Outcome::Changed(true) {
         return Err(unknown(name));
     }
     if let Some(durables) = edge.parts.durables.get() {

@@ -2,21 +2,19 @@
 
 use std::time::Duration;
 
-use actix::prelude::{Message, Recipient};
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
+use super::answer;
 use super::destinations::{Destination, Kind, destinations, one_of_the_destinations};
-use super::{answer, silent};
-use crate::actors::persistence::messages::{AppendFailure, CancelJob, StartJob};
+use crate::actors::persistence::messages::AppendFailure;
 use crate::actors::session::append_error;
-use crate::actors::supervisor::messages::ToPersistence;
 use crate::domain::event::EventId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::job_request::JobRequest;
-use crate::storage::{Counting, Job, JobKind, NewJob};
+use crate::storage::{Counting, Job, JobKind, NewJob, Outcome, Write};
 use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
@@ -80,7 +78,7 @@ pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Res
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::JobNotFound, format!("there is no job {id}"));
     let number: i64 = id.parse().map_err(|_| unknown())?;
-    if ask(&edge.parts.supervisor.cancel_job, CancelJob(number)).await? {
+    if commit(&edge, Write::CancelJob(number)).await? == Outcome::Changed(true) {
         return Ok(reply::ok("Job cancelled.", b"null"));
     }
     let job = edge.parts.reader.job(number).await.map_err(|error| read_error(&error))?.ok_or_else(unknown)?;
@@ -125,7 +123,10 @@ async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<Ht
         let is_nothing = counted.count == 0 && counted.is_complete();
         let job_id = match request.dry_run || is_nothing {
             true => None,
-            false => Some(ask(&edge.parts.supervisor.start_job, StartJob(job)).await?),
+            false => match commit(edge, Write::StartJob(job)).await? {
+                Outcome::Started(id) => Some(id),
+                _ => None,
+            },
         };
         total += counted.count;
         exact &= counted.is_complete();
@@ -176,16 +177,8 @@ fn new_job(
     Ok(NewJob { kind, service: id, patterns, from, through })
 }
 
-/// Has persistence do it, through whoever is persistence now.
-pub(super) async fn ask<M, T>(persistence: &Recipient<ToPersistence<M>>, message: M) -> Result<T, ApiError>
-where
-    M: Message<Result = Result<T, AppendFailure>> + Send + 'static,
-    T: Send + 'static,
-{
-    match tokio::time::timeout(PATIENCE, persistence.send(ToPersistence(message))).await {
-        Ok(Ok(Some(done))) => done.map_err(|failure| append_error(&failure)),
-        Ok(Ok(None)) => Err(append_error(&AppendFailure::StoreUnavailable("the writer is restarting"))),
-        Ok(Err(error)) => Err(silent(&error)),
-        Err(_) => Err(append_error(&AppendFailure::TimedOut)),
-    }
+/// Has persistence apply `write`, within the time that an operator waits.
+pub(super) async fn commit(edge: &Edge, write: Write) -> Result<Outcome, ApiError> {
+    let outcome = tokio::time::timeout(PATIENCE, edge.parts.supervisor.commit(write)).await;
+    outcome.unwrap_or(Err(AppendFailure::TimedOut)).map_err(|failure| append_error(&failure))
 }

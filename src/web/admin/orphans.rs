@@ -4,13 +4,12 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::jobs::{ask, read};
+use super::jobs::{commit, read};
 use super::{find_service, known_services};
-use crate::actors::persistence::messages::SettleOrphans;
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::job_request::{CancelRequest, MoveRequest};
-use crate::storage::{Orphan, Settling, Shifted};
+use crate::storage::{Orphan, Outcome, Settling, Shifted, Write};
 use crate::web::Edge;
 use crate::web::events::read_error;
 use crate::web::reply::{self, Refusal};
@@ -91,7 +90,9 @@ async fn settle(edge: &Edge, orphan: &Orphan, settling: Settling, dry_run: bool)
         return Ok(total);
     }
     loop {
-        let step = ask(&edge.parts.supervisor.settle_orphans, SettleOrphans { from, settling }).await?;
+        let Outcome::Shifted(step) = commit(edge, Write::SettleOrphans { from, settling }).await? else {
+            return Ok(total);
+        };
         if step.is_nothing() {
             return Ok(total);
         }

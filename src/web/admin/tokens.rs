@@ -7,13 +7,12 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::answer;
 use crate::actors::clock::now;
-use crate::actors::persistence::messages::Revoke;
 use crate::actors::session::append_error;
 use crate::actors::shard::messages::CheckAccess;
-use crate::actors::supervisor::messages::ToPersistence;
 use crate::domain::access::Identity;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::raw_object::RawObject;
+use crate::storage::Write;
 use crate::web::publish::retry_soon;
 use crate::web::query::{Query, invalid};
 use crate::web::reply::{self, Refusal};
@@ -91,11 +90,11 @@ fn identity(kind: &str, value: &str) -> Result<Identity, (&'static str, &'static
 /// Stored first, so that it outlives this process and reaches the others; then in force here at once.
 async fn set(edge: &Edge, who: Identity, is_revoked: bool) -> Result<HttpResponse, Refusal> {
     let supervisor = &edge.parts.supervisor;
-    let stored = supervisor.revoke.send(ToPersistence(Revoke { who: who.clone(), is_revoked })).timeout(PATIENCE).await;
-    match stored.ok().flatten() {
-        Some(Ok(_)) => {}
-        Some(Err(failure)) => return Err(append_error(&failure).into()),
-        None => return Err(retry_soon(ErrorCode::StoreUnavailable, "the writer is restarting").into()),
+    let stored = supervisor.commit(Write::Revoke { who: who.clone(), is_revoked });
+    match tokio::time::timeout(PATIENCE, stored).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(failure)) => return Err(append_error(&failure).into()),
+        Err(_) => return Err(retry_soon(ErrorCode::StoreUnavailable, "the writer is restarting").into()),
     }
     log::info!(kind = who.kind(), principal = who.value(), is_revoked; "revocation changed by an operator");
     edge.parts.access.revoke(who, is_revoked);

@@ -1,0 +1,132 @@
+//! What persistence does now and then: it looks after the store and the clock, and removes what is no longer kept.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Persistence;
+use super::registry::ServiceRegistry;
+use crate::actors::clock::{self, now};
+use crate::protocol::log_batch::LogBatch;
+use crate::storage::{Group, RetentionPolicy, StoreError, StoreErrorKind, StoreUrl, Writer};
+
+/// How often retention and expired idempotency keys are seen to, at least.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// How often waits are looked for that a wrong clock has made too long.
+const BOUNDING_INTERVAL: Duration = Duration::from_secs(60);
+/// Rows removed in one step: a step must not be felt by the publishes that wait behind it.
+const HOUSEKEEPING_ROWS: usize = 500;
+/// Pages of a SQLite file given back in one step, for the same reason.
+const GIVE_BACK_PAGES: u16 = 64;
+
+impl Persistence {
+    /// Reads the clock of the store, if it has one that several nodes share, else this machine's.
+    fn look_at_clock(&mut self) {
+        /// An answer that takes longer says too little of the time.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let is_set = match self.parts.store.url {
+            StoreUrl::Sqlite(_) => clock::look(),
+            StoreUrl::Postgres(_) => {
+                let asked = clock::steady();
+                let mut time = None;
+                self.at_writer(|_, writer| {
+                    time = writer.time_of_day()?;
+                    Ok(())
+                });
+                let took = clock::steady().since(asked);
+                time.filter(|_| took < PATIENCE).is_some_and(|time| clock::told(time, asked.plus(took / 2)))
+            }
+        };
+        if is_set {
+            self.next_bounding = Instant::now();
+        }
+        self.parts.metrics.clock_departure.set(clock::certainty().departure);
+    }
+
+    /// Opens the store or proves that it works again, and tells everybody of events that others have committed.
+    pub(super) fn care(&mut self) {
+        if matches!(self.parts.store.url, StoreUrl::Sqlite(_)) {
+            self.look_at_clock();
+        }
+        let health = Arc::clone(&self.parts.health);
+        let _operation = health.begin();
+        let known = self.parts.position.get();
+        let Some(bounds) = self.watch.care(&self.parts.position) else { return };
+        if matches!(self.parts.store.url, StoreUrl::Postgres(_)) {
+            self.look_at_clock();
+        }
+        if known.is_none() {
+            self.at_writer(|_, writer| {
+                writer.newest_at()?.into_iter().for_each(clock::compare);
+                Ok(())
+            });
+        }
+        if known.is_none_or(|known| bounds.last > known.last) {
+            self.tell_router(LogBatch::new(bounds.last, Vec::new()));
+            self.registry.wake_all();
+        }
+        self.at_writer(|registry, writer| match registry.routes() {
+            None => registry.register(writer, now()),
+            Some(_) => registry.resolve_doubt(writer),
+        });
+        if self.watch.writer().is_ok_and(|writer| writer.is_set_back()) {
+            self.go_on_after_set_back();
+        }
+    }
+
+    /// Before anything is published: a commit that tells of it. If that fails, the next look does it.
+    fn go_on_after_set_back(&mut self) {
+        // What is to be delivered is what the store says, whatever was known.
+        self.registry.doubt();
+        let _ = self.write(&mut Group::default());
+        self.at_writer(|registry, writer| registry.resolve_doubt(writer));
+    }
+
+    /// Has the registry do something if the store is well.
+    pub(super) fn at_writer(&mut self, work: impl FnOnce(&mut ServiceRegistry, &mut Writer) -> Result<(), StoreError>) {
+        if let Ok(writer) = self.watch.writer()
+            && let Err(error) = work(&mut self.registry, writer)
+        {
+            self.watch.failed(error);
+        }
+    }
+
+    /// One step of it, with a pause after pages were given back.
+    pub(super) fn housekeeping(&mut self, pause: Duration) {
+        self.next_housekeeping = Instant::now() + HOUSEKEEPING_INTERVAL;
+        match self.housekeeping_step(pause) {
+            Ok(Some(pause)) => self.next_housekeeping = Instant::now() + pause,
+            Ok(None) => {}
+            Err(error) if error.kind == StoreErrorKind::Busy => {}
+            Err(error) => drop(self.watch.failed(error)),
+        }
+    }
+
+    /// One small step; when more is due, if it is.
+    fn housekeeping_step(&mut self, pause: Duration) -> Result<Option<Duration>, StoreError> {
+        let _operation = self.parts.health.begin();
+        let Ok(writer) = self.watch.writer() else {
+            return Ok(None);
+        };
+        let is_held = clock::certainty().is_held;
+        if !is_held && Instant::now() >= self.next_bounding {
+            self.next_bounding = Instant::now() + BOUNDING_INTERVAL;
+            writer.bound_waits(&self.registry.longest_waits(), now(), HOUSEKEEPING_ROWS)?;
+        }
+        let pruned = if is_held { 0 } else { writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)? };
+        let mut more = pruned >= HOUSEKEEPING_ROWS;
+        if self.parts.retention != RetentionPolicy::default() && !is_held {
+            let trimmed = writer.trim(&self.parts.retention, now(), HOUSEKEEPING_ROWS)?;
+            if trimmed.removed > 0 {
+                self.parts.metrics.trimmed.inc_by(trimmed.removed as u64);
+                let bounds = writer.bounds()?;
+                self.parts.position.set(bounds);
+            }
+            more |= trimmed.more_due;
+        }
+        more |= self.registry.housekeeping(writer, now())?;
+        if more {
+            return Ok(Some(Duration::ZERO));
+        }
+        Ok(writer.give_back(GIVE_BACK_PAGES)?.then_some(pause))
+    }
+}

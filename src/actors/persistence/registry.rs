@@ -1,0 +1,200 @@
+//! What persistence knows of the services: their routes and figures, and what is due of schedules and jobs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
+use crate::config::StartFrom;
+use crate::domain::event::Timestamp;
+use crate::domain::priority::Lane;
+use crate::domain::routes::{Routes, ServiceId};
+use crate::storage::{
+    Committed, NewService, Orphan, Outcome, Renewed, Settled, Settlement, Settling, Shifted, StoreError, Write, Writer,
+};
+
+/// Schedules appended in one transaction.
+const SCHEDULES_AT_ONCE: usize = 500;
+
+/// See the module.
+pub struct ServiceRegistry {
+    slots: ServiceSlots,
+    /// Told of dead letters of durable subscriptions that were made anew.
+    durables: Arc<Notify>,
+    routes: Option<Routes>,
+    /// Nothing is due before this; `None`: nothing is scheduled.
+    next_schedule: Option<Timestamp>,
+    /// A commit failed, and may be stored all the same: the figures are to be counted anew.
+    is_in_doubt: bool,
+    has_told_of_orphans: bool,
+}
+
+impl ServiceRegistry {
+    pub fn new(slots: ServiceSlots, durables: Arc<Notify>) -> Self {
+        Self { slots, durables, routes: None, next_schedule: None, is_in_doubt: false, has_told_of_orphans: false }
+    }
+
+    /// Where events go; `None` before [`Self::register`].
+    pub fn routes(&self) -> Option<&Routes> {
+        self.routes.as_ref()
+    }
+
+    /// Gives the services their numbers, counts what waits for them, and lets new ones begin where they want to.
+    pub fn register(&mut self, writer: &mut Writer, now: Timestamp) -> Result<(), StoreError> {
+        let service = |slot: &Arc<ServiceSlot>| NewService {
+            name: slot.name.clone(),
+            patterns: slot.selectors.iter().map(|selector| selector.event.clone()).collect(),
+            start_from: match slot.start_from {
+                StartFrom::Now => None,
+                StartFrom::Earliest => Some(1),
+                StartFrom::Id(id) => Some(id),
+            },
+        };
+        let services: Vec<_> = self.slots.iter().map(service).collect();
+        let registered = if services.is_empty() { Vec::new() } else { writer.register(&services, now)? };
+        for (slot, known) in self.slots.iter().zip(registered) {
+            slot.set(&writer.pending(known.id)?);
+            slot.register(known);
+        }
+        self.tell_of_orphans(writer)?;
+        self.next_schedule = writer.next_schedule()?;
+        self.routes = Some(Routes::new(self.slots.iter().filter_map(|slot| slot.route()).collect()));
+        Ok(())
+    }
+
+    /// Warns of open deliveries that nobody makes, once.
+    fn tell_of_orphans(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
+        if !std::mem::replace(&mut self.has_told_of_orphans, true) {
+            let configured: Vec<String> = self.slots.iter().map(|slot| slot.name.to_string()).collect();
+            for Orphan { name, pending, .. } in writer.orphans(&configured)? {
+                let (service, dead, pending) = (name.as_str(), pending.dead, pending.open());
+                if pending == 0 {
+                    continue;
+                }
+                log::warn!(service, pending, dead; "deliveries of a service that is not configured: move or cancel them by /admin/deliveries");
+            }
+        }
+        Ok(())
+    }
+
+    /// How many schedules may be appended now: none if none is due.
+    pub fn due_schedules(&self, now: Timestamp) -> usize {
+        if self.next_schedule.is_some_and(|due| due <= now) { SCHEDULES_AT_ONCE } else { 0 }
+    }
+
+    /// How long deliveries to each service may wait.
+    pub fn longest_waits(&self) -> Vec<(ServiceId, Duration)> {
+        self.slots.iter().filter_map(|slot| Some((slot.id()?, slot.longest_wait))).collect()
+    }
+
+    /// Remembers when what `writes` schedule is due.
+    pub fn note(&mut self, writes: &[Write]) {
+        let earliest = writes.iter().filter_map(|write| Some(write.as_append()?.schedule?.due_at)).min();
+        self.next_schedule = self.next_schedule.into_iter().chain(earliest).min();
+    }
+
+    /// Keeps the figures after a commit of `writes`, and wakes the services that have something new. Whether a job may
+    /// go on.
+    pub fn committed(&mut self, writes: &[Write], committed: &Committed) -> bool {
+        for (service, lanes) in &committed.enqueued {
+            let Some(slot) = self.slot(*service) else { continue };
+            for lane in Lane::ALL {
+                slot.add(lane, i64::from(lanes[lane.index()]));
+            }
+            slot.wake();
+        }
+        let mut may_go_on = false;
+        for (write, outcome) in writes.iter().zip(&committed.outcomes) {
+            match (write, outcome) {
+                (Write::Settle(settlements), Outcome::Settled { were_all_open }) => {
+                    may_go_on |= self.settled(settlements, *were_all_open);
+                    // Which of them were is counted.
+                    self.is_in_doubt |= !were_all_open;
+                }
+                // Dead letters of durable subscriptions are made anew as fast as they are settled.
+                (Write::ChangeDurable(change), _) => may_go_on |= !change.renewed.is_empty(),
+                (Write::SettleOrphans { settling: Settling::MoveTo(to), .. }, Outcome::Shifted(shifted)) => {
+                    self.moved(*to, shifted);
+                }
+                (Write::StartJob(_), _) => may_go_on = true,
+                _ => {}
+            }
+        }
+        may_go_on
+    }
+
+    /// What ended for good is no longer open. Whether a job may have room to go on.
+    fn settled(&self, settlements: &[Settlement], is_counted: bool) -> bool {
+        /// Half of what jobs may have open at a time: so they need not wait, nor step for each delivery.
+        const ROOM: i64 = 128;
+        let mut has_room = false;
+        for Settlement { service, lane, settled, .. } in settlements {
+            let Some(slot) = self.slot(*service).filter(|_| !matches!(settled, Settled::Retry(_))) else { continue };
+            if is_counted {
+                slot.add(*lane, -1);
+                slot.add_dead(i64::from(matches!(settled, Settled::Dead(_))));
+            }
+            has_room |= *lane == Lane::Replay && slot.pending()[Lane::Replay.index()] <= ROOM;
+        }
+        has_room
+    }
+
+    /// A configured service has got deliveries of one that is not.
+    fn moved(&self, to: ServiceId, Shifted { open, dead, .. }: &Shifted) {
+        let Some(slot) = self.slot(to) else { return };
+        Lane::ALL.into_iter().for_each(|lane| slot.add(lane, open[lane.index()]));
+        slot.add_dead(*dead);
+        slot.wake_for_renewed();
+    }
+
+    /// A commit was not confirmed.
+    pub fn doubt(&mut self) {
+        self.is_in_doubt = true;
+    }
+
+    /// What was appended because it was due is scheduled no more.
+    pub fn took_schedules(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
+        self.next_schedule = writer.next_schedule()?;
+        Ok(())
+    }
+
+    /// The store works: counts what is in doubt.
+    pub fn resolve_doubt(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
+        if self.is_in_doubt {
+            for slot in self.slots.iter() {
+                let Some(id) = slot.id() else { continue };
+                slot.set(&writer.pending(id)?);
+                slot.wake_for_renewed();
+            }
+            self.is_in_doubt = false;
+        }
+        Ok(())
+    }
+
+    /// Other processes may have added something.
+    pub fn wake_all(&self) {
+        self.slots.iter().for_each(|slot| slot.wake_for_renewed());
+    }
+
+    /// One small step of each job; true when more is due.
+    pub fn housekeeping(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool, StoreError> {
+        self.next_schedule = writer.next_schedule()?;
+        let Some(routes) = &self.routes else { return Ok(false) };
+        let steps = writer.step_jobs(routes, now)?;
+        for (service, Renewed { open, dead }) in steps.iter().filter(|(_, renewed)| renewed.open > 0) {
+            let Some(slot) = self.slot(*service) else {
+                self.durables.notify_one();
+                continue;
+            };
+            slot.add(Lane::Replay, *open);
+            slot.add_dead(-dead);
+            slot.wake_for_renewed();
+        }
+        Ok(!steps.is_empty())
+    }
+
+    fn slot(&self, service: ServiceId) -> Option<&ServiceSlot> {
+        self.slots.iter().find(|slot| slot.id() == Some(service)).map(|slot| &**slot)
+    }
+}

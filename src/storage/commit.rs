@@ -1,0 +1,183 @@
+//! Committing a group of writes.
+
+use std::collections::BTreeMap;
+
+use bytestring::ByteString;
+
+use crate::domain::event::{Append, AppendOutcome, DEFAULT_SOURCE, Event, EventId, NewEvent, Priority, Timestamp};
+use crate::domain::log::{Restored, Seen};
+use crate::domain::name::EventName;
+use crate::domain::routes::Routes;
+
+use super::error::{StoreError, StoreErrorKind};
+use super::group::{self, Group, Written};
+use super::outbox;
+use super::write::{Outcome, Write};
+use super::writer::Writer;
+use crate::telemetry::faults::{self, FaultPoint};
+
+/// A batch that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The last id before this batch, read inside its transaction; 0 if it appends nothing.
+    pub prev: EventId,
+    /// What was stored, ids rising without a gap from `prev + 1`.
+    pub events: Vec<Event>,
+    /// One for each write, in order.
+    pub outcomes: Vec<Outcome>,
+    /// Deliveries added, by service and lane.
+    pub enqueued: outbox::Enqueued,
+    /// How the log goes on, if it was found to be set back; its first event tells of that.
+    pub restored: Option<Restored>,
+    /// Why requests are [`AppendOutcome::Unstorable`].
+    pub refused: Vec<StoreError>,
+}
+
+impl Writer {
+    /// Makes it another log, which goes on above all that is known, and says so with `$sys.log.restored`.
+    pub fn declare_restored(&mut self, now: Timestamp) -> Result<Restored, StoreError> {
+        self.is_declared = true;
+        let committed = self.commit(&mut Group::default(), &Routes::default(), now)?;
+        committed.restored.ok_or_else(|| StoreError::new(StoreErrorKind::Internal, "nothing was declared"))
+    }
+
+    /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
+    pub fn append(&mut self, batch: Vec<Append>, now: Timestamp) -> Result<Committed, StoreError> {
+        let writes: Vec<_> = batch.into_iter().map(Write::Append).collect();
+        self.commit(&mut writes.into(), &Routes::default(), now)
+    }
+
+    /// Applies the writes of `group` in their order in one transaction, with a delivery of each new event for every service
+    /// that `routes` finds for it; a request whose idempotency key was used before stores nothing.
+    ///
+    /// Events get dense rising ids, and a `created_at` that goes back only where the newest event is dated by a clock that
+    /// was wrong. When this returns, they are durable. When it fails, nothing is acknowledged; with
+    /// [`StoreErrorKind::Unavailable`] it may be stored.
+    ///
+    /// A request that the store cannot hold holds up no other one: it is left out, and told so. With
+    /// [`StoreErrorKind::Invalid`] the store is well, and cannot hold another write of `group`.
+    ///
+    /// `group` loses the events that were stored of it, and is as it was after a failure.
+    pub fn commit(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
+        match self.commit_whole(group, routes, now) {
+            Err(error) if error.kind.may_be_of_data() => self.commit_storable(group, routes, now),
+            done => done,
+        }
+    }
+
+    fn commit_whole(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
+        let (aborts, is_unconfirmed) = if !group.has_saves() {
+            (false, false)
+        } else if faults::strikes(FaultPoint::StoreLocked) {
+            return Err(StoreError::new(StoreErrorKind::Locked, "injected: the store is locked"));
+        } else {
+            (faults::strikes(FaultPoint::TransactionAborted), faults::strikes(FaultPoint::CommitUnconfirmed))
+        };
+        refuse_zero_bytes(&group.writes)?;
+        let connection = self.connected()?;
+        let ground = self.ground(now);
+        let mut written = self.keep(connection, |connection| {
+            connection.begin()?;
+            let written = group::write(connection, group, routes, ground)?;
+            injected(aborts)?;
+            connection.commit()?;
+            injected(is_unconfirmed)?;
+            Ok(written)
+        })?;
+        let (prev, events) = (written.prev(), written.take_events(&mut group.writes));
+        let Written { outcomes, enqueued, restored, .. } = written;
+        if let Some(restored) = &restored {
+            log::error!(log_id:% = restored.log, last_id = restored.last, known_last_id = restored.known, first_id = restored.after + 1; "the log was set back: ids that were given out are not given out again");
+            self.log = Some(restored.log);
+            self.is_declared = false;
+        }
+        if let Some((log, newest)) = self.log.zip(events.last()) {
+            self.see(Seen { log, last: newest.id, at: newest.created_at });
+            self.is_set_back = false;
+        }
+        Ok(Committed { prev, events, outcomes, enqueued, restored, refused: Vec::new() })
+    }
+
+    /// The same without the requests that the store cannot hold: they are found by halves, in transactions that are
+    /// not committed.
+    fn commit_storable(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
+        // A store that does not take this either is ailing.
+        self.rehearse(vec![Write::Append(harmless())], routes, now)?;
+        let appends: Vec<usize> =
+            (0..).zip(&group.writes).filter(|(_, w)| w.as_append().is_some()).map(|(at, _)| at).collect();
+        let mut refused: BTreeMap<usize, StoreError> = BTreeMap::new();
+        let mut doubtful: Vec<&[usize]> = appends.chunks(appends.len().max(1)).collect();
+        while let Some(places) = doubtful.pop() {
+            let writes = places.iter().map(|at| group.writes[*at].clone()).collect();
+            match (self.rehearse(writes, routes, now), places) {
+                (Ok(()), _) => {}
+                (Err(error), _) if !error.kind.may_be_of_data() => return Err(error),
+                (Err(error), [place]) => drop(refused.insert(*place, error)),
+                (Err(_), _) => doubtful.extend(<[_; 2]>::from(places.split_at(places.len() / 2))),
+            }
+        }
+        let storable = group.writes.iter().enumerate().filter(|(at, _)| !refused.contains_key(at));
+        let storable = storable.map(|(_, write)| write.clone()).collect();
+        let whole = std::mem::replace(&mut group.writes, storable);
+        let committed = self.commit_whole(group, routes, now);
+        group.writes = whole;
+        let mut committed = committed.map_err(|error| {
+            let kind = if error.kind.may_be_of_data() { StoreErrorKind::Invalid } else { error.kind };
+            StoreError { kind, ..error }
+        })?;
+        for (place, error) in refused {
+            committed.outcomes.insert(place, Outcome::Appended(AppendOutcome::Unstorable));
+            committed.refused.push(error);
+        }
+        Ok(committed)
+    }
+
+    /// Applies `writes` in a transaction that is not committed.
+    fn rehearse(&mut self, writes: Vec<Write>, routes: &Routes, now: Timestamp) -> Result<(), StoreError> {
+        refuse_zero_bytes(&writes)?;
+        let connection = self.connected()?;
+        let ground = self.ground(now);
+        self.keep(connection, |connection| {
+            connection.begin()?;
+            let written = group::write(connection, &writes.into(), routes, ground).map(drop);
+            connection.roll_back();
+            written
+        })
+    }
+}
+
+/// An event that any store can hold.
+fn harmless() -> Append {
+    Append::single(NewEvent {
+        name: EventName::from_store("$sys.rehearsal".to_owned()),
+        payload: ByteString::from_static("{}"),
+        source: DEFAULT_SOURCE,
+        priority: Priority::Normal,
+        key: None,
+        metadata: None,
+        traceparent: None,
+        idempotency: None,
+    })
+}
+
+/// A failure by order of a test.
+fn injected(is_due: bool) -> Result<(), StoreError> {
+    let error = || StoreError::new(StoreErrorKind::Unavailable, "injected: the connection is lost");
+    if is_due { Err(error()) } else { Ok(()) }
+}
+
+/// PostgreSQL cannot hold a zero byte in a text, so neither backend takes one.
+fn refuse_zero_bytes(writes: &[Write]) -> Result<(), StoreError> {
+    let has_zero = |text: &ByteString| memchr::memchr(0, text.as_bytes()).is_some();
+    let bad = |event: &NewEvent| {
+        let NewEvent { name, payload, source, priority: _, key, metadata, traceparent, idempotency } = event;
+        let required = [name.as_shared(), payload, source];
+        let optional = [key.as_ref(), metadata.as_ref(), traceparent.as_ref(), idempotency.as_ref().map(|i| &i.key)];
+        required.into_iter().chain(optional.into_iter().flatten()).any(has_zero)
+    };
+    let key_is_bad = |append: &Append| append.idempotency.as_ref().is_some_and(|i| has_zero(&i.key));
+    if writes.iter().filter_map(Write::as_append).any(|append| key_is_bad(append) || append.events.iter().any(bad)) {
+        return Err(StoreError::new(StoreErrorKind::Invalid, "a text of an event contains a zero byte"));
+    }
+    Ok(())
+}

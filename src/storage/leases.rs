@@ -1,0 +1,63 @@
+//! Which process delivers to a service, or the events of a durable subscription.
+//!
+//! On PostgreSQL a lease is an advisory lock of the writer's session: it is neither taken nor given up with a
+//! transaction, but outlives one that fails. So leases are no writes of a group.
+
+use crate::domain::routes::ServiceId;
+
+use super::connection::Connection;
+use super::durables::{self, HeldDurable};
+use super::error::StoreError;
+use super::outbox::{self, Held, Hold};
+use super::postgres;
+use super::writer::Writer;
+use crate::telemetry::faults::{self, FaultPoint};
+
+impl Writer {
+    /// Makes this process the only one that delivers to a service, for as long as the writer's connection lives;
+    /// whether it is, and with what state. On SQLite there is no other.
+    pub fn hold(&mut self, service: ServiceId) -> Result<Held, StoreError> {
+        self.with(|connection| {
+            let hold = match connection {
+                Connection::Sqlite(_) => Hold::Kept,
+                Connection::Postgres(session) => postgres::hold(session, service)?,
+            };
+            outbox::held(connection, service, hold)
+        })
+    }
+
+    /// Makes this process the only one that delivers the events of a durable subscription, for as long as the writer's
+    /// connection lives or until it is [released](Self::release); none if it was deleted.
+    pub fn hold_durable(&mut self, service: ServiceId) -> Result<Option<HeldDurable>, StoreError> {
+        Ok(self.hold_durables(&[(service, None)])?.pop())
+    }
+
+    /// The same for many, each with the epoch in which this process holds it, if it does: then its marks are not read
+    /// again. Those that were deleted are left out.
+    ///
+    /// Whoever takes one begins a new epoch of it: what another process, which held it before and does not know that yet,
+    /// has still to store is void.
+    pub fn hold_durables(&mut self, known: &[(ServiceId, Option<i64>)]) -> Result<Vec<HeldDurable>, StoreError> {
+        self.with(|connection| {
+            let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
+            let holds = match connection {
+                Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
+                Connection::Postgres(session) => postgres::hold_all(session, &services)?,
+            };
+            let holds =
+                if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
+            let taken: Vec<ServiceId> =
+                services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
+            durables::begin_epochs(connection, &taken)?;
+            durables::held(connection, known, &holds)
+        })
+    }
+
+    /// Lets another process hold it.
+    pub fn release(&mut self, service: ServiceId) -> Result<(), StoreError> {
+        self.with(|connection| match connection {
+            Connection::Sqlite(_) => Ok(()),
+            Connection::Postgres(session) => postgres::release(session, service),
+        })
+    }
+}
