@@ -36,6 +36,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod protocol;
+pub mod runtime;
 pub mod serve;
 pub mod storage;
 pub mod telemetry;

@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock};
 
 use crate::domain::event::{EventId, LogBounds};
 use crate::domain::log::{LogId, Seen};
-use crate::protocol::request::Start;
+use crate::protocol::subscription::Start;
 use crate::storage::Reader;
 
 /// The retained bounds of the log as the persistence actor last knew them.
@@ -68,8 +68,8 @@ impl LogPosition {
         self.known.store(true, Ordering::Release);
     }
 
-    /// The end of the log for a request that was read when it was `known`. Whoever resumes beyond that may come from
-    /// another node that is ahead of this one, so the store is asked.
+    /// Where the log ends for a subscription that begins at `start`: at `known`, or, if `start` lies beyond that, where the
+    /// store says. A subscriber that comes from another node may be ahead of this one.
     pub async fn end_for(&self, start: Start, known: EventId, reader: &Reader) -> EventId {
         if !matches!(start, Start::After(id) if id > known) {
             return known;

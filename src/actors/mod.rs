@@ -15,12 +15,11 @@
 pub mod client;
 pub mod clock;
 pub mod connection;
-pub mod durables;
+pub mod consumers;
 pub mod log_position;
-pub mod mailbox;
-pub mod observe;
 pub mod persistence;
 pub mod push_log;
+pub mod registry;
 pub mod router;
 pub mod service_slot;
 pub mod session;

@@ -3,20 +3,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use actix::prelude::{Addr, Context};
-use actix_rt::ArbiterHandle;
+use actix::prelude::{Addr, AsyncContext as _, Context};
+use tokio::sync::mpsc;
 
-use super::mailbox::{Depth, Mailbox};
 use super::persistence::intake::Intake;
-use super::persistence::messages::AppendEvents;
 use super::shard::{Shard, ShardParts, ShardThread, low_water};
-use super::supervisor::guard::ExitGuard;
+use crate::runtime::address::Address;
+use crate::runtime::life::Life;
 use crate::transport::ShardQueues;
-
-thread_local! {
-    /// The worker of this thread, where the supervisor finds it to start a shard anew.
-    static WORKER: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
-}
 
 /// See the module.
 pub struct Worker {
@@ -26,29 +20,33 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Sets up the current thread, without a shard yet; the supervisor starts that one.
+    /// Sets up the current thread, without a shard yet: the supervisor starts one at `address`, and again when it fails,
+    /// by sending the life of it.
     pub fn install(
         number: usize,
         intake: Intake,
         parts: ShardParts,
         queues: Rc<ShardQueues>,
-    ) -> (Rc<Self>, ArbiterHandle) {
+        address: Address<Shard>,
+    ) -> (Rc<Self>, mpsc::UnboundedSender<Life>) {
         let thread = ShardThread { number, intake, queues, lobby: Rc::default(), clock: Rc::default() };
         let worker = Rc::new(Self { thread, parts, shard: RefCell::new(None) });
-        WORKER.set(Some(Rc::clone(&worker)));
-        (worker, actix_rt::Arbiter::current())
-    }
-
-    /// The worker of the current thread.
-    pub fn current() -> Option<Rc<Self>> {
-        WORKER.with_borrow(Clone::clone)
+        let (starts, mut lives) = mpsc::unbounded_channel();
+        let at_work = Rc::clone(&worker);
+        actix_rt::spawn(async move {
+            while let Some(life) = lives.recv().await {
+                at_work.start_shard(life, &address);
+            }
+        });
+        (worker, starts)
     }
 
     /// Starts a shard in place of the one before.
-    pub fn start_shard(&self, depth: Depth, guard: ExitGuard) -> Addr<Shard> {
-        let address = Context::new().run(Shard::new(self.thread.clone(), self.parts.clone(), depth, guard));
-        self.shard.replace(Some(address.clone()));
-        address
+    fn start_shard(&self, life: Life, address: &Address<Shard>) {
+        let ctx = Context::new();
+        life.begin(address, ctx.address());
+        self.shard.replace(Some(ctx.address()));
+        ctx.run(Shard::new(self.thread.clone(), self.parts.clone(), life));
     }
 
     /// The shard of the moment; `None` before the first was started.
@@ -64,12 +62,5 @@ impl Worker {
     /// Queued bytes at which a connection that lags is given more.
     pub fn low_water(&self) -> usize {
         low_water(self.queue_limit())
-    }
-}
-
-/// Appends from this worker go to `persistence` from now on.
-pub fn connect_intake(persistence: Mailbox<AppendEvents>) {
-    if let Some(worker) = Worker::current() {
-        worker.thread.intake.connect(persistence);
     }
 }

@@ -7,16 +7,14 @@ use std::fmt;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::sections::{HOUR, MINUTE};
-use super::units::{Span, span, whole};
+use super::checks::{check_admin_token, check_token_name};
+use super::units::{HOUR, MINUTE, Span, span, whole};
 use crate::domain::access::Grants;
 use crate::domain::event::Timestamp;
 use crate::domain::network::Network;
 use crate::domain::pattern::Pattern;
 use crate::domain::secret::Secret;
 
-/// Longest name of a token, in bytes.
-const MAX_NAME: usize = 63;
 /// Tokens in a configuration.
 const MAX_TOKENS: usize = 10_000;
 
@@ -165,28 +163,6 @@ pub(super) fn shown_networks<S: Serializer>(networks: &[Network], serializer: S)
     serializer.collect_seq(networks.iter().map(ToString::to_string))
 }
 
-/// Fewest characters of an admin token.
-const MIN_ADMIN_TOKEN: usize = 4;
-/// Fewest that nobody finds by trying.
-const GOOD_ADMIN_TOKEN: usize = 16;
-
-/// Whether `text` can be an admin token: it is more than a mistake, and can be sent in a header. The reason never repeats
-/// it.
-pub fn check_admin_token(text: &str) -> Result<(), String> {
-    if text.chars().count() < MIN_ADMIN_TOKEN {
-        return Err(format!("must have at least {MIN_ADMIN_TOKEN} characters, better {GOOD_ADMIN_TOKEN} and more"));
-    }
-    if text.trim() != text || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return Err("must be visible ASCII, to be sent in a header".into());
-    }
-    Ok(())
-}
-
-/// Whether it may be found by trying: enough on a machine of one's own, and nowhere else.
-pub fn is_weak_admin_token(text: &str) -> bool {
-    text.chars().count() < GOOD_ADMIN_TOKEN
-}
-
 /// Reads an admin token; empty is none.
 pub(super) fn admin_token<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, D::Error> {
     let token = Secret::deserialize(from)?;
@@ -194,15 +170,6 @@ pub(super) fn admin_token<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, 
         check_admin_token(token.expose()).map_err(D::Error::custom)?;
     }
     Ok(token)
-}
-
-/// Whether a token may be called `name`.
-pub fn check_token_name(name: &str) -> Result<(), String> {
-    let good = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'));
-    if good && (1..=MAX_NAME).contains(&name.len()) {
-        return Ok(());
-    }
-    Err(format!("must be 1 to {MAX_NAME} of a-z, 0-9, \"-\" and \"_\""))
 }
 
 fn token_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

@@ -7,8 +7,9 @@ use std::fmt;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::sections::{DAY, HOUR, KIB, MIB, MINUTE, SECOND};
-use super::units::{Size, Span, between, number, optional_span, size, span, whole};
+use super::units::{
+    DAY, HOUR, KIB, MIB, MINUTE, SECOND, Size, Span, between, number, optional_span, size, span, whole,
+};
 use crate::protocol::webhook::DeliveryFormat;
 
 /// Most waits in `retry_delays`.

@@ -5,28 +5,12 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::checks::{check_service_name, suggest};
 use super::error::{ConfigError, Origin};
-use super::reference::{DEFAULT_TOML, service_defaults};
-use super::services::check_name;
+use super::reference::{DEFAULT_TOML, SHORT_NAMES, service_defaults};
 
 /// Variables of the form `EVENT_HANDLER__SECTION__KEY` set `section.key`.
 const PREFIX: &str = "EVENT_HANDLER__";
-
-/// Short names for single keys; of two for the same key, the later one wins.
-pub(super) const SHORT_NAMES: [(&str, &str); 12] = [
-    ("PORT", "server.port"),
-    ("HOST", "server.host"),
-    ("DATABASE_URL", "store.url"),
-    ("REDIS_URL", "redis.url"),
-    ("ADMIN_TOKEN", "admin.token"),
-    ("NODE_ENV", "environment"),
-    ("APP_ENV", "environment"),
-    ("RUST_LOG", "log.level"),
-    ("AUCTION_MANAGER_URL", "service_urls.auction_manager"),
-    ("STREAM_MANAGER_URL", "service_urls.stream_manager"),
-    ("ELIZA_URL", "service_urls.eliza"),
-    ("SHAPE_L2_URL", "service_urls.shape_l2"),
-];
 
 /// Keys whose values must be written as text: a number would be written anew, and another secret.
 const TEXT_ONLY: [&str; 1] = ["admin.token"];
@@ -121,7 +105,7 @@ impl Layers {
                 Some(other) => return Err(refuse(at + ".name", &format!("must be text, not {}", kind(&other)))),
                 None => return Err(refuse(at + ".name", "is required")),
             };
-            check_name(&name).map_err(|reason| refuse(format!("{at}.name"), &reason))?;
+            check_service_name(&name).map_err(|reason| refuse(format!("{at}.name"), &reason))?;
             if self.services.iter().any(|(other, _)| *other == name) {
                 return Err(refuse(at + ".name", &format!("{name:?} is the name of another service")));
             }
@@ -170,7 +154,7 @@ impl Layers {
             return Err(ConfigError::of_key(origin, format!("{SERVICES}.{path}"), "is a section, not a key"));
         };
         let name = name.replace('_', "-");
-        check_name(&name)
+        check_service_name(&name)
             .map_err(|reason| ConfigError::of_key(origin.clone(), format!("{SERVICES}.{name}"), reason))?;
         self.assign_service(&origin, &name, key, |slot| read(slot, text))
     }
@@ -319,48 +303,5 @@ fn unknown_key(values: &Table, path: &[String]) -> String {
     match elsewhere {
         Some(section) => format!("unknown key (did you mean \"{section}.{name}\"?)"),
         None => format!("unknown key (known: {})", siblings.keys().map(String::as_str).collect::<Vec<_>>().join(", ")),
-    }
-}
-
-/// The candidate that `name` was probably meant to be: at most two letters away, and fewer than half of it.
-pub(super) fn suggest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let near = candidates.into_iter().map(|candidate| (distance(name, candidate), candidate)).min()?;
-    (near.0 <= 2 && near.0 * 2 <= near.1.len()).then_some(near.1)
-}
-
-/// Letters to insert, delete or replace to get from `a` to `b` (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn suggestions_are_near() {
-        let keys = ["host", "port", "max_body"];
-        assert_eq!(suggest("prot", keys), Some("port"));
-        assert_eq!(suggest("maxbody", keys), Some("max_body"));
-        assert_eq!(suggest("zz", keys), None);
-        assert_eq!(suggest("", keys), None);
-    }
-
-    #[test]
-    fn distance_counts_letters() {
-        assert_eq!(
-            [("", ""), ("a", ""), ("prot", "port"), ("größe", "grösse")].map(|(a, b)| distance(a, b)),
-            [0, 1, 2, 2]
-        );
     }
 }

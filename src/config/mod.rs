@@ -5,6 +5,7 @@
 //! the command line. A key that the lowest layer does not have is an error in all others.
 
 mod access;
+mod checks;
 mod delivery;
 mod error;
 mod layers;
@@ -22,10 +23,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-pub use self::access::{
-    AccessConfig, JwtConfig, LimitsConfig, ScopesConfig, TokenConfig, TokenHash, check_admin_token, check_token_name,
-    is_weak_admin_token,
-};
+pub use self::access::{AccessConfig, JwtConfig, LimitsConfig, ScopesConfig, TokenConfig, TokenHash};
+pub use self::checks::{check_admin_token, check_token_name, is_weak_admin_token};
 pub use self::delivery::{BreakerWindow, DeliveryConfig};
 pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};

@@ -2,10 +2,24 @@
 
 use std::fmt::Write as _;
 
-use super::layers::SHORT_NAMES;
-
 /// The built-in layer.
 pub(super) const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
+
+/// Short names for single keys; of two for the same key, the later one wins.
+pub(super) const SHORT_NAMES: [(&str, &str); 12] = [
+    ("PORT", "server.port"),
+    ("HOST", "server.host"),
+    ("DATABASE_URL", "store.url"),
+    ("REDIS_URL", "redis.url"),
+    ("ADMIN_TOKEN", "admin.token"),
+    ("NODE_ENV", "environment"),
+    ("APP_ENV", "environment"),
+    ("RUST_LOG", "log.level"),
+    ("AUCTION_MANAGER_URL", "service_urls.auction_manager"),
+    ("STREAM_MANAGER_URL", "service_urls.stream_manager"),
+    ("ELIZA_URL", "service_urls.eliza"),
+    ("SHAPE_L2_URL", "service_urls.shape_l2"),
+];
 
 /// One section; the unnamed first one holds the keys outside of any.
 pub struct Section {

@@ -6,26 +6,16 @@ use std::net::IpAddr;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
-use url::Url;
 
 use super::access::{admin_token, networks, shown_networks};
-use super::layers::suggest;
+use super::checks::{browser_origin, check_log_filter, checked_base_path, is_host_name};
 use super::secret::{DatabaseUrl, SecretUrl, http_url, redis_url};
-use super::units::{Size, Span, optional_size, optional_span, optional_whole, size, span, whole};
+use super::units::{
+    DAY, GIB, HOUR, KIB, MIB, MINUTE, PIB, SECOND, Size, Span, optional_size, optional_span, optional_whole, size,
+    span, whole,
+};
 use crate::domain::network::Network;
 use crate::domain::secret::Secret;
-
-/// Milliseconds.
-pub(super) const SECOND: u64 = 1_000;
-pub(super) const MINUTE: u64 = 60 * SECOND;
-pub(super) const HOUR: u64 = 60 * MINUTE;
-pub(super) const DAY: u64 = 24 * HOUR;
-
-/// Bytes.
-pub(super) const KIB: u64 = 1 << 10;
-pub(super) const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-const PIB: u64 = 1 << 50;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -254,10 +244,6 @@ fn host_names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Erro
     }
 }
 
-fn is_host_name(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-}
-
 fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let host = String::deserialize(from)?;
     if host.parse::<IpAddr>().is_ok() || is_host_name(&host) {
@@ -271,24 +257,6 @@ fn base_path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     checked_base_path(&text).map_err(D::Error::custom)
 }
 
-/// A slash at the end says nothing.
-fn checked_base_path(text: &str) -> Result<String, String> {
-    let path = text.trim_end_matches('/');
-    let is_segment = |segment: &str| {
-        !matches!(segment, "" | "." | "..")
-            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
-    };
-    match path.strip_prefix('/') {
-        None if path.is_empty() => Ok(String::new()),
-        // These paths are answered outside of the base path too.
-        Some(segments) if matches!(segments.split('/').next(), Some("health" | "metrics")) => {
-            Err(format!("must not begin with /health or /metrics, which are answered everywhere, not {text:?}"))
-        }
-        Some(segments) if segments.split('/').all(is_segment) => Ok(path.to_owned()),
-        _ => Err(format!("must be a path such as \"/events\", of letters, digits and -._~, not {text:?}")),
-    }
-}
-
 /// The name of a PostgreSQL schema; longer ones would be cut off, those that begin with `pg_` are the server's.
 fn schema<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;
@@ -300,7 +268,7 @@ fn schema<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
 
 fn origins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
-    texts.iter().map(|text| origin(text).map_err(D::Error::custom)).collect()
+    texts.iter().map(|text| browser_origin(text).map_err(D::Error::custom)).collect()
 }
 
 /// Origins, or `"*"` alone for every one.
@@ -309,93 +277,11 @@ fn cors_origins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Er
     if texts == ["*"] {
         return Ok(texts);
     }
-    texts.iter().map(|text| origin(text).map_err(D::Error::custom)).collect()
+    texts.iter().map(|text| browser_origin(text).map_err(D::Error::custom)).collect()
 }
-
-fn origin(text: &str) -> Result<String, String> {
-    let only_origin = |url: &Url| {
-        let rest =
-            [url.username(), url.path().trim_matches('/'), url.query().unwrap_or(""), url.fragment().unwrap_or("")];
-        url.origin().is_tuple() && rest.iter().all(|part| part.is_empty())
-    };
-    match Url::parse(text) {
-        Ok(url) if only_origin(&url) => Ok(url.origin().ascii_serialization()),
-        _ => Err(format!("must be origins such as \"https://app.example.com\", not {text:?}")),
-    }
-}
-
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 fn level<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let filter = String::deserialize(from)?;
-    check_filter(&filter).map_err(D::Error::custom)?;
+    check_log_filter(&filter).map_err(D::Error::custom)?;
     Ok(filter)
-}
-
-/// A log filter is `directive,…[/text]`, each directive a level, a module, or `module=level`.
-fn check_filter(filter: &str) -> Result<(), String> {
-    let directives = filter.split('/').next().unwrap_or_default();
-    let is_alone = !directives.contains(',');
-    let is_ours = |module: &str| module.starts_with("event_handler");
-    for directive in directives.split(',').map(str::trim).filter(|d| !d.is_empty()) {
-        let (text, is_level) = match directive.split_once('=') {
-            Some((_, level)) => (level.trim(), true),
-            // A module may have any name; one that resembles a level, or stands alone and is none of ours, was meant to be
-            // a level: it would silence everything.
-            None => {
-                (directive, suggest(&directive.to_lowercase(), LEVELS).is_some() || is_alone && !is_ours(directive))
-            }
-        };
-        if is_level && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)) {
-            return Err(format!("unknown level {text:?} (known: {})", LEVELS.join(", ")));
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_filters_are_checked() {
-        for good in ["", "info", "WARN", "event_handler", "info,event_handler::web=debug", "actix=off,info/text=x"] {
-            assert_eq!(check_filter(good), Ok(()), "{good}");
-        }
-        for (bad, text) in [("inof", "inof"), ("verbose", "verbose"), ("5", "5"), ("info,a=loud", "loud"), ("a=", "")] {
-            let reason = format!("unknown level {text:?} (known: off, error, warn, info, debug, trace)");
-            assert_eq!(check_filter(bad), Err(reason));
-        }
-    }
-
-    #[test]
-    fn base_paths_begin_with_a_slash_and_end_with_none() {
-        for (text, path) in [("", ""), ("/", ""), ("/events", "/events"), ("/a/b-1.x_~/", "/a/b-1.x_~")] {
-            assert_eq!(checked_base_path(text).as_deref(), Ok(path), "{text}");
-        }
-        for bad in [
-            "events",
-            "/a//b",
-            "/a/../b",
-            "/.",
-            "/a b",
-            "/a?b",
-            "/\u{e4}",
-            "/%65",
-            "http://h/a",
-            "/health",
-            "/metrics/a/",
-        ] {
-            assert!(checked_base_path(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn origins_are_brought_into_the_form_of_browsers() {
-        assert_eq!(origin("HTTPS://App.Example.com:443/"), Ok("https://app.example.com".to_owned()));
-        assert_eq!(origin("http://localhost:3000"), Ok("http://localhost:3000".to_owned()));
-        for bad in ["*", "null", "app.example.com", "https://a/b", "https://a?b", "file:///a", "https://u@a"] {
-            assert!(origin(bad).is_err(), "{bad}");
-        }
-    }
 }

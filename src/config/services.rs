@@ -13,8 +13,8 @@ use toml::{Table, Value};
 
 use super::delivery::DeliveryConfig;
 use super::error::{ConfigError, Origin};
-use super::layers::{Layers, Origins, SHORT_NAMES, origin_of};
-use super::reference::service_defaults;
+use super::layers::{Layers, Origins, origin_of};
+use super::reference::{SHORT_NAMES, service_defaults};
 use super::routes::RouteKey;
 use super::secret::{SecretUrl, http_url};
 use super::sections::ServiceUrls;
@@ -22,9 +22,6 @@ use crate::domain::event::EventId;
 use crate::domain::routes::Selector;
 use crate::domain::secret::Secret;
 use crate::protocol::webhook::SigningKey;
-
-/// Longest name of a service, in bytes: a label in names of hosts, metrics and variables.
-const MAX_NAME: usize = 63;
 
 /// Headers that a configuration cannot set: deliveries have them anyway, or they belong to the connection.
 const RESERVED_HEADERS: [&str; 16] = [
@@ -259,15 +256,6 @@ fn set_by<'a>(origins: &'a Origins, service: &str, key: &str) -> Option<&'a Orig
 
 fn table(value: &impl Serialize) -> Table {
     Table::try_from(value).expect("invariant: a configuration is representable as TOML")
-}
-
-/// Whether a service may be called `name`.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
-    let good = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    if good && (1..=MAX_NAME).contains(&name.len()) {
-        return Ok(());
-    }
-    Err(format!("must be 1 to {MAX_NAME} of a-z, 0-9 and \"-\", not {name:?}"))
 }
 
 fn path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

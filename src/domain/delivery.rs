@@ -1,4 +1,4 @@
-//! The life of a delivery: one event for one service, and what an attempt says about it.
+//! The states of a delivery (one event for one service), and what an attempt says about it.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ pub enum DeliveryState {
     Waiting = 0,
     /// Attempted, and due again later.
     Retrying = 1,
+    /// The service took it. Only an operator's replay opens it again (DL-1).
     Delivered = 2,
-    /// Given up; stays until somebody redrives it.
+    /// Given up. Only an operator's redrive or replay opens it again (DL-1).
     Dead = 3,
 }
 
@@ -93,9 +94,6 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
-    /// All reasons.
-    pub const ALL: [Self; 4] = [Self::Rejected, Self::Exhausted, Self::TooLarge, Self::Cancelled];
-
     /// The name in the store and on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -104,48 +102,6 @@ impl DeadReason {
             Self::TooLarge => "too_large",
             Self::Cancelled => "cancelled",
         }
-    }
-
-    /// Reads the name.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
-    }
-}
-
-/// What happened to a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeliveryFact {
-    /// The service took it.
-    Delivered,
-    /// An attempt failed, and there will be another.
-    AttemptFailed,
-    GaveUp(DeadReason),
-    /// An operator wants a dead one tried anew.
-    Redriven,
-    /// An operator wants a finished one sent once more.
-    Replayed,
-}
-
-/// A fact that cannot be true of a delivery in this state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a delivery that is {state:?} cannot be {fact:?}")]
-pub struct InvalidTransition {
-    pub state: DeliveryState,
-    pub fact: DeliveryFact,
-}
-
-/// The state after `fact`. Only what is listed here can happen: what is delivered or dead stays so (DL-1) until an
-/// operator says otherwise.
-pub fn next(state: DeliveryState, fact: DeliveryFact) -> Result<DeliveryState, InvalidTransition> {
-    use DeliveryFact as Fact;
-    use DeliveryState as State;
-    match (state, fact) {
-        (State::Waiting | State::Retrying, Fact::Delivered) => Ok(State::Delivered),
-        (State::Waiting | State::Retrying, Fact::AttemptFailed) => Ok(State::Retrying),
-        (State::Waiting | State::Retrying, Fact::GaveUp(_)) => Ok(State::Dead),
-        (State::Dead, Fact::Redriven) => Ok(State::Waiting),
-        (State::Delivered | State::Dead, Fact::Replayed) => Ok(State::Waiting),
-        _ => Err(InvalidTransition { state, fact }),
     }
 }
 
@@ -217,31 +173,16 @@ pub fn classify(status: u16, retry_after: Option<Duration>, spares_404: bool) ->
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn fact() -> impl Strategy<Value = DeliveryFact> {
-        prop_oneof![
-            Just(DeliveryFact::Delivered),
-            Just(DeliveryFact::AttemptFailed),
-            prop::sample::select(&DeadReason::ALL[..]).prop_map(DeliveryFact::GaveUp),
-            Just(DeliveryFact::Redriven),
-            Just(DeliveryFact::Replayed),
-        ]
-    }
-
     #[test]
-    fn states_and_reasons_survive_store_and_wire() {
+    fn states_survive_the_store() {
         for (number, state) in DeliveryState::ALL.into_iter().enumerate() {
             assert_eq!(state as i16, number as i16);
             assert_eq!(DeliveryState::from_store(state as i16), Some(state));
             assert_eq!(state.is_open(), state.as_str() == "pending");
         }
         assert_eq!(DeliveryState::from_store(4), None);
-        for reason in DeadReason::ALL {
-            assert_eq!(DeadReason::parse(reason.as_str()), Some(reason));
-        }
     }
 
     #[test]
@@ -267,25 +208,5 @@ mod tests {
             }
         }
         assert!(!Verdict::NotYet.is_failure());
-    }
-
-    #[test]
-    fn an_unlisted_fact_is_an_error_value() {
-        let error = next(DeliveryState::Delivered, DeliveryFact::AttemptFailed).map_err(|e| e.to_string());
-        assert_eq!(error, Err("a delivery that is Delivered cannot be AttemptFailed".to_owned()));
-    }
-
-    proptest! {
-        /// DL-1 along any history.
-        #[test]
-        fn only_operators_reopen(facts in prop::collection::vec(fact(), 0..60)) {
-            let mut state = DeliveryState::Waiting;
-            for fact in facts {
-                let Ok(after) = next(state, fact) else { continue };
-                let by_operator = matches!(fact, DeliveryFact::Redriven | DeliveryFact::Replayed);
-                prop_assert_eq!(by_operator, !state.is_open());
-                state = after;
-            }
-        }
     }
 }

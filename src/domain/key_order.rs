@@ -93,9 +93,9 @@ impl KeyOrder {
         if let Some(failed) = line.ready.take() {
             line.hold(failed);
         }
-        let given_back = std::mem::take(&mut line.waiting).into_iter().collect();
+        let released = std::mem::take(&mut line.waiting).into_iter().collect();
         self.drop_if_over(key);
-        given_back
+        released
     }
 
     /// Waits no longer for what failed or was held back: it has ended otherwise, or the store sees to the order.

@@ -6,7 +6,7 @@ use super::error::{ApiError, ErrorCode};
 use super::event_json::full_frame_text;
 use super::frame::Subscribed;
 use super::raw_object::RawObject;
-use super::request::{Envelope, RequestId, Start, envelope, filter, log, pattern, start};
+use super::subscription::{Envelope, RequestId, Start, envelope, filter, log, pattern, start};
 use crate::domain::durable::{DurablePolicy, HeldBy};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;

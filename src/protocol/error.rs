@@ -110,6 +110,22 @@ impl ApiError {
         Self(Box::new(Parts { code, message: message.into(), details: Map::new(), retry_after: None, cause: None }))
     }
 
+    /// An error that passes by itself: the request is to be tried again in a second.
+    pub fn transient(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::new(code, message).retry_after(Duration::from_secs(1))
+    }
+
+    /// The store cannot hold, or look for, a text of the request.
+    pub fn unstorable() -> Self {
+        Self::new(ErrorCode::Unstorable, "the store cannot hold a text of this request")
+    }
+
+    /// The publisher has used its idempotency key for something else.
+    pub fn key_reused() -> Self {
+        let reason = "was used for a different request; use a new key for a new request";
+        Self::field(ErrorCode::IdempotencyKeyReused, "idempotency_key", reason)
+    }
+
     /// An error in the field `field`.
     pub fn field(code: ErrorCode, field: &str, reason: impl fmt::Display) -> Self {
         Self::new(code, format!("{field}: {reason}")).with("field", field)

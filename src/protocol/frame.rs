@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::close::CloseReason;
 use super::error::ApiError;
-use super::request::{Envelope, RequestId};
+use super::subscription::{Envelope, RequestId};
 use crate::domain::event::{AppendOutcome, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::log::LogId;

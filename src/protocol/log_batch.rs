@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::event_json::{full_frame_text, plain_frame_text};
-use super::request::Envelope;
 use super::sse;
+use super::subscription::Envelope;
 use super::wire::Wire;
 use crate::domain::event::{Event, EventId};
 use crate::transport::text_frame;

@@ -2,6 +2,7 @@
 
 pub mod close;
 pub mod cloud_events;
+pub mod delivery_request;
 pub mod durable;
 pub mod envelope;
 pub mod error;
@@ -14,5 +15,6 @@ pub mod publish;
 pub mod raw_object;
 pub mod request;
 pub mod sse;
+pub mod subscription;
 pub mod webhook;
 pub mod wire;

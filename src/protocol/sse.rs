@@ -8,7 +8,7 @@ use memchr::memchr2;
 
 use super::event_json::full_frame_text;
 use super::frame::Subscribed;
-use super::request::Envelope;
+use super::subscription::Envelope;
 use crate::domain::event::{Event, EventId};
 
 /// The event by which a client learns that its position cannot be resumed from.

@@ -8,11 +8,11 @@ use std::io::Write as _;
 use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use super::delivery_request::{DeliveryRequest, Headers};
 use super::envelope::write_envelope;
 use super::event_json::{write_key_and_metadata, write_string};
 use crate::domain::event::{Event, EventId, Timestamp};
@@ -31,9 +31,6 @@ const ENCODED: &str = "whsec_";
 /// Shortest key, in bytes (Standard Webhooks).
 const MIN_KEY: usize = 24;
 
-/// Headers of a request, in order.
-pub type Headers = Vec<(HeaderName, HeaderValue)>;
-
 /// What a delivery's request looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeliveryFormat {
@@ -45,13 +42,6 @@ pub enum DeliveryFormat {
     CloudEventsBinary,
     #[serde(rename = "cloudevents-structured")]
     CloudEventsStructured,
-}
-
-/// A request without its address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeliveryRequest {
-    pub headers: Headers,
-    pub body: Bytes,
 }
 
 /// A key that deliveries are signed with.

@@ -11,6 +11,7 @@ use crate::domain::delivery::{DeadReason, DeliveryState};
 use crate::domain::durable::{DurablePolicy, Mark};
 use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::filter::Filter;
+use crate::domain::lease::Grant;
 use crate::domain::name::EventName;
 use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
@@ -18,7 +19,7 @@ use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::outbox::{Hold, Settlement, free_service_id, settle};
+use super::outbox::{Settlement, free_service_id, settle};
 use super::schema::{deliveries, delivery_attempts, delivery_jobs, durable_marks, durables, services};
 use crate::telemetry::faults::{self, FaultPoint};
 
@@ -69,7 +70,7 @@ impl DurableRecord {
 /// A durable subscription whose deliveries are up to this process, or another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldDurable {
-    pub hold: Hold,
+    pub hold: Grant,
     pub record: DurableRecord,
     /// Above the floor, in the order of ids; none if they are known, or another process holds it.
     pub marks: Option<Vec<(EventId, Mark)>>,
@@ -220,7 +221,7 @@ pub(super) fn begin_epochs(connection: &mut Connection, services: &[ServiceId]) 
 pub(super) fn held(
     connection: &mut Connection,
     known: &[(ServiceId, Option<i64>)],
-    holds: &[Hold],
+    holds: &[Grant],
 ) -> Result<Vec<HeldDurable>, StoreError> {
     let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
     let query = durables::table.filter(durables::service.eq_any(&services));
@@ -232,9 +233,9 @@ pub(super) fn held(
     for ((service, known), hold) in known.iter().zip(holds) {
         let Some(record) = records.remove(service) else { continue };
         let marks = match hold {
-            Hold::Elsewhere => None,
-            Hold::Kept if *known == Some(record.epoch) => None,
-            Hold::Kept | Hold::Taken => Some(marks(connection, &record)?),
+            Grant::Elsewhere => None,
+            Grant::Kept if *known == Some(record.epoch) => None,
+            Grant::Kept | Grant::Taken => Some(marks(connection, &record)?),
         };
         all.push(HeldDurable { hold: *hold, record, marks, has_renewed: renewed.contains(service) });
     }

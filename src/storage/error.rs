@@ -6,6 +6,7 @@ use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::url::StoreUrl;
+use crate::protocol::error::{ApiError, ErrorCode};
 use crate::telemetry::health::Ailment;
 
 /// What SQLite says of a page that the system does not give it.
@@ -169,6 +170,18 @@ impl StoreError {
             }
             StoreUrl::Postgres(_) => self.kind == StoreErrorKind::Unusable,
         }
+    }
+}
+
+/// What whoever reads is told when the store did not answer.
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let code = match error.kind {
+            StoreErrorKind::Invalid => return Self::unstorable().because(error.message),
+            StoreErrorKind::Busy => ErrorCode::Overloaded,
+            _ => ErrorCode::StoreUnavailable,
+        };
+        Self::transient(code, format!("the store cannot be read: {}", error.kind.meaning())).because(error.message)
     }
 }
 

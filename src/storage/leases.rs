@@ -3,12 +3,13 @@
 //! On PostgreSQL a lease is an advisory lock of the writer's session: it is neither taken nor given up with a
 //! transaction, but outlives one that fails. So leases are no writes of a group.
 
+use crate::domain::lease::Grant;
 use crate::domain::routes::ServiceId;
 
 use super::connection::Connection;
 use super::durables::{self, HeldDurable};
 use super::error::StoreError;
-use super::outbox::{self, Held, Hold};
+use super::outbox::{self, Held};
 use super::postgres;
 use super::writer::Writer;
 use crate::telemetry::faults::{self, FaultPoint};
@@ -19,7 +20,7 @@ impl Writer {
     pub fn hold(&mut self, service: ServiceId) -> Result<Held, StoreError> {
         self.with(|connection| {
             let hold = match connection {
-                Connection::Sqlite(_) => Hold::Kept,
+                Connection::Sqlite(_) => Grant::Kept,
                 Connection::Postgres(session) => postgres::hold(session, service)?,
             };
             outbox::held(connection, service, hold)
@@ -41,13 +42,13 @@ impl Writer {
         self.with(|connection| {
             let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
             let holds = match connection {
-                Connection::Sqlite(_) => vec![Hold::Kept; services.len()],
+                Connection::Sqlite(_) => vec![Grant::Kept; services.len()],
                 Connection::Postgres(session) => postgres::hold_all(session, &services)?,
             };
             let holds =
-                if faults::strikes(FaultPoint::LeaseRefused) { vec![Hold::Elsewhere; holds.len()] } else { holds };
+                if faults::strikes(FaultPoint::LeaseRefused) { vec![Grant::Elsewhere; holds.len()] } else { holds };
             let taken: Vec<ServiceId> =
-                services.iter().zip(&holds).filter(|(_, hold)| **hold == Hold::Taken).map(|(id, _)| *id).collect();
+                services.iter().zip(&holds).filter(|(_, hold)| **hold == Grant::Taken).map(|(id, _)| *id).collect();
             durables::begin_epochs(connection, &taken)?;
             durables::held(connection, known, &holds)
         })

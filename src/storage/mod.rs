@@ -52,7 +52,7 @@ pub use lock::StoreLock;
 pub use migrate::{is_current, migrate};
 pub use options::{Durability, StoreOptions};
 pub use outbox::{
-    AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Held, Hold, Job,
+    AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Held, Job,
     JobKind, JobState, ListedDelivery, NewJob, NewService, Orphan, Pending, Registered, Renewed, ServiceChange,
     Settled, Settlement, Settling, Shifted,
 };

@@ -12,12 +12,13 @@ use diesel::sql_types::{Array, BigInt, Binary, Nullable, SmallInt, Text};
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult, RunQueryDsl};
 
 use crate::domain::event::{EventId, NewEvent, Timestamp};
+use crate::domain::lease::Grant;
 use crate::domain::routes::ServiceId;
 
 use super::error::StoreError;
 use super::group::{AppendJob, Tail, newest};
 use super::idempotency::{self, KeyUse, Plan};
-use super::outbox::Hold;
+
 use super::schema::idempotency_keys;
 use super::session::PostgresSession;
 
@@ -41,7 +42,7 @@ pub(super) fn append(connection: &mut PgConnection, job: &AppendJob<'_>) -> Resu
 const CLASS: i32 = 0x6568_7376;
 
 /// Tries to take the session's lock of a service, unless this session has it already.
-pub(super) fn hold(session: &mut PostgresSession, service: ServiceId) -> Result<Hold, StoreError> {
+pub(super) fn hold(session: &mut PostgresSession, service: ServiceId) -> Result<Grant, StoreError> {
     let class = CLASS ^ session.locks;
     let connection = &mut session.connection;
     let has = format!(
@@ -52,16 +53,16 @@ pub(super) fn hold(session: &mut PostgresSession, service: ServiceId) -> Result<
         diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(condition)).get_result::<bool>(connection)
     };
     Ok(if is(&has)? {
-        Hold::Kept
+        Grant::Kept
     } else if is(&format!("pg_try_advisory_lock({class}, {service})"))? {
-        Hold::Taken
+        Grant::Taken
     } else {
-        Hold::Elsewhere
+        Grant::Elsewhere
     })
 }
 
 /// The same for many, in two statements.
-pub(super) fn hold_all(session: &mut PostgresSession, services: &[ServiceId]) -> Result<Vec<Hold>, StoreError> {
+pub(super) fn hold_all(session: &mut PostgresSession, services: &[ServiceId]) -> Result<Vec<Grant>, StoreError> {
     #[derive(diesel::QueryableByName)]
     struct Locked {
         #[diesel(sql_type = diesel::sql_types::Integer)]
@@ -84,9 +85,9 @@ pub(super) fn hold_all(session: &mut PostgresSession, services: &[ServiceId]) ->
         take.load::<Locked>(connection)?.into_iter().map(|locked| locked.service).collect()
     };
     let hold = |service: &ServiceId| match i32::from(*service) {
-        id if held.contains(&id) => Hold::Kept,
-        id if taken.contains(&id) => Hold::Taken,
-        _ => Hold::Elsewhere,
+        id if held.contains(&id) => Grant::Kept,
+        id if taken.contains(&id) => Grant::Taken,
+        _ => Grant::Elsewhere,
     };
     Ok(services.iter().map(hold).collect())
 }

@@ -31,7 +31,7 @@ macro_rules! metrics {
                 let registry = Registry::new();
                 $(let $field: $kind = register(&registry, $make)?;)+
                 #[cfg(target_os = "linux")]
-                registry.register(Box::new(super::process::ProcessMetrics::of_self()))?;
+                registry.register(Box::new(super::process::ProcessMetrics::new()?))?;
                 Ok(Self { registry, $($field,)+ })
             }
 

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
 
-use super::queues::remember;
+use super::waking::{remember, wake};
 
 /// Whether a connection is read. A stopped reader leaves what arrives to the system's buffers, and so slows the peer.
 #[derive(Debug, Default)]
@@ -82,8 +82,6 @@ impl ReadGate {
     }
 
     fn wake(&self) {
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
+        wake(self.reader.take());
     }
 }

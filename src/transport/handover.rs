@@ -23,8 +23,8 @@ use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
 use tokio::sync::oneshot;
 
 use super::HandshakeError;
-use super::inbound::TakenOver;
 use super::outbox::Outbox;
+use super::reading::TakenOver;
 use super::socket::{self, ConnectionSocket};
 
 /// Most bytes that a client may send before its connection is taken over; far more than fit into the few turns that

@@ -3,36 +3,20 @@
 //! What has arrived is decoded before more is read, so that a flood of tiny frames is held back by the
 //! peer's own socket. An idle connection holds no buffer: there is one a thread.
 
-use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use actix_rt::net::TcpStream;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::Stream;
-use tokio::io::Interest;
 use tokio::sync::oneshot;
 
 use super::decoder::{FrameDecoder, Inbound, InboundError, InboundLimits};
 use super::outbox::Outbox;
-
-/// Most bytes read at once, and in one turn.
-const READ_BUFFER: usize = 32 * 1024;
-
-thread_local! {
-    static BUFFER: RefCell<BytesMut> = RefCell::default();
-}
-
-/// A connection that its HTTP dispatcher has left.
-#[derive(Debug)]
-pub(super) struct TakenOver {
-    pub stream: Rc<TcpStream>,
-    /// What the client sent before that.
-    pub early: Bytes,
-}
+use super::reading::{READ_BUFFER, TakenOver, read};
 
 /// The messages and control frames of a connection. Ends after [`Inbound::Close`] or the first error.
 ///
@@ -176,31 +160,6 @@ impl Drop for InboundFrames {
     fn drop(&mut self) {
         self.outbox.end();
     }
-}
-
-/// Reads and forgets until the peer closes its side.
-pub(super) async fn discard(stream: &TcpStream) {
-    while stream.readable().await.is_ok() {
-        match read(stream) {
-            Ok(chunk) if chunk.is_empty() => return,
-            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
-            Ok(_) | Err(_) => {}
-        }
-    }
-}
-
-/// What is there, as a part of the thread's buffer, to be let go before the next read; nothing at the end.
-pub(super) fn read(stream: &TcpStream) -> io::Result<Bytes> {
-    let chunk = BUFFER.with_borrow_mut(|buffer| {
-        buffer.reserve(READ_BUFFER);
-        stream.try_read_buf(&mut buffer.limit(READ_BUFFER))?;
-        Ok::<_, io::Error>(buffer.split().freeze())
-    })?;
-    if (1..READ_BUFFER).contains(&chunk.len()) {
-        // A short read has emptied the socket: the next one waits for news instead of asking in vain.
-        let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
-    }
-    Ok(chunk)
 }
 
 #[cfg(test)]

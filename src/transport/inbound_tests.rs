@@ -70,7 +70,7 @@ async fn an_idle_connection_holds_no_buffer() {
     assert!(frames.chunk.is_empty(), "the chunk is let go although a frame is incomplete");
     send(&mut client, &text("c")[3..]).await;
     assert_eq!(next_text(&mut frames).await, "c");
-    let chunk = BUFFER.with_borrow_mut(|buffer| buffer.try_reclaim(READ_BUFFER));
+    let chunk = crate::transport::reading::BUFFER.with_borrow_mut(|buffer| buffer.try_reclaim(READ_BUFFER));
     assert!(chunk, "nobody holds the thread's buffer");
 }
 

@@ -16,10 +16,11 @@ mod http_stream;
 mod inbound;
 mod limit;
 mod outbox;
-mod queues;
+mod reading;
 mod server;
 mod socket;
 mod streaming;
+mod waking;
 
 use std::rc::Rc;
 
@@ -38,8 +39,7 @@ pub use handover::HandedOver;
 pub use http_stream::Refuse;
 pub use inbound::InboundFrames;
 pub use limit::{Admission, ConnectionLimit};
-pub use outbox::Outbox;
-pub use queues::{DrainNotices, DrainQueue, OutboxKey, QueueBudget, ShardQueues};
+pub use outbox::{DrainNotices, DrainQueue, Outbox, OutboxKey, QueueBudget, ShardQueues};
 pub use server::{HttpSettings, serve};
 pub use socket::{ConnectionSocket, ConnectionTimeouts, ServedRequest, peer_name};
 pub use streaming::{InputEnd, PeerInput, Streaming, stream};

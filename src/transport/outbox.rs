@@ -15,10 +15,12 @@ use bytes::Bytes;
 use super::frame::CloseFrame;
 use super::gate::ReadGate;
 use super::limit::Admission;
-use super::queues::{OutboxKey, ShardQueues};
 use super::socket::progress;
 
+mod queues;
 mod writing;
+
+pub use queues::{DrainNotices, DrainQueue, OutboxKey, QueueBudget, ShardQueues};
 
 /// Room for queued frames that is kept by an empty queue.
 const KEPT_SLOTS: usize = 4;

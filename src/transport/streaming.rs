@@ -12,9 +12,8 @@ use tokio::sync::oneshot;
 
 use super::HandshakeError;
 use super::handover::Handover;
-use super::inbound::{TakenOver, read};
-use super::outbox::Outbox;
-use super::queues::ShardQueues;
+use super::outbox::{Outbox, ShardQueues};
+use super::reading::{TakenOver, read};
 
 /// Most bytes that a client may send after its request, which nobody reads.
 const MAX_UNWANTED: usize = 64 * 1024;

@@ -8,6 +8,7 @@ use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
 
 use super::encoding;
+use super::query::Query;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::raw_object::RawObject;
 
@@ -23,6 +24,19 @@ pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, timeout: Du
         None => Ok(body),
         Some(coding) => encoding::decode(coding, body, limit).await?.ok_or_else(|| too_large(limit)),
     }
+}
+
+/// Reads a whole JSON body of at most `limit` bytes; the request has no parameters.
+pub async fn read_json(
+    req: &HttpRequest,
+    payload: Payload,
+    limit: usize,
+    timeout: Duration,
+) -> Result<Bytes, ApiError> {
+    let body = read(req, payload, limit, timeout).await?;
+    Query::parse(req, &[], &[])?;
+    content_type(req, &["application/json"])?;
+    Ok(body)
 }
 
 /// Reads the body as it comes.

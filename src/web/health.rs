@@ -70,7 +70,7 @@ pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     metrics
         .log_lines_dropped
         .set(i64::try_from(logging::handle().map_or(0, logging::LogHandle::dropped)).unwrap_or(i64::MAX));
-    metrics.mailbox_depth.with_label_values(&["persistence"]).set(edge.worker.thread.intake.mailbox_depth() as i64);
+    metrics.mailbox_depth.with_label_values(&["persistence"]).set(edge.parts.actors.persistence.depth() as i64);
     let text = metrics.encode().map_err(|error| {
         log::error!(error:% = error; "metrics cannot be written");
         ApiError::new(ErrorCode::Internal, "the metrics cannot be written")

@@ -7,10 +7,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 
-use super::events::{event_query, read_error};
+use super::event_query;
 use super::query::Query;
 use super::reply::Refusal;
-use super::stream::{EVENT_LOG, log_value};
+use super::resume::{EVENT_LOG, log_value};
 use super::{Edge, access};
 use crate::domain::access::{Caller, Scope};
 use crate::domain::delivery::EventStatus;
@@ -39,7 +39,7 @@ pub async fn list(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Result<H
         return Ok(response.body(BoxBody::new(body::None::new())));
     }
     // Before the head is sent a failure can still be told.
-    let first = walk.next().await.map_err(|error| read_error(&error))?;
+    let first = walk.next().await?;
     Ok(response.streaming(stream::iter(first.map(Ok)).chain(walk.pages())))
 }
 
@@ -54,10 +54,10 @@ struct Walk {
 
 impl Walk {
     async fn begin(query: &Query<'_>, caller: &Caller, reader: &Reader) -> Result<Self, ApiError> {
-        let mut events = event_query(query, usize::MAX)?;
+        let mut events = event_query::read(query, usize::MAX)?;
         events.patterns = permit::reading(caller, Scope::Read, events.patterns)?;
-        let end: EventId = reader.bounds().await.map_err(|error| read_error(&error))?.last;
-        let times = reader.ids_between(events.since, events.until).await.map_err(|error| read_error(&error))?;
+        let end: EventId = reader.bounds().await?.last;
+        let times = reader.ids_between(events.since, events.until).await?;
         let end = end.min(times.1);
         let before = events.before.map_or(end + 1, |before| before.min(end + 1));
         let after = Some(events.after.unwrap_or(0).max(times.0 - 1));

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Edge;
-use super::events::{read_error, read_page};
+use super::event_query::read_page;
 use super::query::{Query, invalid};
 use crate::actors::session::long_poll::LongPoll;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -65,7 +65,7 @@ pub async fn read(req: &HttpRequest, edge: &Edge, events: EventQuery, wait: Dura
         };
         let known = parts.position.last();
         let turn = reads.acquire().await;
-        let page = read_page(&parts.reader, events.clone()).await.map_err(|error| read_error(&error))?;
+        let page = read_page(&parts.reader, events.clone()).await?;
         drop(turn);
         if !page.events.is_empty() || Instant::now() >= deadline || parts.health.is_draining() {
             return Ok(page);

@@ -7,6 +7,7 @@ mod body;
 mod connecting;
 mod cors;
 mod encoding;
+mod event_query;
 mod events;
 mod health;
 mod lines;
@@ -17,16 +18,17 @@ mod prefix;
 mod publish;
 mod query;
 mod reply;
+mod resume;
 mod schedules;
 mod stream;
+mod trace;
+mod write;
 mod ws;
 
-use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::prelude::Recipient;
 use actix_web::http::{Method, header};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, Resource, web};
@@ -34,21 +36,16 @@ use actix_web::{HttpRequest, HttpResponse, Resource, web};
 use self::reply::Refusal;
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
-use crate::actors::durables::Directory;
 use crate::actors::log_position::LogPosition;
-use crate::actors::persistence::messages::{AppendFailure, CommitWrites};
 use crate::actors::push_log::PushLog;
+use crate::actors::registry::Registry;
 use crate::actors::service_slot::ServiceSlot;
-use crate::actors::shard::messages::{CheckAccess, CloseSession, CountSubscribers, FindSessions};
-use crate::actors::supervisor::messages::{
-    Drain, FindAllSubscribers, ListAllDurables, ListAllInFlight, ObserveServices, ObserveTree, OperateService, ToShards,
-};
 use crate::actors::worker::Worker;
-use crate::config::{ProxyHeader, ServiceConfig};
+use crate::config::{Config, ProxyHeader, ServiceConfig};
 use crate::domain::network::Network;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::PublishRules;
-use crate::storage::{Outcome, Reader, Write};
+use crate::storage::Reader;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::InboundLimits;
@@ -86,10 +83,9 @@ pub struct EdgeParts {
     pub metrics: Arc<Metrics>,
     /// How many requests may wait for events.
     pub long_polls: Arc<LongPollLimits>,
-    pub supervisor: SupervisorAddresses,
+    pub actors: Registry,
     /// In the order of the configuration.
     pub services: Arc<[ConfiguredService]>,
-    pub durables: Arc<Directory>,
     pub log_activity: bool,
 }
 
@@ -98,35 +94,6 @@ pub struct EdgeParts {
 pub struct ConfiguredService {
     pub config: Arc<ServiceConfig>,
     pub slot: Arc<ServiceSlot>,
-}
-
-/// What operators can ask of the supervisor.
-#[derive(Clone)]
-pub struct SupervisorAddresses {
-    pub observe: Recipient<ObserveTree>,
-    pub close_session: Recipient<CloseSession>,
-    pub drain: Recipient<Drain>,
-    pub sessions: Recipient<ToShards<FindSessions>>,
-    pub subscriptions: Recipient<ToShards<CountSubscribers>>,
-    pub observe_services: Recipient<ObserveServices>,
-    pub operate: Recipient<OperateService>,
-    pub in_flight: Recipient<ListAllInFlight>,
-    pub durables: Recipient<ListAllDurables>,
-    pub subscribers: Recipient<FindAllSubscribers>,
-    pub commit: Recipient<CommitWrites>,
-    pub check_access: Recipient<CheckAccess>,
-    #[cfg(feature = "fault-injection")]
-    pub inject_panic: Recipient<crate::actors::supervisor::messages::InjectPanic>,
-}
-
-impl SupervisorAddresses {
-    /// Has persistence apply `write`, through whoever is persistence now.
-    pub fn commit(&self, write: Write) -> impl Future<Output = Result<Outcome, AppendFailure>> + use<> {
-        let (message, outcome) = CommitWrites::one(write);
-        // If that is refused, the outcome says so.
-        let _ = self.commit.try_send(message);
-        outcome
-    }
 }
 
 /// Bounds at the edge.
@@ -140,6 +107,20 @@ pub struct EdgeLimits {
     pub inbound: InboundLimits,
     /// Durable subscriptions that one connection may be a member of.
     pub max_memberships: usize,
+}
+
+impl EdgeLimits {
+    /// As configured.
+    pub fn new(config: &Config) -> Self {
+        let max_message = config.subscribe.max_message.as_usize();
+        Self {
+            max_body: config.server.max_body.as_usize(),
+            max_batch_body: config.publish.max_batch_body.as_usize(),
+            body_timeout: config.server.body_timeout.get(),
+            inbound: InboundLimits { max_message, ..InboundLimits::default() },
+            max_memberships: config.consumers.max_per_connection,
+        }
+    }
 }
 
 /// What the endpoints of one worker use.
@@ -164,7 +145,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(get("/events").route(web::get().to(events::list)).route(web::head().to(events::list)))
         .service(get("/events/stream").route(web::get().to(stream::connect)).route(web::head().to(stream::connect)))
         .service(get("/events/{id}").route(web::get().to(events::one)).route(web::head().to(events::one)))
-        .service(get("/events/{id}/trace").route(web::get().to(events::trace)).route(web::head().to(events::trace)))
+        .service(get("/events/{id}/trace").route(web::get().to(trace::trace)).route(web::head().to(trace::trace)))
         .service(get("/schedules").route(web::get().to(schedules::list)).route(web::head().to(schedules::list)))
         .service(resource("/schedules/{id}", &[Method::DELETE]).route(web::delete().to(schedules::cancel)))
         .service(resource("/ws", &[Method::GET]).route(web::get().to(ws::connect)))

@@ -12,7 +12,6 @@ use super::reply::{self, Refusal};
 use super::{Edge, access, body};
 use crate::actors::clock::scheduling;
 use crate::actors::persistence::messages::AppendFailure;
-use crate::actors::session::{append_error, key_reused, unstorable};
 use crate::domain::access::Caller;
 use crate::domain::event::{Append, AppendOutcome, EventId, Schedule, ScheduleId};
 use crate::domain::name::EventName;
@@ -60,8 +59,8 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     let (id, replayed) = match commit(&edge, append).await? {
         AppendOutcome::Stored { last_id, replayed: 0, .. } => (last_id, false),
         AppendOutcome::Stored { last_id, .. } | AppendOutcome::Replayed { last_id, .. } => (last_id, true),
-        AppendOutcome::KeyReused { .. } => return Err(key_reused().into()),
-        AppendOutcome::Unstorable => return Err(unstorable().into()),
+        AppendOutcome::KeyReused { .. } => return Err(ApiError::key_reused().into()),
+        AppendOutcome::Unstorable => return Err(ApiError::unstorable().into()),
         AppendOutcome::Scheduled { id, replayed } => return Ok(scheduled(&name, id, schedule, replayed)),
     };
     if edge.parts.log_activity {
@@ -124,8 +123,8 @@ async fn store_batch(
     let (first_id, last_id, replayed) = match commit(&edge, append).await? {
         AppendOutcome::Stored { first_id, last_id, replayed } => (first_id, last_id, replayed as usize),
         AppendOutcome::Replayed { first_id, last_id } => (first_id, last_id, count),
-        AppendOutcome::KeyReused { index } => return Err(key_reused().with("index", index).into()),
-        AppendOutcome::Unstorable => return Err(unstorable().into()),
+        AppendOutcome::KeyReused { index } => return Err(ApiError::key_reused().with("index", index).into()),
+        AppendOutcome::Unstorable => return Err(ApiError::unstorable().into()),
         // No event of a batch can ask for it.
         AppendOutcome::Scheduled { .. } => (0, 0, 0),
     };
@@ -192,26 +191,26 @@ fn parse_one(req: &HttpRequest, form: Form, body: &[u8], edge: &Edge) -> Result<
 async fn commit(edge: &Edge, append: Append) -> Result<AppendOutcome, ApiError> {
     let parts = &edge.parts;
     if parts.health.is_draining() {
-        return Err(retry_soon(ErrorCode::Draining, "the process is shutting down"));
+        return Err(ApiError::transient(ErrorCode::Draining, "the process is shutting down"));
     }
     if !parts.health.store.is_up() {
         let reason = parts.health.store.reason().map_or("it has not been opened yet", |reason| reason.meaning);
-        return Err(retry_soon(ErrorCode::StoreUnavailable, format!("the store is unavailable: {reason}")));
+        return Err(ApiError::transient(ErrorCode::StoreUnavailable, format!("the store is unavailable: {reason}")));
     }
     let begin = Instant::now();
     let outcome = edge.worker.thread.intake.append(append).await.map_err(|failure| {
-        let error = append_error(&failure);
-        match (failure, parts.health.store.reason()) {
-            (AppendFailure::StoreUnavailable(_), Some(reason)) => error.because(reason.message),
-            _ => error,
+        let cause = match failure {
+            AppendFailure::StoreUnavailable(_) => parts.health.store.reason(),
+            AppendFailure::Unstorable | AppendFailure::Overloaded | AppendFailure::TimedOut => None,
+        };
+        let error = ApiError::from(failure);
+        match cause {
+            Some(reason) => error.because(reason.message),
+            None => error,
         }
     })?;
     parts.metrics.publish_duration.observe(begin.elapsed().as_secs_f64());
     Ok(outcome)
-}
-
-pub(super) fn retry_soon(code: ErrorCode, message: impl Into<String>) -> ApiError {
-    ApiError::new(code, message).retry_after(std::time::Duration::from_secs(1))
 }
 
 fn headers(headers: &HeaderMap) -> Result<PublishHeaders<'_>, ApiError> {

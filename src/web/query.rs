@@ -8,6 +8,10 @@ use url::form_urlencoded;
 
 use crate::protocol::error::{ApiError, ErrorCode};
 
+/// Rows of a page, unless `limit` says otherwise, and at the most.
+pub const DEFAULT_LIMIT: usize = 100;
+pub const MAX_LIMIT: usize = 1000;
+
 /// The parameters of a request, decoded, in order.
 #[derive(Debug)]
 pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
@@ -49,6 +53,12 @@ impl<'a> Query<'a> {
     ) -> Result<Option<T>, ApiError> {
         let Some(value) = self.one(name) else { return Ok(None) };
         parse(value).map(Some).ok_or_else(|| invalid(name, &format!("must be {expected}")))
+    }
+
+    /// The parameter `limit`, from 1 to `max`.
+    pub fn limit(&self, default: usize, max: usize) -> Result<usize, ApiError> {
+        let in_range = |text: &str| text.parse().ok().filter(|limit| (1..=max).contains(limit));
+        Ok(self.read("limit", &format!("an integer from 1 to {max}"), in_range)?.unwrap_or(default))
     }
 
     /// The query with `set` in place of the parameters in `without`.

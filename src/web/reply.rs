@@ -110,9 +110,9 @@ fn builder(status: StatusCode) -> HttpResponseBuilder {
 #[derive(Debug)]
 pub struct Refusal(pub ApiError);
 
-impl From<ApiError> for Refusal {
-    fn from(error: ApiError) -> Self {
-        Self(error)
+impl<E: Into<ApiError>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self(error.into())
     }
 }
 

@@ -3,11 +3,10 @@
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::events::read_error;
-use super::query::Query;
+use super::query::{DEFAULT_LIMIT, MAX_LIMIT, Query};
 use super::reply::{self, Refusal};
+use super::write::commit;
 use super::{Edge, access, body};
-use crate::actors::session::append_error;
 use crate::domain::access::Scope;
 use crate::domain::event::{ScheduleId, Timestamp};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -15,20 +14,14 @@ use crate::protocol::event_json::write_schedule;
 use crate::protocol::permit;
 use crate::storage::{Outcome, Turn, Write};
 
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1000;
-
 /// Those that wait, in the order in which they are due.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let caller = access::caller(&req, &edge)?;
     permit::any(&caller, Scope::Read)?;
     let query = Query::parse(&req, &["after", "limit"], &[])?;
     let after = query.read("after", "the cursor of a Link header", cursor)?;
-    let limit = query.read("limit", "an integer from 1 to 1000", |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
-    })?;
-    let limit = limit.unwrap_or(DEFAULT_LIMIT);
-    let mut page = edge.parts.reader.schedules(after, limit + 1).await.map_err(|error| read_error(&error))?;
+    let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
+    let mut page = edge.parts.reader.schedules(after, limit + 1).await?;
     let has_more = page.len() > limit;
     page.truncate(limit);
     let mut data = vec![b'['];
@@ -64,16 +57,15 @@ pub async fn cancel(
         || ApiError::new(ErrorCode::ScheduleNotFound, format!("no schedule {id} waits: it is unknown, or was due"));
     let number = ScheduleId::parse(&id).ok_or_else(unknown)?;
     if caller.principal().is_some() {
-        let scheduled = edge.parts.reader.schedule(number).await.map_err(|error| read_error(&error))?;
+        let scheduled = edge.parts.reader.schedule(number).await?;
         let name = scheduled.ok_or_else(unknown)?.event.name;
         // What the caller may not read either does not exist for it.
         let refuse = |refusal| if permit::may_read(&caller, &name) { refusal } else { unknown() };
         permit::publish(&caller, &name).map_err(refuse)?;
     }
-    match edge.parts.supervisor.commit(Write::CancelSchedule(number)).await {
-        Ok(Outcome::Changed(true)) => Ok(reply::ok("Schedule cancelled.", b"null")),
-        Ok(_) => Err(unknown().into()),
-        Err(failure) => Err(append_error(&failure).into()),
+    match commit(&edge, Write::CancelSchedule(number)).await? {
+        Outcome::Changed(true) => Ok(reply::ok("Schedule cancelled.", b"null")),
+        _ => Err(unknown().into()),
     }
 }
 

@@ -6,20 +6,20 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderVal
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 
-use super::events::patterns;
+use super::event_query::patterns;
 use super::query::{Query, invalid};
 use super::reply::Refusal;
+use super::resume::{EVENT_LOG, LOG_PARAMETER, RECOVERED, given_log, log_value, truth};
 use super::{Edge, access, connecting};
 use crate::actors::session;
 use crate::actors::shard::messages::OpenStream;
 use crate::domain::access::{Caller, Scope};
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
-use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::ApiError;
 use crate::protocol::permit;
-use crate::protocol::request::{Envelope, Start};
+use crate::protocol::subscription::{Envelope, Start};
 use crate::protocol::wire::Wire;
 use crate::transport::{Streaming, stream};
 
@@ -27,12 +27,6 @@ const PARAMETERS: &[&str] =
     &["event_name", "after", LOG_PARAMETER, "envelope", "named", "filter", access::TOKEN_PARAMETER];
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// The query parameter with which a client gives back the identity of the log it has seen.
-pub const LOG_PARAMETER: &str = "log_id";
-/// Which log the ids are of.
-pub const EVENT_LOG: HeaderName = HeaderName::from_static("event-log");
-/// Whether everything since the position asked for comes.
-pub const RECOVERED: HeaderName = HeaderName::from_static("stream-recovered");
 /// The oldest event that there is, where it does not.
 const EARLIEST_ID: HeaderName = HeaderName::from_static("stream-earliest-id");
 /// Tells a proxy of the nginx family to pass on what it gets at once.
@@ -68,21 +62,6 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
         response.headers_mut().insert(EARLIEST_ID, HeaderValue::from(state.earliest_id));
     }
     Ok(response)
-}
-
-/// The identity of the log that the client has seen, if it says so.
-pub fn given_log(query: &Query<'_>) -> Result<Option<LogId>, ApiError> {
-    query.read(LOG_PARAMETER, "the identity of a log, as the header Event-Log tells it", LogId::parse)
-}
-
-/// The value of [`EVENT_LOG`].
-pub fn log_value(log: LogId) -> HeaderValue {
-    HeaderValue::try_from(log.to_string()).expect("invariant: a UUID is visible ASCII")
-}
-
-/// The value of [`RECOVERED`].
-pub fn truth(is_so: bool) -> HeaderValue {
-    HeaderValue::from_static(if is_so { "true" } else { "false" })
 }
 
 fn head() -> HttpResponseBuilder {

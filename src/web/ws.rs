@@ -48,7 +48,7 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         position: parts.position.clone(),
         metrics: parts.metrics.clone(),
         reader: parts.reader.clone(),
-        durables: parts.durables.clone(),
+        consumers: parts.actors.consumers.clone(),
         rules: parts.rules,
         access: SessionAccess::new(parts.access.clone(), parts.shares.clone()),
         max_memberships: parts.limits.max_memberships,

@@ -145,6 +145,28 @@ fn a_failed_session_concerns_nobody_else() {
     assert_eq!(metric(&server, r#"event_handler_closes_total{code="4103"}"#), 8.0);
 }
 
+/// Whatever kinds of actors there are: a new one is tested by being in the tree.
+#[test]
+fn every_supervised_actor_is_restarted_and_at_work_again() {
+    let server = builder(Backend::Sqlite).env("EVENT_HANDLER__SERVICES__CRM__URL", "http://127.0.0.1:9").start();
+    let tree = server.get("/admin/actors").data();
+    let children = tree["children"].as_array().expect("children").iter();
+    let first_of_each: std::collections::BTreeMap<_, _> =
+        children.rev().map(|child| (child["kind"].as_str().expect("a kind"), &child["name"])).collect();
+    assert!(
+        ["client", "durables", "persistence", "router", "shard"].iter().all(|kind| first_of_each.contains_key(kind))
+    );
+    for (kind, name) in first_of_each {
+        let name = name.as_str().expect("a name");
+        let mailbox = report_of(&server, name)["mailbox"]["capacity"].clone();
+        inject(&server, kind);
+        wait_for_restarts(&server, name, 1);
+        assert_restarts_are_visible(&server, name, kind, 1);
+        assert_eq!(report_of(&server, name)["mailbox"]["capacity"], mailbox);
+        server.publish("a", json!({}));
+    }
+}
+
 #[test]
 fn a_part_that_fails_too_often_ends_the_process() {
     for actor in ["persistence", "router", "durables", "shard"] {

@@ -327,7 +327,7 @@ impl Claims {
     }
 
     /// It was taken back, untried: its key is read again from the store, in order.
-    pub fn give_back(&mut self, id: WorkId) {
+    pub fn release(&mut self, id: WorkId) {
         if let Some(row) = self.forget(id)
             && let Some(key) = row.event.key
         {

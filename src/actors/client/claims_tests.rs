@@ -302,7 +302,7 @@ impl Model {
         if let (End::Exhausted, Some(key)) = (end, &finished.work.key) {
             self.dispatcher.forget(key);
         }
-        finished.given_back.iter().for_each(|work| self.claims.give_back(work.id));
+        finished.released.iter().for_each(|work| self.claims.release(work.id));
         let end = match end {
             End::RetryIn(seconds) => End::RetryIn(self.now.0 + seconds * 1_000_000),
             end => end,
@@ -344,7 +344,7 @@ impl Model {
     }
 
     fn reset(&mut self) {
-        self.dispatcher.hand_back();
+        self.dispatcher.release();
         let under_way = self.under_way();
         self.claims.reset(|WorkId::Delivery(id)| under_way.contains(&id));
     }

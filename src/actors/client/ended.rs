@@ -5,35 +5,24 @@ use std::time::Duration;
 use actix::prelude::Context;
 use serde_json::json;
 
+use super::Client;
+use super::attempts::{AttemptEnd, REFUSALS_TOLD};
 use super::post::{Attempt, FailureKind, Outcome};
-use super::report::LastError;
-use super::{AttemptEnd, Client};
+use super::telling::Cause;
+use super::writes::ToStore;
 use crate::actors::clock;
-use crate::domain::breaker::{BreakerState, Transition};
-use crate::domain::delivery::{DeadReason, Verdict, classify, is_refusal_of_all};
+use crate::domain::breaker::BreakerState;
+use crate::domain::delivery::{DeadReason, Verdict, classify};
 use crate::domain::dispatch::BlockedBy;
-use crate::domain::event::{EventId, NewEvent, Timestamp};
+use crate::domain::event::{EventId, Timestamp};
 use crate::domain::retry::RetryVerdict;
 use crate::domain::work::WorkId;
-use crate::storage::{Claimed, Registered, Settled, Settlement};
-
-/// What made the breaker change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// To deliver an event of a publisher.
-    Attempt,
-    /// To deliver an event that the Event Handler itself has published.
-    OwnEvent,
-    Time,
-    Operator,
-}
+use crate::storage::{Settled, Settlement};
 
 /// For which nothing is sent when this machine has no room for a connection.
 const RESOURCES_PAUSE: Duration = Duration::from_secs(1);
 /// A pause of this length is worth a line in the log.
 const LONG_PAUSE: Duration = Duration::from_secs(10);
-/// So many refusals in a row, each of a kind that says more of the service than of the event, are told.
-const REFUSALS_TOLD: u32 = 20;
 
 /// An attempt, judged.
 struct Judged {
@@ -45,7 +34,7 @@ struct Judged {
 }
 
 impl Judged {
-    /// `retry_after` as far as it is obeyed.
+    /// `retry_after` as far as it is followed.
     fn of(end: AttemptEnd, obeyed: impl Fn(Option<Duration>) -> Option<Duration>, spares_404: bool) -> Self {
         match end {
             AttemptEnd::Posted(Attempt { outcome: Outcome::Answered { status, retry_after, excerpt }, took }) => {
@@ -93,14 +82,16 @@ impl Client {
         let WorkId::Delivery(event_id) = id;
         let made = self.claims.get(id).map_or(0, |claimed| (claimed.attempts + 1).saturating_sub(claimed.spent));
         let spares_404 = made <= self.parts.service.options.retry_404;
-        let judged = Judged::of(end, |asked| self.schedule.obeyed(asked), spares_404);
+        let judged = Judged::of(end, |asked| self.attempts.schedule().obeyed(asked), spares_404);
         self.count_refusal(&judged, event_id);
         if let Verdict::PutOff(pause) = judged.verdict {
             return self.put_off(id, &judged, pause);
         }
         let finished = self.dispatcher.finished(id, judged.verdict, judged.took, self.clock.now(), rand::random());
         let now = clock::now();
-        let (Some(finished), Some(claimed), Some(service)) = (finished, self.claims.get(id), self.id) else { return };
+        let (Some(finished), Some(claimed), Some(service)) = (finished, self.claims.get(id), self.kept.id()) else {
+            return;
+        };
         let attempts = claimed.attempts + 1;
         let is_own_event = claimed.event.name.is_system();
         let (settled, outcome) = match judged.verdict {
@@ -108,7 +99,7 @@ impl Client {
             Verdict::Dead(reason) => (Settled::Dead(reason), "dead"),
             Verdict::Gone => (Settled::Retry(now), "gone"),
             Verdict::Retry { .. } | Verdict::NotYet | Verdict::PutOff(_) => {
-                match self.schedule.next(made, judged.verdict.retry_after(), rand::random()) {
+                match self.attempts.schedule().next(made, judged.verdict.retry_after(), rand::random()) {
                     RetryVerdict::After(delay) => (Settled::Retry(now.plus(delay)), "retry"),
                     RetryVerdict::Exhausted => (Settled::Dead(DeadReason::Exhausted), "dead"),
                 }
@@ -129,10 +120,10 @@ impl Client {
             self.announce_dead(claimed.clone(), reason, attempts, judged.reason.as_deref());
         }
         if let Some(error) = &judged.reason {
-            self.remember_error(LastError { at: now, event_id, error: error.clone() });
+            self.attempts.remember_error(now, event_id, error.clone());
         }
-        for follower in finished.given_back {
-            self.claims.give_back(follower.id);
+        for follower in finished.released {
+            self.claims.release(follower.id);
         }
         if let Some(transition) = finished.transition {
             self.turned(transition, if is_own_event { Cause::OwnEvent } else { Cause::Attempt });
@@ -140,7 +131,7 @@ impl Client {
         if judged.verdict == Verdict::Gone {
             self.pause_for("the service answered 410 Gone");
         }
-        self.ended.push(Settlement {
+        self.writes.push(ToStore::Ended(Settlement {
             service,
             event_id,
             lane: finished.work.lane,
@@ -151,7 +142,7 @@ impl Client {
             reason: judged.reason,
             answer: judged.answer,
             settled,
-        });
+        }));
     }
 
     /// Nothing became of the attempt, and nothing is sent for `pause`; it counts for nothing else.
@@ -176,25 +167,16 @@ impl Client {
             BlockedBy::RetryAfter => format!("{reason}, and asked for {pause:?}"),
             _ => reason.to_owned(),
         };
-        self.remember_error(LastError { at: clock::now(), event_id, error });
+        self.attempts.remember_error(clock::now(), event_id, error);
     }
 
-    /// Tells once of each series of refusals that say more of the service than of the events. Whatever else it answers
-    /// of its own accord ends the series.
+    /// Tells once of each series of refusals that say more of the service than of the events.
     fn count_refusal(&mut self, judged: &Judged, id: EventId) {
-        match judged.http_status {
-            Some(status) if is_refusal_of_all(status) => {
-                self.refusals = self.refusals.saturating_add(1);
-                if self.refusals == REFUSALS_TOLD {
-                    log::warn!(service = self.name(), status, refusals = self.refusals; "the service refuses everything");
-                    let last = json!({ "http_status": status, "refusals": self.refusals, "event_id": id });
-                    self.announce("refusing", last);
-                }
-            }
-            Some(_) if matches!(judged.verdict, Verdict::Delivered | Verdict::Dead(_) | Verdict::Gone) => {
-                self.refusals = 0;
-            }
-            Some(_) | None => {}
+        let Some(status) = judged.http_status else { return };
+        if self.attempts.count_refusal(status, judged.verdict) {
+            log::warn!(service = self.name(), status, refusals = REFUSALS_TOLD; "the service refuses everything");
+            let last = json!({ "http_status": status, "refusals": REFUSALS_TOLD, "event_id": id });
+            self.announce("refusing", last);
         }
     }
 
@@ -215,101 +197,12 @@ impl Client {
             next_due = next_due.into_iter().chain(due).min();
         }
         if let Some(due) = next_due {
-            self.next_due = self.next_due.into_iter().chain(next_due).min();
+            self.rounds.expect_due(due);
             self.begin_round_at(due, ctx);
         }
-        if self.recovering
-            && self.parts.slot.pending_total() == 0
-            && self.dispatcher.breaker().state() == BreakerState::Closed
-        {
-            self.recovering = false;
+        let is_well = self.dispatcher.breaker().state() == BreakerState::Closed;
+        if is_well && self.parts.slot.pending_total() == 0 && self.told.recovered() {
             self.announce("recovered", json!({}));
         }
-    }
-
-    /// Sends nothing more; what comes is kept.
-    pub(super) fn pause_for(&mut self, reason: &str) {
-        if self.is_held && !self.dispatcher.is_paused() {
-            self.dispatcher.pause();
-            self.pause = Some(reason.to_owned());
-            self.is_changed = true;
-            self.announce("paused", json!({ "reason": reason }));
-        }
-    }
-
-    pub(super) fn resume(&mut self) {
-        if self.dispatcher.is_paused() {
-            self.dispatcher.resume();
-            self.pause = None;
-            self.is_changed = true;
-            self.recovering = true;
-            self.announce("resumed", json!({}));
-        }
-    }
-
-    /// What is to outlive a restart.
-    pub(super) fn kept(&self) -> Option<Registered> {
-        let breaker =
-            serde_json::to_string(&self.dispatcher.breaker().snapshot().on_clock_ahead(-self.clock.lead())).ok();
-        self.parts.slot.keep(self.pause.clone(), breaker.clone());
-        Some(Registered { id: self.id?, paused: self.pause.clone(), breaker })
-    }
-
-    /// Tells of a change of the breaker. Events that tell of it may themselves be delivered to services that fail; so
-    /// what they cause is not told by further events, nor what only time has caused beyond the first time: for each
-    /// attempt of a publisher's event, there is a bounded number of them.
-    pub(super) fn announce_transition(&mut self, transition: Transition, cause: Cause) {
-        let Transition { from, to } = transition;
-        self.metrics.turned(to);
-        let figures = self.dispatcher.breaker().figures(self.clock.now());
-        let (happened, is_told) = match to {
-            BreakerState::Open | BreakerState::ForcedOpen => ("opened", cause != Cause::OwnEvent),
-            BreakerState::HalfOpen => ("half_open", self.told == BreakerState::Open),
-            BreakerState::Closed | BreakerState::ForcedClosed => {
-                ("closed", cause == Cause::Operator || self.told != BreakerState::Closed)
-            }
-        };
-        let is_open = happened == "opened";
-        let level = if is_open { log::Level::Warn } else { log::Level::Info };
-        log::log!(level, service = self.name(), from = from.as_str(), to = to.as_str(); "circuit breaker");
-        if !is_told {
-            return;
-        }
-        self.recovering |= is_open;
-        self.told = match to {
-            BreakerState::Open | BreakerState::ForcedOpen => BreakerState::Open,
-            BreakerState::HalfOpen => BreakerState::HalfOpen,
-            BreakerState::Closed | BreakerState::ForcedClosed => BreakerState::Closed,
-        };
-        let until = figures.open_until.map(|until| self.clock.time_of_day(until).to_string());
-        self.announce(
-            happened,
-            json!({ "from": from.as_str(), "to": to.as_str(), "open_until": until, "openings": figures.openings }),
-        );
-    }
-
-    /// `$sys.service.<happened>`.
-    fn announce(&mut self, happened: &str, mut payload: serde_json::Value) {
-        payload["service"] = self.name().into();
-        payload["pending"] = self.parts.slot.pending_total().into();
-        self.own_events.push(NewEvent::own(&format!("$sys.service.{happened}"), payload.to_string()));
-    }
-
-    /// `$sys.delivery.dead`; not for the Event Handler's own events, whose deliveries could die for ever.
-    fn announce_dead(&mut self, claimed: Claimed, reason: DeadReason, attempts: u32, error: Option<&str>) {
-        let Claimed { event, .. } = claimed;
-        if event.name.is_system() {
-            return;
-        }
-        let payload = json!({
-            "service": self.name(),
-            "event_id": event.id,
-            "event_name": event.name.as_str(),
-            "key": event.key.as_deref(),
-            "reason": reason.as_str(),
-            "attempts": attempts,
-            "error": error,
-        });
-        self.own_events.push(NewEvent::own("$sys.delivery.dead", payload.to_string()));
     }
 }

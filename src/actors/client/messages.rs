@@ -1,10 +1,6 @@
 //! What a client takes.
 
-use actix::prelude::{Message, Recipient};
-
-use crate::actors::mailbox::Mailbox;
-use crate::actors::observe::ActorReport;
-use crate::actors::persistence::messages::{CommitWrites, HoldService};
+use actix::prelude::Message;
 
 use crate::storage::Claimed;
 
@@ -44,32 +40,19 @@ impl ServiceCommand {
     }
 }
 
-/// Who obeys an operator.
+/// Who applies what an operator has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Obeyed {
-    /// This process has.
+pub enum Applied {
+    /// This process has applied it.
     Here,
-    /// The process that delivers to the service will.
+    /// The process that delivers to the service will apply it.
     Elsewhere,
 }
 
-/// Obey an operator; answers once that is stored. None before the store knows the service.
+/// Apply what an operator says; answers once that is stored. None before the store knows the service.
 #[derive(Debug, Message)]
-#[rtype(result = "Option<Obeyed>")]
+#[rtype(result = "Option<Applied>")]
 pub struct Operate(pub ServiceCommand);
-
-/// From now on settlements go to this persistence actor.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ConnectPersistence {
-    pub commit: Mailbox<CommitWrites>,
-    pub hold: Recipient<HoldService>,
-}
-
-/// Say what you are.
-#[derive(Debug, Message)]
-#[rtype(result = "Option<ActorReport>")]
-pub struct Observe;
 
 /// Which deliveries are under way: sent, and not known to be settled in the store?
 #[derive(Debug, Message)]
@@ -80,8 +63,3 @@ pub struct ListInFlight;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ReadTls;
-
-/// Send nothing more; answers when all that was sent is settled in the store.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct DrainDeliveries;

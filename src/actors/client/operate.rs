@@ -1,18 +1,17 @@
 //! What operators tell a client.
 
-use std::rc::Rc;
-
 use actix::prelude::{ActorFutureExt as _, Context, Handler, ResponseActFuture, WrapFuture as _};
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::Client;
-use super::ended::Cause;
-use super::messages::{Obeyed, Operate, ReadTls, ServiceCommand};
-use super::post::{Poster, TargetOptions};
-use crate::storage::{CommandId, ServiceChange};
+use super::messages::{Applied, Operate, ServiceCommand};
+use super::telling::Cause;
+use super::writes::ToStore;
+use crate::storage::CommandId;
 
 impl Client {
-    fn obey(&mut self, command: ServiceCommand) {
+    fn apply(&mut self, command: ServiceCommand) {
         let transition = match command {
             ServiceCommand::Pause => {
                 self.pause_for("by an operator");
@@ -29,61 +28,57 @@ impl Client {
         if let Some(transition) = transition {
             self.turned(transition, Cause::Operator);
         }
-        self.is_changed = true;
+        self.kept.changed();
         self.claims.look_again();
     }
 
-    /// Obeys what was told to other nodes. The store forgets it together with keeping what follows from it.
-    pub(super) fn obey_all(&mut self, commands: Vec<(CommandId, String)>) {
+    /// Applies what was told to other nodes. The store forgets it together with keeping what follows from it.
+    pub(super) fn apply_all(&mut self, commands: Vec<(CommandId, String)>) {
         for (id, command) in commands {
-            if id > self.obeyed_through {
-                self.obeyed_through = id;
-                // One that a later version knows is forgotten too.
-                self.is_changed = true;
-                ServiceCommand::parse(&command).into_iter().for_each(|command| self.obey(command));
+            if self.kept.takes(id) {
+                ServiceCommand::parse(&command).into_iter().for_each(|command| self.apply(command));
             }
         }
     }
 
-    /// For the process that holds the service.
-    pub(super) fn ask(&self, command: ServiceCommand) -> Option<ServiceChange> {
-        Some(ServiceChange::Asked { service: self.id?, command: command.as_str().to_owned() })
-    }
-}
-
-impl Handler<ReadTls> for Client {
-    type Result = ();
-
-    /// From the next request on. What is under way ends as it began.
-    fn handle(&mut self, ReadTls: ReadTls, _: &mut Context<Self>) {
-        if self.parts.service.url.expose().scheme() != "https" {
-            return;
+    /// Sends nothing more; what comes is kept.
+    pub(super) fn pause_for(&mut self, reason: &str) {
+        if self.lease.is_held() && !self.dispatcher.is_paused() {
+            self.dispatcher.pause();
+            self.kept.set_pause(Some(reason));
+            self.announce("paused", json!({ "reason": reason }));
         }
-        match Poster::new(&TargetOptions::of(&self.parts.service)) {
-            Ok(poster) => self.poster = Ok(Rc::new(poster)),
-            Err(reason) => {
-                log::error!(service = self.parts.service.name.as_str(), reason = reason.as_str(); "tls files unusable, the old ones stay");
-            }
+    }
+
+    fn resume(&mut self) {
+        if self.dispatcher.is_paused() {
+            self.dispatcher.resume();
+            self.kept.set_pause(None);
+            self.told.resumed();
+            self.announce("resumed", json!({}));
         }
     }
 }
 
 impl Handler<Operate> for Client {
-    type Result = ResponseActFuture<Self, Option<Obeyed>>;
+    type Result = ResponseActFuture<Self, Option<Applied>>;
 
-    /// Obeys at once, or leaves it to who holds the service; answers when that is stored, so that a restart finds it.
+    /// Applies it at once, or leaves it to who holds the service; answers when that is stored, so that a restart finds
+    /// it.
     fn handle(&mut self, Operate(command): Operate, ctx: &mut Context<Self>) -> Self::Result {
-        if self.id.is_none() {
+        if self.kept.id().is_none() {
             return Box::pin(actix::fut::ready(None));
         }
-        let obeyed = if self.is_held { Obeyed::Here } else { Obeyed::Elsewhere };
-        match obeyed {
-            Obeyed::Here => self.obey(command),
-            Obeyed::Elsewhere => self.asked.push(command),
-        }
-        let (stored, is_stored) = oneshot::channel();
-        self.obeyed.push(stored);
+        let (told, stored) = oneshot::channel();
+        let by = if self.lease.is_held() {
+            self.apply(command);
+            self.kept.wait(told);
+            Applied::Here
+        } else {
+            self.writes.push(ToStore::Command { command, told });
+            Applied::Elsewhere
+        };
         self.pump(ctx);
-        Box::pin(is_stored.into_actor(self).map(move |stored, _, _| stored.ok().map(|()| obeyed)))
+        Box::pin(stored.into_actor(self).map(move |stored, _, _| stored.ok().map(|()| by)))
     }
 }

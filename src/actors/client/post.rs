@@ -17,7 +17,7 @@ use super::resolve::{Connector, RefusedAddress, STAGE, Stage};
 use super::tls::{TlsFiles, client_config};
 use crate::actors::clock::now;
 use crate::config::{SecretUrl, ServiceConfig};
-use crate::protocol::webhook::Headers;
+use crate::protocol::delivery_request::Headers;
 
 /// As much of an answer's body is kept.
 pub const EXCERPT_BYTES: usize = 20_000;

@@ -1,9 +1,9 @@
 //! What a client asks of the store, and when it asks again.
 
-use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::prelude::{ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
 
 use super::claims::Moment;
-use super::{CARE_INTERVAL, Client, STORE_RETRY};
+use super::{Client, STORE_RETRY, TICK_INTERVAL};
 use crate::actors::clock::now;
 use crate::domain::event::Timestamp;
 use crate::storage::{Claimed, StoreError};
@@ -11,10 +11,35 @@ use crate::storage::{Claimed, StoreError};
 /// A page of claims ends with the event that reaches this.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
+/// How reading the store goes, and when the next round through what is due begins.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    /// The last page of claims could not be read.
+    has_failed: bool,
+    next: Option<(Timestamp, SpawnHandle)>,
+    /// When the next retry is due that is not in hand, as far as is known.
+    next_due: Option<Timestamp>,
+}
+
+impl Rounds {
+    pub(super) fn can_read(&self) -> bool {
+        !self.has_failed
+    }
+
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.next_due
+    }
+
+    /// A retry is due then.
+    pub(super) fn expect_due(&mut self, due: Timestamp) {
+        self.next_due = Some(self.next_due.map_or(due, |known| known.min(due)));
+    }
+}
+
 impl Client {
     /// Reads the next page of claims, if there is room and none is under way.
     pub(super) fn read(&mut self, ctx: &mut Context<Self>) {
-        let Some(service) = self.id else { return };
+        let Some(service) = self.kept.id() else { return };
         let Some(read) = self.claims.next_read(&self.dispatcher, now()) else { return };
         let reader = self.parts.reader.clone();
         let max_rows = read.max_rows;
@@ -23,7 +48,7 @@ impl Client {
     }
 
     fn take_page(&mut self, rows: Result<Vec<Claimed>, StoreError>, max_rows: usize, ctx: &mut Context<Self>) {
-        let could_read = std::mem::replace(&mut self.can_read, rows.is_ok());
+        let had_failed = std::mem::replace(&mut self.rounds.has_failed, rows.is_err());
         match rows {
             Ok(rows) => {
                 // Fewer rows than asked for and few bytes: there are no more.
@@ -36,7 +61,7 @@ impl Client {
                 self.pump(ctx);
             }
             Err(error) => {
-                if could_read {
+                if !had_failed {
                     log::warn!(service = self.name(), error:%; "what is to be delivered cannot be read, trying again");
                 }
                 ctx.run_later(STORE_RETRY, |this, ctx| {
@@ -49,13 +74,13 @@ impl Client {
 
     /// Begins another round when the next retry is due that is not due by `through`.
     fn await_next_due(&mut self, through: Timestamp, ctx: &mut Context<Self>) {
-        let Some(service) = self.id else { return };
+        let Some(service) = self.kept.id() else { return };
         let reader = self.parts.reader.clone();
         let next = async move { reader.next_due(service, through).await };
         ctx.spawn(next.into_actor(self).map(|next, this, ctx| match next {
-            Ok(None) => this.next_due = None,
+            Ok(None) => this.rounds.next_due = None,
             Ok(Some(due)) => {
-                this.next_due = Some(due);
+                this.rounds.next_due = Some(due);
                 this.begin_round_at(due, ctx);
             }
             Err(_) => this.begin_round_at(now().plus(STORE_RETRY), ctx),
@@ -64,26 +89,26 @@ impl Client {
 
     /// Begins another round then, unless one begins before.
     pub(super) fn begin_round_at(&mut self, due: Timestamp, ctx: &mut Context<Self>) {
-        // The care interval looks at what is further off.
-        let due = due.min(now().plus(CARE_INTERVAL * 2));
-        if let Some((earlier, timer)) = self.next_round.take() {
+        // The tick looks at what is further off.
+        let due = due.min(now().plus(TICK_INTERVAL * 2));
+        if let Some((earlier, timer)) = self.rounds.next.take() {
             if earlier <= due {
-                self.next_round = Some((earlier, timer));
+                self.rounds.next = Some((earlier, timer));
                 return;
             }
             ctx.cancel_future(timer);
         }
         let timer = ctx.run_later(due.since(now()), |this, ctx| {
-            this.next_round = None;
+            this.rounds.next = None;
             this.claims.begin_round();
             this.pump(ctx);
         });
-        self.next_round = Some((due, timer));
+        self.rounds.next = Some((due, timer));
     }
 
     /// Looks how long the oldest that is open has waited.
     pub(super) fn observe_oldest(&self, ctx: &mut Context<Self>) {
-        let Some(service) = self.id else { return };
+        let Some(service) = self.kept.id() else { return };
         let reader = self.parts.reader.clone();
         let oldest = async move { reader.oldest_open(service).await };
         ctx.spawn(oldest.into_actor(self).map(|oldest, this, _| {

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
+use super::Persistence;
 use super::messages::{AppendEvents, AppendFailure, AppendReply};
-use crate::actors::mailbox::Mailbox;
 use crate::domain::event::{Append, AppendOutcome};
+use crate::runtime::address::Address;
 
 /// Batches of one worker under way at once: one is being committed while the next is on its way.
 const MAX_IN_FLIGHT: usize = 2;
@@ -73,8 +74,7 @@ pub struct Intake(Rc<Inner>);
 
 struct Inner {
     backlog: Arc<Backlog>,
-    /// `None` until the supervisor has made the introduction.
-    persistence: RefCell<Option<Mailbox<AppendEvents>>>,
+    persistence: Address<Persistence>,
     waiting: RefCell<Vec<Waiting>>,
     in_flight: Cell<usize>,
     arrival: Notify,
@@ -94,10 +94,10 @@ struct Place {
 
 impl Intake {
     /// Starts the intake on the current thread. It ends with the thread's event loop.
-    pub fn start(backlog: Arc<Backlog>, commit_timeout: Duration) -> Self {
+    pub fn start(persistence: Address<Persistence>, backlog: Arc<Backlog>, commit_timeout: Duration) -> Self {
         let intake = Self(Rc::new(Inner {
             backlog,
-            persistence: RefCell::new(None),
+            persistence,
             waiting: RefCell::default(),
             in_flight: Cell::new(0),
             arrival: Notify::new(),
@@ -115,25 +115,15 @@ impl Intake {
         intake
     }
 
-    /// From now on appends go to this persistence actor.
-    pub fn connect(&self, persistence: Mailbox<AppendEvents>) {
-        self.0.persistence.replace(Some(persistence));
-    }
-
     /// What waits for a commit, on all workers.
     pub fn backlog(&self) -> &Backlog {
         &self.0.backlog
     }
 
-    /// Messages that wait for the persistence actor.
-    pub fn mailbox_depth(&self) -> usize {
-        self.0.persistence.borrow().as_ref().map_or(0, Mailbox::depth)
-    }
-
     /// Stores `append` and waits for the commit (EV-1: an `Ok` means committed).
     pub async fn append(&self, append: Append) -> Result<AppendOutcome, AppendFailure> {
         let outcome = self.enqueue(append)?;
-        outcome.await.unwrap_or(Err(AppendFailure::StoreUnavailable("the writer was restarted")))
+        outcome.await.unwrap_or(Err(AppendFailure::RESTARTED))
     }
 
     /// Takes its place in commit order now; the outcome comes later.
@@ -155,12 +145,8 @@ impl Intake {
         let (appends, places): (Vec<_>, Vec<_>) =
             self.0.waiting.take().into_iter().map(|w| (w.append, w.place)).unzip();
         let (reply, answer) = oneshot::channel();
-        let sent = match &*self.0.persistence.borrow() {
-            Some(persistence) => persistence.try_send(AppendEvents { appends, reply }).is_ok(),
-            None => false,
-        };
-        if !sent {
-            answer_all(places, Err(AppendFailure::StoreUnavailable("the writer is restarting")));
+        if self.0.persistence.tell(AppendEvents { appends, reply }).is_err() {
+            answer_all(places, Err(AppendFailure::RESTARTING));
             return;
         }
         self.0.in_flight.set(self.0.in_flight.get() + 1);
@@ -168,7 +154,7 @@ impl Intake {
         actix_rt::spawn(async move {
             let reply = match tokio::time::timeout(intake.0.commit_timeout, answer).await {
                 Ok(Ok(reply)) => reply,
-                Ok(Err(_)) => Err(AppendFailure::StoreUnavailable("the writer was restarted")),
+                Ok(Err(_)) => Err(AppendFailure::RESTARTED),
                 Err(_) => Err(AppendFailure::TimedOut),
             };
             intake.0.in_flight.set(intake.0.in_flight.get() - 1);

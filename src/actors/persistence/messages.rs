@@ -6,10 +6,9 @@ use std::sync::Arc;
 use actix::prelude::Message;
 use tokio::sync::oneshot;
 
-use crate::actors::mailbox::Mailbox;
-use crate::actors::observe::ActorReport;
 use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::routes::ServiceId;
+use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
 use crate::storage::{Held, HeldDurable, Outcome, Write};
 
@@ -40,6 +39,26 @@ pub enum AppendFailure {
     TimedOut,
 }
 
+impl AppendFailure {
+    /// Nobody took it.
+    pub const RESTARTING: Self = Self::StoreUnavailable("the writer is restarting");
+    /// The writer failed before it answered: done or not is unknown.
+    pub const RESTARTED: Self = Self::StoreUnavailable("the writer was restarted");
+}
+
+/// What whoever asked for the write is told.
+impl From<AppendFailure> for ApiError {
+    fn from(failure: AppendFailure) -> Self {
+        let code = match failure {
+            AppendFailure::StoreUnavailable(_) => ErrorCode::StoreUnavailable,
+            AppendFailure::Unstorable => return Self::unstorable(),
+            AppendFailure::Overloaded => ErrorCode::Overloaded,
+            AppendFailure::TimedOut => ErrorCode::CommitTimeout,
+        };
+        Self::transient(code, failure.to_string())
+    }
+}
+
 /// Apply these in their order, in one transaction. The answer comes after the commit: one outcome for each.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -55,8 +74,7 @@ impl CommitWrites {
     pub fn one(write: Write) -> (Self, impl Future<Output = Result<Outcome, AppendFailure>> + Send + use<>) {
         let (reply, answer) = oneshot::channel::<CommitReply>();
         let outcome = async {
-            let restarted = AppendFailure::StoreUnavailable("the writer is restarting");
-            let outcomes = answer.await.map_err(|_| restarted)??;
+            let outcomes = answer.await.map_err(|_| AppendFailure::RESTARTING)??;
             Ok(outcomes.into_iter().next().expect("invariant: one outcome for each write"))
         };
         (Self { writes: vec![write], reply }, outcome)
@@ -76,25 +94,10 @@ pub struct HoldDurables(pub Vec<(ServiceId, Option<i64>)>);
 
 /// Let another process deliver the events of a durable subscription.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), AppendFailure>")]
+#[rtype(result = "()")]
 pub struct ReleaseDurable(pub ServiceId);
 
 /// Events were committed; sent in commit order. An empty batch tells of events that others committed.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct EventsCommitted(pub Arc<LogBatch>);
-
-/// From now on committed batches go to this router.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ConnectRouter(pub Mailbox<EventsCommitted>);
-
-/// Say what you are.
-#[derive(Debug, Message)]
-#[rtype(result = "Option<ActorReport>")]
-pub struct Observe;
-
-/// Commit what waits, take no more, and stop.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct FinishCommits;

@@ -18,24 +18,23 @@ mod store_watch;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::prelude::{Actor, ActorContext, AsyncContext, Context, Handler};
+use actix::prelude::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
 use actix::{ActorFutureExt, fut};
 
 use self::group::{Replies, Waiting};
 use self::intake::Backlog;
-use self::messages::{
-    AppendEvents, AppendFailure, CommitWrites, ConnectRouter, EventsCommitted, FinishCommits, Observe,
-};
+use self::messages::{AppendEvents, AppendFailure, CommitWrites, EventsCommitted, ReleaseDurable};
 use self::registry::ServiceRegistry;
 use self::store_watch::StoreWatch;
 use super::clock::{self, now};
 use super::log_position::LogPosition;
-use super::mailbox::{Depth, Mailbox};
-use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
 use super::service_slot::ServiceSlots;
-use super::supervisor::guard::ExitGuard;
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{Committed, Group, RetentionPolicy, StoreErrorKind, StoreOptions};
+use crate::runtime::address::{Address, Mailbox, Undelivered};
+use crate::runtime::child::Finish;
+use crate::runtime::life::Life;
+use crate::runtime::report::{Details, Observe};
+use crate::storage::{Committed, Group, Outcome, RetentionPolicy, StoreErrorKind, StoreOptions, Write};
 use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
@@ -56,6 +55,8 @@ const GIVE_BACK_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub struct PersistenceParts {
     pub store: StoreOptions,
+    /// Who hands committed batches on.
+    pub router: Mailbox<EventsCommitted>,
     pub retention: RetentionPolicy,
     pub services: ServiceSlots,
     /// See [`ServiceRegistry::new`].
@@ -71,8 +72,6 @@ pub struct PersistenceParts {
 pub struct Persistence {
     parts: PersistenceParts,
     watch: StoreWatch,
-    router: Mailbox<EventsCommitted>,
-    depth: Depth,
     registry: ServiceRegistry,
     waiting: Waiting,
     flush_due: bool,
@@ -80,27 +79,23 @@ pub struct Persistence {
     next_bounding: Instant,
     last_group: usize,
     last_commit: Duration,
-    started: Instant,
-    guard: ExitGuard,
+    life: Life,
 }
 
 impl Persistence {
-    pub fn new(parts: PersistenceParts, router: Mailbox<EventsCommitted>, depth: Depth, guard: ExitGuard) -> Self {
+    pub fn new(parts: PersistenceParts, life: Life) -> Self {
         let watch = StoreWatch::new(parts.store.clone(), Arc::clone(&parts.health), Arc::clone(&parts.metrics));
         Self {
             registry: ServiceRegistry::new(Arc::clone(&parts.services), Arc::clone(&parts.renewed)),
             parts,
             watch,
-            router,
-            depth,
             waiting: Waiting::default(),
             flush_due: false,
             next_housekeeping: Instant::now(),
             next_bounding: Instant::now(),
             last_group: 0,
             last_commit: Duration::ZERO,
-            started: Instant::now(),
-            guard,
+            life,
         }
     }
 
@@ -202,7 +197,7 @@ impl Persistence {
 
     /// A hint: shards that miss it find the gap and read the store.
     fn tell_router(&self, batch: Arc<LogBatch>) {
-        if self.router.try_send(EventsCommitted(batch)).is_err() {
+        if self.parts.router.tell(EventsCommitted(batch)) == Err(Undelivered::Full) {
             self.parts.metrics.mailbox_full.with_label_values(&["router"]).inc();
         }
     }
@@ -225,7 +220,7 @@ impl Actor for Persistence {
             let end = Instant::now() + CARE_INTERVAL / 2;
             while (this.next_housekeeping..end).contains(&Instant::now()) && this.waiting.is_empty() {
                 this.housekeeping(Duration::ZERO);
-                if this.depth.get() > 0 {
+                if this.life.depth() > 0 {
                     break;
                 }
             }
@@ -242,7 +237,6 @@ impl Handler<AppendEvents> for Persistence {
     type Result = ();
 
     fn handle(&mut self, message: AppendEvents, ctx: &mut Self::Context) {
-        self.depth.took_one();
         self.waiting.publish(message);
         self.join(ctx);
     }
@@ -252,67 +246,48 @@ impl Handler<CommitWrites> for Persistence {
     type Result = ();
 
     fn handle(&mut self, message: CommitWrites, ctx: &mut Self::Context) {
-        self.depth.took_one();
         self.waiting.write(message);
         self.join(ctx);
     }
 }
 
-impl Handler<ConnectRouter> for Persistence {
-    type Result = ();
-
-    fn handle(&mut self, ConnectRouter(router): ConnectRouter, _: &mut Self::Context) {
-        self.router = router;
-        // What the router before it took along is missing at the shards: this lets them find the gap.
-        if let Some(bounds) = self.parts.position.get() {
-            self.tell_router(LogBatch::new(bounds.last, Vec::new()));
-        }
-    }
-}
-
 impl Handler<Observe> for Persistence {
-    type Result = Option<ActorReport>;
+    type Result = MessageResult<Observe>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
         let (bounds, certainty) = (self.parts.position.get(), clock::certainty());
-        Some(ActorReport {
-            name: "persistence".into(),
-            kind: ActorKind::Persistence,
-            state: ActorState::Running,
-            restarts: 0,
-            mailbox: MailboxReport { depth: self.depth.get(), capacity: MAILBOX },
-            uptime_seconds: uptime_seconds(self.started),
-            details: serde_json::json!({
-                "store": self.parts.health.describe_in_full(),
-                "backlog_events": self.parts.backlog.events(),
-                "backlog_capacity": self.parts.backlog.capacity(),
-                "batch_size": self.last_group,
-                "commit_ms": self.last_commit.as_secs_f64() * 1e3,
-                "log_id": self.parts.position.log_id().map(|log| log.to_string()),
-                "earliest_id": bounds.map(|b| b.earliest),
-                "last_id": bounds.map(|b| b.last),
-                "clock": { "is_held": certainty.is_held, "departure_seconds": certainty.departure },
-            }),
-            children: Vec::new(),
-        })
+        MessageResult(Details::of(serde_json::json!({
+            "store": self.parts.health.describe_in_full(),
+            "backlog_events": self.parts.backlog.events(),
+            "backlog_capacity": self.parts.backlog.capacity(),
+            "batch_size": self.last_group,
+            "commit_ms": self.last_commit.as_secs_f64() * 1e3,
+            "log_id": self.parts.position.log_id().map(|log| log.to_string()),
+            "earliest_id": bounds.map(|b| b.earliest),
+            "last_id": bounds.map(|b| b.last),
+            "clock": { "is_held": certainty.is_held, "departure_seconds": certainty.departure },
+        })))
     }
 }
 
-impl Handler<FinishCommits> for Persistence {
+impl Handler<Finish> for Persistence {
     type Result = ();
 
-    fn handle(&mut self, FinishCommits: FinishCommits, ctx: &mut Self::Context) {
+    fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) {
         self.flush();
-        self.guard.release();
+        self.life.finish();
         ctx.stop();
     }
 }
 
-#[cfg(feature = "fault-injection")]
-impl Handler<super::supervisor::messages::InjectPanic> for Persistence {
-    type Result = ();
-
-    fn handle(&mut self, _: super::supervisor::messages::InjectPanic, _: &mut Self::Context) {
-        panic!("injected fault in persistence");
+impl Address<Persistence> {
+    /// Has whoever is persistence apply `write`; the outcome comes when it is committed.
+    pub fn commit(&self, write: Write) -> impl Future<Output = Result<Outcome, AppendFailure>> + Send + use<> {
+        let (message, outcome) = CommitWrites::one(write);
+        // A message that was not delivered is dropped: the outcome says so.
+        let _ = self.tell(message);
+        outcome
     }
 }
+
+crate::supervised!(Persistence, AppendEvents, CommitWrites, ReleaseDurable);

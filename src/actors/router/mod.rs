@@ -1,45 +1,56 @@
-//! The router: hands every committed batch, in commit order, to the shards, which do the fan-out, and to the durable
-//! subscriptions.
+//! The router: hands every committed batch, in commit order, to its followers: the shards, which do the fan-out, and
+//! the consumers.
 
 pub mod messages;
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::sync::Arc;
 
 use actix::prelude::{Actor, Context, Handler, MessageResult};
 
-use self::messages::{Attach, Follower, Observe, RouteBatch};
-use super::mailbox::{Depth, Mailbox};
-use super::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
+use self::messages::RouteBatch;
+use super::log_position::LogPosition;
 use super::persistence::messages::EventsCommitted;
-use super::supervisor::guard::ExitGuard;
 use crate::domain::event::EventId;
+use crate::protocol::log_batch::LogBatch;
+use crate::runtime::address::{Mailbox, Undelivered};
+use crate::runtime::child::Finish;
+use crate::runtime::life::Life;
+use crate::runtime::report::{ActorKind, Details, Observe};
 use crate::telemetry::metrics::Metrics;
 
 /// Batches that may wait.
 pub const MAILBOX: usize = 1024;
 
+/// What a router is made of; kept to make another.
+#[derive(Clone)]
+pub struct RouterParts {
+    /// Who takes committed batches, and of what kind they are.
+    pub followers: Arc<[(ActorKind, Mailbox<RouteBatch>)]>,
+    pub position: Arc<LogPosition>,
+    pub metrics: Arc<Metrics>,
+}
+
 /// See the module.
 pub struct Router {
-    followers: BTreeMap<Follower, Mailbox<RouteBatch>>,
+    parts: RouterParts,
     routed: EventId,
     batches: u64,
-    depth: Depth,
-    metrics: std::sync::Arc<Metrics>,
-    started: Instant,
-    _guard: ExitGuard,
+    _life: Life,
 }
 
 impl Router {
-    pub fn new(depth: Depth, metrics: std::sync::Arc<Metrics>, guard: ExitGuard) -> Self {
-        Self {
-            followers: BTreeMap::new(),
-            routed: 0,
-            batches: 0,
-            depth,
-            metrics,
-            started: Instant::now(),
-            _guard: guard,
+    pub fn new(parts: RouterParts, life: Life) -> Self {
+        Self { parts, routed: 0, batches: 0, _life: life }
+    }
+
+    fn route(&mut self, batch: &Arc<LogBatch>) {
+        self.routed = batch.last();
+        self.batches += 1;
+        for (kind, follower) in &*self.parts.followers {
+            // Who misses a batch sees the gap before the next and reads the store.
+            if follower.tell(RouteBatch(Arc::clone(batch))) == Err(Undelivered::Full) {
+                self.parts.metrics.mailbox_full.with_label_values(&[kind.as_str()]).inc();
+            }
         }
     }
 }
@@ -47,16 +58,12 @@ impl Router {
 impl Actor for Router {
     type Context = Context<Self>;
 
+    /// What an earlier router took along is missing at the followers: the end of the log lets them find the gap.
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-    }
-}
-
-impl Handler<Attach> for Router {
-    type Result = ();
-
-    fn handle(&mut self, Attach { follower, mailbox }: Attach, _: &mut Self::Context) {
-        self.followers.insert(follower, mailbox);
+        if let Some(bounds) = self.parts.position.get() {
+            self.route(&LogBatch::new(bounds.last, Vec::new()));
+        }
     }
 }
 
@@ -64,19 +71,7 @@ impl Handler<EventsCommitted> for Router {
     type Result = ();
 
     fn handle(&mut self, EventsCommitted(batch): EventsCommitted, _: &mut Self::Context) {
-        self.depth.took_one();
-        self.routed = batch.last();
-        self.batches += 1;
-        for (follower, mailbox) in &self.followers {
-            // Who misses a batch sees the gap before the next and reads the store.
-            if mailbox.try_send(RouteBatch(batch.clone())).is_err() {
-                let name = match follower {
-                    Follower::Shard(_) => "shard",
-                    Follower::Durables => "durables",
-                };
-                self.metrics.mailbox_full.with_label_values(&[name]).inc();
-            }
-        }
+        self.route(&batch);
     }
 }
 
@@ -84,29 +79,19 @@ impl Handler<Observe> for Router {
     type Result = MessageResult<Observe>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(Some(ActorReport {
-            name: "router".into(),
-            kind: ActorKind::Router,
-            state: ActorState::Running,
-            restarts: 0,
-            mailbox: MailboxReport { depth: self.depth.get(), capacity: MAILBOX },
-            uptime_seconds: uptime_seconds(self.started),
-            details: serde_json::json!({
-                "shards": self.followers.keys().filter(|follower| **follower != Follower::Durables).count(),
-                "batches": self.batches,
-                "routed_id": self.routed,
-                "subscriptions": self.metrics.subscriptions.get(),
-            }),
-            children: Vec::new(),
-        }))
+        MessageResult(Details::of(serde_json::json!({
+            "shards": self.parts.followers.iter().filter(|(kind, _)| *kind == ActorKind::Shard).count(),
+            "batches": self.batches,
+            "routed_id": self.routed,
+            "subscriptions": self.parts.metrics.subscriptions.get(),
+        })))
     }
 }
 
-#[cfg(feature = "fault-injection")]
-impl Handler<super::supervisor::messages::InjectPanic> for Router {
+impl Handler<Finish> for Router {
     type Result = ();
 
-    fn handle(&mut self, _: super::supervisor::messages::InjectPanic, _: &mut Self::Context) {
-        panic!("injected fault in router");
-    }
+    fn handle(&mut self, Finish: Finish, _: &mut Self::Context) {}
 }
+
+crate::supervised!(Router, EventsCommitted);

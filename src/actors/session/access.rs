@@ -12,7 +12,7 @@ use crate::domain::event::{Append, Timestamp};
 use crate::domain::rate::{RateLimit, TokenBucket};
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::protocol::request::RequestId;
+use crate::protocol::subscription::RequestId;
 use crate::protocol::{frame, permit};
 
 /// Refused frames in a row of bad behaviour before the connection is closed: as many at once, one more each second.

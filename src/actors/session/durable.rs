@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use super::Session;
-use crate::actors::durables::messages::{
+use crate::actors::consumers::messages::{
     Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, Settle, ToMember, Underway,
 };
 use crate::domain::filter::Filter;
@@ -19,7 +19,7 @@ use crate::protocol::durable::{self, JoinRequest, Settlement};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
 use crate::protocol::permit;
-use crate::protocol::request::RequestId;
+use crate::protocol::subscription::RequestId;
 use crate::protocol::wire::Bundle;
 use crate::transport::Outbox;
 
@@ -56,20 +56,18 @@ impl Session {
             let advice = format!("a connection may be a member of at most {max} durable subscriptions");
             return self.refuse(id.as_ref(), &ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
-        let Some(durables) = self.parts.durables.get() else {
-            return self.refuse(id.as_ref(), &restarting());
-        };
         // Once more is as good as once: the earlier membership ends, and what it had is delivered again.
         self.leave_durable(&name);
         let mut request = request;
         request.start = request.start.in_log(self.parts.position.log_id(), request.log);
         let log_end = self.parts.position.last();
         let (reader, position) = (self.parts.reader.clone(), Arc::clone(&self.parts.position));
+        let consumers = self.parts.consumers.clone();
         let (link, events, underway) = MemberLink::new();
         let (asked, pattern, filter) = (request.clone(), request.pattern.as_str().to_owned(), request.filter.clone());
         let joined = async move {
             let log_end = position.end_for(request.start, log_end, &reader).await;
-            durables.send(Join { request, log_end, link }).await
+            consumers.ask(Join { request, log_end, link }).await
         };
         joined
             .into_actor(self)
@@ -112,10 +110,8 @@ impl Session {
             return false;
         };
         let membership = self.memberships.swap_remove(place);
-        if let Some(durables) = self.parts.durables.get() {
-            // One for each membership: unbounded sending is bounded by that.
-            durables.do_send(Leave(membership.key));
-        }
+        // Of an actor that was restarted it is no member any more.
+        let _ = self.parts.consumers.tell_in(membership.key.generation, Leave(membership.key));
         true
     }
 
@@ -146,11 +142,9 @@ impl Session {
             Ok(key) => key,
             Err(error) => return self.refuse_settlement(event_id, &error),
         };
-        let Some(durables) = self.parts.durables.get() else {
-            return self.refuse_settlement(event_id, &restarting());
-        };
-        let sent = durables.send(Settle { key, settlement });
-        sent.into_actor(self)
+        let settled = self.parts.consumers.ask(Settle { key, settlement });
+        settled
+            .into_actor(self)
             .map(move |settled, this, _| match settled {
                 Ok(Ok(())) => {
                     this.unanswered += 1;
@@ -175,11 +169,9 @@ impl Session {
 
     fn take_event(&mut self, key: &MemberKey, frame: Bytes) {
         let Some(membership) = self.memberships.iter().find(|membership| membership.key == *key) else { return };
-        if membership.underway.took(&frame)
-            && let Some(durables) = self.parts.durables.get()
-        {
+        if membership.underway.took(&frame) {
             // If it is lost, the actor looks again within a second.
-            let _ = durables.try_send(RoomAgain(membership.key.clone()));
+            let _ = self.parts.consumers.tell(RoomAgain(membership.key.clone()));
         }
         self.attachment.connection.outbox.push(Bundle::of(self.attachment.connection.wire, std::iter::once(&frame)));
         self.attachment.connection.durable_frames.update(|frames| frames + 1);

@@ -12,7 +12,6 @@ pub mod stream;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::prelude::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, Running, StreamHandler,
@@ -27,7 +26,7 @@ pub use self::access::SessionAccess;
 use self::attachment::Attachment;
 use self::durable::Membership;
 use super::clock::scheduling;
-use super::durables::Directory;
+use super::consumers::Consumers;
 use super::log_position::LogPosition;
 use super::persistence::messages::AppendFailure;
 use super::shard::messages::{CloseSubscription, ListSubscriptions, OpenSubscription};
@@ -36,8 +35,10 @@ use crate::domain::event::{Append, AppendOutcome};
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::{PublishRules, scope_keys};
-use crate::protocol::request::{BadRequest, Request, RequestId};
+use crate::protocol::request::{BadRequest, Request};
+use crate::protocol::subscription::RequestId;
 use crate::protocol::{frame, permit};
+use crate::runtime::address::Address;
 use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{CloseFrame, Inbound, InboundError, InboundFrames, pong_frame, text_frame};
@@ -57,7 +58,7 @@ pub struct SessionParts {
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
     pub reader: Reader,
-    pub durables: Arc<Directory>,
+    pub consumers: Address<Consumers>,
     pub rules: PublishRules,
     pub access: SessionAccess,
     /// Durable subscriptions that it may be a member of.
@@ -210,7 +211,7 @@ impl Session {
         scope_keys(&mut append, &self.attachment.connection.auth.caller());
         let outcome = match self.parts.worker.thread.intake.enqueue(append) {
             Ok(outcome) => outcome,
-            Err(failure) => return self.refuse(id.as_ref(), &append_error(&failure)),
+            Err(failure) => return self.refuse(id.as_ref(), &failure.into()),
         };
         self.publishing += 1;
         let publishes = self.publishes.get_or_insert_with(|| {
@@ -237,8 +238,7 @@ struct Published {
 fn outcomes(waiting: mpsc::UnboundedReceiver<Publish>) -> impl Stream<Item = Published> {
     futures_util::stream::unfold(waiting, |mut waiting| async {
         let (id, outcome) = waiting.recv().await?;
-        let restarted = || Err(AppendFailure::StoreUnavailable("the writer was restarted"));
-        let outcome = outcome.await.unwrap_or_else(|_| restarted());
+        let outcome = outcome.await.unwrap_or(Err(AppendFailure::RESTARTED));
         Some((Published { id, outcome }, waiting))
     })
 }
@@ -247,14 +247,14 @@ impl StreamHandler<Published> for Session {
     fn handle(&mut self, Published { id, outcome }: Published, _: &mut Self::Context) {
         self.publishing -= 1;
         match outcome {
-            Ok(AppendOutcome::KeyReused { .. }) => self.refuse(id.as_ref(), &key_reused()),
-            Ok(AppendOutcome::Unstorable) => self.refuse(id.as_ref(), &unstorable()),
+            Ok(AppendOutcome::KeyReused { .. }) => self.refuse(id.as_ref(), &ApiError::key_reused()),
+            Ok(AppendOutcome::Unstorable) => self.refuse(id.as_ref(), &ApiError::unstorable()),
             Ok(outcome) => {
                 if let Some(id) = &id {
                     self.say(&frame::published(id, outcome));
                 }
             }
-            Err(failure) => self.refuse(id.as_ref(), &append_error(&failure)),
+            Err(failure) => self.refuse(id.as_ref(), &failure.into()),
         }
         self.pace();
     }
@@ -336,29 +336,4 @@ impl Session {
         assert!(&**text != r#"{"action":"panic"}"#, "injected fault in session");
         self.read(text, ctx);
     }
-}
-
-/// What a publisher is told when nothing was acknowledged.
-pub fn append_error(failure: &AppendFailure) -> ApiError {
-    let code = match failure {
-        AppendFailure::StoreUnavailable(_) => ErrorCode::StoreUnavailable,
-        AppendFailure::Unstorable => return unstorable(),
-        AppendFailure::Overloaded => ErrorCode::Overloaded,
-        AppendFailure::TimedOut => ErrorCode::CommitTimeout,
-    };
-    ApiError::new(code, failure.to_string()).retry_after(Duration::from_secs(1))
-}
-
-/// What somebody is told who asks for what the store cannot hold.
-pub fn unstorable() -> ApiError {
-    ApiError::new(ErrorCode::Unstorable, AppendFailure::Unstorable.to_string())
-}
-
-/// What a publisher is told that used an idempotency key for something else.
-pub fn key_reused() -> ApiError {
-    ApiError::field(
-        ErrorCode::IdempotencyKeyReused,
-        "idempotency_key",
-        "was used for a different request; use a new key for a new request",
-    )
 }

@@ -15,7 +15,7 @@ use crate::domain::event::EventId;
 use crate::domain::filter::Candidates;
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::protocol::log_batch::{LogBatch, LogEvent};
-use crate::protocol::request::Envelope;
+use crate::protocol::subscription::Envelope;
 use crate::protocol::wire::{Bundle, Wire};
 use crate::transport::ShardQueues;
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::fanout::Member;
 use crate::domain::filter::{Candidates, Document, Filter, FilterId, FilterSet};
 use crate::domain::index::TopicId;
-use crate::protocol::request::Envelope;
+use crate::protocol::subscription::Envelope;
 
 /// The subscribers with filters, by topic.
 #[derive(Debug, Default)]

@@ -7,7 +7,6 @@ use bytestring::ByteString;
 use serde::Serialize;
 
 use crate::actors::connection::Ticket;
-use crate::actors::observe::ActorReport;
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::name::EventName;
@@ -15,7 +14,8 @@ use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::ApiError;
 use crate::protocol::frame::Subscribed;
-use crate::protocol::request::{Envelope, RequestId, Start};
+use crate::protocol::subscription::{Envelope, RequestId, Start};
+use crate::runtime::report::ActorReport;
 
 /// The number of a session, unique in this process.
 pub type SessionId = u64;

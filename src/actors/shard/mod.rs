@@ -28,7 +28,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult, StreamHandler, WrapFuture};
 use slab::Slab;
@@ -38,7 +38,7 @@ use self::comings::Comings;
 pub use self::fanout::QueueLimits;
 use self::fanout::{FanOut, Member, Room};
 use self::filtered::FilteredMembers;
-use self::messages::{OpenSession, Seated, SessionClosed};
+use self::messages::{CheckAccess, OpenSession, Seated, SessionClosed};
 use self::polls::LongPolls;
 use self::recent::RecentEvents;
 use self::seat::Seat;
@@ -46,16 +46,17 @@ use super::router::messages::RouteBatch;
 use crate::access::AccessControl;
 use crate::actors::connection::{Beat, Connection, Lobby};
 use crate::actors::log_position::LogPosition;
-use crate::actors::mailbox::Depth;
 use crate::actors::persistence::intake::Intake;
 use crate::actors::push_log::PushLog;
-use crate::actors::supervisor::guard::ExitGuard;
+use crate::config::{Config, Span};
 use crate::domain::event::EventId;
 use crate::domain::index::PatternIndex;
 use crate::domain::log::LogId;
 use crate::protocol::close::close_label;
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::wire::Wire;
+use crate::runtime::child::Finish;
+use crate::runtime::life::Life;
 use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{OutboxKey, ShardQueues};
@@ -91,6 +92,24 @@ pub struct ShardThread {
     pub clock: Rc<Cell<Beat>>,
 }
 
+impl ShardLimits {
+    /// As configured.
+    pub fn new(config: &Config) -> Self {
+        let subscribe = &config.subscribe;
+        Self {
+            queue_per_connection: subscribe.queue_per_connection.as_usize(),
+            recent_events: subscribe.recent_events.as_usize(),
+            max_subscriptions: subscribe.max_subscriptions,
+            ping_interval: subscribe.ping_interval.get(),
+            heartbeat_interval: subscribe.heartbeat_interval.get(),
+            max_age: subscribe.max_age.map(Span::get),
+            idle_timeout: subscribe.idle_timeout.get(),
+            stall_timeout: subscribe.stall_timeout.get(),
+            expiry_notice: config.access.expiry_notice.get(),
+        }
+    }
+}
+
 /// The bounds of one shard.
 #[derive(Debug, Clone, Copy)]
 pub struct ShardLimits {
@@ -123,7 +142,6 @@ impl ShardLimits {
 pub struct Shard {
     thread: ShardThread,
     parts: ShardParts,
-    depth: Depth,
 
     index: PatternIndex,
     /// The subscribers of each topic, by its handle in the index.
@@ -157,18 +175,16 @@ pub struct Shard {
     readers: usize,
     batches_in_turn: usize,
 
-    started: Instant,
-    _guard: ExitGuard,
+    _life: Life,
 }
 
 impl Shard {
-    pub fn new(thread: ShardThread, parts: ShardParts, depth: Depth, guard: ExitGuard) -> Self {
+    pub fn new(thread: ShardThread, parts: ShardParts, life: Life) -> Self {
         let head = parts.position.get().map(|bounds| bounds.last);
         let recent = RecentEvents::new(head.unwrap_or_default(), parts.limits.recent_events);
         Self {
             thread,
             parts,
-            depth,
             index: PatternIndex::default(),
             members: Vec::new(),
             filtered: FilteredMembers::default(),
@@ -188,8 +204,7 @@ impl Shard {
             readers_waiting: VecDeque::new(),
             readers: 0,
             batches_in_turn: 0,
-            started: Instant::now(),
-            _guard: guard,
+            _life: life,
         }
     }
 
@@ -308,7 +323,6 @@ impl Handler<RouteBatch> for Shard {
     type Result = ();
 
     fn handle(&mut self, RouteBatch(batch): RouteBatch, ctx: &mut Self::Context) {
-        self.depth.took_one();
         self.route(batch, ctx);
         self.batches_in_turn += 1;
         if self.batches_in_turn >= BATCHES_PER_TURN {
@@ -343,11 +357,11 @@ impl Handler<SessionClosed> for Shard {
     }
 }
 
-#[cfg(feature = "fault-injection")]
-impl Handler<crate::actors::supervisor::messages::InjectPanic> for Shard {
+impl Handler<Finish> for Shard {
     type Result = ();
 
-    fn handle(&mut self, _: crate::actors::supervisor::messages::InjectPanic, _: &mut Self::Context) {
-        panic!("injected fault in shard");
-    }
+    /// Its sessions have left before.
+    fn handle(&mut self, Finish: Finish, _: &mut Self::Context) {}
 }
+
+crate::supervised!(Shard, RouteBatch, CheckAccess);

@@ -3,11 +3,10 @@
 use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::json;
 
+use super::Shard;
 use super::seat::{Mode, Seat, Subscription};
-use super::{MAILBOX, Shard};
-use crate::actors::observe::{ActorKind, ActorReport, ActorState, MailboxReport, uptime_seconds};
-use crate::actors::router::messages::Observe;
 use crate::actors::shard::messages::{FindSubscribers, Subscriber, Subscribers};
+use crate::runtime::report::{ActorKind, ActorReport, ActorState, Details, MailboxReport, Observe, uptime_seconds};
 use crate::transport::peer_name;
 
 /// Messages that may wait for a session. It gets hardly any: its input is the connection.
@@ -22,14 +21,8 @@ impl Handler<Observe> for Shard {
 
     fn handle(&mut self, Observe: Observe, _: &mut Context<Self>) -> Self::Result {
         let children = self.seats.iter().map(|(_, seat)| self.session_report(seat)).collect();
-        MessageResult(Some(ActorReport {
-            name: format!("shard/{}", self.thread.number),
-            kind: ActorKind::Shard,
-            state: ActorState::Running,
-            restarts: 0,
-            mailbox: MailboxReport { depth: self.depth.get(), capacity: MAILBOX },
-            uptime_seconds: uptime_seconds(self.started),
-            details: json!({
+        MessageResult(Details {
+            state: json!({
                 "head": self.head,
                 "sessions": self.seats.len(),
                 "patterns": self.index.len(),
@@ -40,7 +33,7 @@ impl Handler<Observe> for Shard {
                 "recent_after": self.recent.floor(),
             }),
             children,
-        }))
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use crate::domain::event::{Event, EventId};
 use crate::domain::filter::{Document, Filter};
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::pattern::Pattern;
-use crate::protocol::request::Envelope;
+use crate::protocol::subscription::Envelope;
 
 /// Whether a seat is served by fan-out or reads for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use super::Shard;
 use crate::actors::shard::messages::{OpenStream, OpenSubscription};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
-use crate::protocol::request::Start;
 use crate::protocol::sse;
+use crate::protocol::subscription::Start;
 
 /// When a client comes back whose connection has ended without a word, in milliseconds.
 const RETRY: std::ops::Range<u64> = 1_000..3_000;

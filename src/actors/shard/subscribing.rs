@@ -13,7 +13,7 @@ use crate::domain::index::TopicId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::{self, Subscribed};
-use crate::protocol::request::{Envelope, Start};
+use crate::protocol::subscription::{Envelope, Start};
 use crate::transport::text_frame;
 
 /// Ended subscriptions remembered for a client that is catching up; beyond, an event of theirs may come twice.

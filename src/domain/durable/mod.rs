@@ -12,13 +12,14 @@
 //!   because nothing seems to be left to store: see [`Revision`].
 
 mod changes;
+mod settling;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use self::changes::Pending;
 pub use self::changes::{Changes, Dead, Mark, Revision};
-use super::delivery::DeadReason;
+pub use self::types::{Acked, Delivery, DurablePolicy, Fate, HeldBy, MemberId};
 use super::event::{EventId, Timestamp};
 
 /// Events settled above the floor, at most: with more, nothing new is taken until the one that holds the floor is
@@ -26,84 +27,6 @@ use super::event::{EventId, Timestamp};
 const MAX_SETTLED: usize = 100_000;
 /// Events that wait to be sent, at most.
 const MAX_WAITING: usize = 512;
-
-/// How events are delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DurablePolicy {
-    /// How long a member may take to acknowledge.
-    pub ack_wait: Duration,
-    /// Events that are with members, together.
-    pub max_in_flight: u32,
-    /// Deliveries after which an event is dead; 0 for any number.
-    pub max_deliver: u32,
-}
-
-/// The number of a member, never used for another.
-pub type MemberId = u64;
-
-/// What keeps a durable subscription from giving more to its members.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeldBy {
-    /// So many events are with members as may be.
-    MaxInFlight,
-    /// Events that are not acknowledged have as many bytes as they may have together.
-    MaxUnackedBytes,
-    /// So many later events are settled that the oldest one has to be settled first.
-    MaxSettled,
-}
-
-impl HeldBy {
-    /// The name on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MaxInFlight => "max_in_flight",
-            Self::MaxUnackedBytes => "max_unacked_bytes",
-            Self::MaxSettled => "max_settled",
-        }
-    }
-}
-
-/// An event for a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivery<T> {
-    pub member: MemberId,
-    pub id: EventId,
-    pub item: T,
-    /// The how manieth it is.
-    pub delivery: u32,
-}
-
-/// What an acknowledgement did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Acked {
-    Now,
-    /// It was settled already.
-    Before,
-    /// Nobody was given this event.
-    Unknown,
-}
-
-/// How far an event has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// It is to be delivered, or to be delivered again.
-    Waiting,
-    /// It is with a member.
-    InFlight,
-    /// Nothing is left to do: it was acknowledged, is dead, or lies before the beginning.
-    Settled,
-}
-
-impl Fate {
-    /// The name on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::InFlight => "in_flight",
-            Self::Settled => "settled",
-        }
-    }
-}
 
 /// See the module. `T` is what of an event is needed to deliver it.
 #[derive(Debug)]
@@ -201,10 +124,6 @@ impl<T: Clone> Durable<T> {
         self.policy = policy;
     }
 
-    pub fn policy(&self) -> DurablePolicy {
-        self.policy
-    }
-
     /// Every event up to here is settled.
     pub fn floor(&self) -> EventId {
         self.floor
@@ -223,10 +142,6 @@ impl<T: Clone> Durable<T> {
     /// Events taken, and with nobody.
     pub fn not_in_flight(&self) -> usize {
         self.open.len() - self.in_flight
-    }
-
-    pub fn member_count(&self) -> usize {
-        self.members.len()
     }
 
     /// Bytes of what is taken and not settled.
@@ -320,7 +235,7 @@ impl<T: Clone> Durable<T> {
         let is_its_own = |open: &Open<T>| matches!(open.place, Place::With { member: with, .. } if with == member);
         let left: Vec<EventId> = self.open.iter().filter(|(_, open)| is_its_own(open)).map(|(id, _)| *id).collect();
         for id in left {
-            self.take_back(id);
+            self.detach(id);
             self.again(id, None);
         }
     }
@@ -344,96 +259,6 @@ impl<T: Clone> Durable<T> {
         open.place = Place::With { member, until, turn: self.turn };
         open.deliveries = open.deliveries.saturating_add(1);
         Some(Delivery { member, id, item: open.item.clone(), delivery: open.deliveries })
-    }
-
-    /// The event never got to the member: as if it had not been given.
-    pub fn hand_back(&mut self, member: MemberId, id: EventId) {
-        if self.is_with(member, id) {
-            self.take_back(id);
-            if let Some(open) = self.open.get_mut(&id) {
-                open.deliveries = open.deliveries.saturating_sub(1);
-            }
-            self.wait(id);
-        }
-    }
-
-    /// The event is done with, whoever has it now.
-    pub fn ack(&mut self, id: EventId) -> Acked {
-        match self.open.get(&id) {
-            Some(open) if open.deliveries > open.spent => {
-                self.settle(id, None);
-                Acked::Now
-            }
-            Some(_) => Acked::Unknown,
-            None if id <= self.floor || self.settled.contains(&id) => Acked::Before,
-            None => Acked::Unknown,
-        }
-    }
-
-    /// So is all that `member` was given before it, of lower ids; how many events that were. What was given to it
-    /// later may still be on its way: `member` cannot have meant it.
-    pub fn ack_through(&mut self, member: MemberId, id: EventId) -> Result<usize, Acked> {
-        let Some(Place::With { member: with, turn, .. }) = self.open.get(&id).map(|open| open.place) else {
-            return Err(self.ack(id));
-        };
-        if with != member {
-            return Err(self.ack(id));
-        }
-        let was_given = |open: &Open<T>| matches!(open.place, Place::With { member: with, turn: given, .. } if with == member && given <= turn);
-        let own: Vec<EventId> = self.open.range(..=id).filter(|(_, open)| was_given(open)).map(|(id, _)| *id).collect();
-        own.iter().for_each(|id| self.settle(*id, None));
-        Ok(own.len())
-    }
-
-    /// `member` does not want the event: it is for others, not before `until` if given. False if the member has no such
-    /// event.
-    pub fn nack(&mut self, member: MemberId, id: EventId, until: Option<Timestamp>) -> bool {
-        let is_its_own = self.is_with(member, id);
-        if is_its_own {
-            self.take_back(id);
-            self.again(id, until);
-        }
-        is_its_own
-    }
-
-    /// `member` needs another `ack_wait` for the event. False if it has no such event.
-    pub fn extend(&mut self, member: MemberId, id: EventId, now: Timestamp) -> bool {
-        let until = now.plus(self.policy.ack_wait);
-        match self.open.get_mut(&id) {
-            Some(Open { place: Place::With { member: with, until: was, .. }, .. }) if *with == member => {
-                self.timers.remove(&(*was, id));
-                self.timers.insert((until, id));
-                *was = until;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// `member` says that nobody can do anything with the event: it is dead. False if it has no such event.
-    pub fn reject(&mut self, member: MemberId, id: EventId) -> bool {
-        let is_its_own = self.is_with(member, id);
-        if is_its_own {
-            self.settle(id, Some(DeadReason::Rejected));
-        }
-        is_its_own
-    }
-
-    /// Takes back what was not acknowledged in time, and lets go what was delayed until now.
-    pub fn expire(&mut self, now: Timestamp) {
-        while let Some(&(due, id)) = self.timers.first().filter(|(due, _)| *due <= now) {
-            match self.open.get(&id).map(|open| open.place) {
-                Some(Place::With { .. }) => {
-                    self.take_back(id);
-                    self.again(id, None);
-                }
-                Some(Place::Delayed { .. }) => {
-                    self.timers.remove(&(due, id));
-                    self.wait(id);
-                }
-                Some(Place::Waiting) | None => unreachable!("invariant: what has a timer is with a member or delayed"),
-            }
-        }
     }
 
     /// When [`Self::expire`] has something to do.
@@ -478,89 +303,6 @@ impl<T: Clone> Durable<T> {
     /// They were not stored, perhaps.
     pub fn restore(&mut self, changes: Changes<T>) {
         self.pending.restore(changes);
-    }
-
-    fn insert(&mut self, id: EventId, open: Open<T>) {
-        self.open_bytes += open.bytes;
-        self.open.insert(id, open);
-        self.waiting.insert(id);
-    }
-
-    fn is_with(&self, member: MemberId, id: EventId) -> bool {
-        let place = self.open.get(&id).map(|open| open.place);
-        matches!(place, Some(Place::With { member: with, .. }) if with == member)
-    }
-
-    fn wait(&mut self, id: EventId) {
-        if let Some(open) = self.open.get_mut(&id) {
-            open.place = Place::Waiting;
-            self.waiting.insert(id);
-        }
-    }
-
-    /// Nobody has it any more, nor will have it by itself.
-    fn take_back(&mut self, id: EventId) {
-        match self.open.get(&id).map(|open| open.place) {
-            Some(Place::With { member, until, .. }) => {
-                self.timers.remove(&(until, id));
-                self.in_flight -= 1;
-                if let Some(member) = self.members.get_mut(&member) {
-                    member.in_flight -= 1;
-                }
-            }
-            Some(Place::Delayed { until }) => {
-                self.timers.remove(&(until, id));
-            }
-            Some(Place::Waiting) => {
-                self.waiting.remove(&id);
-            }
-            None => {}
-        }
-    }
-
-    /// It was delivered in vain: once more, or never again.
-    fn again(&mut self, id: EventId, until: Option<Timestamp>) {
-        let max = self.policy.max_deliver;
-        let Some(open) = self.open.get_mut(&id) else { return };
-        if max > 0 && open.deliveries.saturating_sub(open.spent) >= max {
-            open.place = Place::Waiting;
-            return self.settle(id, Some(DeadReason::Exhausted));
-        }
-        if !open.is_renewed {
-            self.pending.touch(id);
-        }
-        match until {
-            Some(until) => {
-                open.place = Place::Delayed { until };
-                self.timers.insert((until, id));
-            }
-            None => self.wait(id),
-        }
-    }
-
-    fn settle(&mut self, id: EventId, death: Option<DeadReason>) {
-        self.take_back(id);
-        let Some(open) = self.open.remove(&id) else { return };
-        self.open_bytes -= open.bytes;
-        let Open { item, deliveries, is_renewed, .. } = open;
-        if !is_renewed {
-            self.settled.insert(id);
-            self.pending.touch(id);
-        }
-        match death {
-            Some(reason) => self.pending.bury(Dead { id, item, deliveries, reason }),
-            None if is_renewed => self.pending.acknowledge_renewed(id, deliveries),
-            None => {}
-        }
-        self.raise_floor();
-    }
-
-    fn raise_floor(&mut self) {
-        let first_open = self.open.iter().find(|(_, open)| !open.is_renewed).map(|(id, _)| *id);
-        self.floor = first_open.map_or(self.cursor, |id| id - 1).max(self.floor);
-        while self.settled.first().is_some_and(|id| *id <= self.floor) {
-            self.settled.pop_first();
-        }
     }
 }
 

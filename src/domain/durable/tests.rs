@@ -1,8 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::delivery::DeadReason;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -86,7 +88,7 @@ fn what_was_handed_back_was_not_delivered() {
     let mut durable = taken([1], 1);
     durable.join(1);
     assert_eq!(sent(&mut durable, at(0)), [(1, 1, 1)]);
-    durable.hand_back(1, 1);
+    durable.requeue(1, 1);
     assert_eq!((durable.ack(1), durable.in_flight()), (Acked::Unknown, 0));
     assert_eq!(sent(&mut durable, at(0)), [(1, 1, 1)]);
 }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
+use super::anchors::Anchors;
 use super::scan::{Scalar, Scanner};
-use super::set::Anchors;
 
 /// The fields that filters look at, as a tree of names; counted, so that what was added can be taken back.
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@
 //!   reading it once and trying each condition.
 //! - FL-3 the last of several fields with one name counts, as it does to most readers of JSON.
 
+mod anchors;
 mod canonical;
 mod condition;
 mod document;
@@ -25,9 +26,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+pub use self::anchors::FilterId;
 use self::condition::Fields;
 use self::document::{Paths, Values, pick};
-pub use self::set::{Candidates, FilterId, FilterSet};
+pub use self::set::{Candidates, FilterSet};
 
 /// Longest text of a filter, in bytes.
 pub const MAX_TEXT: usize = 8 * 1024;

@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::domain::event::{Event, NewEvent, Timestamp};
+use crate::protocol::delivery_request::DeliveryRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::{PublishHeaders, PublishRules};
-use crate::protocol::webhook::DeliveryRequest;
 
 const RULES: PublishRules = PublishRules { refuse_unknown: true, max_batch: 3, max_event_bytes: 10_000 };
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -11,8 +11,8 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{BASE64_DATA, CORE, DATA_KEY, LITERALS_KEY, NO_DATA, PREFIX, STRUCTURED, is_attribute, is_json};
 use crate::domain::event::Event;
+use crate::protocol::delivery_request::DeliveryRequest;
 use crate::protocol::event_json::write_string;
-use crate::protocol::webhook::DeliveryRequest;
 
 /// What a header value must not hold as it is (CloudEvents HTTP binding, 3.1.3.2).
 const IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');

@@ -6,6 +6,7 @@ use bytestring::ByteString;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::event::{EventId, LogBounds, Timestamp};
+use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
 use crate::domain::routes::ServiceId;
 use crate::storage::connection::{Connection, on_backend};
@@ -36,21 +37,10 @@ pub enum ServiceChange {
 /// Which of the commands for services; rising, and never used again.
 pub type CommandId = i64;
 
-/// Who delivers to a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
-    /// This process, as before.
-    Kept,
-    /// This process from now on; others may have done so before.
-    Taken,
-    /// Another process.
-    Elsewhere,
-}
-
 /// What who wants to hold a service has to know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    pub hold: Hold,
+    pub hold: Grant,
     /// Of the service, as it is in the store.
     pub state: Registered,
     /// What is to be obeyed, in order; empty if another process has to.
@@ -135,7 +125,7 @@ pub(in crate::storage) fn change_service(
 pub(in crate::storage) fn held(
     connection: &mut Connection,
     service: ServiceId,
-    hold: Hold,
+    hold: Grant,
 ) -> Result<Held, StoreError> {
     type State = (Option<String>, Option<String>);
     let state = services::table.find(service).select((services::paused, services::breaker));
@@ -145,8 +135,8 @@ pub(in crate::storage) fn held(
         .order(service_commands::id)
         .select((service_commands::id, service_commands::command));
     let commands: Vec<(CommandId, String)> = match hold {
-        Hold::Elsewhere => Vec::new(),
-        Hold::Kept | Hold::Taken => on_backend!(connection, c => asked.load(c))?,
+        Grant::Elsewhere => Vec::new(),
+        Grant::Kept | Grant::Taken => on_backend!(connection, c => asked.load(c))?,
     };
     Ok(Held { hold, state: Registered { id: service, paused, breaker }, commands })
 }

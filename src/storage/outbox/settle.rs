@@ -77,7 +77,8 @@ impl Settlement {
     }
 }
 
-/// Writes them down; returns how many of each part. What is no longer open stays as it is.
+/// Writes them down; returns how many of each part. What is no longer open stays as it is (DL-1): only an operator's
+/// redrive or replay opens it again.
 pub(in crate::storage) fn settle(
     connection: &mut Connection,
     parts: &[&[Settlement]],

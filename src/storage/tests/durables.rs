@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::{NOON, Store, at, commit, on_both, run, single};
 use crate::domain::delivery::{DeadReason, DeliveryState};
 use crate::domain::durable::{DurablePolicy, Mark};
+use crate::domain::lease::Grant;
 use crate::domain::priority::Lane;
 use crate::storage::{
-    Alteration, DeadLetter, DeliveryFilter, DurableChange, DurableRecord, HeldDurable, Hold, NewDurable, Outcome,
-    Write, Writer, service_name,
+    Alteration, DeadLetter, DeliveryFilter, DurableChange, DurableRecord, HeldDurable, NewDurable, Outcome, Write,
+    Writer, service_name,
 };
 
 const POLICY: DurablePolicy = DurablePolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
@@ -35,7 +36,7 @@ fn opened(writer: &mut Writer, name: &str) -> HeldDurable {
     // PostgreSQL may need a moment to notice that the process before is gone.
     loop {
         let held = writer.hold_durable(record.service).expect("hold").expect("it is there");
-        if held.hold != Hold::Elsewhere {
+        if held.hold != Grant::Elsewhere {
             return held;
         }
         std::thread::yield_now();
@@ -159,14 +160,14 @@ fn who_lets_go_of_one_lets_another_process_have_it() {
     let held = opened(&mut one, "d");
     let service = held.record.service;
     let hold = |writer: &mut Writer| writer.hold_durable(service).expect("hold").expect("there").hold;
-    assert_eq!((hold(&mut one), hold(&mut other)), (Hold::Kept, Hold::Elsewhere));
+    assert_eq!((hold(&mut one), hold(&mut other)), (Grant::Kept, Grant::Elsewhere));
     one.release(service).expect("release");
-    assert_eq!((hold(&mut other), hold(&mut one)), (Hold::Taken, Hold::Elsewhere));
+    assert_eq!((hold(&mut other), hold(&mut one)), (Grant::Taken, Grant::Elsewhere));
     // What the one has still to store is void, and it is told so; the other one's is not.
     let before = HeldDurable { record: held.record.clone(), ..held };
     assert_eq!(save(&mut one, change(&before, 7, &[], &[])), Outcome::Void);
     let now = other.hold_durable(service).expect("hold").expect("there");
-    assert_eq!((now.hold, now.record.floor), (Hold::Kept, 0));
+    assert_eq!((now.hold, now.record.floor), (Grant::Kept, 0));
     assert_eq!(save(&mut other, change(&now, 7, &[], &[])), Outcome::Saved);
     let known = other.hold_durables(&[(service, Some(now.record.epoch))]).expect("hold");
     assert_eq!((known[0].record.floor, &known[0].marks), (7, &None), "they are known");

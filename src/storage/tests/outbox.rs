@@ -5,12 +5,13 @@ use std::time::Duration;
 use super::{NOON, Store, appends, at, commit, event, on_both, run};
 use crate::domain::delivery::{DeadReason, DeliveryState, EventStatus};
 use crate::domain::event::{Append, EventId, LogBounds, NewEvent, Priority, Schedule, ScheduleId, Timestamp};
+use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, Selector, ServiceId};
 use crate::storage::{
-    Claim, Claimed, DeliveryFilter, Group, Held, Hold, Job, JobKind, JobState, NewJob, NewService, Outcome, Pending,
-    Reader, Registered, Renewed, RetentionPolicy, Scheduled, ServiceChange, Settled, Settlement, Turn, Write, Writer,
+    Claim, Claimed, DeliveryFilter, Group, Held, Job, JobKind, JobState, NewJob, NewService, Outcome, Pending, Reader,
+    Registered, Renewed, RetentionPolicy, Scheduled, ServiceChange, Settled, Settlement, Turn, Write, Writer,
 };
 
 const ROWS: usize = 1000;
@@ -228,7 +229,7 @@ fn settlements_are_written_once_with_every_failed_attempt() {
             end(all, 2, 1, Settled::Retry(at(50))),
             end(all, 3, 1, dead),
         ]);
-        // Said again, or otherwise: what has ended stays.
+        // DL-1: a delivery that has ended stays as it is, whether the same is said again or something else.
         outbox.settle(vec![
             end(all, 1, 2, dead),
             end(all, 2, 1, Settled::Retry(at(50))),
@@ -471,15 +472,15 @@ fn a_service_is_held_by_one_writer_for_as_long_as_it_is_connected() {
     let [mut first, mut second] = [Outbox::new(&store), Outbox::new(&store)];
     let (all, orders) = (first.all, first.orders);
     let hold = |outbox: &mut Outbox, service| outbox.writer.hold(service).expect("an answer").hold;
-    assert_eq!((hold(&mut first, all), hold(&mut second, all)), (Hold::Taken, Hold::Elsewhere));
-    assert_eq!((hold(&mut first, all), hold(&mut second, orders)), (Hold::Kept, Hold::Taken));
+    assert_eq!((hold(&mut first, all), hold(&mut second, all)), (Grant::Taken, Grant::Elsewhere));
+    assert_eq!((hold(&mut first, all), hold(&mut second, orders)), (Grant::Kept, Grant::Taken));
     drop(first);
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while hold(&mut second, all) != Hold::Taken {
+    while hold(&mut second, all) != Grant::Taken {
         assert!(std::time::Instant::now() < deadline, "the hold outlives its connection");
     }
     let store = Store::sqlite();
-    assert_eq!(hold(&mut Outbox::new(&store), 1), Hold::Kept);
+    assert_eq!(hold(&mut Outbox::new(&store), 1), Grant::Kept);
 }
 
 #[test]

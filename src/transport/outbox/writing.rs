@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use socket2::SockRef;
 
 use super::{Outbox, Phase, State, Turn};
-use crate::transport::inbound::discard;
+use crate::transport::reading::discard;
 
 /// Most pieces in one write.
 const MAX_PIECES: usize = 64;

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use super::answer;
 use super::destinations::{destinations, one_of_the_destinations};
-use super::{answer, silent};
-use crate::actors::supervisor::messages::ListAllInFlight;
+use crate::actors::client::messages::ListInFlight;
+use crate::actors::registry::in_time;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::priority::Lane;
@@ -16,13 +18,11 @@ use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{Claimed, DeliveryFilter, DeliveryRecord, ListedDelivery};
 use crate::web::Edge;
-use crate::web::events::{attempts_json, read_error};
-use crate::web::query::{Query, invalid};
+use crate::web::query::{DEFAULT_LIMIT, MAX_LIMIT, Query, invalid};
 use crate::web::reply::{self, Refusal};
+use crate::web::trace::attempts_json;
 
 const PARAMETERS: &[&str] = &["service", "state", "event_id", "before", "limit"];
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1000;
 
 /// The state of a delivery, as operators see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,13 +78,9 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     let id = |text: &str| text.parse::<EventId>().ok().filter(|id| *id > 0);
     let event_id = query.read("event_id", "an event id: an integer from 1", id)?;
     let before = query.read("before", "an event id: an integer from 1", id)?;
-    let limit = query.read("limit", "an integer from 1 to 1000", |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
-    })?;
-    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let service_name = query.one("service").map(str::to_owned);
-    let in_flight = edge.parts.supervisor.in_flight.send(ListAllInFlight(service_name.clone())).await;
-    let in_flight = InFlight(in_flight.map_err(|error| silent(&error))?);
+    let in_flight = InFlight(in_flight(&edge, service_name.as_deref()).await);
     if let Some(event_id) = event_id {
         if let Some(name) = ["before", "limit"].into_iter().find(|name| query.one(name).is_some()) {
             return Err(invalid(name, "does not go with event_id, which has all deliveries of the event").into());
@@ -103,7 +99,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
         destinations.into_iter().filter_map(|destination| Some((destination.id?, destination.name))).collect();
     let states = state.map_or(&DeliveryState::ALL[..], Shown::stored).to_vec();
     let filter = DeliveryFilter { services: names.keys().copied().collect(), states, before, limit };
-    let page = edge.parts.reader.deliveries(filter).await.map_err(|error| read_error(&error))?;
+    let page = edge.parts.reader.deliveries(filter).await?;
     let sent = in_flight.ids();
     let shown = |listed: &ListedDelivery| {
         let name = names.get(&listed.delivery.service).map_or("", String::as_str);
@@ -129,13 +125,12 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
 /// All deliveries of one event, with their attempts.
 async fn of_event(edge: &Edge, id: EventId, in_flight: &InFlight) -> Result<Vec<Value>, ApiError> {
     let reader = &edge.parts.reader;
-    let error = |error| read_error(&error);
-    let (deliveries, attempts) = reader.trace(id).await.map_err(error)?;
-    let event = reader.event(id).await.map_err(error)?;
+    let (deliveries, attempts) = reader.trace(id).await?;
+    let event = reader.event(id).await?;
     if event.is_none() && deliveries.is_empty() {
         return Err(ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}")));
     }
-    let names = reader.service_names().await.map_err(error)?;
+    let names = reader.service_names().await?;
     let sent = in_flight.ids();
     let event = event.as_ref().map(|(event, _)| (event.name.as_str(), event.created_at));
     let rows = deliveries.iter().map(|delivery| {
@@ -208,4 +203,14 @@ impl InFlight {
         };
         wanted.into_iter().map(row).collect()
     }
+}
+
+/// What is under way: sent, and not known to be settled; of all services, unless one is named.
+async fn in_flight(edge: &Edge, service: Option<&str>) -> Vec<(String, Vec<Claimed>)> {
+    let clients = edge.parts.actors.clients.iter().filter(|(name, _)| service.is_none_or(|wanted| wanted == **name));
+    let asked = clients.map(|(name, client)| {
+        let listed = in_time(client, ListInFlight);
+        async move { (name.clone(), listed.await.unwrap_or_default()) }
+    });
+    join_all(asked).await
 }

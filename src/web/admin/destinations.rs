@@ -6,7 +6,6 @@ use super::orphans::orphans;
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::ApiError;
 use crate::storage::{Orphan, service_name};
-use crate::web::events::read_error;
 use crate::web::{ConfiguredService, Edge};
 
 /// See the module.
@@ -46,7 +45,7 @@ pub async fn destinations<'a>(edge: &'a Edge, wanted: Option<&str>) -> Result<Ve
     });
     let mut all: Vec<Destination<'_>> = services.collect();
     if !all.iter().any(|destination| Some(&*destination.name) == wanted) {
-        let durables = edge.parts.reader.durables().await.map_err(|error| read_error(&error))?;
+        let durables = edge.parts.reader.durables().await?;
         let durable = |durable: crate::storage::DurableRecord| Destination {
             name: service_name(&durable.name),
             id: Some(durable.service),

@@ -6,18 +6,17 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::jobs::commit;
-use super::{answer, silent};
-use crate::actors::durables::messages::{DurableStatus, LookAgain};
-use crate::actors::supervisor::messages::ListAllDurables;
+use super::answer;
+use crate::actors::consumers::messages::{ConsumerStatus, ListConsumers, LookAgain};
+use crate::actors::registry::in_time;
 use crate::domain::event::EventId;
 use crate::protocol::durable::Seek;
 use crate::protocol::durable::seek_request;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{Alteration, DurableRecord, Outcome, Write, service_name};
-use crate::web::events::read_error;
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
+use crate::web::write::commit;
 use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
@@ -43,9 +42,7 @@ pub async fn seek(
     name: Path<String>,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Refusal> {
-    let body = body::read(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
-    Query::parse(&req, &[], &[])?;
-    body::content_type(&req, &["application/json"])?;
+    let body = body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
     let floor = floor(&edge, seek_request(&body)?).await?;
     alter(&edge, &name, Alteration::Seek(floor)).await?;
     Ok(reply::ok("Moved.", json!({ "floor": floor }).to_string().as_bytes()))
@@ -63,37 +60,35 @@ async fn alter(edge: &Edge, name: &str, alteration: Alteration) -> Result<(), Ap
     if commit(edge, alter).await? != Outcome::Changed(true) {
         return Err(unknown(name));
     }
-    if let Some(durables) = edge.parts.durables.get() {
-        // If it is lost, the actor looks again within a second, as other nodes do.
-        let _ = durables.try_send(LookAgain(name.to_owned()));
-    }
+    // If it is lost, the actor looks again within a second, as other nodes do.
+    let _ = edge.parts.actors.consumers.tell(LookAgain(name.to_owned()));
     Ok(())
 }
 
 /// The last event that it is not to get.
 async fn floor(edge: &Edge, seek: Seek) -> Result<EventId, ApiError> {
     let reader = &edge.parts.reader;
-    let log = reader.bounds().await.map_err(|error| read_error(&error))?;
+    let log = reader.bounds().await?;
     Ok(match seek {
         Seek::After(id) => id.min(log.last),
         Seek::Earliest => log.earliest - 1,
         Seek::Latest => log.last,
         Seek::Since(since) => {
-            let (first, _) = reader.ids_between(Some(since), None).await.map_err(|error| read_error(&error))?;
+            let (first, _) = reader.ids_between(Some(since), None).await?;
             first - 1
         }
     })
 }
 
 async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
-    let stored = edge.parts.reader.durables().await.map_err(|error| read_error(&error))?;
-    let here = edge.parts.supervisor.durables.send(ListAllDurables).await.map_err(|error| silent(&error))?;
-    let here: HashMap<String, DurableStatus> = here.into_iter().map(|status| (status.name.clone(), status)).collect();
+    let stored = edge.parts.reader.durables().await?;
+    let here = in_time(&edge.parts.actors.consumers, ListConsumers).await.unwrap_or_default();
+    let here: HashMap<String, ConsumerStatus> = here.into_iter().map(|status| (status.name.clone(), status)).collect();
     let last = edge.parts.position.last();
     Ok(stored.iter().map(|record| describe(record, here.get(&record.name), last)).collect())
 }
 
-fn describe(record: &DurableRecord, here: Option<&DurableStatus>, last: EventId) -> Value {
+fn describe(record: &DurableRecord, here: Option<&ConsumerStatus>, last: EventId) -> Value {
     let DurableRecord { service: _, name, pattern, filter, epoch: _, floor, policy, created_at } = record;
     // What is shown as settled is stored; how far it lags is as of now.
     let settled = here.map_or(*floor, |status| status.floor.max(*floor));

@@ -4,16 +4,13 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
+use super::answer;
 use super::services::{observe, report_of, shown_route};
-use super::{answer, silent};
-use crate::actors::observe::ActorReport;
-use crate::actors::shard::messages::FindSubscribers;
-use crate::actors::supervisor::messages::FindAllSubscribers;
+use crate::actors::shard::messages::{FindSubscribers, Subscribers};
 use crate::domain::event::NewEvent;
 use crate::protocol::publish::{PublishHeaders, parse_event};
+use crate::runtime::report::ActorReport;
 use crate::storage::DurableRecord;
-use crate::web::events::read_error;
-use crate::web::query::Query;
 use crate::web::reply::Refusal;
 use crate::web::{ConfiguredService, Edge, body};
 
@@ -23,18 +20,18 @@ const LISTED: usize = 50;
 /// Explains the event in the body, which is that of a publish. Stores nothing.
 pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let limits = &edge.parts.limits;
-    let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
-    Query::parse(&req, &[], &[])?;
-    body::content_type(&req, &["application/json"])?;
+    let body = body::read_json(&req, payload, limits.max_body, limits.body_timeout).await?;
     let event = parse_event(&body, &PublishHeaders::default(), &edge.parts.rules)?;
     let reports = observe(&edge).await?;
     let services: Vec<Value> =
         edge.parts.services.iter().map(|of| service(of, &event, report_of(of, &reports))).collect();
-    let durables = edge.parts.reader.durables().await.map_err(|error| read_error(&error))?;
+    let durables = edge.parts.reader.durables().await?;
     let durables: Vec<Value> = durables.iter().map(|record| durable(record, &event)).collect();
-    let find =
-        FindAllSubscribers(FindSubscribers { name: event.name.clone(), payload: event.payload.clone(), limit: LISTED });
-    let found = edge.parts.supervisor.subscribers.send(find).await.map_err(|error| silent(&error))?;
+    let find = FindSubscribers { name: event.name.clone(), payload: event.payload.clone(), limit: LISTED };
+    let mut found = Subscribers::default();
+    for there in edge.parts.actors.ask_shards(find).await {
+        found.merge(there, LISTED);
+    }
     answer(&json!({
         "event_name": event.name.as_str(),
         "source": &*event.source,

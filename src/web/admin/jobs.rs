@@ -8,16 +8,14 @@ use serde_json::{Value, json};
 
 use super::answer;
 use super::destinations::{Destination, Kind, destinations, one_of_the_destinations};
-use crate::actors::persistence::messages::AppendFailure;
-use crate::actors::session::append_error;
 use crate::domain::event::EventId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::job_request::JobRequest;
 use crate::storage::{Counting, Job, JobKind, NewJob, Outcome, Write};
-use crate::web::events::read_error;
-use crate::web::query::Query;
+use crate::web::query::{DEFAULT_LIMIT, MAX_LIMIT, Query};
 use crate::web::reply::{self, Refusal};
+use crate::web::write::commit;
 use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
@@ -25,17 +23,13 @@ const MAX_BODY: usize = 64 * 1024;
 /// Beyond this many, or this long, a count is no longer exact.
 const MAX_COUNT: usize = 100_000;
 const COUNT_PATIENCE: Duration = Duration::from_secs(2);
-/// How long persistence may take to write a job down.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1000;
 
 /// Makes dead deliveries anew.
 pub async fn redrive(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let request = JobRequest::redrive(&read(&req, payload, &edge).await?)?;
+    let request =
+        JobRequest::redrive(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
     if let (Some(id), true) = (request.from, request.from == request.to) {
-        let event = edge.parts.reader.event(id).await.map_err(|error| read_error(&error))?;
+        let event = edge.parts.reader.event(id).await?;
         event.ok_or_else(|| ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}")))?;
     }
     make_anew(&edge, JobKind::Redrive, request).await
@@ -43,19 +37,17 @@ pub async fn redrive(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
 
 /// Sends stored events to a service once more, or for the first time.
 pub async fn replay(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let request = JobRequest::replay(&read(&req, payload, &edge).await?)?;
+    let request = JobRequest::replay(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
     make_anew(&edge, JobKind::Replay, request).await
 }
 
 /// The jobs, the newest first.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["limit"], &[])?;
-    let limit = query.read("limit", "an integer from 1 to 1000", |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
-    })?;
+    let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let reader = &edge.parts.reader;
-    let jobs = reader.jobs(limit.unwrap_or(DEFAULT_LIMIT)).await.map_err(|error| read_error(&error))?;
-    let names = reader.service_names().await.map_err(|error| read_error(&error))?;
+    let jobs = reader.jobs(limit).await?;
+    let names = reader.service_names().await?;
     let row = |Job { id, job, next_id, touched, state, created_at, updated_at }: Job| {
         json!({
             "id": id,
@@ -81,16 +73,9 @@ pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Res
     if commit(&edge, Write::CancelJob(number)).await? == Outcome::Changed(true) {
         return Ok(reply::ok("Job cancelled.", b"null"));
     }
-    let job = edge.parts.reader.job(number).await.map_err(|error| read_error(&error))?.ok_or_else(unknown)?;
+    let job = edge.parts.reader.job(number).await?.ok_or_else(unknown)?;
     let state = job.state.as_str();
     Err(ApiError::new(ErrorCode::JobNotRunning, format!("job {id} is {state}")).with("state", state).into())
-}
-
-pub(super) async fn read(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<actix_web::web::Bytes, ApiError> {
-    let body = body::read(req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
-    Query::parse(req, &[], &[])?;
-    body::content_type(req, &["application/json"])?;
-    Ok(body)
 }
 
 /// One job for each service that has something to be made anew; or only how much that is.
@@ -119,7 +104,7 @@ async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<Ht
         let job = new_job(&destination, kind, &request.patterns, from, through)?;
         let route = destination.service().and_then(|service| service.slot.route());
         let counted = edge.parts.reader.count(Counting::new(job.clone(), route), MAX_COUNT, COUNT_PATIENCE).await;
-        let counted = counted.map_err(|error| read_error(&error))?;
+        let counted = counted?;
         let is_nothing = counted.count == 0 && counted.is_complete();
         let job_id = match request.dry_run || is_nothing {
             true => None,
@@ -151,7 +136,7 @@ async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<Ht
 /// The ids that everything in the request allows; none beyond the end of the log as it is now.
 async fn range(edge: &Edge, request: &JobRequest) -> Result<(EventId, EventId), ApiError> {
     let ids = edge.parts.reader.ids_between(request.since, request.until).await;
-    let (low, high) = ids.map_err(|error| read_error(&error))?;
+    let (low, high) = ids?;
     Ok((request.from.unwrap_or(low).max(low), request.to.unwrap_or(high).min(high)))
 }
 
@@ -175,10 +160,4 @@ fn new_job(
     };
     let id = destination.id.ok_or_else(unregistered)?;
     Ok(NewJob { kind, service: id, patterns, from, through })
-}
-
-/// Has persistence apply `write`, within the time that an operator waits.
-pub(super) async fn commit(edge: &Edge, write: Write) -> Result<Outcome, ApiError> {
-    let outcome = tokio::time::timeout(PATIENCE, edge.parts.supervisor.commit(write)).await;
-    outcome.unwrap_or(Err(AppendFailure::TimedOut)).map_err(|failure| append_error(&failure))
 }

@@ -11,7 +11,6 @@ pub mod presence;
 pub mod services;
 pub mod tokens;
 
-use std::fmt::Display;
 use std::time::Duration;
 
 use actix_web::web::{Data, Path, Payload};
@@ -21,10 +20,12 @@ use serde_json::json;
 use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{ConfiguredService, Edge, body};
-use crate::actors::observe::ActorReport;
 use crate::actors::shard::messages::CloseSession;
-use crate::actors::supervisor::messages::{Drain, ObserveTree};
+use crate::actors::supervisor::messages::ObserveTree;
+#[cfg(feature = "fault-injection")]
+use crate::actors::supervisor::messages::PanicChild;
 use crate::protocol::error::{ApiError, ErrorCode};
+use crate::runtime::report::{ActorKind, ActorReport};
 #[cfg(feature = "fault-injection")]
 use crate::telemetry::faults::FaultPoint;
 
@@ -34,7 +35,7 @@ const DRAIN_SPREAD: Duration = Duration::from_secs(5);
 /// The whole actor tree.
 pub async fn actors(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
-    answer(&tree(&edge).await?)
+    answer(&tree(&edge, None).await?)
 }
 
 /// Ends a session; its client is told to stay away.
@@ -42,10 +43,9 @@ pub async fn close_session(req: HttpRequest, id: Path<String>, edge: Data<Edge>)
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::SessionNotFound, format!("there is no session {id}"));
     let session = id.parse().map_err(|_| unknown())?;
-    match edge.parts.supervisor.close_session.send(CloseSession(session)).await {
-        Ok(true) => Ok(reply::ok("Session closed.", b"null")),
-        Ok(false) => Err(unknown().into()),
-        Err(error) => Err(silent(&error).into()),
+    match edge.parts.actors.ask_shards(CloseSession(session)).await.contains(&true) {
+        true => Ok(reply::ok("Session closed.", b"null")),
+        false => Err(unknown().into()),
     }
 }
 
@@ -55,8 +55,7 @@ pub async fn drain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Resu
     Query::parse(&req, &[], &[])?;
     let sessions = edge.parts.metrics.sessions.get();
     edge.parts.health.start_draining();
-    let drain = Drain { spread: DRAIN_SPREAD, finish: false };
-    edge.parts.supervisor.drain.try_send(drain).map_err(|error| silent(&error))?;
+    edge.parts.actors.drain_sessions(DRAIN_SPREAD);
     log::info!(sessions; "draining");
     let data = json!({ "draining": true, "sessions": sessions, "spread_ms": DRAIN_SPREAD.as_millis() as u64 });
     Ok(reply::ok("Draining.", data.to_string().as_bytes()))
@@ -87,20 +86,14 @@ pub async fn fault(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Re
         crate::telemetry::faults::arm(point, times.unwrap_or(1));
         return Ok(reply::ok("armed", b"null"));
     }
-    edge.parts
-        .supervisor
-        .inject_panic
-        .do_send(crate::actors::supervisor::messages::InjectPanic { actor: name.into_inner() });
+    edge.parts.actors.supervisor.do_send(PanicChild { kind: name.into_inner() });
     Ok(reply::ok("panicking", b"null"))
 }
 
-async fn tree(edge: &Edge) -> Result<ActorReport, ApiError> {
-    let report = edge.parts.supervisor.observe.send(ObserveTree).await;
-    report.map_err(|error| silent(&error))
-}
-
-fn silent(error: &dyn Display) -> ApiError {
-    ApiError::new(ErrorCode::Internal, format!("the supervisor did not answer: {error}"))
+/// The actor tree, or only the children of one kind.
+async fn tree(edge: &Edge, only: Option<ActorKind>) -> Result<ActorReport, ApiError> {
+    let report = edge.parts.actors.supervisor.send(ObserveTree { only }).await;
+    report.map_err(|error| ApiError::new(ErrorCode::Internal, format!("the supervisor did not answer: {error}")))
 }
 
 /// The service of this name, if one is configured.

@@ -4,20 +4,19 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::jobs::{commit, read};
 use super::{find_service, known_services};
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::job_request::{CancelRequest, MoveRequest};
 use crate::storage::{Orphan, Outcome, Settling, Shifted, Write};
-use crate::web::Edge;
-use crate::web::events::read_error;
 use crate::web::reply::{self, Refusal};
+use crate::web::write::commit;
+use crate::web::{Edge, body};
 
 /// What is left for services that are not configured.
 pub(super) async fn orphans(edge: &Edge) -> Result<Vec<Orphan>, ApiError> {
     let configured = known_services(edge).into_iter().map(str::to_owned).collect();
-    edge.parts.reader.orphans(configured).await.map_err(|error| read_error(&error))
+    Ok(edge.parts.reader.orphans(configured).await?)
 }
 
 /// One of them, as operators see it.
@@ -27,7 +26,8 @@ pub(super) fn shown(Orphan { name, pending, .. }: &Orphan) -> Value {
 
 /// Has another service get them, those that are dead too.
 pub async fn move_to(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let MoveRequest { from, to, dry_run } = MoveRequest::parse(&read(&req, payload, &edge).await?)?;
+    let MoveRequest { from, to, dry_run } =
+        MoveRequest::parse(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
     let orphan = find(&edge, "from", &from).await?;
     let receiver = find_service(&edge, &to).and_then(|service| service.slot.id());
     let receiver = receiver.ok_or_else(|| {
@@ -51,7 +51,8 @@ pub async fn move_to(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
 
 /// Gives those up that are open.
 pub async fn cancel(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let CancelRequest { service, dry_run } = CancelRequest::parse(&read(&req, payload, &edge).await?)?;
+    let CancelRequest { service, dry_run } =
+        CancelRequest::parse(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
     let orphan = find(&edge, "service", &service).await?;
     let done = settle(&edge, &orphan, Settling::Cancel, dry_run).await?;
     let count: i64 = if dry_run { orphan.pending.open() } else { done.open.iter().sum() };
@@ -62,6 +63,8 @@ pub async fn cancel(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Res
     Ok(reply::ok(if dry_run { NOTHING_DONE } else { "Cancelled." }, data.to_string().as_bytes()))
 }
 
+/// Longest request, in bytes.
+const MAX_BODY: usize = 64 * 1024;
 const NOTHING_DONE: &str = "Counted; nothing was done.";
 
 /// The orphan of this name, given in `field`.

@@ -6,12 +6,10 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::silent;
-use crate::actors::observe::ActorReport;
 use crate::actors::shard::messages::{CountSubscribers, FindSessions, SubscriberCount};
-use crate::actors::supervisor::messages::ToShards;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::ApiError;
+use crate::runtime::report::ActorReport;
 use crate::web::Edge;
 use crate::web::query::{Query, invalid};
 use crate::web::reply::{self, Refusal};
@@ -22,7 +20,7 @@ const MAX_LIMIT: usize = 10_000;
 /// The sessions, in the order in which they were opened.
 pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["pattern", "peer", "kind", "after", "limit"], &[])?;
-    let limit = limit(&query)?;
+    let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let find = FindSessions {
         after: query.read("after", "the id of a session", |text| text.parse().ok())?,
         // One more than asked for tells whether there is more.
@@ -32,7 +30,7 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
         kind: query
             .read("kind", "websocket or sse", |kind| ["websocket", "sse"].contains(&kind).then(|| kind.to_owned()))?,
     };
-    let found = edge.parts.supervisor.sessions.send(ToShards(find)).await.map_err(|error| silent(&error))?;
+    let found = edge.parts.actors.ask_shards(find).await;
     let mut found: Vec<Value> = found.into_iter().flatten().map(session).collect();
     found.sort_unstable_by_key(|session| session["id"].as_u64());
     page(&query, found, limit, |session| session["id"].to_string())
@@ -41,10 +39,9 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
 /// The patterns that somebody subscribes to, in their order, and how many do.
 pub async fn subscriptions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["after", "limit"], &[])?;
-    let limit = limit(&query)?;
+    let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let after = pattern(&query, "after")?;
-    let counts =
-        edge.parts.supervisor.subscriptions.send(ToShards(CountSubscribers)).await.map_err(|error| silent(&error))?;
+    let counts = edge.parts.actors.ask_shards(CountSubscribers).await;
     let mut all = BTreeMap::<Pattern, SubscriberCount>::new();
     for (pattern, SubscriberCount { websocket, sse }) in counts.into_iter().flatten() {
         let count = all.entry(pattern).or_default();
@@ -71,11 +68,6 @@ fn page(
         response.append_header(reply::link(&next, "next"));
     }
     Ok(response.body(reply::envelope("success", Value::from(rows).to_string().as_bytes())))
-}
-
-fn limit(query: &Query<'_>) -> Result<usize, ApiError> {
-    let in_range = |text: &str| text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-    Ok(query.read("limit", "an integer from 1 to 10000", in_range)?.unwrap_or(DEFAULT_LIMIT))
 }
 
 fn pattern(query: &Query<'_>, name: &str) -> Result<Option<Pattern>, ApiError> {

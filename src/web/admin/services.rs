@@ -1,21 +1,25 @@
 //! `/admin/services`: how each service fares, and what operators do about it.
 
+use std::time::Duration;
+
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::orphans::{orphans, shown};
-use super::{answer, find_service, known_services, silent};
-use crate::actors::client::messages::{Obeyed, ServiceCommand};
+use super::{answer, find_service, known_services, tree};
+use crate::actors::client::messages::{Applied, Operate, ServiceCommand};
 use crate::actors::clock::now;
-use crate::actors::observe::ActorReport;
-use crate::actors::supervisor::messages::{ObserveServices, OperateService};
 use crate::domain::priority::Lane;
 use crate::domain::routes::Selector;
 use crate::protocol::error::{ApiError, ErrorCode};
+use crate::runtime::report::{ActorKind, ActorReport};
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
 use crate::web::{ConfiguredService, Edge, body};
+
+/// How long a client may take to obey, and to have that stored.
+const OPERATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// All services.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
@@ -55,8 +59,11 @@ pub async fn operate(
         let message = format!("a service cannot be told to {command:?}; known are {}", known.join(", "));
         ApiError::new(ErrorCode::NotFound, message).with("known", known.to_vec())
     })?;
-    let obeyed = edge.parts.supervisor.operate.send(OperateService { service: name, command }).await;
-    let Some(obeyed) = obeyed.map_err(|error| silent(&error))? else {
+    let applied = match edge.parts.actors.clients.get(&name) {
+        Some(client) => tokio::time::timeout(OPERATE_PATIENCE, client.ask(Operate(command))).await,
+        None => Ok(Ok(None)),
+    };
+    let Ok(Ok(Some(applied))) = applied else {
         let message =
             "not confirmed: the service's client is starting, or waits for the store; it may obey all the same";
         let error = ApiError::new(ErrorCode::StoreUnavailable, message);
@@ -64,7 +71,7 @@ pub async fn operate(
     };
     let state = describe(&edge, service, &observe(&edge).await?).await;
     let name = &service.config.name;
-    if obeyed == Obeyed::Elsewhere {
+    if applied == Applied::Elsewhere {
         let message = format!("Service '{name}': left to the node that delivers to it, which obeys within seconds.");
         return Ok(reply::accepted(&message, state.to_string().as_bytes()));
     }
@@ -80,8 +87,7 @@ pub async fn operate(
 
 /// What the clients say of themselves.
 pub(super) async fn observe(edge: &Edge) -> Result<Vec<ActorReport>, ApiError> {
-    let reports = edge.parts.supervisor.observe_services.send(ObserveServices).await;
-    reports.map_err(|error| silent(&error))
+    Ok(tree(edge, Some(ActorKind::Client)).await?.children)
 }
 
 /// What the client of `service` says of itself.

@@ -1,29 +1,23 @@
 //! Tokens and revocations: `/admin/tokens`, `/admin/revocations`.
 
-use std::time::Duration;
-
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::answer;
 use crate::actors::clock::now;
-use crate::actors::session::append_error;
-use crate::actors::shard::messages::CheckAccess;
 use crate::domain::access::Identity;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::raw_object::RawObject;
 use crate::storage::Write;
-use crate::web::publish::retry_soon;
 use crate::web::query::{Query, invalid};
 use crate::web::reply::{self, Refusal};
+use crate::web::write::commit;
 use crate::web::{Edge, body};
 
 /// Longest request, in bytes.
 const MAX_BODY: usize = 4 * 1024;
 /// Longest `sub` or `jti`, in bytes.
 const MAX_VALUE: usize = 255;
-/// How long persistence may take to write it down.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tokens, keys and revocations; never a secret.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
@@ -57,10 +51,8 @@ pub async fn revoke_token(
 
 /// Revokes whoever has a JWT with this `sub` or `jti`.
 pub async fn revoke(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let bytes = body::read(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
-    body::content_type(&req, &["application/json"])?;
-    Query::parse(&req, &[], &[])?;
-    let object = RawObject::parse(&bytes, "body")?;
+    let body = body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
+    let object = RawObject::parse(&body, "body")?;
     object.check(&["kind", "value"], true)?;
     let who = identity(&object.required_text("kind")?, &object.required_text("value")?)
         .map_err(|(field, reason)| ApiError::field(ErrorCode::InvalidField, field, reason))?;
@@ -89,15 +81,9 @@ fn identity(kind: &str, value: &str) -> Result<Identity, (&'static str, &'static
 
 /// Stored first, so that it outlives this process and reaches the others; then in force here at once.
 async fn set(edge: &Edge, who: Identity, is_revoked: bool) -> Result<HttpResponse, Refusal> {
-    let supervisor = &edge.parts.supervisor;
-    let stored = supervisor.commit(Write::Revoke { who: who.clone(), is_revoked });
-    match tokio::time::timeout(PATIENCE, stored).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(failure)) => return Err(append_error(&failure).into()),
-        Err(_) => return Err(retry_soon(ErrorCode::StoreUnavailable, "the writer is restarting").into()),
-    }
+    commit(edge, Write::Revoke { who: who.clone(), is_revoked }).await?;
     log::info!(kind = who.kind(), principal = who.value(), is_revoked; "revocation changed by an operator");
     edge.parts.access.revoke(who, is_revoked);
-    supervisor.check_access.do_send(CheckAccess);
+    edge.parts.actors.check_access();
     Ok(reply::ok(if is_revoked { "Revoked." } else { "Restored." }, b"null"))
 }

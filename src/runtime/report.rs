@@ -2,20 +2,36 @@
 
 use std::time::Instant;
 
+use actix::prelude::Message;
 use serde::Serialize;
 use serde_json::Value;
 
-/// What kind of actor a node of the tree is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// What kind of actor a node of the tree is; in the order of the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActorKind {
     Supervisor,
     Persistence,
     Router,
+    Consumers,
     Shard,
     Session,
     Client,
-    Durables,
+}
+
+impl ActorKind {
+    /// The name on the wire, and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Supervisor => "supervisor",
+            Self::Persistence => "persistence",
+            Self::Router => "router",
+            Self::Consumers => "durables",
+            Self::Shard => "shard",
+            Self::Session => "session",
+            Self::Client => "client",
+        }
+    }
 }
 
 /// Whether an actor is at work.
@@ -46,6 +62,26 @@ pub struct ActorReport {
 pub struct MailboxReport {
     pub depth: usize,
     pub capacity: usize,
+}
+
+/// Say what you are.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Details")]
+pub struct Observe;
+
+/// What an actor alone knows of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Details {
+    pub state: Value,
+    /// Actors that it looks after itself.
+    pub children: Vec<ActorReport>,
+}
+
+impl Details {
+    /// Those of an actor that looks after no other.
+    pub fn of(state: Value) -> Self {
+        Self { state, children: Vec::new() }
+    }
 }
 
 /// Seconds since `start`, for reports.

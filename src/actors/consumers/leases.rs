@@ -5,25 +5,28 @@ use std::sync::Arc;
 
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
-use super::Durables;
+use super::Consumers;
 use super::consumer::Consumer;
+use super::consumer::holder::Holder;
 use crate::actors::persistence::messages::{HoldDurables, ReleaseDurable};
-use crate::domain::durable::{Durable, DurablePolicy};
+use crate::domain::durable::{Durable, Mark};
+use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
+use crate::domain::lease::{Grant, Lease};
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::storage::{HeldDurable, Hold};
+use crate::storage::{DurableRecord, HeldDurable};
 
-impl Durables {
+impl Consumers {
     /// Every second: what nobody else sees to. Of positions that only the events of others have moved, a share in each
     /// second.
-    pub(super) fn care(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn tick(&mut self, ctx: &mut Context<Self>) {
         const SHARES: usize = 10;
-        self.cares += 1;
+        self.ticks += 1;
         let names: Vec<_> = self.consumers.keys().cloned().collect();
-        self.hold_all(&names, ctx);
+        self.ask_for_leases(&names, ctx);
         for (place, name) in names.iter().enumerate() {
-            if place % SHARES == self.cares % SHARES {
+            if place % SHARES == self.ticks % SHARES {
                 self.save_if(name, true, ctx);
             }
             self.read_if(name, |durable| durable.has_room(), ctx);
@@ -35,12 +38,18 @@ impl Durables {
     /// Members that have to settle something before they get more are told so.
     fn look_at_hold(&mut self, name: &str) {
         let (head, now) = (self.head, self.clock.now());
-        let Some(consumer) = self.consumers.get_mut(name) else { return };
-        let has_more = consumer.durable.as_ref().is_some_and(|durable| durable.cursor() < head);
-        if let Some(by) = consumer.look_at_hold(has_more, now) {
+        let held_by = self.consumers.get_mut(name).and_then(|consumer| consumer.tell_held_up(head, now));
+        if let Some(by) = held_by {
             log::info!(durable = name, held_by = by.as_str(); "durable subscription is held up until something is acknowledged");
-            consumer.tell_held_up(by);
         }
+    }
+
+    /// The lease of `record` with these marks, of a machine that goes on from there; without any, another node has it.
+    fn lease(&mut self, record: &DurableRecord, marks: Option<Vec<(EventId, Mark)>>) -> Lease<Holder> {
+        let Some(marks) = marks else { return Lease::Follower };
+        let durable = Durable::new(record.policy, self.parts.limits.max_unacked_bytes, record.floor, marks);
+        self.generations += 1;
+        Lease::Holder(Holder::new(durable, record.epoch, self.generations))
     }
 
     /// Takes up one that the store has found.
@@ -61,13 +70,10 @@ impl Durables {
             }
         };
         let topic = self.index.insert(&pattern);
+        let lease = self.lease(&record, marks);
         let mut consumer = Consumer::new(record, pattern, filter, topic);
-        let record = &consumer.record;
-        let max_bytes = self.parts.limits.max_unacked_bytes;
-        let durable = marks.map(|marks| Durable::new(record.policy, max_bytes, record.floor, marks));
-        consumer.replace(durable, self.next_life);
-        self.next_life += 1;
-        let name = Arc::clone(&consumer.name);
+        consumer.replace(lease);
+        let name = Arc::clone(consumer.name());
         self.by_topic.entry(topic).or_default().push(Arc::clone(&name));
         self.consumers.insert(Arc::clone(&name), consumer);
         if has_renewed {
@@ -78,45 +84,47 @@ impl Durables {
     /// Lets go of one, and lets others have it.
     pub(super) fn forget(&mut self, name: &str) {
         let Some(consumer) = self.consumers.remove(name) else { return };
-        let names = self.by_topic.get_mut(&consumer.topic);
+        let names = self.by_topic.get_mut(&consumer.topic());
         names.into_iter().for_each(|names| names.retain(|other| **other != *name));
-        if self.index.remove(consumer.topic) {
-            self.by_topic.remove(&consumer.topic);
+        if self.index.remove(consumer.topic()) {
+            self.by_topic.remove(&consumer.topic());
         }
         if consumer.is_held() && !self.opening.iter().any(|opening| **opening == *name) {
-            // At most one for each hold: unbounded sending is bounded by that.
-            self.store.release.do_send(ReleaseDurable(consumer.record.service));
+            let writer = self.parts.persistence.generation();
+            // A writer that is gone holds nothing any more.
+            let _ = writer.map(|writer| self.parts.persistence.tell_in(writer, ReleaseDurable(consumer.service())));
         }
     }
 
     /// Makes sure that no other node delivers its events, and that nobody has moved it.
-    pub(super) fn hold(&mut self, name: &Arc<str>, ctx: &mut Context<Self>) {
-        self.hold_all(std::slice::from_ref(name), ctx);
+    pub(super) fn ask_for_lease(&mut self, name: &Arc<str>, ctx: &mut Context<Self>) {
+        self.ask_for_leases(std::slice::from_ref(name), ctx);
     }
 
     /// The same for many.
-    pub(super) fn hold_all(&mut self, names: &[Arc<str>], ctx: &mut Context<Self>) {
+    pub(super) fn ask_for_leases(&mut self, names: &[Arc<str>], ctx: &mut Context<Self>) {
         let mut asked = Vec::new();
         let mut known = Vec::new();
         for name in names {
-            let Some(consumer) = self.consumers.get_mut(name).filter(|consumer| !consumer.is_asking) else { continue };
-            consumer.is_asking = true;
-            known.push((consumer.record.service, consumer.is_held().then_some(consumer.record.epoch)));
-            asked.push((Arc::clone(name), consumer.record.service));
+            let Some(consumer) = self.consumers.get_mut(name) else { continue };
+            if consumer.begin_asking() {
+                known.push((consumer.service(), consumer.epoch()));
+                asked.push((Arc::clone(name), consumer.service()));
+            }
         }
         if asked.is_empty() {
             return;
         }
-        let answer = self.store.hold.send(HoldDurables(known));
+        let answer = self.parts.persistence.ask(HoldDurables(known));
         ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| {
             for (name, _) in &asked {
-                this.consumers.get_mut(name).into_iter().for_each(|consumer| consumer.is_asking = false);
+                this.consumers.get_mut(name).into_iter().for_each(Consumer::end_asking);
             }
             // While the store is away nothing can be settled; the hold itself is as it was.
             let Ok(Ok(held)) = answer else { return };
             let mut held: HashMap<_, _> = held.into_iter().map(|held| (held.record.service, held)).collect();
             for (name, service) in asked {
-                let is_same = this.consumers.get(&name).is_some_and(|consumer| consumer.record.service == service);
+                let is_same = this.consumers.get(&name).is_some_and(|consumer| consumer.service() == service);
                 match held.remove(&service).filter(|held| *held.record.name == *name) {
                     Some(held) if is_same => this.held(held, ctx),
                     None if is_same => this.deleted(&name),
@@ -129,22 +137,20 @@ impl Durables {
     fn held(&mut self, held: HeldDurable, ctx: &mut Context<Self>) {
         let HeldDurable { hold, record, marks, has_renewed } = held;
         let Some(consumer) = self.consumers.get_mut(&*record.name) else { return };
-        let name = Arc::clone(&consumer.name);
-        if consumer.is_outdated_by(hold, &record) {
-            if hold != Hold::Elsewhere && marks.is_none() {
-                // It was let go of after the store was asked.
-                return self.hold(&name, ctx);
+        let name = Arc::clone(consumer.name());
+        if consumer.is_outdated_by(hold, record.epoch) {
+            if hold != Grant::Elsewhere && marks.is_none() {
+                // It was released after the store was asked.
+                return self.ask_for_lease(&name, ctx);
             }
-            log::info!(durable = &*name, floor = record.floor, is_held = hold != Hold::Elsewhere; "durable subscription moved");
-            let max_bytes = self.parts.limits.max_unacked_bytes;
-            let durable = marks.map(|marks| Durable::new(record.policy, max_bytes, record.floor, marks));
-            consumer.has_lost = false;
-            consumer.record = record;
-            consumer.replace(durable, self.next_life);
-            self.next_life += 1;
+            log::info!(durable = &*name, floor = record.floor, is_held = hold != Grant::Elsewhere; "durable subscription moved");
+            let lease = self.lease(&record, marks);
+            if let Some(consumer) = self.consumers.get_mut(&name) {
+                consumer.moved(record, lease);
+            }
         } else {
-            consumer.record.epoch = record.epoch;
-            self.set_policy(&name, record.policy);
+            consumer.keep(record.epoch);
+            consumer.set_policy(record.policy);
         }
         if has_renewed {
             self.claim_renewed(&name, ctx);
@@ -155,16 +161,8 @@ impl Durables {
     fn deleted(&mut self, name: &str) {
         let Some(consumer) = self.consumers.get_mut(name) else { return };
         let gone = ApiError::new(ErrorCode::DurableNotFound, format!("durable subscription {name:?} was deleted"));
-        self.parts.metrics.durable_members.sub(consumer.members.len() as i64);
+        self.parts.metrics.durable_members.sub(consumer.members().len() as i64);
         consumer.end(&gone);
         self.forget(name);
-    }
-
-    /// Delivers like this from now on; the store knows.
-    pub(super) fn set_policy(&mut self, name: &str, policy: DurablePolicy) {
-        if let Some(consumer) = self.consumers.get_mut(name) {
-            consumer.record.policy = policy;
-            consumer.durable.iter_mut().for_each(|durable| durable.set_policy(policy));
-        }
     }
 }

@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use actix::prelude::{Message, Recipient};
+use actix::prelude::Message;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::actors::mailbox::Mailbox;
-use crate::actors::persistence::messages::{CommitWrites, HoldDurables, ReleaseDurable};
 use crate::domain::durable::{Fate, MemberId};
 use crate::domain::event::EventId;
 use crate::protocol::close::CloseReason;
 use crate::protocol::durable::{JoinRequest, Settlement};
 use crate::protocol::error::ApiError;
+use crate::runtime::address::Generation;
 
 /// Bytes that may be on their way to a member before its connection has taken them.
 const MAX_UNDERWAY: usize = 256 * 1024;
@@ -91,6 +90,8 @@ impl Underway {
 /// The address of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberKey {
+    /// Of the actor: each counts its members anew.
+    pub generation: Generation,
     pub durable: Arc<str>,
     pub member: MemberId,
 }
@@ -142,8 +143,8 @@ pub struct LookAgain(pub String);
 
 /// How do those of this node fare?
 #[derive(Debug, Message)]
-#[rtype(result = "Vec<DurableStatus>")]
-pub struct ListDurables;
+#[rtype(result = "Vec<ConsumerStatus>")]
+pub struct ListConsumers;
 
 /// What has become of an event? Answers for those whose events this node delivers and that may want it, by name.
 #[derive(Debug, Message)]
@@ -152,7 +153,7 @@ pub struct FindFate(pub EventId);
 
 /// One durable subscription with members on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DurableStatus {
+pub struct ConsumerStatus {
     pub name: String,
     /// `active`, or `standby` while another node delivers its events.
     pub state: &'static str,
@@ -170,20 +171,3 @@ pub struct DurableStatus {
     pub redelivered: u64,
     pub acknowledged: u64,
 }
-
-/// The way to persistence, from now on.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ConnectStore(pub StoreLink);
-
-/// See [`ConnectStore`].
-pub struct StoreLink {
-    pub commit: Mailbox<CommitWrites>,
-    pub hold: Recipient<HoldDurables>,
-    pub release: Recipient<ReleaseDurable>,
-}
-
-/// Store what there is to store; answers when that is done.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct FinishDurables;

@@ -4,37 +4,27 @@
 //! key), goes out, and ends with a verdict.
 //! All conditions are looked at before any is charged, so a refusal costs nothing anywhere (DP-1).
 //!
-//! - DP-2: what was taken is in hand or in flight until it is handed back, once.
+//! - DP-2: what was taken is in hand or in flight until it is released, once.
 //! - DP-3: no more in flight than the concurrency allows; of a key one at most.
 //! - DP-4: nothing goes out while paused, draining, or when the breaker permits none.
 
-use std::collections::{BTreeMap, HashMap};
+mod in_hand;
+
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytestring::ByteString;
 
+use self::in_hand::InHand;
+pub use self::in_hand::{Offered, PendingWork};
 use super::breaker::{Breaker, BreakerFigures, BreakerPolicy, BreakerSnapshot, CallResult, Permit, Transition};
 use super::delivery::Verdict;
 use super::event::Timestamp;
-use super::key_order::{Admitted, KeyOrder};
-use super::priority::{Lane, LanePolicy, OldestWaits, PriorityScheduler};
+use super::priority::{Lane, LanePolicy, PriorityScheduler};
 use super::rate::{RateLimit, TokenBucket};
 use super::retry::{RetryBudget, RetryBudgetPolicy};
 use super::slow_start::SlowStart;
 use super::work::WorkId;
-
-/// One unit of work: a delivery to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PendingWork {
-    pub id: WorkId,
-    pub lane: Lane,
-    /// Ordering key.
-    pub key: Option<ByteString>,
-    /// Attempts made before: 0 for the first.
-    pub attempt: u32,
-    /// When it became due.
-    pub since: Timestamp,
-}
 
 /// The limits of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,20 +40,6 @@ pub struct DispatchPolicy {
     pub retries: RetryBudgetPolicy,
     pub lanes: LanePolicy,
     pub breaker: BreakerPolicy,
-}
-
-/// What became of an offer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use]
-pub enum Offered {
-    Taken,
-    /// Not taken: it is in hand or in flight already.
-    Known,
-    /// Not taken: the lane has as many in hand as it may, or the dispatcher is draining. Later ones of its key are held
-    /// back, in whatever lane, until it is offered again.
-    Full,
-    /// Not taken: its key has an earlier one that must come first; to be read again from the store after it.
-    HeldBack,
 }
 
 /// What to do now.
@@ -116,7 +92,7 @@ impl BlockedBy {
 pub struct Finished {
     pub work: PendingWork,
     /// Those of its key that were behind it, in the order of ids; to be read again from the store after it.
-    pub given_back: Vec<PendingWork>,
+    pub released: Vec<PendingWork>,
     pub transition: Option<Transition>,
 }
 
@@ -134,28 +110,6 @@ pub struct DispatchFigures {
     pub draining: bool,
 }
 
-/// The deliveries of one lane that may go out, the oldest first. Retries apart: they may have to wait for the budget.
-#[derive(Debug, Default)]
-struct Queue {
-    first: BTreeMap<(Timestamp, WorkId), PendingWork>,
-    retries: BTreeMap<(Timestamp, WorkId), PendingWork>,
-}
-
-impl Queue {
-    fn of(&mut self, attempt: u32) -> &mut BTreeMap<(Timestamp, WorkId), PendingWork> {
-        if attempt == 0 { &mut self.first } else { &mut self.retries }
-    }
-
-    fn oldest(&self, with_retries: bool) -> Option<&PendingWork> {
-        let retry = self.retries.values().next().filter(|_| with_retries);
-        self.first.values().next().into_iter().chain(retry).min_by_key(|work| (work.since, work.id))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.retries.is_empty()
-    }
-}
-
 /// The deliveries of one service in hand and in flight.
 #[derive(Debug)]
 pub struct Dispatcher {
@@ -164,14 +118,8 @@ pub struct Dispatcher {
     bucket: Option<TokenBucket>,
     budget: RetryBudget,
     scheduler: PriorityScheduler,
-    keys: KeyOrder,
-    queues: [Queue; Lane::COUNT],
-    /// In hand behind another of their key.
-    behind: HashMap<WorkId, PendingWork>,
+    in_hand: InHand,
     in_flight: HashMap<WorkId, (PendingWork, Permit)>,
-    /// The lane of each that is in hand.
-    in_hand: HashMap<WorkId, Lane>,
-    counts: [usize; Lane::COUNT],
     /// The last rest that was imposed from outside: until when, and why. Afterwards it begins gently.
     rest: Option<(Timestamp, BlockedBy)>,
     paused: bool,
@@ -189,12 +137,8 @@ impl Dispatcher {
             bucket: policy.rate.map(|limit| TokenBucket::new(limit, now)),
             budget: RetryBudget::new(policy.retries, now),
             scheduler: PriorityScheduler::new(policy.lanes),
-            keys: KeyOrder::new(policy.behind),
-            queues: Default::default(),
-            behind: HashMap::new(),
+            in_hand: InHand::new(policy.in_hand, policy.behind),
             in_flight: HashMap::new(),
-            in_hand: HashMap::new(),
-            counts: [0; Lane::COUNT],
             rest: None,
             paused: false,
             draining: false,
@@ -206,21 +150,20 @@ impl Dispatcher {
     /// more than half of what may be. The rest is for what comes out of that order; see [`Self::has_room`].
     pub fn wants(&self, lane: Lane) -> usize {
         let half = self.policy.in_hand.div_ceil(2).max(1);
-        let count = self.counts[lane.index()];
+        let count = self.in_hand.count(lane);
         if self.is_stopped() || count > half / 2 { 0 } else { half - count }
     }
 
     /// How many more it would take in hand, of whatever live lane. (Of replays, few are open at a time.)
     pub fn has_room(&self) -> usize {
-        let room = |lane: Lane| self.policy.in_hand.max(1).saturating_sub(self.counts[lane.index()]);
-        if self.is_stopped() { 0 } else { Lane::LIVE.map(room).into_iter().min().unwrap_or(0) }
+        let rooms = Lane::LIVE.map(|lane| self.in_hand.room(lane));
+        if self.is_stopped() { 0 } else { rooms.into_iter().min().unwrap_or(0) }
     }
 
     /// How many retries it would take in hand: never so many that first attempts have no room while the retry budget
     /// is spent.
     pub fn has_room_for_retries(&self) -> usize {
-        let waiting: usize = Lane::LIVE.map(|lane| self.queues[lane.index()].retries.len()).into_iter().sum();
-        self.has_room().min((self.policy.in_hand / 2).max(1).saturating_sub(waiting))
+        self.has_room().min((self.policy.in_hand / 2).max(1).saturating_sub(self.in_hand.waiting_retries()))
     }
 
     fn is_stopped(&self) -> bool {
@@ -229,26 +172,7 @@ impl Dispatcher {
 
     /// Takes a delivery in hand. While paused too: it may have been claimed before.
     pub fn offer(&mut self, work: PendingWork) -> Offered {
-        if self.in_hand.contains_key(&work.id) || self.in_flight.contains_key(&work.id) {
-            return Offered::Known;
-        }
-        if self.draining || self.counts[work.lane.index()] >= self.policy.in_hand.max(1) {
-            if let Some(key) = &work.key {
-                self.keys.hold(work.id, key);
-            }
-            return Offered::Full;
-        }
-        let admitted = work.key.as_ref().map_or(Admitted::Ready, |key| self.keys.admit(work.id, key));
-        if admitted == Admitted::HeldBack {
-            return Offered::HeldBack;
-        }
-        self.in_hand.insert(work.id, work.lane);
-        self.counts[work.lane.index()] += 1;
-        match admitted {
-            Admitted::Behind => drop(self.behind.insert(work.id, work)),
-            Admitted::Ready | Admitted::HeldBack => self.enqueue(work),
-        }
-        Offered::Taken
+        if self.in_flight.contains_key(&work.id) { Offered::Known } else { self.in_hand.offer(work, self.draining) }
     }
 
     /// Decides what to do at `now`. `jitter` is in `[0, 1)`.
@@ -269,7 +193,7 @@ impl Dispatcher {
         if self.paused {
             return Err((BlockedBy::Paused, None));
         }
-        if self.queues.iter().all(Queue::is_empty) {
+        if !self.in_hand.has_ready() {
             return Err((BlockedBy::Empty, None));
         }
         self.breaker.check().map_err(|refusal| (BlockedBy::Breaker, refusal.retry_at))?;
@@ -283,13 +207,13 @@ impl Dispatcher {
             bucket.check(now).map_err(|at| (BlockedBy::Rate, Some(at)))?;
         }
         let retries = self.budget.check(now);
-        let oldest = self.oldest_waits(now, retries.is_ok());
+        let oldest = self.in_hand.oldest_waits(now, retries.is_ok());
         let lane = self.scheduler.choose(&oldest).ok_or((BlockedBy::Budget, retries.err()))?;
 
         // Nothing is refused from here on: charge them all.
         let permit = self.breaker.acquire(now).map_err(|refusal| (BlockedBy::Breaker, refusal.retry_at))?;
         self.scheduler.served(lane, &oldest);
-        let work = self.dequeue(lane, retries.is_ok()).expect("invariant: a chosen lane has work");
+        let work = self.in_hand.take(lane, retries.is_ok()).expect("invariant: a chosen lane has work");
         if let Some(bucket) = &mut self.bucket {
             bucket.try_take(now).expect("invariant: a token was there");
         }
@@ -322,20 +246,17 @@ impl Dispatcher {
         if work.attempt == 0 {
             self.budget.on_first_attempt();
         }
-        let given_back = match (&work.key, verdict) {
+        let released = match (&work.key, verdict) {
             (None, _) => Vec::new(),
             (Some(key), Verdict::Delivered | Verdict::Dead(_)) => {
-                let next = self.keys.finish(key).and_then(|next| self.behind.remove(&next));
-                next.into_iter().for_each(|next| self.enqueue(next));
+                self.in_hand.settled(key);
                 Vec::new()
             }
             (Some(key), Verdict::Retry { .. } | Verdict::NotYet | Verdict::PutOff(_) | Verdict::Gone) => {
-                let ids = self.keys.fail(key);
-                ids.into_iter().filter_map(|id| self.behind.remove(&id)).collect()
+                self.in_hand.failed(key)
             }
         };
-        given_back.iter().for_each(|work| self.let_go(work));
-        Some(Finished { work, given_back, transition })
+        Some(Finished { work, released, transition })
     }
 
     /// An attempt came to nothing and says nothing of the service: the delivery is in hand again, as if it had never
@@ -346,9 +267,7 @@ impl Dispatcher {
         if work.attempt > 0 {
             self.budget.refund();
         }
-        self.in_hand.insert(id, work.lane);
-        self.counts[work.lane.index()] += 1;
-        self.enqueue(work);
+        self.in_hand.put_back(work);
         true
     }
 
@@ -367,20 +286,15 @@ impl Dispatcher {
         self.rest.filter(|(until, _)| now < *until)
     }
 
-    /// Hands back all that is in hand and not in flight, in the order of ids.
-    pub fn hand_back(&mut self) -> Vec<PendingWork> {
-        let queues = self.queues.iter_mut().map(std::mem::take);
-        let queued = queues.flat_map(|queue| queue.first.into_values().chain(queue.retries.into_values()));
-        let mut works: Vec<PendingWork> = queued.chain(self.behind.drain().map(|(_, work)| work)).collect();
-        works.sort_unstable_by_key(|work| work.id);
-        works.iter().for_each(|work| self.let_go(work));
-        self.keys.withdraw(|id| self.in_flight.contains_key(&id));
-        works
+    /// Releases all that is in hand and not in flight, in the order of ids.
+    pub fn release(&mut self) -> Vec<PendingWork> {
+        let in_flight = &self.in_flight;
+        self.in_hand.empty(|id| in_flight.contains_key(&id))
     }
 
     /// Waits no longer for what of `key` failed or was held back.
     pub fn forget(&mut self, key: &ByteString) {
-        self.keys.forget(key);
+        self.in_hand.forget(key);
     }
 
     /// Sends nothing more until [`Self::resume`]; what is in flight ends as it will.
@@ -440,8 +354,8 @@ impl Dispatcher {
             breaker: self.breaker.figures(now),
             in_flight: self.in_flight.len(),
             concurrency: self.concurrency(now),
-            in_hand: self.counts,
-            keys: self.keys.keys(),
+            in_hand: self.in_hand.counts(),
+            keys: self.in_hand.keys(),
             paused: self.paused,
             draining: self.draining,
         }
@@ -463,31 +377,7 @@ impl Dispatcher {
     fn slow_start(&self, since: Timestamp) -> SlowStart {
         SlowStart { since, takes: self.policy.breaker.slow_start }
     }
-
-    fn oldest_waits(&self, now: Timestamp, with_retries: bool) -> OldestWaits {
-        let oldest = |lane: Lane| self.queues[lane.index()].oldest(with_retries).map(|work| now.since(work.since));
-        Lane::ALL.map(oldest)
-    }
-
-    fn enqueue(&mut self, work: PendingWork) {
-        self.queues[work.lane.index()].of(work.attempt).insert((work.since, work.id), work);
-    }
-
-    fn dequeue(&mut self, lane: Lane, with_retries: bool) -> Option<PendingWork> {
-        let queue = &mut self.queues[lane.index()];
-        let PendingWork { since, id, attempt, .. } = *queue.oldest(with_retries)?;
-        let work = queue.of(attempt).remove(&(since, id))?;
-        self.let_go(&work);
-        Some(work)
-    }
-
-    /// No longer counted as in hand.
-    fn let_go(&mut self, work: &PendingWork) {
-        self.in_hand.remove(&work.id);
-        self.counts[work.lane.index()] -= 1;
-    }
 }
 
 #[cfg(test)]
-#[path = "dispatch_tests.rs"]
 mod tests;

@@ -9,8 +9,9 @@ use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
 
-use super::limit::ConnectionLimit;
-use super::outbox::Outbox;
+use super::Outbox;
+use crate::transport::limit::ConnectionLimit;
+use crate::transport::waking::{remember, wake};
 
 /// Outboxes, and bytes, written in a row before the other tasks of the thread get their turn.
 const WRITES_PER_TURN: usize = 128;
@@ -24,8 +25,8 @@ pub type OutboxKey = usize;
 pub struct ShardQueues {
     pub budget: QueueBudget,
     pub drained: DrainQueue,
-    pub(super) due: DueWrites,
-    pub(super) connections: Arc<ConnectionLimit>,
+    pub(in crate::transport) due: DueWrites,
+    pub(in crate::transport) connections: Arc<ConnectionLimit>,
 }
 
 impl ShardQueues {
@@ -50,7 +51,7 @@ impl ShardQueues {
     }
 
     /// Starts the task that writes, unless it runs already.
-    pub(super) fn start_flusher(self: &Rc<Self>) {
+    pub(in crate::transport) fn start_flusher(self: &Rc<Self>) {
         if !self.due.is_served.replace(true) {
             actix_rt::spawn(Flusher(Rc::downgrade(self)));
         }
@@ -86,11 +87,11 @@ impl QueueBudget {
         self.used.get().saturating_add(bytes) <= self.limit
     }
 
-    pub(super) fn add(&self, bytes: usize) {
+    pub(in crate::transport) fn add(&self, bytes: usize) {
         self.used.update(|used| used + bytes);
     }
 
-    pub(super) fn remove(&self, bytes: usize) {
+    pub(in crate::transport) fn remove(&self, bytes: usize) {
         self.used.update(|used| used - bytes);
     }
 }
@@ -103,7 +104,7 @@ pub struct DrainQueue {
 }
 
 impl DrainQueue {
-    pub(super) fn put(&self, key: OutboxKey) {
+    pub(in crate::transport) fn put(&self, key: OutboxKey) {
         self.keys.borrow_mut().push_back(key);
         wake(self.waker.take());
     }
@@ -129,7 +130,7 @@ impl Stream for DrainNotices {
 
 /// The outboxes that have something to do at their sockets, each once, first come first served.
 #[derive(Debug, Default)]
-pub(super) struct DueWrites {
+pub(in crate::transport) struct DueWrites {
     outboxes: RefCell<VecDeque<Rc<Outbox>>>,
     flusher: RefCell<Option<Waker>>,
     is_served: Cell<bool>,
@@ -138,13 +139,13 @@ pub(super) struct DueWrites {
 
 impl DueWrites {
     /// Has `outbox` written once the current turn is over: what is pushed until then shares a write.
-    pub(super) fn add(&self, outbox: Rc<Outbox>) {
+    pub(in crate::transport) fn add(&self, outbox: Rc<Outbox>) {
         self.outboxes.borrow_mut().push_back(outbox);
         wake(self.flusher.take());
     }
 
     /// Notes that a write was made.
-    pub(super) fn count_write(&self) {
+    pub(in crate::transport) fn count_write(&self) {
         self.writes.update(|writes| writes + 1);
     }
 }
@@ -170,19 +171,5 @@ impl Future for Flusher {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-}
-
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
-    }
-}
-
-/// Keeps the waker of the task behind `cx`, for [`wake`].
-pub(super) fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
-    match slot {
-        Some(waker) => waker.clone_from(cx.waker()),
-        None => *slot = Some(cx.waker().clone()),
     }
 }

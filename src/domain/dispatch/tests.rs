@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -124,7 +124,7 @@ fn a_failing_key_gives_back_its_followers_and_holds_back_nobody_else() {
     assert_eq!(dispatcher.offer(keyed(6, "a")), Offered::HeldBack);
     assert_eq!(send(&mut dispatcher, at(0)), (vec![1, 3], BlockedBy::Empty, None));
     let failed = finish(&mut dispatcher, 1, RETRY, at(0));
-    assert_eq!(failed.given_back, [keyed(2, "a"), keyed(4, "a")]);
+    assert_eq!(failed.released, [keyed(2, "a"), keyed(4, "a")]);
     finish(&mut dispatcher, 3, Verdict::Dead(DeadReason::Rejected), at(0));
     assert_eq!(send(&mut dispatcher, at(0)), (vec![5], BlockedBy::Empty, None));
     assert_eq!(dispatcher.offer(keyed(2, "a")), Offered::HeldBack);
@@ -188,7 +188,7 @@ fn pause_and_drain_stop_everything_new() {
     dispatcher.drain();
     assert_eq!(send(&mut dispatcher, at(0)), (vec![], BlockedBy::Draining, None));
     assert_eq!(dispatcher.offer(job(4)), Offered::Full);
-    assert_eq!(dispatcher.hand_back(), [keyed(2, "a"), job(3)]);
+    assert_eq!(dispatcher.release(), [keyed(2, "a"), job(3)]);
     finish(&mut dispatcher, 1, Verdict::Delivered, at(0));
     let figures = dispatcher.figures(at(0));
     assert_eq!((figures.in_flight, figures.in_hand, figures.keys), (0, [0; Lane::COUNT], 0));
@@ -270,11 +270,11 @@ impl Model {
         Self::take(&mut self.in_flight, &mut self.outside, id)?;
         if matches!(verdict, Verdict::Delivered | Verdict::Dead(_)) {
             self.outside.remove(&id);
-            prop_assert!(finished.given_back.is_empty());
+            prop_assert!(finished.released.is_empty());
         } else {
             self.all.entry(id).and_modify(|work| work.attempt += 1);
         }
-        for follower in &finished.given_back {
+        for follower in &finished.released {
             prop_assert_eq!(&follower.key, &finished.work.key);
             Self::take(&mut self.in_hand, &mut self.outside, follower.id)?;
         }
@@ -351,7 +351,7 @@ proptest! {
                     _ => drop(dispatcher.reset()),
                 },
                 Step::HandBack => {
-                    let ids: Vec<WorkId> = dispatcher.hand_back().into_iter().map(|work| work.id).collect();
+                    let ids: Vec<WorkId> = dispatcher.release().into_iter().map(|work| work.id).collect();
                     prop_assert_eq!(ids, model.in_hand.iter().copied().collect::<Vec<_>>());
                     model.outside.append(&mut model.in_hand);
                 }

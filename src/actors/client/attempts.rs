@@ -1,0 +1,186 @@
+//! Attempts to deliver: what they are made with, and what is remembered of those that failed.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::prelude::{AsyncContext as _, Context, Handler, Message};
+use serde_json::{Value, json};
+
+use super::Client;
+use super::messages::ReadTls;
+use super::policy;
+use super::post::{Attempt, Poster, TargetOptions};
+use crate::actors::clock;
+use crate::config::ServiceConfig;
+use crate::domain::delivery::{Verdict, is_refusal_of_all};
+use crate::domain::dispatch::PendingWork;
+use crate::domain::event::{EventId, Timestamp};
+use crate::domain::retry::RetrySchedule;
+use crate::domain::work::WorkId;
+use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
+
+/// Errors that are remembered.
+const MAX_ERRORS: usize = 8;
+/// So many refusals in a row, each of a kind that says more of the service than of the event, are told.
+pub(super) const REFUSALS_TOLD: u32 = 20;
+
+/// See the module.
+pub(super) struct Attempts {
+    poster: Result<Rc<Poster>, String>,
+    keys: Vec<SigningKey>,
+    schedule: RetrySchedule,
+    /// Refusals in a row that say more of the service than of the events.
+    refusals: u32,
+    last_errors: VecDeque<LastError>,
+}
+
+/// A failed attempt, for operators.
+struct LastError {
+    at: Timestamp,
+    event_id: EventId,
+    error: String,
+}
+
+impl Attempts {
+    pub(super) fn new(service: &ServiceConfig) -> Self {
+        Self {
+            poster: Poster::new(&TargetOptions::of(service)).map(Rc::new),
+            keys: service.secrets.iter().filter_map(|secret| SigningKey::parse(secret.expose()).ok()).collect(),
+            schedule: policy::retry_schedule(&service.options),
+            refusals: 0,
+            last_errors: VecDeque::new(),
+        }
+    }
+
+    /// Why the service cannot be called at all, if that is so.
+    pub(super) fn unable(&self) -> Option<&str> {
+        self.poster.as_ref().err().map(String::as_str)
+    }
+
+    /// When failed ones are made again.
+    pub(super) fn schedule(&self) -> &RetrySchedule {
+        &self.schedule
+    }
+
+    pub(super) fn remember_error(&mut self, at: Timestamp, event_id: EventId, error: String) {
+        if self.last_errors.len() >= MAX_ERRORS {
+            self.last_errors.pop_front();
+        }
+        self.last_errors.push_back(LastError { at, event_id, error });
+    }
+
+    /// The errors remembered, the latest first.
+    pub(super) fn last_errors(&self) -> Vec<Value> {
+        let errors = self.last_errors.iter().rev();
+        errors
+            .map(|last| json!({ "at": last.at.to_string(), "event_id": last.event_id, "error": last.error }))
+            .collect()
+    }
+
+    /// Counts refusals that say more of the service than of the events. Whatever else it answers of its own accord ends
+    /// the series. True once of each series that is long enough to be told.
+    pub(super) fn count_refusal(&mut self, status: u16, verdict: Verdict) -> bool {
+        if is_refusal_of_all(status) {
+            self.refusals = self.refusals.saturating_add(1);
+            return self.refusals == REFUSALS_TOLD;
+        }
+        if matches!(verdict, Verdict::Delivered | Verdict::Dead(_) | Verdict::Gone) {
+            self.refusals = 0;
+        }
+        false
+    }
+}
+
+/// An attempt ended; none if its task was lost.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct AttemptEnded {
+    id: WorkId,
+    attempt: Option<AttemptEnd>,
+}
+
+/// How an attempt ended.
+pub(super) enum AttemptEnd {
+    Posted(Attempt),
+    /// Not sent: the request would have so many bytes.
+    TooLarge(usize),
+    /// Not sent: the configuration of the service cannot be used.
+    Unable(String),
+}
+
+/// Reports an attempt, however its task ends.
+struct Attempting {
+    id: WorkId,
+    client: actix::Addr<Client>,
+    attempt: Option<AttemptEnd>,
+}
+
+impl Attempting {
+    fn end(mut self, end: AttemptEnd) {
+        self.attempt = Some(end);
+    }
+}
+
+impl Drop for Attempting {
+    fn drop(&mut self) {
+        // As many as may be in flight: unbounded sending is bounded by that.
+        self.client.do_send(AttemptEnded { id: self.id, attempt: self.attempt.take() });
+    }
+}
+
+impl Client {
+    /// Makes an attempt.
+    pub(super) fn send(&mut self, work: &PendingWork, ctx: &mut Context<Self>) {
+        let attempting = Attempting { id: work.id, client: ctx.address(), attempt: None };
+        // Of a log that is not known nothing is claimed.
+        let Some((claimed, log)) = self.claims.get(work.id).zip(self.parts.position.log_id()) else { return };
+        let options = &self.parts.service.options;
+        let ids = TraceIds { trace: rand::random(), span: rand::random() };
+        let to = To { service: self.name(), format: options.format, sources: &self.parts.service.sources };
+        let request = delivery_request(log, &claimed.event, to, &self.attempts.keys, clock::now(), ids);
+        if request.body.len() > options.max_body.as_usize() {
+            return attempting.end(AttemptEnd::TooLarge(request.body.len()));
+        }
+        let poster = match &self.attempts.poster {
+            Ok(poster) => Rc::clone(poster),
+            Err(reason) => return attempting.end(AttemptEnd::Unable(reason.clone())),
+        };
+        let service = Arc::clone(&self.parts.service);
+        actix_rt::spawn(async move {
+            let attempt = poster.post(&service.path, &request.headers, request.body).await;
+            attempting.end(AttemptEnd::Posted(attempt));
+        });
+    }
+}
+
+impl Handler<AttemptEnded> for Client {
+    type Result = ();
+
+    fn handle(&mut self, AttemptEnded { id, attempt }: AttemptEnded, ctx: &mut Self::Context) {
+        match attempt {
+            Some(attempt) => self.attempt_ended(id, attempt),
+            None => {
+                self.dispatcher.cancelled(id);
+            }
+        }
+        self.pump(ctx);
+    }
+}
+
+impl Handler<ReadTls> for Client {
+    type Result = ();
+
+    /// From the next request on. What is under way ends as it began.
+    fn handle(&mut self, ReadTls: ReadTls, _: &mut Context<Self>) {
+        if self.parts.service.url.expose().scheme() != "https" {
+            return;
+        }
+        match Poster::new(&TargetOptions::of(&self.parts.service)) {
+            Ok(poster) => self.attempts.poster = Ok(Rc::new(poster)),
+            Err(reason) => {
+                log::error!(service = self.parts.service.name.as_str(), reason = reason.as_str(); "tls files unusable, the old ones stay");
+            }
+        }
+    }
+}

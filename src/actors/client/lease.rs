@@ -1,0 +1,77 @@
+//! Who delivers to a service, and the state it begins with.
+
+use std::collections::HashSet;
+
+use actix::prelude::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
+
+use super::Client;
+use crate::actors::persistence::messages::HoldService;
+use crate::domain::breaker::BreakerSnapshot;
+use crate::domain::lease::{Grant, Lease, Turn};
+use crate::domain::work::WorkId;
+use crate::storage::{Held, Registered};
+
+impl Client {
+    /// Whether it has begun just now, with what the store has kept of the service.
+    pub(super) fn begin_if_registered(&mut self) -> bool {
+        let registered = self.parts.slot.registered().filter(|_| self.kept.id().is_none());
+        let begins = registered.is_some();
+        if let Some(registered) = registered {
+            self.adopt(registered);
+            self.claims.look_again();
+        }
+        begins
+    }
+
+    /// Goes on from the state that is stored; nothing of its own is left.
+    fn adopt(&mut self, stored: Registered) {
+        let Registered { paused, breaker, .. } = stored.clone();
+        self.parts.slot.keep(paused.clone(), breaker.clone());
+        let snapshot: Option<BreakerSnapshot> = breaker.and_then(|json| serde_json::from_str(&json).ok());
+        self.dispatcher.replace_breaker(snapshot.map(|s| s.on_clock_ahead(self.clock.lead())), self.clock.now());
+        if paused.is_some() {
+            self.dispatcher.pause();
+        } else {
+            self.dispatcher.resume();
+        }
+        let state = self.dispatcher.breaker().state();
+        self.metrics.state(state);
+        self.told.adopt(state, snapshot.is_some_and(|s| s.open_until.is_some()));
+        self.kept.adopt(stored);
+    }
+
+    /// Makes sure that no other process delivers to the service. Whoever has not held it goes on from what is stored:
+    /// another may have changed it (CL-5).
+    pub(super) fn ask_for_lease(&self, ctx: &mut Context<Self>) {
+        let Some(id) = self.kept.id() else { return };
+        let answer = self.parts.persistence.ask(HoldService(id));
+        ctx.spawn(answer.into_actor(self).map(|answer, this, ctx| {
+            // While the store is away nothing can be settled, and so nothing goes out; the lease itself is as it was.
+            let Ok(Ok(Held { hold, state, commands })) = answer else { return };
+            this.granted(hold, state);
+            this.apply_all(commands);
+            this.pump(ctx);
+        }));
+    }
+
+    fn granted(&mut self, grant: Grant, stored: Registered) {
+        let turn = self.lease.turn(grant);
+        if turn == Turn::Lost || grant != Grant::Kept && self.kept.differs_from(&stored) {
+            self.adopt(stored);
+        }
+        self.lease = Lease::of(grant);
+        if turn == Turn::Lost {
+            self.kept.void();
+        }
+        match turn {
+            Turn::Kept | Turn::Elsewhere => {}
+            Turn::TakenBack | Turn::Gained | Turn::Lost => {
+                log::debug!(service = self.name(), is_held = self.lease.is_held(); "lease of a service");
+                // The store has what was in hand.
+                drop(self.dispatcher.release());
+                let under_way: HashSet<WorkId> = self.under_way().collect();
+                self.claims.reset(|id| under_way.contains(&id));
+            }
+        }
+    }
+}

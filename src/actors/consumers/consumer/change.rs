@@ -1,0 +1,71 @@
+//! What the store is told of the changes of a machine.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::domain::delivery::DeadReason;
+use crate::domain::durable::{Changes, Dead};
+use crate::domain::event::{Event, EventId, NewEvent, Timestamp};
+use crate::domain::priority::Lane;
+use crate::storage::{DeadLetter, DurableChange, DurableRecord, Settled, Settlement, service_name};
+
+/// For `epoch`, of the time `at`.
+pub fn change(record: &DurableRecord, epoch: i64, changes: &Changes<Event>, at: Timestamp) -> DurableChange {
+    let (service, name) = (record.service, record.name.as_str());
+    let Changes { floor, marks, forget, dead, renewed, revision: _ } = changes;
+    let settlement = |(event_id, attempts): &(EventId, u32)| Settlement {
+        service,
+        event_id: *event_id,
+        lane: Lane::Replay,
+        attempts: *attempts,
+        finished_at: at,
+        took: Duration::ZERO,
+        http_status: None,
+        reason: None,
+        answer: None,
+        settled: Settled::Delivered,
+    };
+    let letter = |dead: &Dead<Event>| DeadLetter {
+        event_id: dead.id,
+        lane: dead.item.priority.into(),
+        key: dead.item.key.as_ref().map(ToString::to_string),
+        deliveries: dead.deliveries,
+        reason: dead.reason,
+        error: why(dead.reason).to_owned(),
+        at,
+    };
+    // Those of the Event Handler's own events could go on for ever.
+    let foreign = dead.iter().filter(|dead| !dead.item.name.is_system());
+    let events = foreign.map(|dead| {
+        let payload = json!({
+            "service": service_name(name),
+            "durable": name,
+            "event_id": dead.id,
+            "event_name": dead.item.name.as_str(),
+            "key": dead.item.key.as_deref(),
+            "reason": dead.reason.as_str(),
+            "attempts": dead.deliveries,
+            "error": why(dead.reason),
+        });
+        NewEvent::own("$sys.delivery.dead", payload.to_string())
+    });
+    DurableChange {
+        service,
+        epoch,
+        floor: *floor,
+        marks: marks.clone(),
+        forget: forget.clone(),
+        dead: dead.iter().map(letter).collect(),
+        renewed: renewed.iter().map(settlement).collect(),
+        events: events.collect(),
+    }
+}
+
+fn why(reason: DeadReason) -> &'static str {
+    match reason {
+        DeadReason::Rejected => "rejected by a member",
+        DeadReason::Exhausted => "not acknowledged in any of max_deliver deliveries",
+        DeadReason::TooLarge | DeadReason::Cancelled => "given up",
+    }
+}

@@ -1,0 +1,332 @@
+//! One consumer: its members, its machine while this node holds its lease, and what is on its way to the store.
+
+mod answers;
+mod change;
+pub mod holder;
+mod members;
+pub mod storing;
+mod words;
+
+use std::sync::Arc;
+
+use actix::prelude::SpawnHandle;
+
+use self::answers::Answers;
+use self::holder::Holder;
+use self::members::{MAX_MEMBERS, Members};
+use self::storing::Saving;
+use super::messages::{ConsumerStatus, MemberLink};
+use crate::domain::durable::{Durable, DurablePolicy, Fate, HeldBy, MemberId};
+use crate::domain::event::{Event, EventId, Timestamp};
+use crate::domain::filter::Filter;
+use crate::domain::index::TopicId;
+use crate::domain::lease::{Grant, Lease, Turn};
+use crate::domain::pattern::Pattern;
+use crate::domain::pending_writes::PendingWrites;
+use crate::domain::routes::ServiceId;
+use crate::protocol::durable::JoinRequest;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::storage::{Claimed, DurableRecord};
+
+/// See the module.
+pub struct Consumer {
+    name: Arc<str>,
+    /// As stored, but for the floor and, while this node holds the lease, the epoch.
+    record: DurableRecord,
+    pattern: Pattern,
+    filter: Option<Filter>,
+    topic: TopicId,
+    lease: Lease<Holder>,
+    members: Members,
+    /// The machine collects what is to be stored, since later changes take the place of earlier ones.
+    writes: PendingWrites<Saving>,
+    answers: Answers,
+    /// Some of its events were trimmed before they were delivered.
+    has_lost: bool,
+    /// To be pumped when the mailbox has been drained.
+    is_due: bool,
+    /// Whether the store is asked who holds it.
+    is_asking: bool,
+    timer: Option<SpawnHandle>,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    delivered: u64,
+    redelivered: u64,
+    acknowledged: u64,
+}
+
+impl Consumer {
+    pub fn new(record: DurableRecord, pattern: Pattern, filter: Option<Filter>, topic: TopicId) -> Self {
+        Self {
+            name: record.name.as_str().into(),
+            record,
+            pattern,
+            filter,
+            topic,
+            lease: Lease::Follower,
+            members: Members::default(),
+            writes: PendingWrites::default(),
+            answers: Answers::default(),
+            has_lost: false,
+            is_due: false,
+            is_asking: false,
+            timer: None,
+            counts: Counts::default(),
+        }
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub fn service(&self) -> ServiceId {
+        self.record.service
+    }
+
+    pub fn pattern(&self) -> &Pattern {
+        &self.pattern
+    }
+
+    pub fn topic(&self) -> TopicId {
+        self.topic
+    }
+
+    pub fn policy(&self) -> DurablePolicy {
+        self.record.policy
+    }
+
+    /// Delivers like this from now on; the store knows.
+    pub fn set_policy(&mut self, policy: DurablePolicy) {
+        self.record.policy = policy;
+        self.lease.holder_mut().into_iter().for_each(|holder| holder.durable.set_policy(policy));
+    }
+
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Whether some of its events were trimmed before they were delivered.
+    pub fn has_lost(&self) -> bool {
+        self.has_lost
+    }
+
+    /// Whether somebody who asks for this may be a member.
+    pub fn admits(&self, request: &JoinRequest) -> Result<(), ApiError> {
+        let DurableRecord { name, pattern, filter, .. } = &self.record;
+        if request.pattern.as_str() != pattern || request.filter != self.filter {
+            let reason = format!(
+                "durable subscription {name:?} exists with another event_name or filter; delete it first, or take another name"
+            );
+            return Err(ApiError::new(ErrorCode::DurableMismatch, reason).with("event_name", pattern.as_str()).with(
+                "filter",
+                filter.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or(serde_json::Value::Null),
+            ));
+        }
+        if self.members.len() >= MAX_MEMBERS {
+            let reason = format!("durable subscription {name:?} has {MAX_MEMBERS} members, as many as it may have");
+            return Err(ApiError::new(ErrorCode::TooManySubscriptions, reason));
+        }
+        Ok(())
+    }
+
+    pub fn join(&mut self, member: MemberId, link: MemberLink) {
+        self.members.add(member, link);
+        self.lease.holder_mut().into_iter().for_each(|holder| holder.durable.join(member));
+    }
+
+    pub fn leave(&mut self, member: MemberId) {
+        self.members.remove(member);
+        self.lease.holder_mut().into_iter().for_each(|holder| holder.durable.leave(member));
+    }
+
+    /// Ends all memberships, and answers all that was said.
+    pub fn end(&mut self, error: &ApiError) {
+        self.answers.void(&self.name, error);
+        self.members.end(error);
+    }
+
+    /// True once until [`Self::pumped`].
+    pub fn begin_due(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_due, true)
+    }
+
+    pub fn pumped(&mut self) {
+        self.is_due = false;
+    }
+
+    /// The timer in place of which `timer` is set.
+    pub fn set_timer(&mut self, timer: Option<SpawnHandle>) -> Option<SpawnHandle> {
+        std::mem::replace(&mut self.timer, timer)
+    }
+
+    /// When there is something to do for it, if nothing else happens.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.durable().and_then(Durable::next_due)
+    }
+}
+
+/// Its lease.
+impl Consumer {
+    /// Whether this process, and no other, delivers its events.
+    pub fn is_held(&self) -> bool {
+        self.lease.is_held()
+    }
+
+    fn durable(&self) -> Option<&Durable<Event>> {
+        self.lease.holder().map(|holder| &holder.durable)
+    }
+
+    fn holder_of(&mut self, generation: u64) -> Option<&mut Holder> {
+        self.lease.holder_mut().filter(|holder| holder.generation == generation)
+    }
+
+    /// Whether this is its machine.
+    pub fn is_of(&self, generation: u64) -> bool {
+        self.lease.holder().is_some_and(|holder| holder.generation == generation)
+    }
+
+    /// The epoch for which its changes are made, while it is held.
+    pub fn epoch(&self) -> Option<i64> {
+        self.lease.holder().map(|holder| holder.epoch)
+    }
+
+    /// The store is asked who holds it. False if it is being asked.
+    pub fn begin_asking(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_asking, true)
+    }
+
+    pub fn end_asking(&mut self) {
+        self.is_asking = false;
+    }
+
+    /// Whether the store's answer means another machine: it was moved, or others may have changed it. Not if this
+    /// process has taken it back and nobody has had it meanwhile: whoever takes or moves it begins an epoch.
+    pub fn is_outdated_by(&self, grant: Grant, epoch: i64) -> bool {
+        match self.lease.turn(grant) {
+            Turn::Kept => self.epoch() != Some(epoch),
+            Turn::TakenBack => self.epoch().map(|own| own + 1) != Some(epoch),
+            Turn::Gained | Turn::Lost => true,
+            Turn::Elsewhere => false,
+        }
+    }
+
+    /// Goes on in this epoch, which nobody else has had.
+    pub fn keep(&mut self, epoch: i64) {
+        self.lease.holder_mut().into_iter().for_each(|holder| holder.epoch = epoch);
+    }
+
+    /// It was moved: goes on from what is stored.
+    pub fn moved(&mut self, record: DurableRecord, lease: Lease<Holder>) {
+        self.has_lost = false;
+        self.record = record;
+        self.replace(lease);
+    }
+
+    /// Goes on with this machine, or with none.
+    pub fn replace(&mut self, lease: Lease<Holder>) {
+        self.lease = lease;
+        self.writes.rested();
+        if let Some(holder) = self.lease.holder_mut() {
+            self.members.ids().for_each(|member| holder.durable.join(member));
+        }
+        // What was said of events to the machine before this one is void.
+        let moved = "the durable subscription was moved, or is at another node now";
+        self.answers.void(&self.name, &ApiError::new(ErrorCode::NotDelivered, moved));
+    }
+}
+
+/// Events from the log.
+impl Consumer {
+    /// Every event up to here was taken, while it is held.
+    pub fn cursor(&self) -> Option<EventId> {
+        self.durable().map(Durable::cursor)
+    }
+
+    /// Whether a page is being read.
+    pub fn is_reading(&self) -> bool {
+        self.lease.holder().is_some_and(|holder| holder.is_reading)
+    }
+
+    /// Takes those of `events` for which there is room; all of its events up to `through` are among them.
+    pub fn take(&mut self, events: impl Iterator<Item = Event>, through: EventId) {
+        if let Some(holder) = self.lease.holder_mut() {
+            holder.take(self.filter.as_ref(), events, through);
+        }
+    }
+
+    /// From where on a page is to be read for which machine, if it is behind and has room.
+    pub fn begin_read(
+        &mut self,
+        head: EventId,
+        has_room: impl FnOnce(&Durable<Event>) -> bool,
+    ) -> Option<(EventId, u64)> {
+        let holder = self.lease.holder_mut().filter(|_| !self.members.is_empty())?;
+        let durable = &holder.durable;
+        let after = durable.cursor();
+        if after >= head || holder.is_reading || !has_room(durable) {
+            return None;
+        }
+        holder.is_reading = true;
+        Some((after, holder.generation))
+    }
+
+    /// The page was read, or not. False if the machine has given way to another.
+    pub fn end_read(&mut self, generation: u64) -> bool {
+        let holder = self.holder_of(generation);
+        holder.map(|holder| holder.is_reading = false).is_some()
+    }
+
+    /// The log begins after what it was to have. Whether that is new.
+    pub fn lose(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_lost, true)
+    }
+
+    /// For which machine the store is to be asked for events made anew, unless it is being asked.
+    pub fn begin_claim(&mut self) -> Option<u64> {
+        let holder = self.lease.holder_mut()?;
+        holder.begin_claim().then_some(holder.generation)
+    }
+
+    /// False if the machine has given way to another.
+    pub fn end_claim(&mut self, generation: u64, claimed: Vec<Claimed>) -> bool {
+        let holder = self.lease.holder_mut().filter(|holder| holder.generation == generation);
+        holder
+            .map(|holder| holder.end_claim(claimed, |id| self.writes.under_way().iter().any(|saving| saving.ends(id))))
+            .is_some()
+    }
+}
+
+/// What is seen of it.
+impl Consumer {
+    /// Every event up to here is settled.
+    pub fn floor(&self) -> EventId {
+        self.durable().map_or(self.record.floor, Durable::floor)
+    }
+
+    /// What has become of an event here, while it is held.
+    pub fn fate(&self, id: EventId) -> Option<(Fate, u32)> {
+        self.durable().map(|durable| durable.fate(id))
+    }
+
+    /// Says how far it is.
+    pub fn status(&self) -> ConsumerStatus {
+        let durable = self.durable();
+        ConsumerStatus {
+            name: self.record.name.clone(),
+            state: if durable.is_some() { "active" } else { "standby" },
+            members: self.members.len(),
+            in_flight: durable.map_or(0, Durable::in_flight),
+            unacked_bytes: durable.map_or(0, Durable::open_bytes),
+            held_by: self.lease.holder().and_then(Holder::held_by).map(HeldBy::as_str),
+            waiting: durable.map_or(0, Durable::not_in_flight),
+            floor: self.floor(),
+            cursor: durable.map_or(self.record.floor, Durable::cursor),
+            delivered: self.counts.delivered,
+            redelivered: self.counts.redelivered,
+            acknowledged: self.counts.acknowledged,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! How a session becomes a member: the consumer is found or made in the store, and opened here.
+
+use std::sync::Arc;
+
+use actix::prelude::{ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, WrapFuture};
+
+use super::Consumers;
+use super::messages::{Join, Joined, MemberKey, RoomAgain};
+use crate::actors::persistence::messages::{AppendFailure, HoldDurables};
+use crate::domain::event::EventId;
+use crate::protocol::durable::JoinRequest;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::subscription::Start;
+use crate::storage::{Alteration, NewDurable, Outcome, Write};
+
+impl Consumers {
+    /// Makes the session a member of one that is open here.
+    fn take_in(&mut self, join: Join, ctx: &mut Context<Self>) -> Result<Joined, ApiError> {
+        let Join { request, log_end, link } = join;
+        let consumer = self.consumers.get_mut(&*request.name).ok_or_else(deleted_just_now)?;
+        consumer.admits(&request)?;
+        let name = Arc::clone(consumer.name());
+        let member = self.next_member;
+        self.next_member += 1;
+        consumer.join(member, link);
+        self.parts.metrics.durable_members.inc();
+        let floor = consumer.floor();
+        let bounds = self.parts.position.get().unwrap_or_default();
+        let last = bounds.last.max(log_end);
+        // The client has seen another log than this one.
+        let is_foreign = match request.start {
+            Start::After(id) => id > last,
+            Start::Elsewhere => true,
+            Start::Now | Start::Earliest => false,
+        };
+        let joined = Joined {
+            key: MemberKey { generation: self.life.generation(), durable: Arc::clone(&name), member },
+            floor,
+            last,
+            earliest: bounds.earliest,
+            is_recovered: floor + 1 >= bounds.earliest && !consumer.has_lost() && !is_foreign,
+        };
+        log::debug!(durable = &*name, member, floor; "member joined");
+        // After the reply is on its way: the session asks for nothing else meanwhile.
+        ctx.notify(RoomAgain(joined.key.clone()));
+        Ok(joined)
+    }
+
+    /// Stores how the session wants events to be delivered, if that is new, and makes it a member.
+    fn agree(&mut self, join: Join) -> ResponseActFuture<Self, Result<Joined, ApiError>> {
+        let consumer = self.consumers.get(&*join.request.name).ok_or_else(deleted_just_now);
+        let checked = consumer.and_then(|consumer| {
+            let policy = join.request.policy.over(consumer.policy());
+            consumer.admits(&join.request).map(|()| (policy, policy != consumer.policy()))
+        });
+        let (policy, is_new) = match checked {
+            Ok(checked) => checked,
+            Err(error) => return Box::pin(actix::fut::ready(Err(error))),
+        };
+        if !is_new {
+            return Box::pin(actix::fut::ready(()).map(|(), this: &mut Self, ctx| this.take_in(join, ctx)));
+        }
+        let (name, alteration) = (join.request.name.clone(), Alteration::Policy(policy));
+        let outcome = self.parts.persistence.commit(Write::AlterDurable { name, alteration });
+        Box::pin(outcome.into_actor(self).map(move |outcome, this, ctx| {
+            if outcome? != Outcome::Changed(true) {
+                return Err(deleted_just_now());
+            }
+            this.consumers.get_mut(&*join.request.name).into_iter().for_each(|consumer| consumer.set_policy(policy));
+            this.take_in(join, ctx)
+        }))
+    }
+
+    /// Finds it in the store, or makes it there.
+    fn find_or_make(&mut self, join: &Join) -> ResponseActFuture<Self, Result<(), ApiError>> {
+        if self.consumers.contains_key(&*join.request.name) {
+            return Box::pin(actix::fut::ready(Ok(())));
+        }
+        let JoinRequest { name, pattern, filter, policy, .. } = &join.request;
+        let new = NewDurable {
+            name: name.clone(),
+            pattern: pattern.as_str().to_owned(),
+            filter: filter.as_ref().map(|filter| filter.as_json().to_owned()),
+            floor: self.first_floor(&join.request, join.log_end),
+            policy: policy.over(self.parts.limits.policy),
+        };
+        let max = self.parts.limits.max_count;
+        let outcome = self.parts.persistence.commit(Write::OpenDurable { new, max });
+        let persistence = self.parts.persistence.clone();
+        let opened = async move {
+            let Outcome::Opened(Some(record)) = outcome.await? else {
+                let advice =
+                    format!("there are {max} durable subscriptions, as many as there may be; delete some first");
+                return Err(ApiError::new(ErrorCode::TooManyDurables, advice));
+            };
+            let held = persistence.ask(HoldDurables(vec![(record.service, None)])).await;
+            let held = held.unwrap_or(Err(AppendFailure::RESTARTED))?;
+            held.into_iter().next().ok_or_else(deleted_just_now)
+        };
+        Box::pin(opened.into_actor(self).map(|held, this, ctx| held.map(|held| this.open(held, ctx))))
+    }
+
+    /// Where a new one begins.
+    fn first_floor(&self, request: &JoinRequest, log_end: EventId) -> EventId {
+        let bounds = self.parts.position.get().unwrap_or_default();
+        match request.start {
+            Start::Now | Start::Elsewhere => log_end,
+            Start::Earliest => (bounds.earliest - 1).max(0),
+            Start::After(id) => id.min(bounds.last.max(log_end)),
+        }
+    }
+}
+
+impl Handler<Join> for Consumers {
+    type Result = ResponseActFuture<Self, Result<Joined, ApiError>>;
+
+    fn handle(&mut self, join: Join, _: &mut Self::Context) -> Self::Result {
+        let name = join.request.name.clone();
+        self.opening.push(name.clone());
+        let found = self.find_or_make(&join);
+        let joined = found.then(move |found, this: &mut Self, _| match found {
+            Ok(()) => this.agree(join),
+            Err(error) => Box::pin(actix::fut::ready(Err(error))),
+        });
+        Box::pin(joined.map(move |joined, this, _| {
+            let place = this.opening.iter().position(|opening| *opening == name);
+            place.into_iter().for_each(|place| drop(this.opening.swap_remove(place)));
+            this.retire(&name);
+            joined
+        }))
+    }
+}
+
+fn deleted_just_now() -> ApiError {
+    ApiError::new(ErrorCode::DurableNotFound, "it was deleted just now; try again")
+}

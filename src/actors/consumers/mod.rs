@@ -1,0 +1,355 @@
+//! The durable subscriptions with members on this node: their places in the log, and who has which event.
+//!
+//! All decisions are those of the [`Durable`](crate::domain::durable::Durable) machine; here they are carried out. Events come with the committed
+//! batches or, to whoever is behind, from the store; what becomes of them goes to persistence, and is answered when
+//! it is stored.
+//!
+//! - *DU-1* An acknowledgement is answered after its commit.
+//! - *DU-2* Of several nodes one delivers the events of a durable subscription; the members at the others stand by.
+//! - *DU-3* What an operator has moved is not moved back: changes carry the epoch for which they were made.
+
+mod consumer;
+mod delivering;
+mod joining;
+mod leases;
+pub mod messages;
+mod saving;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, MessageResult, ResponseActFuture,
+    StreamHandler, WrapFuture,
+};
+use tokio::sync::{Notify, oneshot};
+
+use self::consumer::Consumer;
+use self::messages::{ConsumerStatus, FindFate, Leave, ListConsumers, LookAgain, MemberKey, RoomAgain, Settle};
+use super::clock::Clock;
+use super::log_position::LogPosition;
+use super::persistence::Persistence;
+use super::push_log::PushLog;
+use super::router::messages::RouteBatch;
+use crate::config::Config;
+use crate::domain::durable::{DurablePolicy, MemberId};
+use crate::domain::event::EventId;
+use crate::domain::index::{PatternIndex, TopicId};
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::log_batch::LogBatch;
+use crate::runtime::address::{Address, Generation};
+use crate::runtime::child::Finish;
+use crate::runtime::life::Life;
+use crate::runtime::report::{Details, Observe};
+use crate::storage::Reader;
+use crate::telemetry::metrics::Metrics;
+
+/// Messages that may wait.
+pub const MAILBOX: usize = 1024;
+/// Batches taken in a row before others on the thread get their turn.
+const BATCHES_PER_TURN: usize = 16;
+/// How often holds are made sure of, what another node has made anew is looked for, and members are told what holds
+/// them up.
+const TICK_INTERVAL: Duration = Duration::from_secs(1);
+/// After a failure of the store.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// What the actor is made of; kept by the supervisor to make another.
+#[derive(Clone)]
+pub struct ConsumersParts {
+    pub persistence: Address<Persistence>,
+    pub limits: ConsumerLimits,
+    pub reader: Reader,
+    pub position: Arc<LogPosition>,
+    pub metrics: Arc<Metrics>,
+    pub pushes: Arc<PushLog>,
+    /// Told by persistence when dead letters were made anew.
+    pub renewed: Arc<Notify>,
+    pub log_activity: bool,
+}
+
+/// Bounds and defaults.
+#[derive(Debug, Clone, Copy)]
+pub struct ConsumerLimits {
+    /// Durable subscriptions in the store.
+    pub max_count: usize,
+    /// Bytes of what one has taken from the log and not settled; one event may be larger.
+    pub max_unacked_bytes: usize,
+    /// For what a member does not say.
+    pub policy: DurablePolicy,
+}
+
+impl ConsumerLimits {
+    /// As configured.
+    pub fn new(config: &Config) -> Self {
+        let consumers = &config.consumers;
+        Self {
+            max_count: consumers.max_count,
+            max_unacked_bytes: consumers.max_unacked_bytes.as_usize(),
+            policy: DurablePolicy {
+                ack_wait: consumers.ack_wait.get(),
+                max_in_flight: consumers.max_in_flight,
+                max_deliver: consumers.max_deliver,
+            },
+        }
+    }
+}
+
+/// See the module.
+pub struct Consumers {
+    parts: ConsumersParts,
+    consumers: BTreeMap<Arc<str>, Consumer>,
+    /// Which of them want an event.
+    index: PatternIndex,
+    by_topic: HashMap<TopicId, Vec<Arc<str>>>,
+    /// The last event that was routed here.
+    head: EventId,
+    /// Names of those that somebody is about to join: they are not let go of.
+    opening: Vec<String>,
+    /// Ticks so far.
+    ticks: usize,
+    next_member: MemberId,
+    /// Machines of consumers so far.
+    generations: u64,
+    clock: Clock,
+    batches_in_turn: usize,
+    finished: Vec<oneshot::Sender<()>>,
+    is_finishing: bool,
+    life: Life,
+}
+
+impl Consumers {
+    pub fn new(parts: ConsumersParts, life: Life) -> Self {
+        Self {
+            head: parts.position.last(),
+            parts,
+            consumers: BTreeMap::new(),
+            index: PatternIndex::default(),
+            by_topic: HashMap::new(),
+            opening: Vec::new(),
+            ticks: 0,
+            next_member: 1,
+            generations: 0,
+            clock: Clock::start(),
+            batches_in_turn: 0,
+            finished: Vec::new(),
+            is_finishing: false,
+            life,
+        }
+    }
+
+    /// Hands the events of a batch to those that are up to it; the others read the store.
+    fn route(&mut self, batch: &LogBatch, ctx: &mut Context<Self>) {
+        let (prev, last) = (batch.prev, batch.last());
+        self.head = self.head.max(last);
+        if self.consumers.is_empty() {
+            return;
+        }
+        let mut wanted: HashMap<&Arc<str>, Vec<&crate::domain::event::Event>> = HashMap::new();
+        for event in &batch.events {
+            self.index.for_each_match(&event.event.name, |topic| {
+                for name in self.by_topic.get(&topic).into_iter().flatten() {
+                    wanted.entry(name).or_default().push(&event.event);
+                }
+            });
+        }
+        let mut concerned = Vec::new();
+        for (name, consumer) in &mut self.consumers {
+            let Some(cursor) = consumer.cursor().filter(|cursor| *cursor < last) else { continue };
+            if cursor < prev || consumer.is_reading() {
+                concerned.push(Arc::clone(name));
+                continue;
+            }
+            let events = wanted.remove(name).unwrap_or_default();
+            if !events.is_empty() {
+                concerned.push(Arc::clone(name));
+            }
+            consumer.take(events.into_iter().cloned(), last);
+        }
+        for name in concerned {
+            self.pump(&name, ctx);
+        }
+    }
+
+    /// Does all for one that can be done now: takes back, sends, reads, stores, and sets the timer for the rest.
+    fn pump(&mut self, name: &str, ctx: &mut Context<Self>) {
+        self.send(name);
+        self.read(name, ctx);
+        self.save(name, ctx);
+        self.set_timer(name, ctx);
+        self.retire(name);
+    }
+
+    fn pump_all(&mut self, ctx: &mut Context<Self>) {
+        let names: Vec<_> = self.consumers.keys().cloned().collect();
+        names.iter().for_each(|name| self.pump(name, ctx));
+    }
+
+    fn find(&mut self, key: &MemberKey) -> Option<&mut Consumer> {
+        let is_here = key.generation == self.life.generation();
+        let consumer = self.consumers.get_mut(&key.durable).filter(|_| is_here);
+        consumer.filter(|consumer| consumer.members().contains(key.member))
+    }
+
+    fn report(&self) -> serde_json::Value {
+        serde_json::json!({
+            "durables": self.consumers.values().map(Consumer::status).collect::<Vec<_>>(),
+            "routed_id": self.head,
+        })
+    }
+}
+
+impl Actor for Consumers {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.run_interval(TICK_INTERVAL, Self::tick);
+        ctx.add_stream(self.parts.persistence.generations());
+        let renewed = Arc::clone(&self.parts.renewed);
+        ctx.add_stream(futures_util::stream::unfold(renewed, |renewed| async {
+            renewed.notified().await;
+            Some((Renewed, renewed))
+        }));
+    }
+}
+
+/// See [`ConsumersParts::renewed`].
+struct Renewed;
+
+impl Drop for Consumers {
+    /// Sessions find out by the end of their links.
+    fn drop(&mut self) {
+        let members: usize = self.consumers.values().map(|consumer| consumer.members().len()).sum();
+        self.parts.metrics.durable_members.sub(members as i64);
+    }
+}
+
+impl Handler<RouteBatch> for Consumers {
+    type Result = ();
+
+    fn handle(&mut self, RouteBatch(batch): RouteBatch, ctx: &mut Self::Context) {
+        self.route(&batch, ctx);
+        self.batches_in_turn += 1;
+        if self.batches_in_turn >= BATCHES_PER_TURN {
+            self.batches_in_turn = 0;
+            ctx.wait(tokio::task::yield_now().into_actor(self));
+        }
+    }
+}
+
+/// Some job has made dead ones anew.
+impl StreamHandler<Renewed> for Consumers {
+    fn handle(&mut self, Renewed: Renewed, ctx: &mut Self::Context) {
+        let names: Vec<_> = self.consumers.keys().cloned().collect();
+        self.ask_for_leases(&names, ctx);
+    }
+}
+
+impl Handler<Leave> for Consumers {
+    type Result = ();
+
+    fn handle(&mut self, Leave(key): Leave, ctx: &mut Self::Context) {
+        if let Some(consumer) = self.find(&key) {
+            consumer.leave(key.member);
+            self.parts.metrics.durable_members.dec();
+            self.pump(&key.durable, ctx);
+        }
+    }
+}
+
+impl Handler<Settle> for Consumers {
+    type Result = Result<(), ApiError>;
+
+    fn handle(&mut self, Settle { key, settlement }: Settle, ctx: &mut Self::Context) -> Self::Result {
+        let now = self.clock.now();
+        let consumer = self.find(&key).ok_or_else(|| {
+            ApiError::new(ErrorCode::NotAMember, format!("not a member of {:?}; subscribe to it first", key.durable))
+        })?;
+        consumer.settle(key.member, &settlement, now)?;
+        // Once for all that has arrived with it.
+        if consumer.begin_due() {
+            ctx.spawn(actix::fut::ready(()).map(move |(), this: &mut Self, ctx| {
+                if let Some(consumer) = this.consumers.get_mut(&key.durable) {
+                    consumer.pumped();
+                    this.pump(&key.durable, ctx);
+                }
+            }));
+        }
+        Ok(())
+    }
+}
+
+impl Handler<RoomAgain> for Consumers {
+    type Result = ();
+
+    fn handle(&mut self, RoomAgain(key): RoomAgain, ctx: &mut Self::Context) {
+        self.pump(&key.durable, ctx);
+    }
+}
+
+impl Handler<LookAgain> for Consumers {
+    type Result = ();
+
+    fn handle(&mut self, LookAgain(name): LookAgain, ctx: &mut Self::Context) {
+        let name: Arc<str> = name.into();
+        self.ask_for_lease(&name, ctx);
+    }
+}
+
+impl Handler<ListConsumers> for Consumers {
+    type Result = MessageResult<ListConsumers>;
+
+    fn handle(&mut self, ListConsumers: ListConsumers, _: &mut Self::Context) -> Self::Result {
+        let statuses: Vec<ConsumerStatus> = self.consumers.values().map(Consumer::status).collect();
+        MessageResult(statuses)
+    }
+}
+
+impl Handler<FindFate> for Consumers {
+    type Result = MessageResult<FindFate>;
+
+    fn handle(&mut self, FindFate(id): FindFate, _: &mut Self::Context) -> Self::Result {
+        let fates =
+            self.consumers.values().filter_map(|consumer| Some((consumer.name().to_string(), consumer.fate(id)?)));
+        MessageResult(fates.collect())
+    }
+}
+
+/// A writer is there that was not there before: the leases that the earlier one had are to be asked for anew.
+impl StreamHandler<Generation> for Consumers {
+    fn handle(&mut self, _: Generation, ctx: &mut Context<Self>) {
+        let names: Vec<_> = self.consumers.keys().cloned().collect();
+        self.ask_for_leases(&names, ctx);
+    }
+}
+
+impl Handler<Observe> for Consumers {
+    type Result = MessageResult<Observe>;
+
+    fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
+        MessageResult(Details::of(self.report()))
+    }
+}
+
+impl Handler<Finish> for Consumers {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
+        self.is_finishing = true;
+        let (done, finished) = oneshot::channel();
+        self.finished.push(done);
+        self.pump_all(ctx);
+        self.tell_if_finished();
+        Box::pin(finished.into_actor(self).map(|_, this, ctx| {
+            this.life.finish();
+            ctx.stop();
+        }))
+    }
+}
+
+crate::supervised!(Consumers, RouteBatch, Leave, RoomAgain, LookAgain);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! What becomes of events is stored, and members are told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+
+use super::consumer::Consumer;
+use super::consumer::storing::{End, Saved};
+use super::{Consumers, STORE_RETRY};
+use crate::actors::clock::now;
+use crate::actors::persistence::messages::CommitWrites;
+use crate::domain::durable::Dead;
+use crate::domain::lease::Lease;
+use crate::storage::{Outcome, Write, service_name};
+use crate::telemetry::faults::{self, FaultPoint};
+
+/// Between two transactions of one durable subscription: what is said meanwhile shares the next.
+const SAVE_PAUSE: Duration = Duration::from_millis(1);
+/// When the writer's mailbox is full.
+const MAILBOX_RETRY: Duration = Duration::from_millis(20);
+
+impl Consumers {
+    /// Stores what has to be stored soon; of one without members, everything.
+    pub(super) fn save(&mut self, name: &str, ctx: &mut Context<Self>) {
+        let is_last = self.is_finishing || self.consumers.get(name).is_some_and(|c| c.members().is_empty());
+        self.save_if(name, is_last, ctx);
+    }
+
+    /// The same, or everything if `all`.
+    pub(super) fn save_if(&mut self, name: &str, all: bool, ctx: &mut Context<Self>) {
+        let Some(consumer) = self.consumers.get_mut(name) else { return };
+        self.parts.metrics.durable_settled.inc_by(consumer.tell_stored() as u64);
+        if !consumer.has_to_save(all) {
+            return;
+        }
+        assert!(!faults::strikes(FaultPoint::DurablesDieBefore), "injected fault in durables");
+        let Some(change) = consumer.begin_save(now()) else { return };
+        let (message, outcome) = CommitWrites::one(Write::ChangeDurable(change));
+        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.parts.persistence.tell(message).is_ok();
+        let name = Arc::clone(consumer.name());
+        let stored = async move {
+            if !is_sent {
+                return End::NotSent;
+            }
+            match outcome.await {
+                Ok(Outcome::Void) => End::Void,
+                Ok(_) => End::Stored,
+                Err(_) => End::Failed,
+            }
+        };
+        ctx.spawn(stored.into_actor(self).map(move |end, this, ctx| this.saved(&name, end, ctx)));
+    }
+
+    fn saved(&mut self, name: &Arc<str>, end: End, ctx: &mut Context<Self>) {
+        let Some(saved) = self.consumers.get_mut(name).and_then(|consumer| consumer.saved(end)) else { return };
+        assert!(!faults::strikes(FaultPoint::DurablesDieAfter), "injected fault in durables");
+        match saved {
+            Saved::Outdated => self.pump(name, ctx),
+            Saved::Stored { generation, dead, has_renewed } => {
+                for Dead { id, deliveries, reason, .. } in &dead {
+                    let reason = reason.as_str();
+                    log::warn!(service = service_name(name), id, attempts = deliveries, reason; "delivery is dead");
+                }
+                self.parts.metrics.durable_dead.inc_by(dead.len() as u64);
+                self.rest(name, generation, SAVE_PAUSE, ctx);
+                if has_renewed {
+                    self.claim_renewed(name, ctx);
+                }
+                self.pump(name, ctx);
+            }
+            Saved::Moved => {
+                // What is so is asked of the store.
+                let consumer = self.consumers.get_mut(name);
+                consumer.into_iter().for_each(|consumer| consumer.replace(Lease::Follower));
+                self.ask_for_lease(name, ctx);
+            }
+            Saved::Again { generation } => {
+                let pause = if end == End::Failed { STORE_RETRY } else { MAILBOX_RETRY };
+                self.rest(name, generation, pause, ctx);
+            }
+        }
+    }
+
+    /// Sends nothing of it to the store for so long.
+    fn rest(&mut self, name: &Arc<str>, generation: u64, pause: Duration, ctx: &mut Context<Self>) {
+        let name = Arc::clone(name);
+        ctx.run_later(pause, move |this, ctx| {
+            if this.consumers.get_mut(&name).is_some_and(|consumer| consumer.rested(generation)) {
+                this.pump(&name, ctx);
+            }
+        });
+    }
+
+    /// Lets go of one that nobody is a member of, once all is stored.
+    pub(super) fn retire(&mut self, name: &str) {
+        let is_idle = |consumer: &Consumer| consumer.members().is_empty() && consumer.is_saved();
+        let is_opening = self.opening.iter().any(|opening| opening == name);
+        if !is_opening && self.consumers.get(name).is_some_and(is_idle) {
+            self.forget(name);
+        }
+        self.tell_if_finished();
+    }
+
+    /// Answers who waits for the end, if this is it.
+    pub(super) fn tell_if_finished(&mut self) {
+        if self.is_finishing && self.consumers.values().all(Consumer::is_saved) {
+            for finished in self.finished.drain(..) {
+                let _ = finished.send(());
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Where every supervised actor is reached.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::dev::ToEnvelope;
+use actix::prelude::{Actor, Addr, Handler, Message};
+use futures_util::future::join_all;
+
+use super::client::Client;
+use super::consumers::Consumers;
+use super::persistence::Persistence;
+use super::router::Router;
+use super::shard::Shard;
+use super::shard::messages::{CheckAccess, DrainSessions};
+use super::supervisor::Supervisor;
+use crate::protocol::close::CloseReason;
+use crate::runtime::address::Address;
+
+/// How long an actor may take to answer a question of an operator.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The addresses of all actors but the sessions, made once. Clones share them.
+#[derive(Clone)]
+pub struct Registry {
+    pub supervisor: Addr<Supervisor>,
+    pub persistence: Address<Persistence>,
+    pub router: Address<Router>,
+    pub consumers: Address<Consumers>,
+    /// One for each HTTP worker.
+    pub shards: Arc<[Address<Shard>]>,
+    /// By the names of their services.
+    pub clients: Arc<BTreeMap<String, Address<Client>>>,
+}
+
+impl Registry {
+    /// Addresses at which nobody is yet.
+    pub fn vacant(supervisor: Addr<Supervisor>, workers: usize, services: impl Iterator<Item = String>) -> Self {
+        Self {
+            supervisor,
+            persistence: Address::vacant(),
+            router: Address::vacant(),
+            consumers: Address::vacant(),
+            shards: (0..workers).map(|_| Address::vacant()).collect(),
+            clients: Arc::new(services.map(|name| (name, Address::vacant())).collect()),
+        }
+    }
+
+    /// Has the shards close the sessions whose token is revoked now. Each looks by itself every second, too.
+    pub fn check_access(&self) {
+        for shard in &*self.shards {
+            let _ = shard.tell(CheckAccess);
+        }
+    }
+
+    /// Has the shards close all sessions, spread over `spread`. It is asked, as it must not be lost; they have it when
+    /// they have room.
+    pub fn drain_sessions(&self, spread: Duration) {
+        let drain = DrainSessions { reason: CloseReason::Draining, spread };
+        for shard in &*self.shards {
+            actix_rt::spawn(shard.ask(drain));
+        }
+    }
+
+    /// Asks every shard; the answers of those that answer in time.
+    pub fn ask_shards<M>(&self, message: M) -> impl Future<Output = Vec<M::Result>> + use<M>
+    where
+        M: Message + Clone + Send + 'static,
+        M::Result: Send,
+        Shard: Handler<M>,
+    {
+        let asked = self.shards.iter().map(|shard| in_time(shard, message.clone()));
+        let answers = join_all(asked.collect::<Vec<_>>());
+        async move { answers.await.into_iter().flatten().collect() }
+    }
+}
+
+/// Asks an actor; nothing if it does not answer in time.
+pub fn in_time<A, M>(address: &Address<A>, message: M) -> impl Future<Output = Option<M::Result>> + use<A, M>
+where
+    A: Actor + Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    let asked = tokio::time::timeout(PATIENCE, address.ask(message));
+    async move { asked.await.ok()?.ok() }
+}

@@ -1,0 +1,123 @@
+//! The supervised actors: one entry each.
+
+use std::sync::Arc;
+
+use actix_rt::Arbiter;
+use tokio::sync::{Notify, mpsc};
+
+use crate::actors::client::{self, Client, ClientParts};
+use crate::actors::consumers::{self, ConsumerLimits, Consumers, ConsumersParts};
+use crate::actors::log_position::LogPosition;
+use crate::actors::persistence::intake::Backlog;
+use crate::actors::persistence::{self, Persistence, PersistenceParts};
+use crate::actors::push_log::PushLog;
+use crate::actors::registry::Registry;
+use crate::actors::router::{self, Router, RouterParts};
+use crate::actors::service_slot::ServiceSlots;
+use crate::actors::shard;
+use crate::actors::supervisor::messages::Supervise;
+use crate::config::{Config, Span};
+use crate::runtime::child::{Child, elsewhere, on_arbiter};
+use crate::runtime::life::{ChildId, Life};
+use crate::runtime::report::ActorKind;
+use crate::storage::{Reader, RetentionPolicy, StoreOptions};
+use crate::telemetry::health::StoreHealth;
+use crate::telemetry::metrics::Metrics;
+
+/// What several of them are made of.
+pub struct Shared {
+    pub actors: Registry,
+    pub store: StoreOptions,
+    pub slots: ServiceSlots,
+    /// Apart from that of the edge: who asks for many events does not slow down deliveries.
+    pub deliveries: Reader,
+    pub position: Arc<LogPosition>,
+    pub pushes: Arc<PushLog>,
+    pub backlog: Arc<Backlog>,
+    pub health: Arc<StoreHealth>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Has the supervisor start them, but for the shards: see [`shard`].
+pub fn start(config: &Config, shared: &Shared) {
+    let Shared { actors, position, metrics, .. } = shared;
+    // Where persistence may block.
+    let store = Arbiter::new().handle();
+    // Where all clients run, and the consumers.
+    let delivery = Arbiter::new().handle();
+    // Told by persistence when dead letters of consumers were made anew.
+    let renewed = Arc::<Notify>::default();
+
+    let shards = actors.shards.iter().map(|shard| (ActorKind::Shard, shard.mailbox()));
+    let parts = RouterParts {
+        followers: shards.chain([(ActorKind::Consumers, actors.consumers.mailbox())]).collect(),
+        position: Arc::clone(position),
+        metrics: Arc::clone(metrics),
+    };
+    let router = on_arbiter(Arbiter::current(), &actors.router, move |life| Router::new(parts.clone(), life));
+
+    let parts = PersistenceParts {
+        store: shared.store.clone(),
+        router: actors.router.mailbox(),
+        services: Arc::clone(&shared.slots),
+        renewed: Arc::clone(&renewed),
+        retention: retention(config),
+        position: Arc::clone(position),
+        backlog: Arc::clone(&shared.backlog),
+        health: Arc::clone(&shared.health),
+        metrics: Arc::clone(metrics),
+        log_activity: config.log.activity,
+    };
+    let persistence = on_arbiter(store, &actors.persistence, move |life| Persistence::new(parts.clone(), life));
+
+    let parts = ConsumersParts {
+        limits: ConsumerLimits::new(config),
+        persistence: actors.persistence.clone(),
+        reader: shared.deliveries.clone(),
+        position: Arc::clone(position),
+        metrics: Arc::clone(metrics),
+        pushes: Arc::clone(&shared.pushes),
+        renewed,
+        log_activity: config.log.activity,
+    };
+    let consumers = on_arbiter(delivery.clone(), &actors.consumers, move |life| Consumers::new(parts.clone(), life));
+
+    let (r, p, c) = (router::MAILBOX, persistence::MAILBOX, consumers::MAILBOX);
+    supervise(actors, ActorKind::Router, 0, Child::new("router".into(), &actors.router, r, router));
+    supervise(actors, ActorKind::Persistence, 0, Child::new("persistence".into(), &actors.persistence, p, persistence));
+    supervise(actors, ActorKind::Consumers, 0, Child::new("durables".into(), &actors.consumers, c, consumers));
+    for (number, (service, slot)) in config.services.iter().zip(shared.slots.iter()).enumerate() {
+        let address = &actors.clients[&service.name];
+        let parts = ClientParts {
+            persistence: actors.persistence.clone(),
+            service: Arc::new(service.clone()),
+            slot: Arc::clone(slot),
+            position: Arc::clone(position),
+            reader: shared.deliveries.clone(),
+            metrics: Arc::clone(metrics),
+            log_activity: config.log.activity,
+        };
+        let client = on_arbiter(delivery.clone(), address, move |life| Client::new(parts.clone(), life));
+        let name = format!("client/{}", service.name);
+        supervise(actors, ActorKind::Client, number, Child::new(name, address, client::MAILBOX, client));
+    }
+}
+
+/// Has the supervisor start the shard of a worker, by sending each life of it to the worker's thread.
+pub fn shard(actors: &Registry, number: usize, starts: mpsc::UnboundedSender<Life>) {
+    let shard = Child::new(format!("shard/{number}"), &actors.shards[number], shard::MAILBOX, elsewhere(starts));
+    supervise(actors, ActorKind::Shard, number, shard);
+}
+
+/// One for each actor: unbounded sending is bounded by that.
+fn supervise(actors: &Registry, kind: ActorKind, number: usize, child: Child) {
+    actors.supervisor.do_send(Supervise { id: ChildId { kind, number }, child });
+}
+
+fn retention(config: &Config) -> RetentionPolicy {
+    RetentionPolicy {
+        max_age: config.retention.max_age.map(Span::get),
+        max_events: config.retention.max_events,
+        max_bytes: config.retention.max_bytes.map(|size| size.as_usize() as u64),
+    }
+}

@@ -1,0 +1,326 @@
+//! What runs in one process, and how it starts and ends.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use actix::prelude::Actor;
+use actix_web::App;
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::middleware::{Condition, from_fn};
+use actix_web::web::Data;
+use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
+
+use super::ServeError;
+use super::children::{self, Shared};
+use crate::access::AccessControl;
+use crate::access::limits::Limits;
+use crate::actors::client::messages::ReadTls;
+use crate::actors::client::policy;
+use crate::actors::clock;
+use crate::actors::log_position::LogPosition;
+use crate::actors::persistence::intake::{Backlog, Intake};
+use crate::actors::push_log::PushLog;
+use crate::actors::registry::Registry;
+use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
+use crate::actors::shard::{ShardLimits, ShardParts};
+use crate::actors::supervisor::messages::FinishAll;
+use crate::actors::supervisor::{Supervisor, SupervisorParts};
+use crate::actors::worker::Worker;
+use crate::config::{Config, ServiceConfig, UnknownFields};
+use crate::domain::restart::RestartPolicy;
+use crate::protocol::publish::PublishRules;
+use crate::storage::{self, ReadWatch, Reader, StoreError, StoreOptions};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
+use crate::transport::{self, ConnectionLimit, ConnectionTimeouts, HttpSettings, ShardQueues};
+use crate::web::{self, ConfiguredService, Edge, EdgeLimits, EdgeParts, LongPollLimits};
+
+/// How long the start waits for the store and the actors before the doors open all the same.
+const START_PATIENCE: Duration = Duration::from_secs(6);
+/// By how much later than a shard the system may find that a client takes nothing: the shard can tell it why.
+const STALL_MARGIN: Duration = Duration::from_secs(5);
+/// How long the store may take for one operation before it counts as hanging.
+const STORE_PATIENCE: Duration = Duration::from_secs(4);
+/// Reads of all clients at a time, at most.
+const MAX_DELIVERY_READERS: usize = 4;
+/// How often revocations and the file of keys are looked at.
+const ACCESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a read that failed is tried again.
+const READ_CARE_INTERVAL: Duration = Duration::from_millis(500);
+/// Of the grace period, what is kept for commits and for the HTTP server to finish.
+const FINISH_SHARE: u32 = 4;
+
+/// Everything that runs, but for the HTTP server.
+pub struct Node {
+    pub edge: EdgeParts,
+    pub store: StoreOptions,
+    shard: ShardParts,
+    backlog: Arc<Backlog>,
+    commit_timeout: Duration,
+    queue_per_shard: usize,
+    deliveries: Reader,
+}
+
+impl Node {
+    /// Starts all actors but the shards, which start with the threads of their connections.
+    pub fn start(
+        config: &Config,
+        store: StoreOptions,
+        access: Arc<AccessControl>,
+        address: SocketAddr,
+        workers: usize,
+        escalate: oneshot::Sender<String>,
+    ) -> Result<Self, ServeError> {
+        let start_error = |error: &dyn std::fmt::Display| ServeError::Start(error.to_string());
+        let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let patience = STORE_PATIENCE.min(config.publish.commit_timeout.get());
+        let health = Arc::new(Health::new(patience, config.redis.url.is_some()));
+        let watch = ReadWatch::new(Arc::clone(&health.store), Arc::clone(&metrics));
+        let read = |options| Reader::watched(options, watch.clone()).map_err(|error: StoreError| start_error(&error));
+        let reader = read(store.clone())?;
+        let slots: ServiceSlots = config.services.iter().map(slot).collect();
+        // Enough for what all clients read at a time; each reads one thing after the other.
+        let readers = slots.len().clamp(1, MAX_DELIVERY_READERS) as u32;
+        let deliveries = read(StoreOptions { readers, ..store.clone() })?;
+        let supervisor = Supervisor::new(SupervisorParts {
+            restarts: restart_policy(config),
+            health: Arc::clone(&health.actors),
+            metrics: Arc::clone(&metrics),
+            escalate: Box::new(move |reason| {
+                let _ = escalate.send(reason);
+            }),
+        });
+        let names = config.services.iter().map(|service| service.name.clone());
+        let actors = Registry::vacant(supervisor.start(), workers, names);
+        let shared = Shared {
+            actors: actors.clone(),
+            store: store.clone(),
+            slots: Arc::clone(&slots),
+            deliveries: deliveries.clone(),
+            position: Arc::<LogPosition>::default(),
+            pushes: Arc::<PushLog>::default(),
+            backlog: Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize()),
+            health: Arc::clone(&health.store),
+            metrics: Arc::clone(&metrics),
+        };
+        children::start(config, &shared);
+        let shard = ShardParts {
+            limits: ShardLimits::new(config),
+            access: Arc::clone(&access),
+            reader: reader.clone(),
+            position: Arc::clone(&shared.position),
+            pushes: Arc::clone(&shared.pushes),
+            metrics: Arc::clone(&metrics),
+            log_activity: config.log.activity,
+            presence: config.subscribe.presence_events.then(|| clock::now().0),
+        };
+        let services = config.services.iter().zip(slots.iter());
+        let services = services
+            .map(|(config, slot)| ConfiguredService { config: Arc::new(config.clone()), slot: Arc::clone(slot) })
+            .collect();
+        let Shared { position, pushes, backlog, .. } = shared;
+        let edge = EdgeParts {
+            rules: PublishRules {
+                refuse_unknown: config.publish.unknown_fields == UnknownFields::Refuse,
+                max_batch: config.publish.max_batch,
+                max_event_bytes: config.server.max_body.as_usize(),
+            },
+            limits: EdgeLimits::new(config),
+            allowed_origins: config.server.allowed_origins.clone().into(),
+            cors_origins: config.server.cors_origins.clone().into(),
+            base_path: config.server.base_path.as_str().into(),
+            allowed_hosts: config.server.allowed_hosts.clone().into(),
+            is_loopback: address.ip().to_canonical().is_loopback(),
+            trusted_proxies: config.server.trusted_proxies.clone().into(),
+            proxy_header: config.server.proxy_header,
+            protect_metrics: config.access.protect_metrics,
+            log_activity: config.log.activity,
+            access,
+            shares: Arc::new(Limits::new(&config.limits)),
+            reader,
+            position,
+            pushes,
+            health,
+            metrics,
+            long_polls: Arc::new(LongPollLimits::new(config.subscribe.max_long_polls)),
+            actors,
+            services,
+        };
+        Ok(Self {
+            edge,
+            shard,
+            backlog,
+            commit_timeout: config.publish.commit_timeout.get(),
+            queue_per_shard: config.subscribe.queue_total.as_usize() / workers,
+            store,
+            deliveries,
+        })
+    }
+
+    /// Tokens and files for TLS were read again.
+    pub async fn reloaded(&self) {
+        for client in self.edge.actors.clients.values() {
+            if let Err(error) = client.tell(ReadTls) {
+                log::warn!(error:%; "a client does not read its tls files");
+            }
+        }
+        learn_revocations(&self.edge.access, &self.edge.reader, &self.edge.actors).await;
+        self.edge.actors.check_access();
+    }
+
+    pub fn http_server(&self, config: &Config, listener: TcpListener, workers: usize) -> Result<Server, ServeError> {
+        let next_worker = Arc::new(AtomicUsize::new(0));
+        let (edge, shard, backlog) = (self.edge.clone(), self.shard.clone(), Arc::clone(&self.backlog));
+        let (commit_timeout, queue_limit) = (self.commit_timeout, self.queue_per_shard);
+        let connections = ConnectionLimit::new(config.server.max_connections);
+        let actors = self.edge.actors.clone();
+        let server = &config.server;
+        let settings = HttpSettings {
+            workers,
+            max_connections: server.max_connections.div_ceil(workers),
+            head_timeout: server.head_timeout.get(),
+            keep_alive: server.keep_alive.get(),
+            timeouts: ConnectionTimeouts {
+                unacknowledged: config.subscribe.stall_timeout.get() * 2 + STALL_MARGIN,
+                next_request: server.keep_alive.get() + server.head_timeout.get(),
+            },
+            shutdown_timeout: (server.shutdown_grace.get() / FINISH_SHARE).max(Duration::from_secs(1)),
+            refuse: web::refuse_unread,
+        };
+        let app = move || {
+            // One call for each worker thread. A thread that replaces one has its place.
+            let number = next_worker.fetch_add(1, Ordering::Relaxed) % workers;
+            let intake = Intake::start(actors.persistence.clone(), Arc::clone(&backlog), commit_timeout);
+            let queues = ShardQueues::new(queue_limit, Arc::clone(&connections));
+            let (worker, starts) =
+                Worker::install(number, intake, shard.clone(), queues, actors.shards[number].clone());
+            children::shard(&actors, number, starts);
+            App::new()
+                .app_data(Data::new(Edge::new(edge.clone(), worker)))
+                .wrap(Condition::new(!edge.cors_origins.is_empty(), from_fn(web::share)))
+                .wrap(from_fn(web::keep_out))
+                .wrap(Condition::new(!edge.base_path.is_empty(), from_fn(web::strip_base_path)))
+                .wrap(from_fn(web::observe))
+                .configure(web::routes)
+        };
+        transport::serve(listener, settings, app)
+            .map_err(|error| ServeError::Start(format!("the HTTP server did not start: {error}")))
+    }
+
+    /// The store's first word, good or bad: publishes right after the start should not be refused for haste. Why there
+    /// is nothing to wait for, if that is so.
+    pub async fn wait_for_store(&self) -> Option<String> {
+        let store = &self.edge.health.store;
+        let knows_services = || self.edge.services.iter().all(|service| service.slot.id().is_some());
+        wait_until(|| (store.is_up() && knows_services()) || store.reason().is_some()).await;
+        store.unusable().now_or_never()
+    }
+
+    /// Tries reads that have failed until they succeed.
+    pub fn watch_reads(&self) {
+        let reader = self.edge.reader.clone();
+        actix_rt::spawn(async move {
+            loop {
+                tokio::time::sleep(READ_CARE_INTERVAL).await;
+                reader.care().await;
+            }
+        });
+    }
+
+    /// Learns who is revoked, and goes on learning: what other nodes revoke, and when the file of keys changes.
+    pub async fn watch_access(&self) {
+        let (access, reader) = (Arc::clone(&self.edge.access), self.edge.reader.clone());
+        let actors = self.edge.actors.clone();
+        learn_revocations(&access, &reader, &actors).await;
+        actix_rt::spawn(async move {
+            let mut looks = tokio::time::interval(ACCESS_INTERVAL);
+            looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                looks.tick().await;
+                learn_revocations(&access, &reader, &actors).await;
+                let access = Arc::clone(&access);
+                // It fails only with a panic, which is logged.
+                let _ = actix_rt::task::spawn_blocking(move || access.refresh_keys()).await;
+            }
+        });
+    }
+
+    pub async fn wait_for_shards(&self, workers: usize) {
+        let actors = &self.edge.health.actors;
+        wait_until(|| (0..workers).all(|number| actors.get(&format!("shard/{number}")))).await;
+    }
+
+    /// Says good-bye to the clients and commits what waits. New requests are answered with 503 up to the end: whoever
+    /// asks is told to go elsewhere, rather than left in the queue of a socket that nobody accepts from.
+    pub async fn drain(&self, server: &ServerHandle, grace: Duration) {
+        self.edge.health.start_draining();
+        // What is not over by then takes a moment to end, and that is to be within the grace period too.
+        let grace = grace - grace / 20;
+        let finish = grace / FINISH_SHARE;
+        self.edge.actors.drain_sessions(finish);
+        let drained = async {
+            // Sessions leave on their own once told; a peer that does not is left to the end of the grace period.
+            let mut looks = tokio::time::interval(Duration::from_millis(20));
+            while self.edge.metrics.sessions.get() > 0 {
+                looks.tick().await;
+            }
+            let _ = self.edge.actors.supervisor.send(FinishAll).await;
+        };
+        if tokio::time::timeout(grace - finish, drained).await.is_err() {
+            log::warn!(sessions = self.edge.metrics.sessions.get(); "grace period is over, leaving the rest");
+        }
+        let _ = tokio::time::timeout(finish, server.stop(true)).await;
+    }
+
+    /// Leaves a store behind that is whole in itself.
+    pub async fn close_store(&self) {
+        self.edge.reader.close().await;
+        self.deliveries.close().await;
+        let store = self.store.clone();
+        let closed = actix_rt::task::spawn_blocking(move || storage::close(&store)).await;
+        if let Ok(Err(error)) = closed {
+            log::warn!(error:%; "the store is not whole in its file alone, copy what lies beside it too");
+        }
+    }
+}
+
+/// What persistence and the client of a service share.
+fn slot(service: &ServiceConfig) -> Arc<ServiceSlot> {
+    let (name, selectors) = (service.name.clone().into(), service.routes.clone());
+    let longest_wait = policy::retry_schedule(&service.options).longest();
+    Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from, longest_wait))
+}
+
+fn restart_policy(config: &Config) -> RestartPolicy {
+    let supervision = &config.supervision;
+    RestartPolicy {
+        max_restarts: supervision.max_restarts,
+        within: supervision.within.get(),
+        backoff: supervision.backoff.get(),
+        backoff_cap: supervision.backoff_cap.get(),
+    }
+}
+
+/// A store that does not answer leaves what is known; the next look comes soon.
+async fn learn_revocations(access: &AccessControl, reader: &Reader, actors: &Registry) {
+    if !access.is_required() {
+        return;
+    }
+    let as_of = access.revocation_changes();
+    if let Ok(revoked) = reader.revocations().await
+        && access.set_revoked(revoked, as_of)
+    {
+        actors.check_access();
+    }
+}
+
+async fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + START_PATIENCE;
+    while !condition() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
