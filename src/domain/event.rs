@@ -283,6 +283,31 @@ pub struct LogBounds {
 }
 
 #[cfg(test)]
+impl NewEvent {
+    /// An event for tests that says nothing but its name and payload.
+    pub fn plain(name: &str, payload: &str) -> Self {
+        Self {
+            name: EventName::parse(name.to_owned()).expect("a valid name"),
+            payload: payload.into(),
+            source: DEFAULT_SOURCE,
+            priority: Priority::Normal,
+            key: None,
+            metadata: None,
+            traceparent: None,
+            idempotency: None,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Event {
+    /// An event for tests that says nothing but its name and payload, of noon on the first of August 2023.
+    pub fn plain(id: EventId, name: &str, payload: &str) -> Self {
+        Self::stored(NewEvent::plain(name, payload), id, Timestamp(1_690_891_200_000_000))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -121,20 +121,10 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::{DEFAULT_SOURCE, Priority, Timestamp};
-    use crate::domain::name::EventName;
+    use crate::domain::event::{DEFAULT_SOURCE, Timestamp};
 
     fn event(name: &str, source: ByteString) -> NewEvent {
-        NewEvent {
-            name: EventName::parse(name.to_owned()).expect("a name"),
-            payload: "{}".into(),
-            source,
-            priority: Priority::Normal,
-            key: None,
-            metadata: None,
-            traceparent: None,
-            idempotency: None,
-        }
+        NewEvent { source, ..NewEvent::plain(name, "{}") }
     }
 
     fn route(service: ServiceId, name: &str, patterns: &[&str], echo: bool) -> Route {

@@ -69,7 +69,7 @@ fn write_compact(out: &mut Vec<u8>, json: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::{Priority, Timestamp};
+    use crate::domain::event::Timestamp;
 
     fn log() -> LogId {
         LogId::parse("6ba7b810-9dad-41d1-80b4-00c04fd430c8").expect("valid")
@@ -77,15 +77,9 @@ mod tests {
 
     fn enveloped(name: &'static str, payload: &str) -> String {
         let event = Event {
-            id: 58,
             created_at: Timestamp(1_690_891_200_123_999),
-            name: EventName::parse(name).expect("valid"),
-            payload: payload.into(),
-            source: "api".into(),
-            priority: Priority::High,
             key: Some("k".into()),
-            metadata: None,
-            traceparent: None,
+            ..Event::plain(58, name, payload)
         };
         let mut out = Vec::new();
         write_envelope(&mut out, log(), &event, "EVENT_\"HANDLER");

@@ -84,19 +84,14 @@ pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::name::EventName;
 
     fn event() -> Event {
         Event {
-            id: 58,
-            created_at: Timestamp(1_690_891_200_000_000),
-            name: EventName::parse("user.created").expect("valid"),
-            payload: r#"{"n": 1e400}"#.into(),
             source: "a \"b\"\n".into(),
             priority: Priority::High,
             key: Some("k".into()),
             metadata: Some(r#"{"a":"1"}"#.into()),
-            traceparent: None,
+            ..Event::plain(58, "user.created", r#"{"n": 1e400}"#)
         }
     }
 

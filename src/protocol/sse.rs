@@ -83,21 +83,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::event::{Priority, Timestamp};
-    use crate::domain::name::EventName;
 
     fn event(payload: &str) -> Event {
-        Event {
-            id: 58,
-            created_at: Timestamp(1_690_891_200_000_000),
-            name: EventName::parse("user.created").expect("valid"),
-            payload: payload.into(),
-            source: "api".into(),
-            priority: Priority::Normal,
-            key: None,
-            metadata: None,
-            traceparent: None,
-        }
+        Event::plain(58, "user.created", payload)
     }
 
     #[test]

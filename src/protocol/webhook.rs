@@ -184,8 +184,6 @@ fn value(text: String) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::Priority;
-    use crate::domain::name::EventName;
 
     const IDS: TraceIds = TraceIds { trace: 0xab, span: 0xcd };
 
@@ -199,17 +197,7 @@ mod tests {
     }
 
     fn event() -> Event {
-        Event {
-            id: 58,
-            created_at: Timestamp(1_690_891_200_000_000),
-            name: EventName::parse("user.created").expect("valid"),
-            payload: r#"{"n": 1e400}"#.into(),
-            source: "a \"b\"".into(),
-            priority: Priority::High,
-            key: None,
-            metadata: None,
-            traceparent: None,
-        }
+        Event { source: "a \"b\"".into(), ..Event::plain(58, "user.created", r#"{"n": 1e400}"#) }
     }
 
     fn header<'a>(request: &'a DeliveryRequest, name: &str) -> Option<&'a str> {

@@ -9,8 +9,7 @@ use super::*;
 use crate::domain::breaker::{BreakerPolicy, Window};
 use crate::domain::delivery::{DeadReason, DeliveryState, Verdict};
 use crate::domain::dispatch::{DispatchPolicy, Next};
-use crate::domain::event::{Event, Priority};
-use crate::domain::name::EventName;
+use crate::domain::event::Event;
 use crate::domain::priority::LanePolicy;
 use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryBudgetPolicy;
@@ -208,17 +207,7 @@ impl Model {
         let before = self.rows.range(..id).rev();
         let behind = before.filter(|(_, other)| other.state.is_open() && other.key == row.key).map(|(id, _)| *id);
         Claimed {
-            event: Event {
-                id,
-                created_at: Timestamp(id),
-                name: EventName::from_store("a".to_owned()),
-                payload: "{}".into(),
-                source: "api".into(),
-                priority: Priority::Normal,
-                key: row.key.clone(),
-                metadata: None,
-                traceparent: None,
-            },
+            event: Event { created_at: Timestamp(id), key: row.key.clone(), ..Event::plain(id, "a", "{}") },
             lane: row.lane,
             attempts: row.attempts,
             spent: row.spent,

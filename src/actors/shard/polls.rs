@@ -121,21 +121,11 @@ impl Handler<ForgetPoll> for Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::{Event, Priority, Timestamp};
+    use crate::domain::event::Event;
     use crate::domain::pattern::Pattern;
 
     fn batch(names: &[&str]) -> std::sync::Arc<LogBatch> {
-        let event = |(id, name): (i64, &&str)| Event {
-            id,
-            created_at: Timestamp(0),
-            name: EventName::parse(name.to_string()).expect("valid"),
-            payload: "1".into(),
-            source: "api".into(),
-            priority: Priority::Normal,
-            key: None,
-            metadata: None,
-            traceparent: None,
-        };
+        let event = |(id, name): (i64, &&str)| Event::plain(id, name, "1");
         LogBatch::new(0, (1..).zip(names).map(event).collect())
     }
 

@@ -67,22 +67,11 @@ impl RecentEvents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::{Event, Priority, Timestamp};
-    use crate::domain::name::EventName;
+    use crate::domain::event::Event;
 
     fn batch(ids: std::ops::RangeInclusive<EventId>) -> Arc<LogBatch> {
         let prev = ids.start() - 1;
-        let event = |id| Event {
-            id,
-            created_at: Timestamp(0),
-            name: EventName::parse("a").expect("valid"),
-            payload: "1".into(),
-            source: "api".into(),
-            priority: Priority::Normal,
-            key: None,
-            metadata: None,
-            traceparent: None,
-        };
+        let event = |id| Event::plain(id, "a", "1");
         LogBatch::new(prev, ids.map(event).collect())
     }
 

@@ -19,8 +19,7 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection as _;
 use tempfile::TempDir;
 
-use crate::domain::event::{Append, DEFAULT_SOURCE, Idempotency, NewEvent, Priority, Timestamp};
-use crate::domain::name::EventName;
+use crate::domain::event::{Append, Idempotency, NewEvent, Timestamp};
 use crate::domain::routes::Routes;
 use crate::storage::connection::{Access, Connection, on_backend};
 use crate::storage::{Outcome, Reader, StoreOptions, StoreUrl, Write, Writer};
@@ -80,16 +79,7 @@ fn options(url: StoreUrl) -> StoreOptions {
 }
 
 fn event(name: &str, payload: &str) -> NewEvent {
-    NewEvent {
-        name: EventName::parse(name.to_owned()).expect("a valid name"),
-        payload: payload.to_owned().into(),
-        source: DEFAULT_SOURCE,
-        priority: Priority::Normal,
-        key: None,
-        metadata: None,
-        traceparent: None,
-        idempotency: None,
-    }
+    NewEvent::plain(name, payload)
 }
 
 fn idempotency(key: &str, fingerprint: u8) -> Option<Idempotency> {
