@@ -14,6 +14,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod connection;
 pub mod consumers;
 pub mod log_position;
 pub mod persistence;
@@ -24,3 +25,4 @@ pub mod service_slot;
 pub mod session;
 pub mod shard;
 pub mod supervisor;
+pub mod worker;

@@ -13,6 +13,7 @@ pub enum ActorKind {
     Supervisor,
     Persistence,
     Router,
+    #[serde(rename = "durables")]
     Consumers,
     Shard,
     Session,

@@ -41,7 +41,7 @@ pub use inbound::InboundFrames;
 pub use limit::{Admission, ConnectionLimit};
 pub use outbox::{DrainNotices, DrainQueue, Outbox, OutboxKey, QueueBudget, ShardQueues};
 pub use server::{HttpSettings, serve};
-pub use socket::{ConnectionSocket, ConnectionTimeouts, ServedRequest};
+pub use socket::{ConnectionSocket, ConnectionTimeouts, ServedRequest, peer_name};
 pub use streaming::{InputEnd, PeerInput, Streaming, stream};
 
 use handover::Handover;

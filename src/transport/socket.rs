@@ -5,7 +5,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
@@ -200,4 +200,13 @@ pub(super) fn has_room(stream: &TcpStream) -> bool {
     // SAFETY: `poll` is one valid entry, and the descriptor is open as long as `stream` lives.
     let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
     ready == 1 && poll.revents & libc::POLLOUT != 0
+}
+
+/// An address for the log, without the port if that is not known.
+pub fn peer_name(peer: Option<SocketAddr>) -> String {
+    match peer {
+        None => "-".to_owned(),
+        Some(peer) if peer.port() == 0 => peer.ip().to_string(),
+        Some(peer) => peer.to_string(),
+    }
 }

@@ -62,7 +62,7 @@ pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     }
     let metrics = &edge.parts.metrics;
     metrics.store_up.set(edge.parts.health.store.is_well().into());
-    metrics.backlog.set(edge.worker.intake.backlog().events() as i64);
+    metrics.backlog.set(edge.worker.thread.intake.backlog().events() as i64);
     if let Some(bounds) = edge.parts.position.get() {
         metrics.log_last.set(bounds.last);
         metrics.log_earliest.set(bounds.earliest);

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Edge;
 use super::event_query::read_page;
 use super::query::{Query, invalid};
-use crate::actors::router::worker::ShardAddresses;
-use crate::actors::shard::messages::{AwaitEvent, ForgetPoll, PollId};
-use crate::domain::pattern::Pattern;
+use crate::actors::session::long_poll::LongPoll;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{EventPage, EventQuery};
 use crate::transport::{ConnectionLimit, ConnectionSocket};
@@ -62,7 +60,7 @@ pub async fn read(req: &HttpRequest, edge: &Edge, events: EventQuery, wait: Dura
     loop {
         // The place is taken before the log is read: what is committed meanwhile wakes.
         let waiting = match &place {
-            Some(_) => Waiting::begin(edge, &events.patterns).await,
+            Some(_) => LongPoll::begin(&edge.worker, &events.patterns).await,
             None => None,
         };
         let known = parts.position.last();
@@ -77,7 +75,7 @@ pub async fn read(req: &HttpRequest, edge: &Edge, events: EventQuery, wait: Dura
             return Err(error.retry_after(Duration::from_secs(1)));
         };
         let woken = tokio::select! {
-            woken = &mut waiting.woken => woken.is_ok(),
+            woken = waiting.woken() => woken,
             () = tokio::time::sleep_until(deadline) => false,
             () = gone(req) => false,
         };
@@ -94,29 +92,5 @@ async fn gone(req: &HttpRequest) {
     match req.conn_data::<Rc<ConnectionSocket>>() {
         Some(socket) => socket.gone().await,
         None => std::future::pending().await,
-    }
-}
-
-/// A place among those who wait, given back when dropped.
-struct Waiting {
-    woken: oneshot::Receiver<()>,
-    id: PollId,
-    shard: Rc<ShardAddresses>,
-}
-
-impl Waiting {
-    async fn begin(edge: &Edge, patterns: &[Pattern]) -> Option<Self> {
-        let shard = edge.worker.shard()?;
-        let (wake, woken) = oneshot::channel();
-        let patterns = if patterns.is_empty() { vec![Pattern::everything()] } else { patterns.to_vec() };
-        let id = shard.await_event.send(AwaitEvent { patterns, wake }).await.ok()?;
-        Some(Self { woken, id, shard })
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        // One message for each wait: unbounded sending is bounded by that.
-        self.shard.forget_poll.do_send(ForgetPoll(self.id));
     }
 }

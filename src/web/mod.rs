@@ -4,6 +4,7 @@ mod accept;
 mod access;
 mod admin;
 mod body;
+mod connecting;
 mod cors;
 mod encoding;
 mod event_query;
@@ -19,7 +20,6 @@ mod query;
 mod reply;
 mod resume;
 mod schedules;
-mod seat;
 mod stream;
 mod trace;
 mod write;
@@ -39,8 +39,8 @@ use crate::access::limits::Limits;
 use crate::actors::log_position::LogPosition;
 use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
-use crate::actors::router::worker::Worker;
 use crate::actors::service_slot::ServiceSlot;
+use crate::actors::worker::Worker;
 use crate::config::{Config, ProxyHeader, ServiceConfig};
 use crate::domain::network::Network;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -132,7 +132,7 @@ pub struct Edge {
 
 impl Edge {
     pub fn new(parts: EdgeParts, worker: Rc<Worker>) -> Self {
-        let observer = observe::Observer::new(&parts.metrics, worker.number);
+        let observer = observe::Observer::new(&parts.metrics, worker.thread.number);
         Self { parts, worker, observer }
     }
 }

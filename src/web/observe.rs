@@ -17,9 +17,9 @@ use prometheus::Histogram;
 
 use super::reply::Refusal;
 use super::{Edge, access, encoding};
-use crate::actors::shard::seat::peer_name;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::ConnectionSocket;
+use crate::transport::peer_name;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 128;

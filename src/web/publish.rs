@@ -12,7 +12,6 @@ use super::reply::{self, Refusal};
 use super::{Edge, access, body};
 use crate::actors::clock::scheduling;
 use crate::actors::persistence::messages::AppendFailure;
-use crate::actors::shard::seat::peer_name;
 use crate::domain::access::Caller;
 use crate::domain::event::{Append, AppendOutcome, EventId, Schedule, ScheduleId};
 use crate::domain::name::EventName;
@@ -21,6 +20,7 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
 use crate::protocol::permit;
 use crate::protocol::publish::{PublishHeaders, parse_array, parse_ndjson, parse_publish, scope_keys};
+use crate::transport::peer_name;
 
 const JSON: &str = "application/json";
 /// JSON documents, one a line, as they are called.
@@ -198,7 +198,7 @@ async fn commit(edge: &Edge, append: Append) -> Result<AppendOutcome, ApiError> 
         return Err(ApiError::transient(ErrorCode::StoreUnavailable, format!("the store is unavailable: {reason}")));
     }
     let begin = Instant::now();
-    let outcome = edge.worker.intake.append(append).await.map_err(|failure| {
+    let outcome = edge.worker.thread.intake.append(append).await.map_err(|failure| {
         let cause = match failure {
             AppendFailure::StoreUnavailable(_) => parts.health.store.reason(),
             AppendFailure::Unstorable | AppendFailure::Overloaded | AppendFailure::TimedOut => None,

@@ -10,8 +10,8 @@ use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde_json::{Value, json};
 
-use crate::actors::shard::seat::peer_name;
 use crate::protocol::error::{ApiError, ErrorCode};
+use crate::transport::peer_name;
 
 /// A 200 whose `data` is given as JSON text. `message` must need no escaping.
 pub fn ok(message: &str, data: &[u8]) -> HttpResponse {

@@ -10,9 +10,8 @@ use super::event_query::patterns;
 use super::query::{Query, invalid};
 use super::reply::Refusal;
 use super::resume::{EVENT_LOG, LOG_PARAMETER, RECOVERED, given_log, log_value, truth};
-use super::seat::{self, Seat};
-use super::{Edge, access};
-use crate::actors::session::stream::StreamSession;
+use super::{Edge, access, connecting};
+use crate::actors::session;
 use crate::actors::shard::messages::OpenStream;
 use crate::domain::access::{Caller, Scope};
 use crate::domain::event::EventId;
@@ -35,7 +34,7 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Sends events as they are published, and before that those since the position that the client names.
 pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let (parts, worker) = (&edge.parts, &edge.worker);
+    let parts = &edge.parts;
     // Before anything else: what is published from now on is not missed (LP-1).
     let log_end = parts.position.last();
     let query = Query::parse(&req, PARAMETERS, &["event_name"])?;
@@ -48,17 +47,13 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
         return Ok(head().body(BoxBody::new(body::None::new())));
     }
     let log_end = parts.position.end_for(start, log_end, &parts.reader).await;
-    seat::check_open(&edge)?;
+    connecting::check_open(&edge)?;
     let admission = access::admit_stream(&req, &edge, &caller)?;
     let Streaming { mut response, outbox, input } =
-        stream(&req, head(), worker.queues.clone()).map_err(|error| seat::handshake_error(&error))?;
-    let Seat { seated, link, shard } = seat::take(&req, &edge, caller, outbox, Wire::Sse).await?;
-    // Gives the seat back, whatever happens.
-    let session = StreamSession { seated, link, shard, _admission: admission };
-    let open = OpenStream { seated, patterns, envelope, filter, start, log_end };
-    let opened = session.shard.open_stream.send(open).await;
-    let state = opened.map_err(|_| seat::restarting())??;
-    session.start(input);
+        stream(&req, head(), edge.worker.thread.queues.clone()).map_err(|error| connecting::handshake_error(&error))?;
+    let attachment = connecting::attach(&req, &edge, caller, admission, outbox, Wire::Sse).await?;
+    let open = OpenStream { seated: attachment.seated, patterns, envelope, filter, start, log_end };
+    let state = session::stream::start(attachment, open, input).await?;
     response.headers_mut().insert(RECOVERED, truth(state.recovered));
     if let Some(log) = state.log {
         response.headers_mut().insert(EVENT_LOG, log_value(log));

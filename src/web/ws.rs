@@ -1,5 +1,7 @@
 //! `GET /ws`: from an HTTP request to a session.
 
+use std::rc::Rc;
+
 use actix_web::http::header::{HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
@@ -7,8 +9,7 @@ use futures_util::StreamExt as _;
 
 use super::query::Query;
 use super::reply::Refusal;
-use super::seat::{self, Seat};
-use super::{Edge, access};
+use super::{Edge, access, connecting};
 use crate::actors::session::{Session, SessionAccess, SessionParts};
 use crate::domain::access::{Caller, Scope};
 use crate::protocol::close::CloseReason;
@@ -24,9 +25,9 @@ const LINES: &str = "event-handler.v1.ndjson";
 
 /// Opens a session for a WebSocket client.
 pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let (parts, worker) = (&edge.parts, &edge.worker);
+    let parts = &edge.parts;
     Query::parse(&req, &[access::TOKEN_PARAMETER], &[])?;
-    seat::check_open(&edge)?;
+    connecting::check_open(&edge)?;
     let caller = match access::streaming_caller(&req, &edge).and_then(may_do_something) {
         Ok(caller) => caller,
         // A page is not told the status of a failed handshake, but it is told why a connection was closed.
@@ -41,29 +42,27 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     if wire == Wire::Lines {
         upgraded.inbound.split_lines();
     }
-    let Seat { seated, link, shard } = seat::take(&req, &edge, caller, upgraded.outbox, wire).await?;
+    let attachment = connecting::attach(&req, &edge, caller, admission, upgraded.outbox, wire).await?;
     let session = SessionParts {
-        shard,
-        intake: worker.intake.clone(),
+        worker: Rc::clone(&edge.worker),
         position: parts.position.clone(),
         metrics: parts.metrics.clone(),
         reader: parts.reader.clone(),
         consumers: parts.actors.consumers.clone(),
         rules: parts.rules,
-        queue_limit: worker.queue_limit(),
-        access: SessionAccess::new(parts.access.clone(), parts.rate_limits.clone(), admission),
-        low_water: worker.low_water(),
+        access: SessionAccess::new(parts.access.clone(), parts.rate_limits.clone()),
         max_memberships: parts.limits.max_memberships,
     };
-    Session::start(seated, link, session, upgraded.inbound);
+    Session::start(attachment, session, upgraded.inbound);
     Ok(upgraded.response)
 }
 
 /// Switches to WebSocket. Of the subprotocols that the client offers the one that is known is agreed on. If none is but
 /// the one with the token, that one: browsers give up if none is.
 fn upgrade_with(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<Upgrade, ApiError> {
-    let upgraded = upgrade(req, payload, &[LINES, PROTOCOL], edge.parts.limits.inbound, edge.worker.queues.clone());
-    let mut upgraded = upgraded.map_err(|error| seat::handshake_error(&error))?;
+    let upgraded =
+        upgrade(req, payload, &[LINES, PROTOCOL], edge.parts.limits.inbound, edge.worker.thread.queues.clone());
+    let mut upgraded = upgraded.map_err(|error| connecting::handshake_error(&error))?;
     let echo = access::bearer_protocol(req).filter(|_| upgraded.protocol.is_none());
     if let Some(echo) = echo.and_then(|name| HeaderValue::from_str(name).ok()) {
         upgraded.response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, echo);

@@ -2,7 +2,6 @@
 //! the consumers.
 
 pub mod messages;
-pub mod worker;
 
 use std::sync::Arc;
 

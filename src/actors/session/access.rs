@@ -6,7 +6,7 @@ use actix::prelude::{ActorContext as _, Context};
 
 use super::Session;
 use crate::access::AccessControl;
-use crate::access::limits::{Limits, PeerAdmission, rate_limited};
+use crate::access::limits::{Limits, rate_limited};
 use crate::actors::clock::{now, steady};
 use crate::domain::event::{Append, Timestamp};
 use crate::domain::rate::{RateLimit, TokenBucket};
@@ -22,8 +22,6 @@ const PATIENCE: RateLimit = RateLimit::per_second(1, 100);
 pub struct SessionAccess {
     control: Arc<AccessControl>,
     limits: Arc<Limits>,
-    /// The place that the connection takes among those of its address.
-    _admission: Option<PeerAdmission>,
     frames: Option<FrameRate>,
 }
 
@@ -33,12 +31,12 @@ struct FrameRate {
 }
 
 impl SessionAccess {
-    pub fn new(control: Arc<AccessControl>, limits: Arc<Limits>, admission: Option<PeerAdmission>) -> Self {
+    pub fn new(control: Arc<AccessControl>, limits: Arc<Limits>) -> Self {
         let frames = limits.frames.map(|limit| {
             let now = steady();
             FrameRate { allowed: TokenBucket::new(limit, now), patience: TokenBucket::new(PATIENCE, now) }
         });
-        Self { control, limits, _admission: admission, frames }
+        Self { control, limits, frames }
     }
 }
 
@@ -53,7 +51,7 @@ impl Session {
             self.refuse(None, &rate_limited("frames", next, now));
             return false;
         }
-        log::info!(session = self.seated.session, peer = self.link.peer_name().as_str(); "session floods with frames, closing");
+        log::info!(session = self.attachment.seated.session, peer = self.attachment.connection.peer_name().as_str(); "session floods with frames, closing");
         self.close(CloseReason::Policy);
         ctx.stop();
         false
@@ -61,12 +59,12 @@ impl Session {
 
     /// The client may publish these events now.
     pub(super) fn permit_publish(&self, append: &Append) -> Result<(), ApiError> {
-        let standing = &self.link.standing;
-        append.events.iter().try_for_each(|event| permit::publish(&standing.caller(), &event.name))?;
+        let auth = &self.attachment.connection.auth;
+        append.events.iter().try_for_each(|event| permit::publish(&auth.caller(), &event.name))?;
         if !self.parts.access.limits.limits_publishes() {
             return Ok(());
         }
-        self.parts.access.limits.publish(standing.rate_key, append.events.len(), steady())
+        self.parts.access.limits.publish(auth.rate_key, append.events.len(), steady())
     }
 
     /// The client goes on with another token.
@@ -78,16 +76,16 @@ impl Session {
     }
 
     fn renewed(&self, token: &str, now: Timestamp) -> Result<Option<Timestamp>, ApiError> {
-        let standing = &self.link.standing;
+        let auth = &self.attachment.connection.auth;
         let next = self.parts.access.control.caller(Some(token), now)?;
-        let (Some(before), Some(after)) = (standing.caller().principal().cloned(), next.principal().cloned()) else {
+        let (Some(before), Some(after)) = (auth.caller().principal().cloned(), next.principal().cloned()) else {
             return Ok(None);
         };
         if !before.may_go_on_as(&after) {
             let advice = "the token must be for the same name, and for subscribing to no less; connect anew with it";
             return Err(ApiError::new(ErrorCode::Forbidden, advice));
         }
-        standing.go_on_as(next);
+        auth.go_on_as(next);
         Ok(after.expires_at)
     }
 }

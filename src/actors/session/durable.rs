@@ -41,7 +41,7 @@ pub(super) struct FromDurable {
 
 impl Session {
     pub(super) fn join(&mut self, id: Option<RequestId>, request: JoinRequest, ctx: &mut Context<Self>) {
-        if let Err(error) = permit::subscribe(&self.link.standing.caller(), &request.pattern) {
+        if let Err(error) = permit::subscribe(&self.attachment.connection.auth.caller(), &request.pattern) {
             return self.refuse(id.as_ref(), &error);
         }
         let name: Arc<str> = request.name.as_str().into();
@@ -78,7 +78,7 @@ impl Session {
                         let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest, log };
                         this.say(&consumer::joined(id, &asked, state, ack_floor));
                     }
-                    ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.link.outbox)));
+                    ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.attachment.connection.outbox)));
                     this.memberships.push(Membership { key, pattern, filter, underway });
                 }
                 Ok(Err(error)) => this.refuse(id.as_ref(), &this.as_far_as_granted(error)),
@@ -90,7 +90,8 @@ impl Session {
     /// What another durable subscription of that name asks for is told to those who might have its events.
     fn as_far_as_granted(&self, error: ApiError) -> ApiError {
         let theirs = error.details().get("event_name").and_then(|name| Pattern::parse(name.as_str()?.to_owned()).ok());
-        let is_granted = theirs.is_none_or(|pattern| permit::subscribe(&self.link.standing.caller(), &pattern).is_ok());
+        let is_granted =
+            theirs.is_none_or(|pattern| permit::subscribe(&self.attachment.connection.auth.caller(), &pattern).is_ok());
         if is_granted { error } else { ApiError::new(error.code(), error.message()) }
     }
 
@@ -172,10 +173,10 @@ impl Session {
             // If it is lost, the actor looks again within a second.
             let _ = self.parts.consumers.tell(RoomAgain(membership.key.clone()));
         }
-        self.link.outbox.push(Bundle::of(self.link.wire, std::iter::once(&frame)));
-        self.link.durable_frames.update(|frames| frames + 1);
-        if self.link.outbox.queued_bytes() > self.parts.queue_limit {
-            self.link.outbox.feeding().pause_until(self.parts.low_water);
+        self.attachment.connection.outbox.push(Bundle::of(self.attachment.connection.wire, std::iter::once(&frame)));
+        self.attachment.connection.durable_frames.update(|frames| frames + 1);
+        if self.attachment.connection.outbox.queued_bytes() > self.parts.worker.queue_limit() {
+            self.attachment.connection.outbox.feeding().pause_until(self.parts.worker.low_water());
         }
     }
 }

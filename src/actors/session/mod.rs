@@ -5,7 +5,9 @@
 //! socket does not block this actor. It is adopted, never restarted: a client reconnects and resumes.
 
 mod access;
+pub mod attachment;
 mod durable;
+pub mod long_poll;
 pub mod stream;
 
 use std::rc::Rc;
@@ -21,15 +23,14 @@ use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::access::SessionAccess;
+use self::attachment::Attachment;
 use self::durable::Membership;
 use super::clock::scheduling;
 use super::consumers::Consumers;
 use super::log_position::LogPosition;
-use super::persistence::intake::Intake;
 use super::persistence::messages::AppendFailure;
-use super::router::worker::ShardAddresses;
-use super::shard::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Seated, SessionClosed};
-use super::shard::seat::Link;
+use super::shard::messages::{CloseSubscription, ListSubscriptions, OpenSubscription};
+use super::worker::Worker;
 use crate::domain::event::{Append, AppendOutcome};
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -42,9 +43,6 @@ use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{CloseFrame, Inbound, InboundError, InboundFrames, pong_frame, text_frame};
 
-/// Messages that may wait for a session. It gets hardly any: its input is the connection.
-pub const MAILBOX: usize = 16;
-
 /// Publishes of one connection that may wait for their commit; then its input waits.
 const MAX_PUBLISHES_IN_FLIGHT: usize = 256;
 /// Settlements of one connection that may wait for their commit; then its input waits.
@@ -54,28 +52,22 @@ const MAX_UNREAD_ANSWERS: usize = 64 * 1024;
 /// What the shard's answer to a subscription counts for, beside the request's own length.
 const SUBSCRIPTION_ANSWER: usize = 128;
 
-/// What all sessions of a worker share.
+/// What a session is made of.
 pub struct SessionParts {
-    pub shard: Rc<ShardAddresses>,
-    pub intake: Intake,
+    pub worker: Rc<Worker>,
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
     pub reader: Reader,
     pub consumers: Address<Consumers>,
     pub rules: PublishRules,
     pub access: SessionAccess,
-    /// Queued bytes above which events of durable subscriptions wait.
-    pub queue_limit: usize,
-    /// Queued bytes to which a client falls, sooner or later, that takes anything at all.
-    pub low_water: usize,
     /// Durable subscriptions that it may be a member of.
     pub max_memberships: usize,
 }
 
 /// See the module.
 pub struct Session {
-    seated: Seated,
-    link: Rc<Link>,
+    attachment: Attachment,
     parts: SessionParts,
     publishing: usize,
     memberships: Vec<Membership>,
@@ -88,12 +80,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts the session of a connection that has its seat.
-    pub fn start(seated: Seated, link: Rc<Link>, parts: SessionParts, inbound: InboundFrames) {
-        let ctx = Context::new();
+    /// Starts the session of a connection that has its place.
+    pub fn start(attachment: Attachment, parts: SessionParts, inbound: InboundFrames) {
+        let mut ctx = Context::new();
         let session = Self {
-            seated,
-            link,
+            attachment,
             parts,
             publishing: 0,
             memberships: Vec::new(),
@@ -101,7 +92,6 @@ impl Session {
             publishes: None,
             answered: 0,
         };
-        let mut ctx = ctx;
         ctx.add_stream(inbound);
         ctx.run(session);
     }
@@ -112,15 +102,15 @@ impl Session {
 
     fn answer(&mut self, frame: Bytes) {
         self.answered += frame.len();
-        self.link.outbox.push(frame);
+        self.attachment.connection.outbox.push(frame);
     }
 
     /// Lets the client's input wait for its publishes to be committed and its answers to be read, or go on.
     ///
     /// Events in the queue do not count: a slow subscriber is still heard.
     fn pace(&mut self) {
-        let (reading, low) = (self.link.outbox.reading(), self.parts.low_water);
-        if self.link.outbox.queued_bytes() <= low {
+        let (reading, low) = (self.attachment.connection.outbox.reading(), self.parts.worker.low_water());
+        if self.attachment.connection.outbox.queued_bytes() <= low {
             self.answered = 0;
         }
         if self.publishing >= MAX_PUBLISHES_IN_FLIGHT || self.unanswered >= MAX_UNANSWERED {
@@ -134,14 +124,14 @@ impl Session {
 
     fn refuse(&mut self, id: Option<&RequestId>, error: &ApiError) {
         if let Some(cause) = error.cause() {
-            log::warn!(session = self.seated.session, peer = self.link.peer_name().as_str(), code = error.code().as_str(), error = cause; "request of a session failed");
+            log::warn!(session = self.attachment.seated.session, peer = self.attachment.connection.peer_name().as_str(), code = error.code().as_str(), error = cause; "request of a session failed");
         }
         self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
         self.say(&frame::error(id, error));
     }
 
     fn close(&self, reason: CloseReason) {
-        self.link.close(reason);
+        self.attachment.connection.close(reason);
     }
 
     /// Nothing more is said but why it failed, if it did.
@@ -149,7 +139,7 @@ impl Session {
         if std::thread::panicking() {
             self.close(CloseReason::SessionFailed);
         }
-        self.link.outbox.end();
+        self.attachment.connection.outbox.end();
     }
 
     fn read(&mut self, text: &str, ctx: &mut Context<Self>) {
@@ -158,7 +148,7 @@ impl Session {
         let log_end = self.parts.position.last();
         let request = Request::parse(text, &self.parts.rules, scheduling);
         if request.as_ref().is_ok_and(Request::asks_more) {
-            self.link.standing.asks_more.set(true);
+            self.attachment.connection.auth.asks_more.set(true);
         }
         match request {
             Err(BadRequest { id, error }) => self.refuse(id.as_ref(), &error),
@@ -167,18 +157,18 @@ impl Session {
             Ok(Request::Publish { id, append }) => self.publish(id, *append, ctx),
             Ok(Request::Subscribe { id, pattern, envelope, filter, start, log }) => {
                 let start = start.in_log(self.parts.position.log_id(), log);
-                if let Err(error) = permit::subscribe(&self.link.standing.caller(), &pattern) {
+                if let Err(error) = permit::subscribe(&self.attachment.connection.auth.caller(), &pattern) {
                     return self.refuse(id.as_ref(), &error);
                 }
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
-                let seated = self.seated;
+                let seated = self.attachment.seated;
                 let echo = id.clone();
-                let (shard, position) = (Rc::clone(&self.parts.shard), Arc::clone(&self.parts.position));
+                let (shard, position) = (self.attachment.shard.clone(), Arc::clone(&self.parts.position));
                 let reader = self.parts.reader.clone();
                 let open = async move {
                     let log_end = position.end_for(start, log_end, &reader).await;
                     let request = OpenSubscription { seated, id, pattern, envelope, filter, start, log_end };
-                    shard.open_subscription.send(request).await
+                    shard.send(request).await
                 };
                 open.into_actor(self)
                     .map(move |reply, this, _| {
@@ -191,22 +181,22 @@ impl Session {
             Ok(Request::Authenticate { id, token }) => self.renew(id.as_ref(), token.expose()),
             Ok(Request::Unsubscribe { id, pattern }) => {
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
-                let request = CloseSubscription { seated: self.seated, id, pattern };
-                let done = self.parts.shard.close_subscription.send(request);
+                let request = CloseSubscription { seated: self.attachment.seated, id, pattern };
+                let done = self.attachment.shard.send(request);
                 done.into_actor(self).map(|_, _, _| ()).wait(ctx);
             }
             Ok(Request::Join { id, join }) => self.join(id, *join, ctx),
             Ok(Request::Leave { id, durable }) => self.leave(id.as_ref(), &durable),
             Ok(Request::Ack(request)) => self.settle(request, ctx),
             Ok(Request::List { id }) => {
-                let before = self.link.outbox.queued_bytes();
-                let listed = self.parts.shard.list_subscriptions.send(ListSubscriptions {
-                    seated: self.seated,
+                let before = self.attachment.connection.outbox.queued_bytes();
+                let listed = self.attachment.shard.send(ListSubscriptions {
+                    seated: self.attachment.seated,
                     id,
                     durables: self.durables(),
                 });
                 let account = listed.into_actor(self).map(move |_, this, _| {
-                    this.answered += this.link.outbox.queued_bytes().saturating_sub(before);
+                    this.answered += this.attachment.connection.outbox.queued_bytes().saturating_sub(before);
                     this.pace();
                 });
                 account.wait(ctx);
@@ -218,8 +208,8 @@ impl Session {
         if let Err(error) = self.permit_publish(&append) {
             return self.refuse(id.as_ref(), &error);
         }
-        scope_keys(&mut append, &self.link.standing.caller());
-        let outcome = match self.parts.intake.enqueue(append) {
+        scope_keys(&mut append, &self.attachment.connection.auth.caller());
+        let outcome = match self.parts.worker.thread.intake.enqueue(append) {
             Ok(outcome) => outcome,
             Err(failure) => return self.refuse(id.as_ref(), &failure.into()),
         };
@@ -287,18 +277,16 @@ impl Drop for Session {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.parts.metrics.restarts.with_label_values(&["session", "panic"]).inc();
-            log::error!(session = self.seated.session, peer = self.link.peer_name().as_str(); "session failed, its client is told to reconnect");
+            log::error!(session = self.attachment.seated.session, peer = self.attachment.connection.peer_name().as_str(); "session failed, its client is told to reconnect");
         }
         self.leave_all_durables();
         self.end();
-        // One message per session: unbounded sending is bounded by that.
-        self.parts.shard.session_closed.do_send(SessionClosed(self.seated));
     }
 }
 
 impl StreamHandler<Result<Inbound, InboundError>> for Session {
     fn handle(&mut self, item: Result<Inbound, InboundError>, ctx: &mut Self::Context) {
-        self.link.hear();
+        self.attachment.connection.hear();
         let is_counted =
             matches!(item, Ok(Inbound::Text(_) | Inbound::Binary(_) | Inbound::Ping(_) | Inbound::Pong(_)));
         if is_counted && !self.admits_frame(ctx) {
@@ -314,15 +302,17 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
             Ok(Inbound::Close(said)) => {
                 match said {
                     // Echoed, as RFC 6455, section 5.5.1, has it.
-                    Some(CloseFrame { code, .. }) => self.link.outbox.close(&CloseFrame::new(code, "")),
+                    Some(CloseFrame { code, .. }) => {
+                        self.attachment.connection.outbox.close(&CloseFrame::new(code, ""))
+                    }
                     None => self.close(CloseReason::Normal),
                 }
                 ctx.stop();
             }
             Err(error) => {
                 if let Some(close) = error.close_frame() {
-                    log::info!(session = self.seated.session, code = close.code, error:% = error; "session broke the protocol");
-                    self.link.outbox.close(&close);
+                    log::info!(session = self.attachment.seated.session, code = close.code, error:% = error; "session broke the protocol");
+                    self.attachment.connection.outbox.close(&close);
                 }
                 ctx.stop();
             }

@@ -24,23 +24,23 @@ impl Shard {
     }
 
     fn check_token(&self, seat: &Seat, now: Timestamp) {
-        let standing = &seat.link.standing;
-        let caller = standing.caller();
-        if seat.link.outbox.is_closed() {
+        let auth = &seat.connection.auth;
+        let caller = auth.caller();
+        if seat.connection.outbox.is_closed() {
             return;
         }
         let name = caller.principal().map_or("", |principal| principal.name());
         if caller.principal().is_some_and(|principal| principal.is_expired(now)) || !self.parts.access.admits(&caller) {
-            log::info!(session = seat.session, principal = name, peer = seat.link.peer_name().as_str(); "token missing, expired, revoked or taken away, closing");
-            seat.link.close(CloseReason::BadToken);
+            log::info!(session = seat.session, principal = name, peer = seat.connection.peer_name().as_str(); "token missing, expired, revoked or taken away, closing");
+            seat.connection.close(CloseReason::BadToken);
             return;
         }
         let Some(principal) = caller.principal() else { return };
         let left = principal.expires_at.map(|end| end.since(now));
-        if let Some(left) = left.filter(|left| *left <= self.parts.limits.expiry_notice && standing.asks_more.get())
-            && !standing.was_warned.replace(true)
+        if let Some(left) = left.filter(|left| *left <= self.parts.limits.expiry_notice && auth.asks_more.get())
+            && !auth.was_warned.replace(true)
         {
-            seat.link.outbox.push(text_frame(frame::expiring(left).as_bytes()));
+            seat.connection.outbox.push(text_frame(frame::expiring(left).as_bytes()));
         }
     }
 }

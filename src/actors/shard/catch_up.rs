@@ -35,10 +35,10 @@ impl Shard {
     pub(super) fn catch_up(&mut self, key: usize, ctx: &mut Context<Self>) {
         let head = self.head();
         let Some(seat) = self.seats.get_mut(key) else { return };
-        if seat.link.outbox.is_closed() || seat.mode != (Mode::CatchingUp { reading: false }) {
+        if seat.connection.outbox.is_closed() || seat.mode != (Mode::CatchingUp { reading: false }) {
             return;
         }
-        if seat.link.outbox.queued_bytes() > low_water(self.parts.limits.queue_per_connection) {
+        if seat.connection.outbox.queued_bytes() > low_water(self.parts.limits.queue_per_connection) {
             self.await_drain(key);
             return;
         }
@@ -75,7 +75,7 @@ impl Shard {
     /// Lets a seat go on once its client has taken most of what is queued.
     pub(super) fn await_drain(&mut self, key: usize) {
         let low = low_water(self.parts.limits.queue_per_connection);
-        self.seats[key].link.outbox.arm_drain_notice(key, low);
+        self.seats[key].connection.outbox.arm_drain_notice(key, low);
     }
 
     /// Serves seats that found the queues of all connections together full, a few in a turn.
@@ -98,7 +98,7 @@ impl Shard {
 
     /// A single client may always go on: what is queued for nobody cannot drain.
     fn has_room_to_catch_up(&self) -> bool {
-        self.queues.budget.has_room(TURN_BYTES) || self.queues.budget.used() == 0
+        self.thread.queues.budget.has_room(TURN_BYTES) || self.thread.queues.budget.used() == 0
     }
 
     /// Serves the seats whose subscription begins with an event that had been committed but not routed.
@@ -143,7 +143,7 @@ impl Shard {
             Ok(_) if seat.cursor.opened() != opened => self.catch_up(seated.seat, ctx),
             Ok(page) if page.earliest > seat.cursor.position() + 1 && !covers_gap(seat, page.earliest) => {
                 log::warn!(session = seated.session, earliest_id = page.earliest; "session fell behind the retained history");
-                seat.link.close_now(CloseReason::BehindHistory);
+                seat.connection.close_now(CloseReason::BehindHistory);
             }
             Ok(page) => {
                 let through = page.scanned_through;
@@ -156,7 +156,7 @@ impl Shard {
             }
             Err(error) if error.is_damage() => {
                 log::error!(session = seated.session, after = seat.cursor.position(), error:%; "history cannot be read, closing the client");
-                seat.link.close(CloseReason::HistoryUnreadable);
+                seat.connection.close(CloseReason::HistoryUnreadable);
             }
             Err(error) => {
                 log::warn!(session = seated.session, error:% = error; "catch-up read failed, trying again");
@@ -209,7 +209,7 @@ impl Shard {
                 let (through, head) = (page.scanned_through, self.head());
                 if page.earliest > head + 1 {
                     // Retention was faster than the shard.
-                    log::warn!(shard = self.number, head, earliest_id = page.earliest; "shard fell behind the retained history");
+                    log::warn!(shard = self.thread.number, head, earliest_id = page.earliest; "shard fell behind the retained history");
                     self.close_live(page.earliest, CloseReason::BehindHistory);
                 }
                 // Batches that followed the head may have been routed while the page was read.
@@ -229,13 +229,13 @@ impl Shard {
             // Each of the clients meets the damage for itself; the shard goes on with what is new.
             Err(error) if error.is_damage() => {
                 let (head, last) = (self.head(), self.parts.position.last());
-                log::error!(shard = self.number, after = head, through = last, error:%; "a gap cannot be read, closing the clients");
+                log::error!(shard = self.thread.number, after = head, through = last, error:%; "a gap cannot be read, closing the clients");
                 self.close_live(last + 1, CloseReason::HistoryUnreadable);
                 if last > head {
                     self.skip_to(last);
                 }
             }
-            Err(error) => log::warn!(shard = self.number, error:% = error; "reading a gap failed, trying again"),
+            Err(error) => log::warn!(shard = self.thread.number, error:% = error; "reading a gap failed, trying again"),
         }
     }
 
@@ -250,7 +250,7 @@ impl Shard {
     /// silent gap.
     fn close_live(&self, earliest: EventId, reason: CloseReason) {
         for (_, seat) in self.seats.iter().filter(|(_, seat)| seat.is_live() && !covers_gap(seat, earliest)) {
-            seat.link.close_now(reason);
+            seat.connection.close_now(reason);
         }
     }
 }
@@ -280,12 +280,12 @@ fn queue_due<'a>(
     pushes: &PushLog,
     room: usize,
 ) -> Scanned {
-    let outbox = Rc::clone(&seat.link.outbox);
+    let outbox = Rc::clone(&seat.connection.outbox);
     // A page from the store is bounded already.
     let mut looks = if seat.has_filters() && room < usize::MAX { TURN_LOOKS } else { usize::MAX };
     let room = room.saturating_sub(outbox.queued_bytes());
     let mut scanned = Scanned { frames: 0, bytes: 0, through: None };
-    let wire = seat.link.wire;
+    let wire = seat.connection.wire;
     let mut joined = Bundle::new(wire);
     let mut last = seat.cursor.position();
     for event in events {

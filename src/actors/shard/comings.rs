@@ -33,7 +33,7 @@ impl Shard {
     pub(super) fn note_closed(&mut self, seat: &Seat) {
         if let Some(generation) = self.parts.presence {
             let mut payload = identity(generation, seat);
-            payload["code"] = seat.link.outbox.close_code().into();
+            payload["code"] = seat.connection.outbox.close_code().into();
             payload["frames"] = seat.frames.into();
             payload["seconds"] = seat.opened.elapsed().as_secs().into();
             self.note("$sys.session.closed", payload);
@@ -52,7 +52,7 @@ impl Shard {
     pub(super) fn tell_comings(&mut self) {
         let Comings { mut told, left_out } = std::mem::take(&mut self.comings);
         if let Some(generation) = self.parts.presence.filter(|_| left_out > 0) {
-            let payload = json!({ "generation": generation, "shard": self.number, "count": left_out });
+            let payload = json!({ "generation": generation, "shard": self.thread.number, "count": left_out });
             told.push(NewEvent::own("$sys.session.left_out", payload.to_string()));
         }
         if told.is_empty() {
@@ -60,7 +60,7 @@ impl Shard {
         }
         let count = told.len() as u64;
         let append = Append { events: SmallVec::from_vec(told), idempotency: None, schedule: None };
-        let taken = self.intake.enqueue(append).is_ok();
+        let taken = self.thread.intake.enqueue(append).is_ok();
         if !taken {
             self.comings.left_out = left_out + count;
         }
@@ -72,7 +72,7 @@ fn identity(generation: i64, seat: &Seat) -> Value {
     json!({
         "generation": generation,
         "session": seat.session,
-        "kind": seat.link.wire.kind(),
-        "peer": seat.link.peer.map(|peer| peer.to_string()),
+        "kind": seat.connection.wire.kind(),
+        "peer": seat.connection.peer.map(|peer| peer.to_string()),
     })
 }

@@ -99,7 +99,7 @@ impl FanOut {
             if !seat.is_live() {
                 continue;
             }
-            let wire = seat.link.wire;
+            let wire = seat.connection.wire;
             if seat.subscriptions.len() > 1 {
                 self.mixed.extend(hits.iter().map(|k| (member.seat, *k, member.envelope)));
             } else if target.room.push(seat, joined.frames(wire, member.envelope), hits.len()) {
@@ -150,7 +150,7 @@ impl FanOut {
         self.mixed.sort_unstable();
         for of_seat in self.mixed.chunk_by(|a, b| a.0 == b.0) {
             let key = of_seat[0].0;
-            let wire = target.seats[key].link.wire;
+            let wire = target.seats[key].connection.wire;
             // Within one event the greatest envelope is last: it is the one that counts.
             let due = || {
                 of_seat.chunk_by(|a, b| a.1 == b.1).filter_map(|same| same.last()).map(|(_, k, envelope)| {
@@ -205,7 +205,7 @@ impl Room<'_> {
     /// Queues `frames` for a seat if its own bound and that of all allow it. A client that waits for nothing may
     /// always have one push, however large, unless the bound of all is reached.
     pub fn push(&self, seat: &mut Seat, frames: &Bytes, count: usize) -> bool {
-        let outbox = &seat.link.outbox;
+        let outbox = &seat.connection.outbox;
         let queued = outbox.queued_bytes();
         let fits = queued == 0 || queued + frames.len() <= self.limits.per_connection;
         if !fits || !(self.queues.budget.has_room(frames.len()) || (queued == 0 && self.queues.budget.used() == 0)) {

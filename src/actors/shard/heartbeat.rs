@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::{AsyncContext, Context, Handler, Message};
 
 use super::Shard;
-use super::seat::Beat;
+use crate::actors::connection::{Beat, Connection};
 use crate::protocol::close::CloseReason;
 use crate::protocol::sse;
 use crate::protocol::wire::Wire;
@@ -37,14 +37,14 @@ impl Shard {
     }
 
     fn beat(&mut self, ctx: &mut Context<Self>) {
-        self.clock.set(self.clock.get().wrapping_add(1));
+        self.thread.clock.set(self.thread.clock.get().wrapping_add(1));
         let now = Instant::now();
-        let beat = self.clock.get();
+        let beat = self.thread.clock.get();
         let limits = self.parts.limits;
         let since = |then: Beat| BEAT * beat.wrapping_sub(then);
         let (ping, comment, position) = (ping_frame(b""), sse::heartbeat(None), sse::heartbeat(self.head));
         for (key, seat) in &mut self.seats {
-            let link = &seat.link;
+            let link = &seat.connection;
             let stalled = link.outbox.stalled_for(now);
             if stalled == Some(Duration::ZERO) {
                 // Pings wait behind what is queued: taking bytes is the sign of life of a slow client.
@@ -72,8 +72,8 @@ impl Shard {
         }
         self.check_access();
         self.check_log();
-        self.parts.metrics.queued(self.number, self.queues.budget.used(), self.recent.bytes());
-        self.parts.metrics.lag(self.number, self.greatest_lag());
+        self.parts.metrics.queued(self.thread.number, self.thread.queues.budget.used(), self.recent.bytes());
+        self.parts.metrics.lag(self.thread.number, self.greatest_lag());
         self.tell_comings();
         self.serve_without_room(ctx);
         self.heal(ctx);
@@ -84,7 +84,7 @@ impl Shard {
     fn check_log(&mut self) {
         let log = self.parts.position.log_id();
         if std::mem::replace(&mut self.log, log).is_some_and(|before| Some(before) != log) {
-            self.seats.iter().for_each(|(_, seat)| seat.link.close(CloseReason::ActorRestarted));
+            self.seats.iter().for_each(|(_, seat)| seat.connection.close(CloseReason::ActorRestarted));
         }
     }
 
@@ -116,7 +116,7 @@ impl Handler<BeatDue> for Shard {
 }
 
 /// Closes a connection whose peer may take nothing any more: the close frame is tried, then the socket is shut down.
-fn cut_off(link: &super::seat::Link, reason: CloseReason) {
+fn cut_off(link: &Connection, reason: CloseReason) {
     if link.outbox.is_closed() {
         return;
     }

@@ -13,7 +13,7 @@ impl Handler<CloseSession> for Shard {
 
     fn handle(&mut self, CloseSession(session): CloseSession, _: &mut Context<Self>) -> bool {
         let seat = self.seats.iter().map(|(_, seat)| seat).find(|seat| seat.session == session);
-        seat.inspect(|seat| seat.link.close(CloseReason::Policy)).is_some()
+        seat.inspect(|seat| seat.connection.close(CloseReason::Policy)).is_some()
     }
 }
 
@@ -25,7 +25,7 @@ impl Handler<DrainSessions> for Shard {
         self.polls.wake_all();
         let count = u32::try_from(self.seats.len()).unwrap_or(u32::MAX).max(1);
         for (turn, (_, seat)) in (0u32..).zip(&self.seats) {
-            let link = Rc::clone(&seat.link);
+            let link = Rc::clone(&seat.connection);
             ctx.run_later(spread / count * turn, move |_, _| link.close(reason));
         }
     }
@@ -35,7 +35,7 @@ impl Handler<DrainSessions> for Shard {
 impl Drop for Shard {
     fn drop(&mut self) {
         for (_, seat) in &self.seats {
-            seat.link.close(CloseReason::ActorRestarted);
+            seat.connection.close(CloseReason::ActorRestarted);
         }
         self.parts.metrics.sessions.sub(self.seats.len() as i64);
         let subscriptions: usize = self.seats.iter().map(|(_, seat)| seat.subscriptions.len()).sum();

@@ -6,6 +6,7 @@ use actix::prelude::Message;
 use bytestring::ByteString;
 use serde::Serialize;
 
+use crate::actors::connection::Ticket;
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::name::EventName;
@@ -23,9 +24,6 @@ pub type SessionId = u64;
 #[derive(Debug, Message)]
 #[rtype(result = "Option<Seated>")]
 pub struct OpenSession(pub Ticket);
-
-/// A place in the worker's lobby.
-pub type Ticket = usize;
 
 /// A place in a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +79,7 @@ pub struct AwaitEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PollId {
     pub place: usize,
+    /// Unique in this process.
     pub number: u64,
 }
 

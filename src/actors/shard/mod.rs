@@ -15,13 +15,12 @@ mod fanout;
 mod filtered;
 mod heartbeat;
 mod leaving;
-mod lobby;
 pub mod messages;
 mod polls;
 mod presence;
 mod recent;
 mod report;
-pub mod seat;
+mod seat;
 mod stream;
 mod subscribing;
 
@@ -39,13 +38,13 @@ use self::comings::Comings;
 pub use self::fanout::QueueLimits;
 use self::fanout::{FanOut, Member, Room};
 use self::filtered::FilteredMembers;
-pub use self::lobby::Lobby;
 use self::messages::{CheckAccess, OpenSession, Seated, SessionClosed};
 use self::polls::LongPolls;
 use self::recent::RecentEvents;
-use self::seat::{Beat, Link, Seat};
+use self::seat::Seat;
 use super::router::messages::RouteBatch;
 use crate::access::AccessControl;
+use crate::actors::connection::{Beat, Connection, Lobby};
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::intake::Intake;
 use crate::actors::push_log::PushLog;
@@ -80,6 +79,17 @@ pub struct ShardParts {
     pub log_activity: bool,
     /// The generation under which clients that come and go are told of; none if they are not.
     pub presence: Option<i64>,
+}
+
+/// What a shard finds on its thread, and leaves to the next one there.
+#[derive(Clone)]
+pub struct ShardThread {
+    pub number: usize,
+    /// Where the shard publishes that subscribers come and go.
+    pub intake: Intake,
+    pub queues: Rc<ShardQueues>,
+    pub lobby: Rc<Lobby>,
+    pub clock: Rc<Cell<Beat>>,
 }
 
 impl ShardLimits {
@@ -130,12 +140,8 @@ impl ShardLimits {
 
 /// See the module.
 pub struct Shard {
-    number: usize,
+    thread: ShardThread,
     parts: ShardParts,
-    queues: Rc<ShardQueues>,
-    lobby: Rc<Lobby>,
-    clock: Rc<Cell<Beat>>,
-    intake: Intake,
 
     index: PatternIndex,
     /// The subscribers of each topic, by its handle in the index.
@@ -173,24 +179,12 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub fn new(
-        number: usize,
-        parts: ShardParts,
-        queues: Rc<ShardQueues>,
-        lobby: Rc<Lobby>,
-        clock: Rc<Cell<Beat>>,
-        intake: Intake,
-        life: Life,
-    ) -> Self {
+    pub fn new(thread: ShardThread, parts: ShardParts, life: Life) -> Self {
         let head = parts.position.get().map(|bounds| bounds.last);
         let recent = RecentEvents::new(head.unwrap_or_default(), parts.limits.recent_events);
         Self {
-            number,
+            thread,
             parts,
-            queues,
-            lobby,
-            clock,
-            intake,
             index: PatternIndex::default(),
             members: Vec::new(),
             filtered: FilteredMembers::default(),
@@ -252,7 +246,7 @@ impl Shard {
     fn deliver(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
         let head = self.head();
         self.polls.wake(&batch);
-        let room = Room { queues: &self.queues, limits: self.queue_limits(), pushes: &self.parts.pushes };
+        let room = Room { queues: &self.thread.queues, limits: self.queue_limits(), pushes: &self.parts.pushes };
         let tally = self.fan_out.deliver(
             &batch,
             head,
@@ -266,7 +260,7 @@ impl Shard {
         self.parts.metrics.pushed(tally.frames, tally.bytes);
         if self.parts.log_activity {
             for event in &batch.events {
-                log::info!(target: "event_handler::activity", id = event.event.id, shard = self.number; "pushed");
+                log::info!(target: "event_handler::activity", id = event.event.id, shard = self.thread.number; "pushed");
             }
         }
         self.head = Some(batch.last());
@@ -286,10 +280,10 @@ impl Shard {
         self.seats.get_mut(seated.seat).filter(|seat| seat.session == seated.session)
     }
 
-    fn open_session(&mut self, link: Rc<Link>) -> Seated {
+    fn open_session(&mut self, connection: Rc<Connection>) -> Seated {
         let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        log::debug!(session, peer = link.peer_name().as_str(); "session opened");
-        let seat = self.seats.insert(Seat::new(session, link, self.head()));
+        log::debug!(session, peer = connection.peer_name().as_str(); "session opened");
+        let seat = self.seats.insert(Seat::new(session, connection, self.head()));
         self.note_opened(seat);
         self.parts.metrics.sessions.inc();
         Seated { session, seat }
@@ -305,9 +299,9 @@ impl Shard {
         }
         self.parts.metrics.sessions.dec();
         self.parts.metrics.subscriptions.sub(seat.subscriptions.len() as i64);
-        let code = close_label(seat.link.outbox.close_code());
+        let code = close_label(seat.connection.outbox.close_code());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
-        log::debug!(session = seated.session, peer = seat.link.peer_name().as_str(), code = code.as_str(), frames = seat.frames; "session closed");
+        log::debug!(session = seated.session, peer = seat.connection.peer_name().as_str(), code = code.as_str(), frames = seat.frames; "session closed");
         self.note_closed(&seat);
         self.end_read(seated, &seat);
     }
@@ -320,7 +314,7 @@ impl Actor for Shard {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        ctx.add_stream(self.queues.drain_notices());
+        ctx.add_stream(self.thread.queues.drain_notices());
         self.start_heart(ctx);
     }
 }
@@ -351,7 +345,7 @@ impl Handler<OpenSession> for Shard {
     type Result = MessageResult<OpenSession>;
 
     fn handle(&mut self, OpenSession(ticket): OpenSession, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.lobby.take(ticket).map(|link| self.open_session(link)))
+        MessageResult(self.thread.lobby.take(ticket).map(|connection| self.open_session(connection)))
     }
 }
 

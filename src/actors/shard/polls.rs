@@ -1,5 +1,7 @@
 //! Long polls: requests that wait for an event of certain names. What matches none of them costs them nothing.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use actix::prelude::{Context, Handler, MessageResult};
 use slab::Slab;
 use tokio::sync::oneshot;
@@ -10,6 +12,9 @@ use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::name::EventName;
 use crate::protocol::log_batch::LogBatch;
 
+/// Numbers of polls are unique in this process: a request gives its poll up late, when another may have its place.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
 /// Those that wait; each is woken once, and is gone then.
 #[derive(Debug, Default)]
 pub struct LongPolls {
@@ -17,7 +22,6 @@ pub struct LongPolls {
     /// The places of those who wait for each topic, by its handle in the index.
     waiting: Vec<Vec<usize>>,
     polls: Slab<Poll>,
-    numbers: u64,
 }
 
 #[derive(Debug)]
@@ -34,10 +38,9 @@ impl LongPolls {
     }
 
     fn add(&mut self, AwaitEvent { patterns, wake }: AwaitEvent) -> PollId {
-        self.numbers += 1;
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let mut topics: Vec<_> = patterns.iter().map(|pattern| self.index.insert(pattern)).collect();
         topics.sort_unstable();
-        let number = self.numbers;
         let place = self.polls.insert(Poll { number, topics: Vec::new(), wake });
         for topic in &topics {
             if self.waiting.len() <= *topic {
@@ -126,14 +129,33 @@ mod tests {
         LogBatch::new(0, (1..).zip(names).map(event).collect())
     }
 
+    fn add(polls: &mut LongPolls, patterns: &[&str]) -> (PollId, oneshot::Receiver<()>) {
+        let (wake, woken) = oneshot::channel();
+        let patterns = patterns.iter().map(|text| Pattern::parse(text.to_string()).expect("valid")).collect();
+        (polls.add(AwaitEvent { patterns, wake }), woken)
+    }
+
+    /// Its request gives it up after it was woken, and maybe after the shard was started anew.
+    #[test]
+    fn a_poll_of_before_is_not_taken_for_a_later_one_in_its_place() {
+        let mut polls = LongPolls::default();
+        let (woken, _) = add(&mut polls, &["a"]);
+        polls.wake_all();
+        let (next, mut waits) = add(&mut polls, &["a"]);
+        assert_eq!(woken.place, next.place);
+        polls.forget(woken);
+        assert_eq!(waits.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+
+        let mut restarted = LongPolls::default();
+        let (_, mut waits) = add(&mut restarted, &["a"]);
+        restarted.forget(woken);
+        restarted.forget(next);
+        assert_eq!(waits.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+    }
+
     #[test]
     fn each_is_woken_once_by_what_it_waits_for() {
         let mut polls = LongPolls::default();
-        let add = |polls: &mut LongPolls, patterns: &[&str]| {
-            let (wake, woken) = oneshot::channel();
-            let patterns = patterns.iter().map(|text| Pattern::parse(text.to_string()).expect("valid")).collect();
-            (polls.add(AwaitEvent { patterns, wake }), woken)
-        };
         let (_, mut exact) = add(&mut polls, &["a.b"]);
         let (_, mut both) = add(&mut polls, &["a.*", "a.b", "c"]);
         let (left, mut gone) = add(&mut polls, &["a.b"]);

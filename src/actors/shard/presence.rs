@@ -28,7 +28,7 @@ impl Handler<CountSubscribers> for Shard {
         let mut counts = BTreeMap::<_, SubscriberCount>::new();
         for (topic, members) in self.members.iter().enumerate() {
             let Some(pattern) = self.index.pattern(topic) else { continue };
-            let sse = members.iter().filter(|member| self.seats[member.seat].link.wire == Wire::Sse).count();
+            let sse = members.iter().filter(|member| self.seats[member.seat].connection.wire == Wire::Sse).count();
             counts.insert(pattern.clone(), SubscriberCount { websocket: members.len() - sse, sse });
         }
         MessageResult(counts)
@@ -43,11 +43,11 @@ impl Shard {
             topic.is_some_and(|topic| seat.subscription(topic).is_some())
         };
         let is_from = |wanted: &String| {
-            seat.link.peer.is_some_and(|peer| *wanted == peer.ip().to_string() || *wanted == peer.to_string())
+            seat.connection.peer.is_some_and(|peer| *wanted == peer.ip().to_string() || *wanted == peer.to_string())
         };
         after.is_none_or(|after| seat.session > after)
             && pattern.as_ref().is_none_or(has)
             && peer.as_ref().is_none_or(is_from)
-            && kind.as_ref().is_none_or(|kind| seat.link.wire.kind() == kind)
+            && kind.as_ref().is_none_or(|kind| seat.connection.wire.kind() == kind)
     }
 }

@@ -4,11 +4,13 @@ use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::json;
 
 use super::Shard;
-use super::seat::{Mode, Seat, Subscription, peer_name};
-use crate::actors::session;
+use super::seat::{Mode, Seat, Subscription};
 use crate::actors::shard::messages::{FindSubscribers, Subscriber, Subscribers};
 use crate::runtime::report::{ActorKind, ActorReport, ActorState, Details, MailboxReport, Observe, uptime_seconds};
+use crate::transport::peer_name;
 
+/// Messages that may wait for a session. It gets hardly any: its input is the connection.
+const SESSION_MAILBOX: usize = 16;
 /// Most subscriptions listed for one session; the count is always right.
 const LISTED_SUBSCRIPTIONS: usize = 100;
 /// Most patterns listed for one session when it is explained whom an event would reach.
@@ -25,8 +27,8 @@ impl Handler<Observe> for Shard {
                 "sessions": self.seats.len(),
                 "patterns": self.index.len(),
                 "long_polls": self.polls.len(),
-                "queued_bytes": self.queues.budget.used(),
-                "queue_limit_bytes": self.queues.budget.limit(),
+                "queued_bytes": self.thread.queues.budget.used(),
+                "queue_limit_bytes": self.thread.queues.budget.limit(),
                 "recent_bytes": self.recent.bytes(),
                 "recent_after": self.recent.floor(),
             }),
@@ -45,28 +47,28 @@ impl Shard {
             .take(LISTED_SUBSCRIPTIONS)
             .filter_map(|s| self.index.pattern(s.topic).map(|p| p.as_str()))
             .collect();
-        let closed = seat.link.outbox.is_closed();
+        let closed = seat.connection.outbox.is_closed();
         ActorReport {
             name: format!("session/{}", seat.session),
             kind: ActorKind::Session,
             state: if closed { ActorState::Stopped } else { ActorState::Running },
             restarts: 0,
-            mailbox: MailboxReport { depth: 0, capacity: session::MAILBOX },
+            mailbox: MailboxReport { depth: 0, capacity: SESSION_MAILBOX },
             uptime_seconds: uptime_seconds(seat.opened),
             details: json!({
                 "id": seat.session,
-                "kind": seat.link.wire.kind(),
-                "peer": seat.link.peer.map(|peer| peer_name(Some(peer))),
-                "principal": seat.link.standing.caller().principal().map(|principal| principal.name()),
-                "shard": self.number,
+                "kind": seat.connection.wire.kind(),
+                "peer": seat.connection.peer.map(|peer| peer_name(Some(peer))),
+                "principal": seat.connection.auth.caller().principal().map(|principal| principal.name()),
+                "shard": self.thread.number,
                 "subscriptions": patterns,
                 "subscription_count": seat.subscriptions.len(),
-                "queue_bytes": seat.link.outbox.queued_bytes(),
+                "queue_bytes": seat.connection.outbox.queued_bytes(),
                 "live": seat.is_live(),
                 "reading": seat.mode == (Mode::CatchingUp { reading: true }),
                 "position": position,
                 "lag": (head - position).max(0),
-                "frames": seat.frames + seat.link.durable_frames.get(),
+                "frames": seat.frames + seat.connection.durable_frames.get(),
             }),
             children: Vec::new(),
         }
@@ -99,7 +101,7 @@ impl Handler<FindSubscribers> for Shard {
             *count += 1;
             if list.len() < limit {
                 let patterns = counted.into_iter().take(EXPLAINED_PATTERNS).filter_map(of).collect();
-                let peer = seat.link.peer.map(|peer| peer_name(Some(peer)));
+                let peer = seat.connection.peer.map(|peer| peer_name(Some(peer)));
                 list.push(Subscriber { session: seat.session, peer, patterns, why_not });
             }
         }

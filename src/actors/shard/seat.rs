@@ -1,123 +1,18 @@
 //! A client in the shard: its connection, its subscriptions and its place in the log.
 
-use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-
 use smallvec::SmallVec;
 
-use crate::access::limits::RateKey;
-use crate::actors::shard::messages::SessionId;
-use crate::domain::access::Caller;
+use super::messages::SessionId;
+use crate::actors::connection::{Beat, Connection};
 use crate::domain::cursor::{Cursor, EndedWindow, Window, decide};
 use crate::domain::event::{Event, EventId};
 use crate::domain::filter::{Document, Filter};
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::pattern::Pattern;
-use crate::protocol::close::CloseReason;
 use crate::protocol::subscription::Envelope;
-use crate::protocol::wire::Wire;
-use crate::protocol::{frame, sse};
-use crate::transport::{CloseFrame, Outbox, append_text_frame};
-
-/// Beats of the shard's heart, one a second: a clock that costs nothing to read.
-pub type Beat = u32;
-
-/// The connection of a client, shared by its session, its shard and its worker, on one thread.
-#[derive(Debug)]
-pub struct Link {
-    pub outbox: Rc<Outbox>,
-    pub wire: Wire,
-    /// The client's address; its port is 0 where a proxy told of it.
-    pub peer: Option<SocketAddr>,
-    pub standing: Standing,
-    /// Frames of durable subscriptions that it was sent; its session counts them.
-    pub durable_frames: Cell<u64>,
-    /// When the client was last heard of.
-    pub heard: Cell<Beat>,
-    /// The shard's heart.
-    pub clock: Rc<Cell<Beat>>,
-}
-
-/// Who the client is, and what it was told of that.
-#[derive(Debug)]
-pub struct Standing {
-    caller: RefCell<Caller>,
-    /// Whose share its requests are taken from.
-    pub rate_key: RateKey,
-    /// Whether it has asked for more than plain event frames.
-    pub asks_more: Cell<bool>,
-    /// Whether it was told that its token ends soon.
-    pub was_warned: Cell<bool>,
-}
-
-impl Standing {
-    pub fn new(caller: Caller, rate_key: RateKey) -> Self {
-        Self { caller: caller.into(), rate_key, asks_more: Cell::new(false), was_warned: Cell::new(false) }
-    }
-
-    pub fn caller(&self) -> Caller {
-        self.caller.borrow().clone()
-    }
-
-    /// The client has shown another token.
-    pub fn go_on_as(&self, caller: Caller) {
-        self.caller.replace(caller);
-        self.was_warned.set(false);
-    }
-}
-
-impl Link {
-    /// The client's address, for the log.
-    pub fn peer_name(&self) -> String {
-        peer_name(self.peer)
-    }
-
-    /// The client has said something.
-    pub fn hear(&self) {
-        self.heard.set(self.clock.get());
-    }
-
-    /// Ends the connection after what is queued.
-    pub fn close(&self, reason: CloseReason) {
-        if !self.outbox.is_closed() {
-            self.outbox.close_with(reason.code(), self.last_words(reason));
-        }
-    }
-
-    /// Ends the connection instead of what is queued.
-    pub fn close_now(&self, reason: CloseReason) {
-        if !self.outbox.is_closed() {
-            self.outbox.close_now_with(reason.code(), self.last_words(reason));
-        }
-    }
-
-    /// How the client is told why, and when to come back.
-    fn last_words(&self, reason: CloseReason) -> Bytes {
-        let after = reason.reconnect_after(rand::random());
-        if self.wire == Wire::Sse {
-            return sse::farewell(reason.text(), after.unwrap_or(sse::STAY_AWAY));
-        }
-        let mut words = BytesMut::new();
-        if let Some(after) = after.filter(|_| self.standing.asks_more.get() && reason.is_planned()) {
-            append_text_frame(&mut words, frame::disconnect(reason, after).as_bytes());
-        }
-        words.extend_from_slice(&CloseFrame::new(reason.code(), reason.text()).encode());
-        words.freeze()
-    }
-}
-
-/// An address for the log, without the port if that is not known.
-pub fn peer_name(peer: Option<SocketAddr>) -> String {
-    match peer {
-        None => "-".to_owned(),
-        Some(peer) if peer.port() == 0 => peer.ip().to_string(),
-        Some(peer) => peer.to_string(),
-    }
-}
 
 /// Whether a seat is served by fan-out or reads for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +47,7 @@ pub struct Ended {
 /// See the module.
 pub struct Seat {
     pub session: SessionId,
-    pub link: Rc<Link>,
+    pub connection: Rc<Connection>,
     pub subscriptions: Vec<Subscription>,
     /// Where it reads while it catches up; while live its position is the shard's head.
     pub cursor: Cursor,
@@ -169,11 +64,11 @@ pub struct Seat {
 
 impl Seat {
     /// A client that has just connected; it has missed nothing up to `head`.
-    pub fn new(session: SessionId, link: Rc<Link>, head: EventId) -> Self {
-        let pinged = link.clock.get();
+    pub fn new(session: SessionId, connection: Rc<Connection>, head: EventId) -> Self {
+        let pinged = connection.clock.get();
         Self {
             session,
-            link,
+            connection,
             subscriptions: Vec::new(),
             cursor: Cursor::new(head),
             mode: Mode::Live,

@@ -51,7 +51,7 @@ impl Shard {
         if let Some(id) = &id {
             let state =
                 Subscribed { last_id, recovered, earliest_id: bounds.earliest, log: self.parts.position.log_id() };
-            seat.link.outbox.push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
+            seat.connection.outbox.push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
         }
         if let (Some(topic), Start::Now) = (known_topic, start)
             && let Some(subscription) = seat.subscription(topic)
@@ -156,7 +156,7 @@ impl Handler<CloseSubscription> for Shard {
         let CloseSubscription { seated, id, pattern } = request;
         self.unsubscribe(seated, &pattern);
         if let (Some(id), Some(seat)) = (id, self.seat(seated)) {
-            seat.link.outbox.push(text_frame(frame::unsubscribed(&id, &pattern).as_bytes()));
+            seat.connection.outbox.push(text_frame(frame::unsubscribed(&id, &pattern).as_bytes()));
         }
     }
 }
@@ -171,6 +171,6 @@ impl Handler<ListSubscriptions> for Shard {
             .subscriptions
             .iter()
             .filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope, s.filter.as_ref())));
-        seat.link.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
+        seat.connection.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
     }
 }

@@ -1,4 +1,4 @@
-//! How a subscriber's connection comes to its seat in the shard of its worker.
+//! What the edges of WebSocket and SSE have in common: how a subscriber's connection is let in.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,21 +7,14 @@ use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 
 use super::{Edge, access};
-use crate::actors::router::worker::ShardAddresses;
-use crate::actors::shard::messages::{OpenSession, Seated};
-use crate::actors::shard::seat::{Link, Standing};
+use crate::access::limits::PeerAdmission;
+use crate::actors::connection::AuthState;
+use crate::actors::session::attachment::{Arrival, Attachment};
 use crate::domain::access::Caller;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::wire::Wire;
 use crate::transport::{HandshakeError, Outbox};
-
-/// A place in the shard.
-pub struct Seat {
-    pub seated: Seated,
-    pub link: Rc<Link>,
-    pub shard: Rc<ShardAddresses>,
-}
 
 /// Refuses subscribers while there is nothing to subscribe to, or nobody should come any more.
 pub fn check_open(edge: &Edge) -> Result<(), ApiError> {
@@ -34,34 +27,25 @@ pub fn check_open(edge: &Edge) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Takes a seat for the connection behind `outbox`, by which `caller` goes on.
-pub async fn take(
+/// Attaches the connection behind `outbox`, by which `caller` goes on, to the shard of this thread.
+pub async fn attach(
     req: &HttpRequest,
     edge: &Edge,
     caller: Caller,
+    admission: Option<PeerAdmission>,
     outbox: Rc<Outbox>,
     wire: Wire,
-) -> Result<Seat, ApiError> {
-    let (parts, worker) = (&edge.parts, &edge.worker);
-    let shard = worker.shard().ok_or_else(|| unavailable(ErrorCode::Overloaded, "still starting"))?;
-    let standing = Standing::new(caller.clone(), access::rate_key(req, edge, &caller));
-    let link = worker.link(outbox, wire, access::peer(req, edge), standing);
-    let ticket = worker.lobby.enter(link.clone());
-    let Ok(Some(seated)) = shard.open_session.send(OpenSession(ticket)).await else {
-        worker.lobby.take(ticket);
-        return Err(restarting());
-    };
-    parts.metrics.sessions_opened.inc();
-    if parts.health.is_draining() {
-        // The others may have been told to leave before this one had its seat.
-        link.close(CloseReason::Draining);
+) -> Result<Attachment, ApiError> {
+    let rate_key = access::rate_key(req, edge, &caller);
+    let auth = AuthState::new(caller, rate_key);
+    let arrival = Arrival { outbox, wire, peer: access::peer(req, edge), auth, admission };
+    let attachment = Attachment::get(&edge.worker, arrival).await?;
+    edge.parts.metrics.sessions_opened.inc();
+    if edge.parts.health.is_draining() {
+        // The others may have been told to leave before this one had its place.
+        attachment.connection.close(CloseReason::Draining);
     }
-    Ok(Seat { seated, link, shard })
-}
-
-/// The answer while there is no shard to sit in.
-pub fn restarting() -> ApiError {
-    unavailable(ErrorCode::Overloaded, "the shard of this worker is restarting")
+    Ok(attachment)
 }
 
 /// The answer to a request that does not become a subscriber's connection.

@@ -1,0 +1,133 @@
+//! The connection of a subscriber, shared by its session, its shard and its worker, on one thread.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use slab::Slab;
+
+use crate::access::limits::RateKey;
+use crate::domain::access::Caller;
+use crate::protocol::close::CloseReason;
+use crate::protocol::wire::Wire;
+use crate::protocol::{frame, sse};
+use crate::transport::{CloseFrame, Outbox, append_text_frame, peer_name};
+
+/// Ticks of the shard, one a second: a clock that costs nothing to read.
+pub type Beat = u32;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Connection {
+    pub outbox: Rc<Outbox>,
+    pub wire: Wire,
+    /// The subscriber's address; its port is 0 where a proxy told of it.
+    pub peer: Option<SocketAddr>,
+    pub auth: AuthState,
+    /// Frames of durable subscriptions that it was sent; its session counts them.
+    pub durable_frames: Cell<u64>,
+    /// When the subscriber was last heard of.
+    pub heard: Cell<Beat>,
+    /// The clock of its thread.
+    pub clock: Rc<Cell<Beat>>,
+}
+
+/// Who the subscriber is, and what it was told of that.
+#[derive(Debug)]
+pub struct AuthState {
+    caller: RefCell<Caller>,
+    /// Whose share its requests are taken from.
+    pub rate_key: RateKey,
+    /// Whether it has asked for more than plain event frames.
+    pub asks_more: Cell<bool>,
+    /// Whether it was told that its token ends soon.
+    pub was_warned: Cell<bool>,
+}
+
+impl AuthState {
+    pub fn new(caller: Caller, rate_key: RateKey) -> Self {
+        Self { caller: caller.into(), rate_key, asks_more: Cell::new(false), was_warned: Cell::new(false) }
+    }
+
+    pub fn caller(&self) -> Caller {
+        self.caller.borrow().clone()
+    }
+
+    /// The subscriber has shown another token.
+    pub fn go_on_as(&self, caller: Caller) {
+        self.caller.replace(caller);
+        self.was_warned.set(false);
+    }
+}
+
+impl Connection {
+    /// A connection that was just heard of.
+    pub fn new(
+        outbox: Rc<Outbox>,
+        wire: Wire,
+        peer: Option<SocketAddr>,
+        auth: AuthState,
+        clock: Rc<Cell<Beat>>,
+    ) -> Rc<Self> {
+        let heard = Cell::new(clock.get());
+        Rc::new(Self { outbox, wire, peer, auth, durable_frames: Cell::new(0), heard, clock })
+    }
+
+    /// The subscriber's address, for the log.
+    pub fn peer_name(&self) -> String {
+        peer_name(self.peer)
+    }
+
+    /// The subscriber has said something.
+    pub fn hear(&self) {
+        self.heard.set(self.clock.get());
+    }
+
+    /// Ends the connection after what is queued.
+    pub fn close(&self, reason: CloseReason) {
+        if !self.outbox.is_closed() {
+            self.outbox.close_with(reason.code(), self.last_words(reason));
+        }
+    }
+
+    /// Ends the connection instead of what is queued.
+    pub fn close_now(&self, reason: CloseReason) {
+        if !self.outbox.is_closed() {
+            self.outbox.close_now_with(reason.code(), self.last_words(reason));
+        }
+    }
+
+    /// How the subscriber is told why, and when to come back.
+    fn last_words(&self, reason: CloseReason) -> Bytes {
+        let after = reason.reconnect_after(rand::random());
+        if self.wire == Wire::Sse {
+            return sse::farewell(reason.text(), after.unwrap_or(sse::STAY_AWAY));
+        }
+        let mut words = BytesMut::new();
+        if let Some(after) = after.filter(|_| self.auth.asks_more.get() && reason.is_planned()) {
+            append_text_frame(&mut words, frame::disconnect(reason, after).as_bytes());
+        }
+        words.extend_from_slice(&CloseFrame::new(reason.code(), reason.text()).encode());
+        words.freeze()
+    }
+}
+
+/// A place in the lobby.
+pub type Ticket = usize;
+
+/// The connections of one thread that are on their way to its shard: an `Rc` cannot travel in an actor's message.
+#[derive(Debug, Default)]
+pub struct Lobby(RefCell<Slab<Rc<Connection>>>);
+
+impl Lobby {
+    /// Lets a connection wait.
+    pub fn enter(&self, connection: Rc<Connection>) -> Ticket {
+        self.0.borrow_mut().insert(connection)
+    }
+
+    /// Takes the connection with this ticket; `None` if it was taken before.
+    pub fn take(&self, ticket: Ticket) -> Option<Rc<Connection>> {
+        self.0.borrow_mut().try_remove(ticket)
+    }
+}

@@ -1,0 +1,66 @@
+//! How a subscriber's connection gets its place in the shard of its thread, and gives it up.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::prelude::Addr;
+
+use crate::access::limits::PeerAdmission;
+use crate::actors::connection::{AuthState, Connection};
+use crate::actors::shard::Shard;
+use crate::actors::shard::messages::{OpenSession, Seated, SessionClosed};
+use crate::actors::worker::Worker;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::wire::Wire;
+use crate::transport::Outbox;
+
+/// A connection that is to get its place.
+pub struct Arrival {
+    pub outbox: Rc<Outbox>,
+    pub wire: Wire,
+    pub peer: Option<SocketAddr>,
+    pub auth: AuthState,
+    /// The place that the connection takes among those of its address.
+    pub admission: Option<PeerAdmission>,
+}
+
+/// A connection with its place in one generation of its shard, which is given up when this is dropped.
+pub struct Attachment {
+    pub seated: Seated,
+    pub connection: Rc<Connection>,
+    pub shard: Addr<Shard>,
+    _admission: Option<PeerAdmission>,
+}
+
+impl Attachment {
+    /// Gets a connection its place; an error while there is no shard.
+    pub async fn get(worker: &Worker, arrival: Arrival) -> Result<Self, ApiError> {
+        let Arrival { outbox, wire, peer, auth, admission } = arrival;
+        let shard = worker.shard().ok_or_else(|| absent("still starting"))?;
+        let lobby = &worker.thread.lobby;
+        let connection = Connection::new(outbox, wire, peer, auth, Rc::clone(&worker.thread.clock));
+        let ticket = lobby.enter(Rc::clone(&connection));
+        let Ok(Some(seated)) = shard.send(OpenSession(ticket)).await else {
+            lobby.take(ticket);
+            return Err(restarting());
+        };
+        Ok(Self { seated, connection, shard, _admission: admission })
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        // One message for each place: unbounded sending is bounded by that.
+        self.shard.do_send(SessionClosed(self.seated));
+    }
+}
+
+/// The answer while there is no shard.
+pub(super) fn restarting() -> ApiError {
+    absent("the shard of this worker is restarting")
+}
+
+fn absent(reason: &str) -> ApiError {
+    ApiError::new(ErrorCode::Overloaded, reason).retry_after(Duration::from_secs(1))
+}
