@@ -18,7 +18,7 @@ impl Shard {
             return;
         }
         let now = now();
-        for (_, seat) in &self.seats {
+        for seat in self.subscribers.iter() {
             self.check_token(seat, now);
         }
     }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use actix::ActorFutureExt;
 use actix::prelude::{AsyncContext, Context, WrapFuture};
 
+use super::Shard;
+use super::laggards::Laggards;
+use super::messages::Seated;
 use super::seat::{Mode, Seat};
-use super::{Seated, Shard};
 use crate::actors::push_log::PushLog;
 use crate::domain::event::EventId;
 use crate::domain::index::PatternIndex;
@@ -19,12 +21,8 @@ use crate::storage::{Scan, ScanPage, StoreError};
 /// Events and bytes in one page read from the store.
 const PAGE_EVENTS: usize = 512;
 const PAGE_BYTES: usize = 256 * 1024;
-/// Pages being read for seats of one shard at once; the others wait their turn.
-const MAX_READERS: usize = 4;
 /// Most bytes queued for one seat in one turn, so that all who catch up get on.
 const TURN_BYTES: usize = 64 * 1024;
-/// Seats served in one turn of those for which there was no room.
-const SERVED_PER_TURN: usize = 8;
 /// Most bytes of payloads that one seat with filters looks into in one turn.
 const TURN_LOOKS: usize = 1024 * 1024;
 /// Pause before a failed read is tried again.
@@ -33,8 +31,8 @@ const READ_RETRY: Duration = Duration::from_millis(500);
 impl Shard {
     /// Queues what a seat has missed, as far as its outbox has room; makes it live once it has everything.
     pub(super) fn catch_up(&mut self, key: usize, ctx: &mut Context<Self>) {
-        let head = self.head();
-        let Some(seat) = self.seats.get_mut(key) else { return };
+        let head = self.head.position();
+        let Some(seat) = self.subscribers.get_mut(key) else { return };
         if seat.connection.outbox.is_closed() || seat.mode != (Mode::CatchingUp { reading: false }) {
             return;
         }
@@ -45,22 +43,17 @@ impl Shard {
         if seat.subscriptions.is_empty() {
             seat.cursor.advance(head);
         }
+        let seated = Seated { session: seat.session, seat: key };
         if !self.has_room_to_catch_up() {
-            self.without_room.push_back(key);
+            self.laggards.add_without_room(key);
             return;
         }
-        let Some(seat) = self.seats.get_mut(key) else { return };
-        let Some(events) = self.recent.after(seat.cursor.position()) else {
-            self.read_page(key, ctx);
-            return;
+        let Some((seat, index)) = self.subscribers.with_index(seated) else { return };
+        let Some(events) = self.head.after(seat.cursor.position()) else {
+            return self.read_page(seated, ctx);
         };
-        let scanned = queue_due(
-            seat,
-            events,
-            &self.index,
-            &self.parts.pushes,
-            TURN_BYTES.min(self.parts.limits.queue_per_connection),
-        );
+        let room = TURN_BYTES.min(self.parts.limits.queue_per_connection);
+        let scanned = queue_due(seat, events, index, &self.parts.pushes, room);
         seat.cursor.advance(scanned.through.unwrap_or(head));
         self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
         if scanned.through.is_some() {
@@ -68,29 +61,31 @@ impl Shard {
         } else if seat.may_go_live(head) {
             seat.go_live();
         } else {
-            self.early.push(key);
+            self.laggards.add_early(key);
         }
     }
 
     /// Lets a seat go on once its client has taken most of what is queued.
     pub(super) fn await_drain(&mut self, key: usize) {
         let low = low_water(self.parts.limits.queue_per_connection);
-        self.seats[key].connection.outbox.arm_drain_notice(key, low);
+        if let Some(seat) = self.subscribers.get(key) {
+            seat.connection.outbox.arm_drain_notice(key, low);
+        }
     }
 
     /// Serves seats that found the queues of all connections together full, a few in a turn.
     pub(super) fn serve_without_room(&mut self, ctx: &mut Context<Self>) {
-        for _ in 0..SERVED_PER_TURN {
+        for _ in Laggards::turn() {
             if !self.has_room_to_catch_up() {
                 return;
             }
-            let Some(key) = self.without_room.pop_front() else { return };
+            let Some(key) = self.laggards.next_without_room() else { return };
             self.catch_up(key, ctx);
         }
-        if !std::mem::replace(&mut self.serves_on, true) {
+        if self.laggards.begin_turn() {
             let turn = tokio::task::yield_now().into_actor(self);
             ctx.spawn(turn.map(|(), this, ctx| {
-                this.serves_on = false;
+                this.laggards.end_turn();
                 this.serve_without_room(ctx);
             }));
         }
@@ -103,22 +98,19 @@ impl Shard {
 
     /// Serves the seats whose subscription begins with an event that had been committed but not routed.
     pub(super) fn serve_early_subscribers(&mut self, ctx: &mut Context<Self>) {
-        for key in std::mem::take(&mut self.early) {
+        for key in self.laggards.take_early() {
             self.catch_up(key, ctx);
         }
     }
 
-    fn read_page(&mut self, key: usize, ctx: &mut Context<Self>) {
-        let head = self.head();
-        let Some(seat) = self.seats.get_mut(key) else { return };
+    fn read_page(&mut self, seated: Seated, ctx: &mut Context<Self>) {
+        let head = self.head.position();
+        let Some((seat, index)) = self.subscribers.with_index(seated) else { return };
         seat.mode = Mode::CatchingUp { reading: true };
-        let seated = Seated { session: seat.session, seat: key };
-        if self.readers >= MAX_READERS {
-            self.readers_waiting.push_back(seated);
+        if !self.reads.begin(seated) {
             return;
         }
-        self.readers += 1;
-        let patterns = seat.subscriptions.iter().filter_map(|s| self.index.pattern(s.topic).cloned()).collect();
+        let patterns = seat.subscriptions.iter().filter_map(|s| index.pattern(s.topic).cloned()).collect();
         let scan = Scan {
             after: seat.cursor.position(),
             through: Some(head),
@@ -133,10 +125,9 @@ impl Shard {
     }
 
     fn take_page(&mut self, seated: Seated, opened: u64, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
-        self.readers -= 1;
+        self.reads.end();
         self.serve_waiting_readers(ctx);
-        let index = &self.index;
-        let Some(seat) = self.seats.get_mut(seated.seat).filter(|s| s.session == seated.session) else { return };
+        let Some((seat, index)) = self.subscribers.with_index(seated) else { return };
         seat.mode = Mode::CatchingUp { reading: false };
         match page {
             // Meanwhile the client has asked for more, from another place perhaps.
@@ -161,7 +152,7 @@ impl Shard {
             Err(error) => {
                 log::warn!(session = seated.session, error:% = error; "catch-up read failed, trying again");
                 ctx.run_later(READ_RETRY, move |this, ctx| {
-                    if this.seat(seated).is_some() {
+                    if this.subscribers.of(seated).is_some() {
                         this.catch_up(seated.seat, ctx);
                     }
                 });
@@ -170,31 +161,21 @@ impl Shard {
     }
 
     fn serve_waiting_readers(&mut self, ctx: &mut Context<Self>) {
-        while self.readers < MAX_READERS
-            && let Some(next) = self.readers_waiting.pop_front()
-        {
-            if let Some(seat) = self.seat(next) {
+        while let Some(next) = self.reads.next() {
+            if let Some(seat) = self.subscribers.of_mut(next) {
                 seat.mode = Mode::CatchingUp { reading: false };
                 self.catch_up(next.seat, ctx);
             }
         }
     }
 
-    /// A seat that waited for its turn to read, or was reading, is gone.
-    pub(super) fn end_read(&mut self, seated: Seated, seat: &Seat) {
-        if seat.mode == (Mode::CatchingUp { reading: true }) {
-            self.readers_waiting.retain(|waiting| *waiting != seated);
-        }
-    }
-
     /// Reads the store from the head on, because a batch was missed or somebody else has committed (RT-2).
     pub(super) fn fill_gap(&mut self, ctx: &mut Context<Self>) {
-        if self.filling {
+        if !self.reads.begin_filling() {
             return;
         }
-        self.filling = true;
         self.parts.metrics.gaps.inc();
-        let after = self.head();
+        let after = self.head.position();
         let scan =
             Scan { after, through: None, patterns: Vec::new(), max_events: PAGE_EVENTS * 4, max_bytes: PAGE_BYTES * 4 };
         let reader = self.parts.reader.clone();
@@ -203,10 +184,10 @@ impl Shard {
     }
 
     fn take_fill(&mut self, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
-        self.filling = false;
+        self.reads.end_filling();
         match page {
             Ok(mut page) => {
-                let (through, head) = (page.scanned_through, self.head());
+                let (through, head) = (page.scanned_through, self.head.position());
                 if page.earliest > head + 1 {
                     // Retention was faster than the shard.
                     log::warn!(shard = self.thread.number, head, earliest_id = page.earliest; "shard fell behind the retained history");
@@ -218,17 +199,17 @@ impl Shard {
                 if !missed.is_empty() {
                     self.deliver(LogBatch::new(head, missed), ctx);
                 }
-                if through > self.head() {
+                if through > self.head.position() {
                     // The end of the page was trimmed meanwhile.
                     self.skip_to(through);
                 }
-                if self.parts.position.last() > self.head() {
+                if self.parts.position.last() > self.head.position() {
                     self.fill_gap(ctx);
                 }
             }
             // Each of the clients meets the damage for itself; the shard goes on with what is new.
             Err(error) if error.is_damage() => {
-                let (head, last) = (self.head(), self.parts.position.last());
+                let (head, last) = (self.head.position(), self.parts.position.last());
                 log::error!(shard = self.thread.number, after = head, through = last, error:%; "a gap cannot be read, closing the clients");
                 self.close_live(last + 1, CloseReason::HistoryUnreadable);
                 if last > head {
@@ -240,16 +221,15 @@ impl Shard {
     }
 
     /// Goes on after `id`, whatever is before it.
-    fn skip_to(&mut self, id: EventId) {
+    pub(super) fn skip_to(&mut self, id: EventId) {
         self.polls.wake_all();
-        self.head = Some(id);
-        self.recent.restart(id);
+        self.head.skip_to(id);
     }
 
     /// Live clients may have missed what lies between the head and `earliest`, and are told so rather than left with a
     /// silent gap.
     fn close_live(&self, earliest: EventId, reason: CloseReason) {
-        for (_, seat) in self.seats.iter().filter(|(_, seat)| seat.is_live() && !covers_gap(seat, earliest)) {
+        for seat in self.subscribers.iter().filter(|seat| seat.is_live() && !covers_gap(seat, earliest)) {
             seat.connection.close_now(reason);
         }
     }

@@ -23,8 +23,8 @@ pub struct Comings {
 impl Shard {
     /// A client has come.
     pub(super) fn note_opened(&mut self, key: usize) {
-        if let Some(generation) = self.parts.presence {
-            let payload = identity(generation, &self.seats[key]);
+        if let Some((generation, seat)) = self.parts.presence.zip(self.subscribers.get(key)) {
+            let payload = identity(generation, seat);
             self.note("$sys.session.opened", payload);
         }
     }

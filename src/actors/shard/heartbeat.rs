@@ -42,8 +42,8 @@ impl Shard {
         let beat = self.thread.clock.get();
         let limits = self.parts.limits;
         let since = |then: Beat| BEAT * beat.wrapping_sub(then);
-        let (ping, comment, position) = (ping_frame(b""), sse::heartbeat(None), sse::heartbeat(self.head));
-        for (key, seat) in &mut self.seats {
+        let (ping, comment, position) = (ping_frame(b""), sse::heartbeat(None), sse::heartbeat(self.head.known()));
+        for (key, seat) in self.subscribers.iter_mut() {
             let link = &seat.connection;
             let stalled = link.outbox.stalled_for(now);
             if stalled == Some(Duration::ZERO) {
@@ -72,38 +72,37 @@ impl Shard {
         }
         self.check_access();
         self.check_log();
-        self.parts.metrics.queued(self.thread.number, self.thread.queues.budget.used(), self.recent.bytes());
+        self.parts.metrics.queued(self.thread.number, self.thread.queues.budget.used(), self.head.recent_bytes());
         self.parts.metrics.lag(self.thread.number, self.greatest_lag());
         self.tell_comings();
         self.serve_without_room(ctx);
         self.heal(ctx);
-        self.head_at_last_beat = self.head;
+        self.head.end_tick();
     }
 
     /// Clients of a log that is another one now come back, and are told.
     fn check_log(&mut self) {
-        let log = self.parts.position.log_id();
-        if std::mem::replace(&mut self.log, log).is_some_and(|before| Some(before) != log) {
-            self.seats.iter().for_each(|(_, seat)| seat.connection.close(CloseReason::ActorRestarted));
+        if self.head.is_other_log(self.parts.position.log_id()) {
+            self.subscribers.iter().for_each(|seat| seat.connection.close(CloseReason::ActorRestarted));
         }
     }
 
     /// A head that stands still before the end of the log has missed a hint, or a read has failed.
     fn heal(&mut self, ctx: &mut Context<Self>) {
         let last = self.parts.position.last();
-        let stuck = self.head == self.head_at_last_beat && self.head.is_some_and(|head| last > head);
-        if stuck && self.seats.is_empty() {
-            self.polls.wake_all();
-            self.head = Some(last);
-            self.recent.restart(last);
-        } else if stuck {
+        if !self.head.is_stuck(last) {
+            return;
+        }
+        if self.subscribers.is_empty() {
+            self.skip_to(last);
+        } else {
             self.fill_gap(ctx);
         }
     }
 
     fn greatest_lag(&self) -> i64 {
-        let head = self.head();
-        self.seats.iter().map(|(_, seat)| head - seat.position(head)).max().unwrap_or_default().max(0)
+        let head = self.head.position();
+        self.subscribers.iter().map(|seat| head - seat.position(head)).max().unwrap_or_default().max(0)
     }
 }
 

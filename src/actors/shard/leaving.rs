@@ -12,7 +12,7 @@ impl Handler<CloseSession> for Shard {
     type Result = bool;
 
     fn handle(&mut self, CloseSession(session): CloseSession, _: &mut Context<Self>) -> bool {
-        let seat = self.seats.iter().map(|(_, seat)| seat).find(|seat| seat.session == session);
+        let seat = self.subscribers.iter().find(|seat| seat.session == session);
         seat.inspect(|seat| seat.connection.close(CloseReason::Policy)).is_some()
     }
 }
@@ -23,8 +23,8 @@ impl Handler<DrainSessions> for Shard {
     /// Closes are spread evenly, so that the clients do not all come back in the same moment.
     fn handle(&mut self, DrainSessions { reason, spread }: DrainSessions, ctx: &mut Context<Self>) {
         self.polls.wake_all();
-        let count = u32::try_from(self.seats.len()).unwrap_or(u32::MAX).max(1);
-        for (turn, (_, seat)) in (0u32..).zip(&self.seats) {
+        let count = u32::try_from(self.subscribers.len()).unwrap_or(u32::MAX).max(1);
+        for (turn, seat) in (0u32..).zip(self.subscribers.iter()) {
             let link = Rc::clone(&seat.connection);
             ctx.run_later(spread / count * turn, move |_, _| link.close(reason));
         }
@@ -34,11 +34,11 @@ impl Handler<DrainSessions> for Shard {
 /// RT-4: sessions of a failed shard are told to reconnect; their places in the log went with it.
 impl Drop for Shard {
     fn drop(&mut self) {
-        for (_, seat) in &self.seats {
+        for seat in self.subscribers.iter() {
             seat.connection.close(CloseReason::ActorRestarted);
         }
-        self.parts.metrics.sessions.sub(self.seats.len() as i64);
-        let subscriptions: usize = self.seats.iter().map(|(_, seat)| seat.subscriptions.len()).sum();
+        self.parts.metrics.sessions.sub(self.subscribers.len() as i64);
+        let subscriptions: usize = self.subscribers.iter().map(|seat| seat.subscriptions.len()).sum();
         self.parts.metrics.subscriptions.sub(subscriptions as i64);
     }
 }

@@ -11,9 +11,9 @@
 mod access;
 mod catch_up;
 mod comings;
-mod fanout;
-mod filtered;
+mod head;
 mod heartbeat;
+mod laggards;
 mod leaving;
 pub mod messages;
 mod polls;
@@ -21,27 +21,29 @@ mod presence;
 mod recent;
 mod report;
 mod seat;
+mod store_reads;
 mod stream;
+mod subscribers;
 mod subscribing;
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult, StreamHandler, WrapFuture};
-use slab::Slab;
 
 pub use self::catch_up::low_water;
 use self::comings::Comings;
-pub use self::fanout::QueueLimits;
-use self::fanout::{FanOut, Member, Room};
-use self::filtered::FilteredMembers;
+use self::head::Head;
+use self::laggards::Laggards;
 use self::messages::{CheckAccess, OpenSession, Seated, SessionClosed};
 use self::polls::LongPolls;
-use self::recent::RecentEvents;
-use self::seat::Seat;
+use self::seat::{Mode, Seat};
+use self::store_reads::StoreReads;
+use self::subscribers::Subscribers;
+pub use self::subscribers::fanout::QueueLimits;
+use self::subscribers::fanout::{FanOut, Room};
 use super::router::messages::RouteBatch;
 use crate::access::AccessControl;
 use crate::actors::connection::{Beat, Connection, Lobby};
@@ -49,9 +51,6 @@ use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::intake::Intake;
 use crate::actors::push_log::PushLog;
 use crate::config::{Config, Span};
-use crate::domain::event::EventId;
-use crate::domain::index::PatternIndex;
-use crate::domain::log::LogId;
 use crate::protocol::close::close_label;
 use crate::protocol::log_batch::LogBatch;
 use crate::protocol::wire::Wire;
@@ -143,89 +142,47 @@ pub struct Shard {
     thread: ShardThread,
     parts: ShardParts,
 
-    index: PatternIndex,
-    /// The subscribers of each topic, by its handle in the index.
-    members: Vec<Vec<Member>>,
-    /// Those of them who have filters; they are not among `members`.
-    filtered: FilteredMembers,
-    seats: Slab<Seat>,
-
-    /// Everything up to here has been routed. `None` until the log is known.
-    head: Option<EventId>,
-    /// Which log it is, as its clients were told.
-    log: Option<LogId>,
-    /// Where the head was a second ago: a head that stands still before the end of the log has missed something.
-    head_at_last_beat: Option<EventId>,
-    recent: RecentEvents,
+    head: Head,
+    subscribers: Subscribers,
     fan_out: FanOut,
+    laggards: Laggards,
+    reads: StoreReads,
     polls: LongPolls,
     comings: Comings,
-    /// Seats that fell behind in the current batch.
-    behind: Vec<usize>,
-    /// Seats whose subscription begins after the head.
-    early: Vec<usize>,
-    /// Seats that catch up and found the queues of all connections together full.
-    without_room: VecDeque<usize>,
-    /// Their next turn is due already.
-    serves_on: bool,
-    /// A gap in the log is being read from the store.
-    filling: bool,
-    /// Seats that wait for their turn to read from the store.
-    readers_waiting: VecDeque<Seated>,
-    readers: usize,
     batches_in_turn: usize,
-
     _life: Life,
 }
 
 impl Shard {
     pub fn new(thread: ShardThread, parts: ShardParts, life: Life) -> Self {
-        let head = parts.position.get().map(|bounds| bounds.last);
-        let recent = RecentEvents::new(head.unwrap_or_default(), parts.limits.recent_events);
         Self {
+            head: Head::new(parts.position.get().map(|bounds| bounds.last), parts.limits.recent_events),
             thread,
             parts,
-            index: PatternIndex::default(),
-            members: Vec::new(),
-            filtered: FilteredMembers::default(),
-            seats: Slab::new(),
-            head,
-            log: None, // learned with the first beat
-            head_at_last_beat: None,
-            recent,
+            subscribers: Subscribers::default(),
             fan_out: FanOut::default(),
+            laggards: Laggards::default(),
+            reads: StoreReads::default(),
             polls: LongPolls::default(),
             comings: Comings::default(),
-            behind: Vec::new(),
-            early: Vec::new(),
-            without_room: VecDeque::new(),
-            serves_on: false,
-            filling: false,
-            readers_waiting: VecDeque::new(),
-            readers: 0,
             batches_in_turn: 0,
             _life: life,
         }
     }
 
-    fn head(&self) -> EventId {
-        self.head.unwrap_or_default()
-    }
-
     /// Takes the next batch of the log (RT-2: it must follow the head).
     fn route(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
-        let head = self.learn_head(batch.prev);
+        let head = self.head.learn(batch.prev);
         if batch.last() <= head && batch.prev <= head {
             return;
         }
-        if self.seats.is_empty() {
+        if self.subscribers.is_empty() {
             if batch.prev == head {
                 self.polls.wake(&batch);
             } else {
                 self.polls.wake_all();
             }
-            self.head = Some(batch.last());
-            self.recent.restart(batch.last());
+            self.head.skip_to(batch.last());
             return;
         }
         if batch.prev != head {
@@ -235,37 +192,19 @@ impl Shard {
         self.deliver(batch, ctx);
     }
 
-    /// The head; `end` if nothing was known of the log so far.
-    fn learn_head(&mut self, end: EventId) -> EventId {
-        if self.head.is_none() {
-            self.recent.restart(end);
-        }
-        *self.head.get_or_insert(end)
-    }
-
     fn deliver(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
-        let head = self.head();
         self.polls.wake(&batch);
         let room = Room { queues: &self.thread.queues, limits: self.queue_limits(), pushes: &self.parts.pushes };
-        let tally = self.fan_out.deliver(
-            &batch,
-            head,
-            &self.index,
-            &self.members,
-            &self.filtered,
-            &mut self.seats,
-            &room,
-            &mut self.behind,
-        );
+        let mut behind = Vec::new();
+        let tally = self.fan_out.deliver(&batch, self.head.position(), &mut self.subscribers, &room, &mut behind);
         self.parts.metrics.pushed(tally.frames, tally.bytes);
         if self.parts.log_activity {
             for event in &batch.events {
                 log::info!(target: "event_handler::activity", id = event.event.id, shard = self.thread.number; "pushed");
             }
         }
-        self.head = Some(batch.last());
-        self.recent.push(batch);
-        for key in std::mem::take(&mut self.behind) {
+        self.head.advance(batch);
+        for key in behind {
             self.parts.metrics.catch_ups.with_label_values(&["slow"]).inc();
             self.await_drain(key);
         }
@@ -276,34 +215,26 @@ impl Shard {
         QueueLimits { per_connection: self.parts.limits.queue_per_connection }
     }
 
-    fn seat(&mut self, seated: Seated) -> Option<&mut Seat> {
-        self.seats.get_mut(seated.seat).filter(|seat| seat.session == seated.session)
-    }
-
     fn open_session(&mut self, connection: Rc<Connection>) -> Seated {
         let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         log::debug!(session, peer = connection.peer_name().as_str(); "session opened");
-        let seat = self.seats.insert(Seat::new(session, connection, self.head()));
+        let seat = self.subscribers.insert(Seat::new(session, connection, self.head.position()));
         self.note_opened(seat);
         self.parts.metrics.sessions.inc();
         Seated { session, seat }
     }
 
     fn close_session(&mut self, seated: Seated) {
-        if self.seat(seated).is_none() {
-            return;
-        }
-        let seat = self.seats.remove(seated.seat);
-        for subscription in &seat.subscriptions {
-            self.leave_topic(seated.seat, subscription);
-        }
+        let Some(seat) = self.subscribers.remove(seated) else { return };
         self.parts.metrics.sessions.dec();
         self.parts.metrics.subscriptions.sub(seat.subscriptions.len() as i64);
         let code = close_label(seat.connection.outbox.close_code());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
         log::debug!(session = seated.session, peer = seat.connection.peer_name().as_str(), code = code.as_str(), frames = seat.frames; "session closed");
         self.note_closed(&seat);
-        self.end_read(seated, &seat);
+        if seat.mode == (Mode::CatchingUp { reading: true }) {
+            self.reads.forget(seated);
+        }
     }
 }
 
@@ -334,7 +265,7 @@ impl Handler<RouteBatch> for Shard {
 
 impl StreamHandler<OutboxKey> for Shard {
     fn handle(&mut self, key: OutboxKey, ctx: &mut Self::Context) {
-        if self.seats.get(key).is_some_and(|seat| !seat.is_live()) {
+        if self.subscribers.get(key).is_some_and(|seat| !seat.is_live()) {
             self.catch_up(key, ctx);
         }
         self.serve_without_room(ctx);

@@ -20,17 +20,17 @@ impl Handler<Observe> for Shard {
     type Result = MessageResult<Observe>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Context<Self>) -> Self::Result {
-        let children = self.seats.iter().map(|(_, seat)| self.session_report(seat)).collect();
+        let children = self.subscribers.iter().map(|seat| self.session_report(seat)).collect();
         MessageResult(Details {
             state: json!({
-                "head": self.head,
-                "sessions": self.seats.len(),
-                "patterns": self.index.len(),
+                "head": self.head.known(),
+                "sessions": self.subscribers.len(),
+                "patterns": self.subscribers.patterns(),
                 "long_polls": self.polls.len(),
                 "queued_bytes": self.thread.queues.budget.used(),
                 "queue_limit_bytes": self.thread.queues.budget.limit(),
-                "recent_bytes": self.recent.bytes(),
-                "recent_after": self.recent.floor(),
+                "recent_bytes": self.head.recent_bytes(),
+                "recent_after": self.head.recent_after(),
             }),
             children,
         })
@@ -39,13 +39,13 @@ impl Handler<Observe> for Shard {
 
 impl Shard {
     pub(super) fn session_report(&self, seat: &Seat) -> ActorReport {
-        let head = self.head();
+        let head = self.head.position();
         let position = seat.position(head);
         let patterns: Vec<&str> = seat
             .subscriptions
             .iter()
             .take(LISTED_SUBSCRIPTIONS)
-            .filter_map(|s| self.index.pattern(s.topic).map(|p| p.as_str()))
+            .filter_map(|s| self.subscribers.pattern(s.topic).map(|p| p.as_str()))
             .collect();
         let closed = seat.connection.outbox.is_closed();
         ActorReport {
@@ -82,9 +82,9 @@ impl Handler<FindSubscribers> for Shard {
     fn handle(&mut self, find: FindSubscribers, _: &mut Context<Self>) -> Self::Result {
         let FindSubscribers { name, payload, limit } = find;
         let mut found = Subscribers::default();
-        for (_, seat) in &self.seats {
-            let of = |s: &Subscription| self.index.pattern(s.topic).map(|pattern| pattern.as_str().to_owned());
-            let is_named = |s: &&Subscription| self.index.pattern(s.topic).is_some_and(|p| p.matches(&name));
+        for seat in self.subscribers.iter() {
+            let of = |s: &Subscription| self.subscribers.pattern(s.topic).map(|pattern| pattern.as_str().to_owned());
+            let is_named = |s: &&Subscription| self.subscribers.pattern(s.topic).is_some_and(|p| p.matches(&name));
             let named: Vec<&Subscription> = seat.subscriptions.iter().filter(is_named).collect();
             let failure = |s: &Subscription| s.filter.as_ref().and_then(|filter| filter.first_failure(&payload));
             let passed: Vec<&Subscription> = named.iter().copied().filter(|s| failure(s).is_none()).collect();

@@ -26,7 +26,7 @@ impl Handler<OpenStream> for Shard {
         let (from, recovered) = start.place(bounds, log_end);
         let (last_id, earliest_id) = (bounds.last.max(log_end), bounds.earliest);
         let state = Subscribed { last_id, recovered, earliest_id, log: self.parts.position.log_id() };
-        if let Some(seat) = self.seat(seated) {
+        if let Some(seat) = self.subscribers.of(seated) {
             let retry = Duration::from_millis(rand::random_range(RETRY));
             seat.connection.outbox.push(sse::preamble(retry, from, state, envelope));
         }

@@ -5,19 +5,14 @@ use std::time::Duration;
 use actix::prelude::Handler;
 
 use super::Shard;
-use super::fanout::Member;
-use super::seat::{Ended, Mode, Subscription};
+use super::seat::Mode;
 use crate::actors::shard::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Seated};
 use crate::domain::filter::Filter;
-use crate::domain::index::TopicId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::{self, Subscribed};
-use crate::protocol::subscription::{Envelope, Start};
+use crate::protocol::subscription::Start;
 use crate::transport::text_frame;
-
-/// Ended subscriptions remembered for a client that is catching up; beyond, an event of theirs may come twice.
-const MAX_ENDED: usize = 256;
 
 /// Conditions in all filters of one connection: what one event may cost for one client is bounded.
 const MAX_CONDITIONS: usize = 4_096;
@@ -30,10 +25,10 @@ impl Shard {
             return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet")
                 .retry_after(Duration::from_secs(1)));
         };
-        let head = self.learn_head(bounds.last);
-        let known_topic = self.topic_of(seated, &pattern);
+        let head = self.head.learn(bounds.last);
+        let known_topic = self.subscribers.topic_of(seated, &pattern);
         let max = self.parts.limits.max_subscriptions;
-        let Some(seat) = self.seats.get_mut(seated.seat).filter(|seat| seat.session == seated.session) else {
+        let Some(seat) = self.subscribers.of(seated) else {
             return Ok(());
         };
         if known_topic.is_none() && seat.subscriptions.len() >= max {
@@ -57,7 +52,7 @@ impl Shard {
             && let Some(subscription) = seat.subscription(topic)
         {
             if subscription.filter == filter {
-                self.set_envelope(seated.seat, topic, envelope);
+                self.subscribers.set_envelope(seated.seat, topic, envelope);
                 return Ok(());
             }
             // What the former filter has decided stays so; all that follows is for the new one.
@@ -66,21 +61,13 @@ impl Shard {
         if known_topic.is_some() {
             self.unsubscribe(seated, &pattern);
         }
-        let seat = &mut self.seats[seated.seat];
+        let Some(seat) = self.subscribers.of_mut(seated) else { return Ok(()) };
         let position = seat.position(head);
         seat.cursor.advance(position);
         let window = seat.cursor.open(from, seat.subscriptions.iter_mut().map(|s| &mut s.window));
-        let topic = self.index.insert(&pattern);
-        seat.subscriptions.push(Subscription { topic, envelope, filter: filter.clone(), window });
-        if self.members.len() <= topic {
-            self.members.resize_with(topic + 1, Vec::new);
-        }
-        let member = Member { seat: seated.seat, envelope };
-        match &filter {
-            None => self.members[topic].push(member),
-            Some(filter) => self.filtered.add(topic, filter, member),
-        }
+        self.subscribers.subscribe(seated.seat, &pattern, envelope, filter, window);
         self.parts.metrics.subscriptions.inc();
+        let Some(seat) = self.subscribers.of_mut(seated) else { return Ok(()) };
         if seat.is_live() && !seat.may_go_live(head) {
             seat.mode = Mode::CatchingUp { reading: false };
             if from < head {
@@ -93,47 +80,9 @@ impl Shard {
         Ok(())
     }
 
-    pub(super) fn unsubscribe(&mut self, seated: Seated, pattern: &Pattern) {
-        let Some(topic) = self.topic_of(seated, pattern) else { return };
-        let Some(seat) = self.seat(seated) else { return };
-        let Some(place) = seat.subscriptions.iter().position(|s| s.topic == topic) else { return };
-        let subscription = seat.subscriptions.swap_remove(place);
-        if !seat.is_live() && seat.ended.len() < MAX_ENDED {
-            let (filter, window) = (subscription.filter.clone(), seat.cursor.end(subscription.window));
-            seat.ended.push(Ended { pattern: pattern.clone(), filter, window });
-        }
-        self.leave_topic(seated.seat, &subscription);
-        self.parts.metrics.subscriptions.dec();
-    }
-
-    /// The topic of `pattern`, if this client has subscribed to it.
-    pub(super) fn topic_of(&self, seated: Seated, pattern: &Pattern) -> Option<usize> {
-        let seat = self.seats.get(seated.seat).filter(|seat| seat.session == seated.session)?;
-        let topic = self.index.topic(pattern)?;
-        seat.subscription(topic).map(|s| s.topic)
-    }
-
-    pub(super) fn leave_topic(&mut self, seat: usize, subscription: &Subscription) {
-        let members = &mut self.members[subscription.topic];
-        if let Some(filter) = &subscription.filter {
-            self.filtered.remove(subscription.topic, filter, seat);
-        } else if let Some(place) = members.iter().rposition(|m| m.seat == seat) {
-            members.swap_remove(place);
-        }
-        if self.index.remove(subscription.topic) {
-            self.members[subscription.topic] = Vec::new();
-        }
-    }
-
-    pub(super) fn set_envelope(&mut self, key: usize, topic: TopicId, envelope: Envelope) {
-        for subscription in self.seats[key].subscriptions.iter_mut().filter(|s| s.topic == topic) {
-            subscription.envelope = envelope;
-            if let Some(filter) = &subscription.filter {
-                self.filtered.set_envelope(topic, filter, key, envelope);
-            }
-        }
-        for member in self.members[topic].iter_mut().filter(|m| m.seat == key) {
-            member.envelope = envelope;
+    fn unsubscribe(&mut self, seated: Seated, pattern: &Pattern) {
+        if self.subscribers.unsubscribe(seated, pattern) {
+            self.parts.metrics.subscriptions.dec();
         }
     }
 }
@@ -155,7 +104,7 @@ impl Handler<CloseSubscription> for Shard {
     fn handle(&mut self, request: CloseSubscription, _: &mut Self::Context) {
         let CloseSubscription { seated, id, pattern } = request;
         self.unsubscribe(seated, &pattern);
-        if let (Some(id), Some(seat)) = (id, self.seat(seated)) {
+        if let (Some(id), Some(seat)) = (id, self.subscribers.of(seated)) {
             seat.connection.outbox.push(text_frame(frame::unsubscribed(&id, &pattern).as_bytes()));
         }
     }
@@ -166,11 +115,11 @@ impl Handler<ListSubscriptions> for Shard {
 
     fn handle(&mut self, request: ListSubscriptions, _: &mut Self::Context) {
         let ListSubscriptions { seated, id, durables } = request;
-        let Some(seat) = self.seats.get(seated.seat).filter(|seat| seat.session == seated.session) else { return };
+        let Some(seat) = self.subscribers.of(seated) else { return };
         let subscriptions = seat
             .subscriptions
             .iter()
-            .filter_map(|s| Some((self.index.pattern(s.topic)?, s.envelope, s.filter.as_ref())));
+            .filter_map(|s| Some((self.subscribers.pattern(s.topic)?, s.envelope, s.filter.as_ref())));
         seat.connection.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::fanout::Member;
+use super::Member;
 use crate::domain::filter::{Candidates, Document, Filter, FilterId, FilterSet};
 use crate::domain::index::TopicId;
 use crate::protocol::subscription::Envelope;

@@ -8,23 +8,17 @@ use bytes::Bytes;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::filtered::{FilteredMembers, Hit};
-use super::seat::{Mode, Seat};
+use super::filtered::Hit;
+use super::{Member, Subscribers};
 use crate::actors::push_log::PushLog;
+use crate::actors::shard::seat::{Mode, Seat};
 use crate::domain::event::EventId;
 use crate::domain::filter::Candidates;
-use crate::domain::index::{PatternIndex, TopicId};
+use crate::domain::index::TopicId;
 use crate::protocol::log_batch::{LogBatch, LogEvent};
 use crate::protocol::subscription::Envelope;
 use crate::protocol::wire::{Bundle, Wire};
 use crate::transport::ShardQueues;
-
-/// A seat's place among the subscribers of a topic.
-#[derive(Debug, Clone, Copy)]
-pub struct Member {
-    pub seat: usize,
-    pub envelope: Envelope,
-}
 
 /// What a fan-out did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -58,19 +52,16 @@ pub struct QueueLimits {
 impl FanOut {
     /// Queues the batch for every live seat that wants it. Seats without room are left behind at `head`, the
     /// position before the batch, and put into `behind`.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a shard, borrowed one by one")]
     pub fn deliver(
         &mut self,
         batch: &LogBatch,
         head: EventId,
-        index: &PatternIndex,
-        members: &[Vec<Member>],
-        filtered: &FilteredMembers,
-        seats: &mut Slab<Seat>,
+        subscribers: &mut Subscribers,
         room: &Room<'_>,
         behind: &mut Vec<usize>,
     ) -> Tally {
-        self.find_topics(batch, index, filtered);
+        self.find_topics(batch, subscribers);
+        let Subscribers { seats, members, filtered, index: _ } = subscribers;
         let mut target = Target { head, seats, room, behind, tally: Tally::default() };
         for topic in std::mem::take(&mut self.touched) {
             let hits = std::mem::take(&mut self.hits[topic]);
@@ -115,12 +106,12 @@ impl FanOut {
         }
     }
 
-    fn find_topics(&mut self, batch: &LogBatch, index: &PatternIndex, filtered: &FilteredMembers) {
+    fn find_topics(&mut self, batch: &LogBatch, subscribers: &Subscribers) {
         let mut previous: Option<&LogEvent> = None;
         for (k, event) in (0u32..).zip(&batch.events) {
             if previous.is_none_or(|p| p.event.name != event.event.name) {
                 self.same_name.clear();
-                index.for_each_match(&event.event.name, |topic| self.same_name.push(topic));
+                subscribers.index.for_each_match(&event.event.name, |topic| self.same_name.push(topic));
             }
             previous = Some(event);
             for &topic in &self.same_name {
@@ -133,7 +124,7 @@ impl FanOut {
                 self.hits[topic].push(k);
             }
             let Self { same_name, candidates, filtered: passed, .. } = self;
-            filtered.try_event(same_name, k, &event.event.payload, candidates, passed);
+            subscribers.filtered.try_event(same_name, k, &event.event.payload, candidates, passed);
         }
     }
 
