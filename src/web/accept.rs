@@ -1,9 +1,9 @@
-//! What a client would like to read: `Accept`.
+//! The format of an answer, by the header `Accept`.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::ACCEPT;
 
-/// How events are answered.
+/// The format in which events are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// One JSON document.
@@ -14,7 +14,7 @@ pub enum Format {
     EventStream,
 }
 
-/// The format that the client prefers; JSON when it says nothing, or nothing that is known here.
+/// The format that the request prefers; JSON if it names none that is known here.
 pub fn format(req: &HttpRequest) -> Format {
     let values = req.headers().get_all(ACCEPT).filter_map(|value| value.to_str().ok());
     preferred(values.flat_map(|value| value.split(',')))

@@ -1,4 +1,4 @@
-//! Who may do what.
+//! Authentication, admission and the address of a request's sender.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -21,17 +21,17 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::permit;
 use crate::transport::requested_protocols;
 
-/// Where a browser puts a token that it cannot send as a header: this, and the token.
+/// The subprotocol in which a browser, which cannot send the header there, names a token: this prefix and the token.
 const BEARER_PROTOCOL: &str = "bearer.";
-/// The parameter for the same purpose.
+/// The query parameter for the same purpose.
 pub const TOKEN_PARAMETER: &str = "access_token";
 
-/// Who makes this request, by its header `Authorization`.
+/// The caller of this request, by its header `Authorization`.
 pub fn caller(req: &HttpRequest, edge: &Edge) -> Result<Caller, ApiError> {
     identify(bearer(req).map(Cow::Borrowed), edge)
 }
 
-/// Who opens this stream. Browsers cannot send headers there, so the token may also be a subprotocol
+/// The caller that opens this stream. Browsers cannot send headers there, so the token may also be a subprotocol
 /// `bearer.<token>` or the parameter `access_token`.
 pub fn streaming_caller(req: &HttpRequest, edge: &Edge) -> Result<Caller, ApiError> {
     identify(
@@ -56,7 +56,7 @@ pub fn limit_publish(req: &HttpRequest, edge: &Edge, caller: &Caller, events: us
     if limits.limits_publishes() { limits.publish(rate_key(req, edge, caller), events, steady()) } else { Ok(()) }
 }
 
-/// Counts a stream that is opened, and gives it its place among those of its address for as long as the result lives.
+/// Counts a stream that is opened. It counts among the connections of its address as long as the result lives.
 pub fn admit_stream(req: &HttpRequest, edge: &Edge, caller: &Caller) -> Result<Option<PeerAdmission>, ApiError> {
     let limits = &edge.parts.rate_limits;
     limits.connect(rate_key(req, edge, caller), steady())?;
@@ -78,7 +78,7 @@ fn query_token(req: &HttpRequest) -> Option<Cow<'_, str>> {
         .map(|(_, token)| token)
 }
 
-/// The client of a request, as its socket tells, or a proxy that is trusted.
+/// The address of a request's sender: that of its socket, or the one that a trusted proxy names.
 pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
     let (peer, trusted) = (req.peer_addr()?, &edge.parts.trusted_proxies);
     if trusted.is_empty() {
@@ -86,7 +86,8 @@ pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
     }
     let lists = |name: &str| {
         let values: Vec<_> = req.headers().get_all(name).collect();
-        // Hop by hop: what a client makes up to the left, which may be no text at all, does not hide what a proxy said.
+        // The list is read hop by hop from the right: an entry on the left may be forged, and need not be text, but does
+        // not hide what a proxy has added.
         let hops = values.into_iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
         hops.map(|hop| std::str::from_utf8(hop).unwrap_or_default())
     };
@@ -100,8 +101,8 @@ pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
     Some(client_address(peer, lists("x-forwarded-for"), trusted))
 }
 
-/// Lets only operators through to `/admin`, whether there is anything at the path or not. The page itself, which has no
-/// secret in it, is for everybody: it is where a browser is given the token.
+/// The middleware that lets only operators through to `/admin`, whether the path exists or not. The page itself holds no
+/// secret and is for everybody, because people enter the token there.
 pub async fn guard_admin(
     req: ServiceRequest,
     next: Next<BoxBody>,
@@ -118,8 +119,8 @@ pub async fn guard_admin(
     }
 }
 
-/// Admits operators: whoever has the admin token, or one with the scope `admin`. Where a request comes from says nothing
-/// of who makes it: a proxy on this machine makes everybody look local.
+/// Admits operators: callers with the admin token, or with one of the scope `admin`. The address of a request proves
+/// nothing: behind a proxy on this machine every request looks local.
 pub fn admin(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
     let access = &edge.parts.access;
     if !access.can_administer() {
@@ -135,7 +136,7 @@ fn bearer(req: &HttpRequest) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Whom the client means to speak to. A target in absolute form says it, whatever `Host` says (RFC 9112, section 3.2.2).
+/// The host that the request is for. A target in absolute form wins over `Host` (RFC 9112, section 3.2.2).
 pub fn host(req: &HttpRequest) -> Option<&str> {
     match req.uri().authority() {
         Some(authority) => Some(authority.as_str()),

@@ -1,4 +1,4 @@
-//! Request bodies: bounded in size, packed and unpacked, and in time.
+//! Request bodies, bounded in size (compressed and decompressed) and in time.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use super::query::Query;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::raw_object::RawObject;
 
-/// Longest body of a request that needs none, in bytes.
+/// Longest body that is read of a request that needs none, in bytes.
 const SMALL: usize = 64 * 1024;
 /// Most characters of a content type that are repeated in an error.
 const SHOWN: usize = 100;
 
-/// Reads the whole body: at most `limit` bytes, unpacked, within `timeout`.
+/// Reads and decompresses the whole body: at most `limit` bytes, within `timeout`.
 pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, timeout: Duration) -> Result<Bytes, ApiError> {
     let body = receive(req, payload, limit, timeout).await?;
     match encoding::coding(req.headers())? {
@@ -39,7 +39,7 @@ pub async fn read_json(
     Ok(body)
 }
 
-/// Reads the body as it comes.
+/// Reads the body without decompressing it.
 async fn receive(req: &HttpRequest, payload: Payload, limit: usize, timeout: Duration) -> Result<Bytes, ApiError> {
     let declared = req.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > limit) {
@@ -53,20 +53,20 @@ async fn receive(req: &HttpRequest, payload: Payload, limit: usize, timeout: Dur
     }
 }
 
-/// Whether the library gives out all that follows as the body, for it cannot know yet whether the request will be
-/// upgraded. It is not, so its own length holds, and the connection ends with it.
+/// Whether the library takes everything that follows for the body, because it expects the request to be upgraded. It is
+/// not, so the declared length holds, and the connection ends after it.
 fn is_endless(req: &HttpRequest) -> bool {
     let upgrades = req.headers().get_all(header::UPGRADE).filter_map(|value| value.to_str().ok());
     let is_upgrade = upgrades.into_iter().any(|value| value.trim().eq_ignore_ascii_case("websocket"));
     (is_upgrade || req.method() == Method::CONNECT) && !req.headers().contains_key(header::TRANSFER_ENCODING)
 }
 
-/// Reads a small body that nobody wants: refusing a request unread would cost the client its connection.
+/// Reads and drops a small body: a request that is refused unread would cost the sender its connection.
 pub async fn discard(req: &HttpRequest, payload: Payload) {
     let _ = receive(req, payload, SMALL, Duration::from_secs(1)).await;
 }
 
-/// Reads the body of a request that has nothing to say: none at all, or an object without fields.
+/// Reads the body of a request that takes no fields: an empty body, or an empty object.
 pub async fn nothing(req: &HttpRequest, payload: Payload, timeout: Duration) -> Result<(), ApiError> {
     let body = read(req, payload, SMALL, timeout).await?;
     if body.is_empty() {
@@ -112,7 +112,7 @@ fn too_large(limit: usize) -> ApiError {
         .with("limit_bytes", limit)
 }
 
-/// Which of `supported` the request's content type is; none given is the first.
+/// The content type of the request, which must be one of `supported`; the first of them if it gives none.
 pub fn content_type(req: &HttpRequest, supported: &[&'static str]) -> Result<&'static str, ApiError> {
     let Some(given) = req.headers().get(header::CONTENT_TYPE) else {
         return Ok(supported[0]);

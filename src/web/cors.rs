@@ -57,13 +57,13 @@ pub async fn share(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceRe
     Ok(response)
 }
 
-/// As paths are routed: what is percent-encoded is the same path.
+/// Whether the path is below `/admin`, compared decoded, as the router does.
 pub fn is_admin(path: &str) -> bool {
     const ADMIN: &[u8] = b"/admin";
     percent_decode_str(path).take(ADMIN.len()).eq(ADMIN.iter().copied())
 }
 
-/// What a cache keeps for one origin is not for another.
+/// Tells caches that the answer depends on the origin.
 fn vary_by_origin(headers: &mut HeaderMap) {
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
 }

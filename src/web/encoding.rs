@@ -1,4 +1,4 @@
-//! Content codings: request bodies that come compressed, and answers that go out so.
+//! Content codings: compressed request bodies and answers.
 
 use std::io::{self, Read, Write};
 
@@ -14,14 +14,14 @@ use ruzstd::decoding::StreamingDecoder;
 
 use crate::protocol::error::{ApiError, ErrorCode};
 
-/// The codings that are understood, as they are called.
+/// The names of the codings that are understood.
 const SUPPORTED: [&str; 4] = ["gzip", "br", "zstd", "identity"];
 /// Most memory that a zstd frame may ask for its window, in bytes (RFC 9659).
 const ZSTD_WINDOW: u64 = 8 * 1024 * 1024;
 /// Buffer of the brotli decoder, in bytes.
 const BROTLI_BUFFER: usize = 4096;
 
-/// Shortest answer that is compressed, in bytes: a shorter one fits into a packet as it is.
+/// Shortest answer that is compressed, in bytes: a shorter one fits into one packet uncompressed.
 const SHORTEST: u64 = 1024;
 /// Longest answer that is compressed on the worker's own thread, in bytes: about a quarter of a millisecond.
 const LONGEST_AT_ONCE: usize = 32 * 1024;
@@ -34,7 +34,7 @@ pub enum Coding {
     Zstd,
 }
 
-/// What `Content-Encoding` says of a body; none means that it comes as it is.
+/// The coding that `Content-Encoding` names; none if the body is not compressed.
 pub fn coding(headers: &HeaderMap) -> Result<Option<Coding>, ApiError> {
     let values = headers.get_all(CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("unreadable"));
     let mut found = None;
@@ -58,7 +58,7 @@ fn unsupported(what: &str) -> ApiError {
     ApiError::new(ErrorCode::UnsupportedMediaType, message).with("supported", SUPPORTED.to_vec())
 }
 
-/// The body itself; none if that has more than `limit` bytes, of which no more than one is ever unpacked.
+/// The decompressed body; none if it has more than `limit` bytes. At most one byte beyond that is decompressed.
 pub async fn decode(coding: Coding, body: Bytes, limit: usize) -> Result<Option<Bytes>, ApiError> {
     let decoded = actix_rt::task::spawn_blocking(move || unpack(coding, &body, limit)).await;
     match decoded {
@@ -71,7 +71,7 @@ pub async fn decode(coding: Coding, body: Bytes, limit: usize) -> Result<Option<
     }
 }
 
-/// Unpacks `limit` bytes and one, at most.
+/// Decompresses at most `limit` bytes and one more.
 fn unpack(coding: Coding, mut packed: &[u8], limit: usize) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     let most = limit as u64 + 1;
@@ -81,7 +81,7 @@ fn unpack(coding: Coding, mut packed: &[u8], limit: usize) -> io::Result<Vec<u8>
             brotli_decompressor::Decompressor::new(packed, BROTLI_BUFFER).take(most).read_to_end(&mut body)?
         }
         Coding::Zstd => {
-            // One frame after the other.
+            // A body may have several frames, one after the other.
             while !packed.is_empty() && body.len() <= limit {
                 let frame =
                     StreamingDecoder::new_with_max_window_size(&mut packed, ZSTD_WINDOW).map_err(io::Error::other)?;
@@ -93,11 +93,11 @@ fn unpack(coding: Coding, mut packed: &[u8], limit: usize) -> io::Result<Vec<u8>
     Ok(body)
 }
 
-/// The answer, compressed if it is whole, long enough, and the client asks for that. Streams are passed on as they are.
+/// The answer, compressed if it is complete, long enough, and the request accepts that. Streams are not compressed.
 pub async fn answer(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let is_long = matches!(response.response().body().size(), BodySize::Sized(size) if size >= SHORTEST);
     let headers = response.headers();
-    // A strong entity tag names these very bytes.
+    // A strong entity tag names exactly these bytes, so they must not change.
     if !is_long || headers.contains_key(CONTENT_ENCODING) || headers.contains_key(ETAG) {
         return response;
     }
@@ -135,7 +135,7 @@ fn pack(body: &[u8]) -> io::Result<Vec<u8>> {
     packed.finish()
 }
 
-/// Whether `Accept-Encoding` asks for gzip (RFC 9110, section 12.5.3), and not rather for what is not compressed.
+/// Whether `Accept-Encoding` accepts gzip and does not prefer an uncompressed answer (RFC 9110, section 12.5.3).
 fn accepts_gzip(headers: &HeaderMap) -> bool {
     let values: Vec<&str> = headers.get_all(ACCEPT_ENCODING).filter_map(|value| value.to_str().ok()).collect();
     let weight = |wanted: &str| {

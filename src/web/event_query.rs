@@ -1,4 +1,4 @@
-//! What is read of the log: the parameters that select events, one event by its id, and a page in either direction.
+//! Reading the log: the parameters that select events, one event by its id, and a page in either direction.
 
 use super::Edge;
 use super::query::{DEFAULT_LIMIT, Query, invalid};
@@ -23,7 +23,8 @@ pub async fn find(edge: &Edge, caller: &Caller, id: &str) -> Result<(Event, Even
     found.filter(|(event, _)| permit::may_read(caller, &event.name)).ok_or_else(unknown)
 }
 
-/// `after` goes forward from there, whatever the order: descending, it is the page of ascending order turned round.
+/// Reads a page. With `after` the page holds the events that follow it, whatever the order: a descending page is the
+/// ascending one reversed.
 pub async fn read_page(reader: &Reader, mut query: EventQuery) -> Result<EventPage, StoreError> {
     let turned = query.order == Order::Desc && query.after.is_some() && query.before.is_none();
     if turned {
@@ -36,7 +37,7 @@ pub async fn read_page(reader: &Reader, mut query: EventQuery) -> Result<EventPa
     Ok(page)
 }
 
-/// What the parameters ask for, with a `limit` of at most `max_limit`.
+/// Reads the parameters into a query, with a `limit` of at most `max_limit`.
 pub fn read(query: &Query<'_>, max_limit: usize) -> Result<EventQuery, ApiError> {
     let id = |text: &str| text.parse::<EventId>().ok().filter(|id| *id >= 0);
     let expected_id = "an event id: an integer from 0";
@@ -62,7 +63,7 @@ pub fn read(query: &Query<'_>, max_limit: usize) -> Result<EventQuery, ApiError>
     })
 }
 
-/// The names and patterns asked for.
+/// The names and patterns that the query selects.
 pub fn patterns(query: &Query<'_>) -> Result<Vec<Pattern>, ApiError> {
     let parse = |text| Pattern::parse(text).map_err(|reason| invalid("event_name", &reason.to_string()));
     query.all("event_name").map(parse).collect()

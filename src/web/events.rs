@@ -20,7 +20,7 @@ use crate::protocol::subscription::Start;
 use crate::storage::{EventPage, EventQuery, Order};
 
 const WAIT: &str = "wait";
-/// A page of events.
+/// Answers with a page of events, as lines, or as a stream, whatever the request accepts.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     match accept::format(&req) {
         Format::EventStream => return stream::connect(req, edge).await,
@@ -35,13 +35,13 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     let wait = long_poll::wait(&query)?;
     let recovery = recovery(&edge, &query, &events).await?;
     if let Some(Recovery { from, is_whole: false }) = recovery.filter(|_| wait.is_some()) {
-        // Who waits behind the end of the log would wait for ever.
+        // A reader whose position lies beyond the end of the log would wait for ever.
         events.after = Some(from);
     }
     let page = match wait {
         Some(wait) if req.method() != Method::HEAD => {
             let page = long_poll::read(&req, &edge, events, wait).await?;
-            // The token may have ended meanwhile.
+            // The token may have expired during the wait.
             access::caller(&req, &edge)?;
             page
         }
@@ -70,16 +70,16 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     Ok(response.body(reply::envelope("success", &data)))
 }
 
-/// Where a client goes on that says what it has seen.
+/// Where a reader resumes that says what it has seen.
 #[derive(Debug, Clone, Copy)]
 struct Recovery {
-    /// After this event.
+    /// It resumes after this event.
     from: EventId,
-    /// Whether everything since then is there.
+    /// Whether every event since then is retained.
     is_whole: bool,
 }
 
-/// None without `after`, and before the log is known.
+/// Where the reader resumes; none without `after`, or while the bounds of the log are unknown.
 async fn recovery(edge: &Edge, query: &Query<'_>, events: &EventQuery) -> Result<Option<Recovery>, ApiError> {
     let (position, given) = (&edge.parts.position, resume::given_log(query)?);
     let Some(after) = events.after else { return Ok(None) };
@@ -89,7 +89,7 @@ async fn recovery(edge: &Edge, query: &Query<'_>, events: &EventQuery) -> Result
     Ok(place.map(|(from, is_whole)| Recovery { from, is_whole }))
 }
 
-/// One event.
+/// Answers with one event.
 pub async fn one(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let caller = access::caller(&req, &edge)?;
     Query::parse(&req, &[], &[])?;
@@ -99,8 +99,8 @@ pub async fn one(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result
     Ok(reply::ok("success", &data))
 }
 
-/// `next` goes on in the order of the page, `prev` goes back. A cursor that bounds the walk rather than beginning it
-/// stays: both of two.
+/// The links to the next page in the order of this one, and to the previous. If the query has both cursors, they bound
+/// the pages, so the one that is not replaced stays.
 fn links(query: &Query<'_>, page: &EventPage, order: Order) -> Vec<(HeaderName, String)> {
     let (Some(first), Some(last)) = (page.events.first(), page.events.last()) else {
         return Vec::new();

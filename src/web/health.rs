@@ -1,6 +1,6 @@
 //! `/health`, `/health/live`, `/health/ready` and `/metrics`.
 //!
-//! They take no notice of query parameters: monitors add their own.
+//! They ignore query parameters, because monitors add their own.
 
 use actix_web::http::header::ContentType;
 use actix_web::web::Data;
@@ -13,20 +13,20 @@ use crate::domain::breaker::{BreakerSnapshot, BreakerState};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::telemetry::logging;
 
-/// The process runs, and can serve. Nothing but `{"status":"ok"}`, as health monitors expect it.
+/// Answers that the process runs and can serve, with exactly the `{"status":"ok"}` that health monitors expect.
 pub async fn health() -> HttpResponse {
     HttpResponse::Ok().insert_header(ContentType::json()).body(r#"{"status":"ok"}"#)
 }
 
-/// The process can do its job, with a word from each part.
+/// Answers whether the process is ready, with the state of each part.
 pub async fn ready(edge: Data<Edge>) -> HttpResponse {
     let (ready, mut checks) = edge.parts.health.describe();
     if !edge.parts.services.is_empty() {
-        // For information: what is not delivered now is kept, so that no service makes this process unready.
+        // This is information only: undelivered events are kept, so no service makes this process unready.
         checks["services"] = edge.parts.services.iter().map(service).collect();
     }
     if let Some((keys, is_usable)) = edge.parts.access.keys() {
-        // For information too: the old keys stay in force.
+        // This is information only: the earlier keys stay in force.
         checks["access"] = json!({ "status": if is_usable { "ok" } else { "keys_outdated" }, "keys": keys });
     }
     let (mut response, status) =
@@ -37,7 +37,7 @@ pub async fn ready(edge: Data<Edge>) -> HttpResponse {
     response.json(json!({ "status": status, "checks": checks }))
 }
 
-/// A service in a few words, none of which the store or an actor has to be asked for.
+/// The state of a service, as far as it is known without asking the store or an actor.
 fn service(ConfiguredService { config, slot }: &ConfiguredService) -> Value {
     let known = slot.registered();
     let breaker = known.as_ref().and_then(|known| known.breaker.as_deref());
@@ -51,7 +51,7 @@ fn service(ConfiguredService { config, slot }: &ConfiguredService) -> Value {
     })
 }
 
-/// Everything that is counted, for Prometheus.
+/// Answers with all metrics in the text format of Prometheus.
 pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     if edge.parts.protect_metrics {
         access::admin(&req, &edge)?;

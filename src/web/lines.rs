@@ -1,4 +1,4 @@
-//! `GET /events` as NDJSON: everything that matches, one event a line, page by page.
+//! `GET /events` as NDJSON: all events that match, one a line, read page by page.
 
 use actix_web::body::{self, BoxBody};
 use actix_web::http::Method;
@@ -21,12 +21,12 @@ use crate::protocol::permit;
 use crate::protocol::wire::flatten;
 use crate::storage::{EventQuery, Order, Reader, StoreError};
 
-/// Events and bytes held in memory for one client.
+/// Events and bytes that are held in memory for one reader.
 const PAGE_EVENTS: usize = 512;
 const PAGE_BYTES: usize = 1024 * 1024;
 
-/// Answers with all events that match, up to the end of the log as it is now. If the store fails on the way, the
-/// connection breaks off.
+/// Answers with all events that match, up to the present end of the log. If the store fails meanwhile, the connection is
+/// closed before the body ends.
 pub async fn list(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Result<HttpResponse, Refusal> {
     let caller = access::caller(req, edge)?;
     let mut walk = Walk::begin(query, &caller, &edge.parts.reader).await?;
@@ -38,15 +38,15 @@ pub async fn list(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Result<H
     if req.method() == Method::HEAD {
         return Ok(response.body(BoxBody::new(body::None::new())));
     }
-    // Before the head is sent a failure can still be told.
+    // The first page is read before the head is sent, so that a failure can still be answered.
     let first = walk.next().await?;
     Ok(response.streaming(stream::iter(first.map(Ok)).chain(walk.pages())))
 }
 
-/// A reading under way.
+/// The state of one such request.
 struct Walk {
     reader: Reader,
-    /// What is still to be read: everything between its two cursors.
+    /// The query for what is still to be read: all between its two cursors.
     rest: EventQuery,
     /// Events that may still be sent.
     left: usize,
@@ -69,7 +69,7 @@ impl Walk {
         })
     }
 
-    /// The next lines; none at the end.
+    /// The lines of the next page; none at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         if self.left == 0 {
             return Ok(None);

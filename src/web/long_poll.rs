@@ -1,4 +1,4 @@
-//! `GET /events?after=N&wait=30s`: an answer at once if there is something, else as soon as there is.
+//! `GET /events?after=N&wait=30s`: answered at once if there are events, otherwise as soon as one is published.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,13 +16,14 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{EventPage, EventQuery};
 use crate::transport::{ConnectionLimit, ConnectionSocket};
 
-/// Longest wait. Whoever wants to wait longer asks again.
+/// Longest wait. A reader that wants to wait longer sends another request.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Reads of them at once: many may be woken by one event, and should wait their turn rather than be refused.
+/// Reads at the same time by requests that wait. One event may wake many of them: they take turns, since the reader would
+/// refuse what exceeds its queue.
 const READS: usize = 16;
 
-/// What bounds them, on all workers together.
+/// The bounds of requests that wait, on all workers together.
 #[derive(Debug)]
 pub struct LongPollLimits {
     places: Arc<ConnectionLimit>,
@@ -30,13 +31,13 @@ pub struct LongPollLimits {
 }
 
 impl LongPollLimits {
-    /// At most `places` wait.
+    /// Bounds for at most `places` requests that wait.
     pub fn new(places: usize) -> Self {
         Self { places: ConnectionLimit::new(places), reads: Semaphore::new(READS) }
     }
 }
 
-/// How long the request may wait, if it is one that waits.
+/// How long the request may wait; none if it does not ask for that.
 pub fn wait(query: &Query<'_>) -> Result<Option<Duration>, ApiError> {
     let read = |text: &str| humantime::parse_duration(text).ok().filter(|wait| *wait <= MAX_WAIT);
     let Some(wait) = query.read("wait", "a duration from 0s to 60s, such as 30s or 500ms", read)? else {
@@ -51,14 +52,14 @@ pub fn wait(query: &Query<'_>) -> Result<Option<Duration>, ApiError> {
     Ok(Some(wait))
 }
 
-/// Reads a page, after `wait` at the latest.
+/// Reads a page, and waits up to `wait` for its first event.
 pub async fn read(req: &HttpRequest, edge: &Edge, events: EventQuery, wait: Duration) -> Result<EventPage, ApiError> {
     let (parts, mut events) = (&edge.parts, events);
     let deadline = Instant::now() + wait;
     let LongPollLimits { places, reads } = &*parts.long_polls;
     let place = places.admit();
     loop {
-        // The place is taken before the log is read: what is committed meanwhile wakes.
+        // The request is registered before the log is read, so that an event committed meanwhile wakes it.
         let waiting = match &place {
             Some(_) => LongPoll::begin(&edge.worker, &events.patterns).await,
             None => None,
@@ -82,12 +83,12 @@ pub async fn read(req: &HttpRequest, edge: &Edge, events: EventQuery, wait: Dura
         if !woken {
             return Ok(page);
         }
-        // What has been looked at need not be looked at again.
+        // Events up to here do not match, so they are not read again.
         events.after = events.after.max(Some(known));
     }
 }
 
-/// Ready when the client is gone.
+/// Ready when the reader has closed its connection.
 async fn gone(req: &HttpRequest) {
     match req.conn_data::<Rc<ConnectionSocket>>() {
         Some(socket) => socket.gone().await,

@@ -64,7 +64,7 @@ pub struct EdgeParts {
     pub limits: EdgeLimits,
     pub allowed_origins: Arc<[String]>,
     pub cors_origins: Arc<[String]>,
-    /// Where everything is: empty, or with a slash at its beginning and none at its end.
+    /// The path below which all endpoints are: empty, or with a slash at its beginning and none at its end.
     pub base_path: Arc<str>,
     pub allowed_hosts: Arc<[String]>,
     /// Whether the listener is reached from this machine alone.
@@ -81,7 +81,7 @@ pub struct EdgeParts {
     pub pushes: Arc<PushLog>,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
-    /// How many requests may wait for events.
+    /// The bounds of requests that wait for events.
     pub long_polls: Arc<LongPollLimits>,
     pub actors: Registry,
     /// In the order of the configuration.
@@ -110,7 +110,7 @@ pub struct EdgeLimits {
 }
 
 impl EdgeLimits {
-    /// As configured.
+    /// The bounds that the configuration has.
     pub fn new(config: &Config) -> Self {
         let max_message = config.subscribe.max_message.as_usize();
         Self {
@@ -137,7 +137,7 @@ impl Edge {
     }
 }
 
-/// All endpoints.
+/// Routes all endpoints.
 pub fn routes(config: &mut web::ServiceConfig) {
     config
         .service(resource("/publish", &[Method::POST]).route(web::post().to(publish::publish)))

@@ -1,4 +1,4 @@
-//! Around every request: its id, how long it took, and whether the answer is compressed.
+//! What is done around every request: it gets an id, its duration is measured, and its answer may be compressed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use crate::transport::peer_name;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 128;
 
-/// What one worker needs to observe its requests without look-ups by text.
+/// The histograms and ids of one worker, so that observing a request needs no look-up by text.
 pub struct Observer {
     metrics: Arc<Metrics>,
     durations: RefCell<HashMap<(&'static str, &'static str, u16), Histogram>>,
@@ -57,7 +57,7 @@ impl Observer {
     }
 }
 
-/// The id of a request, for its endpoint; only there while activity is logged.
+/// The id of a request, which endpoints find in its extensions while activity is logged.
 #[derive(Clone)]
 struct RequestId(HeaderValue);
 
@@ -101,13 +101,13 @@ pub async fn observe<B: MessageBody + 'static>(
     }
     response.headers_mut().insert(REQUEST_ID, id);
     if edge.parts.health.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        // The next request is for another node.
+        // The sender is to make its next request to another node.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     Ok(response)
 }
 
-/// A bounded set, whatever clients send.
+/// The method as a label. The set is bounded, whatever is sent.
 fn method_label(method: &str) -> &'static str {
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"].into_iter().find(|m| *m == method).unwrap_or("other")
 }
@@ -138,7 +138,7 @@ fn route_label(path: &str, query: &str) -> &'static str {
         "/admin/tokens",
         "/admin/revocations",
     ];
-    // Takes as long as it waits, which says nothing of the others.
+    // A request that waits takes as long as it waits, so it must not count among the others.
     if path == "/events" && query.split('&').any(|pair| pair.starts_with("wait=")) {
         return "/events?wait";
     }

@@ -1,4 +1,4 @@
-//! Keeps foreign web pages out, whatever they ask for.
+//! Refuses requests of web pages of other origins.
 
 use actix_web::HttpRequest;
 use actix_web::body::{EitherBody, MessageBody};
@@ -12,7 +12,7 @@ use super::{Edge, access, cors, reply};
 use crate::domain::origin::Provenance;
 use crate::protocol::error::{ApiError, ErrorCode};
 
-/// Pages for people: whoever follows a link to them may see them, wherever the link was.
+/// Pages for people, which may be opened by a link on any page.
 const PAGES: [&str; 2] = ["/admin", "/docs"];
 
 /// The middleware.
@@ -27,7 +27,7 @@ pub async fn keep_out<B: MessageBody>(
     }
 }
 
-/// The decision.
+/// Decides whether the request may go on.
 pub(super) fn judge(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
     let text = |name: HeaderName| req.headers().get(name).map(|value| value.to_str().unwrap_or_default());
     let who = Provenance {
@@ -44,7 +44,7 @@ pub(super) fn judge(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
     if who.origin.is_none() && who.site.is_none() {
         return Ok(());
     }
-    // Pages cannot send this header but by opening a WebSocket.
+    // A page can send this header only by opening a WebSocket.
     let (allowed, key): (&[String], _) = match req.headers().contains_key(header::UPGRADE) {
         _ if cors::is_admin(req.path()) => (&[], "which nothing can change for /admin"),
         true => (&parts.allowed_origins, "unless server.allowed_origins names its origin"),
@@ -56,13 +56,13 @@ pub(super) fn judge(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
     Err(ApiError::new(ErrorCode::ForeignOrigin, format!("a page of another origin may do nothing here, {key}")))
 }
 
-/// What says nothing but how the process fares is for everybody.
+/// Whether the request is for health or metrics, which every origin may read.
 fn is_probe(req: &HttpRequest) -> bool {
     let path = req.path();
     path == "/metrics" || path.strip_prefix("/health").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether somebody goes to a page, in a tab of its own.
+/// Whether a person navigates to a page, in a tab of its own.
 fn is_visit(req: &HttpRequest) -> bool {
     let says = |name: &str, text: &str| req.headers().get(name).is_some_and(|value| value == text);
     req.method() == Method::GET

@@ -1,4 +1,4 @@
-//! `server.base_path`: all paths below one that a proxy hands on as it is; and slashes at the end of paths.
+//! `server.base_path`, for a proxy that passes paths on with their prefix; and slashes at the end of paths.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::{Edge, body, origin, reply};
 use crate::protocol::error::{ApiError, ErrorCode};
 
-/// What is answered outside of the base path too: monitors and orchestrators do not come through the proxy.
+/// Paths that are answered outside of the base path too, because monitors and orchestrators do not use the proxy.
 const EVERYWHERE: [&str; 2] = ["/health", "/metrics"];
 
-/// The middleware: what is within sees paths as they are without a base path.
+/// The middleware that removes the base path, so that routes need not know it.
 pub async fn strip<B: MessageBody + 'static>(
     mut req: ServiceRequest,
     next: Next<B>,
@@ -41,8 +41,8 @@ pub async fn strip<B: MessageBody + 'static>(
     next.call(req).await.map(ServiceResponse::map_into_boxed_body)
 }
 
-/// What of `path` comes after `base`, as it was sent: nothing, or what begins with a slash. Percent-encoded characters
-/// count as what they stand for, as where paths are routed.
+/// The part of `path` after `base`, as it was sent: empty, or beginning with a slash. Percent-encoded characters are
+/// compared decoded, as the router does.
 fn below<'a>(path: &'a str, base: &str) -> Option<&'a str> {
     let mut rest = path;
     for wanted in base.bytes() {
@@ -70,8 +70,8 @@ fn rewritten(uri: &Uri, rest: &str) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Sends a client on that has put a slash at the end of a path, with its method and body. The reference is relative, so
-/// that it holds under every prefix.
+/// Redirects a request whose path ends in a slash to the path without it, keeping method and body. The reference is
+/// relative, so that it holds under every prefix.
 pub fn without_slash(req: &HttpRequest) -> Option<HttpResponse> {
     let path = req.uri().path().strip_suffix('/').filter(|path| req.resource_map().has_resource(path))?;
     let query = req.uri().query().map(|query| format!("?{query}")).unwrap_or_default();

@@ -23,7 +23,7 @@ use crate::protocol::publish::{PublishHeaders, parse_array, parse_ndjson, parse_
 use crate::transport::peer_name;
 
 const JSON: &str = "application/json";
-/// JSON documents, one a line, as they are called.
+/// The media types for JSON documents, one a line.
 const LINES: [(&str, Form); 3] =
     [("application/x-ndjson", Form::Lines), ("application/ndjson", Form::Lines), ("application/jsonl", Form::Lines)];
 const CLOUD_EVENT: (&str, Form) = (cloud_events::STRUCTURED, Form::StructuredCloudEvent);
@@ -40,7 +40,7 @@ enum Form {
     CloudEvents,
 }
 
-/// One event; or, as the binding of CloudEvents to HTTP has it, a batch of them.
+/// Stores one event; or a batch of CloudEvents, which their HTTP binding lets come to the same path.
 pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let form = form(&req, &[(JSON, Form::Event), CLOUD_EVENT, CLOUD_EVENTS]);
     if let Ok(form @ Form::CloudEvents) = form {
@@ -48,7 +48,7 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     }
     let limits = &edge.parts.limits;
     let (caller, payload) = known_caller(&req, payload, &edge).await?;
-    // The body is read first: refusing it unread would cost the client its connection.
+    // The body is read first: a request that is refused unread would cost the publisher its connection.
     let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
     let mut append = parse_one(&req, form?, &body, &edge)?;
@@ -89,7 +89,7 @@ fn scheduled(name: &EventName, id: ScheduleId, schedule: Option<Schedule>, repla
     response.body(reply::envelope(&format!("Event '{name}' scheduled."), data.as_bytes()))
 }
 
-/// Many events, all or none.
+/// Stores many events, all or none of them.
 pub async fn publish_batch(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let [x_ndjson, ndjson, jsonl] = LINES;
     let form = form(&req, &[(JSON, Form::Array), x_ndjson, ndjson, jsonl, CLOUD_EVENTS]);
@@ -125,7 +125,7 @@ async fn store_batch(
         AppendOutcome::Replayed { first_id, last_id } => (first_id, last_id, count),
         AppendOutcome::KeyReused { index } => return Err(ApiError::key_reused().with("index", index).into()),
         AppendOutcome::Unstorable => return Err(ApiError::unstorable().into()),
-        // No event of a batch can ask for it.
+        // No event of a batch can be scheduled.
         AppendOutcome::Scheduled { .. } => (0, 0, 0),
     };
     let mut response = reply::ok_builder();
@@ -140,7 +140,7 @@ async fn store_batch(
     Ok(response.body(reply::envelope(&format!("{count} {events} published."), data.as_bytes())))
 }
 
-/// Who publishes. Nothing large is read for somebody who is not known.
+/// Who publishes. The body of an unknown publisher is dropped, and no large one is read.
 async fn known_caller(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<(Caller, Payload), ApiError> {
     match access::caller(req, edge) {
         Ok(caller) => Ok((caller, payload)),
@@ -151,7 +151,7 @@ async fn known_caller(req: &HttpRequest, payload: Payload, edge: &Edge) -> Resul
     }
 }
 
-/// The caller may publish each of these, and as many now.
+/// Checks that the caller may publish each of these events, and this many now.
 fn permit_all(req: &HttpRequest, edge: &Edge, caller: &Caller, append: &Append) -> Result<(), ApiError> {
     for (index, event) in append.events.iter().enumerate() {
         permit::publish(caller, &event.name).map_err(|error| match append.events.len() {
@@ -162,7 +162,8 @@ fn permit_all(req: &HttpRequest, edge: &Edge, caller: &Caller, append: &Append) 
     access::limit_publish(req, edge, caller, append.events.len())
 }
 
-/// Which of `forms` the content type is; the headers of a CloudEvent in binary mode speak for data of any type.
+/// The one of `forms` that the content type names. A request with the headers of a CloudEvent in binary mode may have data
+/// of any type.
 fn form(req: &HttpRequest, forms: &[(&'static str, Form)]) -> Result<Form, ApiError> {
     let types: smallvec::SmallVec<[&str; 5]> = forms.iter().map(|(name, _)| *name).collect();
     let given = body::content_type(req, &types);
@@ -187,7 +188,7 @@ fn parse_one(req: &HttpRequest, form: Form, body: &[u8], edge: &Edge) -> Result<
     }
 }
 
-/// Stores and waits for the commit.
+/// Stores the events and waits for the commit.
 async fn commit(edge: &Edge, append: Append) -> Result<AppendOutcome, ApiError> {
     let parts = &edge.parts;
     if parts.health.is_draining() {
@@ -223,13 +224,13 @@ fn headers(headers: &HeaderMap) -> Result<PublishHeaders<'_>, ApiError> {
         Some(key) => Some(key.to_str().map_err(|_| bad_key(ErrorCode::InvalidField, "must be visible ASCII"))?),
         None => None,
     };
-    // A trace context that cannot be read is as good as none (W3C Trace Context, section 3.2), and so are two.
+    // A trace context that cannot be read is ignored (W3C Trace Context, section 3.2), and so are two of them.
     let mut traceparents = headers.get_all("traceparent");
     let traceparent = traceparents.next().filter(|_| traceparents.next().is_none()).and_then(|t| t.to_str().ok());
     Ok(PublishHeaders { traceparent, idempotency_key })
 }
 
-/// RFC 7240: `Prefer: return=representation`, the value with quotation marks or without.
+/// Whether the request has `Prefer: return=representation` (RFC 7240), the value with quotation marks or without.
 fn wants_representation(req: &HttpRequest) -> bool {
     let preferences = req.headers().get_all("prefer").filter_map(|value| value.to_str().ok());
     preferences.flat_map(|value| value.split(',')).any(|p| {
@@ -243,7 +244,7 @@ async fn representation(edge: &Edge, id: EventId) -> Result<Vec<u8>, ApiError> {
     let mut data = Vec::new();
     match edge.parts.reader.event(id).await {
         Ok(Some((event, status))) => write_event(&mut data, &event, status),
-        // Committed all the same: the answer stays a success.
+        // The event is committed, so the answer stays a success.
         Ok(None) | Err(_) => data.extend_from_slice(b"null"),
     }
     Ok(data)

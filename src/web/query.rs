@@ -1,4 +1,4 @@
-//! Query parameters: every one known, single ones given once.
+//! Query parameters: unknown ones are refused, and so are repeated ones that may be given once.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use url::form_urlencoded;
 
 use crate::protocol::error::{ApiError, ErrorCode};
 
-/// Rows of a page, unless `limit` says otherwise, and at the most.
+/// Rows of a page without the parameter `limit`, and the most that it may ask for.
 pub const DEFAULT_LIMIT: usize = 100;
 pub const MAX_LIMIT: usize = 1000;
 
@@ -29,7 +29,7 @@ impl<'a> Query<'a> {
                 return Err(invalid(name, "given twice"));
             }
         }
-        // Secret, and for nobody but who looks for it.
+        // The token is secret: only the code that authenticates reads it.
         pairs.retain(|(name, _)| name != super::access::TOKEN_PARAMETER);
         Ok(Self(pairs))
     }
@@ -44,7 +44,7 @@ impl<'a> Query<'a> {
         self.all(name).next()
     }
 
-    /// The value of a parameter, read by `parse`; `expected` completes "must be …".
+    /// The value of a parameter, read by `parse`; `expected` completes the error "must be …".
     pub fn read<T>(
         &self,
         name: &str,
@@ -71,7 +71,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// One parameter, decoded as forms are: `+` is a space. What is not UTF-8 is refused, not replaced.
+/// One parameter, decoded like a form: `+` is a space. A text that is not UTF-8 is refused.
 fn pair(pair: &str) -> Result<(Cow<'_, str>, Cow<'_, str>), ApiError> {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     let name = decoded(name).ok_or_else(|| invalid(name, "its name is not UTF-8"))?;

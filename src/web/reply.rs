@@ -18,18 +18,18 @@ pub fn ok(message: &str, data: &[u8]) -> HttpResponse {
     builder(StatusCode::OK).body(envelope(message, data))
 }
 
-/// A 202 whose `data` is given as JSON text: what was asked is stored, and will be done. `message` must need no
+/// A 202 whose `data` is given as JSON text: the request is stored, and will be executed. `message` must need no
 /// escaping.
 pub fn accepted(message: &str, data: &[u8]) -> HttpResponse {
     builder(StatusCode::ACCEPTED).body(envelope(message, data))
 }
 
-/// An answer of another status that has nothing more to say than `message`, which must need no escaping.
+/// An answer of another status without data. `message` must need no escaping.
 pub fn answer(status: StatusCode, message: &str) -> HttpResponse {
     builder(status).body(envelope(message, b"null"))
 }
 
-/// A 200 to be given more headers, and its body.
+/// A 200 to which the caller adds headers and the body.
 pub fn ok_builder() -> HttpResponseBuilder {
     builder(StatusCode::OK)
 }
@@ -58,7 +58,7 @@ pub fn refuse(error: &ApiError) -> HttpResponse {
     data.insert("code".into(), error.code().as_str().into());
     let mut response = builder(status);
     if let Some(after) = error.retry() {
-        // Whole seconds, and never none.
+        // The header takes whole seconds; at least one, so that the sender waits.
         let seconds = after.as_secs_f64().ceil().max(1.0);
         response.insert_header((header::RETRY_AFTER, format!("{seconds:.0}")));
     }
@@ -76,7 +76,8 @@ pub fn refuse(error: &ApiError) -> HttpResponse {
     response.body(body.to_string())
 }
 
-/// The whole answer, head included, to what the HTTP library could not read as a request; the last of its connection.
+/// The whole answer, head included, to bytes that the HTTP library could not read as a request. It is the last of its
+/// connection.
 pub fn refuse_unread(status: u16, peer: Option<SocketAddr>) -> Bytes {
     let (code, message) = match status {
         408 => (ErrorCode::RequestTimeout, "the head of the request did not arrive in time"),
@@ -106,7 +107,7 @@ fn builder(status: StatusCode) -> HttpResponseBuilder {
     response
 }
 
-/// An [`ApiError`] on its way out of an endpoint.
+/// The error of an endpoint, made of any error that has an [`ApiError`].
 #[derive(Debug)]
 pub struct Refusal(pub ApiError);
 

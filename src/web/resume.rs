@@ -1,5 +1,5 @@
-//! How a reader goes on from what it has seen: it gives back the identity of the log, and is told whether all since then
-//! is there.
+//! How readers and subscribers resume: they give the identity of the log that they have seen, and are told whether every
+//! event since their position is retained.
 
 use actix_web::http::header::{HeaderName, HeaderValue};
 
@@ -7,14 +7,14 @@ use super::query::Query;
 use crate::domain::log::LogId;
 use crate::protocol::error::ApiError;
 
-/// The query parameter with which a client gives back the identity of the log it has seen.
+/// The query parameter with the identity of the log that the reader has seen.
 pub const LOG_PARAMETER: &str = "log_id";
-/// Which log the ids are of.
+/// The header with the identity of the log whose ids the answer has.
 pub const EVENT_LOG: HeaderName = HeaderName::from_static("event-log");
-/// Whether everything since the position asked for comes.
+/// The header that tells whether every event since the requested position is retained.
 pub const RECOVERED: HeaderName = HeaderName::from_static("stream-recovered");
 
-/// The identity of the log that the client has seen, if it says so.
+/// The identity of the log that the reader has seen, if the request gives it.
 pub fn given_log(query: &Query<'_>) -> Result<Option<LogId>, ApiError> {
     query.read(LOG_PARAMETER, "the identity of a log, as the header Event-Log tells it", LogId::parse)
 }

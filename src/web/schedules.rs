@@ -1,4 +1,4 @@
-//! `GET /schedules` and `DELETE /schedules/{id}`: events that are to be appended to the log later.
+//! `GET /schedules` and `DELETE /schedules/{id}`: events that are appended to the log later.
 
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
@@ -14,7 +14,7 @@ use crate::protocol::event_json::write_schedule;
 use crate::protocol::permit;
 use crate::storage::{Outcome, Turn, Write};
 
-/// Those that wait, in the order in which they are due.
+/// Answers with the schedules, in the order in which they are due.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let caller = access::caller(&req, &edge)?;
     permit::any(&caller, Scope::Read)?;
@@ -25,7 +25,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     let has_more = page.len() > limit;
     page.truncate(limit);
     let mut data = vec![b'['];
-    // A page may be shorter for somebody who may not read them all; it ends where it ends for everybody.
+    // A caller that may not read all of a page gets a shorter one. The cursor is the same for every caller.
     let readable = page.iter().filter(|scheduled| permit::may_read(&caller, &scheduled.event.name));
     for (at, scheduled) in readable.enumerate() {
         if at > 0 {
@@ -43,7 +43,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     Ok(response.body(reply::envelope("success", &data)))
 }
 
-/// Takes one back.
+/// Cancels a schedule.
 pub async fn cancel(
     req: HttpRequest,
     payload: Payload,
@@ -59,7 +59,7 @@ pub async fn cancel(
     if caller.principal().is_some() {
         let scheduled = edge.parts.reader.schedule(number).await?;
         let name = scheduled.ok_or_else(unknown)?.event.name;
-        // What the caller may not read either does not exist for it.
+        // A schedule that the caller may not read does not exist for it.
         let refuse = |refusal| if permit::may_read(&caller, &name) { refusal } else { unknown() };
         permit::publish(&caller, &name).map_err(refuse)?;
     }
@@ -69,7 +69,7 @@ pub async fn cancel(
     }
 }
 
-/// `<due>.<created>.<place>`.
+/// Reads a cursor: `<due>.<created>.<place>`.
 fn cursor(text: &str) -> Option<Turn> {
     let mut numbers = text.split('.').map(str::parse);
     let mut number = || numbers.next()?.ok();

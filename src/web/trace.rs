@@ -17,7 +17,7 @@ use crate::protocol::error::ApiError;
 use crate::protocol::event_json::write_event;
 use crate::storage::{AttemptRecord, DeliveryRecord, DurableRecord};
 
-/// What became of one event: its commit, its subscribers, each delivery with every attempt.
+/// Answers with the history of an event: its commit, its subscribers, and each delivery with every attempt.
 pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let (caller, reader) = (access::caller(&req, &edge)?, &edge.parts.reader);
     Query::parse(&req, &[], &[])?;
@@ -25,11 +25,12 @@ pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Resu
     let (deliveries, attempts) = reader.trace(event.id).await?;
     let durables = durables_of(&edge, &event, &deliveries).await?;
     let names = reader.service_names().await?;
-    // Of the very deliveries that are shown, which may have come further since.
+    // The status is computed from the deliveries that are shown, since they may have changed after the first read.
     let status = EventStatus::of(deliveries.iter().map(|delivery| delivery.state));
     let mut data = br#"{"event":"#.to_vec();
     write_event(&mut data, &event, status);
-    // What is not remembered may still have been pushed; what was published lately and is not there was not.
+    // The push log forgets old events: of those the number is unknown. A recent event that it does not have was not
+    // pushed.
     let is_recent = edge.parts.position.last() - event.id < PushLog::EVENTS as EventId;
     let pushed = edge.parts.pushes.get(event.id).or(is_recent.then_some(0));
     let deliveries: Vec<_> = deliveries
@@ -47,7 +48,7 @@ pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Resu
     Ok(reply::ok("success", &data))
 }
 
-/// What became of an event at each durable subscription that wants it.
+/// The state of an event at each durable subscription that it matches.
 async fn durables_of(
     edge: &Edge,
     event: &Event,
@@ -61,7 +62,8 @@ async fn durables_of(
     }
     let services = wanting.iter().map(|record| record.service).collect();
     let marks = reader.durable_marks(services, event.id).await?;
-    // Of those of other nodes the store knows what is settled, and what was delivered in vain.
+    // Of durable subscriptions on other nodes, the store knows which events are settled and how often others were
+    // delivered.
     let here = edge.parts.actors.consumers.ask(FindFate(event.id)).await.unwrap_or_default();
     let describe = |record: &&DurableRecord| {
         let stored = match marks.get(&record.service) {
@@ -94,7 +96,7 @@ fn delivery_json<'a>(
     })
 }
 
-/// Each attempt of a delivery.
+/// The attempts of a delivery: each failed one, and the one that succeeded.
 pub fn attempts_json<'a>(
     delivery: &DeliveryRecord,
     failed: impl Iterator<Item = &'a AttemptRecord>,

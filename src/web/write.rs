@@ -1,4 +1,4 @@
-//! What an endpoint has persistence write, beside events.
+//! Writes of endpoints other than appends.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::actors::persistence::messages::AppendFailure;
 use crate::protocol::error::ApiError;
 use crate::storage::{Outcome, Write};
 
-/// How long persistence may take.
+/// How long persistence may take before the outcome counts as unknown.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Has persistence apply `write`; the outcome comes when it is committed.

@@ -19,23 +19,24 @@ use crate::web::reply::{self, Refusal};
 use crate::web::write::commit;
 use crate::web::{Edge, body};
 
-/// Longest request, in bytes.
+/// Longest body of a request, in bytes.
 const MAX_BODY: usize = 4 * 1024;
 
-/// All of them, in the order of their names.
+/// Answers with all durable subscriptions, ordered by name.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     answer(&all(&edge).await?)
 }
 
-/// One of them.
+/// Answers with one durable subscription.
 pub async fn one(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     let found = all(&edge).await?.into_iter().find(|durable| durable["name"] == **name);
     answer(&found.ok_or_else(|| unknown(&name))?)
 }
 
-/// Has it go on elsewhere in the log. What its members have is theirs no more.
+/// Moves a durable subscription to another position in the log. Its members can no longer acknowledge what they were
+/// given before.
 pub async fn seek(
     req: HttpRequest,
     payload: Payload,
@@ -48,7 +49,7 @@ pub async fn seek(
     Ok(reply::ok("Moved.", json!({ "floor": floor }).to_string().as_bytes()))
 }
 
-/// Forgets it, its position and its dead letters. Its members are told.
+/// Deletes a durable subscription with its position and its dead letters. Its members are told that it has ended.
 pub async fn delete(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     alter(&edge, &name, Alteration::Delete).await?;
@@ -60,12 +61,12 @@ async fn alter(edge: &Edge, name: &str, alteration: Alteration) -> Result<(), Ap
     if commit(edge, alter).await? != Outcome::Changed(true) {
         return Err(unknown(name));
     }
-    // If it is lost, the actor looks again within a second, as other nodes do.
+    // If this message is lost, the actor finds the change within a second, as the actors of other nodes do.
     let _ = edge.parts.actors.consumers.tell(LookAgain(name.to_owned()));
     Ok(())
 }
 
-/// The last event that it is not to get.
+/// The ack floor that `seek` means: the last event that members do not get.
 async fn floor(edge: &Edge, seek: Seek) -> Result<EventId, ApiError> {
     let reader = &edge.parts.reader;
     let log = reader.bounds().await?;
@@ -90,7 +91,7 @@ async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
 
 fn describe(record: &DurableRecord, here: Option<&ConsumerStatus>, last: EventId) -> Value {
     let DurableRecord { service: _, name, pattern, filter, epoch: _, floor, policy, created_at } = record;
-    // What is shown as settled is stored; how far it lags is as of now.
+    // The ack floor is shown as it is stored, but the lag is computed from the newest one.
     let settled = here.map_or(*floor, |status| status.ack_floor.max(*floor));
     json!({
         "name": name,

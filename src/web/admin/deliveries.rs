@@ -1,4 +1,4 @@
-//! `GET /admin/deliveries`: what became of which event, at which service.
+//! `GET /admin/deliveries`: the state of each delivery of an event to a service.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -45,7 +45,7 @@ impl Shown {
         }
     }
 
-    /// In flight is what the store calls pending and a client has sent.
+    /// A delivery is in flight if the store has it as pending and the client of its service has sent it.
     fn of(state: DeliveryState, is_in_flight: bool) -> Self {
         match state {
             DeliveryState::Waiting | DeliveryState::Retrying if is_in_flight => Self::InFlight,
@@ -65,7 +65,7 @@ impl Shown {
     }
 }
 
-/// A page of deliveries, the newest first; or all of one event.
+/// Answers with a page of deliveries, the newest first, or with all deliveries of one event.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, PARAMETERS, &[])?;
     let destinations = destinations(&edge, query.one("service")).await?;
@@ -173,7 +173,7 @@ fn row(
     })
 }
 
-/// What the clients have sent and not settled, by service.
+/// The deliveries that the clients have sent and whose outcome is not stored yet, by service.
 struct InFlight(Vec<(String, Vec<Claimed>)>);
 
 impl InFlight {
@@ -181,7 +181,7 @@ impl InFlight {
         self.0.iter().flat_map(|(name, sent)| sent.iter().map(|claimed| (name.as_str(), claimed.event.id))).collect()
     }
 
-    /// The newest first.
+    /// A page of them, the newest first.
     fn page(&self, before: Option<EventId>, limit: usize) -> Vec<Value> {
         let all = self.0.iter().flat_map(|(name, sent)| sent.iter().map(move |claimed| (name.as_str(), claimed)));
         let mut wanted: Vec<_> = all.filter(|(_, claimed)| before.is_none_or(|id| claimed.event.id < id)).collect();
@@ -205,7 +205,7 @@ impl InFlight {
     }
 }
 
-/// What is under way: sent, and not known to be settled; of all services, unless one is named.
+/// Asks the clients for the deliveries that are in flight: of all services, or of the one that is named.
 async fn in_flight(edge: &Edge, service: Option<&str>) -> Vec<(String, Vec<Claimed>)> {
     let clients = edge.parts.actors.clients.iter().filter(|(name, _)| service.is_none_or(|wanted| wanted == **name));
     let asked = clients.map(|(name, client)| {

@@ -1,5 +1,5 @@
-//! Where deliveries go: configured services, and those that are no longer; and the durable subscriptions, whose dead
-//! letters are kept alike.
+//! Where deliveries go: to services that are configured or once were, and to durable subscriptions, whose dead letters
+//! are stored like those of services.
 
 use super::known_services;
 use super::orphans::orphans;
@@ -8,16 +8,16 @@ use crate::protocol::error::ApiError;
 use crate::storage::{Orphan, service_name};
 use crate::web::{ConfiguredService, Edge};
 
-/// See the module.
+/// A destination of deliveries.
 pub struct Destination<'a> {
-    /// Of a durable subscription: `durable/<name>`.
+    /// The name of the service, or `durable/` and that of the durable subscription.
     pub name: String,
-    /// None as long as the store does not know it.
+    /// None until the service is registered in the store.
     pub id: Option<ServiceId>,
     pub kind: Kind<'a>,
 }
 
-/// What it is.
+/// What a destination is.
 #[derive(Clone, Copy)]
 pub enum Kind<'a> {
     Service(&'a ConfiguredService),
@@ -27,7 +27,7 @@ pub enum Kind<'a> {
 }
 
 impl<'a> Destination<'a> {
-    /// The service, if it is one that is configured.
+    /// The service, if the destination is a configured one.
     pub fn service(&self) -> Option<&'a ConfiguredService> {
         match self.kind {
             Kind::Service(service) => Some(service),
@@ -36,7 +36,7 @@ impl<'a> Destination<'a> {
     }
 }
 
-/// All of them, or the one that is `wanted`; none if there is none of that name.
+/// All destinations, or the one whose name is `wanted`; empty if there is none of that name.
 pub async fn destinations<'a>(edge: &'a Edge, wanted: Option<&str>) -> Result<Vec<Destination<'a>>, ApiError> {
     let services = edge.parts.services.iter().map(|service| Destination {
         name: service.config.name.clone(),
@@ -59,7 +59,7 @@ pub async fn destinations<'a>(edge: &'a Edge, wanted: Option<&str>) -> Result<Ve
     Ok(all)
 }
 
-/// What is wrong with a destination that does not exist, completing "must be …".
+/// The rest of the error "must be …" for a destination that does not exist.
 pub fn one_of_the_destinations(edge: &Edge) -> String {
     match &known_services(edge)[..] {
         [] => "a configured service, of which there is none, or \"durable/\" and the name of a durable subscription"

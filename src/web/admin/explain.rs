@@ -14,10 +14,10 @@ use crate::storage::DurableRecord;
 use crate::web::reply::Refusal;
 use crate::web::{ConfiguredService, Edge, body};
 
-/// Sessions listed, of each kind.
+/// Most sessions that are listed of each kind.
 const LISTED: usize = 50;
 
-/// Explains the event in the body, which is that of a publish. Stores nothing.
+/// Explains where the event in the body, which is that of a publish, would go. Nothing is stored.
 pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let limits = &edge.parts.limits;
     let body = body::read_json(&req, payload, limits.max_body, limits.body_timeout).await?;
@@ -47,7 +47,7 @@ pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     }))
 }
 
-/// Whether the service would get it, by which route, and what it would wait for.
+/// Says whether the service would get the event, by which route, and what the delivery would wait for.
 fn service(of: &ConfiguredService, event: &NewEvent, report: Option<&ActorReport>) -> Value {
     let ConfiguredService { config, slot } = of;
     let named = || config.routes.iter().filter(|route| route.event.matches(&event.name));
@@ -71,13 +71,13 @@ fn service(of: &ConfiguredService, event: &NewEvent, report: Option<&ActorReport
     })
 }
 
-/// Whether the durable subscription would get it.
+/// Says whether the durable subscription would get the event.
 fn durable(record: &DurableRecord, event: &NewEvent) -> Value {
     let why_not = record.why_not(&event.name, &event.payload);
     json!({ "durable": record.name, "gets": why_not.is_none(), "why_not": why_not })
 }
 
-/// What keeps a delivery waiting, if it is made now.
+/// What a delivery would wait for if it were made now.
 fn waits_for(report: &ActorReport) -> Option<&'static str> {
     let details = &report.details;
     match (details["state"].as_str(), details["breaker"]["state"].as_str()) {

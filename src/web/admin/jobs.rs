@@ -18,13 +18,13 @@ use crate::web::reply::{self, Refusal};
 use crate::web::write::commit;
 use crate::web::{Edge, body};
 
-/// Longest request, in bytes.
+/// Longest body of a request, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-/// Beyond this many, or this long, a count is no longer exact.
+/// A count stops at this number or after this time, and is then a lower bound.
 const MAX_COUNT: usize = 100_000;
 const COUNT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Makes dead deliveries anew.
+/// Starts jobs that reopen dead deliveries.
 pub async fn redrive(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let request =
         JobRequest::redrive(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
@@ -35,13 +35,13 @@ pub async fn redrive(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     make_anew(&edge, JobKind::Redrive, request).await
 }
 
-/// Sends stored events to a service once more, or for the first time.
+/// Starts jobs that deliver stored events to a service, whether it had them before or not.
 pub async fn replay(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let request = JobRequest::replay(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
     make_anew(&edge, JobKind::Replay, request).await
 }
 
-/// The jobs, the newest first.
+/// Answers with the jobs, the newest first.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["limit"], &[])?;
     let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
@@ -65,7 +65,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     answer(&jobs.into_iter().map(row).collect::<Vec<_>>())
 }
 
-/// Stops a job. The deliveries that it has made anew stay.
+/// Stops a job. The deliveries that it has made stay.
 pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::JobNotFound, format!("there is no job {id}"));
@@ -78,7 +78,7 @@ pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Res
     Err(ApiError::new(ErrorCode::JobNotRunning, format!("job {id} is {state}")).with("state", state).into())
 }
 
-/// One job for each service that has something to be made anew; or only how much that is.
+/// Starts a job for each service that has deliveries to make, or only counts them.
 async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<HttpResponse, Refusal> {
     let wanted = request.service.as_deref();
     let found = destinations(edge, wanted).await?;
@@ -133,14 +133,14 @@ async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<Ht
     Ok(reply::ok(message, data.to_string().as_bytes()))
 }
 
-/// The ids that everything in the request allows; none beyond the end of the log as it is now.
+/// The range of ids that all bounds of the request allow, which ends at the present end of the log.
 async fn range(edge: &Edge, request: &JobRequest) -> Result<(EventId, EventId), ApiError> {
     let ids = edge.parts.reader.ids_between(request.since, request.until).await;
     let (low, high) = ids?;
     Ok((request.from.unwrap_or(low).max(low), request.to.unwrap_or(high).min(high)))
 }
 
-/// A replay without patterns is of what the service's routes match; their filters hold for every replay.
+/// A replay without patterns is of the events that the service's routes match. The routes' filters hold for every replay.
 fn new_job(
     destination: &Destination<'_>,
     kind: JobKind,

@@ -32,13 +32,13 @@ use crate::telemetry::faults::FaultPoint;
 /// Over how long the closing of sessions is spread.
 const DRAIN_SPREAD: Duration = Duration::from_secs(5);
 
-/// The whole actor tree.
+/// Answers with the whole actor tree.
 pub async fn actors(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     answer(&tree(&edge, None).await?)
 }
 
-/// Ends a session; its client is told to stay away.
+/// Ends a session. Its subscriber is told not to reconnect.
 pub async fn close_session(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::SessionNotFound, format!("there is no session {id}"));
@@ -49,7 +49,8 @@ pub async fn close_session(req: HttpRequest, id: Path<String>, edge: Data<Edge>)
     }
 }
 
-/// Prepares for the end: not ready any more, subscribers are sent elsewhere. The process goes on until it is stopped.
+/// Drains the node: readiness fails, and subscribers are told to reconnect elsewhere. The process runs until it is
+/// stopped.
 pub async fn drain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
@@ -61,7 +62,7 @@ pub async fn drain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Resu
     Ok(reply::ok("Draining.", data.to_string().as_bytes()))
 }
 
-/// Takes a drain back: new subscribers and publishes are welcome again. Who was told to leave leaves all the same.
+/// Ends the draining: new subscribers and publishes are accepted again. Subscribers that were told to leave still do.
 pub async fn undrain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
     Query::parse(&req, &[], &[])?;
@@ -70,14 +71,14 @@ pub async fn undrain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     Ok(reply::ok("Draining no more.", br#"{"draining":false}"#))
 }
 
-/// The points at which the program can be made to fail, and how often it has failed there.
+/// Answers with the points at which faults can be injected, and how often each has been hit.
 #[cfg(feature = "fault-injection")]
 pub async fn faults() -> Result<HttpResponse, Refusal> {
     let hits = FaultPoint::ALL.into_iter().map(|point| (point.as_str(), crate::telemetry::faults::hits(point)));
     answer(&hits.collect::<std::collections::BTreeMap<_, _>>())
 }
 
-/// Makes an actor panic; or the program fail at a point, `?times=` so often (0: no more).
+/// Makes an actor panic, or arms a fault point for `?times=` failures (0 disarms it).
 #[cfg(feature = "fault-injection")]
 pub async fn fault(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["times"], &[])?;

@@ -1,4 +1,4 @@
-//! Deliveries of services that are not configured (any more): shown, moved to another service, or cancelled.
+//! Deliveries of services that are no longer configured: they are listed, moved to another service, or cancelled.
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
@@ -13,18 +13,18 @@ use crate::web::reply::{self, Refusal};
 use crate::web::write::commit;
 use crate::web::{Edge, body};
 
-/// What is left for services that are not configured.
+/// The deliveries that wait for services that are not configured.
 pub(super) async fn orphans(edge: &Edge) -> Result<Vec<Orphan>, ApiError> {
     let configured = known_services(edge).into_iter().map(str::to_owned).collect();
     Ok(edge.parts.reader.orphans(configured).await?)
 }
 
-/// One of them, as operators see it.
+/// One such service, as operators see it.
 pub(super) fn shown(Orphan { name, pending, .. }: &Orphan) -> Value {
     json!({ "service": name, "pending": pending.open(), "dead": pending.dead })
 }
 
-/// Has another service get them, those that are dead too.
+/// Moves all deliveries of one such service, dead ones included, to another service.
 pub async fn move_to(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let MoveRequest { from, to, dry_run } =
         MoveRequest::parse(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
@@ -49,7 +49,7 @@ pub async fn move_to(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     Ok(reply::ok(if dry_run { NOTHING_DONE } else { "Moved." }, data.to_string().as_bytes()))
 }
 
-/// Gives those up that are open.
+/// Cancels the open deliveries of one such service.
 pub async fn cancel(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let CancelRequest { service, dry_run } =
         CancelRequest::parse(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
@@ -63,11 +63,11 @@ pub async fn cancel(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Res
     Ok(reply::ok(if dry_run { NOTHING_DONE } else { "Cancelled." }, data.to_string().as_bytes()))
 }
 
-/// Longest request, in bytes.
+/// Longest body of a request, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 const NOTHING_DONE: &str = "Counted; nothing was done.";
 
-/// The orphan of this name, given in `field`.
+/// The service of this name, which the request gives in `field`.
 async fn find(edge: &Edge, field: &str, name: &str) -> Result<Orphan, ApiError> {
     let all = orphans(edge).await?;
     let names: Vec<String> = all.iter().map(|orphan| orphan.name.clone()).collect();
@@ -85,7 +85,8 @@ async fn find(edge: &Edge, field: &str, name: &str) -> Result<Orphan, ApiError> 
     })
 }
 
-/// Step by step, so that publishers have their turn in between. What was done stays so if it ends before all is done.
+/// Moves or cancels deliveries in steps, so that appends are committed in between. Completed steps stay if a later one
+/// fails.
 async fn settle(edge: &Edge, orphan: &Orphan, settling: Settling, dry_run: bool) -> Result<Shifted, ApiError> {
     let mut total = Shifted::default();
     let from: ServiceId = orphan.service;

@@ -1,5 +1,5 @@
-//! `GET /admin`: the page for people. It asks for the token, or takes it from the fragment of its address, and shows
-//! what the endpoints beside it answer.
+//! `GET /admin`: a page for operators. It asks for the token, or takes it from the fragment of its address, and shows the
+//! answers of the other endpoints of `/admin`.
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
@@ -8,11 +8,11 @@ use crate::web::query::Query;
 use crate::web::reply::Refusal;
 
 const PAGE: &str = include_str!("page.html");
-/// Nothing but the page itself runs in it, nothing is loaded from elsewhere, and no other page holds it in a frame.
+/// The page runs no script but its own, loads nothing from elsewhere, and cannot be framed by another page.
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Shows the page.
+/// Answers with the page.
 pub async fn show(req: HttpRequest) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     Ok(HttpResponse::Ok()

@@ -1,4 +1,4 @@
-//! `GET /admin/sessions` and `GET /admin/subscriptions`: who is here, and what for.
+//! `GET /admin/sessions` and `GET /admin/subscriptions`: who is connected, and what they subscribe to.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,13 @@ use crate::web::reply::{self, Refusal};
 const DEFAULT_LIMIT: usize = 1000;
 const MAX_LIMIT: usize = 10_000;
 
-/// The sessions, in the order in which they were opened.
+/// Answers with the sessions, in the order in which they were opened.
 pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["pattern", "peer", "kind", "after", "limit"], &[])?;
     let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let find = FindSessions {
         after: query.read("after", "the id of a session", |text| text.parse().ok())?,
-        // One more than asked for tells whether there is more.
+        // One more than asked for shows whether there is another page.
         limit: limit + 1,
         pattern: pattern(&query, "pattern")?,
         peer: query.one("peer").map(str::to_owned),
@@ -36,7 +36,7 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
     page(&query, found, limit, |session| session["id"].to_string())
 }
 
-/// The patterns that somebody subscribes to, in their order, and how many do.
+/// Answers with the patterns that are subscribed to, in order, and the number of subscribers of each.
 pub async fn subscriptions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["after", "limit"], &[])?;
     let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
@@ -54,7 +54,8 @@ pub async fn subscriptions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpRes
     page(&query, rows, limit, |row| row["event_name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// The first `limit` of `rows`, and if that is not all a link to the rest, which come after the `cursor` of the last.
+/// Answers with the first `limit` of `rows`, and, if there are more, a link to the page that follows the `cursor` of the
+/// last row.
 fn page(
     query: &Query<'_>,
     mut rows: Vec<Value>,
@@ -75,7 +76,7 @@ fn pattern(query: &Query<'_>, name: &str) -> Result<Option<Pattern>, ApiError> {
     query.one(name).map(parse).transpose()
 }
 
-/// A session's own state, with what the tree says of it.
+/// The state of a session, joined with its report in the actor tree.
 fn session(report: ActorReport) -> Value {
     let ActorReport { name, state, uptime_seconds, mut details, .. } = report;
     details["name"] = name.into();

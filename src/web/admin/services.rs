@@ -1,4 +1,4 @@
-//! `/admin/services`: how each service fares, and what operators do about it.
+//! `/admin/services`: the state of each service, and the commands of operators.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
 use crate::web::{ConfiguredService, Edge, body};
 
-/// How long a client may take to obey, and to have that stored.
+/// How long a client may take to apply a command, and to have that stored.
 const OPERATE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// All services.
+/// Answers with all services.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     let reports = observe(&edge).await?;
     let services = edge.parts.services.iter().map(|service| describe(&edge, service, &reports));
     let services = Value::from(futures_util::future::join_all(services).await);
-    // While the store is away the rest is all the more wanted, and soon.
+    // While the store is away, operators need the rest all the more, and without waiting for a timeout.
     let orphaned: Vec<Value> = match edge.parts.health.store.is_up() {
         true => orphans(&edge).await.unwrap_or_default().iter().map(shown).collect(),
         false => Vec::new(),
@@ -36,14 +36,15 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     Ok(reply::ok_builder().body(body.to_string()))
 }
 
-/// One service.
+/// Answers with one service.
 pub async fn one(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     let service = find_service(&edge, &name).ok_or_else(|| unknown(&edge, &name))?;
     answer(&describe(&edge, service, &observe(&edge).await?).await)
 }
 
-/// Obeys an operator; answers with the state after it, or 202 with the state as it is if another node has to.
+/// Has a service's client apply a command. The answer has the state after it, or is a 202 with the present state if the
+/// client of another node has to apply it.
 pub async fn operate(
     req: HttpRequest,
     payload: Payload,
@@ -85,22 +86,22 @@ pub async fn operate(
     Ok(reply::ok(&format!("Service '{name}': {done}."), state.to_string().as_bytes()))
 }
 
-/// What the clients say of themselves.
+/// The reports of all clients.
 pub(super) async fn observe(edge: &Edge) -> Result<Vec<ActorReport>, ApiError> {
     Ok(tree(edge, Some(ActorKind::Client)).await?.children)
 }
 
-/// What the client of `service` says of itself.
+/// The report of the client of `service`.
 pub(super) fn report_of<'a>(service: &ConfiguredService, reports: &'a [ActorReport]) -> Option<&'a ActorReport> {
     reports.iter().find(|report| report.name.strip_prefix("client/") == Some(&service.config.name))
 }
 
-/// What the client says, what is configured, and what waits longest.
+/// The report of a client, with the service's configuration and its oldest open delivery.
 async fn describe(edge: &Edge, service: &ConfiguredService, reports: &[ActorReport]) -> Value {
     let ConfiguredService { config, slot } = service;
     let report = report_of(service, reports);
     let oldest = match slot.id() {
-        // While the store is away the rest is all the more wanted, and soon.
+        // While the store is away, operators need the rest all the more, and without waiting for a timeout.
         Some(id) if edge.parts.health.store.is_up() => edge.parts.reader.oldest_open(id).await.ok().flatten(),
         _ => None,
     };
@@ -123,7 +124,7 @@ async fn describe(edge: &Edge, service: &ConfiguredService, reports: &[ActorRepo
     told
 }
 
-/// A route as operators see it: its pattern; with its filter, as text, if it has one.
+/// A route as operators see it: its pattern, and the text of its filter if it has one.
 pub fn shown_route(route: &Selector) -> Value {
     match &route.filter {
         None => route.event.as_str().into(),
@@ -131,7 +132,7 @@ pub fn shown_route(route: &Selector) -> Value {
     }
 }
 
-/// What is known of a service whose client does not answer.
+/// What is shown of a service whose client does not answer.
 fn silent_client(ConfiguredService { config, slot }: &ConfiguredService) -> Value {
     let pending = slot.pending();
     let by_lane = Lane::ALL.into_iter().map(|lane| (lane.as_str().to_owned(), json!(pending[lane.index()])));

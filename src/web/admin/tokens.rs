@@ -14,18 +14,18 @@ use crate::web::reply::{self, Refusal};
 use crate::web::write::commit;
 use crate::web::{Edge, body};
 
-/// Longest request, in bytes.
+/// Longest body of a request, in bytes.
 const MAX_BODY: usize = 4 * 1024;
 /// Longest `sub` or `jti`, in bytes.
 const MAX_VALUE: usize = 255;
 
-/// Tokens, keys and revocations; never a secret.
+/// Answers with the tokens, keys and revocations, without any secret.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     Query::parse(&req, &[], &[])?;
     answer(&edge.parts.access.describe(now()))
 }
 
-/// Revokes a configured token, or takes that back: `revoke` or `restore`.
+/// Revokes a configured token (`revoke`), or withdraws the revocation (`restore`).
 pub async fn revoke_token(
     req: HttpRequest,
     payload: Payload,
@@ -49,7 +49,7 @@ pub async fn revoke_token(
     set(&edge, Identity::Token(name), is_revoked).await
 }
 
-/// Revokes whoever has a JWT with this `sub` or `jti`.
+/// Revokes all JWTs with this `sub` or `jti`, or a token by its name.
 pub async fn revoke(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let body = body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
     let object = RawObject::parse(&body, "body")?;
@@ -59,7 +59,7 @@ pub async fn revoke(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Res
     set(&edge, who, true).await
 }
 
-/// Takes that back.
+/// Withdraws a revocation.
 pub async fn restore(
     req: HttpRequest,
     payload: Payload,
@@ -79,7 +79,7 @@ fn identity(kind: &str, value: &str) -> Result<Identity, (&'static str, &'static
     Identity::new(kind, value).ok_or(("kind", "must be \"token\", \"sub\" or \"jti\""))
 }
 
-/// Stored first, so that it outlives this process and reaches the others; then in force here at once.
+/// Stores the revocation first, so that it outlives this process and reaches other nodes, and then applies it here.
 async fn set(edge: &Edge, who: Identity, is_revoked: bool) -> Result<HttpResponse, Refusal> {
     commit(edge, Write::Revoke { who: who.clone(), is_revoked }).await?;
     log::info!(kind = who.kind(), principal = who.value(), is_revoked; "revocation changed by an operator");
