@@ -1,4 +1,4 @@
-//! Why connections are closed: one table of WebSocket close code, reason, and what the client should do.
+//! Why connections are closed: one table of WebSocket close code, reason, and what the subscriber should do.
 //!
 //! 4000–4099 do not reconnect, 4100–4199 reconnect with backoff, 4200–4299 reconnect at once with jitter.
 
@@ -87,12 +87,12 @@ impl CloseReason {
         }
     }
 
-    /// Whether it is nothing that the client has done or left undone: it comes back at once.
+    /// Whether the server ends the connection on purpose, for no fault of the subscriber, which reconnects at once.
     pub fn is_planned(self) -> bool {
         (4200..4300).contains(&self.code())
     }
 
-    /// When to reconnect, if at all. `roll`, from 0 to 1, spreads the clients.
+    /// When to reconnect, if at all. `roll`, from 0 to 1, spreads the subscribers.
     pub fn reconnect_after(self, roll: f64) -> Option<Duration> {
         let (least, spread) = match self.code() {
             1001 | 4200..=4299 => (100.0, 900.0),
@@ -103,7 +103,7 @@ impl CloseReason {
     }
 }
 
-/// The metrics label of an ended session: few values, whatever codes clients make up.
+/// The metrics label of an ended session: few values, whatever codes subscribers send.
 pub fn close_label(code: Option<u16>) -> String {
     match code {
         None => "none".to_owned(),

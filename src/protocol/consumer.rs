@@ -24,20 +24,20 @@ const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 /// The fields of a subscription that make it a durable one.
 pub const FIELDS: &[&str] = &["durable", "ack_wait", "ack_wait_ms", "max_in_flight", "max_deliver"];
 
-/// A wish to be a member.
+/// A request to become a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinRequest {
     pub name: String,
     pub pattern: Pattern,
     pub filter: Option<Filter>,
-    /// Where it begins if it is new.
+    /// Where the durable subscription begins if it is new.
     pub start: Start,
     /// The log that the member has seen.
     pub log: Option<LogId>,
     pub policy: PolicyRequest,
 }
 
-/// How events are to be delivered, as far as the member says so.
+/// The part of the delivery policy that a member asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PolicyRequest {
     pub ack_wait: Option<Duration>,
@@ -46,7 +46,7 @@ pub struct PolicyRequest {
 }
 
 impl PolicyRequest {
-    /// With `otherwise` for what it does not say.
+    /// The whole policy, with `otherwise` for what the member does not ask for.
     pub fn over(self, otherwise: ConsumerPolicy) -> ConsumerPolicy {
         ConsumerPolicy {
             ack_wait: self.ack_wait.unwrap_or(otherwise.ack_wait),
@@ -96,7 +96,7 @@ impl AckKind {
 pub fn name_of(object: &RawObject<'_>) -> Result<Option<String>, ApiError> {
     let Some(name) = object.text("durable")? else { return Ok(None) };
     let is_ok = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    // Paths cannot name the last two.
+    // A path cannot have the last two as a segment.
     let is_bad = name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_ok) || [".", ".."].contains(&&*name);
     if is_bad {
         let reason =
@@ -193,7 +193,7 @@ fn whole(object: &RawObject<'_>, field: &str, min: u64, max: u64) -> Result<Opti
     }
 }
 
-/// Where an operator has a durable subscription go on.
+/// The position to which an operator moves a durable subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {
     /// After the event with this id.
@@ -234,7 +234,7 @@ pub fn delivery_text(event: &Event, durable: &str, delivery: u32) -> String {
     text
 }
 
-/// The reply to who has become a member. `after`: it has everything up to here.
+/// The reply to a new member. `after`: everything up to here is acknowledged.
 pub fn joined(id: &RequestId, request: &JoinRequest, state: Subscribed, after: EventId) -> String {
     let mut text = super::frame::subscribed(id, &request.pattern, request.filter.as_ref(), state);
     text.pop();
@@ -242,7 +242,7 @@ pub fn joined(id: &RequestId, request: &JoinRequest, state: Subscribed, after: E
     text
 }
 
-/// The reply to who is no longer a member.
+/// The reply to a member that has left.
 pub fn left(id: &RequestId, durable: &str) -> String {
     format!(r#"{{"id":{id},"type":"unsubscribed","durable":"{durable}"}}"#)
 }
@@ -257,7 +257,8 @@ pub fn not_acked(event_id: EventId, error: &ApiError) -> String {
     format!(r#"{{"id":{event_id},"type":"error","error":{}}}"#, error.to_frame_value())
 }
 
-/// Members get nothing more until they have settled something: what holds them up, and how much they have.
+/// The notice that members get no more events until they acknowledge some: which bound is reached, and how much is
+/// unacknowledged.
 pub fn held_up(durable: &str, by: HeldBy, unacked: usize, unacked_bytes: usize) -> String {
     let by = by.as_str();
     format!(
@@ -265,7 +266,7 @@ pub fn held_up(durable: &str, by: HeldBy, unacked: usize, unacked_bytes: usize) 
     )
 }
 
-/// A member is one no longer, without having asked for it.
+/// The notice to a member that its membership has ended without its asking.
 pub fn ended(durable: &str, error: &ApiError) -> String {
     format!(r#"{{"type":"error","durable":"{durable}","error":{}}}"#, error.to_frame_value())
 }

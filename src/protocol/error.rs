@@ -9,7 +9,7 @@ use crate::domain::filter::FilterError;
 
 macro_rules! error_codes {
     ($($variant:ident $code:literal $status:literal $meaning:literal;)+) => {
-        /// Every error a client can be told of.
+        /// Every error that an answer can have.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ErrorCode {
             $(#[doc = $meaning] $variant,)+
@@ -90,7 +90,7 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error as a client is told of it, over HTTP or in a frame.
+/// An error as it is told, over HTTP or in a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiError(Box<Parts>);
 

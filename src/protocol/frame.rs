@@ -1,6 +1,6 @@
-//! The text of the frames that answer a client's requests.
+//! The text of the frames that answer a subscriber's requests.
 //!
-//! Event frames are in [`super::event_json`]; they are the only ones a client gets that asked for nothing more.
+//! Event frames are in [`super::event_json`]; a subscriber that asks for nothing more gets no other frames.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::domain::filter::Filter;
 use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
 
-/// What a client is told about a subscription that now stands.
+/// What a subscriber is told about a new subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subscribed {
     /// The newest event when the subscription was made.
@@ -56,14 +56,14 @@ pub fn published(id: &RequestId, outcome: AppendOutcome) -> String {
     format!(r#"{{"id":{id},"type":"published","event_id":{event_id},"replayed":{replayed}}}"#)
 }
 
-/// The reply to a token that a client goes on with.
+/// The reply to a token with which a subscriber goes on.
 pub fn authenticated(id: Option<&RequestId>, expires_at: Option<Timestamp>) -> String {
     let id = id.map(|id| format!(r#""id":{id},"#)).unwrap_or_default();
     let end = expires_at.map(|at| format!(r#","expires_at":"{at}""#)).unwrap_or_default();
     format!(r#"{{{id}"type":"authenticated"{end}}}"#)
 }
 
-/// The notice to a client that its token ends in `left`.
+/// The notice to a subscriber that its token expires in `left`.
 pub fn expiring(left: Duration) -> String {
     format!(r#"{{"type":"expiring","expires_in_ms":{}}}"#, left.as_millis())
 }
@@ -101,7 +101,7 @@ fn member(filter: Option<&Filter>) -> String {
     filter.map(|filter| format!(r#","filter":{filter}"#)).unwrap_or_default()
 }
 
-/// The frame before a close frame that tells to come back.
+/// The frame before a close frame that tells the subscriber to reconnect.
 pub fn disconnect(reason: CloseReason, after: Duration) -> String {
     let (code, after_ms) = (reason.code(), after.as_millis());
     format!(r#"{{"type":"disconnect","code":{code},"reconnect":true,"after_ms":{after_ms}}}"#)

@@ -42,7 +42,7 @@ pub struct PublishHeaders<'a> {
     pub idempotency_key: Option<&'a str>,
 }
 
-/// What a publish for later needs, and this floor has not: a clock, and chance.
+/// What a scheduled publish needs and this module does not have: the time, and a random number.
 #[derive(Debug, Clone, Copy)]
 pub struct Scheduling {
     /// `deliver_at` has to be later.
@@ -75,7 +75,7 @@ pub fn append_from(
     let invalid = |reason| ApiError::field(ErrorCode::InvalidField, "deliver_at", reason);
     let due_at =
         Timestamp::parse(&text).ok_or_else(|| invalid("must be an RFC 3339 time like 2026-01-31T12:00:00Z"))?;
-    // A repeated request has its answer, however late it comes.
+    // A repeated request is answered as the first one was, however late it comes.
     if due_at <= now && event.idempotency.is_none() {
         return Err(invalid("must be in the future"));
     }
@@ -90,8 +90,8 @@ pub fn append_from(
     Ok(Append::scheduled(event, Schedule { id: ScheduleId(id), due_at }))
 }
 
-/// Makes the idempotency keys of a request those of `caller`: what another one has used under an equal key is not
-/// touched, and does not show. Those without a token share one scope.
+/// Puts the idempotency keys of a request into the scope of `caller`, so that equal keys of other callers neither match nor
+/// show. Callers without a token share one scope.
 pub fn scope_keys(append: &mut Append, caller: &Caller) {
     let Some(principal) = caller.principal() else { return };
     let scope = |key: &str| Idempotency::scoped_key(principal.identity.kind(), principal.identity.value(), key);
@@ -218,7 +218,7 @@ fn item_error(index: usize, error: &ApiError) -> Value {
     Value::Object(item)
 }
 
-/// A name that clients may publish, given in `field`.
+/// A name that publishers may use, given in `field`.
 pub(super) fn checked_name(field: &str, text: Cow<'_, str>) -> Result<EventName, ApiError> {
     let name = EventName::parse(text.into_owned())
         .map_err(|reason| ApiError::field(ErrorCode::InvalidField, field, reason))?;
@@ -288,7 +288,7 @@ fn idempotency_key(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Resu
 pub(super) fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
     let mut digest = Sha256::new();
     let mut part = |text: Option<&str>| {
-        // Lengths keep neighbouring fields apart; an absent one has a length no text has.
+        // The lengths keep neighbouring fields apart; an absent field has a length that no text has.
         digest.update(text.map_or(u64::MAX, |t| t.len() as u64).to_le_bytes());
         digest.update(text.unwrap_or_default());
     };
@@ -299,7 +299,7 @@ pub(super) fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
         part(Some(source));
         part(Some(priority.as_str()));
         part(key.as_deref());
-        // Empty metadata says no more than none.
+        // Empty metadata counts as none.
         part(metadata.as_deref().filter(|metadata| *metadata != "{}"));
     }
     let mut short = [0; 16];

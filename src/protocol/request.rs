@@ -1,4 +1,4 @@
-//! Requests of WebSocket clients.
+//! Requests that subscribers and publishers send over WebSocket.
 
 use serde_json::value::RawValue;
 
@@ -19,7 +19,7 @@ pub const ACTIONS: &[&str] =
 
 const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after", "log_id", "filter"];
 
-/// One frame of a client.
+/// One request.
 #[derive(Debug)]
 pub enum Request {
     Subscribe {
@@ -28,19 +28,19 @@ pub enum Request {
         envelope: Envelope,
         filter: Option<Filter>,
         start: Start,
-        /// The log that the client has seen.
+        /// The log that the subscriber has seen.
         log: Option<LogId>,
     },
     Unsubscribe {
         id: Option<RequestId>,
         pattern: Pattern,
     },
-    /// Become a member of a durable subscription.
+    /// Joins a durable subscription as a member.
     Join {
         id: Option<RequestId>,
         join: Box<JoinRequest>,
     },
-    /// Be a member no longer.
+    /// Leaves a durable subscription.
     Leave {
         id: Option<RequestId>,
         durable: String,
@@ -55,19 +55,19 @@ pub enum Request {
     },
     Ping {
         id: Option<RequestId>,
-        /// To be given back: its exact JSON text.
+        /// To be echoed: its exact JSON text.
         timestamp: Option<Box<RawValue>>,
     },
     /// The answer to a ping that this program does not send in JSON.
     Pong,
-    /// Go on with this token.
+    /// Continues with this token.
     Authenticate {
         id: Option<RequestId>,
         token: Secret,
     },
 }
 
-/// A frame that is no request; the mark is kept where it could be read.
+/// A frame that is no valid request; with its id, if that could be read.
 #[derive(Debug)]
 pub struct BadRequest {
     pub id: Option<RequestId>,
@@ -92,7 +92,7 @@ impl Request {
         Self::read(&object, id.clone(), rules, scheduling).map_err(|error| BadRequest { id, error })
     }
 
-    /// Whether the client asks for more than plain event frames.
+    /// Whether the subscriber asks for more than plain event frames.
     pub fn asks_more(&self) -> bool {
         match self {
             Self::Subscribe { id, envelope, filter, start, log, .. } => {

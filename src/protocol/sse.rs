@@ -11,10 +11,10 @@ use super::frame::Subscribed;
 use super::subscription::Envelope;
 use crate::domain::event::{Event, EventId};
 
-/// The event by which a client learns that its position cannot be resumed from.
+/// The event that tells a subscriber that its position cannot be resumed from.
 pub const GAP: &str = "$sys.stream.gap";
 
-/// When a client comes back that should not: one that knows nothing but this protocol cannot be told to stay away.
+/// When a subscriber reconnects that should not: this protocol cannot tell it to stay away.
 pub const STAY_AWAY: Duration = Duration::from_secs(600);
 
 /// An event: its id, its name if it is to have one, and its payload or the full envelope as data.
@@ -34,7 +34,7 @@ pub fn event_block(event: &Event, envelope: Envelope) -> Bytes {
     block.freeze()
 }
 
-/// The first block: when to come back after the connection has ended, and from where if nothing has come by then.
+/// The first block: after what time to reconnect, and the position from which to resume if no event has come by then.
 ///
 /// Where the position that was asked for cannot be resumed from, an event says so.
 pub fn preamble(retry: Duration, position: EventId, state: Subscribed, envelope: Envelope) -> Bytes {
@@ -50,8 +50,8 @@ pub fn preamble(retry: Duration, position: EventId, state: Subscribed, envelope:
     text.into()
 }
 
-/// A comment, which shows that the connection is there. `position`, if everything up to it was sent, is where a client
-/// resumes from that had no event since; a block without data is no event.
+/// A comment that shows that the connection is alive. `position`, up to which everything was sent, is where a subscriber
+/// resumes that has had no event since; a block without data is no event.
 pub fn heartbeat(position: Option<EventId>) -> Bytes {
     match position {
         Some(position) => format!(":\nid: {position}\n\n").into(),
@@ -59,12 +59,12 @@ pub fn heartbeat(position: Option<EventId>) -> Bytes {
     }
 }
 
-/// The last block: why it is the last, as a comment, and when to come back.
+/// The last block: a comment with the reason, and the time after which to reconnect.
 pub fn farewell(why: &str, retry: Duration) -> Bytes {
     format!(": {why}\nretry: {}\n\n", retry.as_millis()).into()
 }
 
-/// A line for each line of `text`, however these end. Where JSON may have the end of a line, any will do.
+/// One line for each line of `text`, whatever ends them: JSON allows every kind of line end where it allows one.
 fn put_data(to: &mut BytesMut, text: &str) {
     let mut rest = text.as_bytes();
     loop {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever ends its lines, the data that a client puts together is the payload with line feeds.
+        /// Whatever ends its lines, the data that a subscriber puts together is the payload with line feeds.
         #[test]
         fn every_line_of_a_payload_comes(payload in "[ab\r\n]{0,40}") {
             let block = event_block(&event(&payload), Envelope::Plain);

@@ -9,7 +9,7 @@ use crate::domain::filter::Filter;
 use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
 
-/// The client's own mark on a request, echoed in the reply; its exact JSON text.
+/// The id that a subscriber gives a request, echoed in the reply; its exact JSON text.
 pub type RequestId = Box<RawValue>;
 
 /// How the events of a subscription are spelled.
@@ -20,7 +20,7 @@ pub enum Envelope {
     Plain,
     /// With id, time, source and key.
     Full,
-    /// The same; as server-sent events they have no names, so that clients take them all for messages.
+    /// The same; as server-sent events they have no names, so that browsers dispatch them all as `message`.
     Unnamed,
 }
 
@@ -37,12 +37,12 @@ pub enum Start {
     After(EventId),
     /// With the oldest retained event.
     Earliest,
-    /// After an event of another log: with what is published from now on, and the client is told so.
+    /// After an event of another log: with what is published from now on, and the subscriber is told so.
     Elsewhere,
 }
 
 impl Start {
-    /// What it means in the log `ours` for a client that gives back the identity of the log it has seen.
+    /// What it means in the log `ours` for a subscriber that has seen the log `given`.
     pub fn in_log(self, ours: Option<LogId>, given: Option<LogId>) -> Self {
         match self {
             Self::After(_) if given.is_some() && given != ours => Self::Elsewhere,
@@ -56,7 +56,7 @@ impl Start {
             Self::Now => (log_end, true),
             Self::Earliest => (bounds.earliest - 1, true),
             Self::Elsewhere => (log_end, false),
-            // Beyond the end: the client has seen more than there is. It is told, and starts at the end.
+            // Beyond the end: the subscriber has seen more than there is. It is told so, and starts at the end.
             Self::After(id) if id > bounds.last.max(log_end) => (log_end, false),
             Self::After(id) => (id.max(bounds.earliest - 1), id >= bounds.earliest - 1),
         }
@@ -95,7 +95,7 @@ pub(super) fn envelope(object: &RawObject<'_>) -> Result<Envelope, ApiError> {
     }
 }
 
-/// The identity of the log that the client has seen, as it was told.
+/// The identity of the log that the subscriber has seen, as a reply told it.
 pub(super) fn log(object: &RawObject<'_>) -> Result<Option<LogId>, ApiError> {
     let Some(text) = object.text("log_id")? else { return Ok(None) };
     let bad = || ApiError::field(ErrorCode::InvalidField, "log_id", "must be the log_id of a reply");

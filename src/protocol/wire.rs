@@ -5,7 +5,7 @@ use memchr::memchr2;
 
 use crate::transport::{append_text_frame, frame_payload};
 
-/// Most bytes of events in one frame of [`Wire::Lines`], beyond the first event: clients have limits for a message.
+/// Most bytes of events in one frame of [`Wire::Lines`], beyond the first event: subscribers limit the length of a message.
 const MAX_LINES: usize = 64 * 1024;
 
 /// The encoding of a connection, agreed on when it was made.
@@ -22,7 +22,7 @@ pub enum Wire {
 impl Wire {
     pub const COUNT: usize = 3;
 
-    /// The kind of client, for operators.
+    /// The kind of subscriber, as operators see it.
     pub fn kind(self) -> &'static str {
         match self {
             Self::WebSocket | Self::Lines => "websocket",

@@ -1,4 +1,4 @@
-//! Frames as a client writes them, read piece by piece: RFC 6455, sections 5, 7.4 and 8.1.
+//! Frames of subscribers (a client's frames in RFC 6455, sections 5, 7.4 and 8.1), read piece by piece.
 //!
 //! Nothing is buffered that the peer has not sent, and nothing is accepted on the strength of what it declares:
 //! a length over the limit is refused as soon as the header is there.
@@ -10,7 +10,7 @@ use bytestring::ByteString;
 
 use super::frame::{CloseFrame, MAX_CONTROL_PAYLOAD, Opcode};
 
-/// What one client may make the server hold.
+/// Bounds of what one subscriber can make the server hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InboundLimits {
     /// Longest message, in bytes, all fragments together.
@@ -32,11 +32,11 @@ pub enum Inbound {
     Binary(Bytes),
     Ping(Bytes),
     Pong(Bytes),
-    /// The peer says good-bye; nothing follows.
+    /// The peer closes the connection; nothing follows.
     Close(Option<CloseFrame>),
 }
 
-/// Why the input ended before the peer said good-bye. Nothing follows.
+/// Why the input ended before a close frame. Nothing follows.
 #[derive(Debug, thiserror::Error)]
 pub enum InboundError {
     #[error("message of {declared} bytes exceeds the limit of {limit}")]
@@ -166,7 +166,7 @@ impl FrameDecoder {
         frame.remaining -= available;
     }
 
-    /// Refuses a text that goes on, but cannot become UTF-8 any more.
+    /// Refuses an incomplete text that can no longer become valid UTF-8.
     fn check_text(&mut self) -> Result<(), InboundError> {
         if self.kind != Some(Opcode::Text) {
             return Ok(());
@@ -179,7 +179,7 @@ impl FrameDecoder {
         Ok(())
     }
 
-    /// What a frame whose payload is complete amounts to; `None` when its message goes on.
+    /// The message that a complete frame ends; `None` if the message has further fragments.
     fn finish(&mut self, frame: Frame) -> Result<Option<Inbound>, InboundError> {
         let control = |payload: &mut Vec<u8>| Bytes::from(std::mem::take(payload));
         Ok(Some(match frame.opcode {

@@ -5,8 +5,8 @@
 //! without shutting the socket down; the session goes on with a duplicate, which it has to itself from then on.
 //!
 //! - HO-1 the head is out: nothing is left in the dispatcher's write buffer.
-//! - HO-2 no byte is lost: nothing is left in its read buffer. What the client has sent early comes first.
-//!   (Who has asked for an endless answer has nothing more to say; what it sends is dropped, here as later.)
+//! - HO-2 no byte is lost: nothing is left in its read buffer. What the subscriber has sent early comes first.
+//!   (A subscriber that has asked for an endless answer has nothing more to send; what it sends is dropped.)
 
 use std::io;
 use std::pin::Pin;
@@ -27,8 +27,8 @@ use super::outbox::Outbox;
 use super::reading::TakenOver;
 use super::socket::{self, ConnectionSocket};
 
-/// Most bytes that a client may send before its connection is taken over; far more than fit into the few turns that
-/// it takes when the client reads the answer.
+/// Most bytes that a subscriber may send before its connection is taken over; far more than arrive in the few turns that
+/// this takes if the subscriber reads the answer.
 const MAX_EARLY: usize = 1024 * 1024;
 /// How long the head of the answer may take to be written.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,10 +40,10 @@ const BLOCKED_LOOK: Duration = Duration::from_millis(5);
 #[error("the connection was handed over")]
 pub struct HandedOver;
 
-/// See the module.
+/// The body that waits for the connection to be taken over: see the module.
 pub(super) struct Handover {
     outbox: Rc<Outbox>,
-    /// What comes after the request; none if nobody wants it.
+    /// What comes after the request; none if it is dropped.
     payload: Option<Payload>,
     early: BytesMut,
     taken_over: Option<oneshot::Sender<TakenOver>>,
@@ -96,7 +96,7 @@ impl Handover {
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // HO-2: the dispatcher fills its read buffer and empties it into the payload just before it comes here, unless
         // the payload holds too much. It did not when it was drained the last time, and time has passed since.
-        // A client that has closed its side already is found to have done so by its session.
+        // If the subscriber has closed its side already, its session finds that.
         if let Some(payload) = &mut self.payload {
             let _ = drain(payload, &mut self.early, cx);
         }
@@ -109,7 +109,7 @@ impl Handover {
         let stream = Rc::new(ready!(self.stream.as_mut().poll(cx))?);
         let early = std::mem::take(&mut self.early).freeze();
         if let Some(taken_over) = self.taken_over.take() {
-            // Nobody listens when the session has ended already.
+            // The session may have ended already.
             let _ = taken_over.send(TakenOver { stream: Rc::clone(&stream), early });
         }
         self.outbox.connect(stream);

@@ -1,4 +1,4 @@
-//! Where the heads of requests are in what a client sends, and what is mended in them before the HTTP library reads
+//! Finds the heads of requests in the bytes that a connection receives, and corrects them before the HTTP library reads
 //! them.
 //!
 //! - HD-1 Nothing is changed but in a head whose beginning and end are certain: everything that is not in the plain form
@@ -12,7 +12,7 @@ use memchr::memmem;
 const MAX_HEAD: usize = 128 * 1024;
 const CRLF: &[u8] = b"\r\n";
 
-/// Follows the requests of one connection.
+/// The state of this search on one connection.
 #[derive(Debug)]
 pub struct Heads(State);
 
@@ -24,12 +24,12 @@ impl Default for Heads {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// A head begins here. In so many of its bytes there is no end.
+    /// A head begins here; its first so many bytes do not have its end.
     Head(usize),
-    /// So many bytes of a body are to come.
+    /// So many bytes of a body are still to come.
     Body(u64),
     Chunks(Chunk),
-    /// Nothing is known of what comes, ever more.
+    /// It is no longer known where requests begin, so nothing more is changed.
     Lost,
 }
 
@@ -47,9 +47,9 @@ enum Chunk {
 /// What to do with the bytes that have come.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// They are right as they are.
+    /// They are passed on unchanged.
     AsTheyAre,
-    /// These stand in their place; the last of what came may be missing: that many bytes, to be seen again with more.
+    /// These bytes replace them. The last so many that came are kept back, to be looked at again with more.
     Changed(Vec<u8>, usize),
 }
 
@@ -107,7 +107,7 @@ impl Heads {
         changed.map_or(Seen::AsTheyAre, |changed| Seen::Changed(changed, 0))
     }
 
-    /// No more will come: what was kept back has to do.
+    /// The input has ended: what was kept back is passed on.
     pub fn end(&mut self) {
         self.0 = State::Lost;
     }
@@ -217,9 +217,9 @@ impl<'a> Head<'a> {
         Some(Self { target, needs_length, then })
     }
 
-    /// The head as the library takes it, if it would not take it as it is.
+    /// The corrected head, if the library would refuse it as it is.
     fn mended(&self, head: &[u8]) -> Option<Vec<u8>> {
-        // What a URI must not have, and clients send all the same.
+        // Characters that a URI must not have, but that are sent nevertheless.
         let is_escaped = |byte: &u8| matches!(byte, b'<' | b'>' | b'`' | b'"') || !byte.is_ascii();
         if !self.needs_length && !self.target.iter().any(is_escaped) {
             return None;

@@ -27,7 +27,7 @@ pub struct InboundFrames {
     chunk: Bytes,
     /// The chunk is a part of the thread's buffer.
     borrowed: bool,
-    /// The last read filled the buffer: others have their turn before the next.
+    /// The last read filled the buffer, so other tasks run before the next.
     greedy: bool,
     decoder: FrameDecoder,
     outbox: Rc<Outbox>,
@@ -55,7 +55,7 @@ impl InboundFrames {
         }
     }
 
-    /// Takes each line of a text message for a message, from now on; empty ones are passed by.
+    /// From now on, each line of a text message is a message of its own; empty lines are skipped.
     pub fn split_lines(&mut self) {
         self.lines = Some(ByteString::new());
     }
@@ -126,7 +126,7 @@ impl InboundFrames {
         }
     }
 
-    /// Takes what is left of the thread's buffer along.
+    /// Copies what is left of the thread's buffer, which the next connection uses.
     fn keep_rest(&mut self) {
         if self.chunk.is_empty() || self.ended {
             self.chunk = Bytes::new();

@@ -20,7 +20,7 @@ impl ConnectionLimit {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Lets one more in; `None` when full.
+    /// Admits one more connection; `None` when full.
     pub fn admit(self: &Arc<Self>) -> Option<Admission> {
         let one_more = |open| (open < self.limit).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
@@ -28,7 +28,7 @@ impl ConnectionLimit {
     }
 }
 
-/// One connection's place, given back when dropped.
+/// One connection's place, which is released when this is dropped.
 #[derive(Debug)]
 pub struct Admission(Arc<ConnectionLimit>);
 

@@ -1,7 +1,7 @@
 //! Subscribers' connections as bytes: handshake, framing, queues and the socket, and nothing of what is said.
 //!
 //! The [server](serve) accepts a connection, on which requests are [mended](heads) where the HTTP library is stricter
-//! than clients are, and answers the handshake, or begins an endless answer; as soon as its head is
+//! than senders are, and answers the handshake, or begins an endless answer; as soon as its head is
 //! out, the connection is [taken over](handover). Then two parts face each other, on the same worker thread:
 //! [`Outbox`], where encoded frames wait to be written, and [`InboundFrames`], which reads no faster than its reader.
 //! Neither has a task of its own or a buffer while it is idle. Either ends the connection: a closed outbox when it is
@@ -58,7 +58,7 @@ pub struct Upgrade {
 /// Switches the connection of `req`, whose payload is `payload`, to WebSocket; `protocols` are the subprotocols on
 /// offer.
 ///
-/// The first of them that the client names wins. No extension is ever agreed on. The connection must have been
+/// The first of them that the subscriber names wins. No extension is ever agreed on. The connection must have been
 /// [registered](ConnectionSocket::register).
 pub fn upgrade(
     req: &HttpRequest,
@@ -80,7 +80,7 @@ pub fn upgrade(
     Ok(Upgrade { response: response.body(handover), outbox, inbound, protocol })
 }
 
-/// What RFC 6455, section 4.2.1, asks for beyond what the library checks; and that nothing but frames follows.
+/// Checks what RFC 6455, section 4.2.1, requires beyond what the library checks, and that no body follows.
 fn check_handshake(req: &HttpRequest) -> Result<(), HandshakeError> {
     let headers = req.headers();
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
@@ -106,7 +106,7 @@ fn is_base64_of_16_bytes(text: &[u8]) -> bool {
     matches!(text.strip_suffix(b"=="), Some(digits) if digits.len() == 22 && digits.iter().all(is_digit))
 }
 
-/// The subprotocols that the client of `req` can speak, best first.
+/// The subprotocols that `req` offers, in order of preference.
 pub fn requested_protocols(req: &HttpRequest) -> impl Iterator<Item = &str> {
     req.headers()
         .get_all(SEC_WEBSOCKET_PROTOCOL)

@@ -19,11 +19,11 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct TakenOver {
     pub stream: Rc<TcpStream>,
-    /// What the client sent before that.
+    /// What the subscriber sent before that.
     pub early: Bytes,
 }
 
-/// Reads and forgets until the peer closes its side.
+/// Reads and drops the input until the peer closes its side.
 pub(super) async fn discard(stream: &TcpStream) {
     while stream.readable().await.is_ok() {
         match read(stream) {
@@ -34,7 +34,8 @@ pub(super) async fn discard(stream: &TcpStream) {
     }
 }
 
-/// What is there, as a part of the thread's buffer, to be let go before the next read; nothing at the end.
+/// The bytes that have arrived, as a part of the thread's buffer, which the caller must drop before the next read; empty at
+/// the end.
 pub(super) fn read(stream: &TcpStream) -> io::Result<Bytes> {
     let chunk = BUFFER.with_borrow_mut(|buffer| {
         buffer.reserve(READ_BUFFER);
@@ -42,7 +43,7 @@ pub(super) fn read(stream: &TcpStream) -> io::Result<Bytes> {
         Ok::<_, io::Error>(buffer.split().freeze())
     })?;
     if (1..READ_BUFFER).contains(&chunk.len()) {
-        // A short read has emptied the socket: the next one waits for news instead of asking in vain.
+        // A short read has emptied the socket, so the next one waits for readiness instead of failing once.
         let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
     }
     Ok(chunk)

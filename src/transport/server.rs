@@ -30,7 +30,7 @@ pub struct HttpSettings {
     pub refuse: Refuse,
 }
 
-/// Time for a client to close a connection whose last answer is out.
+/// Time for the peer to close a connection whose last answer is written.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves what `app` makes, which is asked once for each worker, on its thread.

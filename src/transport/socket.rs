@@ -15,7 +15,7 @@ use actix_web::dev::Extensions;
 use socket2::{SockRef, Socket};
 use tokio::io::Interest;
 
-/// How long a connection may go without what, before it ends.
+/// How long a connection may be without progress before it is closed.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionTimeouts {
     /// Data that the peer does not acknowledge (Linux: nor has room for); seen to by the system.

@@ -1,4 +1,4 @@
-//! Answers without an end: the head by HTTP, then bytes as they become due, from an outbox like a WebSocket's.
+//! Endless answers: HTTP writes the head, and the bytes that follow come from an outbox, as for a WebSocket.
 //!
 //! The body is not chunked but ends with the connection. So its pieces can be shared with other connections, and
 //! HTTP/1.0 will do.
@@ -15,7 +15,7 @@ use super::handover::Handover;
 use super::outbox::{Outbox, ShardQueues};
 use super::reading::{TakenOver, read};
 
-/// Most bytes that a client may send after its request, which nobody reads.
+/// Most bytes that a subscriber may send after its request. They are dropped.
 const MAX_UNWANTED: usize = 64 * 1024;
 
 /// A connection that gets what is pushed into `outbox` as soon as `response` is returned.
@@ -41,20 +41,20 @@ pub fn stream(
     Ok(Streaming { response, outbox, input: PeerInput(source) })
 }
 
-/// The receiving side of such a connection: nothing is expected but its end.
+/// The input of such a connection, of which only the end matters.
 pub struct PeerInput(oneshot::Receiver<TakenOver>);
 
-/// Why nothing more is read.
+/// Why the input ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputEnd {
-    /// The client is gone, or was cut off.
+    /// The subscriber is gone, or the connection was closed.
     Gone,
-    /// It goes on sending what nobody wants.
+    /// The subscriber sent more than it may.
     Flood,
 }
 
 impl PeerInput {
-    /// Waits for the end; what comes before is dropped.
+    /// Waits for the end of the input, and drops what comes before it.
     pub async fn end(self) -> InputEnd {
         let Ok(TakenOver { stream, .. }) = self.0.await else { return InputEnd::Gone };
         let mut left = MAX_UNWANTED;
@@ -68,7 +68,7 @@ impl PeerInput {
     }
 }
 
-/// Bytes that have come, none at the end.
+/// How many bytes have come; 0 at the end.
 async fn unwanted(stream: &TcpStream) -> io::Result<usize> {
     loop {
         stream.readable().await?;
