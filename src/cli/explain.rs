@@ -24,8 +24,8 @@ Nothing is stored. Where something waits for a service (paused, its circuit brea
 pub struct ExplainArgs {
     /// Name of the event, such as user.created.
     name: String,
-    /// Payload as JSON text. Without one it is read from standard input, unless that is a terminal; where there is nothing
-    /// it is {}. - reads it from there in any case.
+    /// Payload as JSON text. Without one it is read from standard input, unless that is a terminal; where there is
+    /// nothing it is {}. - reads it from there in any case.
     payload: Option<String>,
     /// Who would publish; without one, "api".
     #[arg(long)]

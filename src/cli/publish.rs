@@ -25,8 +25,8 @@ Prints the id of the event, or of the schedule, once it is committed. With an id
 pub struct PublishArgs {
     /// Name of the event, such as user.created.
     name: String,
-    /// Payload as JSON text. Without one it is read from standard input, unless that is a terminal; where there is nothing
-    /// it is {}. - reads it from there in any case.
+    /// Payload as JSON text. Without one it is read from standard input, unless that is a terminal; where there is
+    /// nothing it is {}. - reads it from there in any case.
     payload: Option<String>,
     /// Who publishes; without one, "api".
     #[arg(long)]
@@ -43,7 +43,8 @@ pub struct PublishArgs {
     /// A note to keep with the event; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     metadata: Vec<(String, String)>,
-    /// Publish it then and not now (RFC 3339, such as 2026-01-31T12:00:00Z); `event-handler schedules` shows what waits.
+    /// Publish it then and not now (RFC 3339, such as 2026-01-31T12:00:00Z); `event-handler schedules` shows what
+    /// waits.
     #[arg(long, value_name = "TIME")]
     deliver_at: Option<String>,
     #[command(flatten)]

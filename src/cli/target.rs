@@ -41,9 +41,9 @@ impl TargetArgs {
         Ok(Target { base, token: given(&self.token) })
     }
 
-    /// The same for commands that operators give. Without a token of its own, the configured address gets the configured
-    /// `admin.token`, or else the one that the service has put into its file; so does another port of this machine, where
-    /// only a service of this folder can have put it. No other address gets either.
+    /// The same for commands that operators give. Without a token of its own, the configured address gets the
+    /// configured `admin.token`, or else the one that the service has put into its file; so does another port of this
+    /// machine, where only a service of this folder can have put it. No other address gets either.
     pub fn resolve_admin(&self, config: &Config) -> Result<Target, Failure> {
         let mut target = self.resolve(config)?;
         if target.token.is_some() {

@@ -1,5 +1,5 @@
-//! Checks of single texts, shared by the sections: names, hosts, paths, origins, log filters, and what a mistyped word was
-//! meant to be. A check gives the reason, which completes "`key`: …".
+//! Checks of single texts, shared by the sections: names, hosts, paths, origins, log filters, and what a mistyped word
+//! was meant to be. A check gives the reason, which completes "`key`: …".
 
 use url::Url;
 
@@ -33,8 +33,8 @@ pub fn check_token_name(name: &str) -> Result<(), String> {
     Err(format!("must be 1 to {MAX_TOKEN_NAME} of a-z, 0-9, \"-\" and \"_\""))
 }
 
-/// Whether `text` can be an admin token: it is more than a mistake, and can be sent in a header. The reason never repeats
-/// it.
+/// Whether `text` can be an admin token: it is more than a mistake, and can be sent in a header. The reason never
+/// repeats it.
 pub fn check_admin_token(text: &str) -> Result<(), String> {
     if text.chars().count() < MIN_ADMIN_TOKEN {
         return Err(format!("must have at least {MIN_ADMIN_TOKEN} characters, better {GOOD_ADMIN_TOKEN} and more"));
@@ -92,8 +92,8 @@ pub(super) fn check_log_filter(filter: &str) -> Result<(), String> {
     for directive in directives.split(',').map(str::trim).filter(|d| !d.is_empty()) {
         let (text, is_level) = match directive.split_once('=') {
             Some((_, level)) => (level.trim(), true),
-            // A module may have any name; one that resembles a level, or stands alone and is none of ours, was meant to be
-            // a level: it would silence everything.
+            // A module may have any name; one that resembles a level, or stands alone and is none of ours, was meant to
+            // be a level: it would silence everything.
             None => {
                 (directive, suggest(&directive.to_lowercase(), LEVELS).is_some() || is_alone && !is_ours(directive))
             }

@@ -193,8 +193,8 @@ impl Breaker {
     }
 
     /// A breaker as it was. What was half open has lost its probes, so it is open and due; what was open stays so
-    /// until its time, or the longest time that `policy` would give it now; what was closed was so by now. The window starts
-    /// anew.
+    /// until its time, or the longest time that `policy` would give it now; what was closed was so by now. The window
+    /// starts anew.
     pub fn restore(snapshot: BreakerSnapshot, policy: BreakerPolicy, now: Timestamp) -> Self {
         let BreakerSnapshot { state, open_until, closed_at, openings, consecutive } = snapshot;
         let state = match state {

@@ -109,8 +109,8 @@ pub fn judge(seen: &Seen, found: &Found) -> Verdict {
         return Verdict::Another;
     }
     if found.last < seen.last {
-        // What is older than the newest event seen was stored before the log was set back: times rise with ids. Where they
-        // once did not, nobody knows.
+        // What is older than the newest event seen was stored before the log was set back: times rise with ids. Where
+        // they once did not, nobody knows.
         return if found.has_turned || found.at > seen.at { Verdict::Forked } else { Verdict::SetBack };
     }
     match found.at_seen {

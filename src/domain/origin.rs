@@ -42,8 +42,8 @@ impl Provenance<'_> {
         self.host.is_some_and(|host| bare(host) == bare(authority))
     }
 
-    /// Whether the name under which the service is asked may be anybody's: it is no address, not `localhost`, and not in
-    /// `allowed`. Who names none is no browser.
+    /// Whether the name under which the service is asked may be anybody's: it is no address, not `localhost`, and not
+    /// in `allowed`. Who names none is no browser.
     pub fn is_rebound(self, allowed: &[String]) -> bool {
         let Some(host) = self.host else { return false };
         let name = match host.strip_prefix('[') {

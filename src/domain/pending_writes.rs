@@ -66,8 +66,8 @@ impl<T> PendingWrites<T> {
         }
     }
 
-    /// The batch under way was not stored, as far as is known: it goes before what was collected since. Nothing is begun
-    /// until [`Self::rested`].
+    /// The batch under way was not stored, as far as is known: it goes before what was collected since. Nothing is
+    /// begun until [`Self::rested`].
     pub fn failed(&mut self) {
         let mut batch = self.ended();
         batch.append(&mut self.collected);

@@ -90,8 +90,8 @@ pub fn append_from(
     Ok(Append::scheduled(event, Schedule { id: ScheduleId(id), due_at }))
 }
 
-/// Puts the idempotency keys of a request into the scope of `caller`, so that equal keys of other callers neither match nor
-/// show. Callers without a token share one scope.
+/// Puts the idempotency keys of a request into the scope of `caller`, so that equal keys of other callers neither match
+/// nor show. Callers without a token share one scope.
 pub fn scope_keys(append: &mut Append, caller: &Caller) {
     let Some(principal) = caller.principal() else { return };
     let scope = |key: &str| Idempotency::scoped_key(principal.identity.kind(), principal.identity.value(), key);

@@ -50,8 +50,8 @@ pub fn preamble(retry: Duration, position: EventId, state: Subscribed, envelope:
     text.into()
 }
 
-/// A comment that shows that the connection is alive. `position`, up to which everything was sent, is where a subscriber
-/// resumes that has had no event since; a block without data is no event.
+/// A comment that shows that the connection is alive. `position`, up to which everything was sent, is where a
+/// subscriber resumes that has had no event since; a block without data is no event.
 pub fn heartbeat(position: Option<EventId>) -> Bytes {
     match position {
         Some(position) => format!(":\nid: {position}\n\n").into(),

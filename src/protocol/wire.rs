@@ -5,7 +5,8 @@ use memchr::memchr2;
 
 use crate::transport::{append_text_frame, frame_payload};
 
-/// Most bytes of events in one frame of [`Wire::Lines`], beyond the first event: subscribers limit the length of a message.
+/// Most bytes of events in one frame of [`Wire::Lines`], beyond the first event: subscribers limit the length of a
+/// message.
 const MAX_LINES: usize = 64 * 1024;
 
 /// The encoding of a connection, agreed on when it was made.

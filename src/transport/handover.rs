@@ -27,8 +27,8 @@ use super::outbox::Outbox;
 use super::reading::TakenOver;
 use super::socket::{self, ConnectionSocket};
 
-/// Most bytes that a subscriber may send before its connection is taken over; far more than arrive in the few turns that
-/// this takes if the subscriber reads the answer.
+/// Most bytes that a subscriber may send before its connection is taken over; far more than arrive in the few turns
+/// that this takes if the subscriber reads the answer.
 const MAX_EARLY: usize = 1024 * 1024;
 /// How long the head of the answer may take to be written.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
 //! Finds the heads of requests in the bytes that a connection receives, and corrects them before the HTTP library reads
 //! them.
 //!
-//! - HD-1 Nothing is changed but in a head whose beginning and end are certain: everything that is not in the plain form
-//!   of HTTP/1.1, or could be read in two ways, is passed on as it is from there on, to be judged by the library.
+//! - HD-1 Nothing is changed but in a head whose beginning and end are certain: everything that is not in the plain
+//!   form of HTTP/1.1, or could be read in two ways, is passed on as it is from there on, to be judged by the library.
 //! - HD-2 What is changed moves no boundary: characters within the target are percent-encoded, and a request without a
 //!   body says so.
 
@@ -124,8 +124,8 @@ fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
     memmem::find(&bytes[from..], END).map(|at| from + at + END.len())
 }
 
-/// Whether more bytes can make `begun` a head in plain form. What cannot become one is not kept back: the library may see
-/// an end in it. Its first `searched` bytes were looked at before.
+/// Whether more bytes can make `begun` a head in plain form. What cannot become one is not kept back: the library may
+/// see an end in it. Its first `searched` bytes were looked at before.
 fn may_become_plain(begun: &[u8], searched: usize) -> bool {
     let from = searched.saturating_sub(1);
     let mut ends = memchr::memchr_iter(b'\n', &begun[from..]).map(|at| from + at);

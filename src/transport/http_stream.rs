@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::heads::{Heads, Seen};
 
-/// What stands in for an answer of the library to a request that it could not read: a whole response. It gets the status,
-/// and whose connection it is.
+/// What stands in for an answer of the library to a request that it could not read: a whole response. It gets the
+/// status, and whose connection it is.
 pub type Refuse = fn(u16, Option<SocketAddr>) -> Bytes;
 
 /// Bytes read at a time while a head is not whole.

@@ -34,8 +34,8 @@ pub(super) async fn discard(stream: &TcpStream) {
     }
 }
 
-/// The bytes that have arrived, as a part of the thread's buffer, which the caller must drop before the next read; empty at
-/// the end.
+/// The bytes that have arrived, as a part of the thread's buffer, which the caller must drop before the next read;
+/// empty at the end.
 pub(super) fn read(stream: &TcpStream) -> io::Result<Bytes> {
     let chunk = BUFFER.with_borrow_mut(|buffer| {
         buffer.reserve(READ_BUFFER);

@@ -86,8 +86,8 @@ pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
     }
     let lists = |name: &str| {
         let values: Vec<_> = req.headers().get_all(name).collect();
-        // The list is read hop by hop from the right: an entry on the left may be forged, and need not be text, but does
-        // not hide what a proxy has added.
+        // The list is read hop by hop from the right: an entry on the left may be forged, and need not be text, but
+        // does not hide what a proxy has added.
         let hops = values.into_iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
         hops.map(|hop| std::str::from_utf8(hop).unwrap_or_default())
     };
@@ -101,8 +101,8 @@ pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
     Some(client_address(peer, lists("x-forwarded-for"), trusted))
 }
 
-/// The middleware that lets only operators through to `/admin`, whether the path exists or not. The page itself holds no
-/// secret and is for everybody, because people enter the token there.
+/// The middleware that lets only operators through to `/admin`, whether the path exists or not. The page itself holds
+/// no secret and is for everybody, because people enter the token there.
 pub async fn guard_admin(
     req: ServiceRequest,
     next: Next<BoxBody>,

@@ -25,8 +25,8 @@ use crate::storage::{EventQuery, Order, Reader, StoreError};
 const PAGE_EVENTS: usize = 512;
 const PAGE_BYTES: usize = 1024 * 1024;
 
-/// Answers with all events that match, up to the present end of the log. If the store fails meanwhile, the connection is
-/// closed before the body ends.
+/// Answers with all events that match, up to the present end of the log. If the store fails meanwhile, the connection
+/// is closed before the body ends.
 pub async fn list(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Result<HttpResponse, Refusal> {
     let caller = access::caller(req, edge)?;
     let mut walk = Walk::begin(query, &caller, &edge.parts.reader).await?;

@@ -19,8 +19,8 @@ use crate::transport::{ConnectionLimit, ConnectionSocket};
 /// Longest wait. A reader that wants to wait longer sends another request.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Reads at the same time by requests that wait. One event may wake many of them: they take turns, since the reader would
-/// refuse what exceeds its queue.
+/// Reads at the same time by requests that wait. One event may wake many of them: they take turns, since the reader
+/// would refuse what exceeds its queue.
 const READS: usize = 16;
 
 /// The bounds of requests that wait, on all workers together.

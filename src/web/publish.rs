@@ -162,8 +162,8 @@ fn permit_all(req: &HttpRequest, edge: &Edge, caller: &Caller, append: &Append) 
     access::limit_publish(req, edge, caller, append.events.len())
 }
 
-/// The one of `forms` that the content type names. A request with the headers of a CloudEvent in binary mode may have data
-/// of any type.
+/// The one of `forms` that the content type names. A request with the headers of a CloudEvent in binary mode may have
+/// data of any type.
 fn form(req: &HttpRequest, forms: &[(&'static str, Form)]) -> Result<Form, ApiError> {
     let types: smallvec::SmallVec<[&str; 5]> = forms.iter().map(|(name, _)| *name).collect();
     let given = body::content_type(req, &types);

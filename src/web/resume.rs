@@ -1,5 +1,5 @@
-//! How readers and subscribers resume: they give the identity of the log that they have seen, and are told whether every
-//! event since their position is retained.
+//! How readers and subscribers resume: they give the identity of the log that they have seen, and are told whether
+//! every event since their position is retained.
 
 use actix_web::http::header::{HeaderName, HeaderValue};
 

@@ -22,8 +22,8 @@ pub use self::changes::{Changes, Dead, Mark, Revision};
 pub use self::types::{Acked, ConsumerPolicy, Delivery, Fate, HeldBy, MemberId};
 use super::event::{EventId, Timestamp};
 
-/// Events settled above the ack floor, at most: with more, nothing new is taken until the one that holds the ack floor is
-/// settled.
+/// Events settled above the ack floor, at most: with more, nothing new is taken until the one that holds the ack floor
+/// is settled.
 const MAX_SETTLED: usize = 100_000;
 /// Events that wait to be sent, at most.
 const MAX_WAITING: usize = 512;
@@ -203,8 +203,8 @@ impl<T: Clone> ConsumerState<T> {
         }
     }
 
-    /// Takes a dead one that an operator wants to be delivered again, after `spent` deliveries. Ignored if it is open, or
-    /// how it ended is not stored yet.
+    /// Takes a dead one that an operator wants to be delivered again, after `spent` deliveries. Ignored if it is open,
+    /// or how it ended is not stored yet.
     pub fn renew(&mut self, id: EventId, item: T, bytes: usize, spent: u32) {
         if !self.open.contains_key(&id) && !self.pending.is_ending(id) {
             self.insert(id, Open { item, bytes, deliveries: spent, spent, is_renewed: true, place: Place::Waiting });

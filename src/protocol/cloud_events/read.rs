@@ -181,8 +181,8 @@ fn invalid(attribute: &str, reason: &str) -> ApiError {
     ApiError::field(ErrorCode::InvalidField, attribute, reason)
 }
 
-/// The value of an attribute in a header, still percent-encoded, without the quotation marks that may be around it. Some
-/// publishers send text as it is, in UTF-8 or, as HTTP once had it, in Latin-1.
+/// The value of an attribute in a header, still percent-encoded, without the quotation marks that may be around it.
+/// Some publishers send text as it is, in UTF-8 or, as HTTP once had it, in Latin-1.
 fn unquoted(value: &[u8]) -> Cow<'_, str> {
     let latin = || Cow::Owned(value.iter().map(|byte| char::from(*byte)).collect());
     let text: Cow<'_, str> = std::str::from_utf8(value).map_or_else(|_| latin(), Cow::Borrowed);
@@ -198,8 +198,8 @@ fn decode(attribute: &str, text: &str) -> Result<String, ApiError> {
     decoded.map(Cow::into_owned).map_err(|_| invalid(attribute, "must be UTF-8 when percent-decoded"))
 }
 
-/// A source that many publishers send as the URI reference that it is, without encoding it for the header: where decoding
-/// it leaves none, it is taken as it was sent.
+/// A source that many publishers send as the URI reference that it is, without encoding it for the header: where
+/// decoding it leaves none, it is taken as it was sent.
 fn source(value: &[u8]) -> Result<String, ApiError> {
     let sent = unquoted(value);
     match decode("source", &sent) {

@@ -140,7 +140,8 @@ async fn range(edge: &Edge, request: &JobRequest) -> Result<(EventId, EventId), 
     Ok((request.from.unwrap_or(low).max(low), request.to.unwrap_or(high).min(high)))
 }
 
-/// A replay without patterns is of the events that the service's routes match. The routes' filters hold for every replay.
+/// A replay without patterns is of the events that the service's routes match. The routes' filters hold for every
+/// replay.
 fn new_job(
     destination: &Destination<'_>,
     kind: JobKind,

@@ -1,5 +1,5 @@
-//! `GET /admin`: a page for operators. It asks for the token, or takes it from the fragment of its address, and shows the
-//! answers of the other endpoints of `/admin`.
+//! `GET /admin`: a page for operators. It asks for the token, or takes it from the fragment of its address, and shows
+//! the answers of the other endpoints of `/admin`.
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};

@@ -54,8 +54,8 @@ pub async fn subscriptions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpRes
     page(&query, rows, limit, |row| row["event_name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Answers with the first `limit` of `rows`, and, if there are more, a link to the page that follows the `cursor` of the
-/// last row.
+/// Answers with the first `limit` of `rows`, and, if there are more, a link to the page that follows the `cursor` of
+/// the last row.
 fn page(
     query: &Query<'_>,
     mut rows: Vec<Value>,
