@@ -1,4 +1,4 @@
-//! How much each party may ask for: token buckets and counts, in tables that do not grow beyond their bounds.
+//! How much may be asked for under each rate key: token buckets and counts, in tables that do not grow beyond their bounds.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -14,9 +14,9 @@ use crate::protocol::error::{ApiError, ErrorCode};
 
 /// Parts of a table, each behind a lock of its own.
 const PARTS: usize = 16;
-/// Parties remembered by one part. Idle ones go first; if all are busy, further ones share one bucket.
-const MAX_PARTIES: usize = 4096;
-/// Least time between two searches of a full part for idle parties, in microseconds.
+/// Rate keys remembered by one part. Idle ones go first; if all are busy, further ones share one bucket.
+const MAX_KEYS: usize = 4096;
+/// Least time between two searches of a full part for idle keys, in microseconds.
 const SWEEP_INTERVAL: i64 = 1_000_000;
 
 /// The limits of the edge. What is none is unlimited.
@@ -24,14 +24,14 @@ pub struct Limits {
     hasher: RandomState,
     publish: Option<RateTable>,
     connect: Option<RateTable>,
-    /// Of each WebSocket client, which counts for itself.
+    /// Of each WebSocket connection, which counts for itself.
     pub frames: Option<RateLimit>,
     connections: Option<Arc<PeerCounts>>,
 }
 
-/// Who is counted: a principal, or an address.
+/// Under what requests are counted: the principal that makes them, or the address that they come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Party(u64);
+pub struct RateKey(u64);
 
 impl Limits {
     pub fn new(config: &LimitsConfig) -> Self {
@@ -51,22 +51,22 @@ impl Limits {
         self.publish.is_some()
     }
 
-    /// Whose share a request is taken from: the caller's, or if it has no token that of its address.
-    pub fn party(&self, caller: &Caller, peer: Option<IpAddr>) -> Party {
-        Party(match caller {
+    /// The key under which a request is counted: the caller's, or if it has no token that of its address.
+    pub fn rate_key(&self, caller: &Caller, peer: Option<IpAddr>) -> RateKey {
+        RateKey(match caller {
             Caller::Known(principal) => self.hasher.hash_one(&principal.identity),
             Caller::Anybody => self.hasher.hash_one(peer.map(client_block)),
         })
     }
 
-    /// Counts `events` that `party` publishes at once.
-    pub fn publish(&self, party: Party, events: usize, now: Timestamp) -> Result<(), ApiError> {
-        count(self.publish.as_ref(), party, events, now, "publishes")
+    /// Counts `events` that are published at once under `key`.
+    pub fn publish(&self, key: RateKey, events: usize, now: Timestamp) -> Result<(), ApiError> {
+        count(self.publish.as_ref(), key, events, now, "publishes")
     }
 
-    /// Counts a connection that `party` opens.
-    pub fn connect(&self, party: Party, now: Timestamp) -> Result<(), ApiError> {
-        count(self.connect.as_ref(), party, 1, now, "connections opened")
+    /// Counts a connection that is opened under `key`.
+    pub fn connect(&self, key: RateKey, now: Timestamp) -> Result<(), ApiError> {
+        count(self.connect.as_ref(), key, 1, now, "connections opened")
     }
 
     /// Admits a connection from this address, as long as the result lives.
@@ -87,9 +87,9 @@ impl Limits {
     }
 }
 
-fn count(table: Option<&RateTable>, party: Party, count: usize, now: Timestamp, of_what: &str) -> Result<(), ApiError> {
+fn count(table: Option<&RateTable>, key: RateKey, count: usize, now: Timestamp, of_what: &str) -> Result<(), ApiError> {
     let Some(table) = table else { return Ok(()) };
-    let taken = table.take(party, u32::try_from(count).unwrap_or(u32::MAX), now);
+    let taken = table.take(key, u32::try_from(count).unwrap_or(u32::MAX), now);
     taken.map_err(|next| rate_limited(of_what, next, now))
 }
 
@@ -128,7 +128,7 @@ impl std::fmt::Debug for PeerAdmission {
     }
 }
 
-/// A bucket for each party, as far as there is room.
+/// A bucket for each rate key, as far as there is room.
 struct RateTable {
     limit: RateLimit,
     parts: [Mutex<Part>; PARTS],
@@ -136,7 +136,7 @@ struct RateTable {
 
 #[derive(Default)]
 struct Part {
-    buckets: HashMap<Party, TokenBucket>,
+    buckets: HashMap<RateKey, TokenBucket>,
     /// Of those for whom there is no room.
     others: Option<TokenBucket>,
     swept_at: Timestamp,
@@ -147,19 +147,19 @@ impl RateTable {
         Self { limit, parts: Default::default() }
     }
 
-    fn take(&self, party: Party, count: u32, now: Timestamp) -> Result<(), Timestamp> {
-        let mut part = lock(&self.parts[party.0 as usize % PARTS]);
+    fn take(&self, key: RateKey, count: u32, now: Timestamp) -> Result<(), Timestamp> {
+        let mut part = lock(&self.parts[key.0 as usize % PARTS]);
         let part = &mut *part;
-        let is_new = !part.buckets.contains_key(&party);
-        if is_new && part.buckets.len() >= MAX_PARTIES && now.0 - part.swept_at.0 >= SWEEP_INTERVAL {
+        let is_new = !part.buckets.contains_key(&key);
+        if is_new && part.buckets.len() >= MAX_KEYS && now.0 - part.swept_at.0 >= SWEEP_INTERVAL {
             part.swept_at = now;
             part.buckets.retain(|_, bucket| !bucket.is_full(now));
         }
         let fresh = || TokenBucket::new(self.limit, now);
-        let bucket = if is_new && part.buckets.len() >= MAX_PARTIES {
+        let bucket = if is_new && part.buckets.len() >= MAX_KEYS {
             part.others.get_or_insert_with(fresh)
         } else {
-            part.buckets.entry(party).or_insert_with(fresh)
+            part.buckets.entry(key).or_insert_with(fresh)
         };
         bucket.try_take_many(count, now)
     }
@@ -176,14 +176,14 @@ mod tests {
     #[test]
     fn a_table_is_bounded_and_forgets_the_idle() {
         let table = RateTable::new(RateLimit::per_second(1, 1));
-        let party = |n: u64| Party(n * PARTS as u64);
-        for n in 0..10 * MAX_PARTIES as u64 {
-            let _ = table.take(party(n), 1, Timestamp(1));
+        let key = |n: u64| RateKey(n * PARTS as u64);
+        for n in 0..10 * MAX_KEYS as u64 {
+            let _ = table.take(key(n), 1, Timestamp(1));
         }
-        assert_eq!(lock(&table.parts[0]).buckets.len(), MAX_PARTIES);
-        assert!(table.take(party(0), 1, Timestamp(1)).is_err(), "who is known is still counted");
+        assert_eq!(lock(&table.parts[0]).buckets.len(), MAX_KEYS);
+        assert!(table.take(key(0), 1, Timestamp(1)).is_err(), "who is known is still counted");
         let late = Timestamp(10_000_000);
-        assert!(table.take(party(1 << 40), 1, late).is_ok());
+        assert!(table.take(key(1 << 40), 1, late).is_ok());
         assert_eq!(lock(&table.parts[0]).buckets.len(), 1, "all were idle");
     }
 
@@ -191,9 +191,9 @@ mod tests {
     fn parties_do_not_share_and_one_party_does() {
         let table = RateTable::new(RateLimit::per_second(1, 2));
         let now = Timestamp(1);
-        assert!(table.take(Party(1), 2, now).is_ok());
-        assert_eq!(table.take(Party(1), 1, now), Err(Timestamp(1_000_001)));
-        assert!(table.take(Party(2), 2, now).is_ok());
+        assert!(table.take(RateKey(1), 2, now).is_ok());
+        assert_eq!(table.take(RateKey(1), 1, now), Err(Timestamp(1_000_001)));
+        assert!(table.take(RateKey(2), 2, now).is_ok());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
-use crate::access::limits::Party;
+use crate::access::limits::RateKey;
 use crate::domain::access::Caller;
 use crate::protocol::close::CloseReason;
 use crate::protocol::wire::Wire;
@@ -38,7 +38,7 @@ pub struct Connection {
 pub struct AuthState {
     caller: RefCell<Caller>,
     /// Whose share its requests are taken from.
-    pub rate_key: Party,
+    pub rate_key: RateKey,
     /// Whether it has asked for more than plain event frames.
     pub asks_more: Cell<bool>,
     /// Whether it was told that its token ends soon.
@@ -46,7 +46,7 @@ pub struct AuthState {
 }
 
 impl AuthState {
-    pub fn new(caller: Caller, rate_key: Party) -> Self {
+    pub fn new(caller: Caller, rate_key: RateKey) -> Self {
         Self { caller: caller.into(), rate_key, asks_more: Cell::new(false), was_warned: Cell::new(false) }
     }
 

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::client::{Client, segment};
+use super::api_client::{ApiClient, segment};
 use super::target::TargetArgs;
 use super::{Failure, output, table};
 use crate::config::Config;
@@ -67,8 +67,8 @@ pub fn run(args: &ConsumersArgs, config: &Config) -> Result<(), Failure> {
     let system = actix_rt::System::new();
     match &args.command {
         None => {
-            let client = Client::new(args.list.target.resolve_admin(config)?);
-            let consumers = system.block_on(client.list("/admin/durables", false))?;
+            let api = ApiClient::new(args.list.target.resolve_admin(config)?);
+            let consumers = system.block_on(api.list("/admin/durables", false))?;
             let columns = [
                 ("CONSUMER", "name"),
                 ("EVENTS", "event_name"),
@@ -82,7 +82,7 @@ pub fn run(args: &ConsumersArgs, config: &Config) -> Result<(), Failure> {
             table::list(&consumers, args.list.json, "there are no durable subscriptions", columns)
         }
         Some(Command::Seek { name, after, since, target }) => {
-            let client = Client::new(target.resolve_admin(config)?);
+            let api = ApiClient::new(target.resolve_admin(config)?);
             let body = match (after, since) {
                 (Some(after), _) => match after.parse::<i64>() {
                     Ok(id) => json!({ "after": id }),
@@ -91,13 +91,13 @@ pub fn run(args: &ConsumersArgs, config: &Config) -> Result<(), Failure> {
                 (None, since) => json!({ "since": since }),
             };
             let path = format!("/admin/durables/{}/seek", segment(name));
-            let answer = system.block_on(client.post(&path, body.to_string().into_bytes()))?;
-            let moved: serde_json::Value = client.data(answer)?;
+            let answer = system.block_on(api.post(&path, body.to_string().into_bytes()))?;
+            let moved: serde_json::Value = api.data(answer)?;
             output::print(format_args!("{name} goes on after event {}", moved["floor"]))
         }
         Some(Command::Delete { name, target }) => {
-            let client = Client::new(target.resolve_admin(config)?);
-            system.block_on(client.delete(&format!("/admin/durables/{}", segment(name))))?.success()?;
+            let api = ApiClient::new(target.resolve_admin(config)?);
+            system.block_on(api.delete(&format!("/admin/durables/{}", segment(name))))?.success()?;
             output::print(format_args!("{name} is deleted"))
         }
     }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use url::form_urlencoded::Serializer;
 
 use super::Failure;
-use super::client::Client;
+use super::api_client::ApiClient;
 use super::job;
 use super::table;
 use super::target::TargetArgs;
@@ -91,7 +91,7 @@ pub fn run(args: &DeadArgs, config: &Config) -> Result<(), Failure> {
 }
 
 fn list(args: &ListArgs, config: &Config) -> Result<(), Failure> {
-    let client = Client::new(args.target.resolve_admin(config)?);
+    let api = ApiClient::new(args.target.resolve_admin(config)?);
     let mut query = Serializer::new("state=dead".to_owned());
     for (name, value) in [("service", &args.service), ("limit", &args.limit)] {
         if let Some(value) = value {
@@ -99,7 +99,7 @@ fn list(args: &ListArgs, config: &Config) -> Result<(), Failure> {
         }
     }
     let path = format!("/admin/deliveries?{}", query.finish());
-    let dead = actix_rt::System::new().block_on(client.list(&path, false))?;
+    let dead = actix_rt::System::new().block_on(api.list(&path, false))?;
     let columns = [
         ("EVENT", "event_id"),
         ("NAME", "event_name"),
@@ -113,7 +113,7 @@ fn list(args: &ListArgs, config: &Config) -> Result<(), Failure> {
 }
 
 fn redrive(args: &RedriveArgs, config: &Config) -> Result<(), Failure> {
-    let client = Client::new(args.target.resolve_admin(config)?);
+    let api = ApiClient::new(args.target.resolve_admin(config)?);
     let RedriveArgs { service, event_id, since, until, event_name, dry_run, target: _ } = args;
     let mut fields = Map::new();
     for (field, text) in [("service", service), ("since", since), ("until", until)] {
@@ -132,6 +132,6 @@ fn redrive(args: &RedriveArgs, config: &Config) -> Result<(), Failure> {
     }
     fields.insert("dry_run".into(), (*dry_run).into());
     let body = Value::Object(fields).to_string().into_bytes();
-    let answer = actix_rt::System::new().block_on(client.post("/admin/deliveries/redrive", body))?;
-    job::tell(&client.data(answer)?, ["redriving", "redriven"], "no such delivery is dead")
+    let answer = actix_rt::System::new().block_on(api.post("/admin/deliveries/redrive", body))?;
+    job::tell(&api.data(answer)?, ["redriving", "redriven"], "no such delivery is dead")
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::client::Client;
+use super::api_client::ApiClient;
 use super::target::TargetArgs;
 use super::{Failure, output};
 use crate::config::Config;
@@ -29,14 +29,14 @@ pub struct DrainArgs {
 
 /// Drains, and says what that means.
 pub fn run(args: &DrainArgs, config: &Config) -> Result<(), Failure> {
-    let client = Client::new(args.target.resolve_admin(config)?);
+    let api = ApiClient::new(args.target.resolve_admin(config)?);
     let system = actix_rt::System::new();
     if args.undo {
-        system.block_on(client.delete("/admin/drain"))?.success()?;
+        system.block_on(api.delete("/admin/drain"))?.success()?;
         return output::print("draining no more");
     }
-    let answer = system.block_on(client.post("/admin/drain", Vec::new()))?;
-    let begun: Value = client.data(answer)?;
+    let answer = system.block_on(api.post("/admin/drain", Vec::new()))?;
+    let begun: Value = api.data(answer)?;
     let seconds = begun["spread_ms"].as_f64().unwrap_or_default() / 1e3;
     output::print(format_args!("draining: {} subscribers leave within {seconds} s", begun["sessions"]))
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use url::form_urlencoded::Serializer;
 
-use super::client::{Answer, Client};
+use super::api_client::{Answer, ApiClient};
 use super::event_line::event_line;
 use super::target::TargetArgs;
 use super::{Failure, output};
@@ -75,12 +75,12 @@ struct Page<'a> {
 
 /// Prints the events.
 pub fn run(args: &EventsArgs, config: &Config) -> Result<(), Failure> {
-    let client = Client::new(args.target.resolve(config)?);
+    let api = ApiClient::new(args.target.resolve(config)?);
     actix_rt::System::new().block_on(async {
         let mut next = Some(format!("/events?{}", query(args)));
         while let Some(path) = next {
-            let answer = client.get(&path).await?.success()?;
-            print_page(&client, &answer, args.json)?;
+            let answer = api.get(&path).await?.success()?;
+            print_page(&api, &answer, args.json)?;
             next = answer.next_page(&path).filter(|_| args.all);
         }
         Ok(())
@@ -115,9 +115,9 @@ fn query(args: &EventsArgs) -> String {
     query.finish()
 }
 
-fn print_page(client: &Client, answer: &Answer, as_json: bool) -> Result<(), Failure> {
+fn print_page(api: &ApiClient, answer: &Answer, as_json: bool) -> Result<(), Failure> {
     let page: Page<'_> = serde_json::from_slice(&answer.body)
-        .map_err(|error| Failure::Failed(format!("{} is not an Event Handler: {error}", client.target().base())))?;
+        .map_err(|error| Failure::Failed(format!("{} is not an Event Handler: {error}", api.target().base())))?;
     for event in page.data {
         let (_, line) = event_line(event.get(), as_json).map_err(Failure::failed)?;
         output::print(line)?;

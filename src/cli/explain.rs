@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::client::Client;
+use super::api_client::ApiClient;
 use super::event_line::one_line;
 use super::table::{self, cell};
 use super::target::TargetArgs;
@@ -39,7 +39,7 @@ pub struct ExplainArgs {
 
 /// Prints who would get it, and why not the others.
 pub fn run(args: &ExplainArgs, config: &Config) -> Result<(), Failure> {
-    let client = Client::new(args.target.resolve_admin(config)?);
+    let api = ApiClient::new(args.target.resolve_admin(config)?);
     let mut fields = Map::from_iter([("event_name".to_owned(), Value::from(args.name.as_str()))]);
     fields.extend(args.source.as_deref().map(|source| ("source".to_owned(), source.into())));
     let mut body = Value::Object(fields).to_string();
@@ -47,8 +47,8 @@ pub fn run(args: &ExplainArgs, config: &Config) -> Result<(), Failure> {
         body.truncate(body.len() - 1);
         body = format!(r#"{body},"payload":{payload}}}"#);
     }
-    let answer = actix_rt::System::new().block_on(client.post("/admin/explain", body.into_bytes()))?;
-    let data: Box<RawValue> = client.data(answer)?;
+    let answer = actix_rt::System::new().block_on(api.post("/admin/explain", body.into_bytes()))?;
+    let data: Box<RawValue> = api.data(answer)?;
     if args.json {
         return output::print(one_line(data.get()));
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::client::Client;
+use super::api_client::ApiClient;
 use super::target::TargetArgs;
 use super::{Failure, output};
 use crate::config::Config;
@@ -24,16 +24,16 @@ pub struct HealthArgs {
 
 /// Prints the answer; fails unless it is 200.
 pub fn run(args: &HealthArgs, config: &Config) -> Result<(), Failure> {
-    let client = Client::new(args.target.resolve(config)?);
+    let api = ApiClient::new(args.target.resolve(config)?);
     let path = if args.ready { "/health/ready" } else { "/health" };
     let answer = actix_rt::System::new().block_on(async {
-        let late = || format!("no answer from {} within {} s", client.target().http(path), args.timeout);
-        let answer = tokio::time::timeout(Duration::from_secs(args.timeout), client.get(path)).await;
+        let late = || format!("no answer from {} within {} s", api.target().http(path), args.timeout);
+        let answer = tokio::time::timeout(Duration::from_secs(args.timeout), api.get(path)).await;
         answer.map_err(|_| Failure::Failed(late()))?
     })?;
     let body = String::from_utf8_lossy(&answer.body);
     match answer.status {
         200 => output::print(body.trim_end()),
-        status => Err(Failure::Failed(format!("{} answered {status}: {body}", client.target().http(path)))),
+        status => Err(Failure::Failed(format!("{} answered {status}: {body}", api.target().http(path)))),
     }
 }

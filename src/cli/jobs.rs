@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::client::Client;
+use super::api_client::ApiClient;
 use super::target::TargetArgs;
 use super::{Failure, output, table};
 use crate::config::Config;
@@ -52,13 +52,13 @@ enum Command {
 pub fn run(args: &JobsArgs, config: &Config) -> Result<(), Failure> {
     let system = actix_rt::System::new();
     if let Some(Command::Cancel { id, target }) = &args.command {
-        let client = Client::new(target.resolve_admin(config)?);
-        system.block_on(client.delete(&format!("/admin/jobs/{id}")))?.success()?;
+        let api = ApiClient::new(target.resolve_admin(config)?);
+        system.block_on(api.delete(&format!("/admin/jobs/{id}")))?.success()?;
         return output::print(format_args!("job {id} is cancelled"));
     }
     let ListArgs { limit, json, target } = &args.list;
-    let client = Client::new(target.resolve_admin(config)?);
-    let jobs = system.block_on(client.list(&format!("/admin/jobs?limit={limit}"), false))?;
+    let api = ApiClient::new(target.resolve_admin(config)?);
+    let jobs = system.block_on(api.list(&format!("/admin/jobs?limit={limit}"), false))?;
     let columns = [
         ("JOB", "id"),
         ("KIND", "kind"),

@@ -3,9 +3,9 @@
 //! A command reads its arguments, does its work, and returns a [`Failure`] or nothing. What it prints goes through
 //! [`output`], so that a closed standard output ends it quietly.
 
+mod api_client;
 mod backup;
 mod check_config;
-mod client;
 mod compact;
 mod consumers;
 mod dead;

@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::client::Client;
+use super::api_client::ApiClient;
 use super::target::TargetArgs;
 use super::{Failure, key_value, output, payload};
 use crate::config::Config;
@@ -58,14 +58,14 @@ struct Scheduled {
 
 /// Publishes and prints the id.
 pub fn run(args: &PublishArgs, config: &Config) -> Result<(), Failure> {
-    let client = Client::new(args.target.resolve(config)?);
+    let api = ApiClient::new(args.target.resolve(config)?);
     let body = request(args)?;
-    let answer = actix_rt::System::new().block_on(client.post("/publish", body))?.success()?;
+    let answer = actix_rt::System::new().block_on(api.post("/publish", body))?.success()?;
     let is_replayed = answer.headers.contains_key("idempotent-replayed");
     let event_id = answer.headers.get("event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     let (what, id) = match event_id {
         Some(id) => ("event", id),
-        None => ("schedule", client.data::<Scheduled>(answer)?.schedule_id),
+        None => ("schedule", api.data::<Scheduled>(answer)?.schedule_id),
     };
     if is_replayed {
         output::say(format_args!("event-handler: this idempotency key was used before; {what} {id} stands"));

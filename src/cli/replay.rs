@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::client::Client;
+use super::api_client::ApiClient;
 use super::target::TargetArgs;
 use super::{Failure, job};
 use crate::config::Config;
@@ -47,7 +47,7 @@ pub struct ReplayArgs {
 
 /// Begins it, and prints how much it is.
 pub fn run(args: &ReplayArgs, config: &Config) -> Result<(), Failure> {
-    let client = Client::new(args.target.resolve_admin(config)?);
+    let api = ApiClient::new(args.target.resolve_admin(config)?);
     let ReplayArgs { service, from, to, since, until, event_name, dry_run, target: _ } = args;
     let mut fields = Map::from_iter([("service".to_owned(), Value::from(service.as_str()))]);
     for (field, id) in [("from", from), ("to", to)] {
@@ -61,6 +61,6 @@ pub fn run(args: &ReplayArgs, config: &Config) -> Result<(), Failure> {
     }
     fields.insert("dry_run".into(), (*dry_run).into());
     let body = Value::Object(fields).to_string().into_bytes();
-    let answer = actix_rt::System::new().block_on(client.post("/admin/replay", body))?;
-    job::tell(&client.data(answer)?, ["sending", "sent"], "no such event is for this service")
+    let answer = actix_rt::System::new().block_on(api.post("/admin/replay", body))?;
+    job::tell(&api.data(answer)?, ["sending", "sent"], "no such event is for this service")
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::client::{Client, segment};
+use super::api_client::{ApiClient, segment};
 use super::target::TargetArgs;
 use super::{Failure, output, table};
 use crate::config::Config;
@@ -55,13 +55,13 @@ enum Command {
 pub fn run(args: &SchedulesArgs, config: &Config) -> Result<(), Failure> {
     let system = actix_rt::System::new();
     if let Some(Command::Cancel { id, target }) = &args.command {
-        let client = Client::new(target.resolve(config)?);
-        system.block_on(client.delete(&format!("/schedules/{}", segment(id))))?.success()?;
+        let api = ApiClient::new(target.resolve(config)?);
+        system.block_on(api.delete(&format!("/schedules/{}", segment(id))))?.success()?;
         return output::print(format_args!("schedule {id} is cancelled"));
     }
     let ListArgs { limit, all, json, target } = &args.list;
-    let client = Client::new(target.resolve(config)?);
-    let waiting = system.block_on(client.list(&format!("/schedules?limit={limit}"), *all))?;
+    let api = ApiClient::new(target.resolve(config)?);
+    let waiting = system.block_on(api.list(&format!("/schedules?limit={limit}"), *all))?;
     let columns = [
         ("SCHEDULE", "schedule_id"),
         ("DUE", "deliver_at"),

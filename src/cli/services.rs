@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::{Client, segment};
+use super::api_client::{ApiClient, segment};
 use super::table::{self, cell};
 use super::target::TargetArgs;
 use super::{Failure, output};
@@ -58,15 +58,15 @@ enum Command {
 
 /// Prints all services, or the one that was told something, after that.
 pub fn run(args: &ServicesArgs, config: &Config) -> Result<(), Failure> {
-    let client = Client::new(args.target.resolve_admin(config)?);
+    let api = ApiClient::new(args.target.resolve_admin(config)?);
     let Answer { data: services, orphaned } = actix_rt::System::new().block_on(async {
         match (&args.command, &args.name) {
             (Some(command), Some(name)) => {
                 let command = command.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-                let told = client.post(&format!("/admin/services/{}/{command}", segment(name)), Vec::new()).await?;
-                Ok(Answer { data: vec![client.data(told)?], orphaned: Vec::new() })
+                let told = api.post(&format!("/admin/services/{}/{command}", segment(name)), Vec::new()).await?;
+                Ok(Answer { data: vec![api.data(told)?], orphaned: Vec::new() })
             }
-            _ => client.whole(client.get("/admin/services").await?),
+            _ => api.whole(api.get("/admin/services").await?),
         }
     })?;
     if args.json {

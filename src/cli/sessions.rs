@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use url::form_urlencoded::Serializer;
 
-use super::client::{Client, segment};
+use super::api_client::{ApiClient, segment};
 use super::target::TargetArgs;
 use super::{Failure, output, table};
 use crate::config::Config;
@@ -67,19 +67,19 @@ enum Command {
 pub fn run(args: &SessionsArgs, config: &Config) -> Result<(), Failure> {
     let system = actix_rt::System::new();
     if let Some(Command::Close { id, target }) = &args.command {
-        let client = Client::new(target.resolve_admin(config)?);
-        system.block_on(client.delete(&format!("/admin/sessions/{}", segment(id))))?.success()?;
+        let api = ApiClient::new(target.resolve_admin(config)?);
+        system.block_on(api.delete(&format!("/admin/sessions/{}", segment(id))))?.success()?;
         return output::print(format_args!("session {id} is closed"));
     }
     let ListArgs { kind, peer, pattern, limit, all, json, target } = &args.list;
-    let client = Client::new(target.resolve_admin(config)?);
+    let api = ApiClient::new(target.resolve_admin(config)?);
     let mut query = Serializer::new(format!("limit={limit}"));
     for (name, value) in [("kind", kind), ("peer", peer), ("pattern", pattern)] {
         if let Some(value) = value {
             query.append_pair(name, value);
         }
     }
-    let sessions = system.block_on(client.list(&format!("/admin/sessions?{}", query.finish()), *all))?;
+    let sessions = system.block_on(api.list(&format!("/admin/sessions?{}", query.finish()), *all))?;
     let columns = [
         ("SESSION", "id"),
         ("KIND", "kind"),

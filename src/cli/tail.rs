@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
-use super::client::Client;
+use super::api_client::ApiClient;
 use super::event_line::event_line;
 use super::output::{self, Printer};
 use super::target::TargetArgs;
@@ -89,12 +89,12 @@ pub fn run(args: &TailArgs, config: &Config) -> Result<(), Failure> {
     if args.durable.is_some() && args.patterns.len() > 1 {
         return Err(Failure::Usage("--durable takes one pattern".into()));
     }
-    let client = Client::new(args.target.resolve(config)?);
+    let api = ApiClient::new(args.target.resolve(config)?);
     let printer = Printer::start();
     let ended = actix_rt::System::new().block_on(async {
         let start = args.after.unwrap_or(Start::Now);
         let mut tail = Tail {
-            client: &client,
+            api: &api,
             args,
             printer: &printer,
             start,
@@ -141,7 +141,7 @@ async fn interrupted() {
 }
 
 struct Tail<'a> {
-    client: &'a Client,
+    api: &'a ApiClient,
     args: &'a TailArgs,
     printer: &'a Printer,
     /// Where the next connection begins.
@@ -203,7 +203,7 @@ impl Tail<'_> {
         let mut lost_since = Instant::now();
         loop {
             (self.stood, self.standing) = (false, 0);
-            let ended = match self.client.ws("/ws").max_frame_size(MAX_FRAME).connect().await {
+            let ended = match self.api.ws("/ws").max_frame_size(MAX_FRAME).connect().await {
                 Ok((_, connection)) => self.read(connection).await,
                 Err(error) => self.not_connected(&error),
             };
@@ -230,7 +230,7 @@ impl Tail<'_> {
     }
 
     fn not_connected(&self, error: &WsClientError) -> Ended {
-        let failure = self.client.not_upgraded(error);
+        let failure = self.api.not_upgraded(error);
         let passing = match error {
             WsClientError::SendRequest(_) => true,
             WsClientError::InvalidResponseStatus(status) => status.is_server_error() || status.as_u16() == 429,
@@ -407,7 +407,7 @@ impl Tail<'_> {
     }
 
     fn say_subscribed(&self, from: &str) {
-        let (base, patterns) = (self.client.target().base(), self.args.patterns.join(", "));
+        let (base, patterns) = (self.api.target().base(), self.args.patterns.join(", "));
         output::say(format_args!("event-handler: subscribed to {patterns} at {base} {from}"));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::client::{Client, segment};
+use super::api_client::{ApiClient, segment};
 use super::target::TargetArgs;
 use super::{Failure, output};
 use crate::access::new_token;
@@ -117,7 +117,7 @@ fn new(args: &NewArgs) -> Result<(), Failure> {
     let expires_at = expires_at.or(expires_in.map(|span| now().plus(span)));
     let expiry = expires_at.map(|at| format!("\nexpires_at = \"{at}\"")).unwrap_or_default();
     output::print(format_args!(
-        "# The token. It is shown this once: give it to the client.\n{token}\n\n\
+        "# The token. It is shown this once: give it to the api.\n{token}\n\n\
          # For the configuration file{advice}.\n[[access.tokens]]\nname = \"{name}\"\nhash = \"{}\"\n\
          scopes = {{ {} }}{expiry}",
         hash.to_text(),
@@ -127,7 +127,7 @@ fn new(args: &NewArgs) -> Result<(), Failure> {
 
 fn revoke(args: &RevokeArgs, config: &Config) -> Result<(), Failure> {
     let RevokeArgs { name, sub, jti, undo, target } = args;
-    let client = Client::new(target.resolve_admin(config)?);
+    let api = ApiClient::new(target.resolve_admin(config)?);
     let (kind, value) = match (name, sub, jti) {
         (Some(name), _, _) => ("token", name),
         (None, Some(sub), _) => ("sub", sub),
@@ -136,13 +136,13 @@ fn revoke(args: &RevokeArgs, config: &Config) -> Result<(), Failure> {
     };
     let answer = actix_rt::System::new().block_on(async {
         match (kind, undo) {
-            ("token", false) => client.post(&format!("/admin/tokens/{}/revoke", segment(value)), Vec::new()).await,
-            ("token", true) => client.post(&format!("/admin/tokens/{}/restore", segment(value)), Vec::new()).await,
+            ("token", false) => api.post(&format!("/admin/tokens/{}/revoke", segment(value)), Vec::new()).await,
+            ("token", true) => api.post(&format!("/admin/tokens/{}/restore", segment(value)), Vec::new()).await,
             (kind, false) => {
                 let body = json!({ "kind": kind, "value": value }).to_string().into_bytes();
-                client.post("/admin/revocations", body).await
+                api.post("/admin/revocations", body).await
             }
-            (kind, true) => client.delete(&format!("/admin/revocations/{kind}/{}", segment(value))).await,
+            (kind, true) => api.delete(&format!("/admin/revocations/{kind}/{}", segment(value))).await,
         }
     })?;
     answer.success()?;

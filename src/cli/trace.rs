@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::client::Client;
+use super::api_client::ApiClient;
 use super::event_line::{event_line, one_line};
 use super::table::{self, cell};
 use super::target::TargetArgs;
@@ -39,9 +39,9 @@ struct Trace {
 
 /// Prints it.
 pub fn run(args: &TraceArgs, config: &Config) -> Result<(), Failure> {
-    let client = Client::new(args.target.resolve(config)?);
-    let answer = actix_rt::System::new().block_on(client.get(&format!("/events/{}/trace", args.id)))?;
-    let data: Box<RawValue> = client.data(answer)?;
+    let api = ApiClient::new(args.target.resolve(config)?);
+    let answer = actix_rt::System::new().block_on(api.get(&format!("/events/{}/trace", args.id)))?;
+    let data: Box<RawValue> = api.data(answer)?;
     if args.json {
         return output::print(one_line(data.get()));
     }

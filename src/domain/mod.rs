@@ -5,10 +5,10 @@
 
 pub mod access;
 pub mod breaker;
+pub mod consumer;
 pub mod cursor;
 pub mod delivery;
 pub mod dispatch;
-pub mod durable;
 pub mod event;
 pub mod filter;
 pub mod index;

@@ -2,8 +2,8 @@
 
 pub mod close;
 pub mod cloud_events;
+pub mod consumer;
 pub mod delivery_request;
-pub mod durable;
 pub mod envelope;
 pub mod error;
 pub mod event_json;

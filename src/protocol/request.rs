@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::durable::{self, JoinRequest, Settlement};
+use super::consumer::{self, AckRequest, JoinRequest};
 use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
@@ -45,7 +45,7 @@ pub enum Request {
         id: Option<RequestId>,
         durable: String,
     },
-    Settle(Settlement),
+    Ack(AckRequest),
     Publish {
         id: Option<RequestId>,
         append: Box<Append>,
@@ -104,7 +104,7 @@ impl Request {
             }
             Self::Unsubscribe { id, .. } | Self::Publish { id, .. } => id.is_some(),
             Self::Pong => false,
-            Self::Join { .. } | Self::Leave { .. } | Self::Settle(_) => true,
+            Self::Join { .. } | Self::Leave { .. } | Self::Ack(_) => true,
             Self::List { .. } | Self::Ping { .. } | Self::Authenticate { .. } => true,
         }
     }
@@ -117,12 +117,12 @@ impl Request {
     ) -> Result<Self, ApiError> {
         match &*object.required_text("action")? {
             "subscribe" => {
-                let known: Vec<&str> = SUBSCRIBE_FIELDS.iter().chain(durable::FIELDS).copied().collect();
+                let known: Vec<&str> = SUBSCRIBE_FIELDS.iter().chain(consumer::FIELDS).copied().collect();
                 object.check(&known, true)?;
-                if let Some(name) = durable::name_of(object)? {
-                    return Ok(Self::Join { id, join: Box::new(durable::join_request(object, name)?) });
+                if let Some(name) = consumer::name_of(object)? {
+                    return Ok(Self::Join { id, join: Box::new(consumer::join_request(object, name)?) });
                 }
-                if let Some(field) = durable::FIELDS.iter().find(|field| object.raw(field).is_some()) {
+                if let Some(field) = consumer::FIELDS.iter().find(|field| object.raw(field).is_some()) {
                     let reason = "goes with \"durable\", the name of a durable subscription";
                     return Err(ApiError::field(ErrorCode::InvalidField, field, reason));
                 }
@@ -131,7 +131,7 @@ impl Request {
             }
             "unsubscribe" => {
                 object.check(&["action", "event_name", "durable", "id"], true)?;
-                match durable::name_of(object)? {
+                match consumer::name_of(object)? {
                     Some(durable) => Ok(Self::Leave { id, durable }),
                     None => Ok(Self::Unsubscribe { id, pattern: pattern(object)? }),
                 }
@@ -154,8 +154,8 @@ impl Request {
                 object.check(&["action", "token", "id"], true)?;
                 Ok(Self::Authenticate { id, token: Secret::new(object.required_text("token")?) })
             }
-            other => match durable::settlement(object, other)? {
-                Some(settlement) => Ok(Self::Settle(settlement)),
+            other => match consumer::ack_request(object, other)? {
+                Some(request) => Ok(Self::Ack(request)),
                 None => Err(ApiError::unknown(ErrorCode::UnknownAction, other, ACTIONS).with("field", "action")),
             },
         }

@@ -140,7 +140,7 @@ impl Node {
             protect_metrics: config.access.protect_metrics,
             log_activity: config.log.activity,
             access,
-            shares: Arc::new(Limits::new(&config.limits)),
+            rate_limits: Arc::new(Limits::new(&config.limits)),
             reader,
             position,
             pushes,

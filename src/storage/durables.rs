@@ -7,8 +7,8 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQ
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use crate::domain::consumer::{ConsumerPolicy, Mark};
 use crate::domain::delivery::{DeadReason, DeliveryState};
-use crate::domain::durable::{DurablePolicy, Mark};
 use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::lease::Grant;
@@ -32,7 +32,7 @@ pub struct NewDurable {
     pub filter: Option<String>,
     /// Events up to here are none of its business.
     pub floor: EventId,
-    pub policy: DurablePolicy,
+    pub policy: ConsumerPolicy,
 }
 
 /// A durable subscription as it is stored.
@@ -46,7 +46,7 @@ pub struct DurableRecord {
     pub epoch: i64,
     /// Every event up to here is settled.
     pub floor: EventId,
-    pub policy: DurablePolicy,
+    pub policy: ConsumerPolicy,
     pub created_at: Timestamp,
 }
 
@@ -91,7 +91,7 @@ pub struct DurableChange {
 /// What operators, and members, change of a durable subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Alteration {
-    Policy(DurablePolicy),
+    Policy(ConsumerPolicy),
     /// It goes on after this event.
     Seek(EventId),
     Delete,
@@ -114,7 +114,7 @@ type Row = (ServiceId, String, String, Option<String>, i64, i64, i64, i32, i32, 
 
 fn record(row: Row) -> DurableRecord {
     let (service, name, pattern, filter, epoch, floor, ack_wait_us, max_in_flight, max_deliver, created_at) = row;
-    let policy = DurablePolicy {
+    let policy = ConsumerPolicy {
         ack_wait: Duration::from_micros(u64::try_from(ack_wait_us).unwrap_or(0)),
         max_in_flight: u32::try_from(max_in_flight).unwrap_or(1),
         max_deliver: u32::try_from(max_deliver).unwrap_or(0),
@@ -169,7 +169,7 @@ type PolicyColumns = (
     diesel::dsl::Eq<durables::max_deliver, i32>,
 );
 
-fn policy_columns(policy: &DurablePolicy) -> PolicyColumns {
+fn policy_columns(policy: &ConsumerPolicy) -> PolicyColumns {
     (
         durables::ack_wait_us.eq(i64::try_from(policy.ack_wait.as_micros()).unwrap_or(i64::MAX)),
         durables::max_in_flight.eq(i32::try_from(policy.max_in_flight).unwrap_or(i32::MAX)),
@@ -187,7 +187,7 @@ pub(super) fn alter(connection: &mut Connection, name: &str, alteration: &Altera
 }
 
 /// How it delivers from now on. False if there is none of this name.
-fn set_policy(connection: &mut Connection, name: &str, policy: &DurablePolicy) -> Result<bool, StoreError> {
+fn set_policy(connection: &mut Connection, name: &str, policy: &ConsumerPolicy) -> Result<bool, StoreError> {
     let update = diesel::update(durables::table.filter(durables::name.eq(name))).set(policy_columns(policy));
     Ok(on_backend!(connection, c => update.execute(c))? > 0)
 }

@@ -9,8 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::domain::access::Identity;
+use crate::domain::consumer::Mark;
 use crate::domain::delivery::EventStatus;
-use crate::domain::durable::Mark;
 use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::routes::ServiceId;
 

@@ -12,7 +12,7 @@ use actix_web::web::Data;
 use url::form_urlencoded;
 
 use super::{Edge, reply};
-use crate::access::limits::{Party, PeerAdmission};
+use crate::access::limits::{PeerAdmission, RateKey};
 use crate::actors::clock::{now, steady};
 use crate::config::ProxyHeader;
 use crate::domain::access::Caller;
@@ -45,22 +45,22 @@ fn identify(token: Option<Cow<'_, str>>, edge: &Edge) -> Result<Caller, ApiError
     if access.is_required() { access.caller(token.as_deref(), now()) } else { Ok(Caller::Anybody) }
 }
 
-/// Whose share a request is taken from.
-pub fn party(req: &HttpRequest, edge: &Edge, caller: &Caller) -> Party {
-    edge.parts.shares.party(caller, peer(req, edge).map(|peer| peer.ip()))
+/// The key under which the limits count a request.
+pub fn rate_key(req: &HttpRequest, edge: &Edge, caller: &Caller) -> RateKey {
+    edge.parts.rate_limits.rate_key(caller, peer(req, edge).map(|peer| peer.ip()))
 }
 
 /// Counts `events` that are published at once, if publishes are limited.
 pub fn limit_publish(req: &HttpRequest, edge: &Edge, caller: &Caller, events: usize) -> Result<(), ApiError> {
-    let shares = &edge.parts.shares;
-    if shares.limits_publishes() { shares.publish(party(req, edge, caller), events, steady()) } else { Ok(()) }
+    let limits = &edge.parts.rate_limits;
+    if limits.limits_publishes() { limits.publish(rate_key(req, edge, caller), events, steady()) } else { Ok(()) }
 }
 
 /// Counts a stream that is opened, and gives it its place among those of its address for as long as the result lives.
 pub fn admit_stream(req: &HttpRequest, edge: &Edge, caller: &Caller) -> Result<Option<PeerAdmission>, ApiError> {
-    let shares = &edge.parts.shares;
-    shares.connect(party(req, edge, caller), steady())?;
-    shares.admit(peer(req, edge).map(|peer| peer.ip()))
+    let limits = &edge.parts.rate_limits;
+    limits.connect(rate_key(req, edge, caller), steady())?;
+    limits.admit(peer(req, edge).map(|peer| peer.ip()))
 }
 
 /// The subprotocol with a token, as it was offered.

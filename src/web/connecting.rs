@@ -36,7 +36,7 @@ pub async fn attach(
     outbox: Rc<Outbox>,
     wire: Wire,
 ) -> Result<Attachment, ApiError> {
-    let rate_key = access::party(req, edge, &caller);
+    let rate_key = access::rate_key(req, edge, &caller);
     let auth = AuthState::new(caller, rate_key);
     let arrival = Arrival { outbox, wire, peer: access::peer(req, edge), auth, admission };
     let attachment = Attachment::get(&edge.worker, arrival).await?;

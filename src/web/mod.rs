@@ -72,8 +72,8 @@ pub struct EdgeParts {
     pub trusted_proxies: Arc<[Network]>,
     pub proxy_header: ProxyHeader,
     pub access: Arc<AccessControl>,
-    /// What each party may ask for.
-    pub shares: Arc<Limits>,
+    /// How much may be asked for under each rate key.
+    pub rate_limits: Arc<Limits>,
     /// Whether `/metrics` is for operators only.
     pub protect_metrics: bool,
     pub reader: Reader,
@@ -176,13 +176,13 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         .service(resource("/replay", &[Method::POST]).route(web::post().to(admin::jobs::replay)))
         .service(resource("/jobs", &[Method::GET]).route(web::get().to(admin::jobs::list)))
         .service(resource("/jobs/{id}", &[Method::DELETE]).route(web::delete().to(admin::jobs::cancel)))
-        .service(resource("/durables", &[Method::GET]).route(web::get().to(admin::durables::list)))
+        .service(resource("/durables", &[Method::GET]).route(web::get().to(admin::consumers::list)))
         .service(
             resource("/durables/{name}", &[Method::GET, Method::DELETE])
-                .route(web::get().to(admin::durables::one))
-                .route(web::delete().to(admin::durables::delete)),
+                .route(web::get().to(admin::consumers::one))
+                .route(web::delete().to(admin::consumers::delete)),
         )
-        .service(resource("/durables/{name}/seek", &[Method::POST]).route(web::post().to(admin::durables::seek)))
+        .service(resource("/durables/{name}/seek", &[Method::POST]).route(web::post().to(admin::consumers::seek)))
         .service(resource("/explain", &[Method::POST]).route(web::post().to(admin::explain::explain)))
         .service(resource("/tokens", &[Method::GET]).route(web::get().to(admin::tokens::list)))
         .service(

@@ -50,7 +50,7 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         reader: parts.reader.clone(),
         consumers: parts.actors.consumers.clone(),
         rules: parts.rules,
-        access: SessionAccess::new(parts.access.clone(), parts.shares.clone()),
+        access: SessionAccess::new(parts.access.clone(), parts.rate_limits.clone()),
         max_memberships: parts.limits.max_memberships,
     };
     Session::start(attachment, session, upgraded.inbound);

@@ -7,7 +7,7 @@ use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::{Consumers, STORE_RETRY};
 use crate::actors::clock::now;
-use crate::domain::durable::Durable;
+use crate::domain::consumer::ConsumerState;
 use crate::domain::event::{Event, Timestamp};
 use crate::protocol::close::CloseReason;
 use crate::storage::{Claim, Scan, ScanPage, StoreError};
@@ -36,13 +36,13 @@ impl Consumers {
 
     /// Reads on from where it is, if it is behind and has room.
     pub(super) fn read(&mut self, name: &str, ctx: &mut Context<Self>) {
-        self.read_if(name, Durable::has_room_for_page, ctx);
+        self.read_if(name, ConsumerState::has_room_for_page, ctx);
     }
 
     pub(super) fn read_if(
         &mut self,
         name: &str,
-        has_room: impl FnOnce(&Durable<Event>) -> bool,
+        has_room: impl FnOnce(&ConsumerState<Event>) -> bool,
         ctx: &mut Context<Self>,
     ) {
         let head = self.head.max(self.parts.position.last());

@@ -8,7 +8,7 @@ use super::Consumers;
 use super::messages::{Join, Joined, MemberKey, RoomAgain};
 use crate::actors::persistence::messages::{AppendFailure, HoldDurables};
 use crate::domain::event::EventId;
-use crate::protocol::durable::JoinRequest;
+use crate::protocol::consumer::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::subscription::Start;
 use crate::storage::{Alteration, NewDurable, Outcome, Write};
@@ -24,7 +24,7 @@ impl Consumers {
         self.next_member += 1;
         consumer.join(member, link);
         self.parts.metrics.durable_members.inc();
-        let floor = consumer.floor();
+        let ack_floor = consumer.ack_floor();
         let bounds = self.parts.position.get().unwrap_or_default();
         let last = bounds.last.max(log_end);
         // The client has seen another log than this one.
@@ -35,12 +35,12 @@ impl Consumers {
         };
         let joined = Joined {
             key: MemberKey { generation: self.life.generation(), durable: Arc::clone(&name), member },
-            floor,
+            ack_floor,
             last,
             earliest: bounds.earliest,
-            is_recovered: floor + 1 >= bounds.earliest && !consumer.has_lost() && !is_foreign,
+            is_recovered: ack_floor + 1 >= bounds.earliest && !consumer.has_lost() && !is_foreign,
         };
-        log::debug!(durable = &*name, member, floor; "member joined");
+        log::debug!(durable = &*name, member, floor = ack_floor; "member joined");
         // After the reply is on its way: the session asks for nothing else meanwhile.
         ctx.notify(RoomAgain(joined.key.clone()));
         Ok(joined)

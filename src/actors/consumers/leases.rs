@@ -9,7 +9,7 @@ use super::Consumers;
 use super::consumer::Consumer;
 use super::consumer::holder::Holder;
 use crate::actors::persistence::messages::{HoldDurables, ReleaseDurable};
-use crate::domain::durable::{Durable, Mark};
+use crate::domain::consumer::{ConsumerState, Mark};
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::lease::{Grant, Lease};
@@ -47,7 +47,7 @@ impl Consumers {
     /// The lease of `record` with these marks, of a machine that goes on from there; without any, another node has it.
     fn lease(&mut self, record: &DurableRecord, marks: Option<Vec<(EventId, Mark)>>) -> Lease<Holder> {
         let Some(marks) = marks else { return Lease::Follower };
-        let durable = Durable::new(record.policy, self.parts.limits.max_unacked_bytes, record.floor, marks);
+        let durable = ConsumerState::new(record.policy, self.parts.limits.max_unacked_bytes, record.floor, marks);
         self.generations += 1;
         Lease::Holder(Holder::new(durable, record.epoch, self.generations))
     }

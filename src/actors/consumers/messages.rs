@@ -9,10 +9,10 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::domain::durable::{Fate, MemberId};
+use crate::domain::consumer::{Fate, MemberId};
 use crate::domain::event::EventId;
 use crate::protocol::close::CloseReason;
-use crate::protocol::durable::{JoinRequest, Settlement};
+use crate::protocol::consumer::{AckRequest, JoinRequest};
 use crate::protocol::error::ApiError;
 use crate::runtime::address::Generation;
 
@@ -111,10 +111,10 @@ pub struct Join {
 pub struct Joined {
     pub key: MemberKey,
     /// Everything up to here is settled.
-    pub floor: EventId,
+    pub ack_floor: EventId,
     pub last: EventId,
     pub earliest: EventId,
-    /// Whether everything above the floor is retained.
+    /// Whether everything above the ack floor is retained.
     pub is_recovered: bool,
 }
 
@@ -126,9 +126,9 @@ pub struct Leave(pub MemberKey);
 /// What a member says of an event. The answer, once it is stored, comes through its link.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), ApiError>")]
-pub struct Settle {
+pub struct Acknowledge {
     pub key: MemberKey,
-    pub settlement: Settlement,
+    pub request: AckRequest,
 }
 
 /// A member's session has taken most of what was on its way.
@@ -165,7 +165,8 @@ pub struct ConsumerStatus {
     pub held_by: Option<&'static str>,
     /// Taken from the log and with nobody.
     pub waiting: usize,
-    pub floor: EventId,
+    #[serde(rename = "floor")]
+    pub ack_floor: EventId,
     pub cursor: EventId,
     pub delivered: u64,
     pub redelivered: u64,

@@ -1,6 +1,6 @@
 //! The durable subscriptions with members on this node: their places in the log, and who has which event.
 //!
-//! All decisions are those of the [`Durable`](crate::domain::durable::Durable) machine; here they are carried out. Events come with the committed
+//! All decisions are those of the [`Durable`](crate::domain::consumer::Durable) machine; here they are carried out. Events come with the committed
 //! batches or, to whoever is behind, from the store; what becomes of them goes to persistence, and is answered when
 //! it is stored.
 //!
@@ -26,14 +26,14 @@ use actix::prelude::{
 use tokio::sync::{Notify, oneshot};
 
 use self::consumer::Consumer;
-use self::messages::{ConsumerStatus, FindFate, Leave, ListConsumers, LookAgain, MemberKey, RoomAgain, Settle};
+use self::messages::{Acknowledge, ConsumerStatus, FindFate, Leave, ListConsumers, LookAgain, MemberKey, RoomAgain};
 use super::clock::Clock;
 use super::log_position::LogPosition;
 use super::persistence::Persistence;
 use super::push_log::PushLog;
 use super::router::messages::RouteBatch;
 use crate::config::Config;
-use crate::domain::durable::{DurablePolicy, MemberId};
+use crate::domain::consumer::{ConsumerPolicy, MemberId};
 use crate::domain::event::EventId;
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -77,7 +77,7 @@ pub struct ConsumerLimits {
     /// Bytes of what one has taken from the log and not settled; one event may be larger.
     pub max_unacked_bytes: usize,
     /// For what a member does not say.
-    pub policy: DurablePolicy,
+    pub policy: ConsumerPolicy,
 }
 
 impl ConsumerLimits {
@@ -87,7 +87,7 @@ impl ConsumerLimits {
         Self {
             max_count: consumers.max_count,
             max_unacked_bytes: consumers.max_unacked_bytes.as_usize(),
-            policy: DurablePolicy {
+            policy: ConsumerPolicy {
                 ack_wait: consumers.ack_wait.get(),
                 max_in_flight: consumers.max_in_flight,
                 max_deliver: consumers.max_deliver,
@@ -259,15 +259,15 @@ impl Handler<Leave> for Consumers {
     }
 }
 
-impl Handler<Settle> for Consumers {
+impl Handler<Acknowledge> for Consumers {
     type Result = Result<(), ApiError>;
 
-    fn handle(&mut self, Settle { key, settlement }: Settle, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Acknowledge { key, request }: Acknowledge, ctx: &mut Self::Context) -> Self::Result {
         let now = self.clock.now();
         let consumer = self.find(&key).ok_or_else(|| {
             ApiError::new(ErrorCode::NotAMember, format!("not a member of {:?}; subscribe to it first", key.durable))
         })?;
-        consumer.settle(key.member, &settlement, now)?;
+        consumer.settle(key.member, &request, now)?;
         // Once for all that has arrived with it.
         if consumer.begin_due() {
             ctx.spawn(actix::fut::ready(()).map(move |(), this: &mut Self, ctx| {

@@ -10,7 +10,7 @@ use super::consumer::storing::{End, Saved};
 use super::{Consumers, STORE_RETRY};
 use crate::actors::clock::now;
 use crate::actors::persistence::messages::CommitWrites;
-use crate::domain::durable::Dead;
+use crate::domain::consumer::Dead;
 use crate::domain::lease::Lease;
 use crate::storage::{Outcome, Write, service_name};
 use crate::telemetry::faults::{self, FaultPoint};

@@ -6,13 +6,13 @@ use super::*;
 use crate::actors::consumers::messages::MemberLink;
 use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
-use crate::protocol::durable::{JoinRequest, PolicyRequest};
+use crate::protocol::consumer::{JoinRequest, PolicyRequest};
 use crate::protocol::subscription::Start;
 use crate::runtime::life::{ChildChanged, ChildId};
 use crate::runtime::report::ActorKind;
 use crate::storage::{DurableRecord, HeldDurable, StoreOptions, StoreUrl};
 
-const POLICY: DurablePolicy = DurablePolicy { ack_wait: Duration::from_secs(30), max_in_flight: 8, max_deliver: 0 };
+const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 8, max_deliver: 0 };
 
 /// A supervisor that does nothing.
 struct Bystander;

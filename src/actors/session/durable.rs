@@ -10,12 +10,12 @@ use tokio::sync::mpsc;
 
 use super::Session;
 use crate::actors::consumers::messages::{
-    Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, Settle, ToMember, Underway,
+    Acknowledge, Join, Joined, Leave, MemberKey, MemberLink, RoomAgain, ToMember, Underway,
 };
 use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
-use crate::protocol::durable::{self, JoinRequest, Settlement};
+use crate::protocol::consumer::{self, AckRequest, JoinRequest};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::Subscribed;
 use crate::protocol::permit;
@@ -72,11 +72,11 @@ impl Session {
         joined
             .into_actor(self)
             .map(move |joined, this, ctx| match joined {
-                Ok(Ok(Joined { key, floor, last, earliest, is_recovered })) => {
+                Ok(Ok(Joined { key, ack_floor, last, earliest, is_recovered })) => {
                     if let Some(id) = &id {
                         let log = this.parts.position.log_id();
                         let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest, log };
-                        this.say(&durable::joined(id, &asked, state, floor));
+                        this.say(&consumer::joined(id, &asked, state, ack_floor));
                     }
                     ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.attachment.connection.outbox)));
                     this.memberships.push(Membership { key, pattern, filter, underway });
@@ -100,7 +100,7 @@ impl Session {
             return self.refuse(id, &not_a_member(name));
         }
         if let Some(id) = id {
-            self.say(&durable::left(id, name));
+            self.say(&consumer::left(id, name));
         }
     }
 
@@ -122,9 +122,9 @@ impl Session {
     }
 
     /// Says something of an event that came by a durable subscription.
-    pub(super) fn settle(&mut self, settlement: Settlement, ctx: &mut Context<Self>) {
-        let event_id = settlement.event_id;
-        let key = match (&settlement.durable, &self.memberships[..]) {
+    pub(super) fn settle(&mut self, request: AckRequest, ctx: &mut Context<Self>) {
+        let event_id = request.event_id;
+        let key = match (&request.durable, &self.memberships[..]) {
             (Some(name), memberships) => {
                 let named = memberships.iter().find(|membership| *membership.key.durable == **name);
                 named.map(|membership| membership.key.clone()).ok_or_else(|| not_a_member(name))
@@ -142,7 +142,7 @@ impl Session {
             Ok(key) => key,
             Err(error) => return self.refuse_settlement(event_id, &error),
         };
-        let settled = self.parts.consumers.ask(Settle { key, settlement });
+        let settled = self.parts.consumers.ask(Acknowledge { key, request });
         settled
             .into_actor(self)
             .map(move |settled, this, _| match settled {
@@ -158,7 +158,7 @@ impl Session {
 
     fn refuse_settlement(&mut self, event_id: i64, error: &ApiError) {
         self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
-        self.say(&durable::not_settled(event_id, error));
+        self.say(&consumer::not_acked(event_id, error));
     }
 
     /// The patterns and names of its durable subscriptions.
@@ -198,7 +198,7 @@ impl StreamHandler<FromDurable> for Session {
                 let members = self.memberships.len();
                 self.memberships.retain(|membership| membership.key != key);
                 if self.memberships.len() < members {
-                    self.say(&durable::ended(&key.durable, &error));
+                    self.say(&consumer::ended(&key.durable, &error));
                 }
             }
             Some(ToMember::Close(reason)) => self.close(reason),

@@ -187,7 +187,7 @@ impl Session {
             }
             Ok(Request::Join { id, join }) => self.join(id, *join, ctx),
             Ok(Request::Leave { id, durable }) => self.leave(id.as_ref(), &durable),
-            Ok(Request::Settle(settlement)) => self.settle(settlement, ctx),
+            Ok(Request::Ack(request)) => self.settle(request, ctx),
             Ok(Request::List { id }) => {
                 let before = self.attachment.connection.outbox.queued_bytes();
                 let listed = self.attachment.shard.send(ListSubscriptions {

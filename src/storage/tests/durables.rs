@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{NOON, Store, at, commit, on_both, run, single};
+use crate::domain::consumer::{ConsumerPolicy, Mark};
 use crate::domain::delivery::{DeadReason, DeliveryState};
-use crate::domain::durable::{DurablePolicy, Mark};
 use crate::domain::lease::Grant;
 use crate::domain::priority::Lane;
 use crate::storage::{
@@ -12,7 +12,7 @@ use crate::storage::{
     Writer, service_name,
 };
 
-const POLICY: DurablePolicy = DurablePolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
+const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
 
 fn new(name: &str, floor: i64) -> NewDurable {
     let filter = Some(r#"{"a":[1]}"#.to_owned());
@@ -78,7 +78,7 @@ fn what_was_stored_of_one_comes_back() {
         save(&mut writer, change(&again, 6, &[], &[5, 6]));
         let left = writer.hold_durable(made.record.service).expect("hold").expect("there");
         assert_eq!((left.record.floor, left.marks), (6, Some(vec![(9, Mark::Settled)])));
-        let policy = DurablePolicy { max_deliver: 0, ..POLICY };
+        let policy = ConsumerPolicy { max_deliver: 0, ..POLICY };
         assert!(alter(&mut writer, "d", Alteration::Policy(policy)));
         assert_eq!(run(store.reader().durables()).expect("list")[0].policy, policy);
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::append::{replayed, stored, with_key};
 use super::outbox::{Outbox, end, pattern};
 use super::{NOON, Store, appends, at, commit, event, on_both, run, single};
-use crate::domain::durable::DurablePolicy;
+use crate::domain::consumer::ConsumerPolicy;
 use crate::domain::event::{Append, AppendOutcome, LogBounds, NewEvent, Schedule, ScheduleId};
 use crate::storage::{
     Alteration, DurableChange, Group, JobKind, NewDurable, NewJob, Outcome, Settled, StoreErrorKind, Write, Writer,
@@ -26,7 +26,7 @@ fn scheduled(id: u128) -> Outcome {
 
 /// A durable subscription, and a change of it that tells of something.
 fn durable(writer: &mut Writer) -> DurableChange {
-    let policy = DurablePolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
+    let policy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
     let new = NewDurable { name: "d".to_owned(), pattern: ">".to_owned(), filter: None, floor: 0, policy };
     let Outcome::Opened(Some(record)) = commit(writer, Write::OpenDurable { new, max: 1 }) else { panic!("no room") };
     DurableChange {

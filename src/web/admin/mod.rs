@@ -1,8 +1,8 @@
 //! The operators' endpoints.
 
+pub mod consumers;
 pub mod deliveries;
 mod destinations;
-pub mod durables;
 pub mod explain;
 pub mod jobs;
 pub mod orphans;

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use crate::actors::consumers::messages::{MemberLink, ToMember};
-use crate::domain::durable::Revision;
+use crate::domain::consumer::Revision;
 use crate::domain::event::EventId;
-use crate::protocol::durable::{Word, not_settled, settled};
+use crate::protocol::consumer::{AckKind, acked, not_acked};
 use crate::protocol::error::ApiError;
 use crate::transport::text_frame;
 
@@ -18,7 +18,7 @@ pub struct Answer {
     /// Also to who has left since.
     pub link: MemberLink,
     pub event_id: EventId,
-    pub word: Word,
+    pub kind: AckKind,
     /// Told when everything up to this is stored.
     pub revision: Revision,
 }
@@ -55,10 +55,10 @@ impl Answers {
 
 impl Answer {
     fn tell(&self, name: &str, result: Result<(), &ApiError>) {
-        let Self { link, event_id, word, revision: _ } = self;
+        let Self { link, event_id, kind, revision: _ } = self;
         let text = match result {
-            Ok(()) => settled(*event_id, name, *word),
-            Err(error) => not_settled(*event_id, error),
+            Ok(()) => acked(*event_id, name, *kind),
+            Err(error) => not_acked(*event_id, error),
         };
         link.send(ToMember::Answer(text_frame(text.as_bytes())));
     }

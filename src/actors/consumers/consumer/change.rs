@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::domain::consumer::{Changes, Dead};
 use crate::domain::delivery::DeadReason;
-use crate::domain::durable::{Changes, Dead};
 use crate::domain::event::{Event, EventId, NewEvent, Timestamp};
 use crate::domain::priority::Lane;
 use crate::storage::{DeadLetter, DurableChange, DurableRecord, Settled, Settlement, service_name};
@@ -13,7 +13,7 @@ use crate::storage::{DeadLetter, DurableChange, DurableRecord, Settled, Settleme
 /// For `epoch`, of the time `at`.
 pub fn change(record: &DurableRecord, epoch: i64, changes: &Changes<Event>, at: Timestamp) -> DurableChange {
     let (service, name) = (record.service, record.name.as_str());
-    let Changes { floor, marks, forget, dead, renewed, revision: _ } = changes;
+    let Changes { ack_floor, marks, forget, dead, renewed, revision: _ } = changes;
     let settlement = |(event_id, attempts): &(EventId, u32)| Settlement {
         service,
         event_id: *event_id,
@@ -53,7 +53,7 @@ pub fn change(record: &DurableRecord, epoch: i64, changes: &Changes<Event>, at: 
     DurableChange {
         service,
         epoch,
-        floor: *floor,
+        floor: *ack_floor,
         marks: marks.clone(),
         forget: forget.clone(),
         dead: dead.iter().map(letter).collect(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::domain::durable::{Changes, Durable, HeldBy};
+use crate::domain::consumer::{Changes, ConsumerState, HeldBy};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::storage::Claimed;
@@ -14,7 +14,7 @@ const HELD_UP_QUIETLY: Duration = Duration::from_secs(2);
 /// The machine, and what it waits for.
 #[derive(Debug)]
 pub struct Holder {
-    pub(super) durable: Durable<Event>,
+    pub(super) durable: ConsumerState<Event>,
     /// Voids what was written with an earlier one.
     pub(super) epoch: i64,
     /// Distinguishes the machine from those before it on this node.
@@ -37,7 +37,7 @@ struct HeldUp {
 }
 
 impl Holder {
-    pub fn new(durable: Durable<Event>, epoch: i64, generation: u64) -> Self {
+    pub fn new(durable: ConsumerState<Event>, epoch: i64, generation: u64) -> Self {
         Self { durable, epoch, generation, is_reading: false, claiming: None, held_up: None }
     }
 
@@ -84,7 +84,7 @@ impl Holder {
     }
 
     /// Sees whether members have to settle something before they get more; whether it is time to tell them. `has_more`:
-    /// as for [`Durable::held_by`].
+    /// as for [`ConsumerState::held_by`].
     pub fn see_held_up(&mut self, has_more: bool, progress: u64, now: Timestamp) -> Option<HeldBy> {
         let by = self.durable.held_by(has_more);
         let known = self.held_up.filter(|known| Some(known.by) == by && known.progress == progress);

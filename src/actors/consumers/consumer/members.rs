@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::actors::consumers::messages::{MemberLink, ToMember};
-use crate::domain::durable::MemberId;
+use crate::domain::consumer::MemberId;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::ApiError;
 

@@ -16,7 +16,7 @@ use self::holder::Holder;
 use self::members::{MAX_MEMBERS, Members};
 use self::storing::Saving;
 use super::messages::{ConsumerStatus, MemberLink};
-use crate::domain::durable::{Durable, DurablePolicy, Fate, HeldBy, MemberId};
+use crate::domain::consumer::{ConsumerPolicy, ConsumerState, Fate, HeldBy, MemberId};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::index::TopicId;
@@ -24,14 +24,14 @@ use crate::domain::lease::{Grant, Lease, Turn};
 use crate::domain::pattern::Pattern;
 use crate::domain::pending_writes::PendingWrites;
 use crate::domain::routes::ServiceId;
-use crate::protocol::durable::JoinRequest;
+use crate::protocol::consumer::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{Claimed, DurableRecord};
 
 /// See the module.
 pub struct Consumer {
     name: Arc<str>,
-    /// As stored, but for the floor and, while this node holds the lease, the epoch.
+    /// As stored, but for the ack floor and, while this node holds the lease, the epoch.
     record: DurableRecord,
     pattern: Pattern,
     filter: Option<Filter>,
@@ -94,12 +94,12 @@ impl Consumer {
         self.topic
     }
 
-    pub fn policy(&self) -> DurablePolicy {
+    pub fn policy(&self) -> ConsumerPolicy {
         self.record.policy
     }
 
     /// Delivers like this from now on; the store knows.
-    pub fn set_policy(&mut self, policy: DurablePolicy) {
+    pub fn set_policy(&mut self, policy: ConsumerPolicy) {
         self.record.policy = policy;
         self.lease.holder_mut().into_iter().for_each(|holder| holder.durable.set_policy(policy));
     }
@@ -164,7 +164,7 @@ impl Consumer {
 
     /// When there is something to do for it, if nothing else happens.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.durable().and_then(Durable::next_due)
+        self.durable().and_then(ConsumerState::next_due)
     }
 }
 
@@ -175,7 +175,7 @@ impl Consumer {
         self.lease.is_held()
     }
 
-    fn durable(&self) -> Option<&Durable<Event>> {
+    fn durable(&self) -> Option<&ConsumerState<Event>> {
         self.lease.holder().map(|holder| &holder.durable)
     }
 
@@ -242,7 +242,7 @@ impl Consumer {
 impl Consumer {
     /// Every event up to here was taken, while it is held.
     pub fn cursor(&self) -> Option<EventId> {
-        self.durable().map(Durable::cursor)
+        self.durable().map(ConsumerState::cursor)
     }
 
     /// Whether a page is being read.
@@ -261,7 +261,7 @@ impl Consumer {
     pub fn begin_read(
         &mut self,
         head: EventId,
-        has_room: impl FnOnce(&Durable<Event>) -> bool,
+        has_room: impl FnOnce(&ConsumerState<Event>) -> bool,
     ) -> Option<(EventId, u64)> {
         let holder = self.lease.holder_mut().filter(|_| !self.members.is_empty())?;
         let durable = &holder.durable;
@@ -302,8 +302,8 @@ impl Consumer {
 /// What is seen of it.
 impl Consumer {
     /// Every event up to here is settled.
-    pub fn floor(&self) -> EventId {
-        self.durable().map_or(self.record.floor, Durable::floor)
+    pub fn ack_floor(&self) -> EventId {
+        self.durable().map_or(self.record.floor, ConsumerState::ack_floor)
     }
 
     /// What has become of an event here, while it is held.
@@ -318,12 +318,12 @@ impl Consumer {
             name: self.record.name.clone(),
             state: if durable.is_some() { "active" } else { "standby" },
             members: self.members.len(),
-            in_flight: durable.map_or(0, Durable::in_flight),
-            unacked_bytes: durable.map_or(0, Durable::open_bytes),
+            in_flight: durable.map_or(0, ConsumerState::in_flight),
+            unacked_bytes: durable.map_or(0, ConsumerState::open_bytes),
             held_by: self.lease.holder().and_then(Holder::held_by).map(HeldBy::as_str),
-            waiting: durable.map_or(0, Durable::not_in_flight),
-            floor: self.floor(),
-            cursor: durable.map_or(self.record.floor, Durable::cursor),
+            waiting: durable.map_or(0, ConsumerState::not_in_flight),
+            ack_floor: self.ack_floor(),
+            cursor: durable.map_or(self.record.floor, ConsumerState::cursor),
             delivered: self.counts.delivered,
             redelivered: self.counts.redelivered,
             acknowledged: self.counts.acknowledged,

@@ -2,7 +2,7 @@
 
 use super::Consumer;
 use super::change::change;
-use crate::domain::durable::{Changes, Dead, Durable};
+use crate::domain::consumer::{Changes, ConsumerState, Dead};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::storage::DurableChange;
 
@@ -61,7 +61,7 @@ impl Consumer {
 
     /// Whether something is to be stored now: what cannot wait or, if `all`, anything.
     pub fn has_to_save(&self, all: bool) -> bool {
-        let is_due = |durable: &Durable<Event>| durable.has_changes() || all && durable.is_dirty();
+        let is_due = |durable: &ConsumerState<Event>| durable.has_changes() || all && durable.is_dirty();
         self.writes.is_idle() && self.durable().is_some_and(is_due)
     }
 

@@ -2,9 +2,9 @@
 
 use super::Consumer;
 use super::answers::Answer;
-use crate::domain::durable::{Acked, Delivery, HeldBy, MemberId};
+use crate::domain::consumer::{Acked, Delivery, HeldBy, MemberId};
 use crate::domain::event::{EventId, Timestamp};
-use crate::protocol::durable::{Settlement, Word, delivery_text, held_up};
+use crate::protocol::consumer::{AckKind, AckRequest, delivery_text, held_up};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::transport::text_frame;
 
@@ -40,8 +40,8 @@ impl Consumer {
     }
 
     /// What a member says of an event; answered when it is stored.
-    pub fn settle(&mut self, member: MemberId, settlement: &Settlement, now: Timestamp) -> Result<(), ApiError> {
-        let Settlement { event_id: id, word, .. } = settlement;
+    pub fn settle(&mut self, member: MemberId, request: &AckRequest, now: Timestamp) -> Result<(), ApiError> {
+        let AckRequest { event_id: id, kind, .. } = request;
         let name = &self.name;
         let refuse = |why: &str| {
             ApiError::new(ErrorCode::NotDelivered, format!("event {id} of durable subscription {name:?} {why}"))
@@ -50,10 +50,10 @@ impl Consumer {
             return Err(refuse("was not delivered here: another node delivers its events now"));
         };
         let durable = &mut holder.durable;
-        let acknowledged = match word {
-            Word::Ack => Err(durable.ack(*id)),
-            Word::AckThrough => durable.ack_through(member, *id),
-            Word::Nack(_) | Word::Extend | Word::Reject => Ok(0),
+        let acknowledged = match kind {
+            AckKind::Ack => Err(durable.ack(*id)),
+            AckKind::AckThrough => durable.ack_through(member, *id),
+            AckKind::Nack(_) | AckKind::Extend | AckKind::Reject => Ok(0),
         };
         self.counts.acknowledged += match acknowledged {
             Ok(count) => count as u64,
@@ -61,11 +61,11 @@ impl Consumer {
             Err(Acked::Before) => 0,
             Err(Acked::Unknown) => return Err(refuse("was not delivered")),
         };
-        let is_with_member = match word {
-            Word::Ack | Word::AckThrough => true,
-            Word::Nack(delay) => durable.nack(member, *id, (!delay.is_zero()).then(|| now.plus(*delay))),
-            Word::Extend => durable.extend(member, *id, now),
-            Word::Reject => durable.reject(member, *id),
+        let is_with_member = match kind {
+            AckKind::Ack | AckKind::AckThrough => true,
+            AckKind::Nack(delay) => durable.nack(member, *id, (!delay.is_zero()).then(|| now.plus(*delay))),
+            AckKind::Extend => durable.extend(member, *id, now),
+            AckKind::Reject => durable.reject(member, *id),
         };
         if !is_with_member {
             return Err(refuse("is not with this connection: it was never delivered to it, or ack_wait is over"));
@@ -73,7 +73,7 @@ impl Consumer {
         // Also if it was settled before: perhaps not for long enough to be stored.
         let revision = durable.revision();
         if let Some(link) = self.members.link(member).cloned() {
-            self.answers.push(Answer { link, event_id: *id, word: *word, revision });
+            self.answers.push(Answer { link, event_id: *id, kind: *kind, revision });
         }
         Ok(())
     }

@@ -19,10 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::changes::Pending;
 pub use self::changes::{Changes, Dead, Mark, Revision};
-pub use self::types::{Acked, Delivery, DurablePolicy, Fate, HeldBy, MemberId};
+pub use self::types::{Acked, ConsumerPolicy, Delivery, Fate, HeldBy, MemberId};
 use super::event::{EventId, Timestamp};
 
-/// Events settled above the floor, at most: with more, nothing new is taken until the one that holds the floor is
+/// Events settled above the ack floor, at most: with more, nothing new is taken until the one that holds the ack floor is
 /// settled.
 const MAX_SETTLED: usize = 100_000;
 /// Events that wait to be sent, at most.
@@ -30,16 +30,16 @@ const MAX_WAITING: usize = 512;
 
 /// See the module. `T` is what of an event is needed to deliver it.
 #[derive(Debug)]
-pub struct Durable<T> {
-    policy: DurablePolicy,
+pub struct ConsumerState<T> {
+    policy: ConsumerPolicy,
     /// Bytes of all that is open, at most; one event may be larger.
     max_unacked_bytes: usize,
-    floor: EventId,
+    ack_floor: EventId,
     /// Every event up to here was taken.
     cursor: EventId,
     /// Taken and not settled.
     open: BTreeMap<EventId, Open<T>>,
-    /// Settled above the floor.
+    /// Settled above the ack floor.
     settled: BTreeSet<EventId>,
     /// Deliveries in an earlier life, of events that were not taken yet in this one.
     counted: BTreeMap<EventId, u32>,
@@ -60,7 +60,7 @@ struct Open<T> {
     deliveries: u32,
     /// Those before it was made anew.
     spent: u32,
-    /// Made anew by an operator, wherever the floor is.
+    /// Made anew by an operator, wherever the ack floor is.
     is_renewed: bool,
     place: Place,
 }
@@ -78,12 +78,12 @@ struct Member {
     last_turn: u64,
 }
 
-impl<T: Clone> Durable<T> {
+impl<T: Clone> ConsumerState<T> {
     /// Goes on from what is stored.
     pub fn new(
-        policy: DurablePolicy,
+        policy: ConsumerPolicy,
         max_unacked_bytes: usize,
-        floor: EventId,
+        ack_floor: EventId,
         marks: impl IntoIterator<Item = (EventId, Mark)>,
     ) -> Self {
         let mut settled = BTreeSet::new();
@@ -92,7 +92,7 @@ impl<T: Clone> Durable<T> {
         for (id, mark) in marks {
             marked.insert(id);
             match mark {
-                _ if id <= floor => {}
+                _ if id <= ack_floor => {}
                 Mark::Settled => {
                     settled.insert(id);
                 }
@@ -104,8 +104,8 @@ impl<T: Clone> Durable<T> {
         Self {
             policy,
             max_unacked_bytes,
-            floor,
-            cursor: floor,
+            ack_floor,
+            cursor: ack_floor,
             open: BTreeMap::new(),
             settled,
             counted,
@@ -115,18 +115,18 @@ impl<T: Clone> Durable<T> {
             open_bytes: 0,
             members: BTreeMap::new(),
             turn: 0,
-            pending: Pending::new(floor, marked),
+            pending: Pending::new(ack_floor, marked),
         }
     }
 
     /// From now on.
-    pub fn set_policy(&mut self, policy: DurablePolicy) {
+    pub fn set_policy(&mut self, policy: ConsumerPolicy) {
         self.policy = policy;
     }
 
     /// Every event up to here is settled.
-    pub fn floor(&self) -> EventId {
-        self.floor
+    pub fn ack_floor(&self) -> EventId {
+        self.ack_floor
     }
 
     /// Every event up to here was taken, or is none of its own.
@@ -218,7 +218,7 @@ impl<T: Clone> Durable<T> {
             Some(Open { place: Place::Delayed { .. } | Place::Waiting, deliveries, .. }) => {
                 (Fate::Waiting, *deliveries)
             }
-            None if id <= self.floor || self.settled.contains(&id) => (Fate::Settled, 0),
+            None if id <= self.ack_floor || self.settled.contains(&id) => (Fate::Settled, 0),
             None => (Fate::Waiting, self.counted.get(&id).copied().unwrap_or(0)),
         }
     }
@@ -266,7 +266,7 @@ impl<T: Clone> Durable<T> {
         self.timers.first().map(|(due, _)| *due)
     }
 
-    /// Whether something has to be stored soon; that the floor has risen past events of others can wait.
+    /// Whether something has to be stored soon; that the ack floor has risen past events of others can wait.
     pub fn has_changes(&self) -> bool {
         self.pending.has_changes()
     }
@@ -283,13 +283,13 @@ impl<T: Clone> Durable<T> {
 
     /// Whether something is not stored.
     pub fn is_dirty(&self) -> bool {
-        self.has_changes() || !self.pending.is_floor_stored(self.floor)
+        self.has_changes() || !self.pending.is_ack_floor_stored(self.ack_floor)
     }
 
     /// What is to be stored now, until it is [confirmed](Self::confirm) or [not](Self::restore); one at a time.
     pub fn take_changes(&mut self) -> Changes<T> {
         let open = &self.open;
-        self.pending.take(self.floor, |id| match open.get(&id).filter(|open| !open.is_renewed) {
+        self.pending.take(self.ack_floor, |id| match open.get(&id).filter(|open| !open.is_renewed) {
             Some(open) => Mark::Delivered(open.deliveries),
             None => Mark::Settled,
         })

@@ -10,8 +10,8 @@ use super::answer;
 use crate::actors::consumers::messages::{ConsumerStatus, ListConsumers, LookAgain};
 use crate::actors::registry::in_time;
 use crate::domain::event::EventId;
-use crate::protocol::durable::Seek;
-use crate::protocol::durable::seek_request;
+use crate::protocol::consumer::Seek;
+use crate::protocol::consumer::seek_request;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{Alteration, DurableRecord, Outcome, Write, service_name};
 use crate::web::query::Query;
@@ -91,7 +91,7 @@ async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
 fn describe(record: &DurableRecord, here: Option<&ConsumerStatus>, last: EventId) -> Value {
     let DurableRecord { service: _, name, pattern, filter, epoch: _, floor, policy, created_at } = record;
     // What is shown as settled is stored; how far it lags is as of now.
-    let settled = here.map_or(*floor, |status| status.floor.max(*floor));
+    let settled = here.map_or(*floor, |status| status.ack_floor.max(*floor));
     json!({
         "name": name,
         "event_name": pattern,

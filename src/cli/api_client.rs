@@ -1,4 +1,4 @@
-//! The HTTP client of the commands, and errors that say what to do next.
+//! The API client: how the commands reach a running Event Handler, and errors that say what to do next.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -19,8 +19,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest answer: a page of 1,000 events of the largest allowed size is longer than anybody wants.
 const MAX_ANSWER: usize = 1 << 30;
 
-/// Talks to one service.
-pub struct Client {
+/// Talks to one Event Handler.
+pub struct ApiClient {
     http: awc::Client,
     target: Target,
 }
@@ -44,7 +44,7 @@ struct RefusedData {
     code: String,
 }
 
-impl Client {
+impl ApiClient {
     pub fn new(target: Target) -> Self {
         Self { http: awc::Client::builder().disable_redirects().timeout(ANSWER_TIMEOUT).finish(), target }
     }

@@ -7,7 +7,7 @@ use super::event_json::full_frame_text;
 use super::frame::Subscribed;
 use super::raw_object::RawObject;
 use super::subscription::{Envelope, RequestId, Start, envelope, filter, log, pattern, start};
-use crate::domain::durable::{DurablePolicy, HeldBy};
+use crate::domain::consumer::{ConsumerPolicy, HeldBy};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::log::LogId;
@@ -47,8 +47,8 @@ pub struct PolicyRequest {
 
 impl PolicyRequest {
     /// With `otherwise` for what it does not say.
-    pub fn over(self, otherwise: DurablePolicy) -> DurablePolicy {
-        DurablePolicy {
+    pub fn over(self, otherwise: ConsumerPolicy) -> ConsumerPolicy {
+        ConsumerPolicy {
             ack_wait: self.ack_wait.unwrap_or(otherwise.ack_wait),
             max_in_flight: self.max_in_flight.unwrap_or(otherwise.max_in_flight),
             max_deliver: self.max_deliver.unwrap_or(otherwise.max_deliver),
@@ -56,32 +56,32 @@ impl PolicyRequest {
     }
 }
 
-/// What a member says of an event.
+/// What a member says of an event that it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settlement {
+pub struct AckRequest {
     pub event_id: EventId,
     /// Needed where the connection is a member of several.
     pub durable: Option<String>,
-    pub word: Word,
+    pub kind: AckKind,
 }
 
-/// See [`Settlement`].
+/// What is to become of the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
-    /// Done with.
+pub enum AckKind {
+    /// It is processed.
     Ack,
-    /// So is all that this connection was given before it, of lower ids.
+    /// It is processed, and so is every event of a lower id that this connection was given.
     AckThrough,
-    /// To be delivered again, after this time.
+    /// It is to be delivered again, after this time.
     Nack(Duration),
-    /// Needs more time.
+    /// The member needs more time for it.
     Extend,
-    /// Never to be delivered again: nobody can do anything with it.
+    /// It is never to be delivered again, because no member can process it.
     Reject,
 }
 
-impl Word {
-    /// What the member is told once it is so.
+impl AckKind {
+    /// The type of the frame that confirms it.
     fn done(self) -> &'static str {
         match self {
             Self::Ack | Self::AckThrough => "acked",
@@ -122,30 +122,30 @@ pub fn join_request(object: &RawObject<'_>, name: String) -> Result<JoinRequest,
 }
 
 /// One of `ack`, `nack`, `extend` and `reject`; none if `action` is another.
-pub fn settlement(object: &RawObject<'_>, action: &str) -> Result<Option<Settlement>, ApiError> {
-    let word = match action {
+pub fn ack_request(object: &RawObject<'_>, action: &str) -> Result<Option<AckRequest>, ApiError> {
+    let kind = match action {
         "ack" => {
             object.check(&["action", "id", "durable", "cumulative"], true)?;
             match object.raw("cumulative") {
-                None | Some("false") => Word::Ack,
-                Some("true") => Word::AckThrough,
+                None | Some("false") => AckKind::Ack,
+                Some("true") => AckKind::AckThrough,
                 Some(_) => return Err(ApiError::field(ErrorCode::InvalidField, "cumulative", "must be true or false")),
             }
         }
         "nack" => {
             object.check(&["action", "id", "durable", "delay_ms"], true)?;
-            Word::Nack(delay(object)?)
+            AckKind::Nack(delay(object)?)
         }
         "extend" | "reject" => {
             object.check(&["action", "id", "durable"], true)?;
-            if action == "extend" { Word::Extend } else { Word::Reject }
+            if action == "extend" { AckKind::Extend } else { AckKind::Reject }
         }
         _ => return Ok(None),
     };
     let id = object.raw("id").ok_or_else(|| ApiError::field(ErrorCode::MissingField, "id", "is required"))?;
     let event_id = id.parse::<EventId>().ok().filter(|id| *id > 0);
     let not_an_id = || ApiError::field(ErrorCode::InvalidField, "id", "must be the id of the event, an integer from 1");
-    Ok(Some(Settlement { event_id: event_id.ok_or_else(not_an_id)?, durable: name_of(object)?, word }))
+    Ok(Some(AckRequest { event_id: event_id.ok_or_else(not_an_id)?, durable: name_of(object)?, kind }))
 }
 
 fn ack_wait(object: &RawObject<'_>) -> Result<Option<Duration>, ApiError> {
@@ -247,13 +247,13 @@ pub fn left(id: &RequestId, durable: &str) -> String {
     format!(r#"{{"id":{id},"type":"unsubscribed","durable":"{durable}"}}"#)
 }
 
-/// What was said of an event is so, and will be after a restart.
-pub fn settled(event_id: EventId, durable: &str, word: Word) -> String {
-    format!(r#"{{"id":{event_id},"type":"{}","durable":"{durable}"}}"#, word.done())
+/// The reply to an acknowledgement that is stored.
+pub fn acked(event_id: EventId, durable: &str, kind: AckKind) -> String {
+    format!(r#"{{"id":{event_id},"type":"{}","durable":"{durable}"}}"#, kind.done())
 }
 
-/// What was said of an event is not so.
-pub fn not_settled(event_id: EventId, error: &ApiError) -> String {
+/// The reply to an acknowledgement that is refused.
+pub fn not_acked(event_id: EventId, error: &ApiError) -> String {
     format!(r#"{{"id":{event_id},"type":"error","error":{}}}"#, error.to_frame_value())
 }
 
@@ -330,13 +330,13 @@ mod tests {
         let say = |json| {
             let object = object(json);
             let action = object.required_text("action").expect("an action");
-            settlement(&object, &action)
+            ack_request(&object, &action)
         };
-        let word = |json| say(json).expect(json).expect(json).word;
-        assert_eq!(word(r#"{"action":"ack","id":58}"#), Word::Ack);
-        assert_eq!(word(r#"{"action":"ack","id":58,"cumulative":true}"#), Word::AckThrough);
-        assert_eq!(word(r#"{"action":"nack","id":58,"delay_ms":5}"#), Word::Nack(Duration::from_millis(5)));
-        assert_eq!(word(r#"{"action":"reject","id":58,"durable":"d"}"#), Word::Reject);
+        let kind = |json| say(json).expect(json).expect(json).kind;
+        assert_eq!(kind(r#"{"action":"ack","id":58}"#), AckKind::Ack);
+        assert_eq!(kind(r#"{"action":"ack","id":58,"cumulative":true}"#), AckKind::AckThrough);
+        assert_eq!(kind(r#"{"action":"nack","id":58,"delay_ms":5}"#), AckKind::Nack(Duration::from_millis(5)));
+        assert_eq!(kind(r#"{"action":"reject","id":58,"durable":"d"}"#), AckKind::Reject);
         assert_eq!(say(r#"{"action":"fly"}"#), Ok(None));
         for bad in [
             r#"{"action":"ack"}"#,

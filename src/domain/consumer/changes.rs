@@ -8,7 +8,7 @@ use crate::domain::event::EventId;
 /// Rises with everything that is to be stored.
 pub type Revision = u64;
 
-/// What is known of an event above the floor.
+/// What is known of an event above the ack floor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     /// Not to be delivered again.
@@ -20,7 +20,7 @@ pub enum Mark {
 /// What has to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changes<T> {
-    pub floor: EventId,
+    pub ack_floor: EventId,
     /// New, or in place of an earlier one.
     pub marks: Vec<(EventId, Mark)>,
     /// Marks that say nothing any more.
@@ -44,7 +44,7 @@ pub struct Dead<T> {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pending<T> {
-    floor: EventId,
+    ack_floor: EventId,
     /// Events whose marks are not as stored, perhaps.
     touched: BTreeSet<EventId>,
     /// Events that have marks in the store.
@@ -59,9 +59,9 @@ pub(super) struct Pending<T> {
 
 impl<T> Pending<T> {
     /// All of this is stored.
-    pub fn new(floor: EventId, marked: BTreeSet<EventId>) -> Self {
+    pub fn new(ack_floor: EventId, marked: BTreeSet<EventId>) -> Self {
         let (touched, dead, renewed) = Default::default();
-        Self { floor, touched, marked, dead, renewed, revision: 0, taken: 0, stored: 0 }
+        Self { ack_floor, touched, marked, dead, renewed, revision: 0, taken: 0, stored: 0 }
     }
 
     /// What is known of an event has changed.
@@ -90,8 +90,8 @@ impl<T> Pending<T> {
         self.taken < self.revision
     }
 
-    pub fn is_floor_stored(&self, floor: EventId) -> bool {
-        self.floor == floor
+    pub fn is_ack_floor_stored(&self, ack_floor: EventId) -> bool {
+        self.ack_floor == ack_floor
     }
 
     pub fn revision(&self) -> Revision {
@@ -102,19 +102,19 @@ impl<T> Pending<T> {
         self.stored
     }
 
-    /// `mark`: what is known of an event above the floor.
-    pub fn take(&mut self, floor: EventId, mark: impl Fn(EventId) -> Mark) -> Changes<T> {
-        self.floor = floor;
-        let above = self.marked.split_off(&(floor + 1));
+    /// `mark`: what is known of an event above the ack floor.
+    pub fn take(&mut self, ack_floor: EventId, mark: impl Fn(EventId) -> Mark) -> Changes<T> {
+        self.ack_floor = ack_floor;
+        let above = self.marked.split_off(&(ack_floor + 1));
         let forget = std::mem::replace(&mut self.marked, above).into_iter().collect();
         let mut marks = Vec::new();
-        for id in std::mem::take(&mut self.touched).into_iter().filter(|id| *id > floor) {
+        for id in std::mem::take(&mut self.touched).into_iter().filter(|id| *id > ack_floor) {
             self.marked.insert(id);
             marks.push((id, mark(id)));
         }
         self.taken = self.revision;
         let (dead, renewed) = (std::mem::take(&mut self.dead), std::mem::take(&mut self.renewed));
-        Changes { floor, marks, forget, dead, renewed, revision: self.revision }
+        Changes { ack_floor, marks, forget, dead, renewed, revision: self.revision }
     }
 
     pub fn confirm(&mut self, revision: Revision) {
@@ -123,10 +123,10 @@ impl<T> Pending<T> {
 
     /// Changes that were taken were not stored, perhaps.
     pub fn restore(&mut self, changes: Changes<T>) {
-        let Changes { floor: _, marks, forget, dead, renewed, revision: _ } = changes;
+        let Changes { ack_floor: _, marks, forget, dead, renewed, revision: _ } = changes;
         self.taken = self.stored;
         // Whatever is stored is not known.
-        self.floor = EventId::MIN;
+        self.ack_floor = EventId::MIN;
         self.touched.extend(marks.iter().map(|(id, _)| *id));
         self.marked.extend(forget);
         self.dead.splice(..0, dead);

@@ -1,10 +1,10 @@
 //! What members say of their events, and what follows from it.
 
-use super::{Acked, Dead, Durable, MemberId, Open, Place};
+use super::{Acked, ConsumerState, Dead, MemberId, Open, Place};
 use crate::domain::delivery::DeadReason;
 use crate::domain::event::{EventId, Timestamp};
 
-impl<T: Clone> Durable<T> {
+impl<T: Clone> ConsumerState<T> {
     /// The event never got to the member: as if it had not been given.
     pub fn requeue(&mut self, member: MemberId, id: EventId) {
         if self.is_with(member, id) {
@@ -24,7 +24,7 @@ impl<T: Clone> Durable<T> {
                 Acked::Now
             }
             Some(_) => Acked::Unknown,
-            None if id <= self.floor || self.settled.contains(&id) => Acked::Before,
+            None if id <= self.ack_floor || self.settled.contains(&id) => Acked::Before,
             None => Acked::Unknown,
         }
     }
@@ -172,8 +172,8 @@ impl<T: Clone> Durable<T> {
 
     pub(super) fn raise_floor(&mut self) {
         let first_open = self.open.iter().find(|(_, open)| !open.is_renewed).map(|(id, _)| *id);
-        self.floor = first_open.map_or(self.cursor, |id| id - 1).max(self.floor);
-        while self.settled.first().is_some_and(|id| *id <= self.floor) {
+        self.ack_floor = first_open.map_or(self.cursor, |id| id - 1).max(self.ack_floor);
+        while self.settled.first().is_some_and(|id| *id <= self.ack_floor) {
             self.settled.pop_first();
         }
     }

@@ -8,8 +8,8 @@ use crate::domain::delivery::DeadReason;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn policy(max_deliver: u32) -> DurablePolicy {
-    DurablePolicy { ack_wait: SECOND, max_in_flight: 4, max_deliver }
+fn policy(max_deliver: u32) -> ConsumerPolicy {
+    ConsumerPolicy { ack_wait: SECOND, max_in_flight: 4, max_deliver }
 }
 
 fn at(seconds: u64) -> Timestamp {
@@ -20,13 +20,13 @@ fn free(_: MemberId) -> bool {
     true
 }
 
-fn taken(events: impl IntoIterator<Item = EventId>, max_deliver: u32) -> Durable<()> {
-    let mut durable = Durable::new(policy(max_deliver), 1024, 0, []);
+fn taken(events: impl IntoIterator<Item = EventId>, max_deliver: u32) -> ConsumerState<()> {
+    let mut durable = ConsumerState::new(policy(max_deliver), 1024, 0, []);
     events.into_iter().for_each(|id| durable.take(id, (), 1));
     durable
 }
 
-fn sent(durable: &mut Durable<()>, now: Timestamp) -> Vec<(MemberId, EventId, u32)> {
+fn sent(durable: &mut ConsumerState<()>, now: Timestamp) -> Vec<(MemberId, EventId, u32)> {
     let deliveries = std::iter::from_fn(|| durable.next(now, free));
     deliveries.map(|d| (d.member, d.id, d.delivery)).collect()
 }
@@ -41,14 +41,14 @@ fn members_share_the_work_and_what_one_leaves_goes_to_another() {
     assert_eq!(durable.ack(2), Acked::Now);
     durable.leave(a);
     assert_eq!(sent(&mut durable, at(0)), [(b, 1, 2), (b, 3, 2), (b, 5, 1)]);
-    assert_eq!(durable.floor(), 0);
+    assert_eq!(durable.ack_floor(), 0);
     durable.nack(b, 3, None);
     assert_eq!(sent(&mut durable, at(0)), [(b, 3, 3)]);
     // What was given to it after that, 1 and 3 once more, may be on its way.
-    assert_eq!((durable.ack_through(b, 4), durable.floor()), (Ok(1), 0));
-    assert_eq!((durable.ack_through(b, 5), durable.floor()), (Ok(2), 2));
+    assert_eq!((durable.ack_through(b, 4), durable.ack_floor()), (Ok(1), 0));
+    assert_eq!((durable.ack_through(b, 5), durable.ack_floor()), (Ok(2), 2));
     assert_eq!((durable.ack_through(b, 5), durable.ack_through(b, 6)), (Err(Acked::Before), Err(Acked::Unknown)));
-    assert_eq!((durable.ack(3), durable.floor()), (Acked::Now, 5));
+    assert_eq!((durable.ack(3), durable.ack_floor()), (Acked::Now, 5));
 }
 
 #[test]
@@ -64,8 +64,8 @@ fn what_is_not_acknowledged_in_time_comes_again_until_it_is_dead() {
     durable.expire(at(2));
     assert_eq!(sent(&mut durable, at(2)), [(member, 7, 2)]);
     durable.expire(at(3));
-    let Changes { floor, dead, .. } = durable.take_changes();
-    assert_eq!((floor, dead), (7, vec![Dead { id: 7, item: (), deliveries: 2, reason: DeadReason::Exhausted }]));
+    let Changes { ack_floor, dead, .. } = durable.take_changes();
+    assert_eq!((ack_floor, dead), (7, vec![Dead { id: 7, item: (), deliveries: 2, reason: DeadReason::Exhausted }]));
     assert_eq!(durable.ack(7), Acked::Before);
 }
 
@@ -109,10 +109,10 @@ fn what_is_made_anew_does_not_move_the_floor() {
     assert_eq!(durable.ack(2), Acked::Now);
     durable.take_changes();
     durable.renew(1, (), 1, 1);
-    assert_eq!((durable.floor(), sent(&mut durable, at(0))), (2, vec![(member, 1, 2)]));
+    assert_eq!((durable.ack_floor(), sent(&mut durable, at(0))), (2, vec![(member, 1, 2)]));
     assert_eq!(durable.ack(1), Acked::Now);
-    let Changes { floor, marks, renewed, .. } = durable.take_changes();
-    assert_eq!((floor, marks, renewed), (2, vec![], vec![(1, 2)]));
+    let Changes { ack_floor, marks, renewed, .. } = durable.take_changes();
+    assert_eq!((ack_floor, marks, renewed), (2, vec![], vec![(1, 2)]));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn what_is_settled_below_the_floor_is_not_stored_before_it_is_confirmed() {
     let mut durable = taken([1], 0);
     durable.join(1);
     sent(&mut durable, at(0));
-    assert_eq!((durable.ack(1), durable.floor()), (Acked::Now, 1));
+    assert_eq!((durable.ack(1), durable.ack_floor()), (Acked::Now, 1));
     let changes = durable.take_changes();
     assert_eq!(changes.marks, [], "the floor says it all");
     durable.restore(changes);
@@ -132,7 +132,7 @@ fn what_is_settled_below_the_floor_is_not_stored_before_it_is_confirmed() {
 
 #[test]
 fn says_what_holds_it_up() {
-    let mut durable = Durable::new(policy(0), 100, 0, []);
+    let mut durable = ConsumerState::new(policy(0), 100, 0, []);
     durable.join(1);
     (1..=5).for_each(|id| durable.take(id, (), 10));
     assert_eq!((sent(&mut durable, at(0)).len(), durable.held_by(false)), (4, Some(HeldBy::MaxInFlight)));
@@ -192,21 +192,21 @@ fn step() -> impl Strategy<Value = Step> {
 /// What a store keeps.
 #[derive(Debug, Default)]
 struct Stored {
-    floor: EventId,
+    ack_floor: EventId,
     marks: BTreeMap<EventId, Mark>,
 }
 
 impl Stored {
     fn has(&self, id: EventId) -> bool {
-        id <= self.floor || self.marks.get(&id) == Some(&Mark::Settled)
+        id <= self.ack_floor || self.marks.get(&id) == Some(&Mark::Settled)
     }
 
     fn apply(&mut self, changes: &Changes<()>) {
-        assert!(changes.floor >= self.floor, "the floor falls");
-        self.floor = changes.floor;
+        assert!(changes.ack_floor >= self.ack_floor, "the floor falls");
+        self.ack_floor = changes.ack_floor;
         self.marks.retain(|id, _| !changes.forget.contains(id));
         self.marks.extend(changes.marks.iter().copied());
-        assert!(self.marks.keys().all(|id| *id > self.floor), "marks below the floor");
+        assert!(self.marks.keys().all(|id| *id > self.ack_floor), "marks below the floor");
     }
 }
 
@@ -218,7 +218,7 @@ proptest! {
     fn nothing_is_lost_and_nothing_settled_comes_again(steps in prop::collection::vec(step(), 0..150)) {
         let mut log: Vec<bool> = Vec::new();
         let mut stored = Stored::default();
-        let mut durable: Durable<()> = Durable::new(policy(0), 1024, 0, []);
+        let mut durable: ConsumerState<()> = ConsumerState::new(policy(0), 1024, 0, []);
         let (mut members, mut joined): (Vec<MemberId>, MemberId) = Default::default();
         let mut with: BTreeMap<EventId, MemberId> = BTreeMap::new();
         let (mut given, mut gifts): (BTreeMap<EventId, u32>, u32) = Default::default();
@@ -303,7 +303,7 @@ proptest! {
                     }
                 }
                 Step::Crash => {
-                    durable = Durable::new(policy(0), 1024, stored.floor, stored.marks.clone());
+                    durable = ConsumerState::new(policy(0), 1024, stored.ack_floor, stored.marks.clone());
                     acked = safe.clone();
                     members.clear();
                     with.clear();
@@ -315,7 +315,7 @@ proptest! {
                 prop_assert!(stored.has(told), "DS-5: {told}");
             }
             prop_assert!(to_tell.is_empty() || durable.is_dirty(), "nobody is left waiting");
-            let open = (1..=stored.floor).find(|id| log[*id as usize - 1] && !acked.contains(id));
+            let open = (1..=stored.ack_floor).find(|id| log[*id as usize - 1] && !acked.contains(id));
             prop_assert_eq!(open, None, "DS-4");
         }
         // In the end everything is delivered and acknowledged.
@@ -336,7 +336,7 @@ proptest! {
         }
         let own: BTreeSet<EventId> = (1..=log.len() as EventId).filter(|id| log[*id as usize - 1]).collect();
         prop_assert_eq!(acked, own, "DS-1");
-        prop_assert_eq!(durable.floor(), log.len() as EventId);
+        prop_assert_eq!(durable.ack_floor(), log.len() as EventId);
         stored.apply(&durable.take_changes());
         prop_assert_eq!(stored.marks.len(), 0);
     }

@@ -6,7 +6,7 @@ use crate::domain::event::EventId;
 
 /// How events are delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DurablePolicy {
+pub struct ConsumerPolicy {
     /// How long a member may take to acknowledge.
     pub ack_wait: Duration,
     /// Events that are with members, together.
