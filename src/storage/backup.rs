@@ -11,11 +11,12 @@ use crate::domain::event::Timestamp;
 use crate::domain::log::{Found, Restored};
 
 use super::beside::Mark;
-use super::connection::{self, Access, Connection, beside};
+use super::beside::beside;
+use super::connection::{self, Connection};
 use super::error::{StoreError, StoreErrorKind};
-use super::options::StoreOptions;
+use super::options::{Access, StoreOptions};
 use super::url::{StoreUrl, sqlite_uri};
-use super::{Writer, identity, migrate, sqlite};
+use super::{Writer, identity, migrate};
 
 /// Copies the store as it is at one moment to `to`, also while a server uses it, and tells how far its log goes.
 ///
@@ -72,7 +73,7 @@ pub fn restore(options: &StoreOptions, from: Option<&Path>, now: Timestamp) -> R
     let mut writer = Writer::open(StoreOptions { create: false, ..options.clone() })?;
     let restored = writer.declare_restored(now)?;
     drop(writer);
-    sqlite::close(options)?;
+    connection::close(options)?;
     Ok(Restoration { restored, kept })
 }
 
@@ -97,7 +98,7 @@ fn replace(options: &StoreOptions, path: &Path, from: &Path) -> Result<Option<Pa
     let kept = path.exists().then(|| beside(path, ".before-restore"));
     if let Some(kept) = &kept {
         // A store that cannot be read any more is all the more to be replaced.
-        let _ = sqlite::close(options);
+        let _ = connection::close(options);
         note_the_end(options, path);
         remove(kept)?;
         for suffix in ["", "-wal"] {
@@ -126,7 +127,7 @@ fn check(options: &StoreOptions) -> Result<(), StoreError> {
     }
     migrate::run(&mut connection)?;
     drop(connection);
-    sqlite::close(options)
+    connection::close(options)
 }
 
 /// The mark says at least how far the log goes that is in the store now.

@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::log::{LogId, MARGIN, Seen};
 
-use super::connection::beside;
-
 /// Device and inode.
 pub(super) type FileId = (u64, u64);
 
@@ -115,6 +113,13 @@ impl Mark {
         }
         Ok(())
     }
+}
+
+/// The file that has the name of the database and `suffix`.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ use diesel::connection::SimpleConnection;
 use diesel::sql_types::Integer;
 use diesel::{RunQueryDsl as _, SqliteConnection};
 
-use super::connection::{Access, Connection, SqliteFile};
+use super::connection::{Connection, SqliteFile};
 use super::error::StoreError;
-use super::options::StoreOptions;
+use super::options::{Access, StoreOptions};
 use super::{migrate, sqlite};
 
 /// Pages that stay in the file for what comes next: so many, or this share of the file.

@@ -8,24 +8,15 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::{Connection as _, SqliteConnection};
 
-use super::beside::{FileId, WriteAheadLog, identity};
+use super::beside::{FileId, WriteAheadLog, beside, identity};
 use super::error::{StoreError, StoreErrorKind};
-use super::options::{Durability, StoreOptions};
+use super::options::{Access, Durability, StoreOptions};
 use super::session::PostgresSession;
 use super::url::{StoreUrl, sqlite_uri};
 use super::{postgres, sqlite};
 
 /// The first bytes of every SQLite database that is not empty.
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
-
-/// What a connection is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
-    /// Creates what is missing, if the options say so.
-    Write,
-    /// Changes nothing.
-    Read,
-}
 
 /// An open connection.
 pub(super) enum Connection {
@@ -177,11 +168,15 @@ impl SqliteFile {
     }
 }
 
-/// The file that has the name of the database and `suffix`.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
+/// Moves all that was committed into the database file itself, and closes it: a copy of that file alone is the whole
+/// store. PostgreSQL needs nothing of the kind. What reads or writes meanwhile is waited for, up to the busy timeout.
+pub fn close(options: &StoreOptions) -> Result<(), StoreError> {
+    let StoreUrl::Sqlite(_) = &options.url else { return Ok(()) };
+    let options = StoreOptions { create: false, ..options.clone() };
+    match Connection::open(&options, Access::Write)? {
+        Connection::Sqlite(mut file) => sqlite::checkpoint(&mut file.connection),
+        Connection::Postgres(_) => Ok(()),
+    }
 }
 
 /// SQLite does not wait for its lock to change the journal mode: a file that several open at once is tried again.

@@ -19,15 +19,9 @@ use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::outbox::{Settlement, free_service_id, settle};
+use super::outbox::{Settlement, free_service_id, service_name, settle};
 use super::schema::{deliveries, delivery_attempts, delivery_jobs, durable_marks, durables, services};
 use crate::telemetry::faults::{self, FaultPoint};
-
-/// The name in `services` under which the dead deliveries of a durable subscription are kept. No configured service can
-/// have such a name.
-pub fn service_name(durable: &str) -> String {
-    format!("durable/{durable}")
-}
 
 /// A durable subscription to be.
 #[derive(Debug, Clone, PartialEq, Eq)]

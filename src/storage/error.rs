@@ -5,7 +5,6 @@ use std::fmt;
 use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
-use super::url::StoreUrl;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::telemetry::health::Ailment;
 
@@ -159,17 +158,6 @@ impl StoreError {
         let is_lasting =
             matches!(self.kind, StoreErrorKind::Corrupt | StoreErrorKind::Internal | StoreErrorKind::Invalid);
         is_lasting || self.message.contains(IO_ERROR)
-    }
-
-    /// Whether waiting cannot help a store that has never been open. A server may come back; of what a file refuses,
-    /// only a full disk and a lock are for others to end.
-    pub fn stops_start(&self, url: &StoreUrl) -> bool {
-        match url {
-            StoreUrl::Sqlite(_) => {
-                !matches!(self.kind, StoreErrorKind::Full | StoreErrorKind::Locked | StoreErrorKind::Busy)
-            }
-            StoreUrl::Postgres(_) => self.kind == StoreErrorKind::Unusable,
-        }
     }
 }
 

@@ -7,14 +7,13 @@ use diesel::pg::PgRowByRowLoadingMode;
 use diesel::sql_types::{BigInt, Bool};
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult, RunQueryDsl as _};
 
-use crate::domain::delivery::EventStatus;
-use crate::domain::event::{Event, EventId, Timestamp};
+use crate::domain::event::{Event, EventId};
 use crate::domain::name::{EventName, SYSTEM_PREFIX};
 use crate::domain::pattern::Pattern;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::fragments::{self, Names, Pick, Row, Walk};
+use super::fragments::{self, Conditions, Names, Pick, Row, Walk};
 use super::position::IdRange;
 use super::schema::deliveries;
 
@@ -92,16 +91,6 @@ pub(super) struct Filter {
     pick: Pick,
     patterns: Vec<Pattern>,
     more: Conditions,
-}
-
-/// What else holds of the events that are wanted.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Conditions {
-    pub source: Option<String>,
-    pub key: Option<String>,
-    pub status: Option<EventStatus>,
-    /// From this time to that one; only where the range of ids does not say it.
-    pub dated: Option<(Option<Timestamp>, Option<Timestamp>)>,
 }
 
 impl Filter {

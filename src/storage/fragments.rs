@@ -12,7 +12,6 @@ use crate::domain::delivery::EventStatus;
 use crate::domain::event::{Event, Priority, Timestamp};
 use crate::domain::name::EventName;
 
-use super::filter::Conditions;
 use super::position::IdRange;
 
 /// Which names a walk reads.
@@ -115,6 +114,16 @@ impl QueryFragment<Pg> for Walk<'_> {
 
 /// Of an event, after its id.
 const COLUMNS: &str = ", name, payload, source, priority, key, metadata, traceparent, created_at";
+
+/// What else holds of the events that are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Conditions {
+    pub source: Option<String>,
+    pub key: Option<String>,
+    pub status: Option<EventStatus>,
+    /// From this time to that one; only where the range of ids does not say it.
+    pub dated: Option<(Option<Timestamp>, Option<Timestamp>)>,
+}
 
 impl Conditions {
     /// In which states a delivery has to be for its event to be one of these, if that is what finds them; each has a

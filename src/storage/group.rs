@@ -3,17 +3,14 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use diesel::dsl::auto_type;
-use diesel::{ExpressionMethods as _, QueryDsl as _};
-
 use crate::domain::event::{Append, Event, EventId, Timestamp};
 use crate::domain::log::{Restored, Seen};
 use crate::domain::routes::Routes;
 
+use super::append::{AppendJob, Tail};
 use super::connection::Connection;
 use super::error::StoreError;
 use super::outbox::{self, Enqueued};
-use super::schema::events;
 use super::write::{Outcome, Write};
 use super::{durables, idempotency, identity, position, postgres, revocations, schedules, sqlite};
 
@@ -42,16 +39,6 @@ impl From<Vec<Write>> for Group {
 
 /// See [`Group::lead`].
 const MAX_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The end of the log, read inside the transaction that appends to it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Tail {
-    pub id: EventId,
-    pub created_at: Timestamp,
-    pub log_offset: i64,
-    /// The newest event is dated after that.
-    pub turns_back: bool,
-}
 
 /// On what a transaction of the writer stands.
 #[derive(Debug, Clone, Copy)]
@@ -231,37 +218,4 @@ impl Appender<'_> {
         self.written.runs.push(Run { own, writes: first..self.written.outcomes.len(), tail, plan });
         Ok(())
     }
-}
-
-/// What a backend needs to know to append.
-pub(super) struct AppendJob<'a> {
-    pub batch: &'a [&'a Append],
-    /// Ids are given above this.
-    pub floor: EventId,
-    pub now: Timestamp,
-    /// By how much dates may be ahead of it.
-    pub lead: Duration,
-    /// Idempotency keys from before this instant count as absent.
-    pub keys_since: Timestamp,
-}
-
-impl AppendJob<'_> {
-    /// Whether any request has an idempotency key.
-    pub fn has_keys(&self) -> bool {
-        idempotency::keys(self.batch).next().is_some()
-    }
-
-    /// The tail from which the batch continues, `last` being the newest row.
-    pub fn tail(&self, last: Option<(EventId, i64, i64)>) -> Tail {
-        let (id, created_at, log_offset) = last.unwrap_or_default();
-        let turns_back = created_at > self.now.plus(self.lead).0;
-        let created_at = if turns_back { self.now } else { Timestamp(created_at).max(self.now) };
-        Tail { id: id.max(self.floor), created_at, log_offset, turns_back }
-    }
-}
-
-/// The newest row: id, time, offset.
-#[auto_type]
-pub(super) fn newest() -> _ {
-    events::table.order(events::id.desc()).select((events::id, events::created_at, events::log_offset)).limit(1_i64)
 }

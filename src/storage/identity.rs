@@ -5,9 +5,9 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQ
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::log::{Found, LogId, Restored, Seen};
 
+use super::append::newest;
 use super::connection::{Connection, on_backend};
 use super::error::{StoreError, StoreErrorKind};
-use super::group::newest;
 use super::schema::{clock_turns, events, log, log_gaps};
 
 /// Its identity.

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use super::beside::beside;
 use super::connection;
 use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
@@ -45,7 +46,7 @@ impl StoreLock {
 
 /// Beside the database itself, whichever way leads there.
 fn lock_path(path: &Path) -> PathBuf {
-    connection::beside(&path.canonicalize().unwrap_or_else(|_| path.to_owned()), ".lock")
+    beside(&path.canonicalize().unwrap_or_else(|_| path.to_owned()), ".lock")
 }
 
 fn held(path: &Path, file: &mut File) -> StoreError {

@@ -8,9 +8,9 @@ use diesel::sqlite::Sqlite;
 use diesel::{Connection as _, PgConnection, RunQueryDsl as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::connection::{Access, Connection, on_backend};
+use super::connection::{Connection, on_backend};
 use super::error::{StoreError, StoreErrorKind};
-use super::options::StoreOptions;
+use super::options::{Access, StoreOptions};
 use super::session::{self, PostgresSession, quoted};
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");

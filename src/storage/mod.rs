@@ -8,6 +8,7 @@
 //!   in bounded steps.
 //! - *ST-4* After a failure the next call tries anew; nothing needs a restart.
 
+mod append;
 mod backup;
 mod beside;
 mod commit;
@@ -45,16 +46,17 @@ mod writer;
 pub use backup::{Restoration, backup, restore};
 pub use commit::Committed;
 pub use compact::{Compacted, compact};
-pub use durables::{Alteration, DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable, service_name};
+pub use connection::close;
+pub use durables::{Alteration, DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable};
 pub use error::{StoreError, StoreErrorKind};
 pub use group::Group;
 pub use lock::StoreLock;
 pub use migrate::{is_current, migrate};
-pub use options::{Durability, StoreOptions};
+pub use options::{Durability, Schema, StoreOptions};
 pub use outbox::{
     AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Held, Job,
     JobKind, JobState, ListedDelivery, NewJob, NewService, Orphan, Pending, Registered, Renewed, ServiceChange,
-    Settled, Settlement, Settling, Shifted,
+    Settled, Settlement, Settling, Shifted, service_name,
 };
 pub use query::{EventPage, EventQuery, Order};
 pub use read_watch::ReadWatch;
@@ -62,8 +64,6 @@ pub use reader::Reader;
 pub use retention::{RetentionPolicy, Trimmed};
 pub use scan::{Scan, ScanPage};
 pub use schedules::{Scheduled, Turn};
-pub use session::Schema;
-pub use sqlite::close;
 pub use url::StoreUrl;
 pub use write::{Outcome, Write};
 pub use writer::Writer;

@@ -1,8 +1,9 @@
 //! How to use the store.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::session::Schema;
+use super::error::{StoreError, StoreErrorKind};
 use super::url::{StoreUrl, has_many_hosts, parameter};
 
 /// What a committed event survives.
@@ -13,6 +14,45 @@ pub enum Durability {
     Full,
     /// The end of the process; a loss of power may take the last moments.
     Normal,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Creates what is missing, if the options say so.
+    Write,
+    /// Changes nothing.
+    Read,
+}
+
+/// Which schema the tables are in. Clones share what was found.
+#[derive(Debug, Clone)]
+pub struct Schema {
+    pub(super) name: Arc<str>,
+    found: Arc<Mutex<Option<Arc<str>>>>,
+}
+
+impl Schema {
+    /// The schema that is made where there is none.
+    pub const DEFAULT: &str = "event_handler";
+    /// Where the tables of installations from before are.
+    pub(super) const EARLIER: &str = "public";
+
+    /// The schema of this name; of the default one, or of an earlier installation.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), found: Arc::default() }
+    }
+
+    /// The tables were found, or made, in this one.
+    pub(super) fn set_found(&self, schema: &Arc<str>) {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(schema));
+    }
+
+    /// Where the tables are.
+    pub(super) fn found(&self) -> Result<Arc<str>, StoreError> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        found.ok_or_else(|| StoreError::new(StoreErrorKind::Unavailable, "the writer has not opened the store yet"))
+    }
 }
 
 /// Everything the writer and the reader need to know.

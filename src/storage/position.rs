@@ -4,9 +4,9 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQ
 
 use crate::domain::event::{EventId, LogBounds, Timestamp};
 
+use super::append::Tail;
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::group::Tail;
 use super::schema::{clock_turns, events};
 
 /// The retained ids.

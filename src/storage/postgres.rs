@@ -15,8 +15,8 @@ use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::lease::Grant;
 use crate::domain::routes::ServiceId;
 
+use super::append::{AppendJob, Tail, newest};
 use super::error::StoreError;
-use super::group::{AppendJob, Tail, newest};
 use super::idempotency::{self, KeyUse, Plan};
 
 use super::schema::idempotency_keys;

@@ -8,8 +8,8 @@ use crate::domain::pattern::Pattern;
 
 use super::connection::Connection;
 use super::error::StoreError;
-use super::filter::{Budget, Conditions, Filter, Progress};
-use super::fragments::Pick;
+use super::filter::{Budget, Filter, Progress};
+use super::fragments::{Conditions, Pick};
 use super::outbox;
 use super::position::{self, IdRange};
 

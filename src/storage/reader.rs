@@ -14,10 +14,10 @@ use crate::domain::delivery::EventStatus;
 use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::routes::ServiceId;
 
-use super::connection::{Access, Connection};
+use super::connection::Connection;
 use super::durables::{self, DurableRecord};
 use super::error::{StoreError, StoreErrorKind};
-use super::options::StoreOptions;
+use super::options::{Access, StoreOptions};
 use super::outbox::{
     self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Job, Orphan, Pending,
 };

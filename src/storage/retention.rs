@@ -7,9 +7,9 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQ
 use crate::domain::event::{EventId, LogBounds, Timestamp};
 use crate::domain::routes::ServiceId;
 
+use super::append::newest;
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::group::newest;
 use super::position::{self, IdRange, Stretch};
 use super::schema::{clock_turns, deliveries, delivery_attempts, events, idempotency_keys};
 use super::{identity, outbox};

@@ -3,50 +3,21 @@
 //! Nothing is set before a pooler that mixes sessions is ruled out: there, settings would reach other applications.
 //! Readers wait for the writer to have looked, and to have found the schema.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::sql_types::{Bool, Nullable, Text};
 use diesel::{Connection as _, PgConnection, RunQueryDsl as _};
 
-use super::connection::Access;
 use super::error::{StoreError, StoreErrorKind};
-use super::options::{Durability, StoreOptions};
+use super::options::{Access, Durability, Schema, StoreOptions};
 
 /// Longest run of one statement; every statement here is bounded to a fraction of it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Looks for a pooler; whoever else uses it would have to get in between at just the same places each time.
 const POOLER_LOOKS: usize = 3;
-
-/// Which schema the tables are in. Clones share what was found.
-#[derive(Debug, Clone)]
-pub struct Schema {
-    name: Arc<str>,
-    found: Arc<Mutex<Option<Arc<str>>>>,
-}
-
-impl Schema {
-    /// The schema that is made where there is none.
-    pub const DEFAULT: &str = "event_handler";
-    /// Where the tables of installations from before are.
-    const EARLIER: &str = "public";
-
-    /// The schema of this name; of the default one, or of an earlier installation.
-    pub fn new(name: impl Into<Arc<str>>) -> Self {
-        Self { name: name.into(), found: Arc::default() }
-    }
-
-    fn set_found(&self, schema: &Arc<str>) {
-        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(schema));
-    }
-
-    fn found(&self) -> Result<Arc<str>, StoreError> {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        found.ok_or_else(|| StoreError::new(StoreErrorKind::Unavailable, "the writer has not opened the store yet"))
-    }
-}
 
 /// An open session, set up for its use.
 pub(super) struct PostgresSession {

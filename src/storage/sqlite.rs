@@ -8,13 +8,10 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Quer
 
 use crate::domain::event::{NewEvent, Timestamp};
 
-use super::connection::{Access, Connection};
+use super::append::{AppendJob, Tail, newest};
 use super::error::{StoreError, StoreErrorKind};
-use super::group::{AppendJob, Tail, newest};
 use super::idempotency::{self, KeyUse, Plan};
-use super::options::StoreOptions;
 use super::schema::idempotency_keys;
-use super::url::StoreUrl;
 
 /// Rows of the large and the small statement; SQLite allows 32,766 parameters.
 const MANY: usize = 64;
@@ -40,17 +37,6 @@ pub(super) fn append(connection: &mut SqliteConnection, job: &AppendJob<'_>) -> 
 pub(super) fn probe(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let version: i32 = diesel::dsl::sql::<Integer>("PRAGMA user_version").get_result(connection)?;
     Ok(connection.batch_execute(&format!("BEGIN IMMEDIATE; PRAGMA user_version = {}; COMMIT", version ^ 1))?)
-}
-
-/// Moves all that was committed into the database file itself, and closes it: a copy of that file alone is the whole
-/// store. PostgreSQL needs nothing of the kind. What reads or writes meanwhile is waited for, up to the busy timeout.
-pub fn close(options: &StoreOptions) -> Result<(), StoreError> {
-    let StoreUrl::Sqlite(_) = &options.url else { return Ok(()) };
-    let options = StoreOptions { create: false, ..options.clone() };
-    match Connection::open(&options, Access::Write)? {
-        Connection::Sqlite(mut file) => checkpoint(&mut file.connection),
-        Connection::Postgres(_) => Ok(()),
-    }
 }
 
 /// Empties the write-ahead log.

@@ -245,6 +245,19 @@ fn invalid(message: impl AsRef<str>) -> StoreError {
     StoreError::new(StoreErrorKind::Invalid, message)
 }
 
+impl StoreError {
+    /// Whether waiting cannot help a store that has never been open. A server may come back; of what a file refuses,
+    /// only a full disk and a lock are for others to end.
+    pub fn stops_start(&self, url: &StoreUrl) -> bool {
+        match url {
+            StoreUrl::Sqlite(_) => {
+                !matches!(self.kind, StoreErrorKind::Full | StoreErrorKind::Locked | StoreErrorKind::Busy)
+            }
+            StoreUrl::Postgres(_) => self.kind == StoreErrorKind::Unusable,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,11 +6,12 @@ use crate::domain::event::{LogBounds, Timestamp};
 use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::routes::ServiceId;
 
+use super::append::newest;
 use super::beside::Mark;
-use super::connection::{Access, Connection, on_backend};
+use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::group::{Ground, newest};
-use super::options::StoreOptions;
+use super::group::Ground;
+use super::options::{Access, StoreOptions};
 use super::outbox::{self, NewService, Orphan, Pending, Registered};
 use super::url::StoreUrl;
 use super::{identity, migrate, position, postgres, schedules, sqlite};

@@ -19,7 +19,7 @@ pub use jobs::{Counting, Job, JobKind, JobState, NewJob, Renewed};
 pub use list::{AttemptRecord, DeliveryRecord, Pending};
 pub use orphans::{Orphan, Settling, Shifted};
 pub use page::{DeliveryFilter, DeliveryPage, ListedDelivery};
-pub use services::{CommandId, Held, NewService, Registered, ServiceChange};
+pub use services::{CommandId, Held, NewService, Registered, ServiceChange, service_name};
 pub use settle::{Settled, Settlement};
 
 pub(super) use claim::claim;

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use diesel::{ExpressionMethods as _, QueryDsl as _, RunQueryDsl as _};
 
+use super::services::service_name;
 use crate::domain::delivery::{DeadReason, DeliveryState};
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::priority::Lane;
 use crate::domain::routes::ServiceId;
 use crate::storage::connection::{Connection, on_backend};
-use crate::storage::durables::service_name;
 use crate::storage::error::StoreError;
 use crate::storage::schema::{deliveries, delivery_attempts};
 

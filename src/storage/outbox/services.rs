@@ -147,3 +147,9 @@ pub(in crate::storage) fn names(connection: &mut Connection) -> Result<BTreeMap<
     let rows: Vec<(ServiceId, String)> = on_backend!(connection, c => query.load(c))?;
     Ok(rows.into_iter().collect())
 }
+
+/// The name in `services` under which the dead deliveries of a durable subscription are kept. No configured service can
+/// have such a name.
+pub fn service_name(durable: &str) -> String {
+    format!("durable/{durable}")
+}

@@ -21,7 +21,8 @@ use tempfile::TempDir;
 
 use crate::domain::event::{Append, Idempotency, NewEvent, Timestamp};
 use crate::domain::routes::Routes;
-use crate::storage::connection::{Access, Connection, on_backend};
+use crate::storage::connection::{Connection, on_backend};
+use crate::storage::options::Access;
 use crate::storage::{Outcome, Reader, StoreOptions, StoreUrl, Write, Writer};
 
 #[allow(dead_code, reason = "shared with the black-box tests")]

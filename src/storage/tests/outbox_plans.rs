@@ -16,8 +16,9 @@ use crate::domain::event::{Append, NewEvent};
 use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, Selector};
-use crate::storage::connection::{Access, Connection, on_backend};
+use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::StoreError;
+use crate::storage::options::Access;
 use crate::storage::outbox::{self, Claim, DeliveryFilter};
 use crate::storage::{NewService, Settled, Settlement};
 

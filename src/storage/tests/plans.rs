@@ -8,9 +8,10 @@ use diesel::{QueryResult, RunQueryDsl};
 
 use super::{NOON, Store, single};
 use crate::domain::delivery::EventStatus;
-use crate::storage::connection::{Access, Connection};
-use crate::storage::filter::Conditions;
+use crate::storage::connection::Connection;
+use crate::storage::fragments::Conditions;
 use crate::storage::fragments::{Pick, Walk};
+use crate::storage::options::Access;
 use crate::storage::position::IdRange;
 
 /// Asks SQLite for the plan of a walk.
