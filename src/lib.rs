@@ -6,7 +6,7 @@
 //! - [`serve`]: the composition of everything else.
 //! - [`web`]: HTTP and WebSocket endpoints: decode, send a message, encode.
 //! - [`actors`]: the supervisor and its children; thin shells around the decisions of `domain`.
-//! - `runtime`: what every actor needs.
+//! - [`runtime`]: what every actor needs: addresses, lives, supervised children, reports.
 //! - [`access`]: who callers are, and how much they may ask for.
 //! - [`storage`]: the log and the outbox, through diesel, on SQLite or PostgreSQL.
 //! - [`telemetry`]: logs, metrics, health, and the points at which tests inject faults.
@@ -23,7 +23,7 @@
 //! [intake](actors::persistence::intake), which passes everything that became ready in one round to the
 //! [persistence actor](actors::persistence). That one commits whatever waits in one transaction, answers the
 //! publishers, and gives the committed batch to the [router](actors::router), which hands it to the
-//! [shard](actors::shard) of each worker. A shard queues each frame, encoded once, for the clients that
+//! [shard](actors::shard) of each worker. A shard queues each frame, encoded once, for the connections that
 //! subscribed to it. Whatever is lost after the commit is read again from the store.
 //!
 //! With the event, its deliveries to services were committed. The [client](actors::client) of each service claims

@@ -1,16 +1,21 @@
 //! The actors: thin shells around the decisions of [`crate::domain`], known to each other by their messages.
 //!
 //! ```text
-//! supervisor                 spawns, watches, restarts; answers the admin tree; drains
+//! supervisor                 starts, watches, restarts; answers for the tree
 //! ├─ persistence        1    the only writer: group commit, commit order, retention
-//! ├─ router             1    hands committed batches to every shard
+//! ├─ router             1    hands committed batches to the shards and the consumers
+//! ├─ consumers          1    durable subscriptions: who has which event, ack floors
 //! ├─ shard/<n>          n    one per HTTP worker: subscriptions, fan-out, catch-up
-//! │  └─ session/<id>    n    one per WebSocket client, adopted from its worker
+//! │  └─ session/<id>    n    one per subscriber's connection, on its thread; never restarted
 //! └─ client/<service>   n    one per downstream service: breaker, retries, order; delivers from the outbox
 //! ```
 //!
-//! The store is the truth, and every message after a commit is a hint: `try_send` with a verdict for "full".
-//! Whoever misses one reads it again from the store. Only the edge waits, on a commit.
+//! The store is the truth, and every message after a commit is a hint, told with a verdict for "full". Whoever misses
+//! one reads it again from the store. Only the edge waits, on a commit.
+//!
+//! [`registry`] has their addresses. [`worker`] is what lives on each HTTP thread beside the actors there, and
+//! [`connection`] what a session and its shard share. The rest is read by several: the [time](clock), the
+//! [end of the log](log_position), what is [known of a service](service_slot), and what was [pushed](push_log).
 
 pub mod client;
 pub mod clock;
