@@ -314,7 +314,7 @@ impl Breaker {
         self.window.record(call.failed, slow, now);
         let enough = self.probes();
         match &mut self.state {
-            State::Closed { .. } => self.is_sick(now).then(|| self.open(now, jitter)),
+            State::Closed { .. } => self.must_open(now).then(|| self.open(now, jitter)),
             State::HalfOpen { .. } if call.failed => Some(self.open(now, jitter)),
             State::HalfOpen { probes, results } => {
                 probes.retain(|probe| probe.number != permit.number);
@@ -379,7 +379,7 @@ impl Breaker {
         self.policy.probes.max(1)
     }
 
-    fn is_sick(&self, now: Timestamp) -> bool {
+    fn must_open(&self, now: Timestamp) -> bool {
         let BreakerPolicy { minimum_calls, failure_rate, slow_call_rate, consecutive_failures, .. } = self.policy;
         if consecutive_failures > 0 && self.consecutive >= consecutive_failures {
             return true;

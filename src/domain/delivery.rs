@@ -150,7 +150,7 @@ pub fn is_refusal_of_all(status: u16) -> bool {
     matches!(status, 403 | 404)
 }
 
-/// Judges an answer. `retry_after` is what the service asked for, as far as that is obeyed; `spares_404` lets a
+/// Judges an answer. `retry_after` is what the service asked for, as far as that is applied; `spares_404` lets a
 /// path that is not there be tried again.
 ///
 /// Redirects are not followed: following could lead anywhere, so they are refusals. Whatever keeps an answer from

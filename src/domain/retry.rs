@@ -21,7 +21,7 @@ pub struct RetrySchedule {
     pub delays: RetryDelays,
     /// Attempts in all, the first included.
     pub max_attempts: u32,
-    /// The longest `Retry-After` that is obeyed.
+    /// The longest `Retry-After` that is applied.
     pub retry_after_cap: Duration,
 }
 
@@ -35,7 +35,7 @@ pub enum RetryVerdict {
 
 impl RetrySchedule {
     /// Decides after `attempts_made` failed attempts (the first included). What the service asked for in `Retry-After`
-    /// is a lower bound, as far as it is [obeyed](Self::obeyed); `jitter` is in `[0, 1)`.
+    /// is a lower bound, as far as it is [applied](Self::applied); `jitter` is in `[0, 1)`.
     pub fn next(&self, attempts_made: u32, retry_after: Option<Duration>, jitter: f64) -> RetryVerdict {
         if attempts_made >= self.max_attempts {
             return RetryVerdict::Exhausted;
@@ -48,11 +48,11 @@ impl RetrySchedule {
                 None => return RetryVerdict::Exhausted,
             },
         };
-        RetryVerdict::After(delay.max(self.obeyed(retry_after).unwrap_or_default()))
+        RetryVerdict::After(delay.max(self.applied(retry_after).unwrap_or_default()))
     }
 
     /// As much of what the service asked for in `Retry-After` as it gets.
-    pub fn obeyed(&self, retry_after: Option<Duration>) -> Option<Duration> {
+    pub fn applied(&self, retry_after: Option<Duration>) -> Option<Duration> {
         retry_after.map(|asked| asked.min(self.retry_after_cap))
     }
 
@@ -158,7 +158,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
-        /// Within the span of its ceiling, never before `Retry-After`, which is obeyed only up to its cap.
+        /// Within the span of its ceiling, never before `Retry-After`, which is applied only up to its cap.
         #[test]
         fn delays_keep_their_bounds(
             base in 0..100_000u64, cap in 0..10_000_000u64, attempts in 0..u32::MAX,
