@@ -20,10 +20,10 @@ use crate::protocol::publish::{
 };
 use crate::protocol::raw_object::{RawObject, without_bom};
 
-/// Attributes by name, data aside.
+/// The attributes by name, without the data.
 type Attributes = BTreeMap<String, String>;
 
-/// What the data becomes: a payload, and how that stands for it.
+/// The payload that the data becomes, and how it represents the data.
 struct Data {
     payload: ByteString,
     marker: Option<&'static str>,
