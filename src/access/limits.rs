@@ -77,9 +77,7 @@ impl Limits {
         let count = counts.entry(peer).or_default();
         if *count >= connections.max {
             let message = format!("there are {} connections from this address already", connections.max);
-            return Err(
-                ApiError::new(ErrorCode::TooManyConnections, message).retry_after(std::time::Duration::from_secs(1))
-            );
+            return Err(ApiError::transient(ErrorCode::TooManyConnections, message));
         }
         *count += 1;
         drop(counts);

@@ -143,9 +143,7 @@ impl AccessControl {
         }
         if !self.knows_revoked.load(Ordering::Acquire) {
             let message = "the store has not said yet which tokens are revoked";
-            return Err(
-                ApiError::new(ErrorCode::StoreUnavailable, message).retry_after(std::time::Duration::from_secs(1))
-            );
+            return Err(ApiError::transient(ErrorCode::StoreUnavailable, message));
         }
         if self.is_revoked(&principal) {
             return Err(unauthorized("the token is refused: it was revoked"));

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Failure;
 
-/// Lines that may wait to be printed; then whoever prints waits.
+/// Most lines that wait to be printed; with more, the command waits.
 const QUEUE: usize = 64;
 /// Time for the last lines to be taken when the command ends.
 const FINISH_PATIENCE: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ pub fn print(line: impl Display) -> Result<(), Failure> {
     writeln!(io::stdout().lock(), "{line}").map_err(|error| write_failure(&error))
 }
 
-/// Says something on standard error. Whether anybody listens does not matter.
+/// Prints a message on standard error, and ignores whether that is read.
 pub fn say(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
@@ -35,7 +35,7 @@ pub async fn closed() {
     }
 }
 
-/// What is to be printed, or somebody who waits until everything before it is written.
+/// A line to be printed, or a request to be told when everything before it is written.
 enum Queued {
     Line(String),
     Written(oneshot::Sender<()>),

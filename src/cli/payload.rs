@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{Failure, output};
 
-/// Standard input that stays open for longer than this is waited for aloud.
+/// If standard input stays open for longer than this, a message says that it is being read.
 const QUIET_WAIT: Duration = Duration::from_secs(3);
 
 /// The payload, byte for byte. `-`, and no argument at all where standard input is no terminal, read it from there;

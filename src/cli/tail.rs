@@ -30,7 +30,7 @@ use crate::domain::event::EventId;
 
 /// Between two pings to the service.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// Silence after which a connection counts as lost.
+/// Time without a frame after which a connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Pause before the first attempt to connect again; doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! `event-handler token`: made, and made void.
+//! `event-handler token`: makes tokens, and revokes them.
 
 use std::time::Duration;
 

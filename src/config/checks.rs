@@ -10,7 +10,7 @@ const MAX_SERVICE_NAME: usize = 63;
 const MAX_TOKEN_NAME: usize = 63;
 /// Fewest characters of an admin token.
 const MIN_ADMIN_TOKEN: usize = 4;
-/// Fewest that nobody finds by trying.
+/// Fewest characters of an admin token that cannot be guessed by trying.
 const GOOD_ADMIN_TOKEN: usize = 16;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -33,7 +33,7 @@ pub fn check_token_name(name: &str) -> Result<(), String> {
     Err(format!("must be 1 to {MAX_TOKEN_NAME} of a-z, 0-9, \"-\" and \"_\""))
 }
 
-/// Whether `text` can be an admin token: it is more than a mistake, and can be sent in a header. The reason never
+/// Whether `text` can be an admin token: long enough not to be a mistake, and fit for a header. The reason never
 /// repeats it.
 pub fn check_admin_token(text: &str) -> Result<(), String> {
     if text.chars().count() < MIN_ADMIN_TOKEN {
@@ -45,7 +45,7 @@ pub fn check_admin_token(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether it may be found by trying: enough on a machine of one's own, and nowhere else.
+/// Whether an admin token could be guessed by trying, and is therefore only good enough on the user's own machine.
 pub fn is_weak_admin_token(text: &str) -> bool {
     text.chars().count() < GOOD_ADMIN_TOKEN
 }
@@ -54,7 +54,7 @@ pub(super) fn is_host_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
-/// A slash at the end says nothing.
+/// Reads a base path; slashes at its end are removed.
 pub(super) fn checked_base_path(text: &str) -> Result<String, String> {
     let path = text.trim_end_matches('/');
     let is_segment = |segment: &str| {

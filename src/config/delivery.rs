@@ -15,7 +15,7 @@ use crate::protocol::webhook::DeliveryFormat;
 /// Most waits in `retry_delays`.
 const MAX_DELAYS: usize = 100;
 
-/// What a breaker's rates are computed of: written as `"100"` calls or as a duration.
+/// The calls from which a breaker's rates are computed: written as `"100"` calls or as a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerWindow {
     /// The newest calls.
@@ -24,7 +24,7 @@ pub enum BreakerWindow {
     Time(Span),
 }
 
-/// The options of deliveries. What is none is unlimited, or off.
+/// The options of deliveries. None means unlimited, or off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeliveryConfig {
@@ -100,8 +100,8 @@ pub struct DeliveryConfig {
 }
 
 impl DeliveryConfig {
-    /// What must hold between the options; else the two that contradict each other, the one that should be smaller
-    /// first, each with what is wrong with it.
+    /// Checks that no options contradict each other. The error has both options of a contradiction, first the one that
+    /// should be smaller, each with what is wrong with it.
     pub(super) fn check(&self) -> Result<(), [(&'static str, String); 2]> {
         at_most(("retry_base", self.retry_base), ("retry_cap", self.retry_cap))?;
         at_most(("breaker_open_for", self.breaker_open_for), ("breaker_open_cap", self.breaker_open_cap))?;

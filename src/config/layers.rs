@@ -12,7 +12,7 @@ use super::reference::{DEFAULT_TOML, SHORT_NAMES, service_defaults};
 /// Variables of the form `EVENT_HANDLER__SECTION__KEY` set `section.key`.
 const PREFIX: &str = "EVENT_HANDLER__";
 
-/// Keys whose values must be written as text: a number would be written anew, and another secret.
+/// Keys whose values must be text: a number could be spelled differently when it is read, and so become another secret.
 const TEXT_ONLY: [&str; 1] = ["admin.token"];
 
 /// Who set each key; keys not in it keep their built-in value.
@@ -24,7 +24,7 @@ const SERVICES: &str = "services";
 /// The values so far, and who set them.
 pub(super) struct Layers {
     pub values: Table,
-    /// What is said of each service, under its name; in the order in which they were first named.
+    /// The keys that are set for each service, under its name; in the order in which the services were first named.
     pub services: Vec<(String, Table)>,
     pub origins: Origins,
 }
@@ -117,7 +117,7 @@ impl Layers {
         Ok(())
     }
 
-    /// What is said so far of the service called `name`.
+    /// The keys that are set so far for the service called `name`.
     fn service(&mut self, origin: &Origin, name: &str) -> &mut Table {
         let at = self.services.iter().position(|(other, _)| other == name).unwrap_or_else(|| {
             self.services.push((name.to_owned(), Table::new()));
@@ -241,7 +241,7 @@ fn read(slot: &Value, text: &str) -> Result<Value, String> {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
         }
-        // What is empty by default holds what the user names.
+        // A section that is empty by default holds names of the user's choice.
         Value::Table(known) if known.is_empty() => {
             inline(text, Value::is_table).ok_or_else(|| r#"must be written as in a file: { key = "value" }"#.to_owned())
         }

@@ -58,14 +58,14 @@ pub struct Config {
     pub delivery: DeliveryConfig,
     pub redis: RedisConfig,
     pub service_urls: ServiceUrls,
-    /// What events are delivered to, each under a name of its own.
+    /// The services that events are delivered to; names are unique.
     #[serde(skip)]
     pub services: Vec<ServiceConfig>,
     #[serde(skip)]
     origins: Origins,
 }
 
-/// What the command line says.
+/// What the command line sets.
 #[derive(Debug, Clone, Default)]
 pub struct LoadArgs {
     /// `--config`.
@@ -119,7 +119,7 @@ impl Config {
         let at = |value: &Value, path: &str| path.split('.').try_fold(value, |value, name| value.get(name)).cloned();
         let (old, new) = (values(self), values(other));
         let keys = reference::sections().into_iter().flat_map(|section| section.keys).map(|key| key.path);
-        // What is shown without its password looks the same with another one.
+        // The password is not shown, so a changed one is not visible in the values.
         let differs = |path: &String| {
             at(&old, path) != at(&new, path) || path == "store.url" && self.store.url != other.store.url
         };
@@ -145,7 +145,7 @@ impl Config {
                 let _ = writeln!(text, "\n[{}]", section.name);
             }
             for key in section.keys {
-                // What is none is missing here; its default is the text that says so.
+                // A value of none is not serialized; the default is the text that means none.
                 let value = key.path.split('.').try_fold(&values, |value, name| value.get(name));
                 let value = value.map_or_else(|| key.default.to_owned(), Value::to_string);
                 let _ = match origin_of(&self.origins, &key.path) {
@@ -172,7 +172,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What must hold between keys.
+    /// Checks that no keys contradict each other.
     fn check(&self) -> Result<(), ConfigError> {
         let Self { publish, subscribe, supervision, .. } = self;
         self.at_most(("publish.max_batch", publish.max_batch), ("publish.backlog_events", publish.backlog_events))?;

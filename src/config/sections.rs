@@ -63,7 +63,7 @@ impl ServerConfig {
     }
 }
 
-/// The header in which trusted proxies say who the client is.
+/// The header in which trusted proxies name the sender of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProxyHeader {
@@ -164,7 +164,7 @@ pub struct SubscribeConfig {
     pub presence_events: bool,
 }
 
-/// What is none is unlimited.
+/// The limits of retention. None means unlimited.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetentionConfig {

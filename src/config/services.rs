@@ -54,7 +54,7 @@ pub struct ServiceConfig {
     /// Begins with `/`.
     pub path: String,
     pub routes: Vec<Selector>,
-    /// What deliveries are signed with, the main secret first; none if they are not.
+    /// The secrets that sign deliveries, the main one first; empty if deliveries are not signed.
     pub secrets: Vec<Secret>,
     /// Names in lower case.
     pub headers: BTreeMap<String, Secret>,
@@ -62,7 +62,7 @@ pub struct ServiceConfig {
     pub echo: bool,
     /// Further names, by which it calls itself as a source.
     pub aliases: Vec<String>,
-    /// For the format "envelope": what stands for a source.
+    /// The names that replace sources in the format "envelope".
     pub sources: BTreeMap<String, String>,
     pub start_from: StartFrom,
     pub options: DeliveryConfig,
@@ -79,7 +79,7 @@ pub enum StartFrom {
     Id(EventId),
 }
 
-/// What is said of a service beside the options of `[delivery]`; `name` is known already.
+/// The keys of a service other than the options of `[delivery]` and its name.
 #[derive(Serialize, Deserialize)]
 struct OwnKeys {
     #[serde(deserialize_with = "http_url")]
@@ -100,7 +100,7 @@ struct OwnKeys {
 }
 
 impl ServiceConfig {
-    /// Whether all is as in `other`, secrets included.
+    /// Whether it equals `other`, secrets included.
     pub fn is_same(&self, other: &Self) -> bool {
         let Self { name, url, path, routes, aliases, sources, secrets, headers, echo, start_from, options } = self;
         let exposed = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
@@ -123,7 +123,7 @@ impl ServiceConfig {
             && shown(headers) == shown(&other.headers)
     }
 
-    /// Of the events of these sources it gets none.
+    /// The sources whose events it does not get, because they are its own.
     pub fn own_sources(&self) -> Vec<ByteString> {
         let names = [&self.name].into_iter().chain(&self.aliases).filter(|_| !self.echo);
         names.map(|name| name.as_str().into()).collect()
@@ -229,7 +229,7 @@ pub(super) fn resolve(layers: &mut Layers, urls: &ServiceUrls) -> Result<Vec<Ser
         .collect()
 }
 
-/// What is said of one service, over the defaults of its own keys and of `[delivery]`.
+/// The keys of one service, over the defaults of its own keys and of `[delivery]`.
 fn keys(layers: &Layers, name: &str, table: &Table) -> Result<(OwnKeys, DeliveryConfig), ConfigError> {
     let mut own = service_defaults();
     own.remove("name");

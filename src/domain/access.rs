@@ -34,7 +34,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// What somebody may do: patterns for each scope; the scope `admin` has none.
+/// What a caller may do: patterns for each scope; the scope `admin` has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     pub publish: Vec<Pattern>,
@@ -60,7 +60,7 @@ impl Grants {
     }
 }
 
-/// How a caller is known; what is revoked is one of these.
+/// What identifies a caller, and can be revoked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Identity {
     /// The name of a configured token.
@@ -100,7 +100,7 @@ impl Identity {
     }
 }
 
-/// Somebody with a valid token.
+/// A caller with a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     pub identity: Identity,

@@ -87,7 +87,7 @@ pub struct Transition {
     pub to: BreakerState,
 }
 
-/// Leave for one call; to be given back with its result, or without.
+/// The right to make one call. It is recorded with the call's result, or released without one.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit is recorded or released"]
 pub struct Permit {
@@ -95,7 +95,7 @@ pub struct Permit {
     number: u64,
 }
 
-/// No call now. Without an instant it depends on an operator, else it is worth asking again then.
+/// No call is permitted now. `retry_at` is when to ask again; none while only an operator can change the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotPermitted {
     pub retry_at: Option<Timestamp>,
@@ -122,7 +122,7 @@ pub struct BreakerFigures {
     pub probes_in_flight: usize,
 }
 
-/// What of a breaker outlives a restart.
+/// The state of a breaker that is stored, and outlives a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BreakerSnapshot {
     pub state: BreakerState,
@@ -179,7 +179,7 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// A closed breaker that knows nothing yet.
+    /// A closed breaker without any calls yet.
     pub fn new(policy: BreakerPolicy) -> Self {
         Self {
             policy,
@@ -219,7 +219,7 @@ impl Breaker {
         *self = Self { epoch: self.epoch + 1, permits: self.permits, ..restored };
     }
 
-    /// What to keep for [`Self::restore`].
+    /// The state to store for [`Self::restore`].
     pub fn snapshot(&self) -> BreakerSnapshot {
         BreakerSnapshot {
             state: self.state(),
@@ -265,7 +265,8 @@ impl Breaker {
         }
     }
 
-    /// Does what time brings: an open breaker becomes half open, and open again when a probe gave no result.
+    /// Makes the transition that is due: an open breaker becomes half open, or a half-open one opens again because a
+    /// probe gave no result in time.
     pub fn tick(&mut self, now: Timestamp, jitter: f64) -> Option<Transition> {
         self.due().filter(|due| *due <= now)?;
         match self.state {
@@ -297,7 +298,7 @@ impl Breaker {
         Ok(Permit { epoch: self.epoch, number })
     }
 
-    /// Takes back a permit whose call said nothing about the service.
+    /// Releases a permit whose call said nothing about the service.
     pub fn release(&mut self, permit: Permit) {
         if let State::HalfOpen { probes, .. } = &mut self.state {
             probes.retain(|probe| probe.number != permit.number);
@@ -314,7 +315,7 @@ impl Breaker {
         self.window.record(call.failed, slow, now);
         let enough = self.probes();
         match &mut self.state {
-            State::Closed { .. } => self.is_sick(now).then(|| self.open(now, jitter)),
+            State::Closed { .. } => self.must_open(now).then(|| self.open(now, jitter)),
             State::HalfOpen { .. } if call.failed => Some(self.open(now, jitter)),
             State::HalfOpen { probes, results } => {
                 probes.retain(|probe| probe.number != permit.number);
@@ -330,17 +331,17 @@ impl Breaker {
         }
     }
 
-    /// Admits none until an operator says otherwise.
+    /// Permits no call until an operator changes that.
     pub fn force_open(&mut self) -> Option<Transition> {
         (self.state() != BreakerState::ForcedOpen).then(|| self.turn(State::ForcedOpen))
     }
 
-    /// Admits all, whatever comes of it, until an operator says otherwise.
+    /// Permits every call, whatever its result, until an operator changes that.
     pub fn force_close(&mut self) -> Option<Transition> {
         (self.state() != BreakerState::ForcedClosed).then(|| self.turn(State::ForcedClosed))
     }
 
-    /// Closed as on the first day, whatever was before.
+    /// Closes it, and forgets everything before.
     pub fn reset(&mut self) -> Option<Transition> {
         self.openings = 0;
         let transition = self.close(None);
@@ -379,7 +380,7 @@ impl Breaker {
         self.policy.probes.max(1)
     }
 
-    fn is_sick(&self, now: Timestamp) -> bool {
+    fn must_open(&self, now: Timestamp) -> bool {
         let BreakerPolicy { minimum_calls, failure_rate, slow_call_rate, consecutive_failures, .. } = self.policy;
         if consecutive_failures > 0 && self.consecutive >= consecutive_failures {
             return true;

@@ -1,11 +1,11 @@
-//! What one connection has been sent, and what it still has to get.
+//! The position of one connection in the log: what it was sent, and what it is still to get.
 //!
 //! A connection reads the log in id order from one position. A subscription that asks for history moves the
 //! position back; what other subscriptions already had there is not sent again.
 
 use super::event::EventId;
 
-/// The part of the log that one subscription has asked for and had.
+/// The part of the log that one subscription asked for and was sent.
 ///
 /// Invariant: `from <= done`. Events in `(from, done]` were sent if they matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Cursor {
 }
 
 impl Window {
-    /// Whether the subscription has asked for the event `id`, had or not.
+    /// Whether the subscription asked for the event `id`, sent or not.
     pub fn covers(&self, id: EventId) -> bool {
         id > self.from
     }

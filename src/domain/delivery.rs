@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(i16)]
 pub enum DeliveryState {
-    /// Never attempted, or not since it was last made anew; due at once.
+    /// Not attempted since it was made or reopened; due at once.
     Waiting = 0,
     /// Attempted, and due again later.
     Retrying = 1,
@@ -20,7 +20,7 @@ impl DeliveryState {
     /// All states, in the order of their numbers.
     pub const ALL: [Self; 4] = [Self::Waiting, Self::Retrying, Self::Delivered, Self::Dead];
 
-    /// The name on the wire. `in_flight` is known only to the client that has the delivery in hand.
+    /// The name on the wire. Only the client of the service knows which deliveries are `in_flight`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Waiting | Self::Retrying => "pending",
@@ -40,10 +40,10 @@ impl DeliveryState {
     }
 }
 
-/// What is left to do for an event.
+/// Whether all deliveries of an event are done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventStatus {
-    /// Nothing.
+    /// No delivery is open or dead.
     Processed,
     /// Some delivery is outstanding, and none is dead.
     Pending,
@@ -52,7 +52,7 @@ pub enum EventStatus {
 }
 
 impl EventStatus {
-    /// All.
+    /// All statuses.
     pub const ALL: [Self; 3] = [Self::Processed, Self::Pending, Self::Failed];
 
     /// The name on the wire.
@@ -87,9 +87,9 @@ pub enum DeadReason {
     Rejected,
     /// The last attempt allowed has failed.
     Exhausted,
-    /// Longer than the service takes.
+    /// The request is longer than the service accepts.
     TooLarge,
-    /// By an operator.
+    /// An operator has cancelled it.
     Cancelled,
 }
 
@@ -115,11 +115,11 @@ pub enum Verdict {
     },
     /// Try again: the service is there, but not yet what it is asked for.
     NotYet,
-    /// The service has too much to do, and asks for this time. It says nothing of the delivery, nor against the
-    /// service.
+    /// The service is overloaded and asks to wait this long. That says nothing about the delivery, and does not count
+    /// against the service.
     PutOff(Duration),
     Dead(DeadReason),
-    /// The service wants no more of this: its route is to be paused, and the delivery kept.
+    /// The service wants no more deliveries: it is to be paused, and the delivery kept.
     Gone,
 }
 
@@ -150,7 +150,7 @@ pub fn is_refusal_of_all(status: u16) -> bool {
     matches!(status, 403 | 404)
 }
 
-/// Judges an answer. `retry_after` is what the service asked for, as far as that is obeyed; `spares_404` lets a
+/// Judges an answer. `retry_after` is what the service asked for, as far as that is applied; `spares_404` lets a
 /// path that is not there be tried again.
 ///
 /// Redirects are not followed: following could lead anywhere, so they are refusals. Whatever keeps an answer from

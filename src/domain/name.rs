@@ -7,7 +7,7 @@ use bytestring::ByteString;
 /// Longest event name or pattern, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
 
-/// Names beginning with this are the Event Handler's own; clients cannot publish them.
+/// Names beginning with this are the Event Handler's own; publishers cannot use them.
 pub const SYSTEM_PREFIX: &str = "$sys.";
 
 /// A valid event name: 1–255 bytes of UTF-8, dot-separated segments, none empty, without

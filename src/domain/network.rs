@@ -1,4 +1,4 @@
-//! Addresses of networks, and who a client is behind proxies that are trusted.
+//! Blocks of addresses, and the address of a sender behind trusted proxies.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -50,7 +50,7 @@ fn masked(address: IpAddr, prefix: u8) -> IpAddr {
     }
 }
 
-/// What stands for one client in limits: its IPv4 address, or the /64 that one IPv6 subscriber has to itself.
+/// The block that limits count as one sender: an IPv4 address, or the /64 that one IPv6 customer has to itself.
 pub fn client_block(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         v6 @ IpAddr::V6(_) => masked(v6, 64),
@@ -58,10 +58,11 @@ pub fn client_block(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Who the client is, if its connection comes from `peer` and proxies said they forward for `hops`, the nearest first.
+/// The address of the sender, if its connection comes from `peer` and proxies say that they forward for `hops`, the
+/// nearest first.
 ///
-/// Each hop is believed only as far as whoever tells of it is trusted; so what a client makes up is never reached. A
-/// hop that is no address ends the walk at whoever told of it.
+/// A hop is believed only if the one that names it is trusted, so forged entries are never reached. A hop that is no
+/// address ends the walk at the one that named it.
 pub fn client_address<'a>(
     peer: SocketAddr,
     hops: impl IntoIterator<Item = &'a str>,

@@ -1,4 +1,4 @@
-//! Whether a request is made by a web page that has no business here.
+//! Whether a request is made by a web page of another origin.
 //!
 //! A browser lets any page send requests anywhere, and only keeps the answers from it; and a page whose name is made to
 //! point to this machine (DNS rebinding) gets the answers too. But a browser says who asks, in headers that no page can
@@ -6,17 +6,17 @@
 
 use std::net::IpAddr;
 
-/// Stands for every origin, alone in a list.
+/// Allows every origin, if it stands alone in a list.
 pub const EVERY: &str = "*";
 
-/// What a browser says of the page that makes a request; other clients say nothing.
+/// What a browser says of the page that makes a request. Programs that are no browsers say nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Provenance<'a> {
     /// `Origin`.
     pub origin: Option<&'a str>,
     /// `Sec-Fetch-Site`.
     pub site: Option<&'a str>,
-    /// Whom the request is for: `Host`, or the authority of its target.
+    /// The host that the request is for: `Host`, or the authority of its target.
     pub host: Option<&'a str>,
 }
 

@@ -80,7 +80,7 @@ impl TokenBucket {
         }
     }
 
-    /// Whether it is full at `now`: as good as new.
+    /// Whether it is full at `now`, like a new one.
     pub fn is_full(&self, now: Timestamp) -> bool {
         self.level_at(now) == self.room
     }
@@ -90,7 +90,7 @@ impl TokenBucket {
         self.level = self.room.min(self.level + self.token * u128::from(percent) / 100);
     }
 
-    /// A clock that was set back fills nothing, and takes nothing away.
+    /// Fills the bucket up to `now`. A clock that was set back changes nothing.
     fn level_at(&self, now: Timestamp) -> u128 {
         self.room.min(self.level + now.since(self.filled_at).as_micros() * self.gain)
     }

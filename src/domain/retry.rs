@@ -11,7 +11,7 @@ pub enum RetryDelays {
     /// Full jitter: anything from nothing to `base · 2^(n-1)`, at most `cap`, after the n-th attempt. Attempts that
     /// failed together are spread over the whole span.
     Exponential { base: Duration, cap: Duration },
-    /// Exactly these; there is no attempt after the last.
+    /// Exactly these waits; there is no attempt after the last of them.
     Listed(Vec<Duration>),
 }
 
@@ -21,7 +21,7 @@ pub struct RetrySchedule {
     pub delays: RetryDelays,
     /// Attempts in all, the first included.
     pub max_attempts: u32,
-    /// The longest `Retry-After` that is obeyed.
+    /// The longest `Retry-After` that is applied.
     pub retry_after_cap: Duration,
 }
 
@@ -29,13 +29,13 @@ pub struct RetrySchedule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryVerdict {
     After(Duration),
-    /// That was the last attempt.
+    /// There is no further attempt.
     Exhausted,
 }
 
 impl RetrySchedule {
     /// Decides after `attempts_made` failed attempts (the first included). What the service asked for in `Retry-After`
-    /// is a lower bound, as far as it is [obeyed](Self::obeyed); `jitter` is in `[0, 1)`.
+    /// is a lower bound, as far as it is [applied](Self::applied); `jitter` is in `[0, 1)`.
     pub fn next(&self, attempts_made: u32, retry_after: Option<Duration>, jitter: f64) -> RetryVerdict {
         if attempts_made >= self.max_attempts {
             return RetryVerdict::Exhausted;
@@ -48,11 +48,11 @@ impl RetrySchedule {
                 None => return RetryVerdict::Exhausted,
             },
         };
-        RetryVerdict::After(delay.max(self.obeyed(retry_after).unwrap_or_default()))
+        RetryVerdict::After(delay.max(self.applied(retry_after).unwrap_or_default()))
     }
 
-    /// As much of what the service asked for in `Retry-After` as it gets.
-    pub fn obeyed(&self, retry_after: Option<Duration>) -> Option<Duration> {
+    /// The part of the wait asked for in `Retry-After` that is applied: at most the cap.
+    pub fn applied(&self, retry_after: Option<Duration>) -> Option<Duration> {
         retry_after.map(|asked| asked.min(self.retry_after_cap))
     }
 
@@ -76,12 +76,12 @@ pub(super) fn doubled(base: Duration, times: u32, cap: Duration) -> Duration {
 pub struct RetryBudgetPolicy {
     /// Retries that each hundred first attempts pay for.
     pub percent: u32,
-    /// What is allowed besides, so that retries go on when there are no first attempts: never nothing.
+    /// The rate that is always allowed, so that retries go on without first attempts; never 0.
     pub minimum: RateLimit,
 }
 
 /// Keeps retries from multiplying the load of a service that fails under its load: over any span they are at most a
-/// share of the first attempts, plus the minimum rate and its burst (RB-1). What is over waits; nothing is dropped.
+/// share of the first attempts, plus the minimum rate and its burst (RB-1). Further retries wait; none is dropped.
 #[derive(Debug, Clone)]
 pub struct RetryBudget {
     percent: u32,
@@ -93,7 +93,7 @@ impl RetryBudget {
         Self { percent: policy.percent, bucket: TokenBucket::new(policy.minimum, now) }
     }
 
-    /// A first attempt was made, and pays its share.
+    /// Notes a first attempt, which adds its share to the budget.
     pub fn on_first_attempt(&mut self) {
         self.bucket.deposit(self.percent);
     }
@@ -108,7 +108,7 @@ impl RetryBudget {
         self.bucket.try_take(now)
     }
 
-    /// The retry that was allowed came to nothing: it never counted.
+    /// Returns the right to a retry that was not made.
     pub fn refund(&mut self) {
         self.bucket.deposit(100);
     }
@@ -158,7 +158,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
-        /// Within the span of its ceiling, never before `Retry-After`, which is obeyed only up to its cap.
+        /// Within the span of its ceiling, never before `Retry-After`, which is applied only up to its cap.
         #[test]
         fn delays_keep_their_bounds(
             base in 0..100_000u64, cap in 0..10_000_000u64, attempts in 0..u32::MAX,

@@ -18,13 +18,13 @@ pub struct Selector {
     pub filter: Option<Filter>,
 }
 
-/// What one service wants.
+/// The routes of one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     pub service: ServiceId,
-    /// Any of these.
+    /// The selectors; an event matches if any of them does.
     pub selectors: Vec<Selector>,
-    /// Of the events of these sources it gets none: they are its own.
+    /// The service's own names as a source: it gets no events of these sources.
     pub own_sources: Vec<ByteString>,
 }
 
@@ -81,7 +81,7 @@ impl Routes {
         self.routes.is_empty()
     }
 
-    /// What `service` wants.
+    /// Adds the routes of `service`.
     pub fn of(&self, service: ServiceId) -> Option<&Route> {
         self.routes.iter().find(|route| route.service == service)
     }

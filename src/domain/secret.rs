@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// Stands for what is not shown.
+/// Shown in place of a secret.
 pub const REDACTED: &str = "***";
 
 /// A secret text. `Debug` and `Serialize` show only whether it is set.
@@ -15,12 +15,12 @@ pub const REDACTED: &str = "***";
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes `text` into custody.
+    /// Makes `text` a secret.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Whether there is none.
+    /// Whether it is empty, which means that none is set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

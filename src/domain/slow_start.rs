@@ -1,4 +1,4 @@
-//! Slow start: after an outage a service gets little at first, then steadily more.
+//! Slow start: after an outage the concurrency of a service grows steadily from one to its maximum.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl SlowStart {
         1 + ((max - 1) as u128 * passed / whole) as usize
     }
 
-    /// When more will be allowed than at `now`; none if that is all there is.
+    /// When more calls are allowed than at `now`; none once `max` are.
     pub fn grows_at(self, now: Timestamp, max: usize) -> Option<Timestamp> {
         let allowed = self.allowed(now, max);
         if allowed >= max {

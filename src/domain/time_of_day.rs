@@ -1,4 +1,4 @@
-//! What time it is, as long as the wall clock may be wrong.
+//! The time of day, while the wall clock may be wrong.
 //!
 //! A wall clock is set by people and daemons; a clock that only counts is not, but does not know the day. So the wall
 //! clock is read now and then and held against the counting one.
@@ -50,7 +50,7 @@ pub enum Reading {
     Believed(i64),
 }
 
-/// See the module. All instants are those of the counting clock.
+/// The time of day: see the module. All instants are those of the monotonic clock.
 #[derive(Debug)]
 pub struct TimeOfDay {
     spans: TimeSpans,

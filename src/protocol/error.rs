@@ -115,6 +115,11 @@ impl ApiError {
         Self::new(code, message).retry_after(Duration::from_secs(1))
     }
 
+    /// The process is shutting down.
+    pub fn draining() -> Self {
+        Self::transient(ErrorCode::Draining, "the process is shutting down")
+    }
+
     /// The store cannot hold, or look for, a text of the request.
     pub fn unstorable() -> Self {
         Self::new(ErrorCode::Unstorable, "the store cannot hold a text of this request")

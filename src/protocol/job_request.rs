@@ -1,4 +1,4 @@
-//! Requests for redrives and replays: which deliveries are to be made anew.
+//! Requests for redrives, replays, moves and cancellations: which deliveries they are about.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ const REPLAY: &[&str] = &["service", "since", "until", "from", "to", "event_name
 /// Most patterns in one request.
 const MAX_PATTERNS: usize = 100;
 
-/// Which deliveries: all that fit everything given.
+/// Which deliveries: those that match every field that is given.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JobRequest {
     pub service: Option<String>,
@@ -21,9 +21,9 @@ pub struct JobRequest {
     pub to: Option<EventId>,
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
-    /// Any of these; none given stands for all.
+    /// Events of any of these names or patterns; all events if it is empty.
     pub patterns: Vec<Pattern>,
-    /// Count, and do nothing.
+    /// Only count them.
     pub dry_run: bool,
 }
 
@@ -74,12 +74,12 @@ impl JobRequest {
     }
 }
 
-/// Whose deliveries another service is to get.
+/// A request to move the deliveries of one service to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MoveRequest {
     pub from: String,
     pub to: String,
-    /// Count, and do nothing.
+    /// Only count them.
     pub dry_run: bool,
 }
 
@@ -93,11 +93,11 @@ impl MoveRequest {
     }
 }
 
-/// Whose deliveries nobody is to get.
+/// A request to cancel the deliveries of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CancelRequest {
     pub service: String,
-    /// Count, and do nothing.
+    /// Only count them.
     pub dry_run: bool,
 }
 

@@ -1,5 +1,6 @@
 //! The wire types: what goes over HTTP, WebSocket and server-sent events, and how it is spelled.
 
+pub mod batch;
 pub mod close;
 pub mod cloud_events;
 pub mod consumer;

@@ -1,27 +1,28 @@
-//! Whether a caller may do what a request asks for, and what it is told if not. One line at each edge.
+//! Whether a caller may do what a request asks for, and the error if not, so that each edge needs one line.
 
 use super::error::{ApiError, ErrorCode};
 use crate::domain::access::{Caller, Restriction, Scope};
 use crate::domain::name::EventName;
 use crate::domain::pattern::Pattern;
 
-/// The caller may publish an event of this name.
+/// Checks that the caller may publish an event of this name.
 pub fn publish(caller: &Caller, name: &EventName) -> Result<(), ApiError> {
     if caller.allows(Scope::Publish, name) { Ok(()) } else { Err(forbidden(Scope::Publish, name.as_str())) }
 }
 
-/// The caller may subscribe to everything that `pattern` matches.
+/// Checks that the caller may subscribe to everything that `pattern` matches.
 pub fn subscribe(caller: &Caller, pattern: &Pattern) -> Result<(), ApiError> {
     if caller.covers(Scope::Subscribe, pattern) { Ok(()) } else { Err(forbidden(Scope::Subscribe, pattern.as_str())) }
 }
 
-/// The caller may read an event of this name. What it may not read does not exist for it: that is for the edge to say.
+/// Whether the caller may read an event of this name. The edges answer as if an event that it may not read did not
+/// exist.
 pub fn may_read(caller: &Caller, name: &EventName) -> bool {
     caller.allows(Scope::Read, name)
 }
 
-/// The patterns to look for when the caller asked for `asked`; none asked for is whatever it may see. None is
-/// everything.
+/// The patterns to read for a caller that asked for `asked`, or, if that is empty, for everything that it may see. An
+/// empty result means every event but the Event Handler's own.
 pub fn reading(caller: &Caller, scope: Scope, asked: Vec<Pattern>) -> Result<Vec<Pattern>, ApiError> {
     if let Some(pattern) = asked.iter().find(|pattern| !caller.covers(scope, pattern)) {
         return Err(forbidden(scope, pattern.as_str()));
@@ -36,12 +37,12 @@ pub fn reading(caller: &Caller, scope: Scope, asked: Vec<Pattern>) -> Result<Vec
     }
 }
 
-/// The caller may do something of this kind at all.
+/// Checks that the caller may do this to any events at all.
 pub fn any(caller: &Caller, scope: Scope) -> Result<(), ApiError> {
     if caller.has(scope) { Ok(()) } else { Err(forbidden(scope, Pattern::everything().as_str())) }
 }
 
-/// The refusal of somebody who is known, and no operator.
+/// The refusal of a known caller that is no operator.
 pub fn no_admin() -> ApiError {
     ApiError::new(ErrorCode::Forbidden, "the token does not grant admin").with("scope", Scope::Admin.as_str())
 }

@@ -26,7 +26,7 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Begins secrets, which are written in base64.
+/// The prefix of secrets, before their base64.
 const ENCODED: &str = "whsec_";
 /// Shortest key, in bytes (Standard Webhooks).
 const MIN_KEY: usize = 24;
@@ -93,13 +93,13 @@ pub struct TraceIds {
     pub span: u64,
 }
 
-/// Who is sent what: a service, and how it wants its deliveries.
+/// The service that gets a delivery, and the format that it wants.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipient<'a> {
     /// Its name.
     pub service: &'a str,
     pub format: DeliveryFormat,
-    /// What stands for a source in [`DeliveryFormat::Envelope`].
+    /// The names that replace sources in [`DeliveryFormat::Envelope`].
     pub sources: &'a BTreeMap<String, String>,
 }
 

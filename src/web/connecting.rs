@@ -1,7 +1,6 @@
 //! What the edges of WebSocket and SSE have in common: how a subscriber's connection is let in.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
@@ -19,10 +18,10 @@ use crate::transport::{HandshakeError, Outbox};
 /// Refuses subscribers while there is nothing to subscribe to, or nobody should come any more.
 pub fn check_open(edge: &Edge) -> Result<(), ApiError> {
     if edge.parts.health.is_draining() {
-        return Err(unavailable(ErrorCode::Draining, "the process is shutting down"));
+        return Err(ApiError::draining());
     }
     if edge.parts.position.get().is_none() {
-        return Err(unavailable(ErrorCode::StoreUnavailable, "the store has not been opened yet"));
+        return Err(ApiError::transient(ErrorCode::StoreUnavailable, "the store has not been opened yet"));
     }
     Ok(())
 }
@@ -51,13 +50,9 @@ pub async fn attach(
 /// The answer to a request that does not become a subscriber's connection.
 pub fn handshake_error(error: &HandshakeError) -> ApiError {
     let code = match error.status() {
-        StatusCode::SERVICE_UNAVAILABLE => return unavailable(ErrorCode::Overloaded, &error.to_string()),
+        StatusCode::SERVICE_UNAVAILABLE => return ApiError::transient(ErrorCode::Overloaded, error.to_string()),
         StatusCode::UPGRADE_REQUIRED => ErrorCode::UpgradeRequired,
         _ => ErrorCode::MalformedRequest,
     };
     ApiError::new(code, error.to_string())
-}
-
-fn unavailable(code: ErrorCode, message: &str) -> ApiError {
-    ApiError::new(code, message).retry_after(Duration::from_secs(1))
 }

@@ -72,8 +72,7 @@ pub async fn read(req: &HttpRequest, edge: &Edge, events: EventQuery, wait: Dura
             return Ok(page);
         }
         let Some(mut waiting) = waiting else {
-            let error = ApiError::new(ErrorCode::Overloaded, "as many requests wait as may wait");
-            return Err(error.retry_after(Duration::from_secs(1)));
+            return Err(ApiError::transient(ErrorCode::Overloaded, "as many requests wait as may wait"));
         };
         let woken = tokio::select! {
             woken = waiting.woken() => woken,

@@ -15,11 +15,12 @@ use crate::actors::persistence::messages::AppendFailure;
 use crate::domain::access::Caller;
 use crate::domain::event::{Append, AppendOutcome, EventId, Schedule, ScheduleId};
 use crate::domain::name::EventName;
+use crate::protocol::batch::{parse_array, parse_ndjson};
 use crate::protocol::cloud_events;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
 use crate::protocol::permit;
-use crate::protocol::publish::{PublishHeaders, parse_array, parse_ndjson, parse_publish, scope_keys};
+use crate::protocol::publish::{PublishHeaders, parse_publish, scope_keys};
 use crate::transport::peer_name;
 
 const JSON: &str = "application/json";
@@ -192,7 +193,7 @@ fn parse_one(req: &HttpRequest, form: Form, body: &[u8], edge: &Edge) -> Result<
 async fn commit(edge: &Edge, append: Append) -> Result<AppendOutcome, ApiError> {
     let parts = &edge.parts;
     if parts.health.is_draining() {
-        return Err(ApiError::transient(ErrorCode::Draining, "the process is shutting down"));
+        return Err(ApiError::draining());
     }
     if !parts.health.store.is_up() {
         let reason = parts.health.store.reason().map_or("it has not been opened yet", |reason| reason.meaning);

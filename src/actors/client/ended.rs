@@ -35,10 +35,10 @@ struct Judged {
 
 impl Judged {
     /// `retry_after` as far as it is followed.
-    fn of(end: AttemptEnd, obeyed: impl Fn(Option<Duration>) -> Option<Duration>, spares_404: bool) -> Self {
+    fn of(end: AttemptEnd, applied: impl Fn(Option<Duration>) -> Option<Duration>, spares_404: bool) -> Self {
         match end {
             AttemptEnd::Posted(Attempt { outcome: Outcome::Answered { status, retry_after, excerpt }, took }) => {
-                let verdict = classify(status, obeyed(retry_after), spares_404);
+                let verdict = classify(status, applied(retry_after), spares_404);
                 let failed = verdict != Verdict::Delivered;
                 Self {
                     verdict,
@@ -82,7 +82,7 @@ impl Client {
         let WorkId::Delivery(event_id) = id;
         let made = self.claims.get(id).map_or(0, |claimed| (claimed.attempts + 1).saturating_sub(claimed.spent));
         let spares_404 = made <= self.parts.service.options.retry_404;
-        let judged = Judged::of(end, |asked| self.attempts.schedule().obeyed(asked), spares_404);
+        let judged = Judged::of(end, |asked| self.attempts.schedule().applied(asked), spares_404);
         self.count_refusal(&judged, event_id);
         if let Verdict::PutOff(pause) = judged.verdict {
             return self.put_off(id, &judged, pause);

@@ -1,4 +1,4 @@
-//! What of a durable subscription is to be stored, what is on its way, and what is stored for certain.
+//! The changes of a durable subscription: those to be stored, those under way, and those that are confirmed.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ pub type Revision = u64;
 /// What is known of an event above the ack floor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// Not to be delivered again.
+    /// It is settled: it is not delivered again.
     Settled,
-    /// Delivered so often, in vain.
+    /// It was delivered this many times without being settled.
     Delivered(u32),
 }
 
@@ -21,18 +21,18 @@ pub enum Mark {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changes<T> {
     pub ack_floor: EventId,
-    /// New, or in place of an earlier one.
+    /// Marks to insert, or to replace.
     pub marks: Vec<(EventId, Mark)>,
-    /// Marks that say nothing any more.
+    /// Marks to delete, because the ack floor has passed them.
     pub forget: Vec<EventId>,
     pub dead: Vec<Dead<T>>,
-    /// Of those made anew: acknowledged, after so many deliveries.
+    /// Reopened events that are acknowledged, with the number of their deliveries.
     pub renewed: Vec<(EventId, u32)>,
     /// Everything up to this is in it, or was stored before.
     pub revision: Revision,
 }
 
-/// An event that is delivered no more.
+/// An event that is dead: it is not delivered again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dead<T> {
     pub id: EventId,
@@ -41,17 +41,17 @@ pub struct Dead<T> {
     pub reason: DeadReason,
 }
 
-/// See the module.
+/// The changes that are not confirmed yet: see the module.
 #[derive(Debug)]
 pub(super) struct Pending<T> {
     ack_floor: EventId,
-    /// Events whose marks are not as stored, perhaps.
+    /// Events whose stored marks may differ from their state.
     touched: BTreeSet<EventId>,
     /// Events that have marks in the store.
     marked: BTreeSet<EventId>,
     dead: Vec<Dead<T>>,
     renewed: Vec<(EventId, u32)>,
-    /// What has happened; what of it was taken to be stored; what is stored.
+    /// The revision of everything that happened; of what was taken to be stored; of what is stored.
     revision: Revision,
     taken: Revision,
     stored: Revision,
@@ -125,7 +125,7 @@ impl<T> Pending<T> {
     pub fn restore(&mut self, changes: Changes<T>) {
         let Changes { ack_floor: _, marks, forget, dead, renewed, revision: _ } = changes;
         self.taken = self.stored;
-        // Whatever is stored is not known.
+        // It is unknown what is stored.
         self.ack_floor = EventId::MIN;
         self.touched.extend(marks.iter().map(|(id, _)| *id));
         self.marked.extend(forget);

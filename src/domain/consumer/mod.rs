@@ -1,15 +1,14 @@
-//! A durable subscription: which of its events goes to which of its members, and how far all of it is settled.
+//! A durable subscription: which of its events goes to which of its members, and up to where all are settled.
 //!
-//! What outlives the process is small: the *floor*, up to which every event is settled, and a [`Mark`] for each event
-//! above it that is not as new. Whatever has no mark is delivered again after a crash.
+//! What is stored is small: the *ack floor*, up to which every event is settled, and a [`Mark`] for each event above it
+//! that was settled or delivered before. An event without a mark is delivered again after a crash.
 //!
-//! - *DS-1* Every event that was taken is settled by an acknowledgement or by its death, and until then is delivered
-//!   again and again.
+//! - *DS-1* Every event that was taken is delivered again and again until it is settled: acknowledged, or dead.
 //! - *DS-2* What is settled, and committed, is not delivered again.
 //! - *DS-3* An event is with one member at a time, for at most `ack_wait` unless that member asks for more.
-//! - *DS-4* The floor never passes an event that is not settled.
-//! - *DS-5* What was said of an event counts as stored only when a store that began after it was confirmed, never
-//!   because nothing seems to be left to store: see [`Revision`].
+//! - *DS-4* The ack floor never passes an event that is not settled.
+//! - *DS-5* An ack counts as stored only when a write that began after it was confirmed, never because nothing seems to
+//!   be left to write: see [`Revision`].
 
 mod changes;
 mod settling;
@@ -28,27 +27,27 @@ const MAX_SETTLED: usize = 100_000;
 /// Events that wait to be sent, at most.
 const MAX_WAITING: usize = 512;
 
-/// See the module. `T` is what of an event is needed to deliver it.
+/// The state of a durable subscription: see the module. `T` is what is needed of an event to deliver it.
 #[derive(Debug)]
 pub struct ConsumerState<T> {
     policy: ConsumerPolicy,
     /// Bytes of all that is open, at most; one event may be larger.
     max_unacked_bytes: usize,
     ack_floor: EventId,
-    /// Every event up to here was taken.
+    /// Every event up to here was taken from the log.
     cursor: EventId,
-    /// Taken and not settled.
+    /// The events that were taken and are not settled.
     open: BTreeMap<EventId, Open<T>>,
-    /// Settled above the ack floor.
+    /// The events above the ack floor that are settled.
     settled: BTreeSet<EventId>,
-    /// Deliveries in an earlier life, of events that were not taken yet in this one.
+    /// How often events were delivered in an earlier generation, for those that were not taken in this one yet.
     counted: BTreeMap<EventId, u32>,
     waiting: BTreeSet<EventId>,
     timers: BTreeSet<(Timestamp, EventId)>,
     in_flight: usize,
     open_bytes: usize,
     members: BTreeMap<MemberId, Member>,
-    /// Rises with each delivery: whose turn was longest ago.
+    /// Rises with each delivery, to find the member that was served longest ago.
     turn: u64,
     pending: Pending<T>,
 }
@@ -58,9 +57,9 @@ struct Open<T> {
     item: T,
     bytes: usize,
     deliveries: u32,
-    /// Those before it was made anew.
+    /// The deliveries before an operator reopened it.
     spent: u32,
-    /// Made anew by an operator, wherever the ack floor is.
+    /// An operator has reopened it, wherever the ack floor is.
     is_renewed: bool,
     place: Place,
 }
@@ -79,7 +78,7 @@ struct Member {
 }
 
 impl<T: Clone> ConsumerState<T> {
-    /// Goes on from what is stored.
+    /// Resumes from the stored state.
     pub fn new(
         policy: ConsumerPolicy,
         max_unacked_bytes: usize,
@@ -119,7 +118,7 @@ impl<T: Clone> ConsumerState<T> {
         }
     }
 
-    /// From now on.
+    /// Applies `policy` to all deliveries from now on.
     pub fn set_policy(&mut self, policy: ConsumerPolicy) {
         self.policy = policy;
     }
@@ -129,22 +128,22 @@ impl<T: Clone> ConsumerState<T> {
         self.ack_floor
     }
 
-    /// Every event up to here was taken, or is none of its own.
+    /// Every event up to here was taken, or does not match.
     pub fn cursor(&self) -> EventId {
         self.cursor
     }
 
-    /// Events with members.
+    /// How many events are with members.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// Events taken, and with nobody.
+    /// How many events were taken and are with no member.
     pub fn not_in_flight(&self) -> usize {
         self.open.len() - self.in_flight
     }
 
-    /// Bytes of what is taken and not settled.
+    /// The size of all events that were taken and are not settled, in bytes.
     pub fn open_bytes(&self) -> usize {
         self.open_bytes
     }
@@ -156,14 +155,14 @@ impl<T: Clone> ConsumerState<T> {
             && self.settled.len() < MAX_SETTLED
     }
 
-    /// Whether so many may be taken that it is worth reading a page of them.
+    /// Whether there is room for enough events to make reading a page worthwhile.
     pub fn has_room_for_page(&self) -> bool {
         let is_roomy = self.waiting.len() <= MAX_WAITING / 2 && self.open_bytes <= self.max_unacked_bytes / 2;
         self.has_room() && is_roomy
     }
 
-    /// What keeps members from getting more, though there is more: they have to settle something first. `has_more`:
-    /// there are events that were not taken.
+    /// The bound that keeps members from getting more events until they settle some; none if there are no more.
+    /// `has_more`: there are events in the log that were not taken.
     pub fn held_by(&self, has_more: bool) -> Option<HeldBy> {
         if self.in_flight == 0 {
             return None;
@@ -176,7 +175,7 @@ impl<T: Clone> ConsumerState<T> {
         is_full.then_some(by)
     }
 
-    /// Those with something that it may settle.
+    /// The members that have events to settle.
     pub fn busy_members(&self) -> impl Iterator<Item = MemberId> {
         self.members.iter().filter(|(_, member)| member.in_flight > 0).map(|(id, _)| *id)
     }
@@ -194,7 +193,7 @@ impl<T: Clone> ConsumerState<T> {
         self.raise_floor();
     }
 
-    /// There is none of its events up to `id` that it has not taken.
+    /// Notes that every matching event up to `id` was taken.
     pub fn advance(&mut self, id: EventId) {
         if id > self.cursor {
             self.cursor = id;
@@ -203,15 +202,15 @@ impl<T: Clone> ConsumerState<T> {
         }
     }
 
-    /// Takes a dead one that an operator wants to be delivered again, after `spent` deliveries. Ignored if it is open,
-    /// or how it ended is not stored yet.
+    /// Takes a dead event that an operator wants to be delivered again, after `spent` deliveries. Ignored if it is
+    /// open, or how it ended is not stored yet.
     pub fn renew(&mut self, id: EventId, item: T, bytes: usize, spent: u32) {
         if !self.open.contains_key(&id) && !self.pending.is_ending(id) {
             self.insert(id, Open { item, bytes, deliveries: spent, spent, is_renewed: true, place: Place::Waiting });
         }
     }
 
-    /// What has become of one of its events, and how often it was delivered.
+    /// The fate of an event, and how often it was delivered.
     pub fn fate(&self, id: EventId) -> (Fate, u32) {
         match self.open.get(&id) {
             Some(Open { place: Place::With { .. }, deliveries, .. }) => (Fate::InFlight, *deliveries),
@@ -227,7 +226,7 @@ impl<T: Clone> ConsumerState<T> {
         self.members.entry(member).or_default();
     }
 
-    /// What the member had is for others, at once.
+    /// Removes a member. Its events are delivered to others at once.
     pub fn leave(&mut self, member: MemberId) {
         if self.members.remove(&member).is_none() {
             return;
@@ -240,7 +239,7 @@ impl<T: Clone> ConsumerState<T> {
         }
     }
 
-    /// The next delivery, to whichever member has the least to do of those that have room.
+    /// The next delivery. It goes to the member that has the fewest events, of those that have room.
     pub fn next(&mut self, now: Timestamp, has_room: impl Fn(MemberId) -> bool) -> Option<Delivery<T>> {
         if self.in_flight >= self.policy.max_in_flight.max(1) as usize {
             return None;
@@ -266,17 +265,17 @@ impl<T: Clone> ConsumerState<T> {
         self.timers.first().map(|(due, _)| *due)
     }
 
-    /// Whether something has to be stored soon; that the ack floor has risen past events of others can wait.
+    /// Whether something has to be stored soon. An ack floor that rose only past events that do not match can wait.
     pub fn has_changes(&self) -> bool {
         self.pending.has_changes()
     }
 
-    /// All that has happened so far.
+    /// The revision of everything that has happened so far.
     pub fn revision(&self) -> Revision {
         self.pending.revision()
     }
 
-    /// What of it is stored, for certain.
+    /// The revision that is confirmed to be stored.
     pub fn stored(&self) -> Revision {
         self.pending.stored()
     }
@@ -286,7 +285,8 @@ impl<T: Clone> ConsumerState<T> {
         self.has_changes() || !self.pending.is_ack_floor_stored(self.ack_floor)
     }
 
-    /// What is to be stored now, until it is [confirmed](Self::confirm) or [not](Self::restore); one at a time.
+    /// Takes the changes to be stored, one batch at a time: each is [confirmed](Self::confirm) or
+    /// [restored](Self::restore) before the next.
     pub fn take_changes(&mut self) -> Changes<T> {
         let open = &self.open;
         self.pending.take(self.ack_floor, |id| match open.get(&id).filter(|open| !open.is_renewed) {
@@ -295,12 +295,12 @@ impl<T: Clone> ConsumerState<T> {
         })
     }
 
-    /// Changes that were taken are stored.
+    /// The changes that were taken are stored.
     pub fn confirm(&mut self, revision: Revision) {
         self.pending.confirm(revision);
     }
 
-    /// They were not stored, perhaps.
+    /// The changes that were taken may not have been stored, so they are to be stored again.
     pub fn restore(&mut self, changes: Changes<T>) {
         self.pending.restore(changes);
     }

@@ -1,11 +1,11 @@
-//! What members say of their events, and what follows from it.
+//! Acks of members, and what follows from them.
 
 use super::{Acked, ConsumerState, Dead, MemberId, Open, Place};
 use crate::domain::delivery::DeadReason;
 use crate::domain::event::{EventId, Timestamp};
 
 impl<T: Clone> ConsumerState<T> {
-    /// The event never got to the member: as if it had not been given.
+    /// The event never reached the member: the delivery does not count.
     pub fn requeue(&mut self, member: MemberId, id: EventId) {
         if self.is_with(member, id) {
             self.detach(id);
@@ -16,7 +16,7 @@ impl<T: Clone> ConsumerState<T> {
         }
     }
 
-    /// The event is done with, whoever has it now.
+    /// Acknowledges the event, whichever member has it now.
     pub fn ack(&mut self, id: EventId) -> Acked {
         match self.open.get(&id) {
             Some(open) if open.deliveries > open.spent => {
@@ -29,8 +29,8 @@ impl<T: Clone> ConsumerState<T> {
         }
     }
 
-    /// So is all that `member` was given before it, of lower ids; how many events that were. What was given to it
-    /// later may still be on its way: `member` cannot have meant it.
+    /// Acknowledges the event and every event of a lower id that `member` was given before it; returns how many those
+    /// were. Events that it was given later may still be on their way, so `member` cannot have meant them.
     pub fn ack_through(&mut self, member: MemberId, id: EventId) -> Result<usize, Acked> {
         let Some(Place::With { member: with, turn, .. }) = self.open.get(&id).map(|open| open.place) else {
             return Err(self.ack(id));
@@ -44,7 +44,7 @@ impl<T: Clone> ConsumerState<T> {
         Ok(own.len())
     }
 
-    /// `member` does not want the event: it is for others, not before `until` if given. False if the member has no such
+    /// `member` refuses the event: it is delivered again, not before `until` if given. False if the member has no such
     /// event.
     pub fn nack(&mut self, member: MemberId, id: EventId, until: Option<Timestamp>) -> bool {
         let is_its_own = self.is_with(member, id);
@@ -69,7 +69,7 @@ impl<T: Clone> ConsumerState<T> {
         }
     }
 
-    /// `member` says that nobody can do anything with the event: it is dead. False if it has no such event.
+    /// `member` rejects the event, because no member can process it: it is dead. False if it has no such event.
     pub fn reject(&mut self, member: MemberId, id: EventId) -> bool {
         let is_its_own = self.is_with(member, id);
         if is_its_own {
@@ -78,7 +78,7 @@ impl<T: Clone> ConsumerState<T> {
         is_its_own
     }
 
-    /// Takes back what was not acknowledged in time, and lets go what was delayed until now.
+    /// Requeues events that were not acknowledged in time, and those whose delay has passed.
     pub fn expire(&mut self, now: Timestamp) {
         while let Some(&(due, id)) = self.timers.first().filter(|(due, _)| *due <= now) {
             match self.open.get(&id).map(|open| open.place) {
@@ -113,7 +113,7 @@ impl<T: Clone> ConsumerState<T> {
         }
     }
 
-    /// Nobody has it any more, nor will have it by itself.
+    /// Settles the event: it is with no member, and is not delivered again.
     pub(super) fn detach(&mut self, id: EventId) {
         match self.open.get(&id).map(|open| open.place) {
             Some(Place::With { member, until, .. }) => {
@@ -133,7 +133,7 @@ impl<T: Clone> ConsumerState<T> {
         }
     }
 
-    /// It was delivered in vain: once more, or never again.
+    /// Ends a delivery without an ack: the event is requeued, or is dead after the last delivery.
     pub(super) fn again(&mut self, id: EventId, until: Option<Timestamp>) {
         let max = self.policy.max_deliver;
         let Some(open) = self.open.get_mut(&id) else { return };

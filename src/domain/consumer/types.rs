@@ -1,4 +1,4 @@
-//! What goes into a durable subscription, and what comes out.
+//! The types of a durable subscription's state machine.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::domain::event::EventId;
 pub struct ConsumerPolicy {
     /// How long a member may take to acknowledge.
     pub ack_wait: Duration,
-    /// Events that are with members, together.
+    /// Most events that are with all members together.
     pub max_in_flight: u32,
     /// Deliveries after which an event is dead; 0 for any number.
     pub max_deliver: u32,
@@ -21,11 +21,11 @@ pub type MemberId = u64;
 /// What keeps a durable subscription from giving more to its members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeldBy {
-    /// So many events are with members as may be.
+    /// As many events are with members as the policy allows.
     MaxInFlight,
-    /// Events that are not acknowledged have as many bytes as they may have together.
+    /// The unacknowledged events together have as many bytes as the configuration allows.
     MaxUnackedBytes,
-    /// So many later events are settled that the oldest one has to be settled first.
+    /// So many later events are settled that the oldest unsettled one has to be settled first.
     MaxSettled,
 }
 
@@ -46,7 +46,7 @@ pub struct Delivery<T> {
     pub member: MemberId,
     pub id: EventId,
     pub item: T,
-    /// The how manieth it is.
+    /// The number of this delivery of the event, from 1.
     pub delivery: u32,
 }
 
@@ -56,11 +56,11 @@ pub enum Acked {
     Now,
     /// It was settled already.
     Before,
-    /// Nobody was given this event.
+    /// No member was given this event.
     Unknown,
 }
 
-/// How far an event has come.
+/// How far an event has come at a durable subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It is to be delivered, or to be delivered again.

@@ -13,17 +13,18 @@ use sha2::{Digest, Sha256};
 
 use super::{BASE64_DATA, CORE, DATA_KEY, LITERALS_KEY, NO_DATA, PREFIX, is_attribute, is_json, is_text};
 use crate::domain::event::{Append, Idempotency, NewEvent, Priority, Timestamp};
+use crate::protocol::batch::parse_array_of;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::{
     MAX_METADATA_BYTES, MAX_TEXT_BYTES, PublishHeaders, PublishRules, checked_name, checked_text, fingerprint,
-    is_traceparent, parse_array_of,
+    is_traceparent,
 };
 use crate::protocol::raw_object::{RawObject, without_bom};
 
-/// Attributes by name, data aside.
+/// The attributes by name, without the data.
 type Attributes = BTreeMap<String, String>;
 
-/// What the data becomes: a payload, and how that stands for it.
+/// The payload that the data becomes, and how it represents the data.
 struct Data {
     payload: ByteString,
     marker: Option<&'static str>,

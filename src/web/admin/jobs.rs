@@ -149,10 +149,7 @@ fn new_job(
     from: EventId,
     through: EventId,
 ) -> Result<NewJob, ApiError> {
-    let unregistered = || {
-        let error = ApiError::new(ErrorCode::StoreUnavailable, "the store does not know the service yet");
-        error.retry_after(Duration::from_secs(1))
-    };
+    let unregistered = || ApiError::transient(ErrorCode::StoreUnavailable, "the store does not know the service yet");
     let patterns = match (kind, destination.service()) {
         (JobKind::Replay, Some(service)) if patterns.is_empty() => {
             service.config.routes.iter().map(|route| route.event.clone()).collect()

@@ -67,8 +67,7 @@ pub async fn operate(
     let Ok(Ok(Some(applied))) = applied else {
         let message =
             "not confirmed: the service's client is starting, or waits for the store; it may obey all the same";
-        let error = ApiError::new(ErrorCode::StoreUnavailable, message);
-        return Err(error.retry_after(std::time::Duration::from_secs(1)).into());
+        return Err(ApiError::transient(ErrorCode::StoreUnavailable, message).into());
     };
     let state = describe(&edge, service, &observe(&edge).await?).await;
     let name = &service.config.name;
