@@ -15,7 +15,7 @@ use crate::protocol::{frame, sse};
 use crate::transport::{CloseFrame, Outbox, append_text_frame, peer_name};
 
 /// Ticks of the shard, one a second: a clock that costs nothing to read.
-pub type Beat = u32;
+pub type Tick = u32;
 
 /// See the module.
 #[derive(Debug)]
@@ -28,9 +28,9 @@ pub struct Connection {
     /// Frames of durable subscriptions that it was sent; its session counts them.
     pub durable_frames: Cell<u64>,
     /// When the subscriber was last heard of.
-    pub heard: Cell<Beat>,
+    pub heard: Cell<Tick>,
     /// The clock of its thread.
-    pub clock: Rc<Cell<Beat>>,
+    pub clock: Rc<Cell<Tick>>,
 }
 
 /// Who the subscriber is, and what it was told of that.
@@ -68,7 +68,7 @@ impl Connection {
         wire: Wire,
         peer: Option<SocketAddr>,
         auth: AuthState,
-        clock: Rc<Cell<Beat>>,
+        clock: Rc<Cell<Tick>>,
     ) -> Rc<Self> {
         let heard = Cell::new(clock.get());
         Rc::new(Self { outbox, wire, peer, auth, durable_frames: Cell::new(0), heard, clock })

@@ -52,7 +52,7 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     let Streaming { mut response, outbox, input } =
         stream(&req, head(), edge.worker.thread.queues.clone()).map_err(|error| connecting::handshake_error(&error))?;
     let attachment = connecting::attach(&req, &edge, caller, admission, outbox, Wire::Sse).await?;
-    let open = OpenStream { seated: attachment.seated, patterns, envelope, filter, start, log_end };
+    let open = OpenStream { place: attachment.place, patterns, envelope, filter, start, log_end };
     let state = session::stream::start(attachment, open, input).await?;
     response.headers_mut().insert(RECOVERED, truth(state.recovered));
     if let Some(log) = state.log {

@@ -1,4 +1,4 @@
-//! What the client of a session may do, and how often.
+//! What the subscriber of a session may do, and how often.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::protocol::{frame, permit};
 /// Refused frames in a row of bad behaviour before the connection is closed: as many at once, one more each second.
 const PATIENCE: RateLimit = RateLimit::per_second(1, 100);
 
-/// By what the requests of one client are judged.
+/// By what the requests of one subscriber are judged.
 pub struct SessionAccess {
     control: Arc<AccessControl>,
     limits: Arc<Limits>,
@@ -51,13 +51,13 @@ impl Session {
             self.refuse(None, &rate_limited("frames", next, now));
             return false;
         }
-        log::info!(session = self.attachment.seated.session, peer = self.attachment.connection.peer_name().as_str(); "session floods with frames, closing");
+        log::info!(session = self.attachment.place.session, peer = self.attachment.connection.peer_name().as_str(); "session floods with frames, closing");
         self.close(CloseReason::Policy);
         ctx.stop();
         false
     }
 
-    /// The client may publish these events now.
+    /// The subscriber may publish these events now.
     pub(super) fn permit_publish(&self, append: &Append) -> Result<(), ApiError> {
         let auth = &self.attachment.connection.auth;
         append.events.iter().try_for_each(|event| permit::publish(&auth.caller(), &event.name))?;
@@ -67,7 +67,7 @@ impl Session {
         self.parts.access.limits.publish(auth.rate_key, append.events.len(), steady())
     }
 
-    /// The client goes on with another token.
+    /// The subscriber goes on with another token.
     pub(super) fn renew(&mut self, id: Option<&RequestId>, token: &str) {
         match self.renewed(token, now()) {
             Ok(expires_at) => self.say(&frame::authenticated(id, expires_at)),

@@ -9,7 +9,7 @@ use actix::prelude::Addr;
 use crate::access::limits::PeerAdmission;
 use crate::actors::connection::{AuthState, Connection};
 use crate::actors::shard::Shard;
-use crate::actors::shard::messages::{OpenSession, Seated, SessionClosed};
+use crate::actors::shard::messages::{OpenSession, Place, SessionClosed};
 use crate::actors::worker::Worker;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::wire::Wire;
@@ -27,7 +27,7 @@ pub struct Arrival {
 
 /// A connection with its place in one generation of its shard, which is given up when this is dropped.
 pub struct Attachment {
-    pub seated: Seated,
+    pub place: Place,
     pub connection: Rc<Connection>,
     pub shard: Addr<Shard>,
     _admission: Option<PeerAdmission>,
@@ -41,18 +41,18 @@ impl Attachment {
         let lobby = &worker.thread.lobby;
         let connection = Connection::new(outbox, wire, peer, auth, Rc::clone(&worker.thread.clock));
         let ticket = lobby.enter(Rc::clone(&connection));
-        let Ok(Some(seated)) = shard.send(OpenSession(ticket)).await else {
+        let Ok(Some(place)) = shard.send(OpenSession(ticket)).await else {
             lobby.take(ticket);
             return Err(restarting());
         };
-        Ok(Self { seated, connection, shard, _admission: admission })
+        Ok(Self { place, connection, shard, _admission: admission })
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
         // One message for each place: unbounded sending is bounded by that.
-        self.shard.do_send(SessionClosed(self.seated));
+        self.shard.do_send(SessionClosed(self.place));
     }
 }
 

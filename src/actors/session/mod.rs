@@ -1,8 +1,8 @@
-//! A session: one actor per WebSocket client, on the worker thread of its connection.
+//! A session: one actor per WebSocket subscriber, on the worker thread of its connection.
 //!
-//! It reads the client's requests one by one and passes them on: subscriptions to the shard, publishes to the
+//! It reads the subscriber's requests one by one and passes them on: subscriptions to the shard, publishes to the
 //! intake. What goes out is queued in the connection's outbox by whoever has something to say, so a blocked
-//! socket does not block this actor. It is adopted, never restarted: a client reconnects and resumes.
+//! socket does not block this actor. It is adopted, never restarted: a subscriber reconnects and resumes.
 
 mod access;
 pub mod attachment;
@@ -47,7 +47,7 @@ use crate::transport::{CloseFrame, Inbound, InboundError, InboundFrames, pong_fr
 const MAX_PUBLISHES_IN_FLIGHT: usize = 256;
 /// Settlements of one connection that may wait for their commit; then its input waits.
 const MAX_UNANSWERED: usize = 1024;
-/// Bytes of answers that a client leaves unread before its input waits: whoever does not read the answers asks no more.
+/// Bytes of answers that a subscriber leaves unread before its input waits: whoever does not read the answers asks no more.
 const MAX_UNREAD_ANSWERS: usize = 64 * 1024;
 /// What the shard's answer to a subscription counts for, beside the request's own length.
 const SUBSCRIPTION_ANSWER: usize = 128;
@@ -105,7 +105,7 @@ impl Session {
         self.attachment.connection.outbox.push(frame);
     }
 
-    /// Lets the client's input wait for its publishes to be committed and its answers to be read, or go on.
+    /// Lets the subscriber's input wait for its publishes to be committed and its answers to be read, or go on.
     ///
     /// Events in the queue do not count: a slow subscriber is still heard.
     fn pace(&mut self) {
@@ -124,7 +124,7 @@ impl Session {
 
     fn refuse(&mut self, id: Option<&RequestId>, error: &ApiError) {
         if let Some(cause) = error.cause() {
-            log::warn!(session = self.attachment.seated.session, peer = self.attachment.connection.peer_name().as_str(), code = error.code().as_str(), error = cause; "request of a session failed");
+            log::warn!(session = self.attachment.place.session, peer = self.attachment.connection.peer_name().as_str(), code = error.code().as_str(), error = cause; "request of a session failed");
         }
         self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
         self.say(&frame::error(id, error));
@@ -161,13 +161,13 @@ impl Session {
                     return self.refuse(id.as_ref(), &error);
                 }
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
-                let seated = self.attachment.seated;
+                let place = self.attachment.place;
                 let echo = id.clone();
                 let (shard, position) = (self.attachment.shard.clone(), Arc::clone(&self.parts.position));
                 let reader = self.parts.reader.clone();
                 let open = async move {
                     let log_end = position.end_for(start, log_end, &reader).await;
-                    let request = OpenSubscription { seated, id, pattern, envelope, filter, start, log_end };
+                    let request = OpenSubscription { place, id, pattern, envelope, filter, start, log_end };
                     shard.send(request).await
                 };
                 open.into_actor(self)
@@ -181,7 +181,7 @@ impl Session {
             Ok(Request::Authenticate { id, token }) => self.renew(id.as_ref(), token.expose()),
             Ok(Request::Unsubscribe { id, pattern }) => {
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
-                let request = CloseSubscription { seated: self.attachment.seated, id, pattern };
+                let request = CloseSubscription { place: self.attachment.place, id, pattern };
                 let done = self.attachment.shard.send(request);
                 done.into_actor(self).map(|_, _, _| ()).wait(ctx);
             }
@@ -191,7 +191,7 @@ impl Session {
             Ok(Request::List { id }) => {
                 let before = self.attachment.connection.outbox.queued_bytes();
                 let listed = self.attachment.shard.send(ListSubscriptions {
-                    seated: self.attachment.seated,
+                    place: self.attachment.place,
                     id,
                     durables: self.durables(),
                 });
@@ -277,7 +277,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.parts.metrics.restarts.with_label_values(&["session", "panic"]).inc();
-            log::error!(session = self.attachment.seated.session, peer = self.attachment.connection.peer_name().as_str(); "session failed, its client is told to reconnect");
+            log::error!(session = self.attachment.place.session, peer = self.attachment.connection.peer_name().as_str(); "session failed, its client is told to reconnect");
         }
         self.leave_all_durables();
         self.end();
@@ -311,7 +311,7 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
             }
             Err(error) => {
                 if let Some(close) = error.close_frame() {
-                    log::info!(session = self.attachment.seated.session, code = close.code, error:% = error; "session broke the protocol");
+                    log::info!(session = self.attachment.place.session, code = close.code, error:% = error; "session broke the protocol");
                     self.attachment.connection.outbox.close(&close);
                 }
                 ctx.stop();

@@ -11,11 +11,11 @@ use crate::transport::{InputEnd, PeerInput};
 pub async fn start(attachment: Attachment, open: OpenStream, input: PeerInput) -> Result<Subscribed, ApiError> {
     let state = attachment.shard.send(open).await.map_err(|_| restarting())??;
     actix_rt::spawn(async move {
-        let Attachment { seated, connection, .. } = &attachment;
+        let Attachment { place, connection, .. } = &attachment;
         match input.end().await {
             InputEnd::Gone => connection.outbox.kill(),
             InputEnd::Flood => {
-                log::info!(session = seated.session, peer = connection.peer_name().as_str(); "client of a stream goes on sending, closing");
+                log::info!(session = place.session, peer = connection.peer_name().as_str(); "client of a stream goes on sending, closing");
                 connection.close_now(CloseReason::Policy);
             }
         }

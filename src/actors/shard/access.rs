@@ -3,7 +3,7 @@
 use actix::prelude::{Context, Handler};
 
 use super::Shard;
-use super::seat::Seat;
+use super::subscriber::Subscriber;
 use crate::actors::clock::now;
 use crate::actors::shard::messages::CheckAccess;
 use crate::domain::event::Timestamp;
@@ -18,21 +18,21 @@ impl Shard {
             return;
         }
         let now = now();
-        for seat in self.subscribers.iter() {
-            self.check_token(seat, now);
+        for subscriber in self.subscribers.iter() {
+            self.check_token(subscriber, now);
         }
     }
 
-    fn check_token(&self, seat: &Seat, now: Timestamp) {
-        let auth = &seat.connection.auth;
+    fn check_token(&self, subscriber: &Subscriber, now: Timestamp) {
+        let auth = &subscriber.connection.auth;
         let caller = auth.caller();
-        if seat.connection.outbox.is_closed() {
+        if subscriber.connection.outbox.is_closed() {
             return;
         }
         let name = caller.principal().map_or("", |principal| principal.name());
         if caller.principal().is_some_and(|principal| principal.is_expired(now)) || !self.parts.access.admits(&caller) {
-            log::info!(session = seat.session, principal = name, peer = seat.connection.peer_name().as_str(); "token missing, expired, revoked or taken away, closing");
-            seat.connection.close(CloseReason::BadToken);
+            log::info!(session = subscriber.session, principal = name, peer = subscriber.connection.peer_name().as_str(); "token missing, expired, revoked or taken away, closing");
+            subscriber.connection.close(CloseReason::BadToken);
             return;
         }
         let Some(principal) = caller.principal() else { return };
@@ -40,7 +40,7 @@ impl Shard {
         if let Some(left) = left.filter(|left| *left <= self.parts.limits.expiry_notice && auth.asks_more.get())
             && !auth.was_warned.replace(true)
         {
-            seat.connection.outbox.push(text_frame(frame::expiring(left).as_bytes()));
+            subscriber.connection.outbox.push(text_frame(frame::expiring(left).as_bytes()));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Catching up: how seats that are behind, and the shard itself, read what they missed.
+//! Catching up: how subscribers that are behind, and the shard itself, read what they missed.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use actix::prelude::{AsyncContext, Context, WrapFuture};
 
 use super::Shard;
 use super::laggards::Laggards;
-use super::messages::Seated;
-use super::seat::{Mode, Seat};
+use super::messages::Place;
+use super::subscriber::{Mode, Subscriber};
 use crate::actors::push_log::PushLog;
 use crate::domain::event::EventId;
 use crate::domain::index::PatternIndex;
@@ -21,59 +21,59 @@ use crate::storage::{Scan, ScanPage, StoreError};
 /// Events and bytes in one page read from the store.
 const PAGE_EVENTS: usize = 512;
 const PAGE_BYTES: usize = 256 * 1024;
-/// Most bytes queued for one seat in one turn, so that all who catch up get on.
+/// Most bytes queued for one subscriber in one turn, so that all who catch up get on.
 const TURN_BYTES: usize = 64 * 1024;
-/// Most bytes of payloads that one seat with filters looks into in one turn.
+/// Most bytes of payloads that one subscriber with filters looks into in one turn.
 const TURN_LOOKS: usize = 1024 * 1024;
 /// Pause before a failed read is tried again.
 const READ_RETRY: Duration = Duration::from_millis(500);
 
 impl Shard {
-    /// Queues what a seat has missed, as far as its outbox has room; makes it live once it has everything.
+    /// Queues what a subscriber has missed, as far as its outbox has room; makes it live once it has everything.
     pub(super) fn catch_up(&mut self, key: usize, ctx: &mut Context<Self>) {
         let head = self.head.position();
-        let Some(seat) = self.subscribers.get_mut(key) else { return };
-        if seat.connection.outbox.is_closed() || seat.mode != (Mode::CatchingUp { reading: false }) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        if subscriber.connection.outbox.is_closed() || subscriber.mode != (Mode::CatchingUp { reading: false }) {
             return;
         }
-        if seat.connection.outbox.queued_bytes() > low_water(self.parts.limits.queue_per_connection) {
+        if subscriber.connection.outbox.queued_bytes() > low_water(self.parts.limits.queue_per_connection) {
             self.await_drain(key);
             return;
         }
-        if seat.subscriptions.is_empty() {
-            seat.cursor.advance(head);
+        if subscriber.subscriptions.is_empty() {
+            subscriber.cursor.advance(head);
         }
-        let seated = Seated { session: seat.session, seat: key };
+        let place = Place { session: subscriber.session, slot: key };
         if !self.has_room_to_catch_up() {
             self.laggards.add_without_room(key);
             return;
         }
-        let Some((seat, index)) = self.subscribers.with_index(seated) else { return };
-        let Some(events) = self.head.after(seat.cursor.position()) else {
-            return self.read_page(seated, ctx);
+        let Some((subscriber, index)) = self.subscribers.with_index(place) else { return };
+        let Some(events) = self.head.after(subscriber.cursor.position()) else {
+            return self.read_page(place, ctx);
         };
         let room = TURN_BYTES.min(self.parts.limits.queue_per_connection);
-        let scanned = queue_due(seat, events, index, &self.parts.pushes, room);
-        seat.cursor.advance(scanned.through.unwrap_or(head));
+        let scanned = queue_due(subscriber, events, index, &self.parts.pushes, room);
+        subscriber.cursor.advance(scanned.through.unwrap_or(head));
         self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
         if scanned.through.is_some() {
             self.await_drain(key);
-        } else if seat.may_go_live(head) {
-            seat.go_live();
+        } else if subscriber.may_go_live(head) {
+            subscriber.go_live();
         } else {
             self.laggards.add_early(key);
         }
     }
 
-    /// Lets a seat go on once its client has taken most of what is queued.
+    /// Lets a subscriber go on once its subscriber has taken most of what is queued.
     pub(super) fn await_drain(&mut self, key: usize) {
         let low = low_water(self.parts.limits.queue_per_connection);
-        if let Some(seat) = self.subscribers.get(key) {
-            seat.connection.outbox.arm_drain_notice(key, low);
+        if let Some(subscriber) = self.subscribers.get(key) {
+            subscriber.connection.outbox.arm_drain_notice(key, low);
         }
     }
 
-    /// Serves seats that found the queues of all connections together full, a few in a turn.
+    /// Serves subscribers that found the queues of all connections together full, a few in a turn.
     pub(super) fn serve_without_room(&mut self, ctx: &mut Context<Self>) {
         for _ in Laggards::turn() {
             if !self.has_room_to_catch_up() {
@@ -91,69 +91,69 @@ impl Shard {
         }
     }
 
-    /// A single client may always go on: what is queued for nobody cannot drain.
+    /// A single subscriber may always go on: what is queued for nobody cannot drain.
     fn has_room_to_catch_up(&self) -> bool {
         self.thread.queues.budget.has_room(TURN_BYTES) || self.thread.queues.budget.used() == 0
     }
 
-    /// Serves the seats whose subscription begins with an event that had been committed but not routed.
+    /// Serves the subscribers whose subscription begins with an event that had been committed but not routed.
     pub(super) fn serve_early_subscribers(&mut self, ctx: &mut Context<Self>) {
         for key in self.laggards.take_early() {
             self.catch_up(key, ctx);
         }
     }
 
-    fn read_page(&mut self, seated: Seated, ctx: &mut Context<Self>) {
+    fn read_page(&mut self, place: Place, ctx: &mut Context<Self>) {
         let head = self.head.position();
-        let Some((seat, index)) = self.subscribers.with_index(seated) else { return };
-        seat.mode = Mode::CatchingUp { reading: true };
-        if !self.reads.begin(seated) {
+        let Some((subscriber, index)) = self.subscribers.with_index(place) else { return };
+        subscriber.mode = Mode::CatchingUp { reading: true };
+        if !self.reads.begin(place) {
             return;
         }
-        let patterns = seat.subscriptions.iter().filter_map(|s| index.pattern(s.topic).cloned()).collect();
+        let patterns = subscriber.subscriptions.iter().filter_map(|s| index.pattern(s.topic).cloned()).collect();
         let scan = Scan {
-            after: seat.cursor.position(),
+            after: subscriber.cursor.position(),
             through: Some(head),
             patterns,
             max_events: PAGE_EVENTS,
             max_bytes: PAGE_BYTES,
         };
-        let opened = seat.cursor.opened();
+        let opened = subscriber.cursor.opened();
         let reader = self.parts.reader.clone();
         let read = async move { reader.scan(scan).await };
-        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_page(seated, opened, page, ctx)));
+        ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_page(place, opened, page, ctx)));
     }
 
-    fn take_page(&mut self, seated: Seated, opened: u64, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
+    fn take_page(&mut self, place: Place, opened: u64, page: Result<ScanPage, StoreError>, ctx: &mut Context<Self>) {
         self.reads.end();
         self.serve_waiting_readers(ctx);
-        let Some((seat, index)) = self.subscribers.with_index(seated) else { return };
-        seat.mode = Mode::CatchingUp { reading: false };
+        let Some((subscriber, index)) = self.subscribers.with_index(place) else { return };
+        subscriber.mode = Mode::CatchingUp { reading: false };
         match page {
-            // Meanwhile the client has asked for more, from another place perhaps.
-            Ok(_) if seat.cursor.opened() != opened => self.catch_up(seated.seat, ctx),
-            Ok(page) if page.earliest > seat.cursor.position() + 1 && !covers_gap(seat, page.earliest) => {
-                log::warn!(session = seated.session, earliest_id = page.earliest; "session fell behind the retained history");
-                seat.connection.close_now(CloseReason::BehindHistory);
+            // Meanwhile the subscriber has asked for more, from another place perhaps.
+            Ok(_) if subscriber.cursor.opened() != opened => self.catch_up(place.slot, ctx),
+            Ok(page) if page.earliest > subscriber.cursor.position() + 1 && !covers_gap(subscriber, page.earliest) => {
+                log::warn!(session = place.session, earliest_id = page.earliest; "session fell behind the retained history");
+                subscriber.connection.close_now(CloseReason::BehindHistory);
             }
             Ok(page) => {
                 let through = page.scanned_through;
                 let events: Vec<LogEvent> = page.events.into_iter().map(LogEvent::from).collect();
                 // The page is bounded, so it is queued whole.
-                let scanned = queue_due(seat, events.iter(), index, &self.parts.pushes, usize::MAX);
-                seat.cursor.advance(through);
+                let scanned = queue_due(subscriber, events.iter(), index, &self.parts.pushes, usize::MAX);
+                subscriber.cursor.advance(through);
                 self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
-                self.catch_up(seated.seat, ctx);
+                self.catch_up(place.slot, ctx);
             }
             Err(error) if error.is_damage() => {
-                log::error!(session = seated.session, after = seat.cursor.position(), error:%; "history cannot be read, closing the client");
-                seat.connection.close(CloseReason::HistoryUnreadable);
+                log::error!(session = place.session, after = subscriber.cursor.position(), error:%; "history cannot be read, closing the client");
+                subscriber.connection.close(CloseReason::HistoryUnreadable);
             }
             Err(error) => {
-                log::warn!(session = seated.session, error:% = error; "catch-up read failed, trying again");
+                log::warn!(session = place.session, error:% = error; "catch-up read failed, trying again");
                 ctx.run_later(READ_RETRY, move |this, ctx| {
-                    if this.subscribers.of(seated).is_some() {
-                        this.catch_up(seated.seat, ctx);
+                    if this.subscribers.of(place).is_some() {
+                        this.catch_up(place.slot, ctx);
                     }
                 });
             }
@@ -162,9 +162,9 @@ impl Shard {
 
     fn serve_waiting_readers(&mut self, ctx: &mut Context<Self>) {
         while let Some(next) = self.reads.next() {
-            if let Some(seat) = self.subscribers.of_mut(next) {
-                seat.mode = Mode::CatchingUp { reading: false };
-                self.catch_up(next.seat, ctx);
+            if let Some(subscriber) = self.subscribers.of_mut(next) {
+                subscriber.mode = Mode::CatchingUp { reading: false };
+                self.catch_up(next.slot, ctx);
             }
         }
     }
@@ -207,7 +207,7 @@ impl Shard {
                     self.fill_gap(ctx);
                 }
             }
-            // Each of the clients meets the damage for itself; the shard goes on with what is new.
+            // Each of the subscribers meets the damage for itself; the shard goes on with what is new.
             Err(error) if error.is_damage() => {
                 let (head, last) = (self.head.position(), self.parts.position.last());
                 log::error!(shard = self.thread.number, after = head, through = last, error:%; "a gap cannot be read, closing the clients");
@@ -226,23 +226,23 @@ impl Shard {
         self.head.skip_to(id);
     }
 
-    /// Live clients may have missed what lies between the head and `earliest`, and are told so rather than left with a
+    /// Live subscribers may have missed what lies between the head and `earliest`, and are told so rather than left with a
     /// silent gap.
     fn close_live(&self, earliest: EventId, reason: CloseReason) {
-        for seat in self.subscribers.iter().filter(|seat| seat.is_live() && !covers_gap(seat, earliest)) {
-            seat.connection.close_now(reason);
+        for subscriber in self.subscribers.iter().filter(|subscriber| subscriber.is_live() && !covers_gap(subscriber, earliest)) {
+            subscriber.connection.close_now(reason);
         }
     }
 }
 
-/// Queued bytes at which a seat that catches up goes on.
+/// Queued bytes at which a subscriber that catches up goes on.
 pub fn low_water(limit: usize) -> usize {
     limit / 4
 }
 
-/// Whether everything this seat has asked for begins at `earliest` or later.
-fn covers_gap(seat: &Seat, earliest: EventId) -> bool {
-    seat.subscriptions.iter().all(|s| s.window.from() + 1 >= earliest)
+/// Whether everything this subscriber has asked for begins at `earliest` or later.
+fn covers_gap(subscriber: &Subscriber, earliest: EventId) -> bool {
+    subscriber.subscriptions.iter().all(|s| s.window.from() + 1 >= earliest)
 }
 
 struct Scanned {
@@ -252,29 +252,29 @@ struct Scanned {
     through: Option<EventId>,
 }
 
-/// Queues those of `events` that are due to the seat until `room` bytes are queued.
+/// Queues those of `events` that are due to the subscriber until `room` bytes are queued.
 fn queue_due<'a>(
-    seat: &mut Seat,
+    subscriber: &mut Subscriber,
     events: impl Iterator<Item = &'a LogEvent>,
     index: &PatternIndex,
     pushes: &PushLog,
     room: usize,
 ) -> Scanned {
-    let outbox = Rc::clone(&seat.connection.outbox);
+    let outbox = Rc::clone(&subscriber.connection.outbox);
     // A page from the store is bounded already.
-    let mut looks = if seat.has_filters() && room < usize::MAX { TURN_LOOKS } else { usize::MAX };
+    let mut looks = if subscriber.has_filters() && room < usize::MAX { TURN_LOOKS } else { usize::MAX };
     let room = room.saturating_sub(outbox.queued_bytes());
     let mut scanned = Scanned { frames: 0, bytes: 0, through: None };
-    let wire = seat.connection.wire;
+    let wire = subscriber.connection.wire;
     let mut joined = Bundle::new(wire);
-    let mut last = seat.cursor.position();
+    let mut last = subscriber.cursor.position();
     for event in events {
         if looks == 0 {
             scanned.through = Some(last);
             break;
         }
         looks = looks.saturating_sub(event.event.payload.len().max(1));
-        if let Some(envelope) = seat.due(&event.event, index) {
+        if let Some(envelope) = subscriber.due(&event.event, index) {
             let frame = event.frame(wire, envelope);
             if !joined.is_empty() && joined.len() + frame.len() > room {
                 scanned.through = Some(last);
@@ -286,7 +286,7 @@ fn queue_due<'a>(
         }
         last = event.event.id;
     }
-    seat.frames += scanned.frames;
+    subscriber.frames += scanned.frames;
     let joined = joined.finish();
     scanned.bytes = joined.len() as u64;
     outbox.push(joined);

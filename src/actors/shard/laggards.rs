@@ -1,11 +1,11 @@
-//! The seats of a shard that are not live, and wait for something other than their own queue or the store.
+//! The subscribers of a shard that are not live, and wait for something other than their own queue or the store.
 
 use std::collections::VecDeque;
 
-/// Seats without room that are served in one turn.
+/// Subscribers without room that are served in one turn.
 const SERVED_PER_TURN: usize = 8;
 
-/// See the module. A key may be that of another seat by now: whoever is there is looked at, which does no harm.
+/// See the module. A key may be that of another subscriber by now: whoever is there is looked at, which does no harm.
 #[derive(Debug, Default)]
 pub struct Laggards {
     /// They begin with an event that is committed and not routed yet.
@@ -16,7 +16,7 @@ pub struct Laggards {
 }
 
 impl Laggards {
-    /// The seat waits for the next batch.
+    /// The subscriber waits for the next batch.
     pub fn add_early(&mut self, key: usize) {
         self.early.push(key);
     }
@@ -26,17 +26,17 @@ impl Laggards {
         std::mem::take(&mut self.early)
     }
 
-    /// The seat waits for room in the queues of all connections.
+    /// The subscriber waits for room in the queues of all connections.
     pub fn add_without_room(&mut self, key: usize) {
         self.without_room.push_back(key);
     }
 
-    /// The seats that are served in this turn, at most; each with [`Self::next_without_room`].
+    /// The subscribers that are served in this turn, at most; each with [`Self::next_without_room`].
     pub fn turn() -> std::ops::Range<usize> {
         0..SERVED_PER_TURN
     }
 
-    /// The seat that has waited for room longest.
+    /// The subscriber that has waited for room longest.
     pub fn next_without_room(&mut self) -> Option<usize> {
         self.without_room.pop_front()
     }

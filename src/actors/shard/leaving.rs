@@ -12,20 +12,20 @@ impl Handler<CloseSession> for Shard {
     type Result = bool;
 
     fn handle(&mut self, CloseSession(session): CloseSession, _: &mut Context<Self>) -> bool {
-        let seat = self.subscribers.iter().find(|seat| seat.session == session);
-        seat.inspect(|seat| seat.connection.close(CloseReason::Policy)).is_some()
+        let subscriber = self.subscribers.iter().find(|subscriber| subscriber.session == session);
+        subscriber.inspect(|subscriber| subscriber.connection.close(CloseReason::Policy)).is_some()
     }
 }
 
 impl Handler<DrainSessions> for Shard {
     type Result = ();
 
-    /// Closes are spread evenly, so that the clients do not all come back in the same moment.
+    /// Closes are spread evenly, so that the subscribers do not all come back in the same moment.
     fn handle(&mut self, DrainSessions { reason, spread }: DrainSessions, ctx: &mut Context<Self>) {
         self.polls.wake_all();
         let count = u32::try_from(self.subscribers.len()).unwrap_or(u32::MAX).max(1);
-        for (turn, seat) in (0u32..).zip(self.subscribers.iter()) {
-            let link = Rc::clone(&seat.connection);
+        for (turn, subscriber) in (0u32..).zip(self.subscribers.iter()) {
+            let link = Rc::clone(&subscriber.connection);
             ctx.run_later(spread / count * turn, move |_, _| link.close(reason));
         }
     }
@@ -34,11 +34,11 @@ impl Handler<DrainSessions> for Shard {
 /// RT-4: sessions of a failed shard are told to reconnect; their places in the log went with it.
 impl Drop for Shard {
     fn drop(&mut self) {
-        for seat in self.subscribers.iter() {
-            seat.connection.close(CloseReason::ActorRestarted);
+        for subscriber in self.subscribers.iter() {
+            subscriber.connection.close(CloseReason::ActorRestarted);
         }
         self.parts.metrics.sessions.sub(self.subscribers.len() as i64);
-        let subscriptions: usize = self.subscribers.iter().map(|seat| seat.subscriptions.len()).sum();
+        let subscriptions: usize = self.subscribers.iter().map(|subscriber| subscriber.subscriptions.len()).sum();
         self.parts.metrics.subscriptions.sub(subscriptions as i64);
     }
 }

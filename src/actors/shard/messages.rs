@@ -20,28 +20,29 @@ use crate::runtime::report::ActorReport;
 /// The number of a session, unique in this process.
 pub type SessionId = u64;
 
-/// To a shard, from its own worker: a client has connected and waits in the lobby under this ticket.
+/// To a shard, from its own worker: a subscriber has connected and waits in the lobby under this ticket.
 #[derive(Debug, Message)]
-#[rtype(result = "Option<Seated>")]
+#[rtype(result = "Option<Place>")]
 pub struct OpenSession(pub Ticket);
 
 /// A place in a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seated {
+pub struct Place {
     pub session: SessionId,
-    pub seat: usize,
+    /// Where the shard keeps it.
+    pub slot: usize,
 }
 
-/// To a shard: the client of this seat is gone.
+/// To a shard: the subscriber of this subscriber is gone.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct SessionClosed(pub Seated);
+pub struct SessionClosed(pub Place);
 
-/// To a shard: a subscription of a client. A reply, if one was asked for, is queued before its first event.
+/// To a shard: a subscription of a subscriber. A reply, if one was asked for, is queued before its first event.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), ApiError>")]
 pub struct OpenSubscription {
-    pub seated: Seated,
+    pub place: Place,
     pub id: Option<RequestId>,
     pub pattern: Pattern,
     pub envelope: Envelope,
@@ -51,11 +52,11 @@ pub struct OpenSubscription {
     pub log_end: EventId,
 }
 
-/// To a shard: everything that an SSE client wants. The beginning of its stream is queued before its first event.
+/// To a shard: everything that an SSE subscriber wants. The beginning of its stream is queued before its first event.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Subscribed, ApiError>")]
 pub struct OpenStream {
-    pub seated: Seated,
+    pub place: Place,
     /// Each once.
     pub patterns: Vec<Pattern>,
     pub envelope: Envelope,
@@ -92,16 +93,16 @@ pub struct ForgetPoll(pub PollId);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CloseSubscription {
-    pub seated: Seated,
+    pub place: Place,
     pub id: Option<RequestId>,
     pub pattern: Pattern,
 }
 
-/// To a shard: which subscriptions does this client hold? The answer is queued for the client.
+/// To a shard: which subscriptions does this subscriber hold? The answer is queued for the subscriber.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ListSubscriptions {
-    pub seated: Seated,
+    pub place: Place,
     pub id: Option<RequestId>,
     /// To be listed too: the patterns and names of its durable subscriptions.
     pub durables: Vec<(String, String)>,
@@ -137,7 +138,7 @@ pub struct FindSessions {
 #[rtype(result = "BTreeMap<Pattern, SubscriberCount>")]
 pub struct CountSubscribers;
 
-/// Subscribers of one pattern, by kind.
+/// Reach of one pattern, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SubscriberCount {
     pub websocket: usize,
@@ -154,7 +155,7 @@ pub struct DrainSessions {
 
 /// To a shard: which of its sessions would this event reach?
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Subscribers")]
+#[rtype(result = "Reach")]
 pub struct FindSubscribers {
     pub name: EventName,
     pub payload: ByteString,
@@ -164,23 +165,23 @@ pub struct FindSubscribers {
 
 /// Sessions that an event would reach, and the others; the counts are right, the lists may be cut.
 #[derive(Debug, Default, Serialize)]
-pub struct Subscribers {
+pub struct Reach {
     pub matching: usize,
-    pub listed: Vec<Subscriber>,
+    pub listed: Vec<ReachedSession>,
     pub others: usize,
-    pub others_listed: Vec<Subscriber>,
+    pub others_listed: Vec<ReachedSession>,
 }
 
 /// A session, with those of its patterns that count here, and why it would not be reached, if so.
 #[derive(Debug, Serialize)]
-pub struct Subscriber {
+pub struct ReachedSession {
     pub session: SessionId,
     pub peer: Option<String>,
     pub patterns: Vec<String>,
     pub why_not: Option<String>,
 }
 
-impl Subscribers {
+impl Reach {
     /// Adds those of another shard.
     pub fn merge(&mut self, other: Self, limit: usize) {
         let Self { matching, listed, others, others_listed } = other;

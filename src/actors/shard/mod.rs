@@ -1,6 +1,6 @@
-//! A shard: one on each HTTP worker thread, for the clients whose connections live there.
+//! A shard: one on each HTTP worker thread, for the subscribers whose connections live there.
 //!
-//! It owns their subscriptions and their places in the log. A client is either *live*, served by fan-out as
+//! It owns their subscriptions and their places in the log. A subscriber is either *live*, served by fan-out as
 //! batches arrive, or *catching up*, reading from recent events or the store from its own cursor on. Going from
 //! one to the other happens within one turn of this actor, between two batches, so nothing falls in between.
 //!
@@ -10,9 +10,9 @@
 
 mod access;
 mod catch_up;
-mod comings;
+mod presence_events;
 mod head;
-mod heartbeat;
+mod tick;
 mod laggards;
 mod leaving;
 pub mod messages;
@@ -20,7 +20,7 @@ mod polls;
 mod presence;
 mod recent;
 mod report;
-mod seat;
+mod subscriber;
 mod store_reads;
 mod stream;
 mod subscribers;
@@ -34,19 +34,19 @@ use std::time::Duration;
 use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult, StreamHandler, WrapFuture};
 
 pub use self::catch_up::low_water;
-use self::comings::Comings;
+use self::presence_events::PresenceEvents;
 use self::head::Head;
 use self::laggards::Laggards;
-use self::messages::{CheckAccess, OpenSession, Seated, SessionClosed};
+use self::messages::{CheckAccess, OpenSession, Place, SessionClosed};
 use self::polls::LongPolls;
-use self::seat::{Mode, Seat};
+use self::subscriber::{Mode, Subscriber};
 use self::store_reads::StoreReads;
 use self::subscribers::Subscribers;
 pub use self::subscribers::fanout::QueueLimits;
 use self::subscribers::fanout::{FanOut, Room};
 use super::router::messages::RouteBatch;
 use crate::access::AccessControl;
-use crate::actors::connection::{Beat, Connection, Lobby};
+use crate::actors::connection::{Tick, Connection, Lobby};
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::intake::Intake;
 use crate::actors::push_log::PushLog;
@@ -63,7 +63,7 @@ use crate::transport::{OutboxKey, ShardQueues};
 /// Batches that may wait. More than that are read from the store.
 pub const MAILBOX: usize = 1024;
 
-/// Batches taken in a row before the clients' connections get their turn to write.
+/// Batches taken in a row before the subscribers' connections get their turn to write.
 const BATCHES_PER_TURN: usize = 16;
 
 /// What all shards are made of.
@@ -76,7 +76,7 @@ pub struct ShardParts {
     pub pushes: Arc<PushLog>,
     pub metrics: Arc<Metrics>,
     pub log_activity: bool,
-    /// The generation under which clients that come and go are told of; none if they are not.
+    /// The generation under which subscribers that come and go are told of; none if they are not.
     pub presence: Option<i64>,
 }
 
@@ -88,7 +88,7 @@ pub struct ShardThread {
     pub intake: Intake,
     pub queues: Rc<ShardQueues>,
     pub lobby: Rc<Lobby>,
-    pub clock: Rc<Cell<Beat>>,
+    pub clock: Rc<Cell<Tick>>,
 }
 
 impl ShardLimits {
@@ -118,13 +118,13 @@ pub struct ShardLimits {
     pub recent_events: usize,
     pub max_subscriptions: usize,
     pub ping_interval: Duration,
-    /// Between two signs of life to an SSE client.
+    /// Between two signs of life to an SSE subscriber.
     pub heartbeat_interval: Duration,
-    /// Roughly; see [`Seat::lifetime`].
+    /// Roughly; see [`Subscriber::lifetime`].
     pub max_age: Option<Duration>,
     pub idle_timeout: Duration,
     pub stall_timeout: Duration,
-    /// How long before its token ends a client is told so.
+    /// How long before its token ends a subscriber is told so.
     pub expiry_notice: Duration,
 }
 
@@ -148,7 +148,7 @@ pub struct Shard {
     laggards: Laggards,
     reads: StoreReads,
     polls: LongPolls,
-    comings: Comings,
+    presence_events: PresenceEvents,
     batches_in_turn: usize,
     _life: Life,
 }
@@ -164,7 +164,7 @@ impl Shard {
             laggards: Laggards::default(),
             reads: StoreReads::default(),
             polls: LongPolls::default(),
-            comings: Comings::default(),
+            presence_events: PresenceEvents::default(),
             batches_in_turn: 0,
             _life: life,
         }
@@ -215,25 +215,25 @@ impl Shard {
         QueueLimits { per_connection: self.parts.limits.queue_per_connection }
     }
 
-    fn open_session(&mut self, connection: Rc<Connection>) -> Seated {
+    fn open_session(&mut self, connection: Rc<Connection>) -> Place {
         let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         log::debug!(session, peer = connection.peer_name().as_str(); "session opened");
-        let seat = self.subscribers.insert(Seat::new(session, connection, self.head.position()));
-        self.note_opened(seat);
+        let slot = self.subscribers.insert(Subscriber::new(session, connection, self.head.position()));
+        self.note_opened(slot);
         self.parts.metrics.sessions.inc();
-        Seated { session, seat }
+        Place { session, slot }
     }
 
-    fn close_session(&mut self, seated: Seated) {
-        let Some(seat) = self.subscribers.remove(seated) else { return };
+    fn close_session(&mut self, place: Place) {
+        let Some(subscriber) = self.subscribers.remove(place) else { return };
         self.parts.metrics.sessions.dec();
-        self.parts.metrics.subscriptions.sub(seat.subscriptions.len() as i64);
-        let code = close_label(seat.connection.outbox.close_code());
+        self.parts.metrics.subscriptions.sub(subscriber.subscriptions.len() as i64);
+        let code = close_label(subscriber.connection.outbox.close_code());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
-        log::debug!(session = seated.session, peer = seat.connection.peer_name().as_str(), code = code.as_str(), frames = seat.frames; "session closed");
-        self.note_closed(&seat);
-        if seat.mode == (Mode::CatchingUp { reading: true }) {
-            self.reads.forget(seated);
+        log::debug!(session = place.session, peer = subscriber.connection.peer_name().as_str(), code = code.as_str(), frames = subscriber.frames; "session closed");
+        self.note_closed(&subscriber);
+        if subscriber.mode == (Mode::CatchingUp { reading: true }) {
+            self.reads.forget(place);
         }
     }
 }
@@ -246,7 +246,7 @@ impl Actor for Shard {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
         ctx.add_stream(self.thread.queues.drain_notices());
-        self.start_heart(ctx);
+        self.start_ticking(ctx);
     }
 }
 
@@ -265,7 +265,7 @@ impl Handler<RouteBatch> for Shard {
 
 impl StreamHandler<OutboxKey> for Shard {
     fn handle(&mut self, key: OutboxKey, ctx: &mut Self::Context) {
-        if self.subscribers.get(key).is_some_and(|seat| !seat.is_live()) {
+        if self.subscribers.get(key).is_some_and(|subscriber| !subscriber.is_live()) {
             self.catch_up(key, ctx);
         }
         self.serve_without_room(ctx);
@@ -283,8 +283,8 @@ impl Handler<OpenSession> for Shard {
 impl Handler<SessionClosed> for Shard {
     type Result = ();
 
-    fn handle(&mut self, SessionClosed(seated): SessionClosed, _: &mut Self::Context) {
-        self.close_session(seated);
+    fn handle(&mut self, SessionClosed(place): SessionClosed, _: &mut Self::Context) {
+        self.close_session(place);
     }
 }
 

@@ -3,7 +3,7 @@
 use actix::prelude::{Context, Handler, MessageResult};
 
 use super::Shard;
-use super::seat::Seat;
+use super::subscriber::Subscriber;
 use crate::actors::shard::messages::{CountSubscribers, FindSessions};
 
 impl Handler<FindSessions> for Shard {
@@ -11,9 +11,9 @@ impl Handler<FindSessions> for Shard {
 
     /// Looks at every session: for operators, now and then.
     fn handle(&mut self, find: FindSessions, _: &mut Context<Self>) -> Self::Result {
-        let mut found: Vec<&Seat> = self.subscribers.iter().filter(|seat| self.is_wanted(seat, &find)).collect();
-        found.sort_unstable_by_key(|seat| seat.session);
-        MessageResult(found.into_iter().take(find.limit).map(|seat| self.session_report(seat)).collect())
+        let mut found: Vec<&Subscriber> = self.subscribers.iter().filter(|subscriber| self.is_wanted(subscriber, &find)).collect();
+        found.sort_unstable_by_key(|subscriber| subscriber.session);
+        MessageResult(found.into_iter().take(find.limit).map(|subscriber| self.session_report(subscriber)).collect())
     }
 }
 
@@ -26,15 +26,15 @@ impl Handler<CountSubscribers> for Shard {
 }
 
 impl Shard {
-    fn is_wanted(&self, seat: &Seat, find: &FindSessions) -> bool {
+    fn is_wanted(&self, subscriber: &Subscriber, find: &FindSessions) -> bool {
         let FindSessions { after, limit: _, pattern, peer, kind } = find;
-        let has = |wanted| self.subscribers.has(seat, wanted);
+        let has = |wanted| self.subscribers.has(subscriber, wanted);
         let is_from = |wanted: &String| {
-            seat.connection.peer.is_some_and(|peer| *wanted == peer.ip().to_string() || *wanted == peer.to_string())
+            subscriber.connection.peer.is_some_and(|peer| *wanted == peer.ip().to_string() || *wanted == peer.to_string())
         };
-        after.is_none_or(|after| seat.session > after)
+        after.is_none_or(|after| subscriber.session > after)
             && pattern.as_ref().is_none_or(has)
             && peer.as_ref().is_none_or(is_from)
-            && kind.as_ref().is_none_or(|kind| seat.connection.wire.kind() == kind)
+            && kind.as_ref().is_none_or(|kind| subscriber.connection.wire.kind() == kind)
     }
 }

@@ -1,4 +1,4 @@
-//! The newest events, in memory: what most clients that fall behind or come back need.
+//! The newest events, in memory: what most subscribers that fall behind or come back need.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

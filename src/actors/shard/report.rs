@@ -4,8 +4,8 @@ use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::json;
 
 use super::Shard;
-use super::seat::{Mode, Seat, Subscription};
-use crate::actors::shard::messages::{FindSubscribers, Subscriber, Subscribers};
+use super::subscriber::{Mode, Subscriber, Subscription};
+use crate::actors::shard::messages::{FindSubscribers, ReachedSession, Reach};
 use crate::runtime::report::{ActorKind, ActorReport, ActorState, Details, MailboxReport, Observe, uptime_seconds};
 use crate::transport::peer_name;
 
@@ -20,7 +20,7 @@ impl Handler<Observe> for Shard {
     type Result = MessageResult<Observe>;
 
     fn handle(&mut self, Observe: Observe, _: &mut Context<Self>) -> Self::Result {
-        let children = self.subscribers.iter().map(|seat| self.session_report(seat)).collect();
+        let children = self.subscribers.iter().map(|subscriber| self.session_report(subscriber)).collect();
         MessageResult(Details {
             state: json!({
                 "head": self.head.known(),
@@ -38,37 +38,37 @@ impl Handler<Observe> for Shard {
 }
 
 impl Shard {
-    pub(super) fn session_report(&self, seat: &Seat) -> ActorReport {
+    pub(super) fn session_report(&self, subscriber: &Subscriber) -> ActorReport {
         let head = self.head.position();
-        let position = seat.position(head);
-        let patterns: Vec<&str> = seat
+        let position = subscriber.position(head);
+        let patterns: Vec<&str> = subscriber
             .subscriptions
             .iter()
             .take(LISTED_SUBSCRIPTIONS)
             .filter_map(|s| self.subscribers.pattern(s.topic).map(|p| p.as_str()))
             .collect();
-        let closed = seat.connection.outbox.is_closed();
+        let closed = subscriber.connection.outbox.is_closed();
         ActorReport {
-            name: format!("session/{}", seat.session),
+            name: format!("session/{}", subscriber.session),
             kind: ActorKind::Session,
             state: if closed { ActorState::Stopped } else { ActorState::Running },
             restarts: 0,
             mailbox: MailboxReport { depth: 0, capacity: SESSION_MAILBOX },
-            uptime_seconds: uptime_seconds(seat.opened),
+            uptime_seconds: uptime_seconds(subscriber.opened),
             details: json!({
-                "id": seat.session,
-                "kind": seat.connection.wire.kind(),
-                "peer": seat.connection.peer.map(|peer| peer_name(Some(peer))),
-                "principal": seat.connection.auth.caller().principal().map(|principal| principal.name()),
+                "id": subscriber.session,
+                "kind": subscriber.connection.wire.kind(),
+                "peer": subscriber.connection.peer.map(|peer| peer_name(Some(peer))),
+                "principal": subscriber.connection.auth.caller().principal().map(|principal| principal.name()),
                 "shard": self.thread.number,
                 "subscriptions": patterns,
-                "subscription_count": seat.subscriptions.len(),
-                "queue_bytes": seat.connection.outbox.queued_bytes(),
-                "live": seat.is_live(),
-                "reading": seat.mode == (Mode::CatchingUp { reading: true }),
+                "subscription_count": subscriber.subscriptions.len(),
+                "queue_bytes": subscriber.connection.outbox.queued_bytes(),
+                "live": subscriber.is_live(),
+                "reading": subscriber.mode == (Mode::CatchingUp { reading: true }),
                 "position": position,
                 "lag": (head - position).max(0),
-                "frames": seat.frames + seat.connection.durable_frames.get(),
+                "frames": subscriber.frames + subscriber.connection.durable_frames.get(),
             }),
             children: Vec::new(),
         }
@@ -81,17 +81,17 @@ impl Handler<FindSubscribers> for Shard {
     /// Looks at every subscription: for operators, now and then.
     fn handle(&mut self, find: FindSubscribers, _: &mut Context<Self>) -> Self::Result {
         let FindSubscribers { name, payload, limit } = find;
-        let mut found = Subscribers::default();
-        for seat in self.subscribers.iter() {
+        let mut found = Reach::default();
+        for subscriber in self.subscribers.iter() {
             let of = |s: &Subscription| self.subscribers.pattern(s.topic).map(|pattern| pattern.as_str().to_owned());
             let is_named = |s: &&Subscription| self.subscribers.pattern(s.topic).is_some_and(|p| p.matches(&name));
-            let named: Vec<&Subscription> = seat.subscriptions.iter().filter(is_named).collect();
+            let named: Vec<&Subscription> = subscriber.subscriptions.iter().filter(is_named).collect();
             let failure = |s: &Subscription| s.filter.as_ref().and_then(|filter| filter.first_failure(&payload));
             let passed: Vec<&Subscription> = named.iter().copied().filter(|s| failure(s).is_none()).collect();
             let (why_not, counted) = match (&passed[..], &named[..]) {
                 ([], [first, ..]) => (failure(first).map(|failure| failure.to_string()), named),
-                ([], []) if seat.subscriptions.is_empty() => (Some("no subscriptions".to_owned()), Vec::new()),
-                ([], []) => (Some("no subscription matches".to_owned()), seat.subscriptions.iter().collect()),
+                ([], []) if subscriber.subscriptions.is_empty() => (Some("no subscriptions".to_owned()), Vec::new()),
+                ([], []) => (Some("no subscription matches".to_owned()), subscriber.subscriptions.iter().collect()),
                 _ => (None, passed),
             };
             let (count, list) = match why_not {
@@ -101,8 +101,8 @@ impl Handler<FindSubscribers> for Shard {
             *count += 1;
             if list.len() < limit {
                 let patterns = counted.into_iter().take(EXPLAINED_PATTERNS).filter_map(of).collect();
-                let peer = seat.connection.peer.map(|peer| peer_name(Some(peer)));
-                list.push(Subscriber { session: seat.session, peer, patterns, why_not });
+                let peer = subscriber.connection.peer.map(|peer| peer_name(Some(peer)));
+                list.push(ReachedSession { session: subscriber.session, peer, patterns, why_not });
             }
         }
         MessageResult(found)

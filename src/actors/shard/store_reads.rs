@@ -1,48 +1,48 @@
-//! Who of a shard reads the store: so many seats at a time, and the shard itself where it has missed a batch.
+//! Who of a shard reads the store: so many subscribers at a time, and the shard itself where it has missed a batch.
 
 use std::collections::VecDeque;
 
-use super::messages::Seated;
+use super::messages::Place;
 
-/// Pages being read for seats of one shard at once; the others wait their turn.
+/// Pages being read for subscribers of one shard at once; the others wait their turn.
 const MAX_READERS: usize = 4;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct StoreReads {
     running: usize,
-    waiting: VecDeque<Seated>,
+    waiting: VecDeque<Place>,
     is_filling: bool,
 }
 
 impl StoreReads {
-    /// Whether the seat may read now; if not, it waits for its [turn](Self::next).
-    pub fn begin(&mut self, seated: Seated) -> bool {
+    /// Whether the subscriber may read now; if not, it waits for its [turn](Self::next).
+    pub fn begin(&mut self, place: Place) -> bool {
         let may = self.running < MAX_READERS;
         if may {
             self.running += 1;
         } else {
-            self.waiting.push_back(seated);
+            self.waiting.push_back(place);
         }
         may
     }
 
-    /// A seat has read its page.
+    /// A subscriber has read its page.
     pub fn end(&mut self) {
         self.running -= 1;
     }
 
-    /// The seat that has waited longest, if one may read now.
-    pub fn next(&mut self) -> Option<Seated> {
+    /// The subscriber that has waited longest, if one may read now.
+    pub fn next(&mut self) -> Option<Place> {
         if self.running >= MAX_READERS {
             return None;
         }
         self.waiting.pop_front()
     }
 
-    /// The seat is gone: it waits no more.
-    pub fn forget(&mut self, seated: Seated) {
-        self.waiting.retain(|waiting| *waiting != seated);
+    /// The subscriber is gone: it waits no more.
+    pub fn forget(&mut self, place: Place) {
+        self.waiting.retain(|waiting| *waiting != place);
     }
 
     /// Whether the shard may read what it has missed now: it reads one page at a time.

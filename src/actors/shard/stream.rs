@@ -11,14 +11,14 @@ use crate::protocol::frame::Subscribed;
 use crate::protocol::sse;
 use crate::protocol::subscription::Start;
 
-/// When a client comes back whose connection has ended without a word, in milliseconds.
+/// When a subscriber comes back whose connection has ended without a word, in milliseconds.
 const RETRY: std::ops::Range<u64> = 1_000..3_000;
 
 impl Handler<OpenStream> for Shard {
     type Result = Result<Subscribed, ApiError>;
 
     fn handle(&mut self, request: OpenStream, ctx: &mut Context<Self>) -> Self::Result {
-        let OpenStream { seated, patterns, envelope, filter, start, log_end } = request;
+        let OpenStream { place, patterns, envelope, filter, start, log_end } = request;
         let Some(bounds) = self.parts.position.get() else {
             let error = ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet");
             return Err(error.retry_after(Duration::from_secs(1)));
@@ -26,15 +26,15 @@ impl Handler<OpenStream> for Shard {
         let (from, recovered) = start.place(bounds, log_end);
         let (last_id, earliest_id) = (bounds.last.max(log_end), bounds.earliest);
         let state = Subscribed { last_id, recovered, earliest_id, log: self.parts.position.log_id() };
-        if let Some(seat) = self.subscribers.of(seated) {
+        if let Some(subscriber) = self.subscribers.of(place) {
             let retry = Duration::from_millis(rand::random_range(RETRY));
-            seat.connection.outbox.push(sse::preamble(retry, from, state, envelope));
+            subscriber.connection.outbox.push(sse::preamble(retry, from, state, envelope));
         }
         // From one place, and before anything is queued: ids rise.
         let start = Start::After(from);
         for pattern in patterns {
             self.open_subscription(OpenSubscription {
-                seated,
+                place,
                 id: None,
                 pattern,
                 envelope,
@@ -43,7 +43,7 @@ impl Handler<OpenStream> for Shard {
                 log_end,
             })?;
         }
-        self.catch_up(seated.seat, ctx);
+        self.catch_up(place.slot, ctx);
         Ok(state)
     }
 }

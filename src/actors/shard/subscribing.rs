@@ -1,12 +1,12 @@
-//! Subscriptions of clients: opened, replaced, ended, listed.
+//! Subscriptions of subscribers: opened, replaced, ended, listed.
 
 use std::time::Duration;
 
 use actix::prelude::Handler;
 
 use super::Shard;
-use super::seat::Mode;
-use crate::actors::shard::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Seated};
+use super::subscriber::Mode;
+use crate::actors::shard::messages::{CloseSubscription, ListSubscriptions, OpenSubscription, Place};
 use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -14,28 +14,28 @@ use crate::protocol::frame::{self, Subscribed};
 use crate::protocol::subscription::Start;
 use crate::transport::text_frame;
 
-/// Conditions in all filters of one connection: what one event may cost for one client is bounded.
+/// Conditions in all filters of one connection: what one event may cost for one subscriber is bounded.
 const MAX_CONDITIONS: usize = 4_096;
 
 impl Shard {
-    /// Adds a subscription; its client is still to [catch up](Self::catch_up).
+    /// Adds a subscription; its subscriber is still to [catch up](Self::catch_up).
     pub(super) fn open_subscription(&mut self, request: OpenSubscription) -> Result<(), ApiError> {
-        let OpenSubscription { seated, id, pattern, envelope, filter, start, log_end } = request;
+        let OpenSubscription { place, id, pattern, envelope, filter, start, log_end } = request;
         let Some(bounds) = self.parts.position.get() else {
             return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet")
                 .retry_after(Duration::from_secs(1)));
         };
         let head = self.head.learn(bounds.last);
-        let known_topic = self.subscribers.topic_of(seated, &pattern);
+        let known_topic = self.subscribers.topic_of(place, &pattern);
         let max = self.parts.limits.max_subscriptions;
-        let Some(seat) = self.subscribers.of(seated) else {
+        let Some(subscriber) = self.subscribers.of(place) else {
             return Ok(());
         };
-        if known_topic.is_none() && seat.subscriptions.len() >= max {
+        if known_topic.is_none() && subscriber.subscriptions.len() >= max {
             let advice = format!("a connection may hold at most {max} subscriptions; unsubscribe from some first");
             return Err(ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
-        let others = seat.subscriptions.iter().filter(|subscription| Some(subscription.topic) != known_topic);
+        let others = subscriber.subscriptions.iter().filter(|subscription| Some(subscription.topic) != known_topic);
         let held: usize = others.filter_map(|subscription| subscription.filter.as_ref()).map(Filter::conditions).sum();
         if filter.as_ref().is_some_and(|filter| held + filter.conditions() > MAX_CONDITIONS) {
             let advice = format!("the filters of a connection may have at most {MAX_CONDITIONS} conditions together");
@@ -46,33 +46,33 @@ impl Shard {
         if let Some(id) = &id {
             let state =
                 Subscribed { last_id, recovered, earliest_id: bounds.earliest, log: self.parts.position.log_id() };
-            seat.connection.outbox.push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
+            subscriber.connection.outbox.push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
         }
         if let (Some(topic), Start::Now) = (known_topic, start)
-            && let Some(subscription) = seat.subscription(topic)
+            && let Some(subscription) = subscriber.subscription(topic)
         {
             if subscription.filter == filter {
-                self.subscribers.set_envelope(seated.seat, topic, envelope);
+                self.subscribers.set_envelope(place.slot, topic, envelope);
                 return Ok(());
             }
             // What the former filter has decided stays so; all that follows is for the new one.
-            from = seat.position(head).max(subscription.window.from());
+            from = subscriber.position(head).max(subscription.window.from());
         }
         if known_topic.is_some() {
-            self.unsubscribe(seated, &pattern);
+            self.unsubscribe(place, &pattern);
         }
-        let Some(seat) = self.subscribers.of_mut(seated) else { return Ok(()) };
-        let position = seat.position(head);
-        seat.cursor.advance(position);
-        let window = seat.cursor.open(from, seat.subscriptions.iter_mut().map(|s| &mut s.window));
-        self.subscribers.subscribe(seated.seat, &pattern, envelope, filter, window);
+        let Some(subscriber) = self.subscribers.of_mut(place) else { return Ok(()) };
+        let position = subscriber.position(head);
+        subscriber.cursor.advance(position);
+        let window = subscriber.cursor.open(from, subscriber.subscriptions.iter_mut().map(|s| &mut s.window));
+        self.subscribers.subscribe(place.slot, &pattern, envelope, filter, window);
         self.parts.metrics.subscriptions.inc();
-        let Some(seat) = self.subscribers.of_mut(seated) else { return Ok(()) };
-        if seat.is_live() && !seat.may_go_live(head) {
-            seat.mode = Mode::CatchingUp { reading: false };
+        let Some(subscriber) = self.subscribers.of_mut(place) else { return Ok(()) };
+        if subscriber.is_live() && !subscriber.may_go_live(head) {
+            subscriber.mode = Mode::CatchingUp { reading: false };
             if from < head {
                 if self.parts.log_activity {
-                    log::info!(target: "event_handler::activity", session = seated.session, event_name = pattern.as_str(), after = from; "resumed");
+                    log::info!(target: "event_handler::activity", session = place.session, event_name = pattern.as_str(), after = from; "resumed");
                 }
                 self.parts.metrics.catch_ups.with_label_values(&["resume"]).inc();
             }
@@ -80,8 +80,8 @@ impl Shard {
         Ok(())
     }
 
-    fn unsubscribe(&mut self, seated: Seated, pattern: &Pattern) {
-        if self.subscribers.unsubscribe(seated, pattern) {
+    fn unsubscribe(&mut self, place: Place, pattern: &Pattern) {
+        if self.subscribers.unsubscribe(place, pattern) {
             self.parts.metrics.subscriptions.dec();
         }
     }
@@ -91,9 +91,9 @@ impl Handler<OpenSubscription> for Shard {
     type Result = Result<(), ApiError>;
 
     fn handle(&mut self, request: OpenSubscription, ctx: &mut Self::Context) -> Self::Result {
-        let seat = request.seated.seat;
+        let slot = request.place.slot;
         self.open_subscription(request)?;
-        self.catch_up(seat, ctx);
+        self.catch_up(slot, ctx);
         Ok(())
     }
 }
@@ -102,10 +102,10 @@ impl Handler<CloseSubscription> for Shard {
     type Result = ();
 
     fn handle(&mut self, request: CloseSubscription, _: &mut Self::Context) {
-        let CloseSubscription { seated, id, pattern } = request;
-        self.unsubscribe(seated, &pattern);
-        if let (Some(id), Some(seat)) = (id, self.subscribers.of(seated)) {
-            seat.connection.outbox.push(text_frame(frame::unsubscribed(&id, &pattern).as_bytes()));
+        let CloseSubscription { place, id, pattern } = request;
+        self.unsubscribe(place, &pattern);
+        if let (Some(id), Some(subscriber)) = (id, self.subscribers.of(place)) {
+            subscriber.connection.outbox.push(text_frame(frame::unsubscribed(&id, &pattern).as_bytes()));
         }
     }
 }
@@ -114,12 +114,12 @@ impl Handler<ListSubscriptions> for Shard {
     type Result = ();
 
     fn handle(&mut self, request: ListSubscriptions, _: &mut Self::Context) {
-        let ListSubscriptions { seated, id, durables } = request;
-        let Some(seat) = self.subscribers.of(seated) else { return };
-        let subscriptions = seat
+        let ListSubscriptions { place, id, durables } = request;
+        let Some(subscriber) = self.subscribers.of(place) else { return };
+        let subscriptions = subscriber
             .subscriptions
             .iter()
             .filter_map(|s| Some((self.subscribers.pattern(s.topic)?, s.envelope, s.filter.as_ref())));
-        seat.connection.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
+        subscriber.connection.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::answer;
 use super::services::{observe, report_of, shown_route};
-use crate::actors::shard::messages::{FindSubscribers, Subscribers};
+use crate::actors::shard::messages::{FindSubscribers, Reach};
 use crate::domain::event::NewEvent;
 use crate::protocol::publish::{PublishHeaders, parse_event};
 use crate::runtime::report::ActorReport;
@@ -28,7 +28,7 @@ pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     let durables = edge.parts.reader.durables().await?;
     let durables: Vec<Value> = durables.iter().map(|record| durable(record, &event)).collect();
     let find = FindSubscribers { name: event.name.clone(), payload: event.payload.clone(), limit: LISTED };
-    let mut found = Subscribers::default();
+    let mut found = Reach::default();
     for there in edge.parts.actors.ask_shards(find).await {
         found.merge(there, LISTED);
     }

@@ -1,7 +1,7 @@
-//! Fan-out of a committed batch to the live seats of a shard.
+//! Fan-out of a committed batch to the live subscribers of a shard.
 //!
 //! Per event: one look-up of the topics it matches. Per topic: its frames of the whole batch, joined once and shared;
-//! those who filter alike share in the same way. Per seat: one push. Only seats with several subscriptions are looked
+//! those who filter alike share in the same way. Per subscriber: one push. Only subscribers with several subscriptions are looked
 //! at event by event, because a frame reaches a connection once however many of its patterns match.
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::filtered::Hit;
 use super::{Member, Subscribers};
 use crate::actors::push_log::PushLog;
-use crate::actors::shard::seat::{Mode, Seat};
+use crate::actors::shard::subscriber::{Mode, Subscriber};
 use crate::domain::event::EventId;
 use crate::domain::filter::Candidates;
 use crate::domain::index::TopicId;
@@ -35,7 +35,7 @@ pub struct FanOut {
     touched: Vec<TopicId>,
     /// Topics of the event name looked up last; batches tend to repeat names.
     same_name: Vec<TopicId>,
-    /// Frames for seats with several subscriptions: (seat, event, envelope).
+    /// Frames for subscribers with several subscriptions: (subscriber, event, envelope).
     mixed: Vec<(usize, u32, Envelope)>,
     /// The events of the batch that pass filters.
     filtered: Vec<Hit>,
@@ -50,7 +50,7 @@ pub struct QueueLimits {
 }
 
 impl FanOut {
-    /// Queues the batch for every live seat that wants it. Seats without room are left behind at `head`, the
+    /// Queues the batch for every live subscriber that wants it. Subscribers without room are left behind at `head`, the
     /// position before the batch, and put into `behind`.
     pub fn deliver(
         &mut self,
@@ -61,8 +61,8 @@ impl FanOut {
         behind: &mut Vec<usize>,
     ) -> Tally {
         self.find_topics(batch, subscribers);
-        let Subscribers { seats, members, filtered, index: _ } = subscribers;
-        let mut target = Target { head, seats, room, behind, tally: Tally::default() };
+        let Subscribers { slots, members, filtered, index: _ } = subscribers;
+        let mut target = Target { head, slots, room, behind, tally: Tally::default() };
         for topic in std::mem::take(&mut self.touched) {
             let hits = std::mem::take(&mut self.hits[topic]);
             self.queue(batch, &hits, &members[topic], &mut target);
@@ -86,19 +86,19 @@ impl FanOut {
         let mut joined = Joined { batch, hits, slots: Default::default() };
         let mut pushes = 0;
         for member in members {
-            let seat = &mut target.seats[member.seat];
-            if !seat.is_live() {
+            let subscriber = &mut target.slots[member.slot];
+            if !subscriber.is_live() {
                 continue;
             }
-            let wire = seat.connection.wire;
-            if seat.subscriptions.len() > 1 {
-                self.mixed.extend(hits.iter().map(|k| (member.seat, *k, member.envelope)));
-            } else if target.room.push(seat, joined.frames(wire, member.envelope), hits.len()) {
+            let wire = subscriber.connection.wire;
+            if subscriber.subscriptions.len() > 1 {
+                self.mixed.extend(hits.iter().map(|k| (member.slot, *k, member.envelope)));
+            } else if target.room.push(subscriber, joined.frames(wire, member.envelope), hits.len()) {
                 pushes += 1;
                 target.tally.frames += hits.len() as u64;
                 target.tally.bytes += joined.frames(wire, member.envelope).len() as u64;
             } else {
-                target.leave_behind(member.seat);
+                target.leave_behind(member.slot);
             }
         }
         for k in hits.iter().filter(|_| pushes > 0) {
@@ -139,20 +139,20 @@ impl FanOut {
 
     fn deliver_mixed(&mut self, batch: &LogBatch, target: &mut Target<'_>) {
         self.mixed.sort_unstable();
-        for of_seat in self.mixed.chunk_by(|a, b| a.0 == b.0) {
-            let key = of_seat[0].0;
-            let wire = target.seats[key].connection.wire;
+        for of_subscriber in self.mixed.chunk_by(|a, b| a.0 == b.0) {
+            let key = of_subscriber[0].0;
+            let wire = target.slots[key].connection.wire;
             // Within one event the greatest envelope is last: it is the one that counts.
             let due = || {
-                of_seat.chunk_by(|a, b| a.1 == b.1).filter_map(|same| same.last()).map(|(_, k, envelope)| {
+                of_subscriber.chunk_by(|a, b| a.1 == b.1).filter_map(|same| same.last()).map(|(_, k, envelope)| {
                     let event = &batch.events[*k as usize];
                     event.frame(wire, *envelope)
                 })
             };
             let count = due().count();
             let frames = Bundle::of(wire, due());
-            if target.room.push(&mut target.seats[key], &frames, count) {
-                for of_event in of_seat.chunk_by(|a, b| a.1 == b.1) {
+            if target.room.push(&mut target.slots[key], &frames, count) {
+                for of_event in of_subscriber.chunk_by(|a, b| a.1 == b.1) {
                     target.room.pushes.add(batch.events[of_event[0].1 as usize].event.id, 1);
                 }
                 target.tally.frames += count as u64;
@@ -169,7 +169,7 @@ impl FanOut {
 struct Target<'a> {
     /// The position before the batch.
     head: EventId,
-    seats: &'a mut Slab<Seat>,
+    slots: &'a mut Slab<Subscriber>,
     room: &'a Room<'a>,
     behind: &'a mut Vec<usize>,
     tally: Tally,
@@ -177,9 +177,9 @@ struct Target<'a> {
 
 impl Target<'_> {
     fn leave_behind(&mut self, key: usize) {
-        let seat = &mut self.seats[key];
-        seat.cursor.advance(self.head);
-        seat.mode = Mode::CatchingUp { reading: false };
+        let subscriber = &mut self.slots[key];
+        subscriber.cursor.advance(self.head);
+        subscriber.mode = Mode::CatchingUp { reading: false };
         self.behind.push(key);
     }
 }
@@ -193,17 +193,17 @@ pub struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Queues `frames` for a seat if its own bound and that of all allow it. A client that waits for nothing may
+    /// Queues `frames` for a subscriber if its own bound and that of all allow it. A subscriber that waits for nothing may
     /// always have one push, however large, unless the bound of all is reached.
-    pub fn push(&self, seat: &mut Seat, frames: &Bytes, count: usize) -> bool {
-        let outbox = &seat.connection.outbox;
+    pub fn push(&self, subscriber: &mut Subscriber, frames: &Bytes, count: usize) -> bool {
+        let outbox = &subscriber.connection.outbox;
         let queued = outbox.queued_bytes();
         let fits = queued == 0 || queued + frames.len() <= self.limits.per_connection;
         if !fits || !(self.queues.budget.has_room(frames.len()) || (queued == 0 && self.queues.budget.used() == 0)) {
             return false;
         }
         outbox.push(frames.clone());
-        seat.frames += count as u64;
+        subscriber.frames += count as u64;
         true
     }
 }

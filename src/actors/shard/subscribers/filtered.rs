@@ -41,11 +41,11 @@ impl FilteredMembers {
         members[id].push(member);
     }
 
-    pub fn remove(&mut self, topic: TopicId, filter: &Filter, seat: usize) {
+    pub fn remove(&mut self, topic: TopicId, filter: &Filter, slot: usize) {
         let Some(FilteredTopic { filters, members }) = self.topics.get_mut(&topic) else { return };
         let Some(id) = filters.id(filter) else { return };
-        let Some(place) = members[id].iter().rposition(|member| member.seat == seat) else { return };
-        members[id].swap_remove(place);
+        let Some(at) = members[id].iter().rposition(|member| member.slot == slot) else { return };
+        members[id].swap_remove(at);
         if filters.remove(id) {
             members[id] = Vec::new();
         }
@@ -54,10 +54,10 @@ impl FilteredMembers {
         }
     }
 
-    pub fn set_envelope(&mut self, topic: TopicId, filter: &Filter, seat: usize, envelope: Envelope) {
+    pub fn set_envelope(&mut self, topic: TopicId, filter: &Filter, slot: usize, envelope: Envelope) {
         let Some(FilteredTopic { filters, members }) = self.topics.get_mut(&topic) else { return };
         let Some(id) = filters.id(filter) else { return };
-        members[id].iter_mut().filter(|member| member.seat == seat).for_each(|member| member.envelope = envelope);
+        members[id].iter_mut().filter(|member| member.slot == slot).for_each(|member| member.envelope = envelope);
     }
 
     /// Those who subscribed to `topic` with one filter.

@@ -1,4 +1,4 @@
-//! A client in the shard: its connection, its subscriptions and its place in the log.
+//! A subscriber in the shard: its connection, its subscriptions and its place in the log.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::messages::SessionId;
-use crate::actors::connection::{Beat, Connection};
+use crate::actors::connection::{Tick, Connection};
 use crate::domain::cursor::{Cursor, EndedWindow, Window, decide};
 use crate::domain::event::{Event, EventId};
 use crate::domain::filter::{Document, Filter};
@@ -14,19 +14,19 @@ use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::pattern::Pattern;
 use crate::protocol::subscription::Envelope;
 
-/// Whether a seat is served by fan-out or reads for itself.
+/// Whether a subscriber is served by fan-out or reads for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Has been queued everything up to the shard's head; fan-out queues the rest.
     Live,
-    /// Reads from its cursor on, from recent events or the store, as fast as its client takes them.
+    /// Reads from its cursor on, from recent events or the store, as fast as its subscriber takes them.
     CatchingUp {
         /// A page has been asked of the store.
         reading: bool,
     },
 }
 
-/// One subscription of a seat.
+/// One subscription of a subscriber.
 #[derive(Debug)]
 pub struct Subscription {
     pub topic: TopicId,
@@ -36,7 +36,7 @@ pub struct Subscription {
     pub window: Window,
 }
 
-/// A subscription that ended while its client was catching up; what it had is not sent again.
+/// A subscription that ended while its subscriber was catching up; what it had is not sent again.
 #[derive(Debug)]
 pub struct Ended {
     pub pattern: Pattern,
@@ -45,7 +45,7 @@ pub struct Ended {
 }
 
 /// See the module.
-pub struct Seat {
+pub struct Subscriber {
     pub session: SessionId,
     pub connection: Rc<Connection>,
     pub subscriptions: Vec<Subscription>,
@@ -53,8 +53,8 @@ pub struct Seat {
     pub cursor: Cursor,
     pub mode: Mode,
     pub ended: Vec<Ended>,
-    /// The beat of the last ping.
-    pub pinged: Beat,
+    /// The tick of the last ping.
+    pub pinged: Tick,
     /// Pushed so far.
     pub frames: u64,
     pub opened: Instant,
@@ -62,8 +62,8 @@ pub struct Seat {
     luck: f32,
 }
 
-impl Seat {
-    /// A client that has just connected; it has missed nothing up to `head`.
+impl Subscriber {
+    /// A subscriber that has just connected; it has missed nothing up to `head`.
     pub fn new(session: SessionId, connection: Rc<Connection>, head: EventId) -> Self {
         let pinged = connection.clock.get();
         Self {
@@ -106,7 +106,7 @@ impl Seat {
         self.cursor.position() >= head && self.subscriptions.iter().all(|s| s.window.from() <= head)
     }
 
-    /// The envelope in which `event` is due to this client, if it is.
+    /// The envelope in which `event` is due to this subscriber, if it is.
     pub fn due(&self, event: &Event, index: &PatternIndex) -> Option<Envelope> {
         /// Above this many subscriptions one walk of the index is cheaper than matching each.
         const FEW: usize = 8;

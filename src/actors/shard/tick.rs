@@ -1,4 +1,4 @@
-//! The heart of a shard: one beat a second for all its clients, instead of timers for each.
+//! The tick of a shard: once a second for all its subscribers, instead of timers for each.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -6,66 +6,66 @@ use std::time::{Duration, Instant};
 use actix::prelude::{AsyncContext, Context, Handler, Message};
 
 use super::Shard;
-use crate::actors::connection::{Beat, Connection};
+use crate::actors::connection::{Tick, Connection};
 use crate::protocol::close::CloseReason;
 use crate::protocol::sse;
 use crate::protocol::wire::Wire;
 use crate::transport::ping_frame;
 
-const BEAT: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_secs(1);
 /// How long a socket may take to send a last close frame before it is shut down.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// The next beat is due. Comes through the mailbox, because a flooded actor never reaches its timers.
+/// The next tick is due. Comes through the mailbox, because a flooded actor never reaches its timers.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct BeatDue;
+struct TickDue;
 
 impl Shard {
-    pub(super) fn start_heart(&self, ctx: &mut Context<Self>) {
+    pub(super) fn start_ticking(&self, ctx: &mut Context<Self>) {
         let shard = ctx.address().downgrade();
         actix_rt::spawn(async move {
-            let mut beats = tokio::time::interval(BEAT);
-            beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut ticks = tokio::time::interval(TICK);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                beats.tick().await;
+                ticks.tick().await;
                 let Some(shard) = shard.upgrade() else { return };
-                // A full mailbox skips a beat.
-                let _ = shard.try_send(BeatDue);
+                // A full mailbox skips a tick.
+                let _ = shard.try_send(TickDue);
             }
         });
     }
 
-    fn beat(&mut self, ctx: &mut Context<Self>) {
+    fn tick(&mut self, ctx: &mut Context<Self>) {
         self.thread.clock.set(self.thread.clock.get().wrapping_add(1));
         let now = Instant::now();
-        let beat = self.thread.clock.get();
+        let tick = self.thread.clock.get();
         let limits = self.parts.limits;
-        let since = |then: Beat| BEAT * beat.wrapping_sub(then);
+        let since = |then: Tick| TICK * tick.wrapping_sub(then);
         let (ping, comment, position) = (ping_frame(b""), sse::heartbeat(None), sse::heartbeat(self.head.known()));
-        for (key, seat) in self.subscribers.iter_mut() {
-            let link = &seat.connection;
+        for (key, subscriber) in self.subscribers.iter_mut() {
+            let link = &subscriber.connection;
             let stalled = link.outbox.stalled_for(now);
             if stalled == Some(Duration::ZERO) {
-                // Pings wait behind what is queued: taking bytes is the sign of life of a slow client.
+                // Pings wait behind what is queued: taking bytes is the sign of life of a slow subscriber.
                 link.hear();
             }
             if stalled.is_some_and(|stalled| stalled >= limits.stall_timeout) {
-                log::info!(session = seat.session, peer = link.peer_name().as_str(), queued = link.outbox.queued_bytes(); "session takes nothing, closing");
+                log::info!(session = subscriber.session, peer = link.peer_name().as_str(), queued = link.outbox.queued_bytes(); "session takes nothing, closing");
                 cut_off(link, CloseReason::SlowConsumer);
             } else if link.wire != Wire::Sse && since(link.heard.get()) >= limits.idle_timeout {
-                log::info!(session = seat.session, peer = link.peer_name().as_str(); "session gives no sign of life, closing");
+                log::info!(session = subscriber.session, peer = link.peer_name().as_str(); "session gives no sign of life, closing");
                 cut_off(link, CloseReason::NoPong);
-            } else if limits.max_age.is_some_and(|max| now.duration_since(seat.opened) >= seat.lifetime(max)) {
+            } else if limits.max_age.is_some_and(|max| now.duration_since(subscriber.opened) >= subscriber.lifetime(max)) {
                 link.close(CloseReason::Rotated);
-            } else if since(seat.pinged) >= limits.ping_interval(link.wire) && link.outbox.queued_bytes() == 0 {
-                // Spread over the beats by seat, so that thousands of clients are not pinged in one beat.
-                let spread = key as Beat % 4;
-                seat.pinged = beat.wrapping_sub(spread);
+            } else if since(subscriber.pinged) >= limits.ping_interval(link.wire) && link.outbox.queued_bytes() == 0 {
+                // Spread over the ticks by subscriber, so that thousands of subscribers are not pinged in one tick.
+                let spread = key as Tick % 4;
+                subscriber.pinged = tick.wrapping_sub(spread);
                 link.outbox.push(match link.wire {
                     Wire::WebSocket | Wire::Lines => ping.clone(),
                     // Everything up to the head was queued, and nothing is queued: it was sent.
-                    Wire::Sse if seat.is_live() => position.clone(),
+                    Wire::Sse if subscriber.is_live() => position.clone(),
                     Wire::Sse => comment.clone(),
                 });
             }
@@ -74,16 +74,16 @@ impl Shard {
         self.check_log();
         self.parts.metrics.queued(self.thread.number, self.thread.queues.budget.used(), self.head.recent_bytes());
         self.parts.metrics.lag(self.thread.number, self.greatest_lag());
-        self.tell_comings();
+        self.publish_presence();
         self.serve_without_room(ctx);
         self.heal(ctx);
         self.head.end_tick();
     }
 
-    /// Clients of a log that is another one now come back, and are told.
+    /// Subscribers of a log that is another one now come back, and are told.
     fn check_log(&mut self) {
         if self.head.is_other_log(self.parts.position.log_id()) {
-            self.subscribers.iter().for_each(|seat| seat.connection.close(CloseReason::ActorRestarted));
+            self.subscribers.iter().for_each(|subscriber| subscriber.connection.close(CloseReason::ActorRestarted));
         }
     }
 
@@ -102,15 +102,15 @@ impl Shard {
 
     fn greatest_lag(&self) -> i64 {
         let head = self.head.position();
-        self.subscribers.iter().map(|seat| head - seat.position(head)).max().unwrap_or_default().max(0)
+        self.subscribers.iter().map(|subscriber| head - subscriber.position(head)).max().unwrap_or_default().max(0)
     }
 }
 
-impl Handler<BeatDue> for Shard {
+impl Handler<TickDue> for Shard {
     type Result = ();
 
-    fn handle(&mut self, BeatDue: BeatDue, ctx: &mut Self::Context) {
-        self.beat(ctx);
+    fn handle(&mut self, TickDue: TickDue, ctx: &mut Self::Context) {
+        self.tick(ctx);
     }
 }
 

@@ -1,0 +1,78 @@
+//! `$sys.session.opened` and `$sys.session.closed`, where the configuration asks for them.
+//!
+//! They are told once a tick, at most so many, and how many more there were: a storm of connections is one batch a
+//! second, whatever its force. Nothing waits for them; what the store refuses is told as a number next time.
+
+use serde_json::{Value, json};
+use smallvec::SmallVec;
+
+use super::Shard;
+use super::subscriber::Subscriber;
+use crate::domain::event::{Append, NewEvent};
+
+/// Most events told in one tick, besides the one that tells how many are left out.
+const MAX_TOLD: usize = 500;
+
+/// What is to be told with the next tick.
+#[derive(Debug, Default)]
+pub struct PresenceEvents {
+    told: Vec<NewEvent>,
+    left_out: u64,
+}
+
+impl Shard {
+    /// A subscriber has come.
+    pub(super) fn note_opened(&mut self, key: usize) {
+        if let Some((generation, subscriber)) = self.parts.presence.zip(self.subscribers.get(key)) {
+            let payload = identity(generation, subscriber);
+            self.note("$sys.session.opened", payload);
+        }
+    }
+
+    /// A subscriber is gone.
+    pub(super) fn note_closed(&mut self, subscriber: &Subscriber) {
+        if let Some(generation) = self.parts.presence {
+            let mut payload = identity(generation, subscriber);
+            payload["code"] = subscriber.connection.outbox.close_code().into();
+            payload["frames"] = subscriber.frames.into();
+            payload["seconds"] = subscriber.opened.elapsed().as_secs().into();
+            self.note("$sys.session.closed", payload);
+        }
+    }
+
+    fn note(&mut self, name: &str, payload: Value) {
+        if self.presence_events.told.len() < MAX_TOLD {
+            self.presence_events.told.push(NewEvent::own(name, payload.to_string()));
+        } else {
+            self.presence_events.left_out += 1;
+        }
+    }
+
+    /// Publishes what has been noted since the last tick.
+    pub(super) fn publish_presence(&mut self) {
+        let PresenceEvents { mut told, left_out } = std::mem::take(&mut self.presence_events);
+        if let Some(generation) = self.parts.presence.filter(|_| left_out > 0) {
+            let payload = json!({ "generation": generation, "shard": self.thread.number, "count": left_out });
+            told.push(NewEvent::own("$sys.session.left_out", payload.to_string()));
+        }
+        if told.is_empty() {
+            return;
+        }
+        let count = told.len() as u64;
+        let append = Append { events: SmallVec::from_vec(told), idempotency: None, schedule: None };
+        let taken = self.thread.intake.enqueue(append).is_ok();
+        if !taken {
+            self.presence_events.left_out = left_out + count;
+        }
+    }
+}
+
+/// Who it is: sessions are numbered anew when the process starts, which is its generation, in microseconds since 1970.
+fn identity(generation: i64, subscriber: &Subscriber) -> Value {
+    json!({
+        "generation": generation,
+        "session": subscriber.session,
+        "kind": subscriber.connection.wire.kind(),
+        "peer": subscriber.connection.peer.map(|peer| peer.to_string()),
+    })
+}
