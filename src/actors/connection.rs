@@ -12,7 +12,7 @@ use crate::domain::access::Caller;
 use crate::protocol::close::CloseReason;
 use crate::protocol::wire::Wire;
 use crate::protocol::{frame, sse};
-use crate::transport::{CloseFrame, Outbox, append_text_frame, peer_name};
+use crate::transport::{CloseFrame, SendQueue, append_text_frame, peer_name};
 
 /// Ticks of the shard, one a second: a clock that costs nothing to read.
 pub type Tick = u32;
@@ -20,7 +20,7 @@ pub type Tick = u32;
 /// See the module.
 #[derive(Debug)]
 pub struct Connection {
-    pub outbox: Rc<Outbox>,
+    pub send_queue: Rc<SendQueue>,
     pub wire: Wire,
     /// The subscriber's address; its port is 0 where a proxy told of it.
     pub peer: Option<SocketAddr>,
@@ -64,14 +64,14 @@ impl AuthState {
 impl Connection {
     /// A connection that was just heard of.
     pub fn new(
-        outbox: Rc<Outbox>,
+        send_queue: Rc<SendQueue>,
         wire: Wire,
         peer: Option<SocketAddr>,
         auth: AuthState,
         clock: Rc<Cell<Tick>>,
     ) -> Rc<Self> {
         let heard = Cell::new(clock.get());
-        Rc::new(Self { outbox, wire, peer, auth, durable_frames: Cell::new(0), heard, clock })
+        Rc::new(Self { send_queue, wire, peer, auth, durable_frames: Cell::new(0), heard, clock })
     }
 
     /// The subscriber's address, for the log.
@@ -86,15 +86,15 @@ impl Connection {
 
     /// Ends the connection after what is queued.
     pub fn close(&self, reason: CloseReason) {
-        if !self.outbox.is_closed() {
-            self.outbox.close_with(reason.code(), self.last_words(reason));
+        if !self.send_queue.is_closed() {
+            self.send_queue.close_with(reason.code(), self.last_words(reason));
         }
     }
 
     /// Ends the connection instead of what is queued.
     pub fn close_now(&self, reason: CloseReason) {
-        if !self.outbox.is_closed() {
-            self.outbox.close_now_with(reason.code(), self.last_words(reason));
+        if !self.send_queue.is_closed() {
+            self.send_queue.close_now_with(reason.code(), self.last_words(reason));
         }
     }
 

@@ -30,7 +30,7 @@ impl ReadGate {
         self.set(Reading::Paused);
     }
 
-    /// Stops reading until at most `low` bytes are queued in the outbox, which is looked at whenever it shrinks.
+    /// Stops reading until at most `low` bytes are queued in the send queue, which is looked at whenever it shrinks.
     pub fn pause_until(&self, low: usize) {
         self.set(Reading::PausedUntil(low));
     }
@@ -59,7 +59,7 @@ impl ReadGate {
         self.state.get() == Reading::Ended
     }
 
-    /// Notes that `queued` bytes are left in the outbox.
+    /// Notes that `queued` bytes are left in the send queue.
     pub(super) fn on_queued(&self, queued: usize) {
         if matches!(self.state.get(), Reading::PausedUntil(low) if queued <= low) {
             self.resume();

@@ -23,8 +23,8 @@ use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
 use tokio::sync::oneshot;
 
 use super::HandshakeError;
-use super::outbox::Outbox;
 use super::reading::TakenOver;
+use super::send_queue::SendQueue;
 use super::socket::{self, ConnectionSocket};
 
 /// Most bytes that a subscriber may send before its connection is taken over; far more than arrive in the few turns
@@ -42,7 +42,7 @@ pub struct HandedOver;
 
 /// The body that waits for the connection to be taken over: see the module.
 pub(super) struct Handover {
-    outbox: Rc<Outbox>,
+    send_queue: Rc<SendQueue>,
     /// What comes after the request; none if it is dropped.
     payload: Option<Payload>,
     early: BytesMut,
@@ -51,12 +51,12 @@ pub(super) struct Handover {
 }
 
 impl Handover {
-    /// Prepares the connection of the upgrade request `req` to be taken over by `outbox` and the receiver of what is
+    /// Prepares the connection of the upgrade request `req` to be taken over by `send_queue` and the receiver of what is
     /// returned.
     pub(super) fn of_upgrade(
         req: &HttpRequest,
         payload: Payload,
-        outbox: Rc<Outbox>,
+        send_queue: Rc<SendQueue>,
     ) -> Result<(Self, oneshot::Receiver<TakenOver>), HandshakeError> {
         let mut payload = payload;
         let mut early = BytesMut::new();
@@ -66,31 +66,31 @@ impl Handover {
         let socket = req.conn_data::<Rc<ConnectionSocket>>().ok_or(HandshakeError::NoSocket)?;
         // SAFETY: a payload that waits for more has a sender. That lives in the dispatcher, beside its stream.
         let stream = unsafe { socket.duplicate() }.map_err(cannot_be_taken)?;
-        Ok(Self::new(stream, Some(payload), early, outbox))
+        Ok(Self::new(stream, Some(payload), early, send_queue))
     }
 
     /// The same for a request that is answered without an end, and is being [served](ConnectionSocket::serve).
     pub(super) fn of_answer(
         req: &HttpRequest,
-        outbox: Rc<Outbox>,
+        send_queue: Rc<SendQueue>,
     ) -> Result<(Self, oneshot::Receiver<TakenOver>), HandshakeError> {
         let socket = req.conn_data::<Rc<ConnectionSocket>>().ok_or(HandshakeError::NoSocket)?;
         let stream = socket.duplicate_served().map_err(cannot_be_taken)?;
-        Ok(Self::new(stream, None, BytesMut::new(), outbox))
+        Ok(Self::new(stream, None, BytesMut::new(), send_queue))
     }
 
     fn new(
         stream: TcpStream,
         payload: Option<Payload>,
         early: BytesMut,
-        outbox: Rc<Outbox>,
+        send_queue: Rc<SendQueue>,
     ) -> (Self, oneshot::Receiver<TakenOver>) {
         let (taken_over, source) = oneshot::channel();
         let stream = Box::pin(async move {
             tokio::time::timeout(PATIENCE, until_written(&stream)).await?;
             Ok(stream)
         });
-        (Self { outbox, payload, early, taken_over: Some(taken_over), stream }, source)
+        (Self { send_queue, payload, early, taken_over: Some(taken_over), stream }, source)
     }
 
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -103,7 +103,7 @@ impl Handover {
         if self.early.len() > MAX_EARLY {
             return Poll::Ready(Err(io::Error::other("too much input before the handshake was answered")));
         }
-        if self.outbox.is_gone() {
+        if self.send_queue.is_gone() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let stream = Rc::new(ready!(self.stream.as_mut().poll(cx))?);
@@ -112,7 +112,7 @@ impl Handover {
             // The session may have ended already.
             let _ = taken_over.send(TakenOver { stream: Rc::clone(&stream), early });
         }
-        self.outbox.connect(stream);
+        self.send_queue.connect(stream);
         Poll::Ready(Ok(()))
     }
 }
@@ -137,7 +137,7 @@ impl Drop for Handover {
     /// A connection that was not taken over is gone.
     fn drop(&mut self) {
         if self.taken_over.is_some() {
-            self.outbox.kill();
+            self.send_queue.kill();
         }
     }
 }

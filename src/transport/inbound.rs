@@ -15,12 +15,12 @@ use futures_util::Stream;
 use tokio::sync::oneshot;
 
 use super::decoder::{FrameDecoder, Inbound, InboundError, InboundLimits};
-use super::outbox::Outbox;
 use super::reading::{READ_BUFFER, TakenOver, read};
+use super::send_queue::SendQueue;
 
 /// The messages and control frames of a connection. Ends after [`Inbound::Close`] or the first error.
 ///
-/// Dropping it ends the connection, once what is queued in the outbox has been written.
+/// Dropping it ends the connection, once what is queued in the send queue has been written.
 pub struct InboundFrames {
     source: Source,
     /// What was read and is not decoded yet.
@@ -30,7 +30,7 @@ pub struct InboundFrames {
     /// The last read filled the buffer, so other tasks run before the next.
     greedy: bool,
     decoder: FrameDecoder,
-    outbox: Rc<Outbox>,
+    send_queue: Rc<SendQueue>,
     /// What is left of a text message whose lines are messages of their own; `None` if messages are taken whole.
     lines: Option<ByteString>,
     ended: bool,
@@ -42,14 +42,14 @@ enum Source {
 }
 
 impl InboundFrames {
-    pub(super) fn new(source: oneshot::Receiver<TakenOver>, limits: InboundLimits, outbox: Rc<Outbox>) -> Self {
+    pub(super) fn new(source: oneshot::Receiver<TakenOver>, limits: InboundLimits, send_queue: Rc<SendQueue>) -> Self {
         Self {
             source: Source::Awaited(source),
             chunk: Bytes::new(),
             borrowed: false,
             greedy: false,
             decoder: FrameDecoder::new(limits),
-            outbox,
+            send_queue,
             lines: None,
             ended: false,
         }
@@ -144,8 +144,8 @@ impl Stream for InboundFrames {
         if this.ended {
             return Poll::Ready(None);
         }
-        ready!(this.outbox.reading().poll_open(cx));
-        let item = if this.outbox.reading().has_ended() {
+        ready!(this.send_queue.reading().poll_open(cx));
+        let item = if this.send_queue.reading().has_ended() {
             Err(InboundError::Disconnected(ErrorKind::ConnectionAborted.into()))
         } else {
             ready!(this.poll_message(cx))
@@ -158,7 +158,7 @@ impl Stream for InboundFrames {
 
 impl Drop for InboundFrames {
     fn drop(&mut self) {
-        self.outbox.end();
+        self.send_queue.end();
     }
 }
 

@@ -8,16 +8,16 @@ use crate::transport::limit::ConnectionLimit;
 use crate::transport::test_client::{client_frame, pair, until};
 
 /// The frames of a connection whose client has sent `early` before it was taken over; and the client.
-async fn inbound(early: &[u8]) -> (TcpStream, InboundFrames, Rc<Outbox>) {
+async fn inbound(early: &[u8]) -> (TcpStream, InboundFrames, Rc<SendQueue>) {
     let (server, client) = pair().await;
     let stream = Rc::new(server);
-    let outbox = Outbox::new(ShardQueues::new(0, ConnectionLimit::new(0)), None);
+    let send_queue = SendQueue::new(ShardQueues::new(0, ConnectionLimit::new(0)), None);
     let (taken_over, source) = oneshot::channel();
-    let frames = InboundFrames::new(source, InboundLimits::default(), Rc::clone(&outbox));
+    let frames = InboundFrames::new(source, InboundLimits::default(), Rc::clone(&send_queue));
     let early = Bytes::copy_from_slice(early);
     taken_over.send(TakenOver { stream: Rc::clone(&stream), early }).expect("awaited");
-    outbox.connect(stream);
-    (client, frames, outbox)
+    send_queue.connect(stream);
+    (client, frames, send_queue)
 }
 
 async fn send(client: &mut TcpStream, bytes: &[u8]) {
@@ -45,7 +45,7 @@ fn ends_disconnected(item: &Option<Result<Inbound, InboundError>>) -> bool {
 
 #[actix_web::test]
 async fn a_flood_of_tiny_frames_is_read_one_buffer_ahead_at_most() {
-    let (mut client, mut frames, _outbox) = inbound(b"").await;
+    let (mut client, mut frames, _send_queue) = inbound(b"").await;
     let count = 200_000;
     let flood = actix_rt::spawn(async move {
         send(&mut client, &text("").repeat(count)).await;
@@ -61,7 +61,7 @@ async fn a_flood_of_tiny_frames_is_read_one_buffer_ahead_at_most() {
 
 #[actix_web::test]
 async fn an_idle_connection_holds_no_buffer() {
-    let (mut client, mut frames, _outbox) = inbound(b"").await;
+    let (mut client, mut frames, _send_queue) = inbound(b"").await;
     send(&mut client, &[text("a"), text("b"), text("c")[..3].to_vec()].concat()).await;
     assert_eq!(next_text(&mut frames).await, "a");
     assert_eq!(frames.chunk.len(), text("b").len() + 3, "no more than what is left is kept");
@@ -76,8 +76,8 @@ async fn an_idle_connection_holds_no_buffer() {
 
 #[actix_web::test]
 async fn connections_share_the_buffer_of_their_thread() {
-    let (mut one, mut frames_of_one, _outbox) = inbound(b"").await;
-    let (mut two, mut frames_of_two, _outbox) = inbound(b"").await;
+    let (mut one, mut frames_of_one, _send_queue) = inbound(b"").await;
+    let (mut two, mut frames_of_two, _send_queue) = inbound(b"").await;
     for k in 0..100 {
         let words = [format!("one {k}"), format!("more {k}"), format!("two {k}")];
         send(&mut one, &[text(&words[0]), text(&words[1])].concat()).await;
@@ -91,7 +91,7 @@ async fn connections_share_the_buffer_of_their_thread() {
 #[actix_web::test]
 async fn what_was_sent_early_comes_first() {
     let early = [text("a"), text("b"), text("c")[..4].to_vec()].concat();
-    let (mut client, mut frames, _outbox) = inbound(&early).await;
+    let (mut client, mut frames, _send_queue) = inbound(&early).await;
     send(&mut client, &[&text("c")[4..], &text("d")].concat()).await;
     for expected in ["a", "b", "c", "d"] {
         assert_eq!(next_text(&mut frames).await, expected);
@@ -100,9 +100,9 @@ async fn what_was_sent_early_comes_first() {
 
 #[actix_web::test]
 async fn a_connection_that_is_never_taken_over_ends() {
-    let outbox = Outbox::new(ShardQueues::new(0, ConnectionLimit::new(0)), None);
+    let send_queue = SendQueue::new(ShardQueues::new(0, ConnectionLimit::new(0)), None);
     let (taken_over, source) = oneshot::channel();
-    let mut frames = InboundFrames::new(source, InboundLimits::default(), outbox);
+    let mut frames = InboundFrames::new(source, InboundLimits::default(), send_queue);
     assert!(poll(&mut frames).is_pending());
     drop(taken_over);
     assert!(ends_disconnected(&frames.next().await));
@@ -110,70 +110,70 @@ async fn a_connection_that_is_never_taken_over_ends() {
 
 #[actix_web::test]
 async fn a_client_that_closes_its_side_is_read_to_the_end() {
-    let (mut client, mut frames, outbox) = inbound(b"").await;
+    let (mut client, mut frames, send_queue) = inbound(b"").await;
     send(&mut client, &[text("a"), text("b")].concat()).await;
     client.shutdown().await.expect("open");
     assert_eq!(next_text(&mut frames).await, "a");
     assert_eq!(next_text(&mut frames).await, "b");
     assert!(ends_disconnected(&frames.next().await));
-    assert!(!outbox.is_gone(), "the client still listens");
+    assert!(!send_queue.is_gone(), "the client still listens");
 }
 
 #[actix_web::test]
 async fn a_paused_connection_is_not_read() {
-    let (mut client, mut frames, outbox) = inbound(b"").await;
+    let (mut client, mut frames, send_queue) = inbound(b"").await;
     send(&mut client, &[text("a"), text("b")].concat()).await;
     assert_eq!(next_text(&mut frames).await, "a");
-    outbox.reading().pause();
+    send_queue.reading().pause();
     send(&mut client, &text("c")).await;
     assert!(poll(&mut frames).is_pending());
     assert_eq!(frames.chunk.len(), text("b").len());
-    outbox.reading().resume();
+    send_queue.reading().resume();
     assert_eq!(next_text(&mut frames).await, "b");
     assert_eq!(next_text(&mut frames).await, "c");
 }
 
 #[actix_web::test]
-async fn reading_resumes_when_the_outbox_has_drained() {
-    let (mut client, mut frames, outbox) = inbound(b"").await;
+async fn reading_resumes_when_the_send_queue_has_drained() {
+    let (mut client, mut frames, send_queue) = inbound(b"").await;
     send(&mut client, &text("a")).await;
-    outbox.push(vec![0; 100].into());
-    outbox.reading().pause_until(60);
+    send_queue.push(vec![0; 100].into());
+    send_queue.reading().pause_until(60);
     assert!(poll(&mut frames).is_pending());
     assert_eq!(next_text(&mut frames).await, "a");
 }
 
 #[actix_web::test]
 async fn a_paused_reader_learns_that_the_connection_is_gone() {
-    let (_client, mut frames, outbox) = inbound(b"").await;
-    outbox.reading().pause();
+    let (_client, mut frames, send_queue) = inbound(b"").await;
+    send_queue.reading().pause();
     let reader = actix_rt::spawn(async move { frames.next().await });
     tokio::task::yield_now().await;
-    outbox.kill();
+    send_queue.kill();
     assert!(ends_disconnected(&reader.await.expect("no panic")));
 }
 
 #[actix_web::test]
 async fn a_connection_that_is_being_closed_is_no_longer_heard() {
-    let (mut client, mut frames, outbox) = inbound(b"").await;
-    outbox.end();
-    until(|| outbox.reading().is_paused()).await;
-    outbox.reading().resume();
+    let (mut client, mut frames, send_queue) = inbound(b"").await;
+    send_queue.end();
+    until(|| send_queue.reading().is_paused()).await;
+    send_queue.reading().resume();
     send(&mut client, &text("too late")).await;
     assert!(poll(&mut frames).is_pending());
     drop(client);
     assert!(ends_disconnected(&frames.next().await));
-    assert!(outbox.is_gone());
+    assert!(send_queue.is_gone());
 }
 
 #[actix_web::test]
 async fn nothing_follows_a_good_bye_or_an_error() {
-    let (mut client, mut frames, _outbox) = inbound(b"").await;
+    let (mut client, mut frames, _send_queue) = inbound(b"").await;
     send(&mut client, &[client_frame(0x88, b"", [0; 4]), text("more")].concat()).await;
     assert!(matches!(frames.next().await, Some(Ok(Inbound::Close(None)))));
     assert!(frames.next().await.is_none());
 
-    let (mut client, mut frames, _outbox) = inbound(b"").await;
+    let (mut client, mut frames, _send_queue) = inbound(b"").await;
     send(&mut client, &[client_frame(0xc1, b"", [0; 4]), text("more")].concat()).await;
     assert!(matches!(frames.next().await, Some(Err(InboundError::Violation(_)))));
     assert!(frames.next().await.is_none());
@@ -181,8 +181,8 @@ async fn nothing_follows_a_good_bye_or_an_error() {
 
 #[actix_web::test]
 async fn whoever_stops_reading_ends_the_connection() {
-    let (_client, frames, outbox) = inbound(b"").await;
-    assert!(!outbox.is_closed());
+    let (_client, frames, send_queue) = inbound(b"").await;
+    assert!(!send_queue.is_closed());
     drop(frames);
-    assert!(outbox.is_closed());
+    assert!(send_queue.is_closed());
 }

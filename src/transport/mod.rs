@@ -3,8 +3,8 @@
 //! The [server](serve) accepts a connection, on which requests are [mended](heads) where the HTTP library is stricter
 //! than senders are, and answers the handshake, or begins an endless answer; as soon as its head is
 //! out, the connection is [taken over](handover). Then two parts face each other, on the same worker thread:
-//! [`Outbox`], where encoded frames wait to be written, and [`InboundFrames`], which reads no faster than its reader.
-//! Neither has a task of its own or a buffer while it is idle. Either ends the connection: a closed outbox when it is
+//! [`SendQueue`], where encoded frames wait to be written, and [`InboundFrames`], which reads no faster than its reader.
+//! Neither has a task of its own or a buffer while it is idle. Either ends the connection: a closed send queue when it is
 //! empty, the input when dropped.
 
 mod decoder;
@@ -15,8 +15,8 @@ mod heads;
 mod http_stream;
 mod inbound;
 mod limit;
-mod outbox;
 mod reading;
+mod send_queue;
 mod server;
 mod socket;
 mod streaming;
@@ -39,7 +39,7 @@ pub use handover::HandedOver;
 pub use http_stream::Refuse;
 pub use inbound::InboundFrames;
 pub use limit::{Admission, ConnectionLimit};
-pub use outbox::{DrainNotices, DrainQueue, Outbox, OutboxKey, QueueBudget, ShardQueues};
+pub use send_queue::{DrainNotices, DrainQueue, QueueBudget, SendQueue, SendQueueKey, ShardQueues};
 pub use server::{HttpSettings, serve};
 pub use socket::{ConnectionSocket, ConnectionTimeouts, ServedRequest, peer_name};
 pub use streaming::{InputEnd, PeerInput, Streaming, stream};
@@ -49,7 +49,7 @@ use handover::Handover;
 /// A connection that speaks WebSocket as soon as `response` is returned.
 pub struct Upgrade {
     pub response: HttpResponse,
-    pub outbox: Rc<Outbox>,
+    pub send_queue: Rc<SendQueue>,
     pub inbound: InboundFrames,
     /// The subprotocol that was agreed on.
     pub protocol: Option<&'static str>,
@@ -74,10 +74,10 @@ pub fn upgrade(
         response.insert_header((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol)));
     }
     let admission = shard.connections.admit().ok_or(HandshakeError::Full)?;
-    let outbox = Outbox::new(shard, Some(admission));
-    let (handover, source) = Handover::of_upgrade(req, payload, Rc::clone(&outbox))?;
-    let inbound = InboundFrames::new(source, limits, Rc::clone(&outbox));
-    Ok(Upgrade { response: response.body(handover), outbox, inbound, protocol })
+    let send_queue = SendQueue::new(shard, Some(admission));
+    let (handover, source) = Handover::of_upgrade(req, payload, Rc::clone(&send_queue))?;
+    let inbound = InboundFrames::new(source, limits, Rc::clone(&send_queue));
+    Ok(Upgrade { response: response.body(handover), send_queue, inbound, protocol })
 }
 
 /// Checks what RFC 6455, section 4.2.1, requires beyond what the library checks, and that no body follows.

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::test_client::{client_frame, until};
 use super::{
     CloseFrame, ConnectionLimit, ConnectionSocket, ConnectionTimeouts, HandshakeError, Inbound, InboundError,
-    InboundLimits, Outbox, ShardQueues, Streaming, Upgrade, pong_frame, stream, text_frame, upgrade,
+    InboundLimits, SendQueue, ShardQueues, Streaming, Upgrade, pong_frame, stream, text_frame, upgrade,
 };
 
 const TIMEOUTS: ConnectionTimeouts =
@@ -45,7 +45,7 @@ enum Report {
 
 /// Echoes; sends far more than any buffer holds when asked to "flood", and kills a connection that stalls.
 struct Session {
-    outbox: Rc<Outbox>,
+    send_queue: Rc<SendQueue>,
     shard: Rc<ShardQueues>,
     reports: UnboundedSender<Report>,
 }
@@ -57,11 +57,11 @@ impl Session {
     }
 
     fn look(&mut self, _: &mut Context<Self>) {
-        if let Some(stalled) = self.outbox.stalled_for(Instant::now()) {
-            let (queued, used) = (self.outbox.queued_bytes(), self.shard.budget.used());
+        if let Some(stalled) = self.send_queue.stalled_for(Instant::now()) {
+            let (queued, used) = (self.send_queue.queued_bytes(), self.shard.budget.used());
             self.report(Report::Waiting { queued, used, stalled });
             if stalled >= STALL {
-                self.outbox.kill();
+                self.send_queue.kill();
             }
         }
     }
@@ -80,16 +80,16 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
         match item {
             Ok(Inbound::Text(text)) if text == "flood" => {
                 let mebibyte = Bytes::from(vec![0; 1 << 20]);
-                (0..FLOOD >> 20).for_each(|_| self.outbox.push(mebibyte.clone()));
+                (0..FLOOD >> 20).for_each(|_| self.send_queue.push(mebibyte.clone()));
                 ctx.run_interval(Duration::from_millis(5), Self::look);
             }
-            Ok(Inbound::Text(text)) => self.outbox.push(text_frame(text.as_bytes())),
-            Ok(Inbound::Ping(payload)) => self.outbox.push(pong_frame(&payload)),
+            Ok(Inbound::Text(text)) => self.send_queue.push(text_frame(text.as_bytes())),
+            Ok(Inbound::Ping(payload)) => self.send_queue.push(pong_frame(&payload)),
             Ok(Inbound::Binary(_) | Inbound::Pong(_)) => {}
-            Ok(Inbound::Close(frame)) => self.outbox.close(&frame.unwrap_or(CloseFrame::new(1000, ""))),
+            Ok(Inbound::Close(frame)) => self.send_queue.close(&frame.unwrap_or(CloseFrame::new(1000, ""))),
             Err(error) => {
                 if let Some(frame) = error.close_frame() {
-                    self.outbox.close(&frame);
+                    self.send_queue.close(&frame);
                 }
             }
         }
@@ -103,12 +103,12 @@ async fn serve(
     connections: web::Data<Arc<ConnectionLimit>>,
 ) -> Result<HttpResponse, actix_web::Error> {
     let shard = ShardQueues::new(FLOOD, Arc::clone(&connections));
-    let Upgrade { response, outbox, inbound, .. } =
+    let Upgrade { response, send_queue, inbound, .. } =
         upgrade(&req, payload, &PROTOCOLS, InboundLimits::default(), Rc::clone(&shard))
             .map_err(|error| actix_web::error::InternalError::new(error, error.status()))?;
     Session::create(|ctx| {
         ctx.add_stream(inbound);
-        Session { outbox, shard, reports: reports.get_ref().clone() }
+        Session { send_queue, shard, reports: reports.get_ref().clone() }
     });
     Ok(response)
 }
@@ -123,14 +123,14 @@ async fn stream_page(
     let socket = req.conn_data::<Rc<ConnectionSocket>>().expect("registered");
     let _served = (req.query_string() != "unserved").then(|| socket.serve());
     let shard = ShardQueues::new(FLOOD, Arc::clone(&connections));
-    let Streaming { response, outbox, input } = stream(&req, HttpResponse::Ok(), Rc::clone(&shard))
+    let Streaming { response, send_queue, input } = stream(&req, HttpResponse::Ok(), Rc::clone(&shard))
         .map_err(|error| actix_web::error::InternalError::new(error, error.status()))?;
-    outbox.push(Bytes::from(vec![b'x'; PAGE]));
+    send_queue.push(Bytes::from(vec![b'x'; PAGE]));
     let reports = reports.get_ref().clone();
     actix_rt::spawn(async move {
         let end = input.end().await;
-        outbox.push(Bytes::from(format!("{end:?}")));
-        outbox.end();
+        send_queue.push(Bytes::from(format!("{end:?}")));
+        send_queue.end();
         let _ = reports.send(Report::Ended { used: 0 });
     });
     Ok(response)

@@ -1,4 +1,4 @@
-//! Endless answers: HTTP writes the head, and the bytes that follow come from an outbox, as for a WebSocket.
+//! Endless answers: HTTP writes the head, and the bytes that follow come from an send queue, as for a WebSocket.
 //!
 //! The body is not chunked but ends with the connection. So its pieces can be shared with other connections, and
 //! HTTP/1.0 will do.
@@ -12,16 +12,16 @@ use tokio::sync::oneshot;
 
 use super::HandshakeError;
 use super::handover::Handover;
-use super::outbox::{Outbox, ShardQueues};
 use super::reading::{TakenOver, read};
+use super::send_queue::{SendQueue, ShardQueues};
 
 /// Most bytes that a subscriber may send after its request. They are dropped.
 const MAX_UNWANTED: usize = 64 * 1024;
 
-/// A connection that gets what is pushed into `outbox` as soon as `response` is returned.
+/// A connection that gets what is pushed into `send_queue` as soon as `response` is returned.
 pub struct Streaming {
     pub response: HttpResponse,
-    pub outbox: Rc<Outbox>,
+    pub send_queue: Rc<SendQueue>,
     pub input: PeerInput,
 }
 
@@ -34,11 +34,11 @@ pub fn stream(
     shard: Rc<ShardQueues>,
 ) -> Result<Streaming, HandshakeError> {
     let admission = shard.connections.admit().ok_or(HandshakeError::Full)?;
-    let outbox = Outbox::new(shard, Some(admission));
-    let (handover, source) = Handover::of_answer(req, Rc::clone(&outbox))?;
+    let send_queue = SendQueue::new(shard, Some(admission));
+    let (handover, source) = Handover::of_answer(req, Rc::clone(&send_queue))?;
     let mut response = response.force_close().body(handover);
     response.head_mut().no_chunking(true);
-    Ok(Streaming { response, outbox, input: PeerInput(source) })
+    Ok(Streaming { response, send_queue, input: PeerInput(source) })
 }
 
 /// The input of such a connection, of which only the end matters.

@@ -13,7 +13,7 @@ use crate::domain::access::Caller;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::wire::Wire;
-use crate::transport::{HandshakeError, Outbox};
+use crate::transport::{HandshakeError, SendQueue};
 
 /// Refuses subscribers while there is nothing to subscribe to, or nobody should come any more.
 pub fn check_open(edge: &Edge) -> Result<(), ApiError> {
@@ -26,18 +26,18 @@ pub fn check_open(edge: &Edge) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Attaches the connection behind `outbox`, by which `caller` goes on, to the shard of this thread.
+/// Attaches the connection behind `send_queue`, by which `caller` goes on, to the shard of this thread.
 pub async fn attach(
     req: &HttpRequest,
     edge: &Edge,
     caller: Caller,
     admission: Option<PeerAdmission>,
-    outbox: Rc<Outbox>,
+    send_queue: Rc<SendQueue>,
     wire: Wire,
 ) -> Result<Attachment, ApiError> {
     let rate_key = access::rate_key(req, edge, &caller);
     let auth = AuthState::new(caller, rate_key);
-    let arrival = Arrival { outbox, wire, peer: access::peer(req, edge), auth, admission };
+    let arrival = Arrival { send_queue, wire, peer: access::peer(req, edge), auth, admission };
     let attachment = Attachment::get(&edge.worker, arrival).await?;
     edge.parts.metrics.sessions_opened.inc();
     if edge.parts.health.is_draining() {

@@ -49,9 +49,9 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     let log_end = parts.position.end_for(start, log_end, &parts.reader).await;
     connecting::check_open(&edge)?;
     let admission = access::admit_stream(&req, &edge, &caller)?;
-    let Streaming { mut response, outbox, input } =
+    let Streaming { mut response, send_queue, input } =
         stream(&req, head(), edge.worker.thread.queues.clone()).map_err(|error| connecting::handshake_error(&error))?;
-    let attachment = connecting::attach(&req, &edge, caller, admission, outbox, Wire::Sse).await?;
+    let attachment = connecting::attach(&req, &edge, caller, admission, send_queue, Wire::Sse).await?;
     let open = OpenStream { place: attachment.place, patterns, envelope, filter, start, log_end };
     let state = session::stream::start(attachment, open, input).await?;
     response.headers_mut().insert(RECOVERED, truth(state.recovered));

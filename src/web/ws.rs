@@ -42,7 +42,7 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     if wire == Wire::Lines {
         upgraded.inbound.split_lines();
     }
-    let attachment = connecting::attach(&req, &edge, caller, admission, upgraded.outbox, wire).await?;
+    let attachment = connecting::attach(&req, &edge, caller, admission, upgraded.send_queue, wire).await?;
     let session = SessionParts {
         worker: Rc::clone(&edge.worker),
         position: parts.position.clone(),
@@ -89,10 +89,10 @@ fn close_at_once(req: &HttpRequest, payload: Payload, edge: &Edge, error: &ApiEr
     let admission = access::admit_stream(req, edge, &Caller::Anybody)?;
     let upgraded = upgrade_with(req, payload, edge)?;
     let reason = if error.code() == ErrorCode::Forbidden { CloseReason::Forbidden } else { CloseReason::BadToken };
-    upgraded.outbox.close(&CloseFrame::new(reason.code(), reason.text()));
-    upgraded.outbox.end();
+    upgraded.send_queue.close(&CloseFrame::new(reason.code(), reason.text()));
+    upgraded.send_queue.end();
     let mut inbound = upgraded.inbound;
-    // Read to its end, which the outbox sees to.
+    // Read to its end, which the send queue sees to.
     actix_rt::spawn(async move {
         let _admission = admission;
         while inbound.next().await.is_some_and(|frame| frame.is_ok()) {}

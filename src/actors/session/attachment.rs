@@ -13,11 +13,11 @@ use crate::actors::shard::messages::{OpenSession, Place, SessionClosed};
 use crate::actors::worker::Worker;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::wire::Wire;
-use crate::transport::Outbox;
+use crate::transport::SendQueue;
 
 /// A connection that is to get its place.
 pub struct Arrival {
-    pub outbox: Rc<Outbox>,
+    pub send_queue: Rc<SendQueue>,
     pub wire: Wire,
     pub peer: Option<SocketAddr>,
     pub auth: AuthState,
@@ -36,10 +36,10 @@ pub struct Attachment {
 impl Attachment {
     /// Gets a connection its place; an error while there is no shard.
     pub async fn get(worker: &Worker, arrival: Arrival) -> Result<Self, ApiError> {
-        let Arrival { outbox, wire, peer, auth, admission } = arrival;
+        let Arrival { send_queue, wire, peer, auth, admission } = arrival;
         let shard = worker.shard().ok_or_else(|| absent("still starting"))?;
         let lobby = &worker.thread.lobby;
-        let connection = Connection::new(outbox, wire, peer, auth, Rc::clone(&worker.thread.clock));
+        let connection = Connection::new(send_queue, wire, peer, auth, Rc::clone(&worker.thread.clock));
         let ticket = lobby.enter(Rc::clone(&connection));
         let Ok(Some(place)) = shard.send(OpenSession(ticket)).await else {
             lobby.take(ticket);

@@ -21,7 +21,7 @@ use crate::protocol::frame::Subscribed;
 use crate::protocol::permit;
 use crate::protocol::subscription::RequestId;
 use crate::protocol::wire::Bundle;
-use crate::transport::Outbox;
+use crate::transport::SendQueue;
 
 /// A durable subscription that the session is a member of.
 pub(super) struct Membership {
@@ -78,7 +78,11 @@ impl Session {
                         let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest, log };
                         this.say(&consumer::joined(id, &asked, state, ack_floor));
                     }
-                    ctx.add_stream(from_durable(key.clone(), events, Rc::clone(&this.attachment.connection.outbox)));
+                    ctx.add_stream(from_durable(
+                        key.clone(),
+                        events,
+                        Rc::clone(&this.attachment.connection.send_queue),
+                    ));
                     this.memberships.push(Membership { key, pattern, filter, underway });
                 }
                 Ok(Err(error)) => this.refuse(id.as_ref(), &this.as_far_as_granted(error)),
@@ -173,10 +177,13 @@ impl Session {
             // If it is lost, the actor looks again within a second.
             let _ = self.parts.consumers.tell(RoomAgain(membership.key.clone()));
         }
-        self.attachment.connection.outbox.push(Bundle::of(self.attachment.connection.wire, std::iter::once(&frame)));
+        self.attachment
+            .connection
+            .send_queue
+            .push(Bundle::of(self.attachment.connection.wire, std::iter::once(&frame)));
         self.attachment.connection.durable_frames.update(|frames| frames + 1);
-        if self.attachment.connection.outbox.queued_bytes() > self.parts.worker.queue_limit() {
-            self.attachment.connection.outbox.feeding().pause_until(self.parts.worker.low_water());
+        if self.attachment.connection.send_queue.queued_bytes() > self.parts.worker.queue_limit() {
+            self.attachment.connection.send_queue.feeding().pause_until(self.parts.worker.low_water());
         }
     }
 }
@@ -217,13 +224,13 @@ impl StreamHandler<FromDurable> for Session {
 fn from_durable(
     key: MemberKey,
     events: mpsc::UnboundedReceiver<ToMember>,
-    outbox: Rc<Outbox>,
+    send_queue: Rc<SendQueue>,
 ) -> impl Stream<Item = FromDurable> {
     let end = key.clone();
-    let messages = futures_util::stream::unfold((events, outbox), |(mut events, outbox)| async {
-        outbox.may_feed().await;
+    let messages = futures_util::stream::unfold((events, send_queue), |(mut events, send_queue)| async {
+        send_queue.may_feed().await;
         let message = events.recv().await?;
-        Some((message, (events, outbox)))
+        Some((message, (events, send_queue)))
     });
     let messages = messages.map(move |message| FromDurable { key: key.clone(), message: Some(message) });
     messages.chain(futures_util::stream::once(async move { FromDurable { key: end, message: None } }))

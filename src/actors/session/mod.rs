@@ -1,7 +1,7 @@
 //! A session: one actor per WebSocket subscriber, on the worker thread of its connection.
 //!
 //! It reads the subscriber's requests one by one and passes them on: subscriptions to the shard, publishes to the
-//! intake. What goes out is queued in the connection's outbox by whoever has something to say, so a blocked
+//! intake. What goes out is queued in the connection's send queue by whoever has something to say, so a blocked
 //! socket does not block this actor. It is adopted, never restarted: a subscriber reconnects and resumes.
 
 mod access;
@@ -102,15 +102,15 @@ impl Session {
 
     fn answer(&mut self, frame: Bytes) {
         self.answered += frame.len();
-        self.attachment.connection.outbox.push(frame);
+        self.attachment.connection.send_queue.push(frame);
     }
 
     /// Lets the subscriber's input wait for its publishes to be committed and its answers to be read, or go on.
     ///
     /// Events in the queue do not count: a slow subscriber is still heard.
     fn pace(&mut self) {
-        let (reading, low) = (self.attachment.connection.outbox.reading(), self.parts.worker.low_water());
-        if self.attachment.connection.outbox.queued_bytes() <= low {
+        let (reading, low) = (self.attachment.connection.send_queue.reading(), self.parts.worker.low_water());
+        if self.attachment.connection.send_queue.queued_bytes() <= low {
             self.answered = 0;
         }
         if self.publishing >= MAX_PUBLISHES_IN_FLIGHT || self.unanswered >= MAX_UNANSWERED {
@@ -139,7 +139,7 @@ impl Session {
         if std::thread::panicking() {
             self.close(CloseReason::SessionFailed);
         }
-        self.attachment.connection.outbox.end();
+        self.attachment.connection.send_queue.end();
     }
 
     fn read(&mut self, text: &str, ctx: &mut Context<Self>) {
@@ -189,14 +189,14 @@ impl Session {
             Ok(Request::Leave { id, durable }) => self.leave(id.as_ref(), &durable),
             Ok(Request::Ack(request)) => self.settle(request, ctx),
             Ok(Request::List { id }) => {
-                let before = self.attachment.connection.outbox.queued_bytes();
+                let before = self.attachment.connection.send_queue.queued_bytes();
                 let listed = self.attachment.shard.send(ListSubscriptions {
                     place: self.attachment.place,
                     id,
                     durables: self.durables(),
                 });
                 let account = listed.into_actor(self).map(move |_, this, _| {
-                    this.answered += this.attachment.connection.outbox.queued_bytes().saturating_sub(before);
+                    this.answered += this.attachment.connection.send_queue.queued_bytes().saturating_sub(before);
                     this.pace();
                 });
                 account.wait(ctx);
@@ -266,7 +266,7 @@ impl StreamHandler<Published> for Session {
 impl Actor for Session {
     type Context = Context<Self>;
 
-    /// The end of the input ends the session; the connection goes when its outbox is empty.
+    /// The end of the input ends the session; the connection goes when its send queue is empty.
     fn stopping(&mut self, _: &mut Self::Context) -> Running {
         self.end();
         Running::Stop
@@ -303,7 +303,7 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
                 match said {
                     // Echoed, as RFC 6455, section 5.5.1, has it.
                     Some(CloseFrame { code, .. }) => {
-                        self.attachment.connection.outbox.close(&CloseFrame::new(code, ""))
+                        self.attachment.connection.send_queue.close(&CloseFrame::new(code, ""))
                     }
                     None => self.close(CloseReason::Normal),
                 }
@@ -312,7 +312,7 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
             Err(error) => {
                 if let Some(close) = error.close_frame() {
                     log::info!(session = self.attachment.place.session, code = close.code, error:% = error; "session broke the protocol");
-                    self.attachment.connection.outbox.close(&close);
+                    self.attachment.connection.send_queue.close(&close);
                 }
                 ctx.stop();
             }

@@ -13,7 +13,7 @@ pub async fn start(attachment: Attachment, open: OpenStream, input: PeerInput) -
     actix_rt::spawn(async move {
         let Attachment { place, connection, .. } = &attachment;
         match input.end().await {
-            InputEnd::Gone => connection.outbox.kill(),
+            InputEnd::Gone => connection.send_queue.kill(),
             InputEnd::Flood => {
                 log::info!(session = place.session, peer = connection.peer_name().as_str(); "client of a stream goes on sending, closing");
                 connection.close_now(CloseReason::Policy);

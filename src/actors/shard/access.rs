@@ -26,7 +26,7 @@ impl Shard {
     fn check_token(&self, subscriber: &Subscriber, now: Timestamp) {
         let auth = &subscriber.connection.auth;
         let caller = auth.caller();
-        if subscriber.connection.outbox.is_closed() {
+        if subscriber.connection.send_queue.is_closed() {
             return;
         }
         let name = caller.principal().map_or("", |principal| principal.name());
@@ -40,7 +40,7 @@ impl Shard {
         if let Some(left) = left.filter(|left| *left <= self.parts.limits.expiry_notice && auth.asks_more.get())
             && !auth.was_warned.replace(true)
         {
-            subscriber.connection.outbox.push(text_frame(frame::expiring(left).as_bytes()));
+            subscriber.connection.send_queue.push(text_frame(frame::expiring(left).as_bytes()));
         }
     }
 }

@@ -29,14 +29,14 @@ const TURN_LOOKS: usize = 1024 * 1024;
 const READ_RETRY: Duration = Duration::from_millis(500);
 
 impl Shard {
-    /// Queues what a subscriber has missed, as far as its outbox has room; makes it live once it has everything.
+    /// Queues what a subscriber has missed, as far as its send queue has room; makes it live once it has everything.
     pub(super) fn catch_up(&mut self, key: usize, ctx: &mut Context<Self>) {
         let head = self.head.position();
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
-        if subscriber.connection.outbox.is_closed() || subscriber.mode != (Mode::CatchingUp { reading: false }) {
+        if subscriber.connection.send_queue.is_closed() || subscriber.mode != (Mode::CatchingUp { reading: false }) {
             return;
         }
-        if subscriber.connection.outbox.queued_bytes() > low_water(self.parts.limits.queue_per_connection) {
+        if subscriber.connection.send_queue.queued_bytes() > low_water(self.parts.limits.queue_per_connection) {
             self.await_drain(key);
             return;
         }
@@ -69,7 +69,7 @@ impl Shard {
     pub(super) fn await_drain(&mut self, key: usize) {
         let low = low_water(self.parts.limits.queue_per_connection);
         if let Some(subscriber) = self.subscribers.get(key) {
-            subscriber.connection.outbox.arm_drain_notice(key, low);
+            subscriber.connection.send_queue.arm_drain_notice(key, low);
         }
     }
 
@@ -229,7 +229,9 @@ impl Shard {
     /// Live subscribers may have missed what lies between the head and `earliest`, and are told so rather than left with a
     /// silent gap.
     fn close_live(&self, earliest: EventId, reason: CloseReason) {
-        for subscriber in self.subscribers.iter().filter(|subscriber| subscriber.is_live() && !covers_gap(subscriber, earliest)) {
+        for subscriber in
+            self.subscribers.iter().filter(|subscriber| subscriber.is_live() && !covers_gap(subscriber, earliest))
+        {
             subscriber.connection.close_now(reason);
         }
     }
@@ -260,10 +262,10 @@ fn queue_due<'a>(
     pushes: &PushLog,
     room: usize,
 ) -> Scanned {
-    let outbox = Rc::clone(&subscriber.connection.outbox);
+    let send_queue = Rc::clone(&subscriber.connection.send_queue);
     // A page from the store is bounded already.
     let mut looks = if subscriber.has_filters() && room < usize::MAX { TURN_LOOKS } else { usize::MAX };
-    let room = room.saturating_sub(outbox.queued_bytes());
+    let room = room.saturating_sub(send_queue.queued_bytes());
     let mut scanned = Scanned { frames: 0, bytes: 0, through: None };
     let wire = subscriber.connection.wire;
     let mut joined = Bundle::new(wire);
@@ -289,6 +291,6 @@ fn queue_due<'a>(
     subscriber.frames += scanned.frames;
     let joined = joined.finish();
     scanned.bytes = joined.len() as u64;
-    outbox.push(joined);
+    send_queue.push(joined);
     scanned
 }

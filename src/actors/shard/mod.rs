@@ -10,21 +10,21 @@
 
 mod access;
 mod catch_up;
-mod presence_events;
 mod head;
-mod tick;
 mod laggards;
 mod leaving;
 pub mod messages;
 mod polls;
 mod presence;
+mod presence_events;
 mod recent;
 mod report;
-mod subscriber;
 mod store_reads;
 mod stream;
+mod subscriber;
 mod subscribers;
 mod subscribing;
+mod tick;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -34,19 +34,19 @@ use std::time::Duration;
 use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult, StreamHandler, WrapFuture};
 
 pub use self::catch_up::low_water;
-use self::presence_events::PresenceEvents;
 use self::head::Head;
 use self::laggards::Laggards;
 use self::messages::{CheckAccess, OpenSession, Place, SessionClosed};
 use self::polls::LongPolls;
-use self::subscriber::{Mode, Subscriber};
+use self::presence_events::PresenceEvents;
 use self::store_reads::StoreReads;
+use self::subscriber::{Mode, Subscriber};
 use self::subscribers::Subscribers;
 pub use self::subscribers::fanout::QueueLimits;
 use self::subscribers::fanout::{FanOut, Room};
 use super::router::messages::RouteBatch;
 use crate::access::AccessControl;
-use crate::actors::connection::{Tick, Connection, Lobby};
+use crate::actors::connection::{Connection, Lobby, Tick};
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::intake::Intake;
 use crate::actors::push_log::PushLog;
@@ -58,7 +58,7 @@ use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
-use crate::transport::{OutboxKey, ShardQueues};
+use crate::transport::{SendQueueKey, ShardQueues};
 
 /// Batches that may wait. More than that are read from the store.
 pub const MAILBOX: usize = 1024;
@@ -228,7 +228,7 @@ impl Shard {
         let Some(subscriber) = self.subscribers.remove(place) else { return };
         self.parts.metrics.sessions.dec();
         self.parts.metrics.subscriptions.sub(subscriber.subscriptions.len() as i64);
-        let code = close_label(subscriber.connection.outbox.close_code());
+        let code = close_label(subscriber.connection.send_queue.close_code());
         self.parts.metrics.closes.with_label_values(&[&code]).inc();
         log::debug!(session = place.session, peer = subscriber.connection.peer_name().as_str(), code = code.as_str(), frames = subscriber.frames; "session closed");
         self.note_closed(&subscriber);
@@ -263,8 +263,8 @@ impl Handler<RouteBatch> for Shard {
     }
 }
 
-impl StreamHandler<OutboxKey> for Shard {
-    fn handle(&mut self, key: OutboxKey, ctx: &mut Self::Context) {
+impl StreamHandler<SendQueueKey> for Shard {
+    fn handle(&mut self, key: SendQueueKey, ctx: &mut Self::Context) {
         if self.subscribers.get(key).is_some_and(|subscriber| !subscriber.is_live()) {
             self.catch_up(key, ctx);
         }

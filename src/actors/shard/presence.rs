@@ -11,7 +11,8 @@ impl Handler<FindSessions> for Shard {
 
     /// Looks at every session: for operators, now and then.
     fn handle(&mut self, find: FindSessions, _: &mut Context<Self>) -> Self::Result {
-        let mut found: Vec<&Subscriber> = self.subscribers.iter().filter(|subscriber| self.is_wanted(subscriber, &find)).collect();
+        let mut found: Vec<&Subscriber> =
+            self.subscribers.iter().filter(|subscriber| self.is_wanted(subscriber, &find)).collect();
         found.sort_unstable_by_key(|subscriber| subscriber.session);
         MessageResult(found.into_iter().take(find.limit).map(|subscriber| self.session_report(subscriber)).collect())
     }
@@ -30,7 +31,10 @@ impl Shard {
         let FindSessions { after, limit: _, pattern, peer, kind } = find;
         let has = |wanted| self.subscribers.has(subscriber, wanted);
         let is_from = |wanted: &String| {
-            subscriber.connection.peer.is_some_and(|peer| *wanted == peer.ip().to_string() || *wanted == peer.to_string())
+            subscriber
+                .connection
+                .peer
+                .is_some_and(|peer| *wanted == peer.ip().to_string() || *wanted == peer.to_string())
         };
         after.is_none_or(|after| subscriber.session > after)
             && pattern.as_ref().is_none_or(has)

@@ -33,7 +33,7 @@ impl Shard {
     pub(super) fn note_closed(&mut self, subscriber: &Subscriber) {
         if let Some(generation) = self.parts.presence {
             let mut payload = identity(generation, subscriber);
-            payload["code"] = subscriber.connection.outbox.close_code().into();
+            payload["code"] = subscriber.connection.send_queue.close_code().into();
             payload["frames"] = subscriber.frames.into();
             payload["seconds"] = subscriber.opened.elapsed().as_secs().into();
             self.note("$sys.session.closed", payload);

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::Shard;
 use super::subscriber::{Mode, Subscriber, Subscription};
-use crate::actors::shard::messages::{FindSubscribers, ReachedSession, Reach};
+use crate::actors::shard::messages::{FindSubscribers, Reach, ReachedSession};
 use crate::runtime::report::{ActorKind, ActorReport, ActorState, Details, MailboxReport, Observe, uptime_seconds};
 use crate::transport::peer_name;
 
@@ -47,7 +47,7 @@ impl Shard {
             .take(LISTED_SUBSCRIPTIONS)
             .filter_map(|s| self.subscribers.pattern(s.topic).map(|p| p.as_str()))
             .collect();
-        let closed = subscriber.connection.outbox.is_closed();
+        let closed = subscriber.connection.send_queue.is_closed();
         ActorReport {
             name: format!("session/{}", subscriber.session),
             kind: ActorKind::Session,
@@ -63,7 +63,7 @@ impl Shard {
                 "shard": self.thread.number,
                 "subscriptions": patterns,
                 "subscription_count": subscriber.subscriptions.len(),
-                "queue_bytes": subscriber.connection.outbox.queued_bytes(),
+                "queue_bytes": subscriber.connection.send_queue.queued_bytes(),
                 "live": subscriber.is_live(),
                 "reading": subscriber.mode == (Mode::CatchingUp { reading: true }),
                 "position": position,

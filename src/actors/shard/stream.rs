@@ -28,7 +28,7 @@ impl Handler<OpenStream> for Shard {
         let state = Subscribed { last_id, recovered, earliest_id, log: self.parts.position.log_id() };
         if let Some(subscriber) = self.subscribers.of(place) {
             let retry = Duration::from_millis(rand::random_range(RETRY));
-            subscriber.connection.outbox.push(sse::preamble(retry, from, state, envelope));
+            subscriber.connection.send_queue.push(sse::preamble(retry, from, state, envelope));
         }
         // From one place, and before anything is queued: ids rise.
         let start = Start::After(from);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::messages::SessionId;
-use crate::actors::connection::{Tick, Connection};
+use crate::actors::connection::{Connection, Tick};
 use crate::domain::cursor::{Cursor, EndedWindow, Window, decide};
 use crate::domain::event::{Event, EventId};
 use crate::domain::filter::{Document, Filter};

@@ -46,7 +46,10 @@ impl Shard {
         if let Some(id) = &id {
             let state =
                 Subscribed { last_id, recovered, earliest_id: bounds.earliest, log: self.parts.position.log_id() };
-            subscriber.connection.outbox.push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
+            subscriber
+                .connection
+                .send_queue
+                .push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
         }
         if let (Some(topic), Start::Now) = (known_topic, start)
             && let Some(subscription) = subscriber.subscription(topic)
@@ -105,7 +108,7 @@ impl Handler<CloseSubscription> for Shard {
         let CloseSubscription { place, id, pattern } = request;
         self.unsubscribe(place, &pattern);
         if let (Some(id), Some(subscriber)) = (id, self.subscribers.of(place)) {
-            subscriber.connection.outbox.push(text_frame(frame::unsubscribed(&id, &pattern).as_bytes()));
+            subscriber.connection.send_queue.push(text_frame(frame::unsubscribed(&id, &pattern).as_bytes()));
         }
     }
 }
@@ -120,6 +123,9 @@ impl Handler<ListSubscriptions> for Shard {
             .subscriptions
             .iter()
             .filter_map(|s| Some((self.subscribers.pattern(s.topic)?, s.envelope, s.filter.as_ref())));
-        subscriber.connection.outbox.push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
+        subscriber
+            .connection
+            .send_queue
+            .push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::{AsyncContext, Context, Handler, Message};
 
 use super::Shard;
-use crate::actors::connection::{Tick, Connection};
+use crate::actors::connection::{Connection, Tick};
 use crate::protocol::close::CloseReason;
 use crate::protocol::sse;
 use crate::protocol::wire::Wire;
@@ -45,24 +45,28 @@ impl Shard {
         let (ping, comment, position) = (ping_frame(b""), sse::heartbeat(None), sse::heartbeat(self.head.known()));
         for (key, subscriber) in self.subscribers.iter_mut() {
             let link = &subscriber.connection;
-            let stalled = link.outbox.stalled_for(now);
+            let stalled = link.send_queue.stalled_for(now);
             if stalled == Some(Duration::ZERO) {
                 // Pings wait behind what is queued: taking bytes is the sign of life of a slow subscriber.
                 link.hear();
             }
             if stalled.is_some_and(|stalled| stalled >= limits.stall_timeout) {
-                log::info!(session = subscriber.session, peer = link.peer_name().as_str(), queued = link.outbox.queued_bytes(); "session takes nothing, closing");
+                log::info!(session = subscriber.session, peer = link.peer_name().as_str(), queued = link.send_queue.queued_bytes(); "session takes nothing, closing");
                 cut_off(link, CloseReason::SlowConsumer);
             } else if link.wire != Wire::Sse && since(link.heard.get()) >= limits.idle_timeout {
                 log::info!(session = subscriber.session, peer = link.peer_name().as_str(); "session gives no sign of life, closing");
                 cut_off(link, CloseReason::NoPong);
-            } else if limits.max_age.is_some_and(|max| now.duration_since(subscriber.opened) >= subscriber.lifetime(max)) {
+            } else if limits
+                .max_age
+                .is_some_and(|max| now.duration_since(subscriber.opened) >= subscriber.lifetime(max))
+            {
                 link.close(CloseReason::Rotated);
-            } else if since(subscriber.pinged) >= limits.ping_interval(link.wire) && link.outbox.queued_bytes() == 0 {
+            } else if since(subscriber.pinged) >= limits.ping_interval(link.wire) && link.send_queue.queued_bytes() == 0
+            {
                 // Spread over the ticks by subscriber, so that thousands of subscribers are not pinged in one tick.
                 let spread = key as Tick % 4;
                 subscriber.pinged = tick.wrapping_sub(spread);
-                link.outbox.push(match link.wire {
+                link.send_queue.push(match link.wire {
                     Wire::WebSocket | Wire::Lines => ping.clone(),
                     // Everything up to the head was queued, and nothing is queued: it was sent.
                     Wire::Sse if subscriber.is_live() => position.clone(),
@@ -116,13 +120,13 @@ impl Handler<TickDue> for Shard {
 
 /// Closes a connection whose peer may take nothing any more: the close frame is tried, then the socket is shut down.
 fn cut_off(link: &Connection, reason: CloseReason) {
-    if link.outbox.is_closed() {
+    if link.send_queue.is_closed() {
         return;
     }
     link.close_now(reason);
-    let outbox = Rc::clone(&link.outbox);
+    let send_queue = Rc::clone(&link.send_queue);
     actix_rt::spawn(async move {
         tokio::time::sleep(LAST_WORDS).await;
-        outbox.kill();
+        send_queue.kill();
     });
 }

@@ -196,13 +196,13 @@ impl Room<'_> {
     /// Queues `frames` for a subscriber if its own bound and that of all allow it. A subscriber that waits for nothing may
     /// always have one push, however large, unless the bound of all is reached.
     pub fn push(&self, subscriber: &mut Subscriber, frames: &Bytes, count: usize) -> bool {
-        let outbox = &subscriber.connection.outbox;
-        let queued = outbox.queued_bytes();
+        let send_queue = &subscriber.connection.send_queue;
+        let queued = send_queue.queued_bytes();
         let fits = queued == 0 || queued + frames.len() <= self.limits.per_connection;
         if !fits || !(self.queues.budget.has_room(frames.len()) || (queued == 0 && self.queues.budget.used() == 0)) {
             return false;
         }
-        outbox.push(frames.clone());
+        send_queue.push(frames.clone());
         subscriber.frames += count as u64;
         true
     }

@@ -20,7 +20,7 @@ use super::socket::progress;
 mod queues;
 mod writing;
 
-pub use queues::{DrainNotices, DrainQueue, OutboxKey, QueueBudget, ShardQueues};
+pub use queues::{DrainNotices, DrainQueue, QueueBudget, SendQueueKey, ShardQueues};
 
 /// Room for queued frames that is kept by an empty queue.
 const KEPT_SLOTS: usize = 4;
@@ -29,7 +29,7 @@ const KEPT_SLOTS: usize = 4;
 ///
 /// Invariant: nothing is queued once the connection is gone, so the budget returns to where it was.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct SendQueue {
     shard: Rc<ShardQueues>,
     reading: ReadGate,
     feeding: ReadGate,
@@ -79,7 +79,7 @@ enum Turn {
 
 #[derive(Debug, Clone, Copy)]
 struct Notice {
-    key: OutboxKey,
+    key: SendQueueKey,
     low: usize,
 }
 
@@ -91,8 +91,8 @@ struct Look {
     since: Instant,
 }
 
-impl Outbox {
-    /// An empty outbox, which keeps what is pushed until it is [connected](Self::connect).
+impl SendQueue {
+    /// An empty send queue, which keeps what is pushed until it is [connected](Self::connect).
     pub(super) fn new(shard: Rc<ShardQueues>, admission: Option<Admission>) -> Rc<Self> {
         let state = State {
             stream: None,
@@ -111,7 +111,7 @@ impl Outbox {
         Rc::new(Self { shard, reading: ReadGate::default(), feeding: ReadGate::default(), state: RefCell::new(state) })
     }
 
-    /// Queues `frames`: one or more whole frames, encoded. Ignored once the outbox is closed.
+    /// Queues `frames`: one or more whole frames, encoded. Ignored once the send queue is closed.
     pub fn push(self: &Rc<Self>, frames: Bytes) {
         if frames.is_empty() || self.is_closed() {
             return;
@@ -192,7 +192,7 @@ impl Outbox {
 
     /// Asks for `key` in the shard's drain notices once at most `low` bytes are queued, which may be now,
     /// and is certain to come: a connection that goes away drains too. Replaces an earlier request.
-    pub fn arm_drain_notice(&self, key: OutboxKey, low: usize) {
+    pub fn arm_drain_notice(&self, key: SendQueueKey, low: usize) {
         self.state.borrow_mut().notice = Some(Notice { key, low });
         self.announce();
     }
@@ -201,7 +201,7 @@ impl Outbox {
     /// waited; `None` when none wait.
     ///
     /// Counted from the first look that found things as they are, so it is late by at most the time between two
-    /// looks, and never early. A look at a waiting outbox costs one system call.
+    /// looks, and never early. A look at a waiting send queue costs one system call.
     pub fn stalled_for(&self, now: Instant) -> Option<Duration> {
         let mut state = self.state.borrow_mut();
         if state.queued == 0 && state.written == state.settled {
@@ -269,5 +269,5 @@ impl Outbox {
 }
 
 #[cfg(test)]
-#[path = "outbox_tests.rs"]
+#[path = "send_queue_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! How an outbox comes to its socket, empties itself into it, and leaves it.
+//! How an send queue comes to its socket, empties itself into it, and leaves it.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
@@ -10,7 +10,7 @@ use bytes::Buf;
 use smallvec::SmallVec;
 use socket2::SockRef;
 
-use super::{Outbox, Phase, State, Turn};
+use super::{Phase, SendQueue, State, Turn};
 use crate::transport::reading::discard;
 
 /// Most pieces in one write.
@@ -31,7 +31,7 @@ enum Round {
     Blocked,
 }
 
-impl Outbox {
+impl SendQueue {
     /// The connection's own socket, from now on.
     pub(in crate::transport) fn connect(self: &Rc<Self>, stream: Rc<TcpStream>) {
         self.shard.start_flusher();
@@ -105,10 +105,10 @@ impl Outbox {
         self.reading.discard();
         // The only error is that the peer was faster.
         let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
-        let outbox = Rc::clone(self);
+        let send_queue = Rc::clone(self);
         actix_rt::spawn(async move {
             let _ = tokio::time::timeout(LINGER, discard(&stream)).await;
-            outbox.kill();
+            send_queue.kill();
         });
     }
 
@@ -167,11 +167,11 @@ fn write_once(state: &State, stream: &TcpStream, most: usize) -> io::Result<usiz
 }
 
 /// Waits until the socket takes bytes again, or is closed.
-async fn await_room(outbox: Rc<Outbox>, stream: Rc<TcpStream>) {
+async fn await_room(send_queue: Rc<SendQueue>, stream: Rc<TcpStream>) {
     // An error means that the runtime ends.
     if stream.writable().await.is_ok() {
-        let mut state = outbox.state.borrow_mut();
+        let mut state = send_queue.state.borrow_mut();
         state.turn = Turn::Idle;
-        outbox.schedule(&mut state);
+        send_queue.schedule(&mut state);
     }
 }

@@ -1,4 +1,4 @@
-//! What the outboxes of one worker thread have in common: their budget, their notices, and the task that writes them.
+//! What the send queues of one worker thread have in common: their budget, their notices, and the task that writes them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -9,16 +9,16 @@ use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
 
-use super::Outbox;
+use super::SendQueue;
 use crate::transport::limit::ConnectionLimit;
 use crate::transport::waking::{remember, wake};
 
-/// Outboxes, and bytes, written in a row before the other tasks of the thread get their turn.
+/// Send queues, and bytes, written in a row before the other tasks of the thread get their turn.
 const WRITES_PER_TURN: usize = 128;
 const BYTES_PER_TURN: usize = 1024 * 1024;
 
-/// How the shard knows an outbox.
-pub type OutboxKey = usize;
+/// How the shard knows an send queue.
+pub type SendQueueKey = usize;
 
 /// See the module.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct ShardQueues {
 }
 
 impl ShardQueues {
-    /// `limit`: bytes that all outboxes of the shard together should not exceed.
+    /// `limit`: bytes that all send queues of the shard together should not exceed.
     pub fn new(limit: usize, connections: Arc<ConnectionLimit>) -> Rc<Self> {
         Rc::new(Self {
             budget: QueueBudget { limit, used: Cell::new(0) },
@@ -40,7 +40,7 @@ impl ShardQueues {
         })
     }
 
-    /// The keys of outboxes that have drained, in order, for as long as the shard lives.
+    /// The keys of send queues that have drained, in order, for as long as the shard lives.
     pub fn drain_notices(self: &Rc<Self>) -> DrainNotices {
         DrainNotices(Rc::clone(self))
     }
@@ -64,7 +64,7 @@ impl Drop for ShardQueues {
     }
 }
 
-/// Counts the bytes that wait in all outboxes of a shard, frames shared by n connections n times.
+/// Counts the bytes that wait in all send queues of a shard, frames shared by n connections n times.
 ///
 /// It only counts: whether to push, to make a connection read from the store, or to close it is the shard's verdict.
 #[derive(Debug)]
@@ -96,15 +96,15 @@ impl QueueBudget {
     }
 }
 
-/// The keys of outboxes that have fallen to their low-water mark; each armed notice arrives once, none is lost.
+/// The keys of send queues that have fallen to their low-water mark; each armed notice arrives once, none is lost.
 #[derive(Debug, Default)]
 pub struct DrainQueue {
-    keys: RefCell<VecDeque<OutboxKey>>,
+    keys: RefCell<VecDeque<SendQueueKey>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl DrainQueue {
-    pub(in crate::transport) fn put(&self, key: OutboxKey) {
+    pub(in crate::transport) fn put(&self, key: SendQueueKey) {
         self.keys.borrow_mut().push_back(key);
         wake(self.waker.take());
     }
@@ -115,7 +115,7 @@ impl DrainQueue {
 pub struct DrainNotices(Rc<ShardQueues>);
 
 impl Stream for DrainNotices {
-    type Item = OutboxKey;
+    type Item = SendQueueKey;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let DrainQueue { keys, waker } = &self.0.drained;
@@ -128,19 +128,19 @@ impl Stream for DrainNotices {
     }
 }
 
-/// The outboxes that have something to do at their sockets, each once, first come first served.
+/// The send queues that have something to do at their sockets, each once, first come first served.
 #[derive(Debug, Default)]
 pub(in crate::transport) struct DueWrites {
-    outboxes: RefCell<VecDeque<Rc<Outbox>>>,
+    send_queues: RefCell<VecDeque<Rc<SendQueue>>>,
     flusher: RefCell<Option<Waker>>,
     is_served: Cell<bool>,
     writes: Cell<u64>,
 }
 
 impl DueWrites {
-    /// Has `outbox` written once the current turn is over: what is pushed until then shares a write.
-    pub(in crate::transport) fn add(&self, outbox: Rc<Outbox>) {
-        self.outboxes.borrow_mut().push_back(outbox);
+    /// Has `send_queue` written once the current turn is over: what is pushed until then shares a write.
+    pub(in crate::transport) fn add(&self, send_queue: Rc<SendQueue>) {
+        self.send_queues.borrow_mut().push_back(send_queue);
         wake(self.flusher.take());
     }
 
@@ -160,11 +160,11 @@ impl Future for Flusher {
         let Some(shard) = self.0.upgrade() else { return Poll::Ready(()) };
         let mut bytes = 0;
         for _ in 0..WRITES_PER_TURN {
-            let Some(outbox) = shard.due.outboxes.borrow_mut().pop_front() else {
+            let Some(send_queue) = shard.due.send_queues.borrow_mut().pop_front() else {
                 remember(&mut shard.due.flusher.borrow_mut(), cx);
                 return Poll::Pending;
             };
-            bytes += outbox.write();
+            bytes += send_queue.write();
             if bytes >= BYTES_PER_TURN {
                 break;
             }

@@ -30,31 +30,31 @@ fn shard() -> Rc<ShardQueues> {
     ShardQueues::new(1000, ConnectionLimit::new(10))
 }
 
-/// An outbox without a socket yet.
-fn outbox() -> (Rc<ShardQueues>, Rc<Outbox>) {
+/// An send queue without a socket yet.
+fn send_queue() -> (Rc<ShardQueues>, Rc<SendQueue>) {
     let shard = shard();
-    (Rc::clone(&shard), Outbox::new(shard, None))
+    (Rc::clone(&shard), SendQueue::new(shard, None))
 }
 
-/// An outbox with a socket, and the peer of that.
-async fn connected(shard: &Rc<ShardQueues>) -> (Rc<Outbox>, TcpStream) {
+/// An send queue with a socket, and the peer of that.
+async fn connected(shard: &Rc<ShardQueues>) -> (Rc<SendQueue>, TcpStream) {
     let (server, client) = pair().await;
-    let outbox = Outbox::new(Rc::clone(shard), None);
-    outbox.connect(Rc::new(server));
-    (outbox, client)
+    let send_queue = SendQueue::new(Rc::clone(shard), None);
+    send_queue.connect(Rc::new(server));
+    (send_queue, client)
 }
 
 /// The same with a small buffer below, so that a peer which does not read soon blocks it.
-async fn narrow(shard: &Rc<ShardQueues>) -> (Rc<Outbox>, TcpStream) {
+async fn narrow(shard: &Rc<ShardQueues>) -> (Rc<SendQueue>, TcpStream) {
     let (server, client) = pair().await;
     SockRef::from(&server).set_send_buffer_size(4096).expect("set");
-    let outbox = Outbox::new(Rc::clone(shard), None);
-    outbox.connect(Rc::new(server));
-    (outbox, client)
+    let send_queue = SendQueue::new(Rc::clone(shard), None);
+    send_queue.connect(Rc::new(server));
+    (send_queue, client)
 }
 
-fn is_blocked(outbox: &Outbox) -> bool {
-    outbox.state.borrow().turn == Turn::Blocked
+fn is_blocked(send_queue: &SendQueue) -> bool {
+    send_queue.state.borrow().turn == Turn::Blocked
 }
 
 async fn read(peer: &mut TcpStream, length: usize) -> Vec<u8> {
@@ -69,7 +69,7 @@ async fn read_to_end(peer: &mut TcpStream) -> Vec<u8> {
     read
 }
 
-fn notices(shard: &Rc<ShardQueues>) -> Vec<OutboxKey> {
+fn notices(shard: &Rc<ShardQueues>) -> Vec<SendQueueKey> {
     let mut notices = shard.drain_notices();
     let mut next = || notices.poll_next_unpin(&mut Context::from_waker(Waker::noop()));
     std::iter::from_fn(|| match next() {
@@ -85,24 +85,24 @@ const BYE_BYTES: &[u8] = b"\x88\x02\x03\xe8";
 #[actix_web::test]
 async fn what_is_pushed_in_one_turn_is_one_write() {
     let shard = shard();
-    let (outbox, mut peer) = connected(&shard).await;
+    let (send_queue, mut peer) = connected(&shard).await;
     for turn in 1..=3 {
         for piece in [&b"a"[..], b"", b"bc", b"def"] {
-            outbox.push(Bytes::copy_from_slice(piece));
+            send_queue.push(Bytes::copy_from_slice(piece));
         }
-        assert_eq!(outbox.queued_bytes(), 6);
+        assert_eq!(send_queue.queued_bytes(), 6);
         assert_eq!(read(&mut peer, 6).await, b"abcdef");
-        assert_eq!((shard.writes(), outbox.queued_bytes()), (turn, 0));
+        assert_eq!((shard.writes(), send_queue.queued_bytes()), (turn, 0));
     }
 }
 
 #[actix_web::test]
 async fn what_is_pushed_before_there_is_a_socket_waits_for_it() {
-    let (shard, outbox) = outbox();
-    outbox.push(Bytes::from_static(b"early"));
-    outbox.close(&BYE);
+    let (shard, send_queue) = send_queue();
+    send_queue.push(Bytes::from_static(b"early"));
+    send_queue.close(&BYE);
     let (server, mut peer) = pair().await;
-    outbox.connect(Rc::new(server));
+    send_queue.connect(Rc::new(server));
     assert_eq!(read_to_end(&mut peer).await, [b"early", BYE_BYTES].concat());
     assert_eq!(shard.budget.used(), 0);
 }
@@ -110,17 +110,17 @@ async fn what_is_pushed_before_there_is_a_socket_waits_for_it() {
 #[actix_web::test]
 async fn a_slow_reader_gets_every_byte_in_order() {
     let shard = shard();
-    let (outbox, mut peer) = narrow(&shard).await;
+    let (send_queue, mut peer) = narrow(&shard).await;
     let mut expected = Vec::new();
     for k in 0..500usize {
         let piece = vec![k as u8; k * 37 % 3000 + 1];
         expected.extend_from_slice(&piece);
-        outbox.push(piece.into());
+        send_queue.push(piece.into());
     }
-    outbox.push(Bytes::from(vec![7; 1 << 20]));
+    send_queue.push(Bytes::from(vec![7; 1 << 20]));
     expected.resize(expected.len() + (1 << 20), 7);
-    until(|| is_blocked(&outbox)).await;
-    outbox.end();
+    until(|| is_blocked(&send_queue)).await;
+    send_queue.end();
     let mut received = Vec::new();
     let mut buffer = [0; 3001];
     loop {
@@ -129,7 +129,7 @@ async fn a_slow_reader_gets_every_byte_in_order() {
             break;
         }
         received.extend_from_slice(&buffer[..length]);
-        assert_eq!(shard.budget.used(), outbox.queued_bytes());
+        assert_eq!(shard.budget.used(), send_queue.queued_bytes());
         tokio::task::yield_now().await;
     }
     assert!(received == expected, "{} bytes of {}", received.len(), expected.len());
@@ -166,29 +166,29 @@ async fn a_long_queue_leaves_others_their_turn() {
 #[actix_web::test]
 async fn close_comes_after_what_is_queued_and_waits_for_the_peer() {
     let shard = shard();
-    let (outbox, mut peer) = connected(&shard).await;
-    outbox.push(Bytes::from_static(b"last"));
-    outbox.close(&BYE);
-    outbox.push(Bytes::from_static(b"too late"));
-    outbox.close_now(&CloseFrame::new(4101, ""));
-    assert!(outbox.is_closed() && !outbox.is_gone());
-    assert_eq!(outbox.close_code(), Some(1000));
+    let (send_queue, mut peer) = connected(&shard).await;
+    send_queue.push(Bytes::from_static(b"last"));
+    send_queue.close(&BYE);
+    send_queue.push(Bytes::from_static(b"too late"));
+    send_queue.close_now(&CloseFrame::new(4101, ""));
+    assert!(send_queue.is_closed() && !send_queue.is_gone());
+    assert_eq!(send_queue.close_code(), Some(1000));
     assert_eq!(read_to_end(&mut peer).await, [b"last", BYE_BYTES].concat());
     peer.write_all(b"whatever").await.expect("written");
-    assert!(!outbox.is_gone());
+    assert!(!send_queue.is_gone());
     peer.shutdown().await.expect("open");
-    until(|| outbox.is_gone()).await;
+    until(|| send_queue.is_gone()).await;
 }
 
 #[actix_web::test]
 async fn a_peer_that_does_not_close_is_not_waited_for() {
     let shard = shard();
-    let (outbox, mut peer) = connected(&shard).await;
-    outbox.close(&BYE);
+    let (send_queue, mut peer) = connected(&shard).await;
+    send_queue.close(&BYE);
     assert_eq!(read_to_end(&mut peer).await, BYE_BYTES);
     tokio::time::pause();
     let begin = tokio::time::Instant::now();
-    while !outbox.is_gone() {
+    while !send_queue.is_gone() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(begin.elapsed() < Duration::from_secs(3));
@@ -197,15 +197,15 @@ async fn a_peer_that_does_not_close_is_not_waited_for() {
 #[actix_web::test]
 async fn close_now_replaces_what_is_queued_but_finishes_what_is_begun() {
     let shard = shard();
-    let (outbox, mut peer) = narrow(&shard).await;
+    let (send_queue, mut peer) = narrow(&shard).await;
     let begun = vec![1; 1 << 20];
-    outbox.push(begun.clone().into());
-    outbox.push(Bytes::from_static(b"never"));
-    until(|| is_blocked(&outbox)).await;
-    outbox.close_now(&BYE);
+    send_queue.push(begun.clone().into());
+    send_queue.push(Bytes::from_static(b"never"));
+    until(|| is_blocked(&send_queue)).await;
+    send_queue.close_now(&BYE);
     assert!(read_to_end(&mut peer).await == [&begun[..], BYE_BYTES].concat());
 
-    let (shard, fresh) = self::outbox();
+    let (shard, fresh) = self::send_queue();
     fresh.push(Bytes::from_static(b"never"));
     fresh.close_now(&BYE);
     assert_eq!(shard.budget.used(), BYE_BYTES.len());
@@ -214,71 +214,71 @@ async fn close_now_replaces_what_is_queued_but_finishes_what_is_begun() {
 #[actix_web::test]
 async fn end_says_nothing() {
     let shard = shard();
-    let (outbox, mut peer) = connected(&shard).await;
-    outbox.end();
+    let (send_queue, mut peer) = connected(&shard).await;
+    send_queue.end();
     assert_eq!(read_to_end(&mut peer).await, b"");
-    assert_eq!(outbox.close_code(), None);
+    assert_eq!(send_queue.close_code(), None);
 }
 
 #[actix_web::test]
 async fn a_blocked_connection_can_be_killed() {
     let shard = shard();
-    let (outbox, mut peer) = narrow(&shard).await;
-    outbox.push(Bytes::from(vec![0; 1 << 20]));
-    until(|| is_blocked(&outbox)).await;
-    let held = Rc::downgrade(&outbox);
-    outbox.kill();
-    assert!(outbox.is_gone());
-    assert_eq!((shard.budget.used(), outbox.queued_bytes()), (0, 0));
+    let (send_queue, mut peer) = narrow(&shard).await;
+    send_queue.push(Bytes::from(vec![0; 1 << 20]));
+    until(|| is_blocked(&send_queue)).await;
+    let held = Rc::downgrade(&send_queue);
+    send_queue.kill();
+    assert!(send_queue.is_gone());
+    assert_eq!((shard.budget.used(), send_queue.queued_bytes()), (0, 0));
     assert!(read_to_end(&mut peer).await.len() < 1 << 20);
-    drop(outbox);
+    drop(send_queue);
     until(|| held.upgrade().is_none()).await;
 }
 
 #[actix_web::test]
 async fn a_peer_that_has_gone_is_noticed_by_writing() {
     let shard = shard();
-    let (outbox, mut peer) = connected(&shard).await;
+    let (send_queue, mut peer) = connected(&shard).await;
     // Unread input makes the peer's system answer with a reset.
-    outbox.push(Bytes::from_static(b"unread"));
+    send_queue.push(Bytes::from_static(b"unread"));
     peer.readable().await.expect("open");
     peer.shutdown().await.expect("open");
     drop(peer);
-    while !outbox.is_gone() {
-        outbox.push(Bytes::from_static(b"more"));
+    while !send_queue.is_gone() {
+        send_queue.push(Bytes::from_static(b"more"));
         tokio::task::yield_now().await;
     }
-    outbox.push(Bytes::from_static(b"too late"));
+    send_queue.push(Bytes::from_static(b"too late"));
     assert_eq!(shard.budget.used(), 0);
 }
 
 #[actix_web::test]
 async fn a_drain_notice_comes_once_at_the_low_water_mark() {
-    let (shard, outbox) = outbox();
+    let (shard, send_queue) = send_queue();
     for _ in 0..3 {
-        outbox.push(Bytes::from_static(b"0123456789"));
+        send_queue.push(Bytes::from_static(b"0123456789"));
     }
-    outbox.arm_drain_notice(42, 10);
+    send_queue.arm_drain_notice(42, 10);
     assert!(notices(&shard).is_empty());
     let (server, _peer) = pair().await;
-    outbox.connect(Rc::new(server));
+    send_queue.connect(Rc::new(server));
     assert_eq!(shard.drain_notices().next().await, Some(42));
-    outbox.arm_drain_notice(43, 0);
+    send_queue.arm_drain_notice(43, 0);
     assert_eq!(notices(&shard), [43]);
     assert!(notices(&shard).is_empty());
 }
 
 #[test]
 fn a_drain_notice_wakes_its_reader_and_survives_the_connection() {
-    let (shard, outbox) = outbox();
+    let (shard, send_queue) = send_queue();
     let wakes = Arc::new(Wakes::default());
     let waker = Waker::from(Arc::clone(&wakes));
     let mut reader = shard.drain_notices();
     assert!(reader.poll_next_unpin(&mut Context::from_waker(&waker)).is_pending());
-    outbox.push(Bytes::from_static(b"never taken"));
-    outbox.arm_drain_notice(7, 5);
+    send_queue.push(Bytes::from_static(b"never taken"));
+    send_queue.arm_drain_notice(7, 5);
     assert_eq!(wakes.count(), 0);
-    outbox.kill();
+    send_queue.kill();
     assert_eq!(wakes.count(), 1);
     assert_eq!(notices(&shard), [7]);
     assert_eq!(shard.budget.used(), 0);
@@ -286,35 +286,35 @@ fn a_drain_notice_wakes_its_reader_and_survives_the_connection() {
 
 #[test]
 fn a_stall_is_counted_while_bytes_wait_and_nothing_moves() {
-    let (_shard, outbox) = outbox();
+    let (_shard, send_queue) = send_queue();
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     let seconds = |n| Some(Duration::from_secs(n));
-    assert_eq!(outbox.stalled_for(at(0)), None);
-    outbox.push(vec![0; 20].into());
-    assert_eq!(outbox.stalled_for(at(10)), seconds(0));
-    assert_eq!(outbox.stalled_for(at(25)), seconds(15));
-    outbox.push(Bytes::from_static(b"pushing is no progress"));
-    assert_eq!(outbox.stalled_for(at(30)), seconds(20));
-    take(&outbox, 5);
-    assert_eq!(outbox.stalled_for(at(31)), seconds(0));
-    assert_eq!(outbox.stalled_for(at(32)), seconds(1));
-    take(&outbox, 37);
-    outbox.push(Bytes::from_static(b"new"));
-    assert_eq!(outbox.stalled_for(at(90)), seconds(0));
-    take(&outbox, 3);
-    assert_eq!(outbox.stalled_for(at(100)), None);
+    assert_eq!(send_queue.stalled_for(at(0)), None);
+    send_queue.push(vec![0; 20].into());
+    assert_eq!(send_queue.stalled_for(at(10)), seconds(0));
+    assert_eq!(send_queue.stalled_for(at(25)), seconds(15));
+    send_queue.push(Bytes::from_static(b"pushing is no progress"));
+    assert_eq!(send_queue.stalled_for(at(30)), seconds(20));
+    take(&send_queue, 5);
+    assert_eq!(send_queue.stalled_for(at(31)), seconds(0));
+    assert_eq!(send_queue.stalled_for(at(32)), seconds(1));
+    take(&send_queue, 37);
+    send_queue.push(Bytes::from_static(b"new"));
+    assert_eq!(send_queue.stalled_for(at(90)), seconds(0));
+    take(&send_queue, 3);
+    assert_eq!(send_queue.stalled_for(at(100)), None);
 }
 
 #[actix_web::test]
 async fn bytes_that_the_socket_delivers_are_progress() {
     let shard = shard();
-    let (outbox, mut peer) = narrow(&shard).await;
-    outbox.push(Bytes::from(vec![0; 1 << 20]));
-    until(|| is_blocked(&outbox)).await;
-    let stream = outbox.state.borrow().stream.clone().expect("connected");
+    let (send_queue, mut peer) = narrow(&shard).await;
+    send_queue.push(Bytes::from(vec![0; 1 << 20]));
+    until(|| is_blocked(&send_queue)).await;
+    let stream = send_queue.state.borrow().stream.clone().expect("connected");
     let start = Instant::now();
-    let at = |seconds| outbox.stalled_for(start + Duration::from_secs(seconds));
+    let at = |seconds| send_queue.stalled_for(start + Duration::from_secs(seconds));
     assert_eq!((at(0), at(10)), (Some(Duration::ZERO), Some(Duration::from_secs(10))));
     let before = progress(&stream);
     read(&mut peer, 100_000).await;
@@ -325,18 +325,18 @@ async fn bytes_that_the_socket_delivers_are_progress() {
 #[actix_web::test]
 async fn an_emptied_queue_gives_its_room_back() {
     let shard = shard();
-    let (outbox, mut peer) = connected(&shard).await;
+    let (send_queue, mut peer) = connected(&shard).await;
     for _ in 0..1000 {
-        outbox.push(Bytes::from_static(b"x"));
+        send_queue.push(Bytes::from_static(b"x"));
     }
     read(&mut peer, 1000).await;
-    assert!(outbox.state.borrow().queue.capacity() <= KEPT_SLOTS);
+    assert!(send_queue.state.borrow().queue.capacity() <= KEPT_SLOTS);
 }
 
 #[test]
 fn the_budget_knows_its_limit() {
-    let (shard, outbox) = outbox();
-    outbox.push(vec![0; 900].into());
+    let (shard, send_queue) = send_queue();
+    send_queue.push(vec![0; 900].into());
     assert!(shard.budget.has_room(100) && !shard.budget.has_room(101));
     assert_eq!((shard.budget.used(), shard.budget.limit()), (900, 1000));
 }
@@ -345,7 +345,7 @@ fn the_budget_knows_its_limit() {
 fn a_connection_gives_its_place_back() {
     let limit = ConnectionLimit::new(2);
     let shard = ShardQueues::new(0, Arc::clone(&limit));
-    let open = || Outbox::new(Rc::clone(&shard), limit.admit());
+    let open = || SendQueue::new(Rc::clone(&shard), limit.admit());
     let (first, second) = (open(), open());
     assert!(limit.admit().is_none());
     first.kill();
@@ -356,12 +356,12 @@ fn a_connection_gives_its_place_back() {
 }
 
 /// What a socket does that takes `bytes`.
-fn take(outbox: &Outbox, bytes: usize) {
-    let mut state = outbox.state.borrow_mut();
+fn take(send_queue: &SendQueue, bytes: usize) {
+    let mut state = send_queue.state.borrow_mut();
     state.advance(bytes);
-    outbox.account_for_removal(&mut state, bytes);
+    send_queue.account_for_removal(&mut state, bytes);
     drop(state);
-    outbox.announce();
+    send_queue.announce();
 }
 
 #[derive(Debug, Clone)]
@@ -388,22 +388,22 @@ proptest! {
     fn the_account_is_exact(steps in prop::collection::vec(step(), 0..100)) {
         let shard = ShardQueues::new(0, ConnectionLimit::new(0));
         let mut parts: Vec<_> =
-            (0..3).map(|_| (Outbox::new(Rc::clone(&shard), None), Vec::<u8>::new(), 0u64)).collect();
+            (0..3).map(|_| (SendQueue::new(Rc::clone(&shard), None), Vec::<u8>::new(), 0u64)).collect();
         let mut counter = 0u8;
         for step in steps {
             match step {
                 Step::Push(k, len) => {
                     counter = counter.wrapping_add(1);
-                    let (outbox, expected, _) = &mut parts[k];
-                    if !outbox.is_closed() {
+                    let (send_queue, expected, _) = &mut parts[k];
+                    if !send_queue.is_closed() {
                         expected.extend(std::iter::repeat_n(counter, len));
                     }
-                    outbox.push(vec![counter; len].into());
+                    send_queue.push(vec![counter; len].into());
                 }
                 Step::Take(k, len) => {
-                    let (outbox, expected, written) = &mut parts[k];
-                    let len = len.min(outbox.queued_bytes());
-                    take(outbox, len);
+                    let (send_queue, expected, written) = &mut parts[k];
+                    let len = len.min(send_queue.queued_bytes());
+                    take(send_queue, len);
                     expected.drain(..len);
                     *written += len as u64;
                 }
@@ -412,22 +412,22 @@ proptest! {
                     parts[k].1.clear();
                 }
                 Step::CloseNow(k) => {
-                    let (outbox, expected, _) = &mut parts[k];
-                    if !outbox.is_closed() {
-                        outbox.close_now(&BYE);
-                        let kept = outbox.queued_bytes() - BYE_BYTES.len();
+                    let (send_queue, expected, _) = &mut parts[k];
+                    if !send_queue.is_closed() {
+                        send_queue.close_now(&BYE);
+                        let kept = send_queue.queued_bytes() - BYE_BYTES.len();
                         expected.truncate(kept);
                         expected.extend_from_slice(BYE_BYTES);
                     }
                 }
             }
-            for (outbox, expected, written) in &parts {
-                let state = outbox.state.borrow();
+            for (send_queue, expected, written) in &parts {
+                let state = send_queue.state.borrow();
                 let queued: Vec<u8> = state.queue.iter().flatten().copied().collect();
                 prop_assert_eq!(&queued, expected);
                 prop_assert_eq!((state.queued, state.written), (expected.len(), *written));
             }
-            let queued: usize = parts.iter().map(|(outbox, ..)| outbox.queued_bytes()).sum();
+            let queued: usize = parts.iter().map(|(send_queue, ..)| send_queue.queued_bytes()).sum();
             prop_assert_eq!(shard.budget.used(), queued);
         }
     }
