@@ -18,7 +18,7 @@ use actix_web::error::InternalError;
 use actix_web::web::{Data, Payload};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use event_handler::transport::{
-    CloseFrame, ConnectionLimit, ConnectionSocket, ConnectionTimeouts, Inbound, InboundError, InboundLimits, Outbox,
+    CloseFrame, ConnectionLimit, ConnectionSocket, ConnectionTimeouts, Inbound, InboundError, InboundLimits, SendQueue,
     ShardQueues, Upgrade, binary_frame, pong_frame, text_frame, upgrade,
 };
 
@@ -32,7 +32,7 @@ const UNREAD: (usize, usize) = (1 << 20, 256 << 10);
 
 /// One connection. It ends with its input; what is queued by then is still written.
 struct Echo {
-    outbox: Rc<Outbox>,
+    send_queue: Rc<SendQueue>,
 }
 
 impl Actor for Echo {
@@ -42,23 +42,23 @@ impl Actor for Echo {
 impl StreamHandler<Result<Inbound, InboundError>> for Echo {
     fn handle(&mut self, item: Result<Inbound, InboundError>, _: &mut Self::Context) {
         match item {
-            Ok(Inbound::Text(text)) => self.outbox.push(text_frame(text.as_bytes())),
-            Ok(Inbound::Binary(data)) => self.outbox.push(binary_frame(&data)),
-            Ok(Inbound::Ping(data)) => self.outbox.push(pong_frame(&data)),
+            Ok(Inbound::Text(text)) => self.send_queue.push(text_frame(text.as_bytes())),
+            Ok(Inbound::Binary(data)) => self.send_queue.push(binary_frame(&data)),
+            Ok(Inbound::Ping(data)) => self.send_queue.push(pong_frame(&data)),
             Ok(Inbound::Pong(_)) => {}
             Ok(Inbound::Close(said)) => {
                 let code = said.map_or(1000, |said| said.code);
-                self.outbox.close(&CloseFrame::new(code, ""));
+                self.send_queue.close(&CloseFrame::new(code, ""));
             }
             Err(error) => {
                 if let Some(frame) = error.close_frame() {
-                    self.outbox.close(&frame);
+                    self.send_queue.close(&frame);
                 }
             }
         }
         let (most, low) = UNREAD;
-        if self.outbox.queued_bytes() > most {
-            self.outbox.reading().pause_until(low);
+        if self.send_queue.queued_bytes() > most {
+            self.send_queue.reading().pause_until(low);
         }
     }
 
@@ -73,11 +73,11 @@ async fn connect(
     limits: Data<InboundLimits>,
     queues: Data<Rc<ShardQueues>>,
 ) -> actix_web::Result<HttpResponse> {
-    let Upgrade { response, outbox, inbound, .. } = upgrade(&req, payload, &[], **limits, Rc::clone(&queues))
+    let Upgrade { response, send_queue, inbound, .. } = upgrade(&req, payload, &[], **limits, Rc::clone(&queues))
         .map_err(|error| InternalError::new(error, error.status()))?;
     Echo::create(|ctx| {
         ctx.add_stream(inbound);
-        Echo { outbox }
+        Echo { send_queue }
     });
     Ok(response)
 }

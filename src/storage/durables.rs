@@ -19,13 +19,13 @@ use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::outbox::{Settlement, free_service_id, service_name, settle};
+use super::outbox::{DeliveryOutcome, free_service_id, service_name, settle};
 use super::schema::{deliveries, delivery_attempts, delivery_jobs, durable_marks, durables, services};
 use crate::telemetry::faults::{self, FaultPoint};
 
 /// A durable subscription to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewDurable {
+pub struct NewConsumer {
     pub name: String,
     pub pattern: String,
     /// JSON.
@@ -37,7 +37,7 @@ pub struct NewDurable {
 
 /// A durable subscription as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DurableRecord {
+pub struct ConsumerRecord {
     pub service: ServiceId,
     pub name: String,
     pub pattern: String,
@@ -50,7 +50,7 @@ pub struct DurableRecord {
     pub created_at: Timestamp,
 }
 
-impl DurableRecord {
+impl ConsumerRecord {
     /// Why such an event is none of its own; none if it is.
     pub fn why_not(&self, name: &EventName, payload: &str) -> Option<String> {
         if !Pattern::parse(self.pattern.clone()).is_ok_and(|pattern| pattern.matches(name)) {
@@ -63,9 +63,9 @@ impl DurableRecord {
 
 /// A durable subscription whose deliveries are up to this process, or another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldDurable {
+pub struct LeasedConsumer {
     pub hold: Grant,
-    pub record: DurableRecord,
+    pub record: ConsumerRecord,
     /// Above the floor, in the order of ids; none if they are known, or another process holds it.
     pub marks: Option<Vec<(EventId, Mark)>>,
     /// Whether dead ones were made anew and wait to be delivered.
@@ -74,7 +74,7 @@ pub struct HeldDurable {
 
 /// What happened to the events of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DurableChange {
+pub struct ConsumerChange {
     pub service: ServiceId,
     /// Void if it is no longer this.
     pub epoch: i64,
@@ -83,7 +83,7 @@ pub struct DurableChange {
     pub forget: Vec<EventId>,
     pub dead: Vec<DeadLetter>,
     /// Acknowledgements of what was made anew.
-    pub renewed: Vec<Settlement>,
+    pub renewed: Vec<DeliveryOutcome>,
     /// The Event Handler's own events of it.
     pub events: Vec<NewEvent>,
 }
@@ -112,18 +112,18 @@ pub struct DeadLetter {
 
 type Row = (ServiceId, String, String, Option<String>, i64, i64, i64, i32, i32, i64);
 
-fn record(row: Row) -> DurableRecord {
+fn record(row: Row) -> ConsumerRecord {
     let (service, name, pattern, filter, epoch, floor, ack_wait_us, max_in_flight, max_deliver, created_at) = row;
     let policy = ConsumerPolicy {
         ack_wait: Duration::from_micros(u64::try_from(ack_wait_us).unwrap_or(0)),
         max_in_flight: u32::try_from(max_in_flight).unwrap_or(1),
         max_deliver: u32::try_from(max_deliver).unwrap_or(0),
     };
-    DurableRecord { service, name, pattern, filter, epoch, floor, policy, created_at: Timestamp(created_at) }
+    ConsumerRecord { service, name, pattern, filter, epoch, floor, policy, created_at: Timestamp(created_at) }
 }
 
 /// Finds the one of this name.
-pub(super) fn find(connection: &mut Connection, name: &str) -> Result<Option<DurableRecord>, StoreError> {
+pub(super) fn find(connection: &mut Connection, name: &str) -> Result<Option<ConsumerRecord>, StoreError> {
     let query = durables::table.filter(durables::name.eq(name));
     let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
     Ok(row.map(record))
@@ -133,10 +133,10 @@ pub(super) fn find(connection: &mut Connection, name: &str) -> Result<Option<Dur
 /// writer's lock.
 pub(super) fn open(
     connection: &mut Connection,
-    new: &NewDurable,
+    new: &NewConsumer,
     max: usize,
     now: Timestamp,
-) -> Result<Option<DurableRecord>, StoreError> {
+) -> Result<Option<ConsumerRecord>, StoreError> {
     if let Some(known) = find(connection, &new.name)? {
         return Ok(Some(known));
     }
@@ -193,7 +193,7 @@ fn set_policy(connection: &mut Connection, name: &str, policy: &ConsumerPolicy) 
 }
 
 /// All of them, in the order of their names.
-pub(super) fn list(connection: &mut Connection) -> Result<Vec<DurableRecord>, StoreError> {
+pub(super) fn list(connection: &mut Connection) -> Result<Vec<ConsumerRecord>, StoreError> {
     let query = durables::table.order(durables::name);
     let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
     Ok(rows.into_iter().map(record).collect())
@@ -216,11 +216,11 @@ pub(super) fn held(
     connection: &mut Connection,
     known: &[(ServiceId, Option<i64>)],
     holds: &[Grant],
-) -> Result<Vec<HeldDurable>, StoreError> {
+) -> Result<Vec<LeasedConsumer>, StoreError> {
     let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
     let query = durables::table.filter(durables::service.eq_any(&services));
     let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
-    let mut records: HashMap<ServiceId, DurableRecord> =
+    let mut records: HashMap<ServiceId, ConsumerRecord> =
         rows.into_iter().map(record).map(|record| (record.service, record)).collect();
     let renewed = renewed(connection, &services)?;
     let mut all = Vec::with_capacity(known.len());
@@ -231,7 +231,7 @@ pub(super) fn held(
             Grant::Kept if *known == Some(record.epoch) => None,
             Grant::Kept | Grant::Taken => Some(marks(connection, &record)?),
         };
-        all.push(HeldDurable { hold: *hold, record, marks, has_renewed: renewed.contains(service) });
+        all.push(LeasedConsumer { hold: *hold, record, marks, has_renewed: renewed.contains(service) });
     }
     Ok(all)
 }
@@ -247,7 +247,7 @@ fn renewed(connection: &mut Connection, services: &[ServiceId]) -> Result<HashSe
     Ok(ids.into_iter().collect())
 }
 
-fn marks(connection: &mut Connection, of: &DurableRecord) -> Result<Vec<(EventId, Mark)>, StoreError> {
+fn marks(connection: &mut Connection, of: &ConsumerRecord) -> Result<Vec<(EventId, Mark)>, StoreError> {
     let above = durable_marks::table
         .filter(durable_marks::service.eq(of.service))
         .filter(durable_marks::event_id.gt(of.floor))
@@ -280,7 +280,7 @@ pub(super) fn marks_of(
 
 /// Moves it: every event above `floor` is to be delivered, whatever was. False if there is none of this name.
 fn seek(connection: &mut Connection, name: &str, floor: EventId) -> Result<bool, StoreError> {
-    let Some(DurableRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
+    let Some(ConsumerRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
     let update = diesel::update(durables::table.find(service))
         .set((durables::floor.eq(floor), durables::epoch.eq(durables::epoch + 1)));
     on_backend!(connection, c => update.execute(c))?;
@@ -292,7 +292,7 @@ fn seek(connection: &mut Connection, name: &str, floor: EventId) -> Result<bool,
 
 /// Forgets it. False if there is none of this name.
 fn delete(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
-    let Some(DurableRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
+    let Some(ConsumerRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
     let marks = durable_marks::table.filter(durable_marks::service.eq(service));
     let jobs = delivery_jobs::table.filter(delivery_jobs::service.eq(service));
     forget_deliveries(connection, service, 0)?;
@@ -315,10 +315,10 @@ fn forget_deliveries(connection: &mut Connection, service: ServiceId, floor: Eve
 }
 
 /// Writes a change down, all but its events, unless it is void: then false, and nothing is written.
-pub(super) fn change(connection: &mut Connection, change: &DurableChange) -> Result<bool, StoreError> {
+pub(super) fn change(connection: &mut Connection, change: &ConsumerChange) -> Result<bool, StoreError> {
     /// Rows in one statement: within the bounds of both backends.
     const ROWS: usize = 1000;
-    let DurableChange { service, epoch, floor, marks, forget, dead, renewed, events: _ } = change;
+    let ConsumerChange { service, epoch, floor, marks, forget, dead, renewed, events: _ } = change;
     if faults::strikes(FaultPoint::EpochRefused) {
         return Ok(false);
     }

@@ -119,7 +119,7 @@ pub(super) fn write(
         let outcome = match &chunk[0] {
             Write::Append(_) => continue,
             Write::Settle(_) => {
-                let parts: Vec<_> = chunk.iter().filter_map(Write::as_settlements).collect();
+                let parts: Vec<_> = chunk.iter().filter_map(Write::as_delivery_outcomes).collect();
                 let settled = outbox::settle(connection, &parts)?.into_iter().zip(parts);
                 let outcomes = settled.map(|(count, part)| Outcome::Settled { were_all_open: count == part.len() });
                 appender.written.outcomes.extend(outcomes);
@@ -129,7 +129,7 @@ pub(super) fn write(
                 outbox::change_service(connection, change)?;
                 Outcome::Saved
             }
-            Write::ChangeDurable(change) => {
+            Write::ChangeConsumer(change) => {
                 if durables::change(connection, change)? {
                     appender.own.extend(change.events.iter().cloned().map(Append::single));
                     Outcome::Saved
@@ -137,10 +137,10 @@ pub(super) fn write(
                     Outcome::Void
                 }
             }
-            Write::OpenDurable { new, max } => {
+            Write::OpenConsumer { new, max } => {
                 Outcome::Opened(durables::open(connection, new, *max, now)?.map(Box::new))
             }
-            Write::AlterDurable { name, alteration } => {
+            Write::AlterConsumer { name, alteration } => {
                 Outcome::Changed(durables::alter(connection, name, alteration)?)
             }
             Write::StartJob(job) => Outcome::Started(outbox::start_job(connection, job, now)?),

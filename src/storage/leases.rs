@@ -7,7 +7,7 @@ use crate::domain::lease::Grant;
 use crate::domain::routes::ServiceId;
 
 use super::connection::Connection;
-use super::durables::{self, HeldDurable};
+use super::durables::{self, LeasedConsumer};
 use super::error::StoreError;
 use super::outbox::{self, Held};
 use super::postgres;
@@ -29,8 +29,8 @@ impl Writer {
 
     /// Makes this process the only one that delivers the events of a durable subscription, for as long as the writer's
     /// connection lives or until it is [released](Self::release); none if it was deleted.
-    pub fn hold_durable(&mut self, service: ServiceId) -> Result<Option<HeldDurable>, StoreError> {
-        Ok(self.hold_durables(&[(service, None)])?.pop())
+    pub fn lease_consumer(&mut self, service: ServiceId) -> Result<Option<LeasedConsumer>, StoreError> {
+        Ok(self.lease_consumers(&[(service, None)])?.pop())
     }
 
     /// The same for many, each with the epoch in which this process holds it, if it does: then its marks are not read
@@ -38,7 +38,7 @@ impl Writer {
     ///
     /// Whoever takes one begins a new epoch of it: what another process, which held it before and does not know that yet,
     /// has still to store is void.
-    pub fn hold_durables(&mut self, known: &[(ServiceId, Option<i64>)]) -> Result<Vec<HeldDurable>, StoreError> {
+    pub fn lease_consumers(&mut self, known: &[(ServiceId, Option<i64>)]) -> Result<Vec<LeasedConsumer>, StoreError> {
         self.with(|connection| {
             let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
             let holds = match connection {

@@ -47,16 +47,16 @@ pub use backup::{Restoration, backup, restore};
 pub use commit::Committed;
 pub use compact::{Compacted, compact};
 pub use connection::close;
-pub use durables::{Alteration, DeadLetter, DurableChange, DurableRecord, HeldDurable, NewDurable};
+pub use durables::{Alteration, ConsumerChange, ConsumerRecord, DeadLetter, LeasedConsumer, NewConsumer};
 pub use error::{StoreError, StoreErrorKind};
 pub use group::Group;
 pub use lock::StoreLock;
 pub use migrate::{is_current, migrate};
 pub use options::{Durability, Schema, StoreOptions};
 pub use outbox::{
-    AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Held, Job,
-    JobKind, JobState, ListedDelivery, NewJob, NewService, Orphan, Pending, Registered, Renewed, ServiceChange,
-    Settled, Settlement, Settling, Shifted, service_name,
+    AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryOutcome, DeliveryPage, DeliveryRecord,
+    Held, Job, JobKind, JobState, ListedDelivery, NewJob, NewService, Orphan, Pending, Registered, Renewed,
+    ServiceChange, Settled, Settling, Shifted, service_name,
 };
 pub use query::{EventPage, EventQuery, Order};
 pub use read_watch::ReadWatch;

@@ -15,7 +15,7 @@ use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::routes::ServiceId;
 
 use super::connection::Connection;
-use super::durables::{self, DurableRecord};
+use super::durables::{self, ConsumerRecord};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Access, StoreOptions};
 use super::outbox::{
@@ -202,7 +202,7 @@ impl Reader {
     }
 
     /// All durable subscriptions, in the order of their names.
-    pub async fn durables(&self) -> Result<Vec<DurableRecord>, StoreError> {
+    pub async fn durables(&self) -> Result<Vec<ConsumerRecord>, StoreError> {
         self.read(durables::list).await
     }
 

@@ -4,8 +4,8 @@ use crate::domain::access::Identity;
 use crate::domain::event::{Append, AppendOutcome, ScheduleId};
 use crate::domain::routes::ServiceId;
 
-use super::durables::{Alteration, DurableChange, DurableRecord, NewDurable};
-use super::outbox::{NewJob, ServiceChange, Settlement, Settling, Shifted};
+use super::durables::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
+use super::outbox::{DeliveryOutcome, NewJob, ServiceChange, Settling, Shifted};
 
 /// One change of the store. Those of a list are applied in their order; each sees what those before it have written.
 ///
@@ -17,16 +17,16 @@ pub enum Write {
     /// A publish request: [`Outcome::Appended`].
     Append(Append),
     /// Attempts ended: [`Outcome::Settled`].
-    Settle(Vec<Settlement>),
+    Settle(Vec<DeliveryOutcome>),
     /// The state of a service changed: [`Outcome::Saved`].
     ChangeService(ServiceChange),
     /// Events of a durable subscription were acknowledged: [`Outcome::Saved`], or [`Outcome::Void`] and nothing of it is
     /// written.
-    ChangeDurable(DurableChange),
+    ChangeConsumer(ConsumerChange),
     /// Finds a durable subscription, or makes it unless there are `max`: [`Outcome::Opened`].
-    OpenDurable { new: NewDurable, max: usize },
+    OpenConsumer { new: NewConsumer, max: usize },
     /// Changes the durable subscription of this name, if there is one: [`Outcome::Changed`].
-    AlterDurable { name: String, alteration: Alteration },
+    AlterConsumer { name: String, alteration: Alteration },
     /// Makes deliveries of events up to this place in the list anew, little by little: [`Outcome::Started`].
     StartJob(NewJob),
     /// Stops a job if it is running: [`Outcome::Changed`].
@@ -51,7 +51,7 @@ pub enum Outcome {
     /// It was of an earlier fencing epoch.
     Void,
     /// None: there are as many as there may be.
-    Opened(Option<Box<DurableRecord>>),
+    Opened(Option<Box<ConsumerRecord>>),
     /// Whether there was anything to change.
     Changed(bool),
     /// With the number of the job.
@@ -70,17 +70,17 @@ impl Write {
         if let Self::Append(append) = self { Some(append) } else { None }
     }
 
-    /// The settlements, if it is that.
-    pub(super) fn as_settlements(&self) -> Option<&[Settlement]> {
-        if let Self::Settle(settlements) = self { Some(settlements) } else { None }
+    /// The delivery outcomes, if it is that.
+    pub(super) fn as_delivery_outcomes(&self) -> Option<&[DeliveryOutcome]> {
+        if let Self::Settle(delivery_outcomes) = self { Some(delivery_outcomes) } else { None }
     }
 
     /// Roughly how many rows it writes.
     pub fn rows(&self) -> usize {
         match self {
             Self::Append(append) => append.events.len(),
-            Self::Settle(settlements) => settlements.len(),
-            Self::ChangeDurable(change) => {
+            Self::Settle(delivery_outcomes) => delivery_outcomes.len(),
+            Self::ChangeConsumer(change) => {
                 1 + change.marks.len() + change.dead.len() + change.renewed.len() + change.events.len()
             }
             _ => 1,

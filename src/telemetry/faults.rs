@@ -21,9 +21,9 @@ pub enum FaultPoint {
     /// Another process holds the durable subscription, or so it seems.
     LeaseRefused,
     /// The part that keeps durable subscriptions ends before it saves.
-    DurablesDieBefore,
+    ConsumersDieBefore,
     /// The same, after the save and before anybody is told.
-    DurablesDieAfter,
+    ConsumersDieAfter,
 }
 
 impl FaultPoint {
@@ -37,8 +37,8 @@ impl FaultPoint {
         Self::WriterDiesAfter,
         Self::EpochRefused,
         Self::LeaseRefused,
-        Self::DurablesDieBefore,
-        Self::DurablesDieAfter,
+        Self::ConsumersDieBefore,
+        Self::ConsumersDieAfter,
     ];
 
     /// The name in requests.
@@ -52,8 +52,8 @@ impl FaultPoint {
             Self::WriterDiesAfter => "writer_dies_after",
             Self::EpochRefused => "epoch_refused",
             Self::LeaseRefused => "lease_refused",
-            Self::DurablesDieBefore => "durables_die_before",
-            Self::DurablesDieAfter => "durables_die_after",
+            Self::ConsumersDieBefore => "durables_die_before",
+            Self::ConsumersDieAfter => "durables_die_after",
         }
     }
 }

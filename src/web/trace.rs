@@ -15,7 +15,7 @@ use crate::domain::delivery::{DeliveryState, EventStatus};
 use crate::domain::event::{Event, EventId};
 use crate::protocol::error::ApiError;
 use crate::protocol::event_json::write_event;
-use crate::storage::{AttemptRecord, DeliveryRecord, DurableRecord};
+use crate::storage::{AttemptRecord, ConsumerRecord, DeliveryRecord};
 
 /// Answers with the history of an event: its commit, its subscribers, and each delivery with every attempt.
 pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
@@ -23,7 +23,7 @@ pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Resu
     Query::parse(&req, &[], &[])?;
     let (event, _) = find(&edge, &caller, &id).await?;
     let (deliveries, attempts) = reader.trace(event.id).await?;
-    let durables = durables_of(&edge, &event, &deliveries).await?;
+    let durables = consumers_of(&edge, &event, &deliveries).await?;
     let names = reader.service_names().await?;
     // The status is computed from the deliveries that are shown, since they may have changed after the first read.
     let status = EventStatus::of(deliveries.iter().map(|delivery| delivery.state));
@@ -49,7 +49,7 @@ pub async fn trace(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Resu
 }
 
 /// The state of an event at each durable subscription that it matches.
-async fn durables_of(
+async fn consumers_of(
     edge: &Edge,
     event: &Event,
     deliveries: &[DeliveryRecord],
@@ -65,7 +65,7 @@ async fn durables_of(
     // Of durable subscriptions on other nodes, the store knows which events are settled and how often others were
     // delivered.
     let here = edge.parts.actors.consumers.ask(FindFate(event.id)).await.unwrap_or_default();
-    let describe = |record: &&DurableRecord| {
+    let describe = |record: &&ConsumerRecord| {
         let stored = match marks.get(&record.service) {
             _ if event.id <= record.floor => (Fate::Settled, 0),
             Some(Mark::Settled) => (Fate::Settled, 0),

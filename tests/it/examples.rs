@@ -57,6 +57,12 @@ fn resumes(script: impl Fn() -> Command) {
     client.wait_for_word(subscribed);
     publish_part(&server, 0);
     assert_eq!(numbers(&client, PART), (0..PART).collect::<Vec<_>>());
+    // What it has printed and not remembered, it would print again.
+    let last = server.events("?event_name=example.*&order=desc&limit=1")[0]["id"].to_string();
+    eventually("the last event is remembered", || {
+        let position = std::fs::read_to_string(dir.path().join("position")).ok()?;
+        (position.split_whitespace().next() == Some(&last)).then_some(())
+    });
     drop(client); // killed, and away for a while
     publish_part(&server, 1);
     let client = start();

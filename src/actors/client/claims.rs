@@ -4,7 +4,7 @@
 //! and not yet settled in the store. A crash forgets it, and they are claimed again.
 //!
 //! - CL-1: a delivery that is known is not taken a second time. A page read from the store may be older than a
-//!   settlement that has arrived since; what was settled while a page was being read is not taken from it.
+//!   delivery outcome that has arrived since; what was settled while a page was being read is not taken from it.
 //! - CL-2: of an ordering key, a delivery is taken only if the open one before it is known. If that is not so, the key
 //!   is parked: it is read from the store in the order of its ids, once nothing of it is known.
 //! - CL-3: whatever is parked is read, or comes with the one before it that is due: nothing waits for ever.
@@ -52,7 +52,7 @@ pub struct Claims {
     is_stale: bool,
     /// Settled since the read began, and whether it is still open.
     settled_meanwhile: HashMap<WorkId, bool>,
-    /// Known, and made anew in the store before their settlement has arrived here.
+    /// Known, and made anew in the store before their delivery outcome has arrived here.
     renewed: HashSet<WorkId>,
     /// The kind whose turn it is.
     turn: usize,

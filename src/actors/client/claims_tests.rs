@@ -1,5 +1,5 @@
 //! Claims and dispatcher against a model of the store, along any interleaving of commits, late pages, attempts,
-//! settlements, restarts, pauses and redrives.
+//! delivery outcomes, restarts, pauses and redrives.
 
 use std::collections::{BTreeMap, BTreeSet};
 

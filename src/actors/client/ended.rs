@@ -17,7 +17,7 @@ use crate::domain::dispatch::BlockedBy;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::retry::RetryVerdict;
 use crate::domain::work::WorkId;
-use crate::storage::{Settled, Settlement};
+use crate::storage::{DeliveryOutcome, Settled};
 
 /// For which nothing is sent when this machine has no room for a connection.
 const RESOURCES_PAUSE: Duration = Duration::from_secs(1);
@@ -131,7 +131,7 @@ impl Client {
         if judged.verdict == Verdict::Gone {
             self.pause_for("the service answered 410 Gone");
         }
-        self.writes.push(ToStore::Ended(Settlement {
+        self.writes.push(ToStore::Ended(DeliveryOutcome {
             service,
             event_id,
             lane: finished.work.lane,
@@ -181,19 +181,19 @@ impl Client {
     }
 
     /// These are in the store.
-    pub(super) fn settled(&mut self, settlements: Vec<Settlement>, ctx: &mut Context<Self>) {
+    pub(super) fn settled(&mut self, delivery_outcomes: Vec<DeliveryOutcome>, ctx: &mut Context<Self>) {
         let mut next_due: Option<Timestamp> = None;
-        for settlement in settlements {
-            if let Settled::Dead(reason) = settlement.settled {
-                let Settlement { event_id: id, attempts, reason: error, .. } = &settlement;
+        for delivery_outcome in delivery_outcomes {
+            if let Settled::Dead(reason) = delivery_outcome.settled {
+                let DeliveryOutcome { event_id: id, attempts, reason: error, .. } = &delivery_outcome;
                 let error = error.as_deref().unwrap_or("-");
                 log::warn!(service = self.name(), id, attempts, reason = reason.as_str(), error; "delivery is dead");
             }
-            let due = match settlement.settled {
+            let due = match delivery_outcome.settled {
                 Settled::Retry(due) => Some(due),
                 Settled::Delivered | Settled::Dead(_) => None,
             };
-            self.claims.settled(WorkId::Delivery(settlement.event_id), due.is_some());
+            self.claims.settled(WorkId::Delivery(delivery_outcome.event_id), due.is_some());
             next_due = next_due.into_iter().chain(due).min();
         }
         if let Some(due) = next_due {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use actix::prelude::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 
 use super::Client;
-use crate::actors::persistence::messages::HoldService;
+use crate::actors::persistence::messages::LeaseService;
 use crate::domain::breaker::BreakerSnapshot;
 use crate::domain::lease::{Grant, Lease, Turn};
 use crate::domain::work::WorkId;
@@ -44,7 +44,7 @@ impl Client {
     /// another may have changed it (CL-5).
     pub(super) fn ask_for_lease(&self, ctx: &mut Context<Self>) {
         let Some(id) = self.kept.id() else { return };
-        let answer = self.parts.persistence.ask(HoldService(id));
+        let answer = self.parts.persistence.ask(LeaseService(id));
         ctx.spawn(answer.into_actor(self).map(|answer, this, ctx| {
             // While the store is away nothing can be settled, and so nothing goes out; the lease itself is as it was.
             let Ok(Ok(Held { hold, state, commands })) = answer else { return };

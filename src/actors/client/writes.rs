@@ -9,14 +9,14 @@ use crate::actors::persistence::messages::CommitWrites;
 use crate::domain::event::{Append, NewEvent};
 use crate::domain::pending_writes::PendingWrites;
 use crate::domain::work::WorkId;
-use crate::storage::{CommandId, Registered, ServiceChange, Settlement, Write};
+use crate::storage::{CommandId, DeliveryOutcome, Registered, ServiceChange, Write};
 use crate::telemetry::faults::{self, FaultPoint};
 
 /// One thing to be written down.
 #[derive(Debug)]
 pub(super) enum ToStore {
     /// An attempt ended.
-    Ended(Settlement),
+    Ended(DeliveryOutcome),
     /// An event of the Event Handler itself.
     Event(NewEvent),
     /// What an operator has said, for the process that holds the service.
@@ -47,7 +47,7 @@ impl Writes {
     /// The same deliveries, one by one.
     pub(super) fn ended(&self) -> impl Iterator<Item = WorkId> {
         self.pending.iter().filter_map(|write| match write {
-            ToStore::Ended(settlement) => Some(WorkId::Delivery(settlement.event_id)),
+            ToStore::Ended(delivery_outcome) => Some(WorkId::Delivery(delivery_outcome.event_id)),
             ToStore::Event(_) | ToStore::Command { .. } | ToStore::State { .. } => None,
         })
     }
@@ -81,10 +81,10 @@ impl Client {
         let service = self.kept.id()?;
         let batch = self.writes.pending.begin()?;
         // Settlements together: one statement writes them.
-        let (mut settlements, mut writes) = (Vec::with_capacity(batch.len()), Vec::new());
+        let (mut delivery_outcomes, mut writes) = (Vec::with_capacity(batch.len()), Vec::new());
         for write in batch {
             match write {
-                ToStore::Ended(settlement) => settlements.push(settlement.clone()),
+                ToStore::Ended(delivery_outcome) => delivery_outcomes.push(delivery_outcome.clone()),
                 ToStore::Event(event) => writes.push(Write::Append(Append::single(event.clone()))),
                 ToStore::Command { command, .. } => {
                     let command = command.as_str().to_owned();
@@ -97,17 +97,17 @@ impl Client {
                 }
             }
         }
-        if !settlements.is_empty() {
-            writes.insert(0, Write::Settle(settlements));
+        if !delivery_outcomes.is_empty() {
+            writes.insert(0, Write::Settle(delivery_outcomes));
         }
         Some(writes)
     }
 
     fn stored(&mut self, ctx: &mut Context<Self>) {
-        let mut settlements = Vec::new();
+        let mut delivery_outcomes = Vec::new();
         for write in self.writes.pending.ended() {
             match write {
-                ToStore::Ended(settlement) => settlements.push(settlement),
+                ToStore::Ended(delivery_outcome) => delivery_outcomes.push(delivery_outcome),
                 ToStore::Event(_) => {}
                 ToStore::Command { told, .. } => tell(told),
                 ToStore::State { state, told, .. } => {
@@ -116,8 +116,8 @@ impl Client {
                 }
             }
         }
-        self.writes.unsettled -= settlements.len();
-        self.settled(settlements, ctx);
+        self.writes.unsettled -= delivery_outcomes.len();
+        self.settled(delivery_outcomes, ctx);
         self.pump(ctx);
     }
 

@@ -6,12 +6,12 @@ use actix::prelude::{ActorFutureExt, AsyncContext, Context, Handler, ResponseAct
 
 use super::Consumers;
 use super::messages::{Join, Joined, MemberKey, RoomAgain};
-use crate::actors::persistence::messages::{AppendFailure, HoldDurables};
+use crate::actors::persistence::messages::{AppendFailure, LeaseConsumers};
 use crate::domain::event::EventId;
 use crate::protocol::consumer::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::subscription::Start;
-use crate::storage::{Alteration, NewDurable, Outcome, Write};
+use crate::storage::{Alteration, NewConsumer, Outcome, Write};
 
 impl Consumers {
     /// Makes the session a member of one that is open here.
@@ -61,7 +61,7 @@ impl Consumers {
             return Box::pin(actix::fut::ready(()).map(|(), this: &mut Self, ctx| this.take_in(join, ctx)));
         }
         let (name, alteration) = (join.request.name.clone(), Alteration::Policy(policy));
-        let outcome = self.parts.persistence.commit(Write::AlterDurable { name, alteration });
+        let outcome = self.parts.persistence.commit(Write::AlterConsumer { name, alteration });
         Box::pin(outcome.into_actor(self).map(move |outcome, this, ctx| {
             if outcome? != Outcome::Changed(true) {
                 return Err(deleted_just_now());
@@ -77,7 +77,7 @@ impl Consumers {
             return Box::pin(actix::fut::ready(Ok(())));
         }
         let JoinRequest { name, pattern, filter, policy, .. } = &join.request;
-        let new = NewDurable {
+        let new = NewConsumer {
             name: name.clone(),
             pattern: pattern.as_str().to_owned(),
             filter: filter.as_ref().map(|filter| filter.as_json().to_owned()),
@@ -85,7 +85,7 @@ impl Consumers {
             policy: policy.over(self.parts.limits.policy),
         };
         let max = self.parts.limits.max_count;
-        let outcome = self.parts.persistence.commit(Write::OpenDurable { new, max });
+        let outcome = self.parts.persistence.commit(Write::OpenConsumer { new, max });
         let persistence = self.parts.persistence.clone();
         let opened = async move {
             let Outcome::Opened(Some(record)) = outcome.await? else {
@@ -93,7 +93,7 @@ impl Consumers {
                     format!("there are {max} durable subscriptions, as many as there may be; delete some first");
                 return Err(ApiError::new(ErrorCode::TooManyDurables, advice));
             };
-            let held = persistence.ask(HoldDurables(vec![(record.service, None)])).await;
+            let held = persistence.ask(LeaseConsumers(vec![(record.service, None)])).await;
             let held = held.unwrap_or(Err(AppendFailure::RESTARTED))?;
             held.into_iter().next().ok_or_else(deleted_just_now)
         };

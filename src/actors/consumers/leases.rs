@@ -8,14 +8,14 @@ use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use super::Consumers;
 use super::consumer::Consumer;
 use super::consumer::holder::Holder;
-use crate::actors::persistence::messages::{HoldDurables, ReleaseDurable};
+use crate::actors::persistence::messages::{LeaseConsumers, ReleaseConsumer};
 use crate::domain::consumer::{ConsumerState, Mark};
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::lease::{Grant, Lease};
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::storage::{DurableRecord, HeldDurable};
+use crate::storage::{ConsumerRecord, LeasedConsumer};
 
 impl Consumers {
     /// Every second: what nobody else sees to. Of positions that only the events of others have moved, a share in each
@@ -45,7 +45,7 @@ impl Consumers {
     }
 
     /// The lease of `record` with these marks, of a machine that goes on from there; without any, another node has it.
-    fn lease(&mut self, record: &DurableRecord, marks: Option<Vec<(EventId, Mark)>>) -> Lease<Holder> {
+    fn lease(&mut self, record: &ConsumerRecord, marks: Option<Vec<(EventId, Mark)>>) -> Lease<Holder> {
         let Some(marks) = marks else { return Lease::Follower };
         let durable = ConsumerState::new(record.policy, self.parts.limits.max_unacked_bytes, record.floor, marks);
         self.generations += 1;
@@ -53,8 +53,8 @@ impl Consumers {
     }
 
     /// Takes up one that the store has found.
-    pub(super) fn open(&mut self, held: HeldDurable, ctx: &mut Context<Self>) {
-        let HeldDurable { hold: _, record, marks, has_renewed } = held;
+    pub(super) fn open(&mut self, held: LeasedConsumer, ctx: &mut Context<Self>) {
+        let LeasedConsumer { hold: _, record, marks, has_renewed } = held;
         if self.consumers.contains_key(&*record.name) {
             return;
         }
@@ -92,7 +92,7 @@ impl Consumers {
         if consumer.is_held() && !self.opening.iter().any(|opening| **opening == *name) {
             let writer = self.parts.persistence.generation();
             // A writer that is gone holds nothing any more.
-            let _ = writer.map(|writer| self.parts.persistence.tell_in(writer, ReleaseDurable(consumer.service())));
+            let _ = writer.map(|writer| self.parts.persistence.tell_in(writer, ReleaseConsumer(consumer.service())));
         }
     }
 
@@ -115,7 +115,7 @@ impl Consumers {
         if asked.is_empty() {
             return;
         }
-        let answer = self.parts.persistence.ask(HoldDurables(known));
+        let answer = self.parts.persistence.ask(LeaseConsumers(known));
         ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| {
             for (name, _) in &asked {
                 this.consumers.get_mut(name).into_iter().for_each(Consumer::end_asking);
@@ -134,8 +134,8 @@ impl Consumers {
         }));
     }
 
-    fn held(&mut self, held: HeldDurable, ctx: &mut Context<Self>) {
-        let HeldDurable { hold, record, marks, has_renewed } = held;
+    fn held(&mut self, held: LeasedConsumer, ctx: &mut Context<Self>) {
+        let LeasedConsumer { hold, record, marks, has_renewed } = held;
         let Some(consumer) = self.consumers.get_mut(&*record.name) else { return };
         let name = Arc::clone(consumer.name());
         if consumer.is_outdated_by(hold, record.epoch) {

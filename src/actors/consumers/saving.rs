@@ -34,9 +34,9 @@ impl Consumers {
         if !consumer.has_to_save(all) {
             return;
         }
-        assert!(!faults::strikes(FaultPoint::DurablesDieBefore), "injected fault in durables");
+        assert!(!faults::strikes(FaultPoint::ConsumersDieBefore), "injected fault in durables");
         let Some(change) = consumer.begin_save(now()) else { return };
-        let (message, outcome) = CommitWrites::one(Write::ChangeDurable(change));
+        let (message, outcome) = CommitWrites::one(Write::ChangeConsumer(change));
         let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.parts.persistence.tell(message).is_ok();
         let name = Arc::clone(consumer.name());
         let stored = async move {
@@ -54,7 +54,7 @@ impl Consumers {
 
     fn saved(&mut self, name: &Arc<str>, end: End, ctx: &mut Context<Self>) {
         let Some(saved) = self.consumers.get_mut(name).and_then(|consumer| consumer.saved(end)) else { return };
-        assert!(!faults::strikes(FaultPoint::DurablesDieAfter), "injected fault in durables");
+        assert!(!faults::strikes(FaultPoint::ConsumersDieAfter), "injected fault in durables");
         match saved {
             Saved::Outdated => self.pump(name, ctx),
             Saved::Stored { generation, dead, has_renewed } => {

@@ -10,7 +10,7 @@ use crate::protocol::consumer::{JoinRequest, PolicyRequest};
 use crate::protocol::subscription::Start;
 use crate::runtime::life::{ChildChanged, ChildId};
 use crate::runtime::report::ActorKind;
-use crate::storage::{DurableRecord, HeldDurable, StoreOptions, StoreUrl};
+use crate::storage::{ConsumerRecord, LeasedConsumer, StoreOptions, StoreUrl};
 
 const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 8, max_deliver: 0 };
 
@@ -42,7 +42,7 @@ fn parts(dir: &std::path::Path) -> ConsumersParts {
 
 /// The actor of this generation, which holds the lease of the consumer `c`.
 fn begin(generation: Generation, parts: ConsumersParts) -> Addr<Consumers> {
-    let record = DurableRecord {
+    let record = ConsumerRecord {
         service: 1,
         name: "c".to_owned(),
         pattern: "a.>".to_owned(),
@@ -56,7 +56,7 @@ fn begin(generation: Generation, parts: ConsumersParts) -> Addr<Consumers> {
     let life = Life::new(child, generation, Bystander.start().recipient());
     Consumers::create(|ctx| {
         let mut durables = Consumers::new(parts, life);
-        durables.open(HeldDurable { hold: Grant::Taken, record, marks: Some(Vec::new()), has_renewed: false }, ctx);
+        durables.open(LeasedConsumer { hold: Grant::Taken, record, marks: Some(Vec::new()), has_renewed: false }, ctx);
         durables
     })
 }

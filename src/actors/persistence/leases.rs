@@ -4,8 +4,8 @@
 use actix::prelude::{Context, Handler};
 
 use super::Persistence;
-use super::messages::{AppendFailure, HoldDurables, HoldService, ReleaseDurable};
-use crate::storage::{Held, HeldDurable, StoreError, Writer};
+use super::messages::{AppendFailure, LeaseConsumers, LeaseService, ReleaseConsumer};
+use crate::storage::{Held, LeasedConsumer, StoreError, Writer};
 
 impl Persistence {
     /// Does `work` on the writer at once, outside of any group.
@@ -16,28 +16,28 @@ impl Persistence {
     }
 }
 
-impl Handler<HoldService> for Persistence {
+impl Handler<LeaseService> for Persistence {
     type Result = Result<Held, AppendFailure>;
 
-    fn handle(&mut self, HoldService(service): HoldService, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, LeaseService(service): LeaseService, _: &mut Context<Self>) -> Self::Result {
         self.directly(|writer| writer.hold(service))
     }
 }
 
-impl Handler<HoldDurables> for Persistence {
-    type Result = Result<Vec<HeldDurable>, AppendFailure>;
+impl Handler<LeaseConsumers> for Persistence {
+    type Result = Result<Vec<LeasedConsumer>, AppendFailure>;
 
-    fn handle(&mut self, HoldDurables(known): HoldDurables, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, LeaseConsumers(known): LeaseConsumers, _: &mut Context<Self>) -> Self::Result {
         // What an earlier machine of one has sent is stored before its marks are read for the next one.
         self.flush();
-        self.directly(|writer| writer.hold_durables(&known))
+        self.directly(|writer| writer.lease_consumers(&known))
     }
 }
 
-impl Handler<ReleaseDurable> for Persistence {
+impl Handler<ReleaseConsumer> for Persistence {
     type Result = ();
 
-    fn handle(&mut self, ReleaseDurable(service): ReleaseDurable, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, ReleaseConsumer(service): ReleaseConsumer, _: &mut Context<Self>) -> Self::Result {
         // If it fails, the connection is given up, and the lease with it.
         let _ = self.directly(|writer| writer.release(service));
     }

@@ -10,7 +10,7 @@ use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{Held, HeldDurable, Outcome, Write};
+use crate::storage::{Held, LeasedConsumer, Outcome, Write};
 
 /// Store these; the answer comes after the commit. One outcome for each append, in order.
 #[derive(Debug, Message)]
@@ -84,18 +84,18 @@ impl CommitWrites {
 /// Let this process be the only one that delivers to a service; answers whether it is, and with what state.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Held, AppendFailure>")]
-pub struct HoldService(pub ServiceId);
+pub struct LeaseService(pub ServiceId);
 
 /// The same for durable subscriptions, each with the epoch in which it is held here, if it is. Those that were deleted
 /// are left out of the answer.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<HeldDurable>, AppendFailure>")]
-pub struct HoldDurables(pub Vec<(ServiceId, Option<i64>)>);
+#[rtype(result = "Result<Vec<LeasedConsumer>, AppendFailure>")]
+pub struct LeaseConsumers(pub Vec<(ServiceId, Option<i64>)>);
 
 /// Let another process deliver the events of a durable subscription.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct ReleaseDurable(pub ServiceId);
+pub struct ReleaseConsumer(pub ServiceId);
 
 /// Events were committed; sent in commit order. An empty batch tells of events that others committed.
 #[derive(Debug, Clone, Message)]

@@ -23,7 +23,7 @@ use actix::{ActorFutureExt, fut};
 
 use self::group::{Replies, Waiting};
 use self::intake::Backlog;
-use self::messages::{AppendEvents, AppendFailure, CommitWrites, EventsCommitted, ReleaseDurable};
+use self::messages::{AppendEvents, AppendFailure, CommitWrites, EventsCommitted, ReleaseConsumer};
 use self::registry::ServiceRegistry;
 use self::store_watch::StoreWatch;
 use super::clock::{self, now};
@@ -290,4 +290,4 @@ impl Address<Persistence> {
     }
 }
 
-crate::supervised!(Persistence, AppendEvents, CommitWrites, ReleaseDurable);
+crate::supervised!(Persistence, AppendEvents, CommitWrites, ReleaseConsumer);

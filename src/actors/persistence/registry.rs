@@ -11,7 +11,8 @@ use crate::domain::event::Timestamp;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Routes, ServiceId};
 use crate::storage::{
-    Committed, NewService, Orphan, Outcome, Renewed, Settled, Settlement, Settling, Shifted, StoreError, Write, Writer,
+    Committed, DeliveryOutcome, NewService, Orphan, Outcome, Renewed, Settled, Settling, Shifted, StoreError, Write,
+    Writer,
 };
 
 /// Schedules appended in one transaction.
@@ -107,13 +108,13 @@ impl ServiceRegistry {
         let mut may_go_on = false;
         for (write, outcome) in writes.iter().zip(&committed.outcomes) {
             match (write, outcome) {
-                (Write::Settle(settlements), Outcome::Settled { were_all_open }) => {
-                    may_go_on |= self.settled(settlements, *were_all_open);
+                (Write::Settle(delivery_outcomes), Outcome::Settled { were_all_open }) => {
+                    may_go_on |= self.settled(delivery_outcomes, *were_all_open);
                     // Which of them were is counted.
                     self.is_in_doubt |= !were_all_open;
                 }
                 // Dead letters of durable subscriptions are made anew as fast as they are settled.
-                (Write::ChangeDurable(change), _) => may_go_on |= !change.renewed.is_empty(),
+                (Write::ChangeConsumer(change), _) => may_go_on |= !change.renewed.is_empty(),
                 (Write::SettleOrphans { settling: Settling::MoveTo(to), .. }, Outcome::Shifted(shifted)) => {
                     self.moved(*to, shifted);
                 }
@@ -125,11 +126,11 @@ impl ServiceRegistry {
     }
 
     /// What ended for good is no longer open. Whether a job may have room to go on.
-    fn settled(&self, settlements: &[Settlement], is_counted: bool) -> bool {
+    fn settled(&self, delivery_outcomes: &[DeliveryOutcome], is_counted: bool) -> bool {
         /// Half of what jobs may have open at a time: so they need not wait, nor step for each delivery.
         const ROOM: i64 = 128;
         let mut has_room = false;
-        for Settlement { service, lane, settled, .. } in settlements {
+        for DeliveryOutcome { service, lane, settled, .. } in delivery_outcomes {
             let Some(slot) = self.slot(*service).filter(|_| !matches!(settled, Settled::Retry(_))) else { continue };
             if is_counted {
                 slot.add(*lane, -1);

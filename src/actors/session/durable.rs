@@ -32,7 +32,7 @@ pub(super) struct Membership {
 }
 
 /// From a durable subscription.
-pub(super) struct FromDurable {
+pub(super) struct FromConsumer {
     /// As which member: it may have left since, and be another one of the same name.
     key: MemberKey,
     /// None: its actor is gone.
@@ -57,7 +57,7 @@ impl Session {
             return self.refuse(id.as_ref(), &ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
         // Once more is as good as once: the earlier membership ends, and what it had is delivered again.
-        self.leave_durable(&name);
+        self.leave_consumer(&name);
         let mut request = request;
         request.start = request.start.in_log(self.parts.position.log_id(), request.log);
         let log_end = self.parts.position.last();
@@ -78,7 +78,7 @@ impl Session {
                         let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest, log };
                         this.say(&consumer::joined(id, &asked, state, ack_floor));
                     }
-                    ctx.add_stream(from_durable(
+                    ctx.add_stream(from_consumer(
                         key.clone(),
                         events,
                         Rc::clone(&this.attachment.connection.send_queue),
@@ -100,7 +100,7 @@ impl Session {
     }
 
     pub(super) fn leave(&mut self, id: Option<&RequestId>, name: &str) {
-        if !self.leave_durable(name) {
+        if !self.leave_consumer(name) {
             return self.refuse(id, &not_a_member(name));
         }
         if let Some(id) = id {
@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// False if it was no member.
-    fn leave_durable(&mut self, name: &str) -> bool {
+    fn leave_consumer(&mut self, name: &str) -> bool {
         let Some(place) = self.memberships.iter().position(|membership| *membership.key.durable == *name) else {
             return false;
         };
@@ -119,9 +119,9 @@ impl Session {
         true
     }
 
-    pub(super) fn leave_all_durables(&mut self) {
+    pub(super) fn leave_all_consumers(&mut self) {
         while let Some(name) = self.memberships.last().map(|membership| Arc::clone(&membership.key.durable)) {
-            self.leave_durable(&name);
+            self.leave_consumer(&name);
         }
     }
 
@@ -144,7 +144,7 @@ impl Session {
         };
         let key = match key {
             Ok(key) => key,
-            Err(error) => return self.refuse_settlement(event_id, &error),
+            Err(error) => return self.refuse_ack(event_id, &error),
         };
         let settled = self.parts.consumers.ask(Acknowledge { key, request });
         settled
@@ -154,13 +154,13 @@ impl Session {
                     this.unanswered += 1;
                     this.pace();
                 }
-                Ok(Err(error)) => this.refuse_settlement(event_id, &error),
-                Err(_) => this.refuse_settlement(event_id, &restarting()),
+                Ok(Err(error)) => this.refuse_ack(event_id, &error),
+                Err(_) => this.refuse_ack(event_id, &restarting()),
             })
             .wait(ctx);
     }
 
-    fn refuse_settlement(&mut self, event_id: i64, error: &ApiError) {
+    fn refuse_ack(&mut self, event_id: i64, error: &ApiError) {
         self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
         self.say(&consumer::not_acked(event_id, error));
     }
@@ -188,8 +188,8 @@ impl Session {
     }
 }
 
-impl StreamHandler<FromDurable> for Session {
-    fn handle(&mut self, FromDurable { key, message }: FromDurable, _: &mut Self::Context) {
+impl StreamHandler<FromConsumer> for Session {
+    fn handle(&mut self, FromConsumer { key, message }: FromConsumer, _: &mut Self::Context) {
         match message {
             Some(ToMember::Event(frame)) => self.take_event(&key, frame),
             Some(ToMember::Answer(frame)) => {
@@ -221,19 +221,19 @@ impl StreamHandler<FromDurable> for Session {
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 
-fn from_durable(
+fn from_consumer(
     key: MemberKey,
     events: mpsc::UnboundedReceiver<ToMember>,
     send_queue: Rc<SendQueue>,
-) -> impl Stream<Item = FromDurable> {
+) -> impl Stream<Item = FromConsumer> {
     let end = key.clone();
     let messages = futures_util::stream::unfold((events, send_queue), |(mut events, send_queue)| async {
         send_queue.may_feed().await;
         let message = events.recv().await?;
         Some((message, (events, send_queue)))
     });
-    let messages = messages.map(move |message| FromDurable { key: key.clone(), message: Some(message) });
-    messages.chain(futures_util::stream::once(async move { FromDurable { key: end, message: None } }))
+    let messages = messages.map(move |message| FromConsumer { key: key.clone(), message: Some(message) });
+    messages.chain(futures_util::stream::once(async move { FromConsumer { key: end, message: None } }))
 }
 
 fn restarting() -> ApiError {

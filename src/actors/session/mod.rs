@@ -279,7 +279,7 @@ impl Drop for Session {
             self.parts.metrics.restarts.with_label_values(&["session", "panic"]).inc();
             log::error!(session = self.attachment.place.session, peer = self.attachment.connection.peer_name().as_str(); "session failed, its client is told to reconnect");
         }
-        self.leave_all_durables();
+        self.leave_all_consumers();
         self.end();
     }
 }

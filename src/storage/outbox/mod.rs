@@ -20,7 +20,7 @@ pub use list::{AttemptRecord, DeliveryRecord, Pending};
 pub use orphans::{Orphan, Settling, Shifted};
 pub use page::{DeliveryFilter, DeliveryPage, ListedDelivery};
 pub use services::{CommandId, Held, NewService, Registered, ServiceChange, service_name};
-pub use settle::{Settled, Settlement};
+pub use settle::{DeliveryOutcome, Settled};
 
 pub(super) use claim::claim;
 pub(super) use enqueue::{Enqueued, enqueue};

@@ -18,7 +18,7 @@ use crate::storage::schema::{deliveries, delivery_attempts};
 
 /// The end of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settlement {
+pub struct DeliveryOutcome {
     pub service: ServiceId,
     pub event_id: EventId,
     pub lane: Lane,
@@ -43,7 +43,7 @@ pub enum Settled {
     Dead(DeadReason),
 }
 
-impl Settlement {
+impl DeliveryOutcome {
     fn state(&self) -> DeliveryState {
         match self.settled {
             Settled::Delivered => DeliveryState::Delivered,
@@ -81,7 +81,7 @@ impl Settlement {
 /// redrive or replay opens it again.
 pub(in crate::storage) fn settle(
     connection: &mut Connection,
-    parts: &[&[Settlement]],
+    parts: &[&[DeliveryOutcome]],
 ) -> Result<Vec<usize>, StoreError> {
     let written = match connection {
         _ if parts.iter().all(|part| part.is_empty()) => vec![0; parts.len()],
@@ -108,9 +108,9 @@ pub(in crate::storage) fn settle(
     Ok(written)
 }
 
-fn on_sqlite(connection: &mut SqliteConnection, settlements: &[Settlement]) -> QueryResult<usize> {
+fn on_sqlite(connection: &mut SqliteConnection, delivery_outcomes: &[DeliveryOutcome]) -> QueryResult<usize> {
     let mut written = 0;
-    for done in settlements {
+    for done in delivery_outcomes {
         let open = deliveries::table
             .find((done.event_id, done.service))
             .filter(deliveries::state.lt(DeliveryState::Delivered as i16));
@@ -129,7 +129,7 @@ fn on_sqlite(connection: &mut SqliteConnection, settlements: &[Settlement]) -> Q
     Ok(written)
 }
 
-fn on_postgres(connection: &mut PgConnection, parts: &[&[Settlement]]) -> QueryResult<Vec<usize>> {
+fn on_postgres(connection: &mut PgConnection, parts: &[&[DeliveryOutcome]]) -> QueryResult<Vec<usize>> {
     let mut written = vec![0; parts.len()];
     let of: Vec<i32> = Settle::new(parts).load(connection)?;
     of.into_iter().for_each(|part| written[part as usize] += 1);
@@ -152,19 +152,19 @@ struct Settle<'a> {
 }
 
 impl<'a> Settle<'a> {
-    fn new(parts: &[&'a [Settlement]]) -> Self {
+    fn new(parts: &[&'a [DeliveryOutcome]]) -> Self {
         let each = || parts.iter().copied().flatten();
         let numbered = (0..).zip(parts).flat_map(|(number, part)| std::iter::repeat_n(number, part.len()));
         Self {
             event_id: each().map(|s| s.event_id).collect(),
             service: each().map(|s| s.service).collect(),
             state: each().map(|s| s.state() as i16).collect(),
-            due_at: each().map(Settlement::due_at).collect(),
+            due_at: each().map(DeliveryOutcome::due_at).collect(),
             attempts: each().map(|s| s.attempts as i32).collect(),
             finished_at: each().map(|s| s.finished_at.0).collect(),
-            took_us: each().map(Settlement::took_us).collect(),
-            http_status: each().map(Settlement::status).collect(),
-            reason: each().map(Settlement::row_reason).collect(),
+            took_us: each().map(DeliveryOutcome::took_us).collect(),
+            http_status: each().map(DeliveryOutcome::status).collect(),
+            reason: each().map(DeliveryOutcome::row_reason).collect(),
             part: numbered.collect(),
         }
     }

@@ -32,9 +32,9 @@ pub(in crate::storage) fn bound_waits(
             .select((deliveries::service, deliveries::event_id))
             .limit(limit)
     };
-    let of_durables =
+    let of_consumers =
         later_than(Duration::ZERO).filter(deliveries::service.eq_any(durables::table.select(durables::service)));
-    let mut too_long: Vec<(ServiceId, i64)> = on_backend!(connection, c => of_durables.load(c))?;
+    let mut too_long: Vec<(ServiceId, i64)> = on_backend!(connection, c => of_consumers.load(c))?;
     for (service, longest) in longest {
         let of_service = later_than(*longest).filter(deliveries::service.eq(*service));
         let found: Vec<(ServiceId, i64)> = on_backend!(connection, c => of_service.load(c))?;

@@ -8,19 +8,19 @@ use crate::domain::delivery::{DeadReason, DeliveryState};
 use crate::domain::lease::Grant;
 use crate::domain::priority::Lane;
 use crate::storage::{
-    Alteration, DeadLetter, DeliveryFilter, DurableChange, DurableRecord, HeldDurable, NewDurable, Outcome, Write,
-    Writer, service_name,
+    Alteration, ConsumerChange, ConsumerRecord, DeadLetter, DeliveryFilter, LeasedConsumer, NewConsumer, Outcome,
+    Write, Writer, service_name,
 };
 
 const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
 
-fn new(name: &str, floor: i64) -> NewDurable {
+fn new(name: &str, floor: i64) -> NewConsumer {
     let filter = Some(r#"{"a":[1]}"#.to_owned());
-    NewDurable { name: name.to_owned(), pattern: "a.>".to_owned(), filter, floor, policy: POLICY }
+    NewConsumer { name: name.to_owned(), pattern: "a.>".to_owned(), filter, floor, policy: POLICY }
 }
 
-fn open(writer: &mut Writer, name: &str, max: usize) -> Option<DurableRecord> {
-    match commit(writer, Write::OpenDurable { new: new(name, 0), max }) {
+fn open(writer: &mut Writer, name: &str, max: usize) -> Option<ConsumerRecord> {
+    match commit(writer, Write::OpenConsumer { new: new(name, 0), max }) {
         Outcome::Opened(record) => record.map(|record| *record),
         other => panic!("{other:?}"),
     }
@@ -28,14 +28,14 @@ fn open(writer: &mut Writer, name: &str, max: usize) -> Option<DurableRecord> {
 
 /// Whether there is one of this name.
 fn alter(writer: &mut Writer, name: &str, alteration: Alteration) -> bool {
-    commit(writer, Write::AlterDurable { name: name.to_owned(), alteration }) == Outcome::Changed(true)
+    commit(writer, Write::AlterConsumer { name: name.to_owned(), alteration }) == Outcome::Changed(true)
 }
 
-fn opened(writer: &mut Writer, name: &str) -> HeldDurable {
+fn opened(writer: &mut Writer, name: &str) -> LeasedConsumer {
     let record = open(writer, name, 100).expect("room");
     // PostgreSQL may need a moment to notice that the process before is gone.
     loop {
-        let held = writer.hold_durable(record.service).expect("hold").expect("it is there");
+        let held = writer.lease_consumer(record.service).expect("hold").expect("it is there");
         if held.hold != Grant::Elsewhere {
             return held;
         }
@@ -43,9 +43,9 @@ fn opened(writer: &mut Writer, name: &str) -> HeldDurable {
     }
 }
 
-fn change(of: &HeldDurable, floor: i64, marks: &[(i64, Mark)], forget: &[i64]) -> DurableChange {
+fn change(of: &LeasedConsumer, floor: i64, marks: &[(i64, Mark)], forget: &[i64]) -> ConsumerChange {
     let (marks, forget) = (marks.to_vec(), forget.to_vec());
-    DurableChange {
+    ConsumerChange {
         service: of.record.service,
         epoch: of.record.epoch,
         floor,
@@ -57,8 +57,8 @@ fn change(of: &HeldDurable, floor: i64, marks: &[(i64, Mark)], forget: &[i64]) -
     }
 }
 
-fn save(writer: &mut Writer, change: DurableChange) -> Outcome {
-    commit(writer, Write::ChangeDurable(change))
+fn save(writer: &mut Writer, change: ConsumerChange) -> Outcome {
+    commit(writer, Write::ChangeConsumer(change))
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn what_was_stored_of_one_comes_back() {
         assert_eq!((again.record.floor, &again.record.filter), (4, &new("d", 0).filter));
         assert_eq!(again.marks, Some(vec![(5, Mark::Settled), (6, Mark::Delivered(2)), (9, Mark::Settled)]));
         save(&mut writer, change(&again, 6, &[], &[5, 6]));
-        let left = writer.hold_durable(made.record.service).expect("hold").expect("there");
+        let left = writer.lease_consumer(made.record.service).expect("hold").expect("there");
         assert_eq!((left.record.floor, left.marks), (6, Some(vec![(9, Mark::Settled)])));
         let policy = ConsumerPolicy { max_deliver: 0, ..POLICY };
         assert!(alter(&mut writer, "d", Alteration::Policy(policy)));
@@ -102,18 +102,18 @@ fn changes_of_an_earlier_epoch_are_void() {
         save(&mut writer, change(&before, 7, &[(9, Mark::Settled)], &[]));
         assert!(alter(&mut writer, "d", Alteration::Seek(2)));
         save(&mut writer, change(&before, 8, &[(10, Mark::Settled)], &[]));
-        let after = writer.hold_durable(before.record.service).expect("hold").expect("there");
+        let after = writer.lease_consumer(before.record.service).expect("hold").expect("there");
         assert_eq!((after.record.floor, &after.marks), (2, &Some(vec![])));
         save(&mut writer, change(&after, 3, &[], &[]));
         assert_eq!([(); 2].map(|()| alter(&mut writer, "d", Alteration::Delete)), [true, false]);
         save(&mut writer, change(&after, 4, &[(11, Mark::Settled)], &[]));
-        assert!(writer.hold_durable(before.record.service).expect("hold").is_none());
+        assert!(writer.lease_consumer(before.record.service).expect("hold").is_none());
         // Nothing is left for the next one with the same number.
         let next = opened(&mut writer, "other");
         assert_eq!((next.record.service, next.record.floor), (before.record.service, 0));
         assert_eq!(next.marks, Some(vec![]));
         save(&mut writer, change(&after, 5, &[], &[]));
-        let next = writer.hold_durable(next.record.service).expect("hold").expect("there");
+        let next = writer.lease_consumer(next.record.service).expect("hold").expect("there");
         assert_eq!(next.record.floor, 0, "the changes were for another");
     });
 }
@@ -133,7 +133,7 @@ fn dead_letters_are_deliveries_like_others_until_it_is_moved_before_them() {
             error: "in vain".to_owned(),
             at: at(1),
         };
-        let dead = DurableChange { dead: vec![letter(1), letter(2)], ..change(&made, 2, &[], &[]) };
+        let dead = ConsumerChange { dead: vec![letter(1), letter(2)], ..change(&made, 2, &[], &[]) };
         save(&mut writer, dead.clone());
         save(&mut writer, dead);
         let filter = DeliveryFilter {
@@ -159,16 +159,16 @@ fn who_lets_go_of_one_lets_another_process_have_it() {
     let (mut one, mut other) = (store.writer(), store.writer());
     let held = opened(&mut one, "d");
     let service = held.record.service;
-    let hold = |writer: &mut Writer| writer.hold_durable(service).expect("hold").expect("there").hold;
+    let hold = |writer: &mut Writer| writer.lease_consumer(service).expect("hold").expect("there").hold;
     assert_eq!((hold(&mut one), hold(&mut other)), (Grant::Kept, Grant::Elsewhere));
     one.release(service).expect("release");
     assert_eq!((hold(&mut other), hold(&mut one)), (Grant::Taken, Grant::Elsewhere));
     // What the one has still to store is void, and it is told so; the other one's is not.
-    let before = HeldDurable { record: held.record.clone(), ..held };
+    let before = LeasedConsumer { record: held.record.clone(), ..held };
     assert_eq!(save(&mut one, change(&before, 7, &[], &[])), Outcome::Void);
-    let now = other.hold_durable(service).expect("hold").expect("there");
+    let now = other.lease_consumer(service).expect("hold").expect("there");
     assert_eq!((now.hold, now.record.floor), (Grant::Kept, 0));
     assert_eq!(save(&mut other, change(&now, 7, &[], &[])), Outcome::Saved);
-    let known = other.hold_durables(&[(service, Some(now.record.epoch))]).expect("hold");
+    let known = other.lease_consumers(&[(service, Some(now.record.epoch))]).expect("hold");
     assert_eq!((known[0].record.floor, &known[0].marks), (7, &None), "they are known");
 }

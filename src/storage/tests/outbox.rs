@@ -1,4 +1,4 @@
-//! The outbox: deliveries with their events, claims, settlements, jobs, schedules.
+//! The outbox: deliveries with their events, claims, delivery outcomes, jobs, schedules.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, Selector, ServiceId};
 use crate::storage::{
-    Claim, Claimed, DeliveryFilter, Group, Held, Job, JobKind, JobState, NewJob, NewService, Outcome, Pending, Reader,
-    Registered, Renewed, RetentionPolicy, Scheduled, ServiceChange, Settled, Settlement, Turn, Write, Writer,
+    Claim, Claimed, DeliveryFilter, DeliveryOutcome, Group, Held, Job, JobKind, JobState, NewJob, NewService, Outcome,
+    Pending, Reader, Registered, Renewed, RetentionPolicy, Scheduled, ServiceChange, Settled, Turn, Write, Writer,
 };
 
 const ROWS: usize = 1000;
@@ -66,15 +66,15 @@ impl Outbox {
         self.publish(&vec![(Priority::Normal, None); count]);
     }
 
-    pub fn settle(&mut self, settlements: Vec<Settlement>) {
-        self.commit(vec![Write::Settle(settlements)], NOON);
+    pub fn settle(&mut self, delivery_outcomes: Vec<DeliveryOutcome>) {
+        self.commit(vec![Write::Settle(delivery_outcomes)], NOON);
     }
 
     /// Gives up deliveries of `all`.
     pub fn kill(&mut self, ids: impl IntoIterator<Item = EventId>) {
         let dead = Settled::Dead(DeadReason::Exhausted);
-        let settlements = ids.into_iter().map(|id| end(self.all, id, 1, dead)).collect();
-        self.settle(settlements);
+        let delivery_outcomes = ids.into_iter().map(|id| end(self.all, id, 1, dead)).collect();
+        self.settle(delivery_outcomes);
     }
 
     fn claim_of(&self, service: ServiceId, claim: Claim, rows: usize) -> Vec<Claimed> {
@@ -117,9 +117,9 @@ impl Outbox {
     }
 }
 
-pub(super) fn end(service: ServiceId, event_id: EventId, attempts: u32, settled: Settled) -> Settlement {
+pub(super) fn end(service: ServiceId, event_id: EventId, attempts: u32, settled: Settled) -> DeliveryOutcome {
     let failed = settled != Settled::Delivered;
-    Settlement {
+    DeliveryOutcome {
         service,
         event_id,
         lane: Lane::Normal,
@@ -204,12 +204,12 @@ fn of_a_key_each_knows_the_open_one_before_it() {
         let key = || Claim::Key { key: "a".into() };
         assert_eq!(behind(&outbox, key()), [(1, None), (3, Some(1)), (5, Some(3))]);
         // What is to be tried again is open, what is delivered or dead is not; other services do not matter.
-        let settlements = vec![
+        let delivery_outcomes = vec![
             end(outbox.all, 1, 1, Settled::Retry(at(9))),
             end(outbox.all, 3, 1, Settled::Delivered),
             end(outbox.orders, 1, 1, Settled::Delivered),
         ];
-        outbox.settle(settlements);
+        outbox.settle(delivery_outcomes);
         assert_eq!(behind(&outbox, key()), [(1, None), (5, Some(1))]);
         outbox.kill([1]);
         assert_eq!(behind(&outbox, key()), [(5, None)]);
@@ -218,7 +218,7 @@ fn of_a_key_each_knows_the_open_one_before_it() {
 }
 
 #[test]
-fn settlements_are_written_once_with_every_failed_attempt() {
+fn delivery_outcomes_are_written_once_with_every_failed_attempt() {
     on_both(|store| {
         let mut outbox = Outbox::new(&store);
         outbox.publish_plain(3);

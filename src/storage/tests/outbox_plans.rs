@@ -20,7 +20,7 @@ use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::options::Access;
 use crate::storage::outbox::{self, Claim, DeliveryFilter};
-use crate::storage::{NewService, Settled, Settlement};
+use crate::storage::{DeliveryOutcome, NewService, Settled};
 
 /// Asks for the plan of a statement, whatever its parameters.
 struct Plan(String);
@@ -124,7 +124,7 @@ fn check(plans: &[String], index: &str) {
     }
 }
 
-/// The types of the parameters of a settlement.
+/// The types of the parameters of a delivery outcome.
 const SETTLEMENT: &str =
     "(bigint[], smallint[], smallint[], bigint[], integer[], bigint[], bigint[], smallint[], text[], integer[])";
 
@@ -146,7 +146,7 @@ fn check_all(store: &Store) {
     check(&plans(store, |c| outbox::statuses(c, &[7, 8, 9])), key_of(store, "deliveries"));
     check(&plans(store, |c| outbox::statuses(c, &[7, 4000])), key_of(store, "deliveries"));
     // However much waits, it costs nothing to find what is settled.
-    let delivered = Settlement {
+    let delivered = DeliveryOutcome {
         service: 1,
         event_id: 7,
         lane: Lane::Normal,

@@ -8,7 +8,7 @@ use super::{NOON, Store, appends, at, commit, event, on_both, run, single};
 use crate::domain::consumer::ConsumerPolicy;
 use crate::domain::event::{Append, AppendOutcome, LogBounds, NewEvent, Schedule, ScheduleId};
 use crate::storage::{
-    Alteration, DurableChange, Group, JobKind, NewDurable, NewJob, Outcome, Settled, StoreErrorKind, Write, Writer,
+    Alteration, ConsumerChange, Group, JobKind, NewConsumer, NewJob, Outcome, Settled, StoreErrorKind, Write, Writer,
 };
 
 fn append(name: &str) -> Write {
@@ -25,11 +25,11 @@ fn scheduled(id: u128) -> Outcome {
 }
 
 /// A durable subscription, and a change of it that tells of something.
-fn durable(writer: &mut Writer) -> DurableChange {
+fn durable(writer: &mut Writer) -> ConsumerChange {
     let policy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
-    let new = NewDurable { name: "d".to_owned(), pattern: ">".to_owned(), filter: None, floor: 0, policy };
-    let Outcome::Opened(Some(record)) = commit(writer, Write::OpenDurable { new, max: 1 }) else { panic!("no room") };
-    DurableChange {
+    let new = NewConsumer { name: "d".to_owned(), pattern: ">".to_owned(), filter: None, floor: 0, policy };
+    let Outcome::Opened(Some(record)) = commit(writer, Write::OpenConsumer { new, max: 1 }) else { panic!("no room") };
+    ConsumerChange {
         service: record.service,
         epoch: record.epoch,
         floor: 1,
@@ -42,7 +42,7 @@ fn durable(writer: &mut Writer) -> DurableChange {
 }
 
 fn seek(floor: i64) -> Write {
-    Write::AlterDurable { name: "d".to_owned(), alteration: Alteration::Seek(floor) }
+    Write::AlterConsumer { name: "d".to_owned(), alteration: Alteration::Seek(floor) }
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_durable_subscription_that_is_moved_in_the_list_voids_what_comes_after() {
     on_both(|store| {
         let mut writer = store.writer();
         let change = durable(&mut writer);
-        let save = || Write::ChangeDurable(change.clone());
+        let save = || Write::ChangeConsumer(change.clone());
         let mut group = vec![append("a"), save(), append("b"), seek(0), append("c"), save(), append("d")].into();
         let done = writer.commit(&mut group, &Default::default(), NOON).expect("committed");
         let expected = [
@@ -152,7 +152,7 @@ fn a_write_that_the_store_cannot_hold_leaves_nothing_of_its_list() {
     let mut outbox = Outbox::new(&store);
     outbox.commit(appends([single("a")]), NOON);
     let reason = Some("a\0b".to_owned());
-    let bad = crate::storage::Settlement { reason, ..end(outbox.all, 1, 1, Settled::Retry(NOON)) };
+    let bad = crate::storage::DeliveryOutcome { reason, ..end(outbox.all, 1, 1, Settled::Retry(NOON)) };
     let mut group = vec![append("b"), Write::CancelJob(1), Write::Settle(vec![bad])].into();
     let failed = outbox.writer.commit(&mut group, &Default::default(), NOON).map_err(|error| error.kind);
     assert_eq!(failed, Err(StoreErrorKind::Invalid));

@@ -13,7 +13,7 @@ use crate::domain::event::EventId;
 use crate::protocol::consumer::Seek;
 use crate::protocol::consumer::seek_request;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::storage::{Alteration, DurableRecord, Outcome, Write, service_name};
+use crate::storage::{Alteration, ConsumerRecord, Outcome, Write, service_name};
 use crate::web::query::Query;
 use crate::web::reply::{self, Refusal};
 use crate::web::write::commit;
@@ -57,7 +57,7 @@ pub async fn delete(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> R
 }
 
 async fn alter(edge: &Edge, name: &str, alteration: Alteration) -> Result<(), ApiError> {
-    let alter = Write::AlterDurable { name: name.to_owned(), alteration };
+    let alter = Write::AlterConsumer { name: name.to_owned(), alteration };
     if commit(edge, alter).await? != Outcome::Changed(true) {
         return Err(unknown(name));
     }
@@ -89,8 +89,8 @@ async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
     Ok(stored.iter().map(|record| describe(record, here.get(&record.name), last)).collect())
 }
 
-fn describe(record: &DurableRecord, here: Option<&ConsumerStatus>, last: EventId) -> Value {
-    let DurableRecord { service: _, name, pattern, filter, epoch: _, floor, policy, created_at } = record;
+fn describe(record: &ConsumerRecord, here: Option<&ConsumerStatus>, last: EventId) -> Value {
+    let ConsumerRecord { service: _, name, pattern, filter, epoch: _, floor, policy, created_at } = record;
     // The ack floor is shown as it is stored, but the lag is computed from the newest one.
     let settled = here.map_or(*floor, |status| status.ack_floor.max(*floor));
     json!({

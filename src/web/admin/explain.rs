@@ -10,7 +10,7 @@ use crate::actors::shard::messages::{FindSubscribers, Reach};
 use crate::domain::event::NewEvent;
 use crate::protocol::publish::{PublishHeaders, parse_event};
 use crate::runtime::report::ActorReport;
-use crate::storage::DurableRecord;
+use crate::storage::ConsumerRecord;
 use crate::web::reply::Refusal;
 use crate::web::{ConfiguredService, Edge, body};
 
@@ -72,7 +72,7 @@ fn service(of: &ConfiguredService, event: &NewEvent, report: Option<&ActorReport
 }
 
 /// Says whether the durable subscription would get the event.
-fn durable(record: &DurableRecord, event: &NewEvent) -> Value {
+fn durable(record: &ConsumerRecord, event: &NewEvent) -> Value {
     let why_not = record.why_not(&event.name, &event.payload);
     json!({ "durable": record.name, "gets": why_not.is_none(), "why_not": why_not })
 }

@@ -8,13 +8,13 @@ use crate::domain::consumer::{Changes, Dead};
 use crate::domain::delivery::DeadReason;
 use crate::domain::event::{Event, EventId, NewEvent, Timestamp};
 use crate::domain::priority::Lane;
-use crate::storage::{DeadLetter, DurableChange, DurableRecord, Settled, Settlement, service_name};
+use crate::storage::{ConsumerChange, ConsumerRecord, DeadLetter, DeliveryOutcome, Settled, service_name};
 
 /// For `epoch`, of the time `at`.
-pub fn change(record: &DurableRecord, epoch: i64, changes: &Changes<Event>, at: Timestamp) -> DurableChange {
+pub fn change(record: &ConsumerRecord, epoch: i64, changes: &Changes<Event>, at: Timestamp) -> ConsumerChange {
     let (service, name) = (record.service, record.name.as_str());
     let Changes { ack_floor, marks, forget, dead, renewed, revision: _ } = changes;
-    let settlement = |(event_id, attempts): &(EventId, u32)| Settlement {
+    let outcome = |(event_id, attempts): &(EventId, u32)| DeliveryOutcome {
         service,
         event_id: *event_id,
         lane: Lane::Replay,
@@ -50,14 +50,14 @@ pub fn change(record: &DurableRecord, epoch: i64, changes: &Changes<Event>, at: 
         });
         NewEvent::own("$sys.delivery.dead", payload.to_string())
     });
-    DurableChange {
+    ConsumerChange {
         service,
         epoch,
         floor: *ack_floor,
         marks: marks.clone(),
         forget: forget.clone(),
         dead: dead.iter().map(letter).collect(),
-        renewed: renewed.iter().map(settlement).collect(),
+        renewed: renewed.iter().map(outcome).collect(),
         events: events.collect(),
     }
 }

@@ -26,13 +26,13 @@ use crate::domain::pending_writes::PendingWrites;
 use crate::domain::routes::ServiceId;
 use crate::protocol::consumer::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::storage::{Claimed, DurableRecord};
+use crate::storage::{Claimed, ConsumerRecord};
 
 /// See the module.
 pub struct Consumer {
     name: Arc<str>,
     /// As stored, but for the ack floor and, while this node holds the lease, the epoch.
-    record: DurableRecord,
+    record: ConsumerRecord,
     pattern: Pattern,
     filter: Option<Filter>,
     topic: TopicId,
@@ -59,7 +59,7 @@ struct Counts {
 }
 
 impl Consumer {
-    pub fn new(record: DurableRecord, pattern: Pattern, filter: Option<Filter>, topic: TopicId) -> Self {
+    pub fn new(record: ConsumerRecord, pattern: Pattern, filter: Option<Filter>, topic: TopicId) -> Self {
         Self {
             name: record.name.as_str().into(),
             record,
@@ -115,7 +115,7 @@ impl Consumer {
 
     /// Whether somebody who asks for this may be a member.
     pub fn admits(&self, request: &JoinRequest) -> Result<(), ApiError> {
-        let DurableRecord { name, pattern, filter, .. } = &self.record;
+        let ConsumerRecord { name, pattern, filter, .. } = &self.record;
         if request.pattern.as_str() != pattern || request.filter != self.filter {
             let reason = format!(
                 "durable subscription {name:?} exists with another event_name or filter; delete it first, or take another name"
@@ -219,7 +219,7 @@ impl Consumer {
     }
 
     /// It was moved: goes on from what is stored.
-    pub fn moved(&mut self, record: DurableRecord, lease: Lease<Holder>) {
+    pub fn moved(&mut self, record: ConsumerRecord, lease: Lease<Holder>) {
         self.has_lost = false;
         self.record = record;
         self.replace(lease);

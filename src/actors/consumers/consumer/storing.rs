@@ -4,7 +4,7 @@ use super::Consumer;
 use super::change::change;
 use crate::domain::consumer::{Changes, ConsumerState, Dead};
 use crate::domain::event::{Event, EventId, Timestamp};
-use crate::storage::DurableChange;
+use crate::storage::ConsumerChange;
 
 /// How a transaction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Consumer {
     }
 
     /// What is to be stored, until [`Self::saved`].
-    pub fn begin_save(&mut self, now: Timestamp) -> Option<DurableChange> {
+    pub fn begin_save(&mut self, now: Timestamp) -> Option<ConsumerChange> {
         let holder = self.lease.holder_mut().filter(|_| self.writes.is_idle())?;
         let (generation, epoch) = (holder.generation, holder.epoch);
         let changes = holder.durable.take_changes();
