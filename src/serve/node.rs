@@ -26,7 +26,7 @@ use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
 use crate::actors::shard::{ShardLimits, ShardParts};
-use crate::actors::supervisor::messages::FinishAll;
+use crate::actors::supervisor::messages::{BeginFinish, FinishAll};
 use crate::actors::supervisor::{Supervisor, SupervisorParts};
 use crate::actors::worker::Worker;
 use crate::config::{Config, ServiceConfig, UnknownFields};
@@ -261,6 +261,7 @@ impl Node {
         // What is not over by then takes a moment to end, and that is to be within the grace period too.
         let grace = grace - grace / 20;
         let finish = grace / FINISH_SHARE;
+        self.edge.actors.supervisor.do_send(BeginFinish);
         self.edge.actors.drain_sessions(finish);
         let drained = async {
             // Sessions leave on their own once told; a peer that does not is left to the end of the grace period.

@@ -11,7 +11,7 @@ use crate::support::postgres::Postgres;
 use crate::support::server::{metric, wait_for_status};
 use crate::support::sse::EventStream;
 use crate::support::ws::Socket;
-use crate::support::{Backend, PATIENCE, Server, eventually};
+use crate::support::{Answer, Backend, PATIENCE, Server, Service, eventually};
 
 #[test]
 fn only_who_asked_for_more_is_told_when_to_come_back() {
@@ -48,6 +48,31 @@ fn only_who_asked_for_more_is_told_when_to_come_back() {
     eventually("all are counted", || {
         (metric(&server, r#"event_handler_closes_total{code="4200"}"#) == 5.0).then_some(())
     });
+}
+
+/// They would be cut off with the process, and be made again by the next one.
+#[test]
+fn no_delivery_begins_while_subscribers_leave() {
+    let service = Service::answering(|_| Answer::Hang);
+    let server = crate::services::start(Backend::Sqlite, &service, &[]);
+    // It leaves the close frame unanswered: the process waits for it a while.
+    let _silent = server.ws();
+    for _ in 0..60 {
+        server.publish("a", json!({}));
+    }
+    let in_flight = || crate::services::told(&server)["in_flight"].as_u64().expect("a number") as usize;
+    let begun = eventually("as many as may be are in flight", || Some(in_flight()).filter(|count| *count >= 10));
+    eventually("they have come", || (service.deliveries().len() >= begun).then_some(()));
+    let before = service.deliveries().len();
+    server.signal_terminate();
+    eventually("nothing is sent any more", || {
+        (crate::services::told(&server)["waits_for"] == "draining").then_some(())
+    });
+    service.behave(|_| Answer::Status(200));
+    let mut server = server;
+    assert_eq!(server.wait_for_exit().code(), Some(0), "{}", server.log_text());
+    assert_eq!(service.deliveries().len(), before);
+    assert!(!server.log_text().contains("actor failed"), "{}", server.log_text());
 }
 
 #[test]

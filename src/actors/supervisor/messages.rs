@@ -21,8 +21,12 @@ pub struct ObserveTree {
     pub only: Option<ActorKind>,
 }
 
-/// Have every child stop in good order, the last of the tree first; answers when they have. Nothing is restarted any
-/// more.
+/// The process is about to end: restart nobody any more, and have those stop at once for whom no session waits.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct BeginFinish;
+
+/// Have every child stop in good order, the last of the tree first; answers when they have.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FinishAll;

@@ -29,7 +29,7 @@ use actix::prelude::{
 use futures_util::future::join_all;
 use serde_json::json;
 
-use self::messages::{FinishAll, ObserveTree, Supervise};
+use self::messages::{BeginFinish, FinishAll, ObserveTree, Supervise};
 use crate::domain::restart::{RestartIntensity, RestartPolicy, Verdict};
 use crate::runtime::address::Generation;
 use crate::runtime::child::Child;
@@ -161,7 +161,9 @@ impl Handler<Supervise> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Supervise { id, child }: Supervise, ctx: &mut Self::Context) {
-        self.children.insert(id, Supervision { child, generation: 0, restarts: 0, began: None });
+        // In place of an earlier child it goes on counting: of one address each generation is another one.
+        let (generation, restarts) = self.children.get(&id).map_or((0, 0), |of| (of.generation, of.restarts));
+        self.children.insert(id, Supervision { child, generation, restarts, began: None });
         self.start(id, ctx);
     }
 }
@@ -194,6 +196,18 @@ impl Handler<ObserveTree> for Supervisor {
         let children = self.children.iter().filter(|(id, _)| only.is_none_or(|kind| id.kind == kind));
         let reports: Vec<_> = children.map(|(id, child)| child.report(id.kind)).collect();
         Box::pin(join_all(reports).into_actor(self).map(|children, this, _| this.report(children)))
+    }
+}
+
+impl Handler<BeginFinish> for Supervisor {
+    type Result = ();
+
+    /// The clients begin no delivery more, and settle what is in flight while the sessions leave.
+    fn handle(&mut self, BeginFinish: BeginFinish, _: &mut Self::Context) {
+        self.is_finishing = true;
+        for (_, supervision) in self.children.iter().filter(|(id, _)| id.kind > ActorKind::Session) {
+            actix_rt::spawn((supervision.child.finisher())());
+        }
     }
 }
 
