@@ -68,6 +68,7 @@ fn no_delivery_begins_while_subscribers_leave() {
     eventually("nothing is sent any more", || {
         (crate::services::told(&server)["waits_for"] == "draining").then_some(())
     });
+    assert_eq!(metric(&server, "event_handler_sessions "), 1.0, "it is still here");
     service.behave(|_| Answer::Status(200));
     let mut server = server;
     assert_eq!(server.wait_for_exit().code(), Some(0), "{}", server.log_text());
