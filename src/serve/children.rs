@@ -78,7 +78,6 @@ pub fn start(config: &Config, shared: &Shared) {
         metrics: Arc::clone(metrics),
         pushes: Arc::clone(&shared.pushes),
         renewed,
-        log_activity: config.log.activity,
     };
     let consumers = on_arbiter(delivery.clone(), &actors.consumers, move |life| Consumers::new(parts.clone(), life));
 

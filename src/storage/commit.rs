@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use bytestring::ByteString;
 
-use crate::domain::event::{Append, AppendOutcome, DEFAULT_SOURCE, Event, EventId, NewEvent, Priority, Timestamp};
+use crate::domain::event::{Append, AppendOutcome, Event, EventId, NewEvent, Timestamp};
 use crate::domain::log::{Restored, Seen};
-use crate::domain::name::EventName;
 use crate::domain::routes::Routes;
 
 use super::error::{StoreError, StoreErrorKind};
@@ -148,16 +147,7 @@ impl Writer {
 
 /// An event that any store can hold.
 fn harmless() -> Append {
-    Append::single(NewEvent {
-        name: EventName::from_store("$sys.rehearsal".to_owned()),
-        payload: ByteString::from_static("{}"),
-        source: DEFAULT_SOURCE,
-        priority: Priority::Normal,
-        key: None,
-        metadata: None,
-        traceparent: None,
-        idempotency: None,
-    })
+    Append::single(NewEvent::own("$sys.rehearsal", "{}".to_owned()))
 }
 
 /// A failure by order of a test.

@@ -52,14 +52,6 @@ impl StoreUrl {
             Self::Postgres(_) => Self::default_folder().join(name),
         }
     }
-
-    /// The backend, as metrics and logs name it.
-    pub fn backend(&self) -> &'static str {
-        match self {
-            Self::Sqlite(_) => "sqlite",
-            Self::Postgres(_) => "postgres",
-        }
-    }
 }
 
 impl fmt::Display for StoreUrl {

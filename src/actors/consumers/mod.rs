@@ -66,7 +66,6 @@ pub struct ConsumersParts {
     pub pushes: Arc<PushLog>,
     /// Told by persistence when dead letters were made anew.
     pub renewed: Arc<Notify>,
-    pub log_activity: bool,
 }
 
 /// Bounds and defaults.

@@ -36,7 +36,6 @@ fn parts(dir: &std::path::Path) -> ConsumersParts {
         metrics: Arc::new(Metrics::new().expect("metrics")),
         pushes: Arc::default(),
         renewed: Arc::default(),
-        log_activity: false,
     }
 }
 

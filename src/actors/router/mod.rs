@@ -95,3 +95,65 @@ impl Handler<Finish> for Router {
 }
 
 crate::supervised!(Router, EventsCommitted);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use actix::AsyncContext as _;
+
+    use super::*;
+    use crate::domain::event::{Event, LogBounds};
+    use crate::runtime::address::{Address, Depth};
+    use crate::runtime::life::{ChildChanged, ChildId};
+
+    /// Remembers how far each batch reached, and what it followed.
+    #[derive(Default)]
+    struct Follower(Arc<Mutex<Vec<(EventId, EventId)>>>);
+
+    impl Actor for Follower {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<RouteBatch> for Follower {
+        type Result = ();
+
+        fn handle(&mut self, RouteBatch(batch): RouteBatch, _: &mut Self::Context) {
+            self.0.lock().expect("no panic").push((batch.prev, batch.last()));
+        }
+    }
+
+    /// In the place of the supervisor.
+    impl Handler<ChildChanged> for Follower {
+        type Result = ();
+
+        fn handle(&mut self, _: ChildChanged, _: &mut Self::Context) {}
+    }
+
+    crate::supervised!(Follower, RouteBatch);
+
+    #[actix_rt::test]
+    async fn a_new_router_begins_with_the_end_of_the_log_by_which_lost_batches_are_found() {
+        let (address, follower) = (Address::vacant(), Follower::default());
+        let told = Arc::clone(&follower.0);
+        address.fill(1, follower.start(), Depth::default());
+        let position = Arc::new(LogPosition::default());
+        position.set(LogBounds { earliest: 1, last: 7 });
+        let metrics = Arc::new(Metrics::new().expect("distinct names"));
+        // Nobody at an address is no full mailbox.
+        let nobody = (ActorKind::Shard, Address::<Follower>::vacant().mailbox());
+        let followers = Arc::new([(ActorKind::Consumers, address.mailbox()), nobody]);
+        let parts = RouterParts { followers, position, metrics: Arc::clone(&metrics) };
+        let life =
+            Life::new(ChildId { kind: ActorKind::Router, number: 0 }, 2, Follower::default().start().recipient());
+        let ctx = Context::new();
+        let router = ctx.address();
+        ctx.run(Router::new(parts, life));
+        router.do_send(EventsCommitted(LogBatch::new(7, vec![Event::plain(8, "a.b", "1")])));
+        while told.lock().expect("no panic").last() != Some(&(7, 8)) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*told.lock().expect("no panic"), [(7, 7), (7, 8)]);
+        assert_eq!(metrics.mailbox_full.with_label_values(&["shard"]).get(), 0);
+    }
+}

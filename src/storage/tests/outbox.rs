@@ -1,5 +1,8 @@
 //! The outbox: deliveries with their events, claims, delivery outcomes, jobs, schedules.
 
+mod jobs;
+mod services;
+
 use std::time::Duration;
 
 use super::{NOON, Store, appends, at, commit, event, on_both, run};
@@ -332,107 +335,6 @@ fn deliveries_are_listed_newest_first_by_state() {
 }
 
 #[test]
-fn redrives_make_dead_ones_anew_and_nothing_else() {
-    on_both(|store| {
-        let mut outbox = Outbox::new(&store);
-        outbox.publish_plain(6);
-        outbox.kill([1, 2, 4, 6]);
-        outbox.job(JobKind::Redrive, &["order.*"], 2, 5);
-        assert_eq!(outbox.step(at(60)), [renewed(2, 2)]);
-        assert_eq!(outbox.step(at(61)), [], "it is done");
-        let job = outbox.last_job();
-        assert_eq!((job.state, job.touched, job.next_id), (JobState::Done, 2, 6));
-        assert_eq!(
-            (outbox.due(at(59)), outbox.due(at(60)), outbox.waiting(Lane::Normal)),
-            (vec![], vec![2, 4], vec![3, 5])
-        );
-        let rows = outbox.claim_of(outbox.all, Claim::Due { now: at(60), after: Default::default() }, ROWS);
-        assert!(rows.iter().all(|row| (row.lane, row.attempts, row.spent) == (Lane::Replay, 1, 1)), "{rows:?}");
-        assert_eq!(outbox.pending(), Pending { waiting: [0, 2, 0, 0], retrying: [0, 0, 0, 2], dead: 2 });
-        // Of another name there are none, and what is open is left alone.
-        outbox.job(JobKind::Redrive, &["other"], 1, 6);
-        assert_eq!(outbox.step(at(62)), [renewed(0, 0)]);
-        outbox.job(JobKind::Redrive, &[], 1, 6);
-        assert_eq!(outbox.step(at(63)), [renewed(2, 2)]);
-    });
-}
-
-#[test]
-fn replays_send_what_was_delivered_or_never_meant_for_the_service() {
-    on_both(|store| {
-        let mut outbox = Outbox::new(&store);
-        outbox.publish_plain(3);
-        let (all, orders) = (outbox.all, outbox.orders);
-        outbox.settle(vec![end(all, 1, 1, Settled::Delivered), end(all, 2, 1, Settled::Retry(at(500)))]);
-        let own = Append::single(NewEvent { source: "all".into(), ..event("other", "{}") });
-        let other = Append::single(NewEvent { key: Some("k".into()), ..event("other", "{}") });
-        outbox.writer.commit(&mut appends([own, other]).into(), &Routes::default(), NOON).expect("stored");
-        outbox.job(JobKind::Replay, &[], 1, 99);
-        // 1 was delivered, 2 and 3 are open, 4 comes from the service itself, 5 had no delivery.
-        assert_eq!(outbox.step(at(60)), [renewed(2, 0)]);
-        assert_eq!(outbox.due(at(60)), [1, 5]);
-        while outbox.last_job().state == JobState::Running {
-            assert_eq!(outbox.step(at(61)), [renewed(0, 0)]);
-        }
-        let (records, _) = run(outbox.reader.trace(5)).expect("a trace");
-        assert_eq!((records.len(), records[0].key.as_deref(), records[0].lane), (1, Some("k"), Lane::Replay));
-        assert_eq!(outbox.claim_of(orders, Claim::Due { now: at(60), after: Default::default() }, ROWS), []);
-    });
-}
-
-#[test]
-fn jobs_are_throttled_resumed_and_cancelled() {
-    on_both(|store| {
-        let mut outbox = Outbox::new(&store);
-        outbox.publish_plain(600);
-        outbox.kill(1..=600);
-        let all = outbox.all;
-        let id = outbox.job(JobKind::Redrive, &[], 1, 600);
-        assert_eq!(outbox.step(at(1)), [renewed(256, 256)]);
-        assert_eq!(outbox.step(at(1)), [], "it waits for those it made");
-        outbox.settle((1..=100).map(|id| end(all, id, 2, Settled::Delivered)).collect());
-        // Another writer goes on where this one stood.
-        outbox.writer = store.writer();
-        assert_eq!(outbox.step(at(2)), [renewed(100, 100)]);
-        assert_eq!(outbox.due(at(2)), (101..=356).collect::<Vec<_>>());
-        assert_eq!(outbox.last_job().next_id, 357);
-        let mut cancel = |id| commit(&mut outbox.writer, Write::CancelJob(id));
-        assert_eq!([id, id, id + 1].map(&mut cancel), [true, false, false].map(Outcome::Changed));
-        outbox.settle((101..=356).map(|id| end(all, id, 2, Settled::Delivered)).collect());
-        assert_eq!(outbox.step(at(3)), []);
-        let job = outbox.last_job();
-        assert_eq!((job.state, job.touched), (JobState::Cancelled, 356));
-        assert_eq!(outbox.pending(), Pending { dead: 244, ..Pending::default() });
-    });
-}
-
-#[test]
-fn a_new_service_begins_where_it_wants_to_and_only_once() {
-    on_both(|store| {
-        let mut outbox = Outbox::new(&store);
-        outbox.publish_plain(5);
-        let mut known = |from| {
-            let services = [service("all", Some(1)), service("late", from)];
-            outbox.writer.register(&services, NOON).expect("registered")
-        };
-        let (first, again) = (known(Some(4)), known(Some(1)));
-        assert_eq!(first, again);
-        let job = outbox.last_job();
-        assert_eq!((job.id, job.job.kind, job.job.service), (1, JobKind::Replay, first[1].id));
-        assert_eq!((job.job.from, job.job.through), (4, 5));
-        assert_eq!(outbox.step(NOON), [renewed(2, 0)]);
-        // Nothing is there for one that begins with what comes.
-        outbox.writer.register(&[service("later", Some(6))], NOON).expect("registered");
-        assert_eq!(outbox.last_job().id, 1);
-        let state = Registered { id: first[1].id, paused: Some("why".into()), breaker: Some("{}".into()) };
-        let change = ServiceChange::Kept { state, obeyed: 0 };
-        outbox.commit(vec![Write::ChangeService(change)], NOON);
-        let known = outbox.writer.register(&[service("late", None)], NOON).expect("registered");
-        assert_eq!((known[0].paused.as_deref(), known[0].breaker.as_deref()), (Some("why"), Some("{}")));
-    });
-}
-
-#[test]
 fn schedules_become_events_when_due_with_their_deliveries() {
     on_both(|store| {
         let mut outbox = Outbox::new(&store);
@@ -463,47 +365,6 @@ fn schedules_become_events_when_due_with_their_deliveries() {
         };
         assert_eq!([take(9, 9), take(25, 1), take(25, 9), take(25, 9), take(31, 9)].concat(), ["a", "b", "c"]);
         assert_eq!(outbox.writer.next_schedule(), Ok(None));
-    });
-}
-
-#[test]
-fn a_service_is_held_by_one_writer_for_as_long_as_it_is_connected() {
-    let store = Store::postgres();
-    let [mut first, mut second] = [Outbox::new(&store), Outbox::new(&store)];
-    let (all, orders) = (first.all, first.orders);
-    let hold = |outbox: &mut Outbox, service| outbox.writer.hold(service).expect("an answer").hold;
-    assert_eq!((hold(&mut first, all), hold(&mut second, all)), (Grant::Taken, Grant::Elsewhere));
-    assert_eq!((hold(&mut first, all), hold(&mut second, orders)), (Grant::Kept, Grant::Taken));
-    drop(first);
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while hold(&mut second, all) != Grant::Taken {
-        assert!(std::time::Instant::now() < deadline, "the hold outlives its connection");
-    }
-    let store = Store::sqlite();
-    assert_eq!(hold(&mut Outbox::new(&store), 1), Grant::Kept);
-}
-
-#[test]
-fn commands_wait_for_who_holds_the_service_until_they_are_obeyed() {
-    on_both(|store| {
-        let mut outbox = Outbox::new(&store);
-        let service = outbox.all;
-        let change = |outbox: &mut Outbox, change| {
-            outbox.commit(vec![Write::ChangeService(change)], NOON);
-            outbox.writer.hold(service).expect("held")
-        };
-        let ask = |command: &str| ServiceChange::Asked { service, command: command.into() };
-        let mut held = ["pause", "open", "pause"].map(|command| change(&mut outbox, ask(command)))[2].clone();
-        let names = |held: &Held| held.commands.iter().map(|(_, command)| command.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&held), ["open", "pause"], "each once, the last one last");
-        let (obeyed, _) = held.commands[0];
-        held.state.paused = Some("why".into());
-        let after = change(&mut outbox, ServiceChange::Kept { state: held.state.clone(), obeyed });
-        assert_eq!((names(&after), &after.state), (vec!["pause".to_owned()], &held.state));
-        let last = after.commands[0].0;
-        let none = change(&mut outbox, ServiceChange::Kept { state: held.state, obeyed: last });
-        assert_eq!(none.commands, []);
-        assert!(change(&mut outbox, ask("resume")).commands[0].0 > last, "a number is never used again");
     });
 }
 
