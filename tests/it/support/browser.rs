@@ -52,37 +52,50 @@ impl Page {
 
     /// Goes to `url`, and waits until it is loaded.
     pub fn navigate(&mut self, url: &str) {
-        let answer = self.call("Page.navigate", json!({ "url": url }));
+        let answer = self.call("Page.navigate", json!({ "url": url })).expect("a page that navigates");
         assert!(answer["errorText"].is_null(), "{answer}");
         self.wait_until("location.href != 'about:blank' && document.readyState == 'complete'");
     }
 
     /// The value of a JavaScript expression.
     pub fn evaluate(&mut self, expression: &str) -> Value {
-        let answer = self.call("Runtime.evaluate", json!({ "expression": expression, "returnByValue": true }));
-        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
-        answer["result"]["value"].clone()
+        self.try_evaluate(expression).unwrap_or_else(|problem| panic!("{expression}: {problem}"))
     }
 
     /// Waits until a JavaScript expression is true.
+    /// A page that is being left or loaded has no answer yet: its elements may be missing, and its calls end with it.
     pub fn wait_until(&mut self, expression: &str) {
         let mut turns = PATIENCE.as_millis() / 10;
-        while self.evaluate(expression) != true {
+        let mut last = self.try_evaluate(expression);
+        while last != Ok(Value::Bool(true)) {
             turns -= 1;
-            assert!(turns > 0, "does not come true: {expression}; {}", self.evaluate("document.body.innerText"));
+            assert!(turns > 0, "{expression} is {last:?}: {:?}", self.try_evaluate("document.body.innerText"));
             thread::sleep(std::time::Duration::from_millis(10));
+            last = self.try_evaluate(expression);
         }
     }
 
-    fn call(&mut self, method: &str, params: Value) -> Value {
+    fn try_evaluate(&mut self, expression: &str) -> Result<Value, Value> {
+        let params = json!({ "expression": expression, "returnByValue": true });
+        let mut answer = self.call("Runtime.evaluate", params)?;
+        match answer["exceptionDetails"].take() {
+            Value::Null => Ok(answer["result"]["value"].take()),
+            exception => Err(exception),
+        }
+    }
+
+    /// The result of a call, or its error.
+    fn call(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.calls += 1;
         let id = self.calls;
         self.devtools.send(json!({ "id": id, "method": method, "params": params }));
         loop {
             let mut answer = self.devtools.recv_json();
             if answer["id"] == id {
-                assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].take();
+                return match answer["error"].take() {
+                    Value::Null => Ok(answer["result"].take()),
+                    error => Err(error),
+                };
             }
         }
     }
