@@ -20,10 +20,7 @@ pub fn check_open(edge: &Edge) -> Result<(), ApiError> {
     if edge.parts.health.is_draining() {
         return Err(ApiError::draining());
     }
-    if edge.parts.position.get().is_none() {
-        return Err(ApiError::transient(ErrorCode::StoreUnavailable, "the store has not been opened yet"));
-    }
-    Ok(())
+    edge.parts.position.bounds().map(drop)
 }
 
 /// Attaches the connection behind `send_queue`, by which `caller` goes on, to the shard of this thread.

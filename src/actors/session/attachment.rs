@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use actix::prelude::Addr;
 
@@ -37,7 +36,7 @@ impl Attachment {
     /// Gets a connection its place; an error while there is no shard.
     pub async fn get(worker: &Worker, arrival: Arrival) -> Result<Self, ApiError> {
         let Arrival { send_queue, wire, peer, auth, admission } = arrival;
-        let shard = worker.shard().ok_or_else(|| absent("still starting"))?;
+        let shard = worker.shard().ok_or_else(|| ApiError::transient(ErrorCode::Overloaded, "still starting"))?;
         let lobby = &worker.thread.lobby;
         let connection = Connection::new(send_queue, wire, peer, auth, Rc::clone(&worker.thread.clock));
         let ticket = lobby.enter(Rc::clone(&connection));
@@ -58,9 +57,5 @@ impl Drop for Attachment {
 
 /// The answer while there is no shard.
 pub(super) fn restarting() -> ApiError {
-    absent("the shard of this worker is restarting")
-}
-
-fn absent(reason: &str) -> ApiError {
-    ApiError::new(ErrorCode::Overloaded, reason).retry_after(Duration::from_secs(1))
+    ApiError::transient(ErrorCode::Overloaded, "the shard of this worker is restarting")
 }

@@ -237,8 +237,7 @@ fn from_consumer(
 }
 
 fn restarting() -> ApiError {
-    ApiError::new(ErrorCode::Overloaded, "the durable subscriptions are restarting")
-        .retry_after(std::time::Duration::from_secs(1))
+    ApiError::transient(ErrorCode::Overloaded, "the durable subscriptions are restarting")
 }
 
 fn not_a_member(name: &str) -> ApiError {

@@ -1,7 +1,5 @@
 //! Subscriptions of subscribers: opened, replaced, ended, listed.
 
-use std::time::Duration;
-
 use actix::prelude::Handler;
 
 use super::Shard;
@@ -21,10 +19,7 @@ impl Shard {
     /// Adds a subscription; its subscriber is still to [catch up](Self::catch_up).
     pub(super) fn open_subscription(&mut self, request: OpenSubscription) -> Result<(), ApiError> {
         let OpenSubscription { place, id, pattern, envelope, filter, start, log_end } = request;
-        let Some(bounds) = self.parts.position.get() else {
-            return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet")
-                .retry_after(Duration::from_secs(1)));
-        };
+        let bounds = self.parts.position.bounds()?;
         let head = self.head.learn(bounds.last);
         let known_topic = self.subscribers.topic_of(place, &pattern);
         let max = self.parts.limits.max_subscriptions;
