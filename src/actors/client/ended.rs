@@ -48,31 +48,27 @@ impl Judged {
                     answer: Some(excerpt).filter(|excerpt| failed && !excerpt.is_empty()),
                 }
             }
-            AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, took }) => Self {
-                verdict: match kind {
+            AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, took }) => {
+                let verdict = match kind {
                     FailureKind::Resources => Verdict::PutOff(RESOURCES_PAUSE),
                     _ => Verdict::Retry { retry_after: None },
-                },
-                took,
-                http_status: None,
-                reason: Some(format!("{}: {message}", kind.as_str())),
-                answer: None,
-            },
-            AttemptEnd::TooLarge(bytes) => Self {
-                verdict: Verdict::Dead(DeadReason::TooLarge),
-                took: Duration::ZERO,
-                http_status: None,
-                reason: Some(format!("the request would have {bytes} bytes, more than max_body")),
-                answer: None,
-            },
-            AttemptEnd::Unable(reason) => Self {
-                verdict: Verdict::Retry { retry_after: None },
-                took: Duration::ZERO,
-                http_status: None,
-                reason: Some(format!("configuration: {reason}")),
-                answer: None,
-            },
+                };
+                Self::unanswered(verdict, took, format!("{}: {message}", kind.as_str()))
+            }
+            AttemptEnd::TooLarge(bytes) => {
+                let reason = format!("the request would have {bytes} bytes, more than max_body");
+                Self::unanswered(Verdict::Dead(DeadReason::TooLarge), Duration::ZERO, reason)
+            }
+            AttemptEnd::Unable(reason) => {
+                let verdict = Verdict::Retry { retry_after: None };
+                Self::unanswered(verdict, Duration::ZERO, format!("configuration: {reason}"))
+            }
         }
+    }
+
+    /// There was no answer, for this reason.
+    fn unanswered(verdict: Verdict, took: Duration, reason: String) -> Self {
+        Self { verdict, took, http_status: None, reason: Some(reason), answer: None }
     }
 }
 
