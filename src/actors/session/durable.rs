@@ -182,8 +182,8 @@ impl Session {
             .send_queue
             .push(Bundle::of(self.attachment.connection.wire, std::iter::once(&frame)));
         self.attachment.connection.durable_frames.update(|frames| frames + 1);
-        if self.attachment.connection.send_queue.queued_bytes() > self.parts.worker.queue_limit() {
-            self.attachment.connection.send_queue.feeding().pause_until(self.parts.worker.low_water());
+        if self.attachment.connection.send_queue.queued_bytes() > self.parts.worker.parts.queue_limit() {
+            self.attachment.connection.send_queue.feeding().pause_until(self.parts.worker.parts.low_water());
         }
     }
 }

@@ -109,7 +109,7 @@ impl Session {
     ///
     /// Events in the queue do not count: a slow subscriber is still heard.
     fn pace(&mut self) {
-        let (reading, low) = (self.attachment.connection.send_queue.reading(), self.parts.worker.low_water());
+        let (reading, low) = (self.attachment.connection.send_queue.reading(), self.parts.worker.parts.low_water());
         if self.attachment.connection.send_queue.queued_bytes() <= low {
             self.answered = 0;
         }

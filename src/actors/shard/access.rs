@@ -37,7 +37,7 @@ impl Shard {
         }
         let Some(principal) = caller.principal() else { return };
         let left = principal.expires_at.map(|end| end.since(now));
-        if let Some(left) = left.filter(|left| *left <= self.parts.limits.expiry_notice && auth.asks_more.get())
+        if let Some(left) = left.filter(|left| *left <= self.parts.expiry_notice && auth.asks_more.get())
             && !auth.was_warned.replace(true)
         {
             subscriber.connection.send_queue.push(text_frame(frame::expiring(left).as_bytes()));

@@ -22,7 +22,7 @@ impl Shard {
         let bounds = self.parts.position.bounds()?;
         let head = self.head.learn(bounds.last);
         let known_topic = self.subscribers.topic_of(place, &pattern);
-        let max = self.parts.limits.max_subscriptions;
+        let max = self.parts.config.max_subscriptions;
         let Some(subscriber) = self.subscribers.of(place) else {
             return Ok(());
         };
