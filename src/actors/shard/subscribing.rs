@@ -10,7 +10,6 @@ use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::{self, Subscribed};
 use crate::protocol::subscription::Start;
-use crate::transport::text_frame;
 
 /// Conditions in all filters of one connection: what one event may cost for one subscriber is bounded.
 const MAX_CONDITIONS: usize = 4_096;
@@ -41,10 +40,7 @@ impl Shard {
         if let Some(id) = &id {
             let state =
                 Subscribed { last_id, recovered, earliest_id: bounds.earliest, log: self.parts.position.log_id() };
-            subscriber
-                .connection
-                .send_queue
-                .push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
+            subscriber.connection.say(&frame::subscribed(id, &pattern, filter.as_ref(), state));
         }
         if let (Some(topic), Start::Now) = (known_topic, start)
             && let Some(subscription) = subscriber.subscription(topic)
@@ -103,7 +99,7 @@ impl Handler<CloseSubscription> for Shard {
         let CloseSubscription { place, id, pattern } = request;
         self.unsubscribe(place, &pattern);
         if let (Some(id), Some(subscriber)) = (id, self.subscribers.of(place)) {
-            subscriber.connection.send_queue.push(text_frame(frame::unsubscribed(&id, &pattern).as_bytes()));
+            subscriber.connection.say(&frame::unsubscribed(&id, &pattern));
         }
     }
 }
@@ -118,9 +114,6 @@ impl Handler<ListSubscriptions> for Shard {
             .subscriptions
             .iter()
             .filter_map(|s| Some((self.subscribers.pattern(s.topic)?, s.envelope, s.filter.as_ref())));
-        subscriber
-            .connection
-            .send_queue
-            .push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
+        subscriber.connection.say(&frame::list(id.as_ref(), subscriptions, &durables));
     }
 }
