@@ -17,6 +17,7 @@ use crate::domain::dispatch::BlockedBy;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::retry::RetryVerdict;
 use crate::domain::work::WorkId;
+use crate::protocol::event_json::delivery_dead;
 use crate::storage::{DeliveryOutcome, Settled};
 
 /// For which nothing is sent when this machine has no room for a connection.
@@ -113,7 +114,8 @@ impl Client {
                 // The dispatcher saw a failure, and would wait for this one to come again.
                 self.dispatcher.forget(key);
             }
-            self.announce_dead(claimed.clone(), reason, attempts, judged.reason.as_deref());
+            let dead = delivery_dead(self.name(), None, &claimed.event, reason, attempts, judged.reason.as_deref());
+            dead.into_iter().for_each(|event| self.writes.push(ToStore::Event(event)));
         }
         if let Some(error) = &judged.reason {
             self.attempts.remember_error(now, event_id, error.clone());
