@@ -292,9 +292,7 @@ impl Node {
 
 /// What persistence and the client of a service share.
 fn slot(service: &ServiceConfig) -> Arc<ServiceSlot> {
-    let (name, selectors) = (service.name.clone().into(), service.routes.clone());
-    let longest_wait = policy::retry_schedule(&service.options).longest();
-    Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from, longest_wait))
+    Arc::new(ServiceSlot::new(service, policy::retry_schedule(&service.options).longest()))
 }
 
 fn restart_policy(config: &Config) -> RestartPolicy {
