@@ -49,7 +49,7 @@ impl Shard {
             return;
         }
         let Some((subscriber, index)) = self.subscribers.with_index(place) else { return };
-        let Some(events) = self.head.after(subscriber.cursor.position()) else {
+        let Some(events) = self.head.recent().after(subscriber.cursor.position()) else {
             return self.read_page(place, ctx);
         };
         let room = TURN_BYTES.min(self.parts.queue_limit());

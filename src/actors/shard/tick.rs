@@ -74,7 +74,7 @@ impl Shard {
         }
         self.check_access();
         self.check_log();
-        self.parts.metrics.queued(self.thread.number, self.thread.queues.budget.used(), self.head.recent_bytes());
+        self.parts.metrics.queued(self.thread.number, self.thread.queues.budget.used(), self.head.recent().bytes());
         self.parts.metrics.lag(self.thread.number, self.greatest_lag());
         self.publish_presence();
         self.serve_without_room(ctx);
