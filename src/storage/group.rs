@@ -7,7 +7,7 @@ use crate::domain::event::{Append, Event, EventId, Timestamp};
 use crate::domain::log::{Restored, Seen};
 use crate::domain::routes::Routes;
 
-use super::append::{AppendJob, Tail};
+use super::append::{AppendBatch, Tail};
 use super::connection::Connection;
 use super::error::StoreError;
 use super::outbox::{self, Enqueued};
@@ -102,12 +102,12 @@ pub(super) fn write(
 ) -> Result<Written, StoreError> {
     let Group { writes, take_due, lead } = group;
     let now = ground.now;
-    let (restored, floor) = restore(connection, ground)?;
+    let (restored, ids_above) = restore(connection, ground)?;
     let mut appender = Appender {
         routes,
         now,
         keys_since: ground.keys_since,
-        floor,
+        ids_above,
         lead: lead.unwrap_or(MAX_LEAD),
         own: restored.iter().map(|restored| Append::single(restored.event())).collect(),
         schedules: 0,
@@ -143,8 +143,8 @@ pub(super) fn write(
             Write::AlterConsumer { name, alteration } => {
                 Outcome::Changed(durables::alter(connection, name, alteration)?)
             }
-            Write::StartJob(job) => Outcome::Started(outbox::start_job(connection, job, now)?),
-            Write::CancelJob(id) => Outcome::Changed(outbox::cancel_job(connection, *id, now)?),
+            Write::StartReplayJob(job) => Outcome::Started(outbox::start_replay_job(connection, job, now)?),
+            Write::CancelReplayJob(id) => Outcome::Changed(outbox::cancel_replay_job(connection, *id, now)?),
             Write::SettleOrphans { from, settling } => {
                 Outcome::Shifted(outbox::settle_orphans(connection, *from, *settling, now)?)
             }
@@ -169,11 +169,11 @@ fn restore(connection: &mut Connection, ground: Ground) -> Result<(Option<Restor
         Some(seen) if is_set_back => identity::restore(connection, &seen)?,
         _ => None,
     };
-    let floor = match &restored {
+    let ids_above = match &restored {
         Some(restored) => restored.after,
         None => seen.filter(|_| !is_set_back).map_or(0, |seen| seen.last),
     };
-    Ok((restored, floor))
+    Ok((restored, ids_above))
 }
 
 /// Appends within a transaction.
@@ -181,7 +181,7 @@ struct Appender<'a> {
     routes: &'a Routes,
     now: Timestamp,
     keys_since: Timestamp,
-    floor: EventId,
+    ids_above: EventId,
     lead: Duration,
     /// Of the service itself, for the next statement.
     own: Vec<Append>,
@@ -198,11 +198,11 @@ impl Appender<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        let Self { floor, now, lead, keys_since, .. } = *self;
-        let job = AppendJob { batch: &batch, floor, now, lead, keys_since };
+        let Self { ids_above, now, lead, keys_since, .. } = *self;
+        let append = AppendBatch { batch: &batch, ids_above, now, lead, keys_since };
         let (tail, mut plan) = match connection {
-            Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
-            Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
+            Connection::Sqlite(file) => sqlite::append(&mut file.connection, &append)?,
+            Connection::Postgres(session) => postgres::append(&mut session.connection, &append)?,
         };
         let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
         if tail.turns_back && new.peek().is_some() {

@@ -55,8 +55,8 @@ pub use migrate::{is_current, migrate};
 pub use options::{Durability, Schema, StoreOptions};
 pub use outbox::{
     AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryOutcome, DeliveryPage, DeliveryRecord,
-    Held, Job, JobKind, JobState, ListedDelivery, NewJob, NewService, Orphan, Pending, Registered, Renewed,
-    ServiceChange, Settled, Settling, Shifted, service_name,
+    Held, ListedDelivery, NewReplayJob, NewService, Orphan, Pending, Registered, Renewed, ReplayJob, ReplayJobKind,
+    ReplayJobState, ServiceChange, Settled, Settling, Shifted, service_name,
 };
 pub use query::{EventPage, EventQuery, Order};
 pub use read_watch::ReadWatch;

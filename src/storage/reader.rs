@@ -19,7 +19,8 @@ use super::durables::{self, ConsumerRecord};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Access, StoreOptions};
 use super::outbox::{
-    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Job, Orphan, Pending,
+    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Orphan, Pending,
+    ReplayJob,
 };
 use super::query::{EventPage, EventQuery, Search};
 use super::read_watch::ReadWatch;
@@ -174,12 +175,12 @@ impl Reader {
     }
 
     /// Redrives and replays, the newest first.
-    pub async fn jobs(&self, limit: usize) -> Result<Vec<Job>, StoreError> {
+    pub async fn jobs(&self, limit: usize) -> Result<Vec<ReplayJob>, StoreError> {
         self.read(move |connection| outbox::jobs(connection, false, limit)).await
     }
 
     /// One redrive or replay.
-    pub async fn job(&self, id: i64) -> Result<Option<Job>, StoreError> {
+    pub async fn job(&self, id: i64) -> Result<Option<ReplayJob>, StoreError> {
         self.read(move |connection| outbox::job(connection, id)).await
     }
 

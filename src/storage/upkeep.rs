@@ -19,7 +19,7 @@ impl Writer {
         let running = self.with(|connection| outbox::jobs(connection, true, MAX_RUNNING))?;
         let mut stepped = Vec::new();
         for job in running {
-            if let Some(renewed) = self.transact(|connection| outbox::job_step(connection, &job, routes, now))? {
+            if let Some(renewed) = self.transact(|connection| outbox::replay_step(connection, &job, routes, now))? {
                 stepped.push((job.job.service, renewed));
             }
         }

@@ -118,7 +118,7 @@ impl ServiceRegistry {
                 (Write::SettleOrphans { settling: Settling::MoveTo(to), .. }, Outcome::Shifted(shifted)) => {
                     self.moved(*to, shifted);
                 }
-                (Write::StartJob(_), _) => may_go_on = true,
+                (Write::StartReplayJob(_), _) => may_go_on = true,
                 _ => {}
             }
         }

@@ -13,7 +13,7 @@ use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::{StoreError, StoreErrorKind};
 use crate::storage::schema::{service_commands, services};
 
-use super::jobs::{JobKind, NewJob, create_job};
+use super::replay_jobs::{NewReplayJob, ReplayJobKind, create_replay_job};
 
 /// A service with what of it outlives a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +78,8 @@ pub(in crate::storage) fn register(
     on_backend!(connection, c => diesel::insert_into(services::table).values(row).execute(c))?;
     if let Some(from) = start_from.map(|from| from.max(log.earliest)).filter(|from| *from <= log.last) {
         let patterns = patterns.clone();
-        let job = NewJob { kind: JobKind::Replay, service: id, patterns, from, through: log.last };
-        create_job(connection, &job, now)?;
+        let job = NewReplayJob { kind: ReplayJobKind::Replay, service: id, patterns, from, through: log.last };
+        create_replay_job(connection, &job, now)?;
     }
     Ok(Registered { id, paused: None, breaker: None })
 }

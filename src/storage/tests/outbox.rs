@@ -1,6 +1,6 @@
 //! The outbox: deliveries with their events, claims, delivery outcomes, jobs, schedules.
 
-mod jobs;
+mod replay_jobs;
 mod services;
 
 use std::time::Duration;
@@ -13,8 +13,9 @@ use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, Selector, ServiceId};
 use crate::storage::{
-    Claim, Claimed, DeliveryFilter, DeliveryOutcome, Group, Held, Job, JobKind, JobState, NewJob, NewService, Outcome,
-    Pending, Reader, Registered, Renewed, RetentionPolicy, Scheduled, ServiceChange, Settled, Turn, Write, Writer,
+    Claim, Claimed, DeliveryFilter, DeliveryOutcome, Group, Held, NewReplayJob, NewService, Outcome, Pending, Reader,
+    Registered, Renewed, ReplayJob, ReplayJobKind, ReplayJobState, RetentionPolicy, Scheduled, ServiceChange, Settled,
+    Turn, Write, Writer,
 };
 
 const ROWS: usize = 1000;
@@ -101,10 +102,10 @@ impl Outbox {
         self.writer.pending(self.all).expect("counted")
     }
 
-    fn job(&mut self, kind: JobKind, patterns: &[&str], from: EventId, through: EventId) -> i64 {
+    fn job(&mut self, kind: ReplayJobKind, patterns: &[&str], from: EventId, through: EventId) -> i64 {
         let patterns = patterns.iter().map(|text| pattern(text)).collect();
-        let job = NewJob { kind, service: self.all, patterns, from, through };
-        match commit(&mut self.writer, Write::StartJob(job)) {
+        let job = NewReplayJob { kind, service: self.all, patterns, from, through };
+        match commit(&mut self.writer, Write::StartReplayJob(job)) {
             Outcome::Started(id) => id,
             other => panic!("{other:?}"),
         }
@@ -115,7 +116,7 @@ impl Outbox {
         steps.into_iter().map(|(_, renewed)| renewed).collect()
     }
 
-    fn last_job(&self) -> Job {
+    fn last_job(&self) -> ReplayJob {
         run(self.reader.jobs(1)).expect("jobs").remove(0)
     }
 }

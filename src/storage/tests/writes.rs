@@ -8,7 +8,8 @@ use super::{NOON, Store, appends, at, commit, event, on_both, run, single};
 use crate::domain::consumer::ConsumerPolicy;
 use crate::domain::event::{Append, AppendOutcome, LogBounds, NewEvent, Schedule, ScheduleId};
 use crate::storage::{
-    Alteration, ConsumerChange, Group, JobKind, NewConsumer, NewJob, Outcome, Settled, StoreErrorKind, Write, Writer,
+    Alteration, ConsumerChange, Group, NewConsumer, NewReplayJob, Outcome, ReplayJobKind, Settled, StoreErrorKind,
+    Write, Writer,
 };
 
 fn append(name: &str) -> Write {
@@ -50,8 +51,9 @@ fn a_job_makes_anew_what_was_appended_before_it() {
     on_both(|store| {
         let mut outbox = Outbox::new(&store);
         let patterns = vec![pattern("order.>")];
-        let job = NewJob { kind: JobKind::Replay, service: outbox.all, patterns, from: 1, through: i64::MAX };
-        let list = vec![append("order.one"), Write::StartJob(job), append("order.two")];
+        let job =
+            NewReplayJob { kind: ReplayJobKind::Replay, service: outbox.all, patterns, from: 1, through: i64::MAX };
+        let list = vec![append("order.one"), Write::StartReplayJob(job), append("order.two")];
         // For nobody: the deliveries are those of the job.
         let done = outbox.writer.commit(&mut list.into(), &Default::default(), NOON).expect("committed");
         assert_eq!(done.outcomes, [stored(1, 1), Outcome::Started(1), stored(2, 2)]);
@@ -118,7 +120,7 @@ fn outcomes_stand_where_their_writes_do() {
             twice,
             Write::Append(Append::single(bad)),
             keyed(),
-            Write::CancelJob(7),
+            Write::CancelReplayJob(7),
             Write::Settle(Vec::new()),
             append("b"),
             keyed(),
@@ -153,7 +155,7 @@ fn a_write_that_the_store_cannot_hold_leaves_nothing_of_its_list() {
     outbox.commit(appends([single("a")]), NOON);
     let reason = Some("a\0b".to_owned());
     let bad = crate::storage::DeliveryOutcome { reason, ..end(outbox.all, 1, 1, Settled::Retry(NOON)) };
-    let mut group = vec![append("b"), Write::CancelJob(1), Write::Settle(vec![bad])].into();
+    let mut group = vec![append("b"), Write::CancelReplayJob(1), Write::Settle(vec![bad])].into();
     let failed = outbox.writer.commit(&mut group, &Default::default(), NOON).map_err(|error| error.kind);
     assert_eq!(failed, Err(StoreErrorKind::Invalid));
     assert_eq!(group.writes[0], append("b"), "it can be tried in parts");

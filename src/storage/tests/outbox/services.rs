@@ -14,7 +14,7 @@ fn a_new_service_begins_where_it_wants_to_and_only_once() {
         let (first, again) = (known(Some(4)), known(Some(1)));
         assert_eq!(first, again);
         let job = outbox.last_job();
-        assert_eq!((job.id, job.job.kind, job.job.service), (1, JobKind::Replay, first[1].id));
+        assert_eq!((job.id, job.job.kind, job.job.service), (1, ReplayJobKind::Replay, first[1].id));
         assert_eq!((job.job.from, job.job.through), (4, 5));
         assert_eq!(outbox.step(NOON), [renewed(2, 0)]);
         // Nothing is there for one that begins with what comes.
