@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::error::StoreError;
 use super::outbox::{self, Enqueued};
 use super::write::{Outcome, Write};
-use super::{durables, idempotency, identity, position, postgres, revocations, schedules, sqlite};
+use super::{consumers, idempotency, identity, position, postgres, revocations, schedules, sqlite};
 
 /// What goes into one transaction.
 #[derive(Debug, Default)]
@@ -130,7 +130,7 @@ pub(super) fn write(
                 Outcome::Saved
             }
             Write::ChangeConsumer(change) => {
-                if durables::change(connection, change)? {
+                if consumers::change(connection, change)? {
                     appender.own.extend(change.events.iter().cloned().map(Append::single));
                     Outcome::Saved
                 } else {
@@ -138,10 +138,10 @@ pub(super) fn write(
                 }
             }
             Write::OpenConsumer { new, max } => {
-                Outcome::Opened(durables::open(connection, new, *max, now)?.map(Box::new))
+                Outcome::Opened(consumers::open(connection, new, *max, now)?.map(Box::new))
             }
             Write::AlterConsumer { name, alteration } => {
-                Outcome::Changed(durables::alter(connection, name, alteration)?)
+                Outcome::Changed(consumers::alter(connection, name, alteration)?)
             }
             Write::StartReplayJob(job) => Outcome::Started(outbox::start_replay_job(connection, job, now)?),
             Write::CancelReplayJob(id) => Outcome::Changed(outbox::cancel_replay_job(connection, *id, now)?),

@@ -42,7 +42,7 @@ pub(super) fn append(connection: &mut PgConnection, append: &AppendBatch<'_>) ->
 const CLASS: i32 = 0x6568_7376;
 
 /// Tries to take the session's lock of a service, unless this session has it already.
-pub(super) fn hold(session: &mut PostgresSession, service: ServiceId) -> Result<Grant, StoreError> {
+pub(super) fn lease(session: &mut PostgresSession, service: ServiceId) -> Result<Grant, StoreError> {
     let class = CLASS ^ session.locks;
     let connection = &mut session.connection;
     let has = format!(
@@ -62,7 +62,7 @@ pub(super) fn hold(session: &mut PostgresSession, service: ServiceId) -> Result<
 }
 
 /// The same for many, in two statements.
-pub(super) fn hold_all(session: &mut PostgresSession, services: &[ServiceId]) -> Result<Vec<Grant>, StoreError> {
+pub(super) fn lease_all(session: &mut PostgresSession, services: &[ServiceId]) -> Result<Vec<Grant>, StoreError> {
     #[derive(diesel::QueryableByName)]
     struct Locked {
         #[diesel(sql_type = diesel::sql_types::Integer)]
@@ -84,12 +84,12 @@ pub(super) fn hold_all(session: &mut PostgresSession, services: &[ServiceId]) ->
         let take = diesel::sql_query(take).bind::<Array<diesel::sql_types::Integer>, _>(missing);
         take.load::<Locked>(connection)?.into_iter().map(|locked| locked.service).collect()
     };
-    let hold = |service: &ServiceId| match i32::from(*service) {
+    let grant = |service: &ServiceId| match i32::from(*service) {
         id if held.contains(&id) => Grant::Kept,
         id if taken.contains(&id) => Grant::Taken,
         _ => Grant::Elsewhere,
     };
-    Ok(services.iter().map(hold).collect())
+    Ok(services.iter().map(grant).collect())
 }
 
 /// Gives the session's lock of a service back.

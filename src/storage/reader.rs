@@ -15,7 +15,7 @@ use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::routes::ServiceId;
 
 use super::connection::Connection;
-use super::durables::{self, ConsumerRecord};
+use super::consumers::{self, ConsumerRecord};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Access, StoreOptions};
 use super::outbox::{
@@ -203,13 +203,17 @@ impl Reader {
     }
 
     /// All durable subscriptions, in the order of their names.
-    pub async fn durables(&self) -> Result<Vec<ConsumerRecord>, StoreError> {
-        self.read(durables::list).await
+    pub async fn consumers(&self) -> Result<Vec<ConsumerRecord>, StoreError> {
+        self.read(consumers::list).await
     }
 
     /// What these durable subscriptions know of an event above their floors.
-    pub async fn durable_marks(&self, of: Vec<ServiceId>, id: EventId) -> Result<HashMap<ServiceId, Mark>, StoreError> {
-        self.read(move |connection| durables::marks_of(connection, &of, id)).await
+    pub async fn consumer_marks(
+        &self,
+        of: Vec<ServiceId>,
+        id: EventId,
+    ) -> Result<HashMap<ServiceId, Mark>, StoreError> {
+        self.read(move |connection| consumers::marks_of(connection, &of, id)).await
     }
 
     /// The names of all services that the store has ever seen.

@@ -4,7 +4,7 @@ use crate::domain::access::Identity;
 use crate::domain::event::{Append, AppendOutcome, ScheduleId};
 use crate::domain::routes::ServiceId;
 
-use super::durables::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
+use super::consumers::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
 use super::outbox::{DeliveryOutcome, NewReplayJob, ServiceChange, Settling, Shifted};
 
 /// One change of the store. Those of a list are applied in their order; each sees what those before it have written.

@@ -19,7 +19,7 @@ pub use list::{AttemptRecord, DeliveryRecord, Pending};
 pub use orphans::{Orphan, Settling, Shifted};
 pub use page::{DeliveryFilter, DeliveryPage, ListedDelivery};
 pub use replay_jobs::{Counting, NewReplayJob, Renewed, ReplayJob, ReplayJobKind, ReplayJobState};
-pub use services::{CommandId, Held, NewService, Registered, ServiceChange, service_name};
+pub use services::{CommandId, LeasedService, NewService, Registered, ServiceChange, service_name};
 pub use settle::{DeliveryOutcome, Settled};
 
 pub(super) use claim::claim;
@@ -28,6 +28,6 @@ pub(super) use list::{attempts, deliveries_of, next_due, oldest_open, pending, s
 pub(super) use orphans::{orphans, settle_orphans};
 pub(super) use page::deliveries;
 pub(super) use replay_jobs::{cancel_replay_job, job, jobs, replay_step, start_replay_job};
-pub(super) use services::{change_service, free_service_id, held, names, register};
+pub(super) use services::{change_service, free_service_id, leased, names, register};
 pub(super) use settle::settle;
 pub(super) use waits::bound_waits;

@@ -13,9 +13,9 @@ use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, Selector, ServiceId};
 use crate::storage::{
-    Claim, Claimed, DeliveryFilter, DeliveryOutcome, Group, Held, NewReplayJob, NewService, Outcome, Pending, Reader,
-    Registered, Renewed, ReplayJob, ReplayJobKind, ReplayJobState, RetentionPolicy, Scheduled, ServiceChange, Settled,
-    Turn, Write, Writer,
+    Claim, Claimed, DeliveryFilter, DeliveryOutcome, Group, LeasedService, NewReplayJob, NewService, Outcome, Pending,
+    Reader, Registered, Renewed, ReplayJob, ReplayJobKind, ReplayJobState, RetentionPolicy, Scheduled, ServiceChange,
+    Settled, Turn, Write, Writer,
 };
 
 const ROWS: usize = 1000;

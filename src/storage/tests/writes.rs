@@ -28,22 +28,22 @@ fn scheduled(id: u128) -> Outcome {
 /// A durable subscription, and a change of it that tells of something.
 fn durable(writer: &mut Writer) -> ConsumerChange {
     let policy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
-    let new = NewConsumer { name: "d".to_owned(), pattern: ">".to_owned(), filter: None, floor: 0, policy };
+    let new = NewConsumer { name: "d".to_owned(), pattern: ">".to_owned(), filter: None, ack_floor: 0, policy };
     let Outcome::Opened(Some(record)) = commit(writer, Write::OpenConsumer { new, max: 1 }) else { panic!("no room") };
     ConsumerChange {
         service: record.service,
-        epoch: record.epoch,
-        floor: 1,
+        fencing_epoch: record.fencing_epoch,
+        ack_floor: 1,
         marks: Vec::new(),
-        forget: Vec::new(),
+        passed_marks: Vec::new(),
         dead: Vec::new(),
         renewed: Vec::new(),
         events: vec![event("told", "{}")],
     }
 }
 
-fn seek(floor: i64) -> Write {
-    Write::AlterConsumer { name: "d".to_owned(), alteration: Alteration::Seek(floor) }
+fn seek(ack_floor: i64) -> Write {
+    Write::AlterConsumer { name: "d".to_owned(), alteration: Alteration::Seek(ack_floor) }
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_durable_subscription_that_is_moved_in_the_list_voids_what_comes_after() {
         assert_eq!(done.outcomes, expected);
         let names: Vec<&str> = done.events.iter().map(|event| event.name.as_str()).collect();
         assert_eq!(names, ["a", "told", "b", "c", "d"]);
-        assert_eq!(run(store.reader().durables()).expect("list")[0].floor, 0);
+        assert_eq!(run(store.reader().consumers()).expect("list")[0].ack_floor, 0);
     });
 }
 
