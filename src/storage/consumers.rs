@@ -361,12 +361,12 @@ pub(super) fn change(connection: &mut Connection, change: &ConsumerChange) -> Re
                 .execute(c)
         })?;
     }
-    dead.iter().try_for_each(|letter| bury(connection, *service, letter))?;
+    dead.iter().try_for_each(|letter| insert_dead_letter(connection, *service, letter))?;
     settle(connection, &[renewed])?;
     Ok(true)
 }
 
-fn bury(connection: &mut Connection, service: ServiceId, letter: &DeadLetter) -> Result<(), StoreError> {
+fn insert_dead_letter(connection: &mut Connection, service: ServiceId, letter: &DeadLetter) -> Result<(), StoreError> {
     let DeadLetter { event_id, lane, key, deliveries: attempts, reason, error, at } = letter;
     let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
     let outcome = (

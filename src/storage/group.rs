@@ -42,7 +42,7 @@ const MAX_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// On what a transaction of the writer stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ground {
+pub(super) struct WriteContext {
     pub seen: Option<Seen>,
     pub is_set_back: bool,
     pub is_declared: bool,
@@ -98,15 +98,15 @@ pub(super) fn write(
     connection: &mut Connection,
     group: &Group,
     routes: &Routes,
-    ground: Ground,
+    context: WriteContext,
 ) -> Result<Written, StoreError> {
     let Group { writes, take_due, lead } = group;
-    let now = ground.now;
-    let (restored, ids_above) = restore(connection, ground)?;
+    let now = context.now;
+    let (restored, ids_above) = restore(connection, context)?;
     let mut appender = Appender {
         routes,
         now,
-        keys_since: ground.keys_since,
+        keys_since: context.keys_since,
         ids_above,
         lead: lead.unwrap_or(MAX_LEAD),
         own: restored.iter().map(|restored| Append::single(restored.event())).collect(),
@@ -145,8 +145,8 @@ pub(super) fn write(
             }
             Write::StartReplayJob(job) => Outcome::Started(outbox::start_replay_job(connection, job, now)?),
             Write::CancelReplayJob(id) => Outcome::Changed(outbox::cancel_replay_job(connection, *id, now)?),
-            Write::SettleOrphans { from, settling } => {
-                Outcome::Shifted(outbox::settle_orphans(connection, *from, *settling, now)?)
+            Write::SettleOrphans { from, action } => {
+                Outcome::OrphansSettled(outbox::settle_orphans(connection, *from, *action, now)?)
             }
             Write::CancelSchedule(id) => Outcome::Changed(schedules::cancel(connection, *id)?),
             Write::Revoke { who, is_revoked } => Outcome::Changed(revocations::set(connection, who, *is_revoked, now)?),
@@ -161,8 +161,8 @@ pub(super) fn write(
 }
 
 /// How the log goes on, if it is another one from now on or lacks some of what was seen, and above which id.
-fn restore(connection: &mut Connection, ground: Ground) -> Result<(Option<Restored>, EventId), StoreError> {
-    let Ground { seen, is_set_back, is_declared, .. } = ground;
+fn restore(connection: &mut Connection, context: WriteContext) -> Result<(Option<Restored>, EventId), StoreError> {
+    let WriteContext { seen, is_set_back, is_declared, .. } = context;
     let restored = match seen {
         _ if is_declared => Some(identity::declare_restored(connection, seen.as_ref())?),
         None if is_set_back => Some(identity::declare_restored(connection, None)?),

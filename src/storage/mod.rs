@@ -55,15 +55,15 @@ pub use migrate::{is_current, migrate};
 pub use options::{Durability, Schema, StoreOptions};
 pub use outbox::{
     AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryOutcome, DeliveryPage, DeliveryRecord,
-    LeasedService, ListedDelivery, NewReplayJob, NewService, Orphan, Pending, Registered, Renewed, ReplayJob,
-    ReplayJobKind, ReplayJobState, ServiceChange, Settled, Settling, Shifted, service_name,
+    LeasedService, ListedDelivery, NewReplayJob, NewService, Orphan, OrphanAction, OrphansSettled, Pending, Registered,
+    Renewed, ReplayJob, ReplayJobKind, ReplayJobState, ServiceChange, Settled, service_name,
 };
 pub use query::{EventPage, EventQuery, Order};
 pub use read_watch::ReadWatch;
 pub use reader::Reader;
 pub use retention::{RetentionPolicy, Trimmed};
 pub use scan::{Scan, ScanPage};
-pub use schedules::{Scheduled, Turn};
+pub use schedules::{SchedulePosition, Scheduled};
 pub use url::StoreUrl;
 pub use write::{Outcome, Write};
 pub use writer::Writer;

@@ -50,9 +50,9 @@ impl Writer {
     }
 
     /// Gives up to `max_pages` pages that nothing is stored in back to the file system; whether more are to go.
-    pub fn give_back(&mut self, max_pages: u16) -> Result<bool, StoreError> {
+    pub fn release_pages(&mut self, max_pages: u16) -> Result<bool, StoreError> {
         self.with(|connection| match connection {
-            Connection::Sqlite(file) => compact::give_back(file, max_pages),
+            Connection::Sqlite(file) => compact::release_pages(file, max_pages),
             Connection::Postgres(_) => Ok(false),
         })
     }

@@ -16,7 +16,7 @@ mod waits;
 
 pub use claim::{Claim, Claimed};
 pub use list::{AttemptRecord, DeliveryRecord, Pending};
-pub use orphans::{Orphan, Settling, Shifted};
+pub use orphans::{Orphan, OrphanAction, OrphansSettled};
 pub use page::{DeliveryFilter, DeliveryPage, ListedDelivery};
 pub use replay_jobs::{Counting, NewReplayJob, Renewed, ReplayJob, ReplayJobKind, ReplayJobState};
 pub use services::{CommandId, LeasedService, NewService, Registered, ServiceChange, service_name};

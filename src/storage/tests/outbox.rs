@@ -14,8 +14,8 @@ use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, Selector, ServiceId};
 use crate::storage::{
     Claim, Claimed, DeliveryFilter, DeliveryOutcome, Group, LeasedService, NewReplayJob, NewService, Outcome, Pending,
-    Reader, Registered, Renewed, ReplayJob, ReplayJobKind, ReplayJobState, RetentionPolicy, Scheduled, ServiceChange,
-    Settled, Turn, Write, Writer,
+    Reader, Registered, Renewed, ReplayJob, ReplayJobKind, ReplayJobState, RetentionPolicy, SchedulePosition,
+    Scheduled, ServiceChange, Settled, Write, Writer,
 };
 
 const ROWS: usize = 1000;
@@ -346,11 +346,11 @@ fn schedules_become_events_when_due_with_their_deliveries() {
         let requests = [later(1, 30, "c"), later(2, 10, "a"), later(4, 20, "x"), later(3, 20, "b")];
         assert_eq!(outbox.commit(appends(requests), NOON).events, []);
         assert_eq!(outbox.writer.next_schedule(), Ok(Some(at(10))));
-        let list = |outbox: &Outbox, after: Option<Turn>, limit| -> Vec<Scheduled> {
+        let list = |outbox: &Outbox, after: Option<SchedulePosition>, limit| -> Vec<Scheduled> {
             run(outbox.reader.schedules(after, limit)).expect("schedules")
         };
         let mut paged: Vec<Scheduled> = Vec::new();
-        while let Some(next) = list(&outbox, paged.last().map(|last| last.turn), 1).pop() {
+        while let Some(next) = list(&outbox, paged.last().map(|last| last.position), 1).pop() {
             paged.push(next);
         }
         assert_eq!(paged, list(&outbox, None, 9));
