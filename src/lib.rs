@@ -21,14 +21,15 @@
 //!
 //! `POST /publish` is read into a [`domain::event::NewEvent`] and handed to the worker's
 //! [intake](actors::persistence::intake), which passes everything that became ready in one round to the
-//! [persistence actor](actors::persistence). That one commits whatever waits in one transaction, answers the
-//! publishers, and gives the committed batch to the [router](actors::router), which hands it to the
-//! [shard](actors::shard) of each worker. A shard queues each frame, encoded once, for the connections that
-//! subscribed to it. Whatever is lost after the commit is read again from the store.
+//! [persistence actor](actors::persistence). Persistence commits whatever waits in one transaction, gives the committed
+//! batch to the [router](actors::router), and answers the publishers. The router hands the batch to the
+//! [shard](actors::shard) of each worker and to the [consumers](actors::consumers). A shard queues each frame, encoded
+//! once, for the connections that subscribed to it; the consumers give each event of a durable subscription to one of
+//! its members. Whatever is lost after the commit is read again from the store.
 //!
-//! With the event, its deliveries to services were committed. The [client](actors::client) of each service claims
-//! them from the store, posts them as its [dispatcher](domain::dispatch) decides, and has persistence write down how
-//! that ended.
+//! The deliveries of an event to services are committed with it. The [client](actors::client) of each service claims
+//! them from the store, posts them as its [dispatcher](domain::dispatch) decides, and has persistence write down their
+//! outcome.
 
 pub mod access;
 pub mod actors;

@@ -24,11 +24,11 @@ pub struct Key {
 #[derive(Debug)]
 pub struct KeyFile {
     path: PathBuf,
-    seen: Option<Looks>,
+    seen: Option<FileStamp>,
 }
 
 /// When these are the same, so is the content.
-type Looks = (SystemTime, u64, u64);
+type FileStamp = (SystemTime, u64, u64);
 
 impl KeyFile {
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -41,13 +41,13 @@ impl KeyFile {
 
     /// The keys, if the file looks different from when it was last read. What is wrong with it is told once.
     pub fn read_if_changed(&mut self) -> Option<Result<Vec<Key>, String>> {
-        let looks = self.looks();
-        if looks.is_some() && looks == self.seen {
+        let stamp = self.stamp();
+        if stamp.is_some() && stamp == self.seen {
             return None;
         }
         let was_gone = self.seen.is_none();
-        self.seen = looks;
-        match looks {
+        self.seen = stamp;
+        match stamp {
             // Gone: told when it goes, and at the first look of all.
             None if was_gone => None,
             _ => Some(self.read()),
@@ -57,7 +57,7 @@ impl KeyFile {
     /// The keys, however the file looks.
     pub fn read(&mut self) -> Result<Vec<Key>, String> {
         // Noted before reading: what changes meanwhile is read again.
-        self.seen = self.looks();
+        self.seen = self.stamp();
         let too_long = std::fs::metadata(&self.path).is_ok_and(|file| file.len() > MAX_FILE);
         if too_long {
             return Err(format!("is longer than {MAX_FILE} bytes"));
@@ -66,7 +66,7 @@ impl KeyFile {
         parse(&bytes)
     }
 
-    fn looks(&self) -> Option<Looks> {
+    fn stamp(&self) -> Option<FileStamp> {
         let file = std::fs::metadata(&self.path).ok()?;
         #[cfg(unix)]
         let number = std::os::unix::fs::MetadataExt::ino(&file);

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn parties_do_not_share_and_one_party_does() {
+    fn rate_keys_do_not_share_a_bucket_and_one_key_has_one() {
         let table = RateTable::new(RateLimit::per_second(1, 2));
         let now = Timestamp(1);
         assert!(table.take(RateKey(1), 2, now).is_ok());

@@ -77,8 +77,8 @@ impl Node {
         let start_error = |error: &dyn std::fmt::Display| ServeError::Start(error.to_string());
         let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let patience = STORE_PATIENCE.min(config.publish.commit_timeout.get());
-        let health = Arc::new(Health::new(patience, config.redis.url.is_some()));
+        let hang_timeout = STORE_PATIENCE.min(config.publish.commit_timeout.get());
+        let health = Arc::new(Health::new(hang_timeout, config.redis.url.is_some()));
         let watch = ReadWatch::new(Arc::clone(&health.store), Arc::clone(&metrics));
         let read = |options| Reader::watched(options, watch.clone()).map_err(|error: StoreError| start_error(&error));
         let reader = read(store.clone())?;
@@ -227,7 +227,7 @@ impl Node {
         actix_rt::spawn(async move {
             loop {
                 tokio::time::sleep(READ_CARE_INTERVAL).await;
-                reader.care().await;
+                reader.retry_failed().await;
             }
         });
     }

@@ -20,10 +20,10 @@ pub(super) struct Tail {
 }
 
 /// What a backend needs to know to append.
-pub(super) struct AppendJob<'a> {
+pub(super) struct AppendBatch<'a> {
     pub batch: &'a [&'a Append],
     /// Ids are given above this.
-    pub floor: EventId,
+    pub ids_above: EventId,
     pub now: Timestamp,
     /// By how much dates may be ahead of it.
     pub lead: Duration,
@@ -31,7 +31,7 @@ pub(super) struct AppendJob<'a> {
     pub keys_since: Timestamp,
 }
 
-impl AppendJob<'_> {
+impl AppendBatch<'_> {
     /// Whether any request has an idempotency key.
     pub fn has_keys(&self) -> bool {
         idempotency::keys(self.batch).next().is_some()
@@ -42,7 +42,7 @@ impl AppendJob<'_> {
         let (id, created_at, log_offset) = last.unwrap_or_default();
         let turns_back = created_at > self.now.plus(self.lead).0;
         let created_at = if turns_back { self.now } else { Timestamp(created_at).max(self.now) };
-        Tail { id: id.max(self.floor), created_at, log_offset, turns_back }
+        Tail { id: id.max(self.ids_above), created_at, log_offset, turns_back }
     }
 }
 

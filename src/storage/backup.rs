@@ -10,7 +10,7 @@ use diesel::{Connection as _, RunQueryDsl as _, SqliteConnection};
 use crate::domain::event::Timestamp;
 use crate::domain::log::{Found, Restored};
 
-use super::beside::Mark;
+use super::beside::HighWaterMark;
 use super::beside::beside;
 use super::connection::{self, Connection};
 use super::error::{StoreError, StoreErrorKind};
@@ -132,7 +132,7 @@ fn check(options: &StoreOptions) -> Result<(), StoreError> {
 
 /// The mark says at least how far the log goes that is in the store now.
 fn note_the_end(options: &StoreOptions, path: &Path) {
-    let mut mark = Mark::of(path);
+    let mut mark = HighWaterMark::of(path);
     let found = Connection::open(options, Access::Read).and_then(|mut store| identity::found(&mut store, None));
     if let Ok(found) = found
         && mark.read().is_none_or(|marked| marked.last < found.last)

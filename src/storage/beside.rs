@@ -58,14 +58,14 @@ impl WriteAheadLog {
 /// It is written after each commit, before anybody is told, and brought to disk now and then: the end of a process
 /// loses nothing of it, a loss of power less than [`MARGIN`] ids. Its name begins with a dot, so that who copies files
 /// by a pattern does not take it along.
-pub(super) struct Mark {
+pub(super) struct HighWaterMark {
     path: PathBuf,
     file: Option<File>,
     synced: EventId,
     is_in_trouble: bool,
 }
 
-impl Mark {
+impl HighWaterMark {
     /// That of `database`.
     pub fn of(database: &Path) -> Self {
         let name = database.file_name().unwrap_or_default();
@@ -130,12 +130,12 @@ mod tests {
     fn a_mark_says_what_was_written_last() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let database = dir.path().join("events.db");
-        let mut mark = Mark::of(&database);
+        let mut mark = HighWaterMark::of(&database);
         assert_eq!(mark.read(), None);
         for (last, at) in [(1, 5), (i64::MAX, i64::MAX), (2, -7), (0, 0)] {
             let seen = Seen { log: LogId::new(7), last, at: Timestamp(at) };
             mark.write(&seen);
-            assert_eq!((mark.read(), Mark::of(&database).read()), (Some(seen), Some(seen)));
+            assert_eq!((mark.read(), HighWaterMark::of(&database).read()), (Some(seen), Some(seen)));
         }
         fs::write(dir.path().join(".events.db.mark"), "damaged").expect("written");
         assert_eq!(mark.read(), None);

@@ -74,10 +74,10 @@ impl Writer {
         };
         refuse_zero_bytes(&group.writes)?;
         let connection = self.connected()?;
-        let ground = self.ground(now);
+        let context = self.context(now);
         let mut written = self.keep(connection, |connection| {
             connection.begin()?;
-            let written = group::write(connection, group, routes, ground)?;
+            let written = group::write(connection, group, routes, context)?;
             injected(aborts)?;
             connection.commit()?;
             injected(is_unconfirmed)?;
@@ -135,10 +135,10 @@ impl Writer {
     fn rehearse(&mut self, writes: Vec<Write>, routes: &Routes, now: Timestamp) -> Result<(), StoreError> {
         refuse_zero_bytes(&writes)?;
         let connection = self.connected()?;
-        let ground = self.ground(now);
+        let context = self.context(now);
         self.keep(connection, |connection| {
             connection.begin()?;
-            let written = group::write(connection, &writes.into(), routes, ground).map(drop);
+            let written = group::write(connection, &writes.into(), routes, context).map(drop);
             connection.roll_back();
             written
         })

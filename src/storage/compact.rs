@@ -37,7 +37,7 @@ pub fn compact(options: &StoreOptions) -> Result<Option<Compacted>, StoreError> 
 
 /// Moves up to `max_pages` free pages out of the file, if it is one that can, and more are free than it needs; whether
 /// there are more to go.
-pub(super) fn give_back(file: &mut SqliteFile, max_pages: u16) -> Result<bool, StoreError> {
+pub(super) fn release_pages(file: &mut SqliteFile, max_pages: u16) -> Result<bool, StoreError> {
     let connection = &mut file.connection;
     let free = pragma(connection, "PRAGMA freelist_count")?;
     if free <= KEPT_PAGES {

@@ -6,7 +6,7 @@ use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::telemetry::health::Ailment;
+use crate::telemetry::health::LastError;
 
 /// What SQLite says of a page that the system does not give it.
 const IO_ERROR: &str = "disk I/O error";
@@ -148,8 +148,8 @@ impl StoreError {
     }
 
     /// As health tells of it.
-    pub fn ailment(&self) -> Ailment {
-        Ailment { kind: self.kind.as_str(), meaning: self.kind.meaning(), message: self.message.clone() }
+    pub fn as_last_error(&self) -> LastError {
+        LastError { kind: self.kind.as_str(), meaning: self.kind.meaning(), message: self.message.clone() }
     }
 
     /// Whether a read fails because of what is stored, and will fail until somebody mends that; otherwise the store is

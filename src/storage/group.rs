@@ -7,12 +7,12 @@ use crate::domain::event::{Append, Event, EventId, Timestamp};
 use crate::domain::log::{Restored, Seen};
 use crate::domain::routes::Routes;
 
-use super::append::{AppendJob, Tail};
+use super::append::{AppendBatch, Tail};
 use super::connection::Connection;
 use super::error::StoreError;
 use super::outbox::{self, Enqueued};
 use super::write::{Outcome, Write};
-use super::{durables, idempotency, identity, position, postgres, revocations, schedules, sqlite};
+use super::{consumers, idempotency, identity, position, postgres, revocations, schedules, sqlite};
 
 /// What goes into one transaction.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ const MAX_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// On what a transaction of the writer stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ground {
+pub(super) struct WriteContext {
     pub seen: Option<Seen>,
     pub is_set_back: bool,
     pub is_declared: bool,
@@ -98,16 +98,16 @@ pub(super) fn write(
     connection: &mut Connection,
     group: &Group,
     routes: &Routes,
-    ground: Ground,
+    context: WriteContext,
 ) -> Result<Written, StoreError> {
     let Group { writes, take_due, lead } = group;
-    let now = ground.now;
-    let (restored, floor) = restore(connection, ground)?;
+    let now = context.now;
+    let (restored, ids_above) = restore(connection, context)?;
     let mut appender = Appender {
         routes,
         now,
-        keys_since: ground.keys_since,
-        floor,
+        keys_since: context.keys_since,
+        ids_above,
         lead: lead.unwrap_or(MAX_LEAD),
         own: restored.iter().map(|restored| Append::single(restored.event())).collect(),
         schedules: 0,
@@ -130,7 +130,7 @@ pub(super) fn write(
                 Outcome::Saved
             }
             Write::ChangeConsumer(change) => {
-                if durables::change(connection, change)? {
+                if consumers::change(connection, change)? {
                     appender.own.extend(change.events.iter().cloned().map(Append::single));
                     Outcome::Saved
                 } else {
@@ -138,15 +138,15 @@ pub(super) fn write(
                 }
             }
             Write::OpenConsumer { new, max } => {
-                Outcome::Opened(durables::open(connection, new, *max, now)?.map(Box::new))
+                Outcome::Opened(consumers::open(connection, new, *max, now)?.map(Box::new))
             }
             Write::AlterConsumer { name, alteration } => {
-                Outcome::Changed(durables::alter(connection, name, alteration)?)
+                Outcome::Changed(consumers::alter(connection, name, alteration)?)
             }
-            Write::StartJob(job) => Outcome::Started(outbox::start_job(connection, job, now)?),
-            Write::CancelJob(id) => Outcome::Changed(outbox::cancel_job(connection, *id, now)?),
-            Write::SettleOrphans { from, settling } => {
-                Outcome::Shifted(outbox::settle_orphans(connection, *from, *settling, now)?)
+            Write::StartReplayJob(job) => Outcome::Started(outbox::start_replay_job(connection, job, now)?),
+            Write::CancelReplayJob(id) => Outcome::Changed(outbox::cancel_replay_job(connection, *id, now)?),
+            Write::SettleOrphans { from, action } => {
+                Outcome::OrphansSettled(outbox::settle_orphans(connection, *from, *action, now)?)
             }
             Write::CancelSchedule(id) => Outcome::Changed(schedules::cancel(connection, *id)?),
             Write::Revoke { who, is_revoked } => Outcome::Changed(revocations::set(connection, who, *is_revoked, now)?),
@@ -161,19 +161,19 @@ pub(super) fn write(
 }
 
 /// How the log goes on, if it is another one from now on or lacks some of what was seen, and above which id.
-fn restore(connection: &mut Connection, ground: Ground) -> Result<(Option<Restored>, EventId), StoreError> {
-    let Ground { seen, is_set_back, is_declared, .. } = ground;
+fn restore(connection: &mut Connection, context: WriteContext) -> Result<(Option<Restored>, EventId), StoreError> {
+    let WriteContext { seen, is_set_back, is_declared, .. } = context;
     let restored = match seen {
         _ if is_declared => Some(identity::declare_restored(connection, seen.as_ref())?),
         None if is_set_back => Some(identity::declare_restored(connection, None)?),
         Some(seen) if is_set_back => identity::restore(connection, &seen)?,
         _ => None,
     };
-    let floor = match &restored {
+    let ids_above = match &restored {
         Some(restored) => restored.after,
         None => seen.filter(|_| !is_set_back).map_or(0, |seen| seen.last),
     };
-    Ok((restored, floor))
+    Ok((restored, ids_above))
 }
 
 /// Appends within a transaction.
@@ -181,7 +181,7 @@ struct Appender<'a> {
     routes: &'a Routes,
     now: Timestamp,
     keys_since: Timestamp,
-    floor: EventId,
+    ids_above: EventId,
     lead: Duration,
     /// Of the service itself, for the next statement.
     own: Vec<Append>,
@@ -198,11 +198,11 @@ impl Appender<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        let Self { floor, now, lead, keys_since, .. } = *self;
-        let job = AppendJob { batch: &batch, floor, now, lead, keys_since };
+        let Self { ids_above, now, lead, keys_since, .. } = *self;
+        let append = AppendBatch { batch: &batch, ids_above, now, lead, keys_since };
         let (tail, mut plan) = match connection {
-            Connection::Sqlite(file) => sqlite::append(&mut file.connection, &job)?,
-            Connection::Postgres(session) => postgres::append(&mut session.connection, &job)?,
+            Connection::Sqlite(file) => sqlite::append(&mut file.connection, &append)?,
+            Connection::Postgres(session) => postgres::append(&mut session.connection, &append)?,
         };
         let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
         if tail.turns_back && new.peek().is_some() {

@@ -7,9 +7,9 @@ use crate::domain::lease::Grant;
 use crate::domain::routes::ServiceId;
 
 use super::connection::Connection;
-use super::durables::{self, LeasedConsumer};
+use super::consumers::{self, LeasedConsumer};
 use super::error::StoreError;
-use super::outbox::{self, Held};
+use super::outbox::{self, LeasedService};
 use super::postgres;
 use super::writer::Writer;
 use crate::telemetry::faults::{self, FaultPoint};
@@ -17,13 +17,13 @@ use crate::telemetry::faults::{self, FaultPoint};
 impl Writer {
     /// Makes this process the only one that delivers to a service, for as long as the writer's connection lives;
     /// whether it is, and with what state. On SQLite there is no other.
-    pub fn hold(&mut self, service: ServiceId) -> Result<Held, StoreError> {
+    pub fn lease_service(&mut self, service: ServiceId) -> Result<LeasedService, StoreError> {
         self.with(|connection| {
-            let hold = match connection {
+            let grant = match connection {
                 Connection::Sqlite(_) => Grant::Kept,
-                Connection::Postgres(session) => postgres::hold(session, service)?,
+                Connection::Postgres(session) => postgres::lease(session, service)?,
             };
-            outbox::held(connection, service, hold)
+            outbox::leased(connection, service, grant)
         })
     }
 
@@ -41,21 +41,21 @@ impl Writer {
     pub fn lease_consumers(&mut self, known: &[(ServiceId, Option<i64>)]) -> Result<Vec<LeasedConsumer>, StoreError> {
         self.with(|connection| {
             let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
-            let holds = match connection {
+            let grants = match connection {
                 Connection::Sqlite(_) => vec![Grant::Kept; services.len()],
-                Connection::Postgres(session) => postgres::hold_all(session, &services)?,
+                Connection::Postgres(session) => postgres::lease_all(session, &services)?,
             };
-            let holds =
-                if faults::strikes(FaultPoint::LeaseRefused) { vec![Grant::Elsewhere; holds.len()] } else { holds };
+            let grants =
+                if faults::strikes(FaultPoint::LeaseRefused) { vec![Grant::Elsewhere; grants.len()] } else { grants };
             let taken: Vec<ServiceId> =
-                services.iter().zip(&holds).filter(|(_, hold)| **hold == Grant::Taken).map(|(id, _)| *id).collect();
-            durables::begin_epochs(connection, &taken)?;
-            durables::held(connection, known, &holds)
+                services.iter().zip(&grants).filter(|(_, grant)| **grant == Grant::Taken).map(|(id, _)| *id).collect();
+            consumers::begin_epochs(connection, &taken)?;
+            consumers::leased(connection, known, &grants)
         })
     }
 
     /// Lets another process hold it.
-    pub fn release(&mut self, service: ServiceId) -> Result<(), StoreError> {
+    pub fn release_consumer(&mut self, service: ServiceId) -> Result<(), StoreError> {
         self.with(|connection| match connection {
             Connection::Sqlite(_) => Ok(()),
             Connection::Postgres(session) => postgres::release(session, service),

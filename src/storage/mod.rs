@@ -14,7 +14,7 @@ mod beside;
 mod commit;
 mod compact;
 mod connection;
-mod durables;
+mod consumers;
 mod error;
 mod filter;
 mod fragments;
@@ -47,7 +47,7 @@ pub use backup::{Restoration, backup, restore};
 pub use commit::Committed;
 pub use compact::{Compacted, compact};
 pub use connection::close;
-pub use durables::{Alteration, ConsumerChange, ConsumerRecord, DeadLetter, LeasedConsumer, NewConsumer};
+pub use consumers::{Alteration, ConsumerChange, ConsumerRecord, DeadLetter, LeasedConsumer, NewConsumer};
 pub use error::{StoreError, StoreErrorKind};
 pub use group::Group;
 pub use lock::StoreLock;
@@ -55,15 +55,15 @@ pub use migrate::{is_current, migrate};
 pub use options::{Durability, Schema, StoreOptions};
 pub use outbox::{
     AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryOutcome, DeliveryPage, DeliveryRecord,
-    Held, Job, JobKind, JobState, ListedDelivery, NewJob, NewService, Orphan, Pending, Registered, Renewed,
-    ServiceChange, Settled, Settling, Shifted, service_name,
+    LeasedService, ListedDelivery, NewReplayJob, NewService, Orphan, OrphanAction, OrphansSettled, Pending, Registered,
+    Renewed, ReplayJob, ReplayJobKind, ReplayJobState, ServiceChange, Settled, service_name,
 };
 pub use query::{EventPage, EventQuery, Order};
 pub use read_watch::ReadWatch;
 pub use reader::Reader;
 pub use retention::{RetentionPolicy, Trimmed};
 pub use scan::{Scan, ScanPage};
-pub use schedules::{Scheduled, Turn};
+pub use schedules::{SchedulePosition, Scheduled};
 pub use url::StoreUrl;
 pub use write::{Outcome, Write};
 pub use writer::Writer;

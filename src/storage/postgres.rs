@@ -15,7 +15,7 @@ use crate::domain::event::{EventId, NewEvent, Timestamp};
 use crate::domain::lease::Grant;
 use crate::domain::routes::ServiceId;
 
-use super::append::{AppendJob, Tail, newest};
+use super::append::{AppendBatch, Tail, newest};
 use super::error::StoreError;
 use super::idempotency::{self, KeyUse, Plan};
 
@@ -33,16 +33,16 @@ pub(super) fn begin(session: &mut PostgresSession) -> Result<(), StoreError> {
     Ok(session.connection.batch_execute(&begin)?)
 }
 
-pub(super) fn append(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
-    let takes_all = !job.has_keys() && job.batch.iter().all(|append| append.schedule.is_none());
-    if takes_all { append_all(connection, job) } else { append_with_keys(connection, job) }
+pub(super) fn append(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
+    let takes_all = !append.has_keys() && append.batch.iter().all(|append| append.schedule.is_none());
+    if takes_all { append_all(connection, append) } else { append_with_keys(connection, append) }
 }
 
 /// Keeps the locks of services apart from other advisory locks of two numbers.
 const CLASS: i32 = 0x6568_7376;
 
 /// Tries to take the session's lock of a service, unless this session has it already.
-pub(super) fn hold(session: &mut PostgresSession, service: ServiceId) -> Result<Grant, StoreError> {
+pub(super) fn lease(session: &mut PostgresSession, service: ServiceId) -> Result<Grant, StoreError> {
     let class = CLASS ^ session.locks;
     let connection = &mut session.connection;
     let has = format!(
@@ -62,7 +62,7 @@ pub(super) fn hold(session: &mut PostgresSession, service: ServiceId) -> Result<
 }
 
 /// The same for many, in two statements.
-pub(super) fn hold_all(session: &mut PostgresSession, services: &[ServiceId]) -> Result<Vec<Grant>, StoreError> {
+pub(super) fn lease_all(session: &mut PostgresSession, services: &[ServiceId]) -> Result<Vec<Grant>, StoreError> {
     #[derive(diesel::QueryableByName)]
     struct Locked {
         #[diesel(sql_type = diesel::sql_types::Integer)]
@@ -84,12 +84,12 @@ pub(super) fn hold_all(session: &mut PostgresSession, services: &[ServiceId]) ->
         let take = diesel::sql_query(take).bind::<Array<diesel::sql_types::Integer>, _>(missing);
         take.load::<Locked>(connection)?.into_iter().map(|locked| locked.service).collect()
     };
-    let hold = |service: &ServiceId| match i32::from(*service) {
+    let grant = |service: &ServiceId| match i32::from(*service) {
         id if held.contains(&id) => Grant::Kept,
         id if taken.contains(&id) => Grant::Taken,
         _ => Grant::Elsewhere,
     };
-    Ok(services.iter().map(hold).collect())
+    Ok(services.iter().map(grant).collect())
 }
 
 /// Gives the session's lock of a service back.
@@ -110,29 +110,29 @@ pub(super) fn probe(session: &mut PostgresSession) -> Result<(), StoreError> {
     Ok(session.connection.batch_execute("DELETE FROM events WHERE id < 0; SELECT pg_current_xact_id(); COMMIT")?)
 }
 
-fn append_all(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
-    let events = job.batch.iter().flat_map(|append| &append.events);
-    let (id, created_at, newest) = InsertEvents::new(job, events).get_result::<(i64, i64, i64)>(connection)?;
+fn append_all(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
+    let events = append.batch.iter().flat_map(|append| &append.events);
+    let (id, created_at, newest) = InsertEvents::new(append, events).get_result::<(i64, i64, i64)>(connection)?;
     let tail = Tail { id, created_at: Timestamp(created_at), log_offset: 0, turns_back: newest > created_at };
-    Ok((tail, Plan::new(job.batch, Vec::new(), id)))
+    Ok((tail, Plan::new(append.batch, Vec::new(), id)))
 }
 
-fn append_with_keys(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
-    let tail = job.tail(newest().first(connection).optional()?);
-    let plan = Plan::new(job.batch, known_keys(connection, job)?, tail.id);
-    let events = plan.select(job.batch.iter().flat_map(|append| &append.events));
-    InsertEvents::new(job, events).get_result::<(i64, i64, i64)>(connection)?;
+fn append_with_keys(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
+    let tail = append.tail(newest().first(connection).optional()?);
+    let plan = Plan::new(append.batch, known_keys(connection, append)?, tail.id);
+    let events = plan.select(append.batch.iter().flat_map(|append| &append.events));
+    InsertEvents::new(append, events).get_result::<(i64, i64, i64)>(connection)?;
     if !plan.keys.is_empty() {
-        RememberKeys::new(&plan.keys, job.now).execute(connection)?;
+        RememberKeys::new(&plan.keys, append.now).execute(connection)?;
     }
     Ok((tail, plan))
 }
 
-fn known_keys(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<Vec<KeyUse>, StoreError> {
-    let wanted: Vec<&str> = idempotency::keys(job.batch).collect();
+fn known_keys(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<Vec<KeyUse>, StoreError> {
+    let wanted: Vec<&str> = idempotency::keys(append.batch).collect();
     let found = idempotency_keys::table
         .filter(idempotency_keys::key.eq_any(wanted))
-        .filter(idempotency_keys::created_at.ge(job.keys_since.0))
+        .filter(idempotency_keys::created_at.ge(append.keys_since.0))
         .select((
             idempotency_keys::key,
             idempotency_keys::fingerprint,
@@ -148,7 +148,7 @@ fn known_keys(connection: &mut PgConnection, job: &AppendJob<'_>) -> Result<Vec<
 
 /// Inserts any number of events after the newest; returns the id before them, their time, and that of the newest.
 struct InsertEvents<'a> {
-    floor: EventId,
+    ids_above: EventId,
     now: i64,
     /// Beyond this the newest event's time is not taken for true.
     latest: i64,
@@ -164,7 +164,7 @@ struct InsertEvents<'a> {
 }
 
 impl<'a> InsertEvents<'a> {
-    fn new(job: &AppendJob<'_>, events: impl Iterator<Item = &'a NewEvent>) -> Self {
+    fn new(append: &AppendBatch<'_>, events: impl Iterator<Item = &'a NewEvent>) -> Self {
         let events: Vec<_> = events.collect();
         let column = |of: fn(&'a NewEvent) -> &'a str| events.iter().map(|e| of(e)).collect();
         let optional = |of: fn(&'a NewEvent) -> Option<&'a str>| events.iter().map(|e| of(e)).collect();
@@ -174,9 +174,9 @@ impl<'a> InsertEvents<'a> {
             total
         };
         Self {
-            floor: job.floor,
-            now: job.now.0,
-            latest: job.now.plus(job.lead).0,
+            ids_above: append.ids_above,
+            now: append.now.0,
+            latest: append.now.plus(append.lead).0,
             name: column(|e| e.name.as_str()),
             payload: column(|e| &e.payload),
             source: column(|e| &e.source),
@@ -204,7 +204,7 @@ impl QueryFragment<Pg> for InsertEvents<'_> {
             "WITH newest AS (SELECT id, created_at, log_offset FROM events ORDER BY id DESC LIMIT 1), \
              tail AS MATERIALIZED (SELECT greatest((SELECT id FROM newest), ",
         );
-        out.push_bind_param::<BigInt, _>(&self.floor)?;
+        out.push_bind_param::<BigInt, _>(&self.ids_above)?;
         out.push_sql(") AS id, greatest((SELECT created_at FROM newest WHERE created_at <= ");
         out.push_bind_param::<BigInt, _>(&self.latest)?;
         out.push_sql("), ");

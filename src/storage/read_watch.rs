@@ -8,7 +8,7 @@ use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
 /// The read that failed, to be done again; what it finds is dropped.
-type Suspect = Box<dyn FnMut(&mut Connection) -> Result<(), StoreError> + Send>;
+type FailedRead = Box<dyn FnMut(&mut Connection) -> Result<(), StoreError> + Send>;
 
 /// Told by readers of what fails; clones share it.
 ///
@@ -18,12 +18,12 @@ type Suspect = Box<dyn FnMut(&mut Connection) -> Result<(), StoreError> + Send>;
 pub struct ReadWatch {
     health: Arc<StoreHealth>,
     metrics: Arc<Metrics>,
-    suspect: Arc<Mutex<Option<Suspect>>>,
+    failed: Arc<Mutex<Option<FailedRead>>>,
 }
 
 impl ReadWatch {
     pub fn new(health: Arc<StoreHealth>, metrics: Arc<Metrics>) -> Self {
-        Self { health, metrics, suspect: Arc::default() }
+        Self { health, metrics, failed: Arc::default() }
     }
 
     /// A read has failed; `again` does the same once more.
@@ -47,26 +47,26 @@ impl ReadWatch {
             log::warn!(reason = error.kind.as_str(), error:%; "a read of the store failed");
             return;
         }
-        let mut suspect = self.suspect.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         if self.health.is_readable() {
             log::error!(reason = error.kind.as_str(), error:%; "the store cannot be read");
         } else {
             log::debug!(reason = error.kind.as_str(), error:%; "the store cannot be read");
         }
-        self.health.set_unreadable(error.ailment());
-        suspect.get_or_insert_with(|| Box::new(again));
+        self.health.set_unreadable(error.as_last_error());
+        failed.get_or_insert_with(|| Box::new(again));
     }
 
-    /// The read that is to be tried again; to be followed by [`Self::tried`].
-    pub(super) fn suspect(&self) -> Option<Suspect> {
-        self.suspect.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The read that is to be tried again; to be followed by [`Self::retried`].
+    pub(super) fn take_failed(&self) -> Option<FailedRead> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// How the suspect has done. Another one may have failed meanwhile: its turn comes.
-    pub(super) fn tried(&self, again: Suspect, outcome: Result<(), StoreError>) {
-        let mut suspect = self.suspect.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How the failed has done. Another one may have failed meanwhile: its turn comes.
+    pub(super) fn retried(&self, again: FailedRead, outcome: Result<(), StoreError>) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            Ok(()) if suspect.is_none() => {
+            Ok(()) if failed.is_none() => {
                 self.health.set_readable();
                 log::info!("the store can be read again");
             }
@@ -74,9 +74,9 @@ impl ReadWatch {
             Err(error) => {
                 if error.kind != StoreErrorKind::Busy {
                     self.metrics.store_read_errors.with_label_values(&[error.kind.as_str()]).inc();
-                    self.health.set_unreadable(error.ailment());
+                    self.health.set_unreadable(error.as_last_error());
                 }
-                suspect.get_or_insert(again);
+                failed.get_or_insert(again);
             }
         }
     }

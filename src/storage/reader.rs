@@ -15,27 +15,28 @@ use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::routes::ServiceId;
 
 use super::connection::Connection;
-use super::durables::{self, ConsumerRecord};
+use super::consumers::{self, ConsumerRecord};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Access, StoreOptions};
 use super::outbox::{
-    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Job, Orphan, Pending,
+    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Orphan, Pending,
+    ReplayJob,
 };
 use super::query::{EventPage, EventQuery, Search};
 use super::read_watch::ReadWatch;
 use super::scan::{self, Scan, ScanPage};
-use super::schedules::{self, Scheduled, Turn};
+use super::schedules::{self, SchedulePosition, Scheduled};
 use super::{filter, position, revocations};
 
 /// Reads that may wait for each one that runs.
 const WAITING_PER_READER: usize = 64;
 /// How long one read may take. Each is a small step, so this only passes when a server hangs; its connection is
 /// lost until the server comes back.
-const PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the end waits for reads under way.
-const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// A long search lets others go first after this time.
-const TURN: Duration = Duration::from_millis(20);
+const MAX_SLICE: Duration = Duration::from_millis(20);
 
 /// A pool of read connections; clones share it.
 ///
@@ -100,16 +101,16 @@ impl Reader {
     pub async fn query(&self, query: EventQuery) -> Result<EventPage, StoreError> {
         let mut search = Search::new(query);
         loop {
-            let turn = move |connection: &mut Connection, search: &mut Search| {
+            let slice = move |connection: &mut Connection, search: &mut Search| {
                 let begun = Instant::now();
                 loop {
                     let page = search.step(connection)?;
-                    if page.is_some() || begun.elapsed() > TURN {
+                    if page.is_some() || begun.elapsed() > MAX_SLICE {
                         return Ok(page);
                     }
                 }
             };
-            let (page, rest) = self.run(search, turn).await?;
+            let (page, rest) = self.run(search, slice).await?;
             match page {
                 Some(page) => return Ok(page),
                 None => search = rest,
@@ -174,12 +175,12 @@ impl Reader {
     }
 
     /// Redrives and replays, the newest first.
-    pub async fn jobs(&self, limit: usize) -> Result<Vec<Job>, StoreError> {
+    pub async fn jobs(&self, limit: usize) -> Result<Vec<ReplayJob>, StoreError> {
         self.read(move |connection| outbox::jobs(connection, false, limit)).await
     }
 
     /// One redrive or replay.
-    pub async fn job(&self, id: i64) -> Result<Option<Job>, StoreError> {
+    pub async fn job(&self, id: i64) -> Result<Option<ReplayJob>, StoreError> {
         self.read(move |connection| outbox::job(connection, id)).await
     }
 
@@ -188,27 +189,31 @@ impl Reader {
         let deadline = Instant::now() + patience;
         let mut counting = job;
         while !counting.is_complete() && counting.count < max && Instant::now() < deadline {
-            let turn = move |connection: &mut Connection, counting: &mut Counting| {
+            let slice = move |connection: &mut Connection, counting: &mut Counting| {
                 let begun = Instant::now();
                 let mut counted = counting.clone();
-                while !counted.is_complete() && counted.count < max && begun.elapsed() < TURN {
+                while !counted.is_complete() && counted.count < max && begun.elapsed() < MAX_SLICE {
                     counted.step(connection)?;
                 }
                 Ok(counted)
             };
-            counting = self.run(counting, turn).await?.0;
+            counting = self.run(counting, slice).await?.0;
         }
         Ok(counting)
     }
 
     /// All durable subscriptions, in the order of their names.
-    pub async fn durables(&self) -> Result<Vec<ConsumerRecord>, StoreError> {
-        self.read(durables::list).await
+    pub async fn consumers(&self) -> Result<Vec<ConsumerRecord>, StoreError> {
+        self.read(consumers::list).await
     }
 
     /// What these durable subscriptions know of an event above their floors.
-    pub async fn durable_marks(&self, of: Vec<ServiceId>, id: EventId) -> Result<HashMap<ServiceId, Mark>, StoreError> {
-        self.read(move |connection| durables::marks_of(connection, &of, id)).await
+    pub async fn consumer_marks(
+        &self,
+        of: Vec<ServiceId>,
+        id: EventId,
+    ) -> Result<HashMap<ServiceId, Mark>, StoreError> {
+        self.read(move |connection| consumers::marks_of(connection, &of, id)).await
     }
 
     /// The names of all services that the store has ever seen.
@@ -217,7 +222,7 @@ impl Reader {
     }
 
     /// Schedules that wait, in the order in which they are due.
-    pub async fn schedules(&self, after: Option<Turn>, limit: usize) -> Result<Vec<Scheduled>, StoreError> {
+    pub async fn schedules(&self, after: Option<SchedulePosition>, limit: usize) -> Result<Vec<Scheduled>, StoreError> {
         self.read(move |connection| schedules::list(connection, after, limit)).await
     }
 
@@ -254,7 +259,7 @@ impl Reader {
     /// Closes the connections, once what is being read has been. For the end: the next read opens another.
     pub async fn close(&self) {
         let readers = self.0.slots.max_size();
-        if let Ok(Ok(_all)) = timeout(CLOSE_PATIENCE, self.0.running.acquire_many(readers)).await {
+        if let Ok(Ok(_all)) = timeout(CLOSE_TIMEOUT, self.0.running.acquire_many(readers)).await {
             let slots: Vec<_> = (0..readers).filter_map(|_| self.0.slots.get().ok()).collect();
             slots.into_iter().for_each(|mut slot| drop(slot.take()));
         }
@@ -288,7 +293,7 @@ impl Reader {
                 }
             }
         });
-        match timeout(PATIENCE, task).await {
+        match timeout(READ_TIMEOUT, task).await {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => Err(StoreError::new(StoreErrorKind::Internal, error.to_string())),
             Err(_) => {
@@ -302,18 +307,18 @@ impl Reader {
     }
 
     /// Tries the read that has failed once more, if one has. To be called now and then.
-    pub async fn care(&self) {
+    pub async fn retry_failed(&self) {
         let Some(watch) = self.0.watch.clone() else { return };
-        let Some(mut suspect) = watch.suspect() else { return };
+        let Some(mut failed) = watch.take_failed() else { return };
         let permits = match self.admit().await {
             Ok(permits) => permits,
-            Err(busy) => return watch.tried(suspect, Err(busy)),
+            Err(busy) => return watch.retried(failed, Err(busy)),
         };
         let shared = Arc::clone(&self.0);
         let tried = actix_rt::task::spawn_blocking(move || {
             let _permits = permits;
-            let outcome = shared.attempt(&mut suspect);
-            watch.tried(suspect, outcome);
+            let outcome = shared.attempt(&mut failed);
+            watch.retried(failed, outcome);
         });
         // It fails only with a panic, which is logged.
         let _ = tried.await;
@@ -323,8 +328,8 @@ impl Reader {
         let busy = |message| StoreError::new(StoreErrorKind::Busy, message);
         let admitted = Arc::clone(&self.0.admitted).try_acquire_owned();
         let admitted = admitted.map_err(|_| busy("too many reads are waiting for the store"))?;
-        let turn = Arc::clone(&self.0.running).acquire_owned();
-        match timeout(self.0.options.connect_timeout, turn).await {
+        let running = Arc::clone(&self.0.running).acquire_owned();
+        match timeout(self.0.options.connect_timeout, running).await {
             Ok(Ok(running)) => Ok([admitted, running]),
             _ => Err(busy("the store did not answer other reads in time")),
         }

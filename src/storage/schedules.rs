@@ -13,13 +13,13 @@ use super::schema::schedules;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scheduled {
     pub schedule: Schedule,
-    pub turn: Turn,
+    pub position: SchedulePosition,
     pub event: NewEvent,
 }
 
 /// The order in which schedules are appended: as they are due, and those due together as they were asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Turn {
+pub struct SchedulePosition {
     pub due_at: Timestamp,
     pub created_at: Timestamp,
     /// Within the transaction that stored it.
@@ -49,7 +49,7 @@ fn scheduled(row: Row) -> Option<Scheduled> {
     let ((id, due_at, created_at, place), (name, payload, source, priority, key, metadata, traceparent)) = row;
     Some(Scheduled {
         schedule: Schedule { id: ScheduleId::parse(&id)?, due_at: Timestamp(due_at) },
-        turn: Turn { due_at: Timestamp(due_at), created_at: Timestamp(created_at), place },
+        position: SchedulePosition { due_at: Timestamp(due_at), created_at: Timestamp(created_at), place },
         event: NewEvent {
             name: EventName::from_store(name),
             payload: payload.into(),
@@ -132,7 +132,7 @@ pub(super) fn find(connection: &mut Connection, id: ScheduleId) -> Result<Option
 /// Those that wait, in the order in which they are due, after that one.
 pub(super) fn list(
     connection: &mut Connection,
-    after: Option<Turn>,
+    after: Option<SchedulePosition>,
     limit: usize,
 ) -> Result<Vec<Scheduled>, StoreError> {
     let query = schedules::table
@@ -141,7 +141,7 @@ pub(super) fn list(
         .select(columns!());
     let rows: Vec<Row> = match after {
         None => on_backend!(connection, c => query.load(c))?,
-        Some(Turn { due_at, created_at, place }) => {
+        Some(SchedulePosition { due_at, created_at, place }) => {
             use diesel::BoolExpressionMethods as _;
             let together = schedules::due_at.eq(due_at.0);
             let stored_later = schedules::created_at

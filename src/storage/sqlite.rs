@@ -8,7 +8,7 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Quer
 
 use crate::domain::event::{NewEvent, Timestamp};
 
-use super::append::{AppendJob, Tail, newest};
+use super::append::{AppendBatch, Tail, newest};
 use super::error::{StoreError, StoreErrorKind};
 use super::idempotency::{self, KeyUse, Plan};
 use super::schema::idempotency_keys;
@@ -22,13 +22,13 @@ pub(super) fn begin(connection: &mut SqliteConnection) -> Result<(), StoreError>
     Ok(connection.batch_execute("BEGIN IMMEDIATE")?)
 }
 
-pub(super) fn append(connection: &mut SqliteConnection, job: &AppendJob<'_>) -> Result<(Tail, Plan), StoreError> {
-    let tail = job.tail(newest().first(connection).optional()?);
-    let known = if job.has_keys() { known_keys(connection, job)? } else { Vec::new() };
-    let plan = Plan::new(job.batch, known, tail.id);
-    insert_events(connection, job, tail, &plan)?;
+pub(super) fn append(connection: &mut SqliteConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
+    let tail = append.tail(newest().first(connection).optional()?);
+    let known = if append.has_keys() { known_keys(connection, append)? } else { Vec::new() };
+    let plan = Plan::new(append.batch, known, tail.id);
+    insert_events(connection, append, tail, &plan)?;
     for key in &plan.keys {
-        remember(connection, key, job.now)?;
+        remember(connection, key, append.now)?;
     }
     Ok((tail, plan))
 }
@@ -49,12 +49,12 @@ pub(super) fn checkpoint(connection: &mut SqliteConnection) -> Result<(), StoreE
 
 fn insert_events(
     connection: &mut SqliteConnection,
-    job: &AppendJob<'_>,
+    append: &AppendBatch<'_>,
     tail: Tail,
     plan: &Plan,
 ) -> Result<(), StoreError> {
     let mut log_offset = tail.log_offset;
-    let new = plan.select(job.batch.iter().flat_map(|append| &append.events));
+    let new = plan.select(append.batch.iter().flat_map(|append| &append.events));
     let mut rows = new.zip(tail.id + 1..).map(|(event, id)| {
         log_offset += event.log_bytes();
         Row::new(event, id, tail.created_at, log_offset)
@@ -78,12 +78,12 @@ fn insert_events(
     }
 }
 
-fn known_keys(connection: &mut SqliteConnection, job: &AppendJob<'_>) -> Result<Vec<KeyUse>, StoreError> {
+fn known_keys(connection: &mut SqliteConnection, append: &AppendBatch<'_>) -> Result<Vec<KeyUse>, StoreError> {
     let mut known = Vec::new();
-    for key in idempotency::keys(job.batch) {
+    for key in idempotency::keys(append.batch) {
         let found = idempotency_keys::table
             .find(key)
-            .filter(idempotency_keys::created_at.ge(job.keys_since.0))
+            .filter(idempotency_keys::created_at.ge(append.keys_since.0))
             .select((idempotency_keys::fingerprint, idempotency_keys::first_id, idempotency_keys::last_id))
             .first::<(Vec<u8>, i64, i64)>(connection)
             .optional()?;

@@ -19,7 +19,7 @@ impl Writer {
         let running = self.with(|connection| outbox::jobs(connection, true, MAX_RUNNING))?;
         let mut stepped = Vec::new();
         for job in running {
-            if let Some(renewed) = self.transact(|connection| outbox::job_step(connection, &job, routes, now))? {
+            if let Some(renewed) = self.transact(|connection| outbox::replay_step(connection, &job, routes, now))? {
                 stepped.push((job.job.service, renewed));
             }
         }
@@ -50,9 +50,9 @@ impl Writer {
     }
 
     /// Gives up to `max_pages` pages that nothing is stored in back to the file system; whether more are to go.
-    pub fn give_back(&mut self, max_pages: u16) -> Result<bool, StoreError> {
+    pub fn release_pages(&mut self, max_pages: u16) -> Result<bool, StoreError> {
         self.with(|connection| match connection {
-            Connection::Sqlite(file) => compact::give_back(file, max_pages),
+            Connection::Sqlite(file) => compact::release_pages(file, max_pages),
             Connection::Postgres(_) => Ok(false),
         })
     }

@@ -4,8 +4,8 @@ use crate::domain::access::Identity;
 use crate::domain::event::{Append, AppendOutcome, ScheduleId};
 use crate::domain::routes::ServiceId;
 
-use super::durables::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
-use super::outbox::{DeliveryOutcome, NewJob, ServiceChange, Settling, Shifted};
+use super::consumers::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
+use super::outbox::{DeliveryOutcome, NewReplayJob, OrphanAction, OrphansSettled, ServiceChange};
 
 /// One change of the store. Those of a list are applied in their order; each sees what those before it have written.
 ///
@@ -28,11 +28,11 @@ pub enum Write {
     /// Changes the durable subscription of this name, if there is one: [`Outcome::Changed`].
     AlterConsumer { name: String, alteration: Alteration },
     /// Makes deliveries of events up to this place in the list anew, little by little: [`Outcome::Started`].
-    StartJob(NewJob),
+    StartReplayJob(NewReplayJob),
     /// Stops a job if it is running: [`Outcome::Changed`].
-    CancelJob(i64),
-    /// Settles a bounded number of the deliveries of a service that is not configured: [`Outcome::Shifted`].
-    SettleOrphans { from: ServiceId, settling: Settling },
+    CancelReplayJob(i64),
+    /// Settles a bounded number of the deliveries of a service that is not configured: [`Outcome::OrphansSettled`].
+    SettleOrphans { from: ServiceId, action: OrphanAction },
     /// Cancels a schedule if it is waiting: [`Outcome::Changed`].
     CancelSchedule(ScheduleId),
     /// Has somebody revoked, or not any more: [`Outcome::Changed`].
@@ -56,7 +56,7 @@ pub enum Outcome {
     Changed(bool),
     /// With the number of the job.
     Started(i64),
-    Shifted(Shifted),
+    OrphansSettled(OrphansSettled),
 }
 
 impl Write {

@@ -7,10 +7,10 @@ use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::routes::ServiceId;
 
 use super::append::newest;
-use super::beside::Mark;
+use super::beside::HighWaterMark;
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::group::Ground;
+use super::group::WriteContext;
 use super::options::{Access, StoreOptions};
 use super::outbox::{self, NewService, Orphan, Pending, Registered};
 use super::url::StoreUrl;
@@ -34,7 +34,7 @@ pub struct Writer {
     /// An operator says that it was restored.
     pub(super) is_declared: bool,
     /// Beside a SQLite file.
-    mark: Option<Mark>,
+    mark: Option<HighWaterMark>,
 }
 
 impl Writer {
@@ -174,9 +174,9 @@ impl Writer {
         result
     }
 
-    pub(super) fn ground(&self, now: Timestamp) -> Ground {
+    pub(super) fn context(&self, now: Timestamp) -> WriteContext {
         let Self { seen, is_set_back, is_declared, .. } = *self;
-        Ground { seen, is_set_back, is_declared, now, keys_since: self.keys_since(now) }
+        WriteContext { seen, is_set_back, is_declared, now, keys_since: self.keys_since(now) }
     }
 
     /// The connection; to be given back if nothing fails on it.
@@ -189,7 +189,7 @@ impl Writer {
         migrate::run(&mut connection)?;
         let known = self.seen;
         if let StoreUrl::Sqlite(path) = &self.options.url {
-            let mark = self.mark.insert(Mark::of(path));
+            let mark = self.mark.insert(HighWaterMark::of(path));
             self.seen = known.or_else(|| mark.read());
         }
         let found = self.look(&mut connection)?;

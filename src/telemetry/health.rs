@@ -19,10 +19,10 @@ pub struct Health {
 }
 
 impl Health {
-    /// Nothing is well yet; see [`StoreHealth::new`] for `patience`. `has_bus`: a bus is configured; none is used.
-    pub fn new(patience: Duration, has_bus: bool) -> Self {
+    /// Nothing is well yet; see [`StoreHealth::new`] for `hang_timeout`. `has_bus`: a bus is configured; none is used.
+    pub fn new(hang_timeout: Duration, has_bus: bool) -> Self {
         Self {
-            store: Arc::new(StoreHealth::new(patience)),
+            store: Arc::new(StoreHealth::new(hang_timeout)),
             actors: Arc::default(),
             draining: AtomicBool::new(false),
             bus: if has_bus { "not_used" } else { "not_configured" },
@@ -59,7 +59,7 @@ impl Health {
 
 /// Why the store refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ailment {
+pub struct LastError {
     /// A short name.
     pub kind: &'static str,
     /// What anybody may know.
@@ -75,15 +75,15 @@ pub struct Ailment {
 #[derive(Debug)]
 pub struct StoreHealth {
     up: AtomicBool,
-    reason: Mutex<Option<Ailment>>,
+    reason: Mutex<Option<LastError>>,
     unusable: OnceCell<String>,
     found_unusable: Notify,
-    patience: Duration,
+    hang_timeout: Duration,
     created: Instant,
     /// Milliseconds from `created`, plus one; 0 while nothing is under way.
     busy_since: AtomicU64,
     /// Why it cannot be read.
-    unreadable: Mutex<Option<Ailment>>,
+    unreadable: Mutex<Option<LastError>>,
 }
 
 /// Something under way at the store; see [`StoreHealth::begin`].
@@ -97,15 +97,15 @@ impl Drop for StoreOperation<'_> {
 }
 
 impl StoreHealth {
-    /// Not opened yet. An operation that takes longer than `patience` counts as a failure while it lasts: a server
+    /// Not opened yet. An operation that takes longer than `hang_timeout` counts as a failure while it lasts: a server
     /// that hangs says nothing.
-    pub fn new(patience: Duration) -> Self {
+    pub fn new(hang_timeout: Duration) -> Self {
         Self {
             up: AtomicBool::new(false),
             reason: Mutex::default(),
             unusable: OnceCell::new(),
             found_unusable: Notify::new(),
-            patience,
+            hang_timeout,
             created: Instant::now(),
             busy_since: AtomicU64::new(0),
             unreadable: Mutex::default(),
@@ -128,8 +128,8 @@ impl StoreHealth {
     }
 
     /// A read failed.
-    pub fn set_unreadable(&self, ailment: Ailment) {
-        *lock(&self.unreadable) = Some(ailment);
+    pub fn set_unreadable(&self, last_error: LastError) {
+        *lock(&self.unreadable) = Some(last_error);
     }
 
     pub fn set_readable(&self) {
@@ -145,7 +145,7 @@ impl StoreHealth {
     fn hanging_for(&self) -> Option<Duration> {
         let since = self.busy_since.load(Ordering::Acquire).checked_sub(1)?;
         let busy = Duration::from_millis(self.now_ms().saturating_sub(since));
-        (busy > self.patience).then_some(busy)
+        (busy > self.hang_timeout).then_some(busy)
     }
 
     fn now_ms(&self) -> u64 {
@@ -158,8 +158,8 @@ impl StoreHealth {
     }
 
     /// The store refuses.
-    pub fn set_down(&self, ailment: Ailment) {
-        *lock(&self.reason) = Some(ailment);
+    pub fn set_down(&self, last_error: LastError) {
+        *lock(&self.reason) = Some(last_error);
         self.up.store(false, Ordering::Release);
     }
 
@@ -180,8 +180,8 @@ impl StoreHealth {
     }
 
     /// Why it refuses.
-    pub fn reason(&self) -> Option<Ailment> {
-        let hangs = |time: Duration| Ailment {
+    pub fn reason(&self) -> Option<LastError> {
+        let hangs = |time: Duration| LastError {
             kind: "hanging",
             meaning: "it does not answer",
             message: format!("no answer for {} s", time.as_secs()),
@@ -193,8 +193,8 @@ impl StoreHealth {
     pub fn describe(&self) -> Value {
         let down = |kind: &str, message: &str| json!({ "status": "down", "reason": kind, "message": message });
         match (self.reason(), &*lock(&self.unreadable)) {
-            (Some(ailment), _) => down(ailment.kind, ailment.meaning),
-            (None, Some(ailment)) => down(ailment.kind, &format!("cannot be read: {}", ailment.meaning)),
+            (Some(last_error), _) => down(last_error.kind, last_error.meaning),
+            (None, Some(last_error)) => down(last_error.kind, &format!("cannot be read: {}", last_error.meaning)),
             (None, None) if self.is_up() => json!({ "status": "ok" }),
             (None, None) => down("opening", "not opened yet"),
         }
@@ -203,7 +203,7 @@ impl StoreHealth {
     /// The same for operators, with the store's own words.
     pub fn describe_in_full(&self) -> Value {
         let mut described = self.describe();
-        if let Some(Ailment { message, .. }) = self.reason().or_else(|| lock(&self.unreadable).clone()) {
+        if let Some(LastError { message, .. }) = self.reason().or_else(|| lock(&self.unreadable).clone()) {
             described["details"] = message.into();
         }
         described

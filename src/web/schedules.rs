@@ -12,7 +12,7 @@ use crate::domain::event::{ScheduleId, Timestamp};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_schedule;
 use crate::protocol::permit;
-use crate::storage::{Outcome, Turn, Write};
+use crate::storage::{Outcome, SchedulePosition, Write};
 
 /// Answers with the schedules, in the order in which they are due.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
@@ -31,12 +31,12 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
         if at > 0 {
             data.push(b',');
         }
-        write_schedule(&mut data, scheduled.schedule, &scheduled.event, scheduled.turn.created_at);
+        write_schedule(&mut data, scheduled.schedule, &scheduled.event, scheduled.position.created_at);
     }
     data.push(b']');
     let mut response = reply::ok_builder();
     if let Some(last) = page.last().filter(|_| has_more) {
-        let Turn { due_at, created_at, place } = last.turn;
+        let SchedulePosition { due_at, created_at, place } = last.position;
         let after = format!("{}.{}.{place}", due_at.0, created_at.0);
         response.append_header(reply::link(&format!("after={after}&limit={limit}"), "next"));
     }
@@ -70,9 +70,10 @@ pub async fn cancel(
 }
 
 /// Reads a cursor: `<due>.<created>.<place>`.
-fn cursor(text: &str) -> Option<Turn> {
+fn cursor(text: &str) -> Option<SchedulePosition> {
     let mut numbers = text.split('.').map(str::parse);
     let mut number = || numbers.next()?.ok();
-    let turn = Turn { due_at: Timestamp(number()?), created_at: Timestamp(number()?), place: number()? };
-    number().is_none().then_some(turn)
+    let position =
+        SchedulePosition { due_at: Timestamp(number()?), created_at: Timestamp(number()?), place: number()? };
+    number().is_none().then_some(position)
 }

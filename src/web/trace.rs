@@ -55,19 +55,19 @@ async fn consumers_of(
     deliveries: &[DeliveryRecord],
 ) -> Result<Vec<serde_json::Value>, ApiError> {
     let reader = &edge.parts.reader;
-    let all = reader.durables().await?;
+    let all = reader.consumers().await?;
     let wanting: Vec<_> = all.iter().filter(|record| record.why_not(&event.name, &event.payload).is_none()).collect();
     if wanting.is_empty() {
         return Ok(Vec::new());
     }
     let services = wanting.iter().map(|record| record.service).collect();
-    let marks = reader.durable_marks(services, event.id).await?;
+    let marks = reader.consumer_marks(services, event.id).await?;
     // Of durable subscriptions on other nodes, the store knows which events are settled and how often others were
     // delivered.
     let here = edge.parts.actors.consumers.ask(FindFate(event.id)).await.unwrap_or_default();
     let describe = |record: &&ConsumerRecord| {
         let stored = match marks.get(&record.service) {
-            _ if event.id <= record.floor => (Fate::Settled, 0),
+            _ if event.id <= record.ack_floor => (Fate::Settled, 0),
             Some(Mark::Settled) => (Fate::Settled, 0),
             Some(Mark::Delivered(deliveries)) => (Fate::Waiting, *deliveries),
             None => (Fate::Waiting, 0),

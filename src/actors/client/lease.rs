@@ -9,7 +9,7 @@ use crate::actors::persistence::messages::LeaseService;
 use crate::domain::breaker::BreakerSnapshot;
 use crate::domain::lease::{Grant, Lease, Turn};
 use crate::domain::work::WorkId;
-use crate::storage::{Held, Registered};
+use crate::storage::{LeasedService, Registered};
 
 impl Client {
     /// Whether it has begun just now, with what the store has kept of the service.
@@ -47,8 +47,8 @@ impl Client {
         let answer = self.parts.persistence.ask(LeaseService(id));
         ctx.spawn(answer.into_actor(self).map(|answer, this, ctx| {
             // While the store is away nothing can be settled, and so nothing goes out; the lease itself is as it was.
-            let Ok(Ok(Held { hold, state, commands })) = answer else { return };
-            this.granted(hold, state);
+            let Ok(Ok(LeasedService { grant, state, commands })) = answer else { return };
+            this.granted(grant, state);
             this.apply_all(commands);
             this.pump(ctx);
         }));

@@ -87,7 +87,7 @@ impl Client {
                 }
                 ToStore::State { state, applied, .. } => {
                     self.parts.slot.keep(state.paused.clone(), state.breaker.clone());
-                    let kept = ServiceChange::Kept { state: state.clone(), obeyed: *applied };
+                    let kept = ServiceChange::Kept { state: state.clone(), applied: *applied };
                     writes.push(Write::ChangeService(kept));
                 }
             }

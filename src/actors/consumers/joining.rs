@@ -81,7 +81,7 @@ impl Consumers {
             name: name.clone(),
             pattern: pattern.as_str().to_owned(),
             filter: filter.as_ref().map(|filter| filter.as_json().to_owned()),
-            floor: self.first_floor(&join.request, join.log_end),
+            ack_floor: self.first_floor(&join.request, join.log_end),
             policy: policy.over(self.parts.default_policy()),
         };
         let max = self.parts.config.max_count;

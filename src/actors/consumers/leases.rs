@@ -47,15 +47,15 @@ impl Consumers {
     /// The lease of `record` with these marks, of a machine that goes on from there; without any, another node has it.
     fn lease(&mut self, record: &ConsumerRecord, marks: Option<Vec<(EventId, Mark)>>) -> Lease<Holder> {
         let Some(marks) = marks else { return Lease::Follower };
-        let durable =
-            ConsumerState::new(record.policy, self.parts.config.max_unacked_bytes.as_usize(), record.floor, marks);
+        let max_bytes = self.parts.config.max_unacked_bytes.as_usize();
+        let durable = ConsumerState::new(record.policy, max_bytes, record.ack_floor, marks);
         self.generations += 1;
-        Lease::Holder(Holder::new(durable, record.epoch, self.generations))
+        Lease::Holder(Holder::new(durable, record.fencing_epoch, self.generations))
     }
 
     /// Takes up one that the store has found.
     pub(super) fn open(&mut self, held: LeasedConsumer, ctx: &mut Context<Self>) {
-        let LeasedConsumer { hold: _, record, marks, has_renewed } = held;
+        let LeasedConsumer { grant: _, record, marks, has_renewed } = held;
         if self.consumers.contains_key(&*record.name) {
             return;
         }
@@ -136,21 +136,21 @@ impl Consumers {
     }
 
     fn held(&mut self, held: LeasedConsumer, ctx: &mut Context<Self>) {
-        let LeasedConsumer { hold, record, marks, has_renewed } = held;
+        let LeasedConsumer { grant, record, marks, has_renewed } = held;
         let Some(consumer) = self.consumers.get_mut(&*record.name) else { return };
         let name = Arc::clone(consumer.name());
-        if consumer.is_outdated_by(hold, record.epoch) {
-            if hold != Grant::Elsewhere && marks.is_none() {
+        if consumer.is_outdated_by(grant, record.fencing_epoch) {
+            if grant != Grant::Elsewhere && marks.is_none() {
                 // It was released after the store was asked.
                 return self.ask_for_lease(&name, ctx);
             }
-            log::info!(durable = &*name, floor = record.floor, is_held = hold != Grant::Elsewhere; "durable subscription moved");
+            log::info!(durable = &*name, floor = record.ack_floor, is_held = grant != Grant::Elsewhere; "durable subscription moved");
             let lease = self.lease(&record, marks);
             if let Some(consumer) = self.consumers.get_mut(&name) {
                 consumer.moved(record, lease);
             }
         } else {
-            consumer.keep(record.epoch);
+            consumer.keep(record.fencing_epoch);
             consumer.set_policy(record.policy);
         }
         if has_renewed {

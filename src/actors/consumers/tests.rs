@@ -47,8 +47,8 @@ fn begin(generation: Generation, parts: ConsumersParts) -> Addr<Consumers> {
         name: "c".to_owned(),
         pattern: "a.>".to_owned(),
         filter: None,
-        epoch: 1,
-        floor: 0,
+        fencing_epoch: 1,
+        ack_floor: 0,
         policy: POLICY,
         created_at: crate::domain::event::Timestamp(0),
     };
@@ -56,7 +56,7 @@ fn begin(generation: Generation, parts: ConsumersParts) -> Addr<Consumers> {
     let life = Life::new(child, generation, Bystander.start().recipient());
     Consumers::create(|ctx| {
         let mut durables = Consumers::new(parts, life);
-        durables.open(LeasedConsumer { hold: Grant::Taken, record, marks: Some(Vec::new()), has_renewed: false }, ctx);
+        durables.open(LeasedConsumer { grant: Grant::Taken, record, marks: Some(Vec::new()), has_renewed: false }, ctx);
         durables
     })
 }

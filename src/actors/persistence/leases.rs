@@ -5,7 +5,7 @@ use actix::prelude::{Context, Handler};
 
 use super::Persistence;
 use super::messages::{AppendFailure, LeaseConsumers, LeaseService, ReleaseConsumer};
-use crate::storage::{Held, LeasedConsumer, StoreError, Writer};
+use crate::storage::{LeasedConsumer, LeasedService, StoreError, Writer};
 
 impl Persistence {
     /// Does `work` on the writer at once, outside of any group.
@@ -17,10 +17,10 @@ impl Persistence {
 }
 
 impl Handler<LeaseService> for Persistence {
-    type Result = Result<Held, AppendFailure>;
+    type Result = Result<LeasedService, AppendFailure>;
 
     fn handle(&mut self, LeaseService(service): LeaseService, _: &mut Context<Self>) -> Self::Result {
-        self.directly(|writer| writer.hold(service))
+        self.directly(|writer| writer.lease_service(service))
     }
 }
 
@@ -39,6 +39,6 @@ impl Handler<ReleaseConsumer> for Persistence {
 
     fn handle(&mut self, ReleaseConsumer(service): ReleaseConsumer, _: &mut Context<Self>) -> Self::Result {
         // If it fails, the connection is given up, and the lease with it.
-        let _ = self.directly(|writer| writer.release(service));
+        let _ = self.directly(|writer| writer.release_consumer(service));
     }
 }

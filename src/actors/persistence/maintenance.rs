@@ -16,7 +16,7 @@ const BOUNDING_INTERVAL: Duration = Duration::from_secs(60);
 /// Rows removed in one step: a step must not be felt by the publishes that wait behind it.
 const HOUSEKEEPING_ROWS: usize = 500;
 /// Pages of a SQLite file given back in one step, for the same reason.
-const GIVE_BACK_PAGES: u16 = 64;
+const RELEASED_PAGES: u16 = 64;
 
 impl Persistence {
     /// Reads the clock of the store, if it has one that several nodes share, else this machine's.
@@ -127,6 +127,6 @@ impl Persistence {
         if more {
             return Ok(Some(Duration::ZERO));
         }
-        Ok(writer.give_back(GIVE_BACK_PAGES)?.then_some(pause))
+        Ok(writer.release_pages(RELEASED_PAGES)?.then_some(pause))
     }
 }

@@ -9,7 +9,7 @@ use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{Held, LeasedConsumer, Outcome, Write};
+use crate::storage::{LeasedConsumer, LeasedService, Outcome, Write};
 
 /// Store these; the answer comes after the commit. One outcome for each append, in order.
 #[derive(Debug, Message)]
@@ -70,7 +70,7 @@ pub type CommitReply = Result<Vec<Outcome>, AppendFailure>;
 
 /// Let this process be the only one that delivers to a service; answers whether it is, and with what state.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Held, AppendFailure>")]
+#[rtype(result = "Result<LeasedService, AppendFailure>")]
 pub struct LeaseService(pub ServiceId);
 
 /// The same for durable subscriptions, each with the epoch in which it is held here, if it is. Those that were deleted

@@ -11,8 +11,8 @@ use crate::domain::event::Timestamp;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Routes, ServiceId};
 use crate::storage::{
-    Committed, DeliveryOutcome, NewService, Orphan, Outcome, Renewed, Settled, Settling, Shifted, StoreError, Write,
-    Writer,
+    Committed, DeliveryOutcome, NewService, Orphan, OrphanAction, OrphansSettled, Outcome, Renewed, Settled,
+    StoreError, Write, Writer,
 };
 
 /// Schedules appended in one transaction.
@@ -115,10 +115,10 @@ impl ServiceRegistry {
                 }
                 // Dead letters of durable subscriptions are made anew as fast as they are settled.
                 (Write::ChangeConsumer(change), _) => may_go_on |= !change.renewed.is_empty(),
-                (Write::SettleOrphans { settling: Settling::MoveTo(to), .. }, Outcome::Shifted(shifted)) => {
+                (Write::SettleOrphans { action: OrphanAction::MoveTo(to), .. }, Outcome::OrphansSettled(shifted)) => {
                     self.moved(*to, shifted);
                 }
-                (Write::StartJob(_), _) => may_go_on = true,
+                (Write::StartReplayJob(_), _) => may_go_on = true,
                 _ => {}
             }
         }
@@ -142,7 +142,7 @@ impl ServiceRegistry {
     }
 
     /// A configured service has got deliveries of one that is not.
-    fn moved(&self, to: ServiceId, Shifted { open, dead, .. }: &Shifted) {
+    fn moved(&self, to: ServiceId, OrphansSettled { open, dead, .. }: &OrphansSettled) {
         let Some(slot) = self.slot(to) else { return };
         Lane::ALL.into_iter().for_each(|lane| slot.add(lane, open[lane.index()]));
         slot.add_dead(*dead);

@@ -64,7 +64,7 @@ impl StoreWatch {
             log::error!(reason = error.kind.as_str(), error:% = error; "store unavailable, publishes are refused until it works again");
         }
         let meaning = error.kind.meaning();
-        self.health.set_down(error.ailment());
+        self.health.set_down(error.as_last_error());
         self.ailment = Some(error);
         AppendFailure::StoreUnavailable(meaning)
     }

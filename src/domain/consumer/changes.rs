@@ -24,7 +24,7 @@ pub struct Changes<T> {
     /// Marks to insert, or to replace.
     pub marks: Vec<(EventId, Mark)>,
     /// Marks to delete, because the ack floor has passed them.
-    pub forget: Vec<EventId>,
+    pub passed_marks: Vec<EventId>,
     pub dead: Vec<Dead<T>>,
     /// Reopened events that are acknowledged, with the number of their deliveries.
     pub renewed: Vec<(EventId, u32)>,
@@ -106,7 +106,7 @@ impl<T> Pending<T> {
     pub fn take(&mut self, ack_floor: EventId, mark: impl Fn(EventId) -> Mark) -> Changes<T> {
         self.ack_floor = ack_floor;
         let above = self.marked.split_off(&(ack_floor + 1));
-        let forget = std::mem::replace(&mut self.marked, above).into_iter().collect();
+        let passed_marks = std::mem::replace(&mut self.marked, above).into_iter().collect();
         let mut marks = Vec::new();
         for id in std::mem::take(&mut self.touched).into_iter().filter(|id| *id > ack_floor) {
             self.marked.insert(id);
@@ -114,7 +114,7 @@ impl<T> Pending<T> {
         }
         self.taken = self.revision;
         let (dead, renewed) = (std::mem::take(&mut self.dead), std::mem::take(&mut self.renewed));
-        Changes { ack_floor, marks, forget, dead, renewed, revision: self.revision }
+        Changes { ack_floor, marks, passed_marks, dead, renewed, revision: self.revision }
     }
 
     pub fn confirm(&mut self, revision: Revision) {
@@ -123,12 +123,12 @@ impl<T> Pending<T> {
 
     /// Changes that were taken were not stored, perhaps.
     pub fn restore(&mut self, changes: Changes<T>) {
-        let Changes { ack_floor: _, marks, forget, dead, renewed, revision: _ } = changes;
+        let Changes { ack_floor: _, marks, passed_marks, dead, renewed, revision: _ } = changes;
         self.taken = self.stored;
         // It is unknown what is stored.
         self.ack_floor = EventId::MIN;
         self.touched.extend(marks.iter().map(|(id, _)| *id));
-        self.marked.extend(forget);
+        self.marked.extend(passed_marks);
         self.dead.splice(..0, dead);
         self.renewed.splice(..0, renewed);
     }

@@ -204,7 +204,7 @@ impl Stored {
     fn apply(&mut self, changes: &Changes<()>) {
         assert!(changes.ack_floor >= self.ack_floor, "the floor falls");
         self.ack_floor = changes.ack_floor;
-        self.marks.retain(|id, _| !changes.forget.contains(id));
+        self.marks.retain(|id, _| !changes.passed_marks.contains(id));
         self.marks.extend(changes.marks.iter().copied());
         assert!(self.marks.keys().all(|id| *id > self.ack_floor), "marks below the floor");
     }

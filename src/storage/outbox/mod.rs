@@ -6,28 +6,28 @@
 
 mod claim;
 mod enqueue;
-mod jobs;
 mod list;
 mod orphans;
 mod page;
+mod replay_jobs;
 mod services;
 mod settle;
 mod waits;
 
 pub use claim::{Claim, Claimed};
-pub use jobs::{Counting, Job, JobKind, JobState, NewJob, Renewed};
 pub use list::{AttemptRecord, DeliveryRecord, Pending};
-pub use orphans::{Orphan, Settling, Shifted};
+pub use orphans::{Orphan, OrphanAction, OrphansSettled};
 pub use page::{DeliveryFilter, DeliveryPage, ListedDelivery};
-pub use services::{CommandId, Held, NewService, Registered, ServiceChange, service_name};
+pub use replay_jobs::{Counting, NewReplayJob, Renewed, ReplayJob, ReplayJobKind, ReplayJobState};
+pub use services::{CommandId, LeasedService, NewService, Registered, ServiceChange, service_name};
 pub use settle::{DeliveryOutcome, Settled};
 
 pub(super) use claim::claim;
 pub(super) use enqueue::{Enqueued, enqueue};
-pub(super) use jobs::{cancel_job, job, job_step, jobs, start_job};
 pub(super) use list::{attempts, deliveries_of, next_due, oldest_open, pending, statuses};
 pub(super) use orphans::{orphans, settle_orphans};
 pub(super) use page::deliveries;
-pub(super) use services::{change_service, free_service_id, held, names, register};
+pub(super) use replay_jobs::{cancel_replay_job, job, jobs, replay_step, start_replay_job};
+pub(super) use services::{change_service, free_service_id, leased, names, register};
 pub(super) use settle::settle;
 pub(super) use waits::bound_waits;

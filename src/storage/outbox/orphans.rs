@@ -29,7 +29,7 @@ pub struct Orphan {
 
 /// What is to become of the deliveries of such a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settling {
+pub enum OrphanAction {
     /// Another one gets them, those that are dead too.
     MoveTo(ServiceId),
     /// Those that are open are dead.
@@ -38,16 +38,16 @@ pub enum Settling {
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Shifted {
+pub struct OrphansSettled {
     /// Open ones that it has moved or cancelled, by lane.
     pub open: [i64; Lane::COUNT],
     /// Dead ones that it has moved.
     pub dead: i64,
     /// Those that it has let go because the other service has one of the same event.
-    pub doubles: i64,
+    pub duplicates: i64,
 }
 
-impl Shifted {
+impl OrphansSettled {
     /// Whether there was nothing left to do.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
@@ -77,14 +77,14 @@ pub(in crate::storage) fn orphans(
 pub(in crate::storage) fn settle_orphans(
     connection: &mut Connection,
     from: ServiceId,
-    settling: Settling,
+    action: OrphanAction,
     now: Timestamp,
-) -> Result<Shifted, StoreError> {
-    let states = match settling {
-        Settling::MoveTo(_) => &[DeliveryState::Waiting, DeliveryState::Retrying, DeliveryState::Dead][..],
-        Settling::Cancel => &[DeliveryState::Waiting, DeliveryState::Retrying][..],
+) -> Result<OrphansSettled, StoreError> {
+    let states = match action {
+        OrphanAction::MoveTo(_) => &[DeliveryState::Waiting, DeliveryState::Retrying, DeliveryState::Dead][..],
+        OrphanAction::Cancel => &[DeliveryState::Waiting, DeliveryState::Retrying][..],
     };
-    let mut shifted = Shifted::default();
+    let mut done = OrphansSettled::default();
     let mut room = STEP;
     for state in states.iter().copied() {
         let query = deliveries::table
@@ -94,22 +94,22 @@ pub(in crate::storage) fn settle_orphans(
             .limit(room as i64);
         let mut found: Vec<(EventId, i16)> = on_backend!(connection, c => query.load(c))?;
         room -= found.len();
-        match settling {
-            Settling::MoveTo(to) => {
-                let doubles = let_go_of_doubles(connection, from, to, &found)?;
-                found.retain(|(id, _)| !doubles.contains(id));
-                shifted.doubles += doubles.len() as i64;
-                give(connection, from, to, state, &found, now)?;
+        match action {
+            OrphanAction::MoveTo(to) => {
+                let duplicates = delete_duplicates(connection, from, to, &found)?;
+                found.retain(|(id, _)| !duplicates.contains(id));
+                done.duplicates += duplicates.len() as i64;
+                reassign(connection, from, to, state, &found, now)?;
             }
-            Settling::Cancel => cancel(connection, from, &found, now)?,
+            OrphanAction::Cancel => cancel(connection, from, &found, now)?,
         }
         if state == DeliveryState::Dead {
-            shifted.dead += found.len() as i64;
+            done.dead += found.len() as i64;
         } else {
-            found.iter().for_each(|(_, lane)| shifted.open[Lane::from_store(*lane).index()] += 1);
+            found.iter().for_each(|(_, lane)| done.open[Lane::from_store(*lane).index()] += 1);
         }
     }
-    Ok(shifted)
+    Ok(done)
 }
 
 fn ids(found: &[(EventId, i16)]) -> Vec<EventId> {
@@ -117,7 +117,7 @@ fn ids(found: &[(EventId, i16)]) -> Vec<EventId> {
 }
 
 /// Deletes those of `found` whose event `to` has a delivery of; which these were.
-fn let_go_of_doubles(
+fn delete_duplicates(
     connection: &mut Connection,
     from: ServiceId,
     to: ServiceId,
@@ -127,21 +127,22 @@ fn let_go_of_doubles(
         .filter(deliveries::service.eq(to))
         .filter(deliveries::event_id.eq_any(ids(found)))
         .select(deliveries::event_id);
-    let doubles: Vec<EventId> = on_backend!(connection, c => has.load(c))?;
-    if !doubles.is_empty() {
+    let duplicates: Vec<EventId> = on_backend!(connection, c => has.load(c))?;
+    if !duplicates.is_empty() {
         let attempts = delivery_attempts::table
             .filter(delivery_attempts::service.eq(from))
-            .filter(delivery_attempts::event_id.eq_any(&doubles));
+            .filter(delivery_attempts::event_id.eq_any(&duplicates));
         on_backend!(connection, c => diesel::delete(attempts).execute(c))?;
-        let rows = deliveries::table.filter(deliveries::service.eq(from)).filter(deliveries::event_id.eq_any(&doubles));
+        let rows =
+            deliveries::table.filter(deliveries::service.eq(from)).filter(deliveries::event_id.eq_any(&duplicates));
         on_backend!(connection, c => diesel::delete(rows).execute(c))?;
     }
-    Ok(doubles.into_iter().collect())
+    Ok(duplicates.into_iter().collect())
 }
 
 /// Makes `found`, all of the same state, deliveries to `to`. What was never attempted is due now: whoever delivers to
 /// `to` has looked at older ids before, but looks again for what is due.
-fn give(
+fn reassign(
     connection: &mut Connection,
     from: ServiceId,
     to: ServiceId,

@@ -13,7 +13,7 @@ use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::{StoreError, StoreErrorKind};
 use crate::storage::schema::{service_commands, services};
 
-use super::jobs::{JobKind, NewJob, create_job};
+use super::replay_jobs::{NewReplayJob, ReplayJobKind, create_replay_job};
 
 /// A service with what of it outlives a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub struct Registered {
 /// What is to be written of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceChange {
-    /// Its state, by who holds it; the commands up to `obeyed` are in it.
-    Kept { state: Registered, obeyed: CommandId },
+    /// Its state, by who holds it; the commands up to `applied` are in it.
+    Kept { state: Registered, applied: CommandId },
     /// A command, for whoever holds it.
     Asked { service: ServiceId, command: String },
 }
@@ -39,11 +39,11 @@ pub type CommandId = i64;
 
 /// What who wants to hold a service has to know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
-    pub hold: Grant,
+pub struct LeasedService {
+    pub grant: Grant,
     /// Of the service, as it is in the store.
     pub state: Registered,
-    /// What is to be obeyed, in order; empty if another process has to.
+    /// What is to be applied, in order; empty if another process has to.
     pub commands: Vec<(CommandId, String)>,
 }
 
@@ -78,8 +78,8 @@ pub(in crate::storage) fn register(
     on_backend!(connection, c => diesel::insert_into(services::table).values(row).execute(c))?;
     if let Some(from) = start_from.map(|from| from.max(log.earliest)).filter(|from| *from <= log.last) {
         let patterns = patterns.clone();
-        let job = NewJob { kind: JobKind::Replay, service: id, patterns, from, through: log.last };
-        create_job(connection, &job, now)?;
+        let job = NewReplayJob { kind: ReplayJobKind::Replay, service: id, patterns, from, through: log.last };
+        create_replay_job(connection, &job, now)?;
     }
     Ok(Registered { id, paused: None, breaker: None })
 }
@@ -97,14 +97,14 @@ pub(in crate::storage) fn change_service(
     change: &ServiceChange,
 ) -> Result<(), StoreError> {
     match change {
-        ServiceChange::Kept { state: Registered { id, paused, breaker }, obeyed } => {
+        ServiceChange::Kept { state: Registered { id, paused, breaker }, applied } => {
             let update = diesel::update(services::table.find(*id))
                 .set((services::paused.eq(paused.as_deref()), services::breaker.eq(breaker.as_deref())));
             on_backend!(connection, c => update.execute(c))?;
-            if *obeyed > 0 {
+            if *applied > 0 {
                 let done = service_commands::table
                     .filter(service_commands::service.eq(*id))
-                    .filter(service_commands::id.le(*obeyed));
+                    .filter(service_commands::id.le(*applied));
                 on_backend!(connection, c => diesel::delete(done).execute(c))?;
             }
         }
@@ -122,11 +122,11 @@ pub(in crate::storage) fn change_service(
 }
 
 /// What whoever holds, or may hold, a service has to know.
-pub(in crate::storage) fn held(
+pub(in crate::storage) fn leased(
     connection: &mut Connection,
     service: ServiceId,
-    hold: Grant,
-) -> Result<Held, StoreError> {
+    grant: Grant,
+) -> Result<LeasedService, StoreError> {
     type State = (Option<String>, Option<String>);
     let state = services::table.find(service).select((services::paused, services::breaker));
     let (paused, breaker): State = on_backend!(connection, c => state.first(c))?;
@@ -134,11 +134,11 @@ pub(in crate::storage) fn held(
         .filter(service_commands::service.eq(service))
         .order(service_commands::id)
         .select((service_commands::id, service_commands::command));
-    let commands: Vec<(CommandId, String)> = match hold {
+    let commands: Vec<(CommandId, String)> = match grant {
         Grant::Elsewhere => Vec::new(),
         Grant::Kept | Grant::Taken => on_backend!(connection, c => asked.load(c))?,
     };
-    Ok(Held { hold, state: Registered { id: service, paused, breaker }, commands })
+    Ok(LeasedService { grant, state: Registered { id: service, paused, breaker }, commands })
 }
 
 /// The names of all services that the store has ever seen.

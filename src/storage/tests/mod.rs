@@ -2,7 +2,7 @@
 
 mod append;
 mod clock;
-mod durables;
+mod consumers;
 mod faults;
 mod outbox;
 mod outbox_plans;

@@ -1,6 +1,6 @@
 //! The outbox: deliveries with their events, claims, delivery outcomes, jobs, schedules.
 
-mod jobs;
+mod replay_jobs;
 mod services;
 
 use std::time::Duration;
@@ -13,8 +13,9 @@ use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, Selector, ServiceId};
 use crate::storage::{
-    Claim, Claimed, DeliveryFilter, DeliveryOutcome, Group, Held, Job, JobKind, JobState, NewJob, NewService, Outcome,
-    Pending, Reader, Registered, Renewed, RetentionPolicy, Scheduled, ServiceChange, Settled, Turn, Write, Writer,
+    Claim, Claimed, DeliveryFilter, DeliveryOutcome, Group, LeasedService, NewReplayJob, NewService, Outcome, Pending,
+    Reader, Registered, Renewed, ReplayJob, ReplayJobKind, ReplayJobState, RetentionPolicy, SchedulePosition,
+    Scheduled, ServiceChange, Settled, Write, Writer,
 };
 
 const ROWS: usize = 1000;
@@ -101,10 +102,10 @@ impl Outbox {
         self.writer.pending(self.all).expect("counted")
     }
 
-    fn job(&mut self, kind: JobKind, patterns: &[&str], from: EventId, through: EventId) -> i64 {
+    fn job(&mut self, kind: ReplayJobKind, patterns: &[&str], from: EventId, through: EventId) -> i64 {
         let patterns = patterns.iter().map(|text| pattern(text)).collect();
-        let job = NewJob { kind, service: self.all, patterns, from, through };
-        match commit(&mut self.writer, Write::StartJob(job)) {
+        let job = NewReplayJob { kind, service: self.all, patterns, from, through };
+        match commit(&mut self.writer, Write::StartReplayJob(job)) {
             Outcome::Started(id) => id,
             other => panic!("{other:?}"),
         }
@@ -115,7 +116,7 @@ impl Outbox {
         steps.into_iter().map(|(_, renewed)| renewed).collect()
     }
 
-    fn last_job(&self) -> Job {
+    fn last_job(&self) -> ReplayJob {
         run(self.reader.jobs(1)).expect("jobs").remove(0)
     }
 }
@@ -345,11 +346,11 @@ fn schedules_become_events_when_due_with_their_deliveries() {
         let requests = [later(1, 30, "c"), later(2, 10, "a"), later(4, 20, "x"), later(3, 20, "b")];
         assert_eq!(outbox.commit(appends(requests), NOON).events, []);
         assert_eq!(outbox.writer.next_schedule(), Ok(Some(at(10))));
-        let list = |outbox: &Outbox, after: Option<Turn>, limit| -> Vec<Scheduled> {
+        let list = |outbox: &Outbox, after: Option<SchedulePosition>, limit| -> Vec<Scheduled> {
             run(outbox.reader.schedules(after, limit)).expect("schedules")
         };
         let mut paged: Vec<Scheduled> = Vec::new();
-        while let Some(next) = list(&outbox, paged.last().map(|last| last.turn), 1).pop() {
+        while let Some(next) = list(&outbox, paged.last().map(|last| last.position), 1).pop() {
             paged.push(next);
         }
         assert_eq!(paged, list(&outbox, None, 9));

@@ -127,13 +127,13 @@ fn free_space_is_given_back_in_small_steps() {
     let before = fill_and_trim(&store, &mut writer);
     assert!(before > 10_000_000, "{before}");
     let mut steps = 1;
-    while writer.give_back(64).expect("given back") {
+    while writer.release_pages(64).expect("released") {
         steps += 1;
         writer.append(vec![single("b")], at(1)).expect("others go on meanwhile");
     }
     assert!(steps > 30, "{steps}");
     assert!(length(&store) < 2_000_000, "{}", length(&store));
-    assert!(!writer.give_back(64).expect("nothing to do"), "what is kept for the next events is not moved again");
+    assert!(!writer.release_pages(64).expect("nothing to do"), "what is kept for the next events is not moved again");
     assert_eq!(writer.append(vec![single("c")], at(2)).map(|c| c.events[0].id), Ok(5000 + steps));
 }
 
@@ -146,7 +146,7 @@ fn an_old_file_shrinks_once_it_was_compacted() {
     drop(old);
     let mut writer = store.writer();
     let before = fill_and_trim(&store, &mut writer);
-    assert!(!writer.give_back(64).expect("nothing to do"));
+    assert!(!writer.release_pages(64).expect("nothing to do"));
     assert_eq!(length(&store), before);
     drop(writer);
     let compacted = compact(&store.options).expect("compacted").expect("a file");
@@ -155,6 +155,6 @@ fn an_old_file_shrinks_once_it_was_compacted() {
     let mut writer = store.writer();
     assert_eq!(writer.bounds(), Ok(LogBounds { earliest: 4991, last: 5000 }));
     fill_and_trim(&store, &mut writer);
-    while writer.give_back(64).expect("given back") {}
+    while writer.release_pages(64).expect("released") {}
     assert!(length(&store) < 2_000_000, "from then on by itself");
 }

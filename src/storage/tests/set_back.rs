@@ -10,7 +10,7 @@ use super::server::Postgres;
 use super::{NOON, Store, at, on_both, options, run, single};
 use crate::domain::event::{EventId, LogBounds};
 use crate::domain::log::MARGIN;
-use crate::storage::{EventQuery, JobKind, NewJob, Outcome, RetentionPolicy, StoreUrl, Write, Writer};
+use crate::storage::{EventQuery, NewReplayJob, Outcome, ReplayJobKind, RetentionPolicy, StoreUrl, Write, Writer};
 
 fn path(store: &Store) -> &Path {
     match &store.options.url {
@@ -88,8 +88,9 @@ fn what_tells_of_it_comes_before_all_other_writes() {
     drop(writer);
     put_back(&store, &backup);
     let mut writer = store.writer();
-    let job = NewJob { kind: JobKind::Replay, service: 1, patterns: Vec::new(), from: 1, through: EventId::MAX };
-    let list = vec![Write::StartJob(job), Write::Append(single("a"))];
+    let job =
+        NewReplayJob { kind: ReplayJobKind::Replay, service: 1, patterns: Vec::new(), from: 1, through: EventId::MAX };
+    let list = vec![Write::StartReplayJob(job), Write::Append(single("a"))];
     let done = writer.commit(&mut list.into(), &Default::default(), at(2)).expect("committed");
     let told = 2 + MARGIN + 1;
     assert_eq!(done.outcomes[0], Outcome::Started(1));

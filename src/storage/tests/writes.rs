@@ -8,7 +8,8 @@ use super::{NOON, Store, appends, at, commit, event, on_both, run, single};
 use crate::domain::consumer::ConsumerPolicy;
 use crate::domain::event::{Append, AppendOutcome, LogBounds, NewEvent, Schedule, ScheduleId};
 use crate::storage::{
-    Alteration, ConsumerChange, Group, JobKind, NewConsumer, NewJob, Outcome, Settled, StoreErrorKind, Write, Writer,
+    Alteration, ConsumerChange, Group, NewConsumer, NewReplayJob, Outcome, ReplayJobKind, Settled, StoreErrorKind,
+    Write, Writer,
 };
 
 fn append(name: &str) -> Write {
@@ -27,22 +28,22 @@ fn scheduled(id: u128) -> Outcome {
 /// A durable subscription, and a change of it that tells of something.
 fn durable(writer: &mut Writer) -> ConsumerChange {
     let policy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
-    let new = NewConsumer { name: "d".to_owned(), pattern: ">".to_owned(), filter: None, floor: 0, policy };
+    let new = NewConsumer { name: "d".to_owned(), pattern: ">".to_owned(), filter: None, ack_floor: 0, policy };
     let Outcome::Opened(Some(record)) = commit(writer, Write::OpenConsumer { new, max: 1 }) else { panic!("no room") };
     ConsumerChange {
         service: record.service,
-        epoch: record.epoch,
-        floor: 1,
+        fencing_epoch: record.fencing_epoch,
+        ack_floor: 1,
         marks: Vec::new(),
-        forget: Vec::new(),
+        passed_marks: Vec::new(),
         dead: Vec::new(),
         renewed: Vec::new(),
         events: vec![event("told", "{}")],
     }
 }
 
-fn seek(floor: i64) -> Write {
-    Write::AlterConsumer { name: "d".to_owned(), alteration: Alteration::Seek(floor) }
+fn seek(ack_floor: i64) -> Write {
+    Write::AlterConsumer { name: "d".to_owned(), alteration: Alteration::Seek(ack_floor) }
 }
 
 #[test]
@@ -50,8 +51,9 @@ fn a_job_makes_anew_what_was_appended_before_it() {
     on_both(|store| {
         let mut outbox = Outbox::new(&store);
         let patterns = vec![pattern("order.>")];
-        let job = NewJob { kind: JobKind::Replay, service: outbox.all, patterns, from: 1, through: i64::MAX };
-        let list = vec![append("order.one"), Write::StartJob(job), append("order.two")];
+        let job =
+            NewReplayJob { kind: ReplayJobKind::Replay, service: outbox.all, patterns, from: 1, through: i64::MAX };
+        let list = vec![append("order.one"), Write::StartReplayJob(job), append("order.two")];
         // For nobody: the deliveries are those of the job.
         let done = outbox.writer.commit(&mut list.into(), &Default::default(), NOON).expect("committed");
         assert_eq!(done.outcomes, [stored(1, 1), Outcome::Started(1), stored(2, 2)]);
@@ -98,7 +100,7 @@ fn a_durable_subscription_that_is_moved_in_the_list_voids_what_comes_after() {
         assert_eq!(done.outcomes, expected);
         let names: Vec<&str> = done.events.iter().map(|event| event.name.as_str()).collect();
         assert_eq!(names, ["a", "told", "b", "c", "d"]);
-        assert_eq!(run(store.reader().durables()).expect("list")[0].floor, 0);
+        assert_eq!(run(store.reader().consumers()).expect("list")[0].ack_floor, 0);
     });
 }
 
@@ -118,7 +120,7 @@ fn outcomes_stand_where_their_writes_do() {
             twice,
             Write::Append(Append::single(bad)),
             keyed(),
-            Write::CancelJob(7),
+            Write::CancelReplayJob(7),
             Write::Settle(Vec::new()),
             append("b"),
             keyed(),
@@ -153,7 +155,7 @@ fn a_write_that_the_store_cannot_hold_leaves_nothing_of_its_list() {
     outbox.commit(appends([single("a")]), NOON);
     let reason = Some("a\0b".to_owned());
     let bad = crate::storage::DeliveryOutcome { reason, ..end(outbox.all, 1, 1, Settled::Retry(NOON)) };
-    let mut group = vec![append("b"), Write::CancelJob(1), Write::Settle(vec![bad])].into();
+    let mut group = vec![append("b"), Write::CancelReplayJob(1), Write::Settle(vec![bad])].into();
     let failed = outbox.writer.commit(&mut group, &Default::default(), NOON).map_err(|error| error.kind);
     assert_eq!(failed, Err(StoreErrorKind::Invalid));
     assert_eq!(group.writes[0], append("b"), "it can be tried in parts");

@@ -82,7 +82,7 @@ async fn floor(edge: &Edge, seek: Seek) -> Result<EventId, ApiError> {
 }
 
 async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
-    let stored = edge.parts.reader.durables().await?;
+    let stored = edge.parts.reader.consumers().await?;
     let here = in_time(&edge.parts.actors.consumers, ListConsumers).await.unwrap_or_default();
     let here: HashMap<String, ConsumerStatus> = here.into_iter().map(|status| (status.name.clone(), status)).collect();
     let last = edge.parts.position.last();
@@ -90,15 +90,15 @@ async fn all(edge: &Edge) -> Result<Vec<Value>, ApiError> {
 }
 
 fn describe(record: &ConsumerRecord, here: Option<&ConsumerStatus>, last: EventId) -> Value {
-    let ConsumerRecord { service: _, name, pattern, filter, epoch: _, floor, policy, created_at } = record;
+    let ConsumerRecord { service: _, name, pattern, filter, fencing_epoch: _, ack_floor, policy, created_at } = record;
     // The ack floor is shown as it is stored, but the lag is computed from the newest one.
-    let settled = here.map_or(*floor, |status| status.ack_floor.max(*floor));
+    let settled = here.map_or(*ack_floor, |status| status.ack_floor.max(*ack_floor));
     json!({
         "name": name,
         "event_name": pattern,
         "filter": filter.as_deref().and_then(|json| serde_json::from_str::<Value>(json).ok()),
         "state": here.map_or("idle", |status| status.state),
-        "floor": floor,
+        "floor": ack_floor,
         "lag": (last - settled).max(0),
         "members": here.map_or(0, |status| status.members),
         "in_flight": here.map_or(0, |status| status.in_flight),

@@ -49,7 +49,7 @@ pub async fn destinations<'a>(
     });
     let mut all: Vec<Destination<'_>> = services.collect();
     if !all.iter().any(|destination| Some(&*destination.name) == wanted) {
-        let durables = edge.parts.reader.durables().await?;
+        let durables = edge.parts.reader.consumers().await?;
         let durable = |durable: crate::storage::ConsumerRecord| Destination {
             name: service_name(&durable.name),
             id: Some(durable.service),

@@ -24,7 +24,7 @@ pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     let reports = observe(&edge).await?;
     let services: Vec<Value> =
         edge.parts.services.iter().map(|of| service(of, &event, report_of(of, &reports))).collect();
-    let durables = edge.parts.reader.durables().await?;
+    let durables = edge.parts.reader.consumers().await?;
     let durables: Vec<Value> = durables.iter().map(|record| durable(record, &event)).collect();
     let find = FindSubscribers { name: event.name.clone(), payload: event.payload.clone(), limit: LISTED };
     let mut found = Reach::default();

@@ -12,7 +12,7 @@ use crate::domain::event::EventId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::job_request::JobRequest;
-use crate::storage::{Counting, Job, JobKind, NewJob, Outcome, Write};
+use crate::storage::{Counting, NewReplayJob, Outcome, ReplayJob, ReplayJobKind, Write};
 use crate::web::query::{DEFAULT_LIMIT, MAX_LIMIT, Query};
 use crate::web::reply::{self, Refusal};
 use crate::web::write::commit;
@@ -31,13 +31,13 @@ pub async fn redrive(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         let event = edge.parts.reader.event(id).await?;
         event.ok_or_else(|| ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}")))?;
     }
-    make_anew(&edge, JobKind::Redrive, request).await
+    make_anew(&edge, ReplayJobKind::Redrive, request).await
 }
 
 /// Starts jobs that deliver stored events to a service, whether it had them before or not.
 pub async fn replay(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let request = JobRequest::replay(&body::read_json(&req, payload, MAX_BODY, &edge).await?)?;
-    make_anew(&edge, JobKind::Replay, request).await
+    make_anew(&edge, ReplayJobKind::Replay, request).await
 }
 
 /// Answers with the jobs, the newest first.
@@ -47,7 +47,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     let reader = &edge.parts.reader;
     let jobs = reader.jobs(limit).await?;
     let names = reader.service_names().await?;
-    let row = |Job { id, job, next_id, touched, state, created_at, updated_at }: Job| {
+    let row = |ReplayJob { id, job, next_id, touched, state, created_at, updated_at }: ReplayJob| {
         json!({
             "id": id,
             "kind": job.kind.as_str(),
@@ -69,7 +69,7 @@ pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Res
     Query::parse(&req, &[], &[])?;
     let unknown = || ApiError::new(ErrorCode::JobNotFound, format!("there is no job {id}"));
     let number: i64 = id.parse().map_err(|_| unknown())?;
-    if commit(&edge, Write::CancelJob(number)).await? == Outcome::Changed(true) {
+    if commit(&edge, Write::CancelReplayJob(number)).await? == Outcome::Changed(true) {
         return Ok(reply::ok("Job cancelled.", b"null"));
     }
     let job = edge.parts.reader.job(number).await?.ok_or_else(unknown)?;
@@ -78,13 +78,13 @@ pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Res
 }
 
 /// Starts a job for each service that has deliveries to make, or only counts them.
-async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<HttpResponse, Refusal> {
+async fn make_anew(edge: &Edge, kind: ReplayJobKind, request: JobRequest) -> Result<HttpResponse, Refusal> {
     let wanted = request.service.as_deref();
     let found = destinations(edge, wanted, ErrorCode::InvalidField).await?;
     if let (Some(_), [destination]) = (wanted, &found[..]) {
         let reason = match (destination.kind, kind) {
             (Kind::Orphan, _) => Some("is not configured: move its deliveries with /admin/deliveries/move"),
-            (Kind::Durable, JobKind::Replay) => {
+            (Kind::Durable, ReplayJobKind::Replay) => {
                 Some("is a durable subscription: move it with /admin/durables/{name}/seek")
             }
             (Kind::Durable | Kind::Service(_), _) => None,
@@ -103,7 +103,7 @@ async fn make_anew(edge: &Edge, kind: JobKind, request: JobRequest) -> Result<Ht
         let is_nothing = counted.count == 0 && counted.is_complete();
         let job_id = match request.dry_run || is_nothing {
             true => None,
-            false => match commit(edge, Write::StartJob(job)).await? {
+            false => match commit(edge, Write::StartReplayJob(job)).await? {
                 Outcome::Started(id) => Some(id),
                 _ => None,
             },
@@ -139,18 +139,18 @@ async fn range(edge: &Edge, request: &JobRequest) -> Result<(EventId, EventId), 
 /// replay.
 fn new_job(
     destination: &Destination<'_>,
-    kind: JobKind,
+    kind: ReplayJobKind,
     patterns: &[Pattern],
     from: EventId,
     through: EventId,
-) -> Result<NewJob, ApiError> {
+) -> Result<NewReplayJob, ApiError> {
     let unregistered = || ApiError::transient(ErrorCode::StoreUnavailable, "the store does not know the service yet");
     let patterns = match (kind, destination.service()) {
-        (JobKind::Replay, Some(service)) if patterns.is_empty() => {
+        (ReplayJobKind::Replay, Some(service)) if patterns.is_empty() => {
             service.config.routes.iter().map(|route| route.event.clone()).collect()
         }
-        (JobKind::Replay | JobKind::Redrive, _) => patterns.to_vec(),
+        (ReplayJobKind::Replay | ReplayJobKind::Redrive, _) => patterns.to_vec(),
     };
     let id = destination.id.ok_or_else(unregistered)?;
-    Ok(NewJob { kind, service: id, patterns, from, through })
+    Ok(NewReplayJob { kind, service: id, patterns, from, through })
 }

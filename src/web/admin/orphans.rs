@@ -8,7 +8,7 @@ use super::{find_service, known_services};
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::job_request::{CancelRequest, MoveRequest};
-use crate::storage::{Orphan, Outcome, Settling, Shifted, Write};
+use crate::storage::{Orphan, OrphanAction, OrphansSettled, Outcome, Write};
 use crate::web::reply::{self, Refusal};
 use crate::web::write::commit;
 use crate::web::{Edge, body};
@@ -34,17 +34,17 @@ pub async fn move_to(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         let known = known_services(&edge).join(", ");
         ApiError::field(ErrorCode::InvalidField, "to", format!("must be a configured service (known: {known})"))
     })?;
-    let done = settle(&edge, &orphan, Settling::MoveTo(receiver), dry_run).await?;
+    let done = settle(&edge, &orphan, OrphanAction::MoveTo(receiver), dry_run).await?;
     let (open, dead) = match dry_run {
         true => (orphan.pending.open(), orphan.pending.dead),
         false => (done.open.iter().sum(), done.dead),
     };
     if !dry_run {
-        log::info!(from = from.as_str(), to = to.as_str(), pending = open, dead, doubles = done.doubles; "deliveries moved");
+        log::info!(from = from.as_str(), to = to.as_str(), pending = open, dead, doubles = done.duplicates; "deliveries moved");
     }
     let data = json!({
         "dry_run": dry_run, "from": from, "to": to,
-        "count": open + dead, "pending": open, "dead": dead, "doubles": done.doubles,
+        "count": open + dead, "pending": open, "dead": dead, "doubles": done.duplicates,
     });
     Ok(reply::ok(if dry_run { NOTHING_DONE } else { "Moved." }, data.to_string().as_bytes()))
 }
@@ -54,7 +54,7 @@ pub async fn cancel(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Res
     let CancelRequest { service, dry_run } =
         CancelRequest::parse(&body::read_json(&req, payload, MAX_BODY, &edge).await?)?;
     let orphan = find(&edge, "service", &service).await?;
-    let done = settle(&edge, &orphan, Settling::Cancel, dry_run).await?;
+    let done = settle(&edge, &orphan, OrphanAction::Cancel, dry_run).await?;
     let count: i64 = if dry_run { orphan.pending.open() } else { done.open.iter().sum() };
     if !dry_run {
         log::info!(service = service.as_str(), count; "deliveries cancelled");
@@ -87,14 +87,14 @@ async fn find(edge: &Edge, field: &str, name: &str) -> Result<Orphan, ApiError> 
 
 /// Moves or cancels deliveries in steps, so that appends are committed in between. Completed steps stay if a later one
 /// fails.
-async fn settle(edge: &Edge, orphan: &Orphan, settling: Settling, dry_run: bool) -> Result<Shifted, ApiError> {
-    let mut total = Shifted::default();
+async fn settle(edge: &Edge, orphan: &Orphan, action: OrphanAction, dry_run: bool) -> Result<OrphansSettled, ApiError> {
+    let mut total = OrphansSettled::default();
     let from: ServiceId = orphan.service;
     if dry_run {
         return Ok(total);
     }
     loop {
-        let Outcome::Shifted(step) = commit(edge, Write::SettleOrphans { from, settling }).await? else {
+        let Outcome::OrphansSettled(step) = commit(edge, Write::SettleOrphans { from, action }).await? else {
             return Ok(total);
         };
         if step.is_nothing() {
@@ -102,6 +102,6 @@ async fn settle(edge: &Edge, orphan: &Orphan, settling: Settling, dry_run: bool)
         }
         total.open.iter_mut().zip(step.open).for_each(|(total, step)| *total += step);
         total.dead += step.dead;
-        total.doubles += step.doubles;
+        total.duplicates += step.duplicates;
     }
 }

@@ -12,7 +12,7 @@ use crate::storage::{ConsumerChange, ConsumerRecord, DeadLetter, DeliveryOutcome
 /// For `epoch`, of the time `at`.
 pub fn change(record: &ConsumerRecord, epoch: i64, changes: &Changes<Event>, at: Timestamp) -> ConsumerChange {
     let (service, name) = (record.service, record.name.as_str());
-    let Changes { ack_floor, marks, forget, dead, renewed, revision: _ } = changes;
+    let Changes { ack_floor, marks, passed_marks, dead, renewed, revision: _ } = changes;
     let outcome = |(event_id, attempts): &(EventId, u32)| DeliveryOutcome {
         service,
         event_id: *event_id,
@@ -40,10 +40,10 @@ pub fn change(record: &ConsumerRecord, epoch: i64, changes: &Changes<Event>, at:
     };
     ConsumerChange {
         service,
-        epoch,
-        floor: *ack_floor,
+        fencing_epoch: epoch,
+        ack_floor: *ack_floor,
         marks: marks.clone(),
-        forget: forget.clone(),
+        passed_marks: passed_marks.clone(),
         dead: dead.iter().map(letter).collect(),
         renewed: renewed.iter().map(outcome).collect(),
         events: dead.iter().filter_map(event).collect(),

@@ -303,7 +303,7 @@ impl Consumer {
 impl Consumer {
     /// Every event up to here is settled.
     pub fn ack_floor(&self) -> EventId {
-        self.durable().map_or(self.record.floor, ConsumerState::ack_floor)
+        self.durable().map_or(self.record.ack_floor, ConsumerState::ack_floor)
     }
 
     /// What has become of an event here, while it is held.
@@ -323,7 +323,7 @@ impl Consumer {
             held_by: self.lease.holder().and_then(Holder::held_by).map(HeldBy::as_str),
             waiting: durable.map_or(0, ConsumerState::not_in_flight),
             ack_floor: self.ack_floor(),
-            cursor: durable.map_or(self.record.floor, ConsumerState::cursor),
+            cursor: durable.map_or(self.record.ack_floor, ConsumerState::cursor),
             delivered: self.counts.delivered,
             redelivered: self.counts.redelivered,
             acknowledged: self.counts.acknowledged,

@@ -14,14 +14,14 @@ fn a_new_service_begins_where_it_wants_to_and_only_once() {
         let (first, again) = (known(Some(4)), known(Some(1)));
         assert_eq!(first, again);
         let job = outbox.last_job();
-        assert_eq!((job.id, job.job.kind, job.job.service), (1, JobKind::Replay, first[1].id));
+        assert_eq!((job.id, job.job.kind, job.job.service), (1, ReplayJobKind::Replay, first[1].id));
         assert_eq!((job.job.from, job.job.through), (4, 5));
         assert_eq!(outbox.step(NOON), [renewed(2, 0)]);
         // Nothing is there for one that begins with what comes.
         outbox.writer.register(&[service("later", Some(6))], NOON).expect("registered");
         assert_eq!(outbox.last_job().id, 1);
         let state = Registered { id: first[1].id, paused: Some("why".into()), breaker: Some("{}".into()) };
-        let change = ServiceChange::Kept { state, obeyed: 0 };
+        let change = ServiceChange::Kept { state, applied: 0 };
         outbox.commit(vec![Write::ChangeService(change)], NOON);
         let known = outbox.writer.register(&[service("late", None)], NOON).expect("registered");
         assert_eq!((known[0].paused.as_deref(), known[0].breaker.as_deref()), (Some("why"), Some("{}")));
@@ -33,7 +33,7 @@ fn a_service_is_held_by_one_writer_for_as_long_as_it_is_connected() {
     let store = Store::postgres();
     let [mut first, mut second] = [Outbox::new(&store), Outbox::new(&store)];
     let (all, orders) = (first.all, first.orders);
-    let hold = |outbox: &mut Outbox, service| outbox.writer.hold(service).expect("an answer").hold;
+    let hold = |outbox: &mut Outbox, service| outbox.writer.lease_service(service).expect("an answer").grant;
     assert_eq!((hold(&mut first, all), hold(&mut second, all)), (Grant::Taken, Grant::Elsewhere));
     assert_eq!((hold(&mut first, all), hold(&mut second, orders)), (Grant::Kept, Grant::Taken));
     drop(first);
@@ -52,18 +52,18 @@ fn commands_wait_for_who_holds_the_service_until_they_are_obeyed() {
         let service = outbox.all;
         let change = |outbox: &mut Outbox, change| {
             outbox.commit(vec![Write::ChangeService(change)], NOON);
-            outbox.writer.hold(service).expect("held")
+            outbox.writer.lease_service(service).expect("held")
         };
         let ask = |command: &str| ServiceChange::Asked { service, command: command.into() };
         let mut held = ["pause", "open", "pause"].map(|command| change(&mut outbox, ask(command)))[2].clone();
-        let names = |held: &Held| held.commands.iter().map(|(_, command)| command.clone()).collect::<Vec<_>>();
+        let names = |held: &LeasedService| held.commands.iter().map(|(_, command)| command.clone()).collect::<Vec<_>>();
         assert_eq!(names(&held), ["open", "pause"], "each once, the last one last");
-        let (obeyed, _) = held.commands[0];
+        let (applied, _) = held.commands[0];
         held.state.paused = Some("why".into());
-        let after = change(&mut outbox, ServiceChange::Kept { state: held.state.clone(), obeyed });
+        let after = change(&mut outbox, ServiceChange::Kept { state: held.state.clone(), applied });
         assert_eq!((names(&after), &after.state), (vec!["pause".to_owned()], &held.state));
         let last = after.commands[0].0;
-        let none = change(&mut outbox, ServiceChange::Kept { state: held.state, obeyed: last });
+        let none = change(&mut outbox, ServiceChange::Kept { state: held.state, applied: last });
         assert_eq!(none.commands, []);
         assert!(change(&mut outbox, ask("resume")).commands[0].0 > last, "a number is never used again");
     });

@@ -25,14 +25,14 @@ const COUNT_ROWS: usize = 256;
 
 /// What a job makes anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JobKind {
+pub enum ReplayJobKind {
     /// Dead deliveries.
     Redrive,
     /// Events, whether they were delivered before or not.
     Replay,
 }
 
-impl JobKind {
+impl ReplayJobKind {
     /// The name in the store and on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -44,13 +44,13 @@ impl JobKind {
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JobState {
+pub enum ReplayJobState {
     Running,
     Done,
     Cancelled,
 }
 
-impl JobState {
+impl ReplayJobState {
     /// The name in the store and on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -63,8 +63,8 @@ impl JobState {
 
 /// A job to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewJob {
-    pub kind: JobKind,
+pub struct NewReplayJob {
+    pub kind: ReplayJobKind,
     pub service: ServiceId,
     /// Any of these; none stands for all events.
     pub patterns: Vec<Pattern>,
@@ -76,30 +76,34 @@ pub struct NewJob {
 
 /// A job as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
+pub struct ReplayJob {
     pub id: i64,
-    pub job: NewJob,
+    pub job: NewReplayJob,
     /// Where it goes on; beyond `job.through` at the end.
     pub next_id: EventId,
     /// Deliveries made anew so far.
     pub touched: i64,
-    pub state: JobState,
+    pub state: ReplayJobState,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
 /// Writes the job down, for no more than is in the log now; returns its number.
-pub(in crate::storage) fn start_job(
+pub(in crate::storage) fn start_replay_job(
     connection: &mut Connection,
-    job: &NewJob,
+    job: &NewReplayJob,
     now: Timestamp,
 ) -> Result<i64, StoreError> {
     let through = job.through.min(position::bounds(connection)?.last);
-    create_job(connection, &NewJob { through, ..job.clone() }, now)
+    create_replay_job(connection, &NewReplayJob { through, ..job.clone() }, now)
 }
 
 /// Writes the job down; returns its number.
-pub(super) fn create_job(connection: &mut Connection, job: &NewJob, now: Timestamp) -> Result<i64, StoreError> {
+pub(super) fn create_replay_job(
+    connection: &mut Connection,
+    job: &NewReplayJob,
+    now: Timestamp,
+) -> Result<i64, StoreError> {
     let last = delivery_jobs::table.select(delivery_jobs::id).order(delivery_jobs::id.desc()).limit(1);
     let last: Option<i64> = on_backend!(connection, c => last.first(c).optional())?;
     let id = last.unwrap_or(0) + 1;
@@ -113,7 +117,7 @@ pub(super) fn create_job(connection: &mut Connection, job: &NewJob, now: Timesta
         delivery_jobs::patterns.eq(patterns),
         delivery_jobs::next_id.eq(job.from),
         delivery_jobs::through_id.eq(job.through),
-        delivery_jobs::state.eq(JobState::Running.as_str()),
+        delivery_jobs::state.eq(ReplayJobState::Running.as_str()),
         delivery_jobs::created_at.eq(now.0),
         delivery_jobs::updated_at.eq(now.0),
     );
@@ -122,17 +126,21 @@ pub(super) fn create_job(connection: &mut Connection, job: &NewJob, now: Timesta
 }
 
 /// Stops a running job; whether it was running. What it has made anew stays so.
-pub(in crate::storage) fn cancel_job(connection: &mut Connection, id: i64, now: Timestamp) -> Result<bool, StoreError> {
-    let running = delivery_jobs::table.find(id).filter(delivery_jobs::state.eq(JobState::Running.as_str()));
+pub(in crate::storage) fn cancel_replay_job(
+    connection: &mut Connection,
+    id: i64,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let running = delivery_jobs::table.find(id).filter(delivery_jobs::state.eq(ReplayJobState::Running.as_str()));
     let update = diesel::update(running)
-        .set((delivery_jobs::state.eq(JobState::Cancelled.as_str()), delivery_jobs::updated_at.eq(now.0)));
+        .set((delivery_jobs::state.eq(ReplayJobState::Cancelled.as_str()), delivery_jobs::updated_at.eq(now.0)));
     Ok(on_backend!(connection, c => update.execute(c))? > 0)
 }
 
 type Row = (i64, String, ServiceId, String, i64, i64, i64, String, i64, i64);
 
 /// One job.
-pub(in crate::storage) fn job(connection: &mut Connection, id: i64) -> Result<Option<Job>, StoreError> {
+pub(in crate::storage) fn job(connection: &mut Connection, id: i64) -> Result<Option<ReplayJob>, StoreError> {
     let query = delivery_jobs::table.find(id);
     let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
     Ok(row.map(read))
@@ -143,10 +151,10 @@ pub(in crate::storage) fn jobs(
     connection: &mut Connection,
     running: bool,
     limit: usize,
-) -> Result<Vec<Job>, StoreError> {
+) -> Result<Vec<ReplayJob>, StoreError> {
     let query = delivery_jobs::table.order(delivery_jobs::id.desc()).limit(limit as i64);
     let rows: Vec<Row> = if running {
-        let query = query.filter(delivery_jobs::state.eq(JobState::Running.as_str()));
+        let query = query.filter(delivery_jobs::state.eq(ReplayJobState::Running.as_str()));
         on_backend!(connection, c => query.load(c))?
     } else {
         on_backend!(connection, c => query.load(c))?
@@ -154,13 +162,13 @@ pub(in crate::storage) fn jobs(
     Ok(rows.into_iter().map(read).collect())
 }
 
-fn read((id, kind, service, patterns, next_id, through, touched, state, created_at, updated_at): Row) -> Job {
+fn read((id, kind, service, patterns, next_id, through, touched, state, created_at, updated_at): Row) -> ReplayJob {
     let texts: Vec<String> = serde_json::from_str(&patterns).unwrap_or_default();
-    let kind = if kind == JobKind::Redrive.as_str() { JobKind::Redrive } else { JobKind::Replay };
-    let states = [JobState::Running, JobState::Cancelled];
-    Job {
+    let kind = if kind == ReplayJobKind::Redrive.as_str() { ReplayJobKind::Redrive } else { ReplayJobKind::Replay };
+    let states = [ReplayJobState::Running, ReplayJobState::Cancelled];
+    ReplayJob {
         id,
-        job: NewJob {
+        job: NewReplayJob {
             kind,
             service,
             patterns: texts.into_iter().filter_map(|text| Pattern::parse(text).ok()).collect(),
@@ -169,7 +177,7 @@ fn read((id, kind, service, patterns, next_id, through, touched, state, created_
         },
         next_id,
         touched,
-        state: states.into_iter().find(|s| s.as_str() == state).unwrap_or(JobState::Done),
+        state: states.into_iter().find(|s| s.as_str() == state).unwrap_or(ReplayJobState::Done),
         created_at: Timestamp(created_at),
         updated_at: Timestamp(updated_at),
     }
@@ -187,9 +195,9 @@ pub struct Renewed {
 /// Makes a bounded number of deliveries anew. None if it has to wait for those that it made before.
 ///
 /// A replay leaves out what the service's own route does not allow. Within a transaction that holds the writer's lock.
-pub(in crate::storage) fn job_step(
+pub(in crate::storage) fn replay_step(
     connection: &mut Connection,
-    job: &Job,
+    job: &ReplayJob,
     routes: &Routes,
     now: Timestamp,
 ) -> Result<Option<Renewed>, StoreError> {
@@ -211,8 +219,8 @@ pub(in crate::storage) fn job_step(
             renewed.dead += i64::from(was == Some(DeliveryState::Dead));
         }
     }
-    let state = if next_id > job.job.through { JobState::Done } else { JobState::Running };
-    let running = delivery_jobs::table.find(job.id).filter(delivery_jobs::state.eq(JobState::Running.as_str()));
+    let state = if next_id > job.job.through { ReplayJobState::Done } else { ReplayJobState::Running };
+    let running = delivery_jobs::table.find(job.id).filter(delivery_jobs::state.eq(ReplayJobState::Running.as_str()));
     let update = diesel::update(running).set((
         delivery_jobs::next_id.eq(next_id),
         delivery_jobs::touched.eq(delivery_jobs::touched + renewed.open),
@@ -228,13 +236,13 @@ type Found = Vec<(EventId, Option<String>)>;
 /// What `job` would make anew of its next piece, and where to go on after it.
 fn find(
     connection: &mut Connection,
-    job: &NewJob,
+    job: &NewReplayJob,
     route: Option<&Route>,
     max_rows: usize,
 ) -> Result<(Found, EventId), StoreError> {
     match job.kind {
-        JobKind::Redrive => dead(connection, job, max_rows),
-        JobKind::Replay => matching(connection, job, route, max_rows),
+        ReplayJobKind::Redrive => dead(connection, job, max_rows),
+        ReplayJobKind::Replay => matching(connection, job, route, max_rows),
     }
 }
 
@@ -242,7 +250,7 @@ fn find(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counting {
     /// What is left of it.
-    pub job: NewJob,
+    pub job: NewReplayJob,
     /// What it does not allow is not counted in a replay.
     pub route: Option<Route>,
     pub count: usize,
@@ -250,7 +258,7 @@ pub struct Counting {
 
 impl Counting {
     /// Nothing is counted yet.
-    pub fn new(job: NewJob, route: Option<Route>) -> Self {
+    pub fn new(job: NewReplayJob, route: Option<Route>) -> Self {
         Self { job, route, count: 0 }
     }
 
@@ -269,7 +277,7 @@ impl Counting {
 }
 
 /// The next dead deliveries of the job, and where to go on after them.
-fn dead(connection: &mut Connection, job: &NewJob, max_rows: usize) -> Result<(Found, EventId), StoreError> {
+fn dead(connection: &mut Connection, job: &NewReplayJob, max_rows: usize) -> Result<(Found, EventId), StoreError> {
     let mut found: Vec<(i64, Option<String>, String)> = Vec::new();
     for lane in Lane::ALL {
         let query = deliveries::table
@@ -304,7 +312,7 @@ fn dead(connection: &mut Connection, job: &NewJob, max_rows: usize) -> Result<(F
 /// The next events of the job, and where to go on after them.
 fn matching(
     connection: &mut Connection,
-    job: &NewJob,
+    job: &NewReplayJob,
     route: Option<&Route>,
     max_rows: usize,
 ) -> Result<(Found, EventId), StoreError> {
@@ -335,7 +343,7 @@ fn renew(
     service: ServiceId,
     event_id: EventId,
     key: Option<String>,
-    kind: JobKind,
+    kind: ReplayJobKind,
     now: Timestamp,
 ) -> Result<Option<Option<DeliveryState>>, StoreError> {
     let was = deliveries::table.find((event_id, service)).select(deliveries::state);
@@ -347,13 +355,15 @@ fn renew(
         deliveries::due_at.eq(now.0),
     );
     match (was, kind) {
-        (Some(DeliveryState::Waiting | DeliveryState::Retrying), _) | (None, JobKind::Redrive) => return Ok(None),
+        (Some(DeliveryState::Waiting | DeliveryState::Retrying), _) | (None, ReplayJobKind::Redrive) => {
+            return Ok(None);
+        }
         (Some(DeliveryState::Delivered | DeliveryState::Dead), _) => {
             let settled = deliveries::table.find((event_id, service));
             let update = diesel::update(settled).set((anew, deliveries::spent.eq(deliveries::attempts)));
             on_backend!(connection, c => update.execute(c))?;
         }
-        (None, JobKind::Replay) => {
+        (None, ReplayJobKind::Replay) => {
             let row =
                 (deliveries::event_id.eq(event_id), deliveries::service.eq(service), deliveries::key.eq(key), anew);
             on_backend!(connection, c => diesel::insert_into(deliveries::table).values(row).execute(c))?;

@@ -31,7 +31,7 @@ pub struct NewConsumer {
     /// JSON.
     pub filter: Option<String>,
     /// Events up to here are none of its business.
-    pub floor: EventId,
+    pub ack_floor: EventId,
     pub policy: ConsumerPolicy,
 }
 
@@ -43,9 +43,9 @@ pub struct ConsumerRecord {
     pub pattern: String,
     pub filter: Option<String>,
     /// Changes when an operator moves it.
-    pub epoch: i64,
+    pub fencing_epoch: i64,
     /// Every event up to here is settled.
-    pub floor: EventId,
+    pub ack_floor: EventId,
     pub policy: ConsumerPolicy,
     pub created_at: Timestamp,
 }
@@ -64,7 +64,7 @@ impl ConsumerRecord {
 /// A durable subscription whose deliveries are up to this process, or another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeasedConsumer {
-    pub hold: Grant,
+    pub grant: Grant,
     pub record: ConsumerRecord,
     /// Above the floor, in the order of ids; none if they are known, or another process holds it.
     pub marks: Option<Vec<(EventId, Mark)>>,
@@ -77,10 +77,10 @@ pub struct LeasedConsumer {
 pub struct ConsumerChange {
     pub service: ServiceId,
     /// Void if it is no longer this.
-    pub epoch: i64,
-    pub floor: EventId,
+    pub fencing_epoch: i64,
+    pub ack_floor: EventId,
     pub marks: Vec<(EventId, Mark)>,
-    pub forget: Vec<EventId>,
+    pub passed_marks: Vec<EventId>,
     pub dead: Vec<DeadLetter>,
     /// Acknowledgements of what was made anew.
     pub renewed: Vec<DeliveryOutcome>,
@@ -113,13 +113,23 @@ pub struct DeadLetter {
 type Row = (ServiceId, String, String, Option<String>, i64, i64, i64, i32, i32, i64);
 
 fn record(row: Row) -> ConsumerRecord {
-    let (service, name, pattern, filter, epoch, floor, ack_wait_us, max_in_flight, max_deliver, created_at) = row;
+    let (service, name, pattern, filter, fencing_epoch, ack_floor, ack_wait_us, max_in_flight, max_deliver, created_at) =
+        row;
     let policy = ConsumerPolicy {
         ack_wait: Duration::from_micros(u64::try_from(ack_wait_us).unwrap_or(0)),
         max_in_flight: u32::try_from(max_in_flight).unwrap_or(1),
         max_deliver: u32::try_from(max_deliver).unwrap_or(0),
     };
-    ConsumerRecord { service, name, pattern, filter, epoch, floor, policy, created_at: Timestamp(created_at) }
+    ConsumerRecord {
+        service,
+        name,
+        pattern,
+        filter,
+        fencing_epoch,
+        ack_floor,
+        policy,
+        created_at: Timestamp(created_at),
+    }
 }
 
 /// Finds the one of this name.
@@ -155,7 +165,7 @@ pub(super) fn open(
         durables::filter.eq(new.filter.as_deref()),
         // Never that of an earlier one of the same number.
         durables::epoch.eq(now.0),
-        durables::floor.eq(new.floor),
+        durables::floor.eq(new.ack_floor),
         durables::created_at.eq(now.0),
         policy_columns(&new.policy),
     );
@@ -181,7 +191,7 @@ fn policy_columns(policy: &ConsumerPolicy) -> PolicyColumns {
 pub(super) fn alter(connection: &mut Connection, name: &str, alteration: &Alteration) -> Result<bool, StoreError> {
     match alteration {
         Alteration::Policy(policy) => set_policy(connection, name, policy),
-        Alteration::Seek(floor) => seek(connection, name, *floor),
+        Alteration::Seek(ack_floor) => seek(connection, name, *ack_floor),
         Alteration::Delete => delete(connection, name),
     }
 }
@@ -212,10 +222,10 @@ pub(super) fn begin_epochs(connection: &mut Connection, services: &[ServiceId]) 
 /// What is stored of these, for whoever holds them or may. Those that were deleted are left out.
 ///
 /// `known`: with the epoch in which each goes on being held, if it does; its marks are not read again then.
-pub(super) fn held(
+pub(super) fn leased(
     connection: &mut Connection,
     known: &[(ServiceId, Option<i64>)],
-    holds: &[Grant],
+    grants: &[Grant],
 ) -> Result<Vec<LeasedConsumer>, StoreError> {
     let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
     let query = durables::table.filter(durables::service.eq_any(&services));
@@ -224,14 +234,14 @@ pub(super) fn held(
         rows.into_iter().map(record).map(|record| (record.service, record)).collect();
     let renewed = renewed(connection, &services)?;
     let mut all = Vec::with_capacity(known.len());
-    for ((service, known), hold) in known.iter().zip(holds) {
+    for ((service, known), grant) in known.iter().zip(grants) {
         let Some(record) = records.remove(service) else { continue };
-        let marks = match hold {
+        let marks = match grant {
             Grant::Elsewhere => None,
-            Grant::Kept if *known == Some(record.epoch) => None,
+            Grant::Kept if *known == Some(record.fencing_epoch) => None,
             Grant::Kept | Grant::Taken => Some(marks(connection, &record)?),
         };
-        all.push(LeasedConsumer { hold: *hold, record, marks, has_renewed: renewed.contains(service) });
+        all.push(LeasedConsumer { grant: *grant, record, marks, has_renewed: renewed.contains(service) });
     }
     Ok(all)
 }
@@ -250,7 +260,7 @@ fn renewed(connection: &mut Connection, services: &[ServiceId]) -> Result<HashSe
 fn marks(connection: &mut Connection, of: &ConsumerRecord) -> Result<Vec<(EventId, Mark)>, StoreError> {
     let above = durable_marks::table
         .filter(durable_marks::service.eq(of.service))
-        .filter(durable_marks::event_id.gt(of.floor))
+        .filter(durable_marks::event_id.gt(of.ack_floor))
         .order(durable_marks::event_id)
         .select((durable_marks::event_id, durable_marks::deliveries));
     let rows: Vec<(i64, i32)> = on_backend!(connection, c => above.load(c))?;
@@ -278,15 +288,15 @@ pub(super) fn marks_of(
     Ok(rows.into_iter().map(|(service, deliveries)| (service, mark(deliveries))).collect())
 }
 
-/// Moves it: every event above `floor` is to be delivered, whatever was. False if there is none of this name.
-fn seek(connection: &mut Connection, name: &str, floor: EventId) -> Result<bool, StoreError> {
+/// Moves it: every event above `ack_floor` is to be delivered, whatever was. False if there is none of this name.
+fn seek(connection: &mut Connection, name: &str, ack_floor: EventId) -> Result<bool, StoreError> {
     let Some(ConsumerRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
     let update = diesel::update(durables::table.find(service))
-        .set((durables::floor.eq(floor), durables::epoch.eq(durables::epoch + 1)));
+        .set((durables::floor.eq(ack_floor), durables::epoch.eq(durables::epoch + 1)));
     on_backend!(connection, c => update.execute(c))?;
     let marks = durable_marks::table.filter(durable_marks::service.eq(service));
     on_backend!(connection, c => diesel::delete(marks).execute(c))?;
-    forget_deliveries(connection, service, floor)?;
+    delete_deliveries(connection, service, ack_floor)?;
     Ok(true)
 }
 
@@ -295,7 +305,7 @@ fn delete(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
     let Some(ConsumerRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
     let marks = durable_marks::table.filter(durable_marks::service.eq(service));
     let jobs = delivery_jobs::table.filter(delivery_jobs::service.eq(service));
-    forget_deliveries(connection, service, 0)?;
+    delete_deliveries(connection, service, 0)?;
     on_backend!(connection, c => diesel::delete(marks).execute(c))?;
     on_backend!(connection, c => diesel::delete(jobs).execute(c))?;
     on_backend!(connection, c => diesel::delete(durables::table.find(service)).execute(c))?;
@@ -303,13 +313,13 @@ fn delete(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-/// Its dead deliveries, and those made anew, of events above `floor`. There are attempts of none but those.
-fn forget_deliveries(connection: &mut Connection, service: ServiceId, floor: EventId) -> Result<(), StoreError> {
+/// Its dead deliveries, and those made anew, of events above `ack_floor`. There are attempts of none but those.
+fn delete_deliveries(connection: &mut Connection, service: ServiceId, ack_floor: EventId) -> Result<(), StoreError> {
     let attempts = delivery_attempts::table
         .filter(delivery_attempts::service.eq(service))
-        .filter(delivery_attempts::event_id.gt(floor));
+        .filter(delivery_attempts::event_id.gt(ack_floor));
     on_backend!(connection, c => diesel::delete(attempts).execute(c))?;
-    let of_it = deliveries::table.filter(deliveries::service.eq(service)).filter(deliveries::event_id.gt(floor));
+    let of_it = deliveries::table.filter(deliveries::service.eq(service)).filter(deliveries::event_id.gt(ack_floor));
     on_backend!(connection, c => diesel::delete(of_it).execute(c))?;
     Ok(())
 }
@@ -318,16 +328,16 @@ fn forget_deliveries(connection: &mut Connection, service: ServiceId, floor: Eve
 pub(super) fn change(connection: &mut Connection, change: &ConsumerChange) -> Result<bool, StoreError> {
     /// Rows in one statement: within the bounds of both backends.
     const ROWS: usize = 1000;
-    let ConsumerChange { service, epoch, floor, marks, forget, dead, renewed, events: _ } = change;
+    let ConsumerChange { service, fencing_epoch, ack_floor, marks, passed_marks, dead, renewed, events: _ } = change;
     if faults::strikes(FaultPoint::EpochRefused) {
         return Ok(false);
     }
-    let current = durables::table.filter(durables::service.eq(service)).filter(durables::epoch.eq(epoch));
-    let update = diesel::update(current).set(durables::floor.eq(floor));
+    let current = durables::table.filter(durables::service.eq(service)).filter(durables::epoch.eq(fencing_epoch));
+    let update = diesel::update(current).set(durables::floor.eq(ack_floor));
     if on_backend!(connection, c => update.execute(c))? == 0 {
         return Ok(false);
     }
-    for ids in forget.chunks(ROWS) {
+    for ids in passed_marks.chunks(ROWS) {
         let marks =
             durable_marks::table.filter(durable_marks::service.eq(service)).filter(durable_marks::event_id.eq_any(ids));
         on_backend!(connection, c => diesel::delete(marks).execute(c))?;
@@ -351,12 +361,12 @@ pub(super) fn change(connection: &mut Connection, change: &ConsumerChange) -> Re
                 .execute(c)
         })?;
     }
-    dead.iter().try_for_each(|letter| bury(connection, *service, letter))?;
+    dead.iter().try_for_each(|letter| insert_dead_letter(connection, *service, letter))?;
     settle(connection, &[renewed])?;
     Ok(true)
 }
 
-fn bury(connection: &mut Connection, service: ServiceId, letter: &DeadLetter) -> Result<(), StoreError> {
+fn insert_dead_letter(connection: &mut Connection, service: ServiceId, letter: &DeadLetter) -> Result<(), StoreError> {
     let DeadLetter { event_id, lane, key, deliveries: attempts, reason, error, at } = letter;
     let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
     let outcome = (

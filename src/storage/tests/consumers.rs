@@ -14,9 +14,9 @@ use crate::storage::{
 
 const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
 
-fn new(name: &str, floor: i64) -> NewConsumer {
+fn new(name: &str, ack_floor: i64) -> NewConsumer {
     let filter = Some(r#"{"a":[1]}"#.to_owned());
-    NewConsumer { name: name.to_owned(), pattern: "a.>".to_owned(), filter, floor, policy: POLICY }
+    NewConsumer { name: name.to_owned(), pattern: "a.>".to_owned(), filter, ack_floor, policy: POLICY }
 }
 
 fn open(writer: &mut Writer, name: &str, max: usize) -> Option<ConsumerRecord> {
@@ -36,21 +36,21 @@ fn opened(writer: &mut Writer, name: &str) -> LeasedConsumer {
     // PostgreSQL may need a moment to notice that the process before is gone.
     loop {
         let held = writer.lease_consumer(record.service).expect("hold").expect("it is there");
-        if held.hold != Grant::Elsewhere {
+        if held.grant != Grant::Elsewhere {
             return held;
         }
         std::thread::yield_now();
     }
 }
 
-fn change(of: &LeasedConsumer, floor: i64, marks: &[(i64, Mark)], forget: &[i64]) -> ConsumerChange {
-    let (marks, forget) = (marks.to_vec(), forget.to_vec());
+fn change(of: &LeasedConsumer, ack_floor: i64, marks: &[(i64, Mark)], passed_marks: &[i64]) -> ConsumerChange {
+    let (marks, passed_marks) = (marks.to_vec(), passed_marks.to_vec());
     ConsumerChange {
         service: of.record.service,
-        epoch: of.record.epoch,
-        floor,
+        fencing_epoch: of.record.fencing_epoch,
+        ack_floor,
         marks,
-        forget,
+        passed_marks,
         dead: Vec::new(),
         renewed: Vec::new(),
         events: Vec::new(),
@@ -66,21 +66,21 @@ fn what_was_stored_of_one_comes_back() {
     on_both(|store| {
         let mut writer = store.writer();
         let made = opened(&mut writer, "d");
-        assert_eq!((made.record.floor, made.record.policy, &made.marks), (0, POLICY, &Some(vec![])));
+        assert_eq!((made.record.ack_floor, made.record.policy, &made.marks), (0, POLICY, &Some(vec![])));
         let marks = [(5, Mark::Settled), (6, Mark::Delivered(1)), (9, Mark::Delivered(2))];
         save(&mut writer, change(&made, 3, &marks, &[]));
         save(&mut writer, change(&made, 4, &[(6, Mark::Delivered(2)), (9, Mark::Settled)], &[]));
         drop(writer);
         let mut writer = store.writer();
         let again = opened(&mut writer, "d");
-        assert_eq!((again.record.floor, &again.record.filter), (4, &new("d", 0).filter));
+        assert_eq!((again.record.ack_floor, &again.record.filter), (4, &new("d", 0).filter));
         assert_eq!(again.marks, Some(vec![(5, Mark::Settled), (6, Mark::Delivered(2)), (9, Mark::Settled)]));
         save(&mut writer, change(&again, 6, &[], &[5, 6]));
         let left = writer.lease_consumer(made.record.service).expect("hold").expect("there");
-        assert_eq!((left.record.floor, left.marks), (6, Some(vec![(9, Mark::Settled)])));
+        assert_eq!((left.record.ack_floor, left.marks), (6, Some(vec![(9, Mark::Settled)])));
         let policy = ConsumerPolicy { max_deliver: 0, ..POLICY };
         assert!(alter(&mut writer, "d", Alteration::Policy(policy)));
-        assert_eq!(run(store.reader().durables()).expect("list")[0].policy, policy);
+        assert_eq!(run(store.reader().consumers()).expect("list")[0].policy, policy);
     });
 }
 
@@ -103,18 +103,18 @@ fn changes_of_an_earlier_epoch_are_void() {
         assert!(alter(&mut writer, "d", Alteration::Seek(2)));
         save(&mut writer, change(&before, 8, &[(10, Mark::Settled)], &[]));
         let after = writer.lease_consumer(before.record.service).expect("hold").expect("there");
-        assert_eq!((after.record.floor, &after.marks), (2, &Some(vec![])));
+        assert_eq!((after.record.ack_floor, &after.marks), (2, &Some(vec![])));
         save(&mut writer, change(&after, 3, &[], &[]));
         assert_eq!([(); 2].map(|()| alter(&mut writer, "d", Alteration::Delete)), [true, false]);
         save(&mut writer, change(&after, 4, &[(11, Mark::Settled)], &[]));
         assert!(writer.lease_consumer(before.record.service).expect("hold").is_none());
         // Nothing is left for the next one with the same number.
         let next = opened(&mut writer, "other");
-        assert_eq!((next.record.service, next.record.floor), (before.record.service, 0));
+        assert_eq!((next.record.service, next.record.ack_floor), (before.record.service, 0));
         assert_eq!(next.marks, Some(vec![]));
         save(&mut writer, change(&after, 5, &[], &[]));
         let next = writer.lease_consumer(next.record.service).expect("hold").expect("there");
-        assert_eq!(next.record.floor, 0, "the changes were for another");
+        assert_eq!(next.record.ack_floor, 0, "the changes were for another");
     });
 }
 
@@ -159,16 +159,16 @@ fn who_lets_go_of_one_lets_another_process_have_it() {
     let (mut one, mut other) = (store.writer(), store.writer());
     let held = opened(&mut one, "d");
     let service = held.record.service;
-    let hold = |writer: &mut Writer| writer.lease_consumer(service).expect("hold").expect("there").hold;
+    let hold = |writer: &mut Writer| writer.lease_consumer(service).expect("hold").expect("there").grant;
     assert_eq!((hold(&mut one), hold(&mut other)), (Grant::Kept, Grant::Elsewhere));
-    one.release(service).expect("release");
+    one.release_consumer(service).expect("release");
     assert_eq!((hold(&mut other), hold(&mut one)), (Grant::Taken, Grant::Elsewhere));
     // What the one has still to store is void, and it is told so; the other one's is not.
     let before = LeasedConsumer { record: held.record.clone(), ..held };
     assert_eq!(save(&mut one, change(&before, 7, &[], &[])), Outcome::Void);
     let now = other.lease_consumer(service).expect("hold").expect("there");
-    assert_eq!((now.hold, now.record.floor), (Grant::Kept, 0));
+    assert_eq!((now.grant, now.record.ack_floor), (Grant::Kept, 0));
     assert_eq!(save(&mut other, change(&now, 7, &[], &[])), Outcome::Saved);
-    let known = other.lease_consumers(&[(service, Some(now.record.epoch))]).expect("hold");
-    assert_eq!((known[0].record.floor, &known[0].marks), (7, &None), "they are known");
+    let known = other.lease_consumers(&[(service, Some(now.record.fencing_epoch))]).expect("hold");
+    assert_eq!((known[0].record.ack_floor, &known[0].marks), (7, &None), "they are known");
 }
