@@ -9,24 +9,10 @@ use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
 use crate::protocol::consumer::{JoinRequest, PolicyRequest};
 use crate::protocol::subscription::Start;
-use crate::runtime::life::{ChildChanged, ChildId};
 use crate::runtime::report::ActorKind;
 use crate::storage::{ConsumerRecord, LeasedConsumer, StoreOptions, StoreUrl};
 
 const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 8, max_deliver: 0 };
-
-/// A supervisor that does nothing.
-struct Bystander;
-
-impl Actor for Bystander {
-    type Context = Context<Self>;
-}
-
-impl Handler<ChildChanged> for Bystander {
-    type Result = ();
-
-    fn handle(&mut self, _: ChildChanged, _: &mut Self::Context) {}
-}
 
 fn parts(dir: &std::path::Path) -> ConsumersParts {
     ConsumersParts {
@@ -52,10 +38,8 @@ fn begin(generation: Generation, parts: ConsumersParts) -> Addr<Consumers> {
         policy: POLICY,
         created_at: crate::domain::event::Timestamp(0),
     };
-    let child = ChildId { kind: ActorKind::Consumers, number: 0 };
-    let life = Life::new(child, generation, Bystander.start().recipient());
     Consumers::create(|ctx| {
-        let mut durables = Consumers::new(parts, life);
+        let mut durables = Consumers::new(parts, Life::unsupervised(ActorKind::Consumers, generation));
         durables.open(LeasedConsumer { grant: Grant::Taken, record, marks: Some(Vec::new()), has_renewed: false }, ctx);
         durables
     })
