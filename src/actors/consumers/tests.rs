@@ -1,16 +1,17 @@
-//! The actor alone: nobody is at the address of persistence.
+//! The actor without the others: at most persistence is at its address.
 
 use actix::Addr;
 
 use super::*;
 use crate::actors::consumers::messages::MemberLink;
+use crate::actors::persistence::fixture;
 use crate::config::{Config, LoadArgs};
 use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
 use crate::protocol::consumer::{JoinRequest, PolicyRequest};
 use crate::protocol::subscription::Start;
 use crate::runtime::report::ActorKind;
-use crate::storage::{ConsumerRecord, LeasedConsumer, StoreOptions, StoreUrl};
+use crate::storage::{Alteration, ConsumerRecord, LeasedConsumer, Outcome, Write};
 
 const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 8, max_deliver: 0 };
 
@@ -18,7 +19,7 @@ fn parts(dir: &std::path::Path) -> ConsumersParts {
     ConsumersParts {
         persistence: Address::vacant(),
         config: Config::load(LoadArgs::default(), []).expect("the defaults").consumers,
-        reader: Reader::new(StoreOptions::new(StoreUrl::Sqlite(dir.join("events.db")))).expect("a pool"),
+        reader: Reader::new(fixture::store(dir)).expect("a pool"),
         position: Arc::default(),
         metrics: Arc::new(Metrics::new().expect("metrics")),
         pushes: Arc::default(),
@@ -76,4 +77,31 @@ async fn a_late_leave_of_an_earlier_generation_removes_nobody() {
     assert_eq!(members(&actor).await, 1);
     actor.send(Leave(member)).await.expect("taken");
     assert_eq!(members(&actor).await, 0);
+}
+
+/// An operator has moved the consumer in the store shortly before the writer failed: the answer of the next one tells it.
+#[actix_rt::test]
+async fn a_new_writer_is_asked_for_the_leases_of_consumers_at_once() {
+    tokio::time::pause();
+    let dir = tempfile::tempdir().expect("a directory");
+    let parts = parts(dir.path());
+    let persistence = parts.persistence.clone();
+    let writer = fixture::parts(fixture::store(dir.path()), Arc::default(), Arc::clone(&parts.position));
+    fixture::start(&persistence, 1, &writer);
+    let actor = Consumers::new(parts, Life::unsupervised(ActorKind::Consumers, 1)).start();
+    join(&actor).await;
+    let ack_floors = async || {
+        let statuses = actor.send(ListConsumers).await.expect("an answer");
+        statuses.into_iter().map(|status| status.ack_floor).collect::<Vec<_>>()
+    };
+    let seek = Write::AlterConsumer { name: "c".to_owned(), alteration: Alteration::Seek(5) };
+    assert_eq!(persistence.commit(seek).await, Ok(Outcome::Changed(true)));
+    fixture::end(&persistence, 1).await;
+    assert_eq!(ack_floors().await, [0], "nobody has told it");
+    let began = tokio::time::Instant::now();
+    fixture::start(&persistence, 2, &writer);
+    while ack_floors().await != [5] {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(began.elapsed() < TICK_INTERVAL / 2, "it does not wait for the tick");
+    }
 }

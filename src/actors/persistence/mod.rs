@@ -7,6 +7,8 @@
 //! - EV-1 acknowledged ⇒ committed: replies are sent after the commit, never before.
 //! - EV-2 commit order: ids are assigned inside the transaction, and batches leave here in that order.
 
+#[cfg(test)]
+pub mod fixture;
 mod group;
 pub mod intake;
 mod leases;
