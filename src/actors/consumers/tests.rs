@@ -4,6 +4,7 @@ use actix::Addr;
 
 use super::*;
 use crate::actors::consumers::messages::MemberLink;
+use crate::config::{Config, LoadArgs};
 use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
 use crate::protocol::consumer::{JoinRequest, PolicyRequest};
@@ -30,7 +31,7 @@ impl Handler<ChildChanged> for Bystander {
 fn parts(dir: &std::path::Path) -> ConsumersParts {
     ConsumersParts {
         persistence: Address::vacant(),
-        limits: ConsumerLimits { max_count: 8, max_unacked_bytes: 1024, policy: POLICY },
+        config: Config::load(LoadArgs::default(), []).expect("the defaults").consumers,
         reader: Reader::new(StoreOptions::new(StoreUrl::Sqlite(dir.join("events.db")))).expect("a pool"),
         position: Arc::default(),
         metrics: Arc::new(Metrics::new().expect("metrics")),
