@@ -27,7 +27,6 @@ mod ws;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::http::{Method, header};
 use actix_web::middleware::from_fn;
@@ -41,14 +40,12 @@ use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
 use crate::actors::service_slot::ServiceSlot;
 use crate::actors::worker::Worker;
-use crate::config::{Config, ProxyHeader, ServiceConfig};
-use crate::domain::network::Network;
+use crate::config::{Config, ServiceConfig};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::PublishRules;
 use crate::storage::Reader;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use crate::transport::InboundLimits;
 
 pub use self::cors::share;
 pub use self::long_poll::LongPollLimits;
@@ -61,21 +58,12 @@ pub use self::reply::refuse_unread;
 #[derive(Clone)]
 pub struct EdgeParts {
     pub rules: PublishRules,
-    pub limits: EdgeLimits,
-    pub allowed_origins: Arc<[String]>,
-    pub cors_origins: Arc<[String]>,
-    /// The path below which all endpoints are: empty, or with a slash at its beginning and none at its end.
-    pub base_path: Arc<str>,
-    pub allowed_hosts: Arc<[String]>,
+    pub config: Arc<Config>,
     /// Whether the listener is reached from this machine alone.
     pub is_loopback: bool,
-    pub trusted_proxies: Arc<[Network]>,
-    pub proxy_header: ProxyHeader,
     pub access: Arc<AccessControl>,
     /// How much may be asked for under each rate key.
     pub rate_limits: Arc<Limits>,
-    /// Whether `/metrics` is for operators only.
-    pub protect_metrics: bool,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub pushes: Arc<PushLog>,
@@ -86,7 +74,6 @@ pub struct EdgeParts {
     pub actors: Registry,
     /// In the order of the configuration.
     pub services: Arc<[ConfiguredService]>,
-    pub log_activity: bool,
 }
 
 /// A service that events are delivered to.
@@ -94,33 +81,6 @@ pub struct EdgeParts {
 pub struct ConfiguredService {
     pub config: Arc<ServiceConfig>,
     pub slot: Arc<ServiceSlot>,
-}
-
-/// Bounds at the edge.
-#[derive(Debug, Clone, Copy)]
-pub struct EdgeLimits {
-    /// Longest body, and longest single event of a batch, in bytes.
-    pub max_body: usize,
-    pub max_batch_body: usize,
-    /// Time for a body to arrive whole.
-    pub body_timeout: Duration,
-    pub inbound: InboundLimits,
-    /// Durable subscriptions that one connection may be a member of.
-    pub max_memberships: usize,
-}
-
-impl EdgeLimits {
-    /// The bounds that the configuration has.
-    pub fn new(config: &Config) -> Self {
-        let max_message = config.subscribe.max_message.as_usize();
-        Self {
-            max_body: config.server.max_body.as_usize(),
-            max_batch_body: config.publish.max_batch_body.as_usize(),
-            body_timeout: config.server.body_timeout.get(),
-            inbound: InboundLimits { max_message, ..InboundLimits::default() },
-            max_memberships: config.consumers.max_per_connection,
-        }
-    }
 }
 
 /// What the endpoints of one worker use.
