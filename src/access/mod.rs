@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::jwt::JwtVerifier;
 use self::tokens::TokenTable;
-pub use self::tokens::{TOKEN_PREFIX, new_token};
+pub use self::tokens::new_token;
 use crate::config::AccessConfig;
 use crate::domain::access::{Caller, Grants, Identity, Principal};
 use crate::domain::event::Timestamp;

@@ -16,7 +16,7 @@ use crate::domain::event::Timestamp;
 use crate::domain::pattern::Pattern;
 
 /// What a token begins with, so that whoever finds one knows what it is.
-pub const TOKEN_PREFIX: &str = "eh_";
+const TOKEN_PREFIX: &str = "eh_";
 /// Random bytes of a token: nobody finds one by trying, however fast the hash is.
 const TOKEN_BYTES: usize = 32;
 /// How exactly the last use is kept, in microseconds: not every request should write to memory that all threads read.

@@ -40,12 +40,6 @@ impl Writer {
         committed.restored.ok_or_else(|| StoreError::new(StoreErrorKind::Internal, "nothing was declared"))
     }
 
-    /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
-    pub fn append(&mut self, batch: Vec<Append>, now: Timestamp) -> Result<Committed, StoreError> {
-        let writes: Vec<_> = batch.into_iter().map(Write::Append).collect();
-        self.commit(&mut writes.into(), &Routes::default(), now)
-    }
-
     /// Applies the writes of `group` in their order in one transaction, with a delivery of each new event for every service
     /// that `routes` finds for it; a request whose idempotency key was used before stores nothing.
     ///

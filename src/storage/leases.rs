@@ -27,12 +27,6 @@ impl Writer {
         })
     }
 
-    /// Makes this process the only one that delivers the events of a durable subscription, for as long as the writer's
-    /// connection lives or until it is [released](Self::release); none if it was deleted.
-    pub fn lease_consumer(&mut self, service: ServiceId) -> Result<Option<LeasedConsumer>, StoreError> {
-        Ok(self.lease_consumers(&[(service, None)])?.pop())
-    }
-
     /// The same for many, each with the epoch in which this process holds it, if it does: then its marks are not read
     /// again. Those that were deleted are left out.
     ///

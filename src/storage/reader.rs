@@ -19,8 +19,7 @@ use super::consumers::{self, ConsumerRecord};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Access, StoreOptions};
 use super::outbox::{
-    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Orphan, Pending,
-    ReplayJob,
+    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Orphan, ReplayJob,
 };
 use super::query::{EventPage, EventQuery, Search};
 use super::read_watch::ReadWatch;
@@ -54,21 +53,12 @@ struct Shared {
     admitted: Arc<Semaphore>,
     /// Raised when a connection failed: those made before are not trusted.
     generation: AtomicU64,
-    watch: Option<ReadWatch>,
+    watch: ReadWatch,
 }
 
 impl Reader {
-    /// Makes the pool; connections are opened when they are needed.
-    pub fn new(options: StoreOptions) -> Result<Self, StoreError> {
-        Self::make(options, None)
-    }
-
-    /// The same, and `watch` is told of reads that fail.
-    pub fn watched(options: StoreOptions, watch: ReadWatch) -> Result<Self, StoreError> {
-        Self::make(options, Some(watch))
-    }
-
-    fn make(options: StoreOptions, watch: Option<ReadWatch>) -> Result<Self, StoreError> {
+    /// Makes the pool; connections are opened when they are needed. `watch` is told of every read that fails.
+    pub fn new(options: StoreOptions, watch: ReadWatch) -> Result<Self, StoreError> {
         let readers = options.readers.max(1);
         let slots = r2d2::Pool::builder()
             .max_size(readers)
@@ -142,11 +132,6 @@ impl Reader {
     /// When the next retry of a service is due, after this.
     pub async fn next_due(&self, service: ServiceId, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         self.read(move |connection| outbox::next_due(connection, service, after)).await
-    }
-
-    /// What is not delivered to a service, counted; the longer the more there is.
-    pub async fn pending(&self, service: ServiceId) -> Result<Pending, StoreError> {
-        self.read(move |connection| outbox::pending(connection, service)).await
     }
 
     /// What is left for services that are none of `configured`.
@@ -251,11 +236,6 @@ impl Reader {
         .await
     }
 
-    /// Whether the log can be read.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        self.bounds().await.map(drop)
-    }
-
     /// Closes the connections, once what is being read has been. For the end: the next read opens another.
     pub async fn close(&self) {
         let readers = self.0.slots.max_size();
@@ -286,9 +266,7 @@ impl Reader {
             match shared.attempt(|connection| work(connection, &mut state)) {
                 Ok(done) => Ok((done, state)),
                 Err(error) => {
-                    if let Some(watch) = &shared.watch {
-                        watch.failed(&error, move |connection| work(connection, &mut state).map(drop));
-                    }
+                    shared.watch.failed(&error, move |connection| work(connection, &mut state).map(drop));
                     Err(error)
                 }
             }
@@ -298,9 +276,7 @@ impl Reader {
             Ok(Err(error)) => Err(StoreError::new(StoreErrorKind::Internal, error.to_string())),
             Err(_) => {
                 let error = StoreError::new(StoreErrorKind::Unavailable, "the store has not answered a read in time");
-                if let Some(watch) = &self.0.watch {
-                    watch.failed(&error, |connection| position::bounds(connection).map(drop));
-                }
+                self.0.watch.failed(&error, |connection| position::bounds(connection).map(drop));
                 Err(error)
             }
         }
@@ -308,7 +284,7 @@ impl Reader {
 
     /// Tries the read that has failed once more, if one has. To be called now and then.
     pub async fn retry_failed(&self) {
-        let Some(watch) = self.0.watch.clone() else { return };
+        let watch = self.0.watch.clone();
         let Some(mut failed) = watch.take_failed() else { return };
         let permits = match self.admit().await {
             Ok(permits) => permits,

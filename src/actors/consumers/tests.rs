@@ -10,7 +10,8 @@ use crate::protocol::consumer::{JoinRequest, PolicyRequest};
 use crate::protocol::subscription::Start;
 use crate::runtime::life::{ChildChanged, ChildId};
 use crate::runtime::report::ActorKind;
-use crate::storage::{ConsumerRecord, LeasedConsumer, StoreOptions, StoreUrl};
+use crate::storage::{ConsumerRecord, LeasedConsumer, ReadWatch, StoreOptions, StoreUrl};
+use crate::telemetry::health::StoreHealth;
 
 const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 8, max_deliver: 0 };
 
@@ -28,12 +29,14 @@ impl Handler<ChildChanged> for Bystander {
 }
 
 fn parts(dir: &std::path::Path) -> ConsumersParts {
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let watch = ReadWatch::new(Arc::new(StoreHealth::new(Duration::MAX)), Arc::clone(&metrics));
     ConsumersParts {
         persistence: Address::vacant(),
         limits: ConsumerLimits { max_count: 8, max_unacked_bytes: 1024, policy: POLICY },
-        reader: Reader::new(StoreOptions::new(StoreUrl::Sqlite(dir.join("events.db")))).expect("a pool"),
+        reader: Reader::new(StoreOptions::new(StoreUrl::Sqlite(dir.join("events.db"))), watch).expect("a pool"),
         position: Arc::default(),
-        metrics: Arc::new(Metrics::new().expect("metrics")),
+        metrics,
         pushes: Arc::default(),
         renewed: Arc::default(),
     }

@@ -14,6 +14,7 @@ mod status;
 mod writes;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
@@ -23,7 +24,9 @@ use crate::domain::event::{Append, Idempotency, NewEvent, Timestamp};
 use crate::domain::routes::Routes;
 use crate::storage::connection::{Connection, on_backend};
 use crate::storage::options::Access;
-use crate::storage::{Outcome, Reader, StoreOptions, StoreUrl, Write, Writer};
+use crate::storage::{Committed, Outcome, ReadWatch, Reader, StoreError, StoreOptions, StoreUrl, Write, Writer};
+use crate::telemetry::health::StoreHealth;
+use crate::telemetry::metrics::Metrics;
 
 #[allow(dead_code, reason = "shared with the black-box tests")]
 #[path = "../../../tests/support/postgres.rs"]
@@ -57,7 +60,7 @@ impl Store {
     }
 
     fn reader(&self) -> Reader {
-        Reader::new(self.options.clone()).expect("a pool")
+        reader(self.options.clone())
     }
 
     /// Runs `sql` behind the back of writer and reader.
@@ -73,6 +76,19 @@ fn on_both(test: impl Fn(Store)) {
     test(Store::sqlite());
     eprintln!("--- on PostgreSQL ---");
     test(Store::postgres());
+}
+
+/// A reader with health and metrics of its own.
+fn reader(options: StoreOptions) -> Reader {
+    let metrics = Arc::new(Metrics::new().expect("unique names"));
+    Reader::new(options, ReadWatch::new(Arc::new(StoreHealth::new(Duration::MAX)), metrics)).expect("a pool")
+}
+
+impl Writer {
+    /// Commits `batch` in one transaction, for no service.
+    fn append(&mut self, batch: Vec<Append>, now: Timestamp) -> Result<Committed, StoreError> {
+        self.commit(&mut appends(batch).into(), &Routes::default(), now)
+    }
 }
 
 fn options(url: StoreUrl) -> StoreOptions {
