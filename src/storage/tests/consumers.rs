@@ -1,4 +1,4 @@
-//! Durable subscriptions in the store.
+//! Consumers in the store.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn open(writer: &mut Writer, name: &str, max: usize) -> Option<ConsumerRecord> {
     }
 }
 
-/// Whether there is one of this name.
+/// Whether there is a consumer of this name.
 fn alter(writer: &mut Writer, name: &str, alteration: Alteration) -> bool {
     commit(writer, Write::AlterConsumer { name: name.to_owned(), alteration }) == Outcome::Changed(true)
 }
@@ -39,7 +39,7 @@ fn lease(writer: &mut Writer, service: ServiceId) -> Option<LeasedConsumer> {
 
 fn opened(writer: &mut Writer, name: &str) -> LeasedConsumer {
     let record = open(writer, name, 100).expect("room");
-    // PostgreSQL may need a moment to notice that the process before is gone.
+    // PostgreSQL may need a moment to notice that the former process is gone.
     loop {
         let leased = lease(writer, record.service).expect("it is there");
         if leased.grant != Grant::Elsewhere {
@@ -114,7 +114,7 @@ fn changes_of_an_earlier_epoch_are_void() {
         assert_eq!([(); 2].map(|()| alter(&mut writer, "d", Alteration::Delete)), [true, false]);
         save(&mut writer, change(&after, 4, &[(11, Mark::Settled)], &[]));
         assert!(lease(&mut writer, before.record.service).is_none());
-        // Nothing is left for the next one with the same number.
+        // Nothing is left for the next consumer with the same id.
         let next = opened(&mut writer, "other");
         assert_eq!((next.record.service, next.record.ack_floor), (before.record.service, 0));
         assert_eq!(next.marks, Some(vec![]));
@@ -169,7 +169,7 @@ fn a_consumer_that_is_released_can_be_leased_by_another_process() {
     assert_eq!((grant(&mut one), grant(&mut other)), (Grant::Kept, Grant::Elsewhere));
     one.release_consumer(service).expect("release");
     assert_eq!((grant(&mut other), grant(&mut one)), (Grant::Taken, Grant::Elsewhere));
-    // What the one has still to store is void, and it is told so; the other one's is not.
+    // A change of the former holder is void, and it is told so; a change of the present holder is not.
     let before = LeasedConsumer { record: first.record.clone(), ..first };
     assert_eq!(save(&mut one, change(&before, 7, &[], &[])), Outcome::Void);
     let now = lease(&mut other, service).expect("there");

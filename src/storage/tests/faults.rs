@@ -1,4 +1,4 @@
-//! What breaks the store, how it says so, and that it works again by itself.
+//! Failures of the store: how they are reported, and that the store recovers by itself.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -31,7 +31,7 @@ fn execute(writer: &mut Writer, sql: &str) {
     writer.with(|connection| Ok(on_backend!(connection, c => c.batch_execute(sql))?)).expect(sql);
 }
 
-/// The id of one more event.
+/// Appends one event and returns its id.
 fn append(writer: &mut Writer) -> Result<i64, StoreErrorKind> {
     writer.append(vec![single("a")], NOON).map(|c| c.events[0].id).map_err(|error| error.kind)
 }
@@ -117,7 +117,7 @@ fn a_damaged_file_is_said_to_be_corrupt() {
     assert_eq!(error.kind, StoreErrorKind::Corrupt);
     assert_eq!(last(&store.reader()), Err(StoreErrorKind::Corrupt));
 
-    // Damage below an open connection.
+    // The file is damaged below an open connection.
     let store = Store::sqlite();
     let path = sqlite_path(&store);
     let batch = (0..500).map(|_| Append::single(event("a", &format!("\"{}\"", "x".repeat(1000)))));
@@ -145,7 +145,7 @@ fn a_deleted_file_is_noticed_before_anything_is_acknowledged() {
     let refused = writer.probe().expect_err("no other file is made");
     assert!(refused.message.contains("is gone"), "{refused}");
     assert_eq!((append(&mut writer), path.exists()), (Err(StoreErrorKind::Unavailable), false));
-    // Who opens it anew begins anew.
+    // A new writer begins a new log.
     assert_eq!(append(&mut store.writer()), Ok(1));
 }
 
@@ -196,7 +196,7 @@ fn a_server_that_goes_and_comes_back() {
     let early = super::reader(options);
     server.start_again();
     assert_eq!((append(&mut writer), last(&reader), last(&early)), (Ok(2), Ok(2), Ok(2)));
-    // A restart between two reads is not even noticed.
+    // A restart between two reads goes unnoticed.
     server.stop();
     server.start_again();
     assert_eq!((last(&reader), last(&early)), (Ok(2), Ok(2)));
