@@ -12,7 +12,7 @@ use crate::domain::access::Caller;
 use crate::protocol::close::CloseReason;
 use crate::protocol::wire::Wire;
 use crate::protocol::{frame, sse};
-use crate::transport::{CloseFrame, SendQueue, append_text_frame, peer_name};
+use crate::transport::{CloseFrame, SendQueue, append_text_frame, peer_name, text_frame};
 
 /// Ticks of the shard, one a second: a clock that costs nothing to read.
 pub type Tick = u32;
@@ -82,6 +82,11 @@ impl Connection {
     /// The subscriber has said something.
     pub fn hear(&self) {
         self.heard.set(self.clock.get());
+    }
+
+    /// Queues a frame of text.
+    pub fn say(&self, text: &str) {
+        self.send_queue.push(text_frame(text.as_bytes()));
     }
 
     /// Ends the connection after what is queued.

@@ -5,6 +5,7 @@ use std::sync::{PoisonError, RwLock};
 
 use crate::domain::event::{EventId, LogBounds};
 use crate::domain::log::{LogId, Seen};
+use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::subscription::Start;
 use crate::storage::Reader;
 
@@ -30,6 +31,11 @@ impl LogPosition {
             earliest: self.earliest.load(Ordering::Acquire),
             last: self.last.load(Ordering::Acquire),
         })
+    }
+
+    /// The bounds, or what is answered until the store was opened for the first time.
+    pub fn bounds(&self) -> Result<LogBounds, ApiError> {
+        self.get().ok_or_else(|| ApiError::transient(ErrorCode::StoreUnavailable, "the store has not been opened yet"))
     }
 
     /// The last committed id; 0 when it is not known.

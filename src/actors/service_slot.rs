@@ -1,13 +1,13 @@
 //! What persistence and a client share of one service.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytestring::ByteString;
 use tokio::sync::Notify;
 
-use crate::config::StartFrom;
+use crate::config::{ServiceConfig, StartFrom};
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Selector, ServiceId};
 use crate::storage::{Pending, Registered};
@@ -36,19 +36,13 @@ pub struct ServiceSlot {
 }
 
 impl ServiceSlot {
-    /// Not registered yet, with nothing waiting.
-    pub fn new(
-        name: ByteString,
-        selectors: Vec<Selector>,
-        own_sources: Vec<ByteString>,
-        start_from: StartFrom,
-        longest_wait: Duration,
-    ) -> Self {
+    /// Not registered yet, with nothing waiting; a retry waits for `longest_wait` at most.
+    pub fn new(service: &ServiceConfig, longest_wait: Duration) -> Self {
         Self {
-            name,
-            selectors,
-            own_sources,
-            start_from,
+            name: service.name.clone().into(),
+            selectors: service.routes.clone(),
+            own_sources: service.own_sources(),
+            start_from: service.start_from,
             longest_wait,
             registered: Mutex::default(),
             pending: Default::default(),
@@ -58,25 +52,29 @@ impl ServiceSlot {
         }
     }
 
+    fn known(&self) -> MutexGuard<'_, Option<Registered>> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the store knew of the service when it was opened.
     pub fn registered(&self) -> Option<Registered> {
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known().clone()
     }
 
     /// Its number in the store.
     pub fn id(&self) -> Option<ServiceId> {
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|known| known.id)
+        self.known().as_ref().map(|known| known.id)
     }
 
     /// The store knows it from now on.
     pub fn register(&self, registered: Registered) {
-        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(registered);
+        *self.known() = Some(registered);
         self.wake();
     }
 
     /// Its state was stored: a client that is restarted begins with it.
     pub fn keep(&self, paused: Option<String>, breaker: Option<String>) {
-        if let Some(known) = &mut *self.registered.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(known) = &mut *self.known() {
             (known.paused, known.breaker) = (paused, breaker);
         }
     }

@@ -7,7 +7,7 @@ use actix::prelude::{Addr, AsyncContext as _, Context};
 use tokio::sync::mpsc;
 
 use super::persistence::intake::Intake;
-use super::shard::{Shard, ShardParts, ShardThread, low_water};
+use super::shard::{Shard, ShardParts, ShardThread};
 use crate::runtime::address::Address;
 use crate::runtime::life::Life;
 use crate::transport::ShardQueues;
@@ -15,7 +15,7 @@ use crate::transport::ShardQueues;
 /// See the module.
 pub struct Worker {
     pub thread: ShardThread,
-    parts: ShardParts,
+    pub parts: ShardParts,
     shard: RefCell<Option<Addr<Shard>>>,
 }
 
@@ -52,15 +52,5 @@ impl Worker {
     /// The shard of the moment; `None` before the first was started.
     pub fn shard(&self) -> Option<Addr<Shard>> {
         self.shard.borrow().clone()
-    }
-
-    /// Queued bytes above which a connection lags.
-    pub fn queue_limit(&self) -> usize {
-        self.parts.limits.queue_per_connection
-    }
-
-    /// Queued bytes at which a connection that lags is given more.
-    pub fn low_water(&self) -> usize {
-        low_water(self.queue_limit())
     }
 }

@@ -6,7 +6,9 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use crate::domain::delivery::EventStatus;
+use serde_json::json;
+
+use crate::domain::delivery::{DeadReason, EventStatus};
 use crate::domain::event::{Event, NewEvent, Priority, Schedule, Timestamp};
 
 /// Appends the event as `/events` shows it: six members that every event has, and what was given beyond them.
@@ -24,6 +26,32 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event, status: EventStatus) {
         let _ = write!(out, r#","traceparent":"{traceparent}""#);
     }
     out.push(b'}');
+}
+
+/// `$sys.delivery.dead`: the delivery of `event` to `service`, or to the durable subscription of this name, was given up.
+/// Nothing for the Event Handler's own events: what is told of their deliveries could die for ever.
+pub fn delivery_dead(
+    service: &str,
+    durable: Option<&str>,
+    event: &Event,
+    reason: DeadReason,
+    attempts: u32,
+    error: Option<&str>,
+) -> Option<NewEvent> {
+    if event.name.is_system() {
+        return None;
+    }
+    let mut payload = json!({
+        "service": service,
+        "event_id": event.id,
+        "event_name": event.name.as_str(),
+        "key": event.key.as_deref(),
+        "reason": reason.as_str(),
+        "attempts": attempts,
+        "error": error,
+    });
+    durable.into_iter().for_each(|durable| payload["durable"] = durable.into());
+    Some(NewEvent::own("$sys.delivery.dead", payload.to_string()))
 }
 
 /// Appends an event that waits until it is due, as `/schedules` shows it.

@@ -83,6 +83,24 @@ impl Life {
     }
 }
 
+#[cfg(test)]
+impl Life {
+    /// A life of which no supervisor learns.
+    pub fn unsupervised(kind: ActorKind, generation: Generation) -> Self {
+        use actix::prelude::{Context, Handler};
+        struct Nobody;
+        impl Actor for Nobody {
+            type Context = Context<Self>;
+        }
+        impl Handler<ChildChanged> for Nobody {
+            type Result = ();
+
+            fn handle(&mut self, _: ChildChanged, _: &mut Self::Context) {}
+        }
+        Self::new(ChildId { kind, number: 0 }, generation, Nobody.start().recipient())
+    }
+}
+
 impl Drop for Life {
     fn drop(&mut self) {
         self.report(Change::Ended(match (self.is_finished, std::thread::panicking()) {

@@ -6,7 +6,7 @@ use actix_rt::Arbiter;
 use tokio::sync::{Notify, mpsc};
 
 use crate::actors::client::{self, Client, ClientParts};
-use crate::actors::consumers::{self, ConsumerLimits, Consumers, ConsumersParts};
+use crate::actors::consumers::{self, Consumers, ConsumersParts};
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::intake::Backlog;
 use crate::actors::persistence::{self, Persistence, PersistenceParts};
@@ -71,7 +71,7 @@ pub fn start(config: &Config, shared: &Shared) {
     let persistence = on_arbiter(store, &actors.persistence, move |life| Persistence::new(parts.clone(), life));
 
     let parts = ConsumersParts {
-        limits: ConsumerLimits::new(config),
+        config: config.consumers.clone(),
         persistence: actors.persistence.clone(),
         reader: shared.deliveries.clone(),
         position: Arc::clone(position),

@@ -25,7 +25,7 @@ use crate::actors::persistence::intake::{Backlog, Intake};
 use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
-use crate::actors::shard::{ShardLimits, ShardParts};
+use crate::actors::shard::ShardParts;
 use crate::actors::supervisor::messages::{BeginFinish, FinishAll};
 use crate::actors::supervisor::{Supervisor, SupervisorParts};
 use crate::actors::worker::Worker;
@@ -109,7 +109,8 @@ impl Node {
         };
         children::start(config, &shared);
         let shard = ShardParts {
-            limits: ShardLimits::new(config),
+            config: config.subscribe.clone(),
+            expiry_notice: config.access.expiry_notice.get(),
             access: Arc::clone(&access),
             reader: reader.clone(),
             position: Arc::clone(&shared.position),
@@ -291,9 +292,7 @@ impl Node {
 
 /// What persistence and the client of a service share.
 fn slot(service: &ServiceConfig) -> Arc<ServiceSlot> {
-    let (name, selectors) = (service.name.clone().into(), service.routes.clone());
-    let longest_wait = policy::retry_schedule(&service.options).longest();
-    Arc::new(ServiceSlot::new(name, selectors, service.own_sources(), service.start_from, longest_wait))
+    Arc::new(ServiceSlot::new(service, policy::retry_schedule(&service.options).longest()))
 }
 
 fn restart_policy(config: &Config) -> RestartPolicy {

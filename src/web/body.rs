@@ -7,8 +7,8 @@ use actix_web::http::{Method, header};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
 
-use super::encoding;
 use super::query::Query;
+use super::{Edge, encoding};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::raw_object::RawObject;
 
@@ -17,9 +17,9 @@ const SMALL: usize = 64 * 1024;
 /// Most characters of a content type that are repeated in an error.
 const SHOWN: usize = 100;
 
-/// Reads and decompresses the whole body: at most `limit` bytes, within `timeout`.
-pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, timeout: Duration) -> Result<Bytes, ApiError> {
-    let body = receive(req, payload, limit, timeout).await?;
+/// Reads and decompresses the whole body: at most `limit` bytes, within the time that the edge allows.
+pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, edge: &Edge) -> Result<Bytes, ApiError> {
+    let body = receive(req, payload, limit, edge.parts.limits.body_timeout).await?;
     match encoding::coding(req.headers())? {
         None => Ok(body),
         Some(coding) => encoding::decode(coding, body, limit).await?.ok_or_else(|| too_large(limit)),
@@ -27,13 +27,8 @@ pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, timeout: Du
 }
 
 /// Reads a whole JSON body of at most `limit` bytes; the request has no parameters.
-pub async fn read_json(
-    req: &HttpRequest,
-    payload: Payload,
-    limit: usize,
-    timeout: Duration,
-) -> Result<Bytes, ApiError> {
-    let body = read(req, payload, limit, timeout).await?;
+pub async fn read_json(req: &HttpRequest, payload: Payload, limit: usize, edge: &Edge) -> Result<Bytes, ApiError> {
+    let body = read(req, payload, limit, edge).await?;
     Query::parse(req, &[], &[])?;
     content_type(req, &["application/json"])?;
     Ok(body)
@@ -66,14 +61,14 @@ pub async fn discard(req: &HttpRequest, payload: Payload) {
     let _ = receive(req, payload, SMALL, Duration::from_secs(1)).await;
 }
 
-/// Reads the body of a request that takes no fields: an empty body, or an empty object.
-pub async fn nothing(req: &HttpRequest, payload: Payload, timeout: Duration) -> Result<(), ApiError> {
-    let body = read(req, payload, SMALL, timeout).await?;
-    if body.is_empty() {
-        return Ok(());
+/// Reads the body of a request that takes neither fields nor parameters: an empty body, or an empty object.
+pub async fn nothing(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<(), ApiError> {
+    let body = read(req, payload, SMALL, edge).await?;
+    if !body.is_empty() {
+        content_type(req, &["application/json"])?;
+        RawObject::parse(&body, "body")?.check(&[], true)?;
     }
-    content_type(req, &["application/json"])?;
-    RawObject::parse(&body, "body")?.check(&[], true)
+    Query::parse(req, &[], &[]).map(drop)
 }
 
 async fn collect(mut payload: Payload, limit: usize, end: usize) -> Result<Bytes, ApiError> {

@@ -7,8 +7,8 @@ use actix_web::http::StatusCode;
 
 use super::{Edge, access};
 use crate::access::limits::PeerAdmission;
-use crate::actors::connection::AuthState;
-use crate::actors::session::attachment::{Arrival, Attachment};
+use crate::actors::connection::{AuthState, Connection};
+use crate::actors::session::attachment::Attachment;
 use crate::domain::access::Caller;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -20,10 +20,7 @@ pub fn check_open(edge: &Edge) -> Result<(), ApiError> {
     if edge.parts.health.is_draining() {
         return Err(ApiError::draining());
     }
-    if edge.parts.position.get().is_none() {
-        return Err(ApiError::transient(ErrorCode::StoreUnavailable, "the store has not been opened yet"));
-    }
-    Ok(())
+    edge.parts.position.bounds().map(drop)
 }
 
 /// Attaches the connection behind `send_queue`, by which `caller` goes on, to the shard of this thread.
@@ -37,8 +34,9 @@ pub async fn attach(
 ) -> Result<Attachment, ApiError> {
     let rate_key = access::rate_key(req, edge, &caller);
     let auth = AuthState::new(caller, rate_key);
-    let arrival = Arrival { send_queue, wire, peer: access::peer(req, edge), auth, admission };
-    let attachment = Attachment::get(&edge.worker, arrival).await?;
+    let clock = Rc::clone(&edge.worker.thread.clock);
+    let connection = Connection::new(send_queue, wire, access::peer(req, edge), auth, clock);
+    let attachment = Attachment::get(&edge.worker, connection, admission).await?;
     edge.parts.metrics.sessions_opened.inc();
     if edge.parts.health.is_draining() {
         // The others may have been told to leave before this one had its place.

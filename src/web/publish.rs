@@ -47,10 +47,9 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     if let Ok(form @ Form::CloudEvents) = form {
         return store_batch(req, payload, edge, Ok(form)).await;
     }
-    let limits = &edge.parts.limits;
     let (caller, payload) = known_caller(&req, payload, &edge).await?;
     // The body is read first: a request that is refused unread would cost the publisher its connection.
-    let body = body::read(&req, payload, limits.max_body, limits.body_timeout).await?;
+    let body = body::read(&req, payload, edge.parts.limits.max_body, &edge).await?;
     Query::parse(&req, &[], &[])?;
     let mut append = parse_one(&req, form?, &body, &edge)?;
     permit_all(&req, &edge, &caller, &append)?;
@@ -103,9 +102,8 @@ async fn store_batch(
     edge: Data<Edge>,
     form: Result<Form, ApiError>,
 ) -> Result<HttpResponse, Refusal> {
-    let limits = &edge.parts.limits;
     let (caller, payload) = known_caller(&req, payload, &edge).await?;
-    let body = body::read(&req, payload, limits.max_batch_body, limits.body_timeout).await?;
+    let body = body::read(&req, payload, edge.parts.limits.max_batch_body, &edge).await?;
     Query::parse(&req, &[], &[])?;
     let form = form?;
     let headers = headers(req.headers())?;

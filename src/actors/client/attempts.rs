@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Client;
 use super::messages::ReadTls;
 use super::policy;
-use super::post::{Attempt, Poster, TargetOptions};
+use super::post::{Attempt, Poster};
 use crate::actors::clock;
 use crate::config::ServiceConfig;
 use crate::domain::delivery::{Verdict, is_refusal_of_all};
@@ -45,7 +45,7 @@ struct LastError {
 impl Attempts {
     pub(super) fn new(service: &ServiceConfig) -> Self {
         Self {
-            poster: Poster::new(&TargetOptions::of(service)).map(Rc::new),
+            poster: Poster::new(service).map(Rc::new),
             keys: service.secrets.iter().filter_map(|secret| SigningKey::parse(secret.expose()).ok()).collect(),
             schedule: policy::retry_schedule(&service.options),
             refusals: 0,
@@ -176,7 +176,7 @@ impl Handler<ReadTls> for Client {
         if self.parts.service.url.expose().scheme() != "https" {
             return;
         }
-        match Poster::new(&TargetOptions::of(&self.parts.service)) {
+        match Poster::new(&self.parts.service) {
             Ok(poster) => self.attempts.poster = Ok(Rc::new(poster)),
             Err(reason) => {
                 log::error!(service = self.parts.service.name.as_str(), reason = reason.as_str(); "tls files unusable, the old ones stay");

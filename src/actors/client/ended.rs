@@ -17,6 +17,7 @@ use crate::domain::dispatch::BlockedBy;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::retry::RetryVerdict;
 use crate::domain::work::WorkId;
+use crate::protocol::event_json::delivery_dead;
 use crate::storage::{DeliveryOutcome, Settled};
 
 /// For which nothing is sent when this machine has no room for a connection.
@@ -48,31 +49,27 @@ impl Judged {
                     answer: Some(excerpt).filter(|excerpt| failed && !excerpt.is_empty()),
                 }
             }
-            AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, took }) => Self {
-                verdict: match kind {
+            AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, took }) => {
+                let verdict = match kind {
                     FailureKind::Resources => Verdict::PutOff(RESOURCES_PAUSE),
                     _ => Verdict::Retry { retry_after: None },
-                },
-                took,
-                http_status: None,
-                reason: Some(format!("{}: {message}", kind.as_str())),
-                answer: None,
-            },
-            AttemptEnd::TooLarge(bytes) => Self {
-                verdict: Verdict::Dead(DeadReason::TooLarge),
-                took: Duration::ZERO,
-                http_status: None,
-                reason: Some(format!("the request would have {bytes} bytes, more than max_body")),
-                answer: None,
-            },
-            AttemptEnd::Unable(reason) => Self {
-                verdict: Verdict::Retry { retry_after: None },
-                took: Duration::ZERO,
-                http_status: None,
-                reason: Some(format!("configuration: {reason}")),
-                answer: None,
-            },
+                };
+                Self::unanswered(verdict, took, format!("{}: {message}", kind.as_str()))
+            }
+            AttemptEnd::TooLarge(bytes) => {
+                let reason = format!("the request would have {bytes} bytes, more than max_body");
+                Self::unanswered(Verdict::Dead(DeadReason::TooLarge), Duration::ZERO, reason)
+            }
+            AttemptEnd::Unable(reason) => {
+                let verdict = Verdict::Retry { retry_after: None };
+                Self::unanswered(verdict, Duration::ZERO, format!("configuration: {reason}"))
+            }
         }
+    }
+
+    /// There was no answer, for this reason.
+    fn unanswered(verdict: Verdict, took: Duration, reason: String) -> Self {
+        Self { verdict, took, http_status: None, reason: Some(reason), answer: None }
     }
 }
 
@@ -117,7 +114,8 @@ impl Client {
                 // The dispatcher saw a failure, and would wait for this one to come again.
                 self.dispatcher.forget(key);
             }
-            self.announce_dead(claimed.clone(), reason, attempts, judged.reason.as_deref());
+            let dead = delivery_dead(self.name(), None, &claimed.event, reason, attempts, judged.reason.as_deref());
+            dead.into_iter().for_each(|event| self.writes.push(ToStore::Event(event)));
         }
         if let Some(error) = &judged.reason {
             self.attempts.remember_error(now, event_id, error.clone());

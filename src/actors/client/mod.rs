@@ -257,6 +257,8 @@ impl Handler<Finish> for Client {
 crate::supervised!(Client, ReadTls);
 
 #[cfg(test)]
+mod lease_tests;
+#[cfg(test)]
 mod post_tests;
 #[cfg(test)]
 mod tls_tests;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::resolve::{Connector, RefusedAddress, STAGE, Stage};
-use super::tls::{TlsFiles, client_config};
+use super::tls::client_config;
 use crate::actors::clock::now;
 use crate::config::{SecretUrl, ServiceConfig};
 use crate::protocol::delivery_request::Headers;
@@ -28,32 +28,13 @@ const BODY_PATIENCE: Duration = Duration::from_secs(1);
 
 const AGENT: &str = concat!("event-handler/", env!("CARGO_PKG_VERSION"));
 
-/// How a service is reached.
-#[derive(Debug, Clone)]
-pub struct TargetOptions {
-    /// The base that paths are below. User name and password in it are not sent.
-    pub url: SecretUrl,
-    /// Sent with every request.
-    pub headers: Headers,
-    /// Requests at a time, and connections kept.
-    pub concurrency: usize,
-    /// For a connection, and again for its TLS handshake.
-    pub connect_timeout: Duration,
-    /// For a whole attempt.
-    pub timeout: Duration,
-    /// For which an unused connection is kept.
-    pub idle_timeout: Duration,
-    /// Age beyond which a connection is not used again: so a changed address is noticed.
-    pub connection_max_age: Duration,
-    pub allow_private: bool,
-    pub tls: TlsFiles,
-}
-
 /// Posts to one service. Has connections of its own, so no other service is disturbed.
 pub struct Poster {
     client: Client,
+    /// The base that paths are below. User name and password in it are not sent.
     url: SecretUrl,
     headers: Headers,
+    /// For a whole attempt.
     timeout: Duration,
 }
 
@@ -118,27 +99,12 @@ impl FailureKind {
     }
 }
 
-impl TargetOptions {
-    /// As the configuration of `service` says.
-    pub fn of(service: &ServiceConfig) -> Self {
-        let options = &service.options;
-        let mut headers: Headers = Vec::new();
-        if let Some(value) = service.authorization().filter(|_| !service.headers.contains_key(AUTHORIZATION.as_str())) {
-            headers.extend(header(AUTHORIZATION.as_str(), value.expose()));
-        }
-        headers.extend(service.headers.iter().filter_map(|(name, value)| header(name, value.expose())));
-        Self {
-            url: service.url.clone(),
-            headers,
-            concurrency: options.concurrency,
-            connect_timeout: options.connect_timeout.get(),
-            timeout: options.timeout.get(),
-            idle_timeout: options.idle_timeout.get(),
-            connection_max_age: options.connection_max_age.get(),
-            allow_private: options.allow_private,
-            tls: TlsFiles::of(service),
-        }
-    }
+/// What every request to `service` has, as configured.
+fn headers(service: &ServiceConfig) -> Headers {
+    let authorization = service.authorization().filter(|_| !service.headers.contains_key(AUTHORIZATION.as_str()));
+    let authorization = authorization.and_then(|value| header(AUTHORIZATION.as_str(), value.expose()));
+    let others = service.headers.iter().filter_map(|(name, value)| header(name, value.expose()));
+    authorization.into_iter().chain(others).collect()
 }
 
 /// A header that the configuration has checked; its value stays out of debug output.
@@ -150,35 +116,27 @@ fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
 
 impl Poster {
     /// Reads the certificates that are needed. To be used on the thread it was made on.
-    pub fn new(options: &TargetOptions) -> Result<Self, String> {
-        let TargetOptions {
-            url,
-            headers,
-            concurrency,
-            connect_timeout,
-            timeout,
-            idle_timeout,
-            connection_max_age,
-            allow_private,
-            tls,
-        } = options;
+    pub fn new(service: &ServiceConfig) -> Result<Self, String> {
+        let ServiceConfig { url, options, .. } = service;
         let tls = match url.expose().scheme() {
-            "https" => Some(client_config(tls).map_err(|(key, reason)| format!("{key}: {reason}"))?),
+            "https" => Some(client_config(options).map_err(|(key, reason)| format!("{key}: {reason}"))?),
             _ => None,
         };
+        let timeout = options.timeout.get();
+        let connector = Connector { allow_private: options.allow_private, timeout: options.connect_timeout.get(), tls };
         let connector = awc::Connector::new()
-            .connector(Connector { allow_private: *allow_private, timeout: *connect_timeout, tls })
-            .timeout(*timeout)
-            .limit(*concurrency)
-            .conn_keep_alive(*idle_timeout)
-            .conn_lifetime(*connection_max_age);
+            .connector(connector)
+            .timeout(timeout)
+            .limit(options.concurrency)
+            .conn_keep_alive(options.idle_timeout.get())
+            .conn_lifetime(options.connection_max_age.get());
         let client = Client::builder()
             .connector(connector)
             .disable_redirects()
             .disable_timeout()
             .add_default_header((USER_AGENT, AGENT))
             .finish();
-        Ok(Self { client, url: url.clone(), headers: headers.clone(), timeout: *timeout })
+        Ok(Self { client, url: url.clone(), headers: headers(service), timeout })
     }
 
     /// Posts `body` to `path` below the service's URL.

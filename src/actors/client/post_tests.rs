@@ -9,17 +9,17 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use socket2::SockRef;
 
-use super::post::{Attempt, EXCERPT_BYTES, FailureKind, Outcome, Poster, TargetOptions};
-use crate::config::{Config, LoadArgs};
+use super::post::{Attempt, EXCERPT_BYTES, FailureKind, Outcome, Poster};
+use crate::config::{Config, LoadArgs, ServiceConfig};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 
-/// What a service at `url` is reached by; `options` are keys of the configuration.
-pub fn target(url: &str, options: &[(&str, &str)]) -> TargetOptions {
+/// A service at `url`; `options` are keys of the configuration.
+pub fn target(url: &str, options: &[(&str, &str)]) -> ServiceConfig {
     let key = |(key, value): &(&str, &str)| ("--set", format!("services.s.{key}"), (*value).to_owned());
     let overrides = [("url", url)].iter().chain(options).map(key).collect();
     let config = Config::load(LoadArgs { file: None, overrides }, []).expect("a valid configuration");
-    TargetOptions::of(&config.services[0])
+    config.services[0].clone()
 }
 
 fn poster(addr: SocketAddr, options: &[(&str, &str)]) -> Poster {

@@ -1,13 +1,11 @@
-//! What a client tells of its service: the events `$sys.service.*` and `$sys.delivery.dead`.
+//! What a client tells of its service: the events `$sys.service.*`.
 
 use serde_json::json;
 
 use super::Client;
 use super::writes::ToStore;
 use crate::domain::breaker::{BreakerState, Transition};
-use crate::domain::delivery::DeadReason;
 use crate::domain::event::NewEvent;
-use crate::storage::Claimed;
 
 /// What made the breaker change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,23 +104,5 @@ impl Client {
         payload["pending"] = self.parts.slot.pending_total().into();
         let event = NewEvent::own(&format!("$sys.service.{happened}"), payload.to_string());
         self.writes.push(ToStore::Event(event));
-    }
-
-    /// `$sys.delivery.dead`; not for the Event Handler's own events, whose deliveries could die for ever.
-    pub(super) fn announce_dead(&mut self, claimed: Claimed, reason: DeadReason, attempts: u32, error: Option<&str>) {
-        let Claimed { event, .. } = claimed;
-        if event.name.is_system() {
-            return;
-        }
-        let payload = json!({
-            "service": self.name(),
-            "event_id": event.id,
-            "event_name": event.name.as_str(),
-            "key": event.key.as_deref(),
-            "reason": reason.as_str(),
-            "attempts": attempts,
-            "error": error,
-        });
-        self.writes.push(ToStore::Event(NewEvent::own("$sys.delivery.dead", payload.to_string())));
     }
 }

@@ -1,55 +1,35 @@
 //! TLS to services: which authorities are trusted, and who this side says it is.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::config::{Config, ConfigError, ServiceConfig};
-
-/// Files in PEM format.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Authorities to trust beside those of the system.
-    pub authorities: Option<PathBuf>,
-    /// A certificate chain for services that ask for one, and its private key.
-    pub identity: Option<(PathBuf, PathBuf)>,
-}
+use crate::config::{Config, ConfigError, DeliveryConfig};
 
 /// A key of `[delivery]`, and what is wrong with its file.
 type TlsError = (&'static str, String);
-
-impl TlsFiles {
-    /// As the configuration of `service` says.
-    pub fn of(service: &ServiceConfig) -> Self {
-        let options = &service.options;
-        let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
-        Self {
-            authorities: file(&options.tls_ca_file),
-            identity: file(&options.tls_cert_file).zip(file(&options.tls_key_file)),
-        }
-    }
-}
 
 /// Reads the files of all services that are reached by TLS, so that a mistake is found at start.
 pub fn check_files(config: &Config) -> Result<(), ConfigError> {
     let secure = config.services.iter().filter(|service| service.url.expose().scheme() == "https");
     secure.into_iter().try_for_each(|service| {
-        let checked = client_config(&TlsFiles::of(service)).map(drop);
+        let checked = client_config(&service.options).map(drop);
         checked.map_err(|(key, reason)| config.service_error_at(&service.name, key, reason))
     })
 }
 
-/// HTTP/1.1 over TLS 1.2 or 1.3.
-pub(super) fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
+/// HTTP/1.1 over TLS 1.2 or 1.3. Beside the authorities of the system those of `tls_ca_file` are trusted; a service that
+/// asks who is calling is shown `tls_cert_file`.
+pub(super) fn client_config(options: &DeliveryConfig) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("invariant: ring offers what these versions need")
-        .with_root_certificates(roots(files.authorities.as_deref())?);
-    let mut config = match &files.identity {
+        .with_root_certificates(roots(file(&options.tls_ca_file))?);
+    let mut config = match file(&options.tls_cert_file).zip(file(&options.tls_key_file)) {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => {
             let certificates = certificates(chain).map_err(|reason| ("tls_cert_file", reason))?;
@@ -60,6 +40,11 @@ pub(super) fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsEr
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The file of an option that is set.
+fn file(path: &str) -> Option<&Path> {
+    (!path.is_empty()).then(|| Path::new(path))
 }
 
 fn roots(more: Option<&Path>) -> Result<RootCertStore, TlsError> {

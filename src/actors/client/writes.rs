@@ -5,12 +5,10 @@ use tokio::sync::oneshot;
 
 use super::messages::ServiceCommand;
 use super::{Client, STORE_RETRY};
-use crate::actors::persistence::messages::CommitWrites;
 use crate::domain::event::{Append, NewEvent};
 use crate::domain::pending_writes::PendingWrites;
 use crate::domain::work::WorkId;
 use crate::storage::{CommandId, DeliveryOutcome, Registered, ServiceChange, Write};
-use crate::telemetry::faults::{self, FaultPoint};
 
 /// One thing to be written down.
 #[derive(Debug)]
@@ -65,15 +63,12 @@ impl Client {
             }
         }
         let Some(writes) = self.begin() else { return };
-        let (reply, answer) = oneshot::channel();
-        let message = CommitWrites { writes, reply };
-        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.parts.persistence.tell(message).is_ok();
-        let answer = async move { is_sent && answer.await.is_ok_and(|answer| answer.is_ok()) };
-        ctx.spawn(answer.into_actor(self).map(
-            |is_stored, this, ctx| {
-                if is_stored { this.stored(ctx) } else { this.not_stored(ctx) }
-            },
-        ));
+        let answer = self.parts.persistence.commit_all(writes);
+        let stored = async move { answer?.await.ok()?.ok() };
+        ctx.spawn(stored.into_actor(self).map(|stored, this, ctx| match stored {
+            Some(_) => this.stored(ctx),
+            None => this.not_stored(ctx),
+        }));
     }
 
     /// Begins a batch, if there is one.

@@ -82,9 +82,9 @@ impl Consumers {
             pattern: pattern.as_str().to_owned(),
             filter: filter.as_ref().map(|filter| filter.as_json().to_owned()),
             ack_floor: self.first_floor(&join.request, join.log_end),
-            policy: policy.over(self.parts.limits.policy),
+            policy: policy.over(self.parts.default_policy()),
         };
-        let max = self.parts.limits.max_count;
+        let max = self.parts.config.max_count;
         let outcome = self.parts.persistence.commit(Write::OpenConsumer { new, max });
         let persistence = self.parts.persistence.clone();
         let opened = async move {

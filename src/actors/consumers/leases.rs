@@ -47,7 +47,8 @@ impl Consumers {
     /// The lease of `record` with these marks, of a machine that goes on from there; without any, another node has it.
     fn lease(&mut self, record: &ConsumerRecord, marks: Option<Vec<(EventId, Mark)>>) -> Lease<Holder> {
         let Some(marks) = marks else { return Lease::Follower };
-        let durable = ConsumerState::new(record.policy, self.parts.limits.max_unacked_bytes, record.ack_floor, marks);
+        let max_bytes = self.parts.config.max_unacked_bytes.as_usize();
+        let durable = ConsumerState::new(record.policy, max_bytes, record.ack_floor, marks);
         self.generations += 1;
         Lease::Holder(Holder::new(durable, record.fencing_epoch, self.generations))
     }

@@ -32,7 +32,7 @@ use super::log_position::LogPosition;
 use super::persistence::Persistence;
 use super::push_log::PushLog;
 use super::router::messages::RouteBatch;
-use crate::config::Config;
+use crate::config::ConsumersConfig;
 use crate::domain::consumer::{ConsumerPolicy, MemberId};
 use crate::domain::event::EventId;
 use crate::domain::index::{PatternIndex, TopicId};
@@ -59,7 +59,7 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct ConsumersParts {
     pub persistence: Address<Persistence>,
-    pub limits: ConsumerLimits,
+    pub config: ConsumersConfig,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
@@ -68,30 +68,11 @@ pub struct ConsumersParts {
     pub renewed: Arc<Notify>,
 }
 
-/// Bounds and defaults.
-#[derive(Debug, Clone, Copy)]
-pub struct ConsumerLimits {
-    /// Durable subscriptions in the store.
-    pub max_count: usize,
-    /// Bytes of what one has taken from the log and not settled; one event may be larger.
-    pub max_unacked_bytes: usize,
+impl ConsumersParts {
     /// For what a member does not say.
-    pub policy: ConsumerPolicy,
-}
-
-impl ConsumerLimits {
-    /// As configured.
-    pub fn new(config: &Config) -> Self {
-        let consumers = &config.consumers;
-        Self {
-            max_count: consumers.max_count,
-            max_unacked_bytes: consumers.max_unacked_bytes.as_usize(),
-            policy: ConsumerPolicy {
-                ack_wait: consumers.ack_wait.get(),
-                max_in_flight: consumers.max_in_flight,
-                max_deliver: consumers.max_deliver,
-            },
-        }
+    fn default_policy(&self) -> ConsumerPolicy {
+        let ConsumersConfig { ack_wait, max_in_flight, max_deliver, .. } = self.config;
+        ConsumerPolicy { ack_wait: ack_wait.get(), max_in_flight, max_deliver }
     }
 }
 

@@ -9,7 +9,6 @@ use super::consumer::Consumer;
 use super::consumer::storing::{End, Saved};
 use super::{Consumers, STORE_RETRY};
 use crate::actors::clock::now;
-use crate::actors::persistence::messages::CommitWrites;
 use crate::domain::consumer::Dead;
 use crate::domain::lease::Lease;
 use crate::storage::{Outcome, Write, service_name};
@@ -36,20 +35,17 @@ impl Consumers {
         }
         assert!(!faults::strikes(FaultPoint::ConsumersDieBefore), "injected fault in durables");
         let Some(change) = consumer.begin_save(now()) else { return };
-        let (message, outcome) = CommitWrites::one(Write::ChangeConsumer(change));
-        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.parts.persistence.tell(message).is_ok();
+        let answer = self.parts.persistence.commit_all(vec![Write::ChangeConsumer(change)]);
         let name = Arc::clone(consumer.name());
-        let stored = async move {
-            if !is_sent {
-                return End::NotSent;
-            }
-            match outcome.await {
-                Ok(Outcome::Void) => End::Void,
-                Ok(_) => End::Stored,
-                Err(_) => End::Failed,
+        let end = async move {
+            let Some(answer) = answer else { return End::NotSent };
+            match answer.await {
+                Ok(Ok(outcomes)) if outcomes == [Outcome::Void] => End::Void,
+                Ok(Ok(_)) => End::Stored,
+                Ok(Err(_)) | Err(_) => End::Failed,
             }
         };
-        ctx.spawn(stored.into_actor(self).map(move |end, this, ctx| this.saved(&name, end, ctx)));
+        ctx.spawn(end.into_actor(self).map(move |end, this, ctx| this.saved(&name, end, ctx)));
     }
 
     fn saved(&mut self, name: &Arc<str>, end: End, ctx: &mut Context<Self>) {

@@ -1,42 +1,27 @@
-//! The actor alone: nobody is at the address of persistence.
+//! The actor without the others: at most persistence is at its address.
 
 use actix::Addr;
 
 use super::*;
 use crate::actors::consumers::messages::MemberLink;
+use crate::actors::persistence::fixture;
+use crate::config::{Config, LoadArgs};
 use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
 use crate::protocol::consumer::{JoinRequest, PolicyRequest};
 use crate::protocol::subscription::Start;
-use crate::runtime::life::{ChildChanged, ChildId};
 use crate::runtime::report::ActorKind;
-use crate::storage::{ConsumerRecord, LeasedConsumer, ReadWatch, StoreOptions, StoreUrl};
-use crate::telemetry::health::StoreHealth;
+use crate::storage::{Alteration, ConsumerRecord, LeasedConsumer, Outcome, Write};
 
 const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 8, max_deliver: 0 };
 
-/// A supervisor that does nothing.
-struct Bystander;
-
-impl Actor for Bystander {
-    type Context = Context<Self>;
-}
-
-impl Handler<ChildChanged> for Bystander {
-    type Result = ();
-
-    fn handle(&mut self, _: ChildChanged, _: &mut Self::Context) {}
-}
-
 fn parts(dir: &std::path::Path) -> ConsumersParts {
-    let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let watch = ReadWatch::new(Arc::new(StoreHealth::new(Duration::MAX)), Arc::clone(&metrics));
     ConsumersParts {
         persistence: Address::vacant(),
-        limits: ConsumerLimits { max_count: 8, max_unacked_bytes: 1024, policy: POLICY },
-        reader: Reader::new(StoreOptions::new(StoreUrl::Sqlite(dir.join("events.db"))), watch).expect("a pool"),
+        config: Config::load(LoadArgs::default(), []).expect("the defaults").consumers,
+        reader: Reader::unwatched(fixture::store(dir)),
         position: Arc::default(),
-        metrics,
+        metrics: Arc::new(Metrics::new().expect("metrics")),
         pushes: Arc::default(),
         renewed: Arc::default(),
     }
@@ -54,10 +39,8 @@ fn begin(generation: Generation, parts: ConsumersParts) -> Addr<Consumers> {
         policy: POLICY,
         created_at: crate::domain::event::Timestamp(0),
     };
-    let child = ChildId { kind: ActorKind::Consumers, number: 0 };
-    let life = Life::new(child, generation, Bystander.start().recipient());
     Consumers::create(|ctx| {
-        let mut durables = Consumers::new(parts, life);
+        let mut durables = Consumers::new(parts, Life::unsupervised(ActorKind::Consumers, generation));
         durables.open(LeasedConsumer { grant: Grant::Taken, record, marks: Some(Vec::new()), has_renewed: false }, ctx);
         durables
     })
@@ -94,4 +77,31 @@ async fn a_late_leave_of_an_earlier_generation_removes_nobody() {
     assert_eq!(members(&actor).await, 1);
     actor.send(Leave(member)).await.expect("taken");
     assert_eq!(members(&actor).await, 0);
+}
+
+/// An operator has moved the consumer in the store shortly before the writer failed: the answer of the next one tells it.
+#[actix_rt::test]
+async fn a_new_writer_is_asked_for_the_leases_of_consumers_at_once() {
+    tokio::time::pause();
+    let dir = tempfile::tempdir().expect("a directory");
+    let parts = parts(dir.path());
+    let persistence = parts.persistence.clone();
+    let writer = fixture::parts(fixture::store(dir.path()), Arc::default(), Arc::clone(&parts.position));
+    fixture::start(&persistence, 1, &writer);
+    let actor = Consumers::new(parts, Life::unsupervised(ActorKind::Consumers, 1)).start();
+    join(&actor).await;
+    let ack_floors = async || {
+        let statuses = actor.send(ListConsumers).await.expect("an answer");
+        statuses.into_iter().map(|status| status.ack_floor).collect::<Vec<_>>()
+    };
+    let seek = Write::AlterConsumer { name: "c".to_owned(), alteration: Alteration::Seek(5) };
+    assert_eq!(persistence.commit(seek).await, Ok(Outcome::Changed(true)));
+    fixture::end(&persistence, 1).await;
+    assert_eq!(ack_floors().await, [0], "nobody has told it");
+    let began = tokio::time::Instant::now();
+    fixture::start(&persistence, 2, &writer);
+    while ack_floors().await != [5] {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(began.elapsed() < TICK_INTERVAL / 2, "it does not wait for the tick");
+    }
 }

@@ -1,6 +1,5 @@
 //! What the persistence actor takes and tells.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use actix::prelude::Message;
@@ -68,18 +67,6 @@ pub struct CommitWrites {
 }
 
 pub type CommitReply = Result<Vec<Outcome>, AppendFailure>;
-
-impl CommitWrites {
-    /// Of one write, and what becomes of it. A message that is dropped has failed.
-    pub fn one(write: Write) -> (Self, impl Future<Output = Result<Outcome, AppendFailure>> + Send + use<>) {
-        let (reply, answer) = oneshot::channel::<CommitReply>();
-        let outcome = async {
-            let outcomes = answer.await.map_err(|_| AppendFailure::RESTARTING)??;
-            Ok(outcomes.into_iter().next().expect("invariant: one outcome for each write"))
-        };
-        (Self { writes: vec![write], reply }, outcome)
-    }
-}
 
 /// Let this process be the only one that delivers to a service; answers whether it is, and with what state.
 #[derive(Debug, Message)]

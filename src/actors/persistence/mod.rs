@@ -7,6 +7,8 @@
 //! - EV-1 acknowledged ⇒ committed: replies are sent after the commit, never before.
 //! - EV-2 commit order: ids are assigned inside the transaction, and batches leave here in that order.
 
+#[cfg(test)]
+pub mod fixture;
 mod group;
 pub mod intake;
 mod leases;
@@ -20,10 +22,11 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
 use actix::{ActorFutureExt, fut};
+use tokio::sync::oneshot;
 
 use self::group::{Replies, Waiting};
 use self::intake::Backlog;
-use self::messages::{AppendEvents, AppendFailure, CommitWrites, EventsCommitted, ReleaseConsumer};
+use self::messages::{AppendEvents, AppendFailure, CommitReply, CommitWrites, EventsCommitted, ReleaseConsumer};
 use self::registry::ServiceRegistry;
 use self::store_watch::StoreWatch;
 use super::clock::{self, now};
@@ -103,7 +106,7 @@ impl Persistence {
         self.flush_due = false;
         let waiting = std::mem::take(&mut self.waiting);
         if !waiting.is_empty() {
-            self.commit(waiting);
+            self.commit(waiting.into_group());
         }
         // A flooded actor never reaches its timers, so the clock is looked at here too.
         if Instant::now() >= self.next_housekeeping {
@@ -112,12 +115,7 @@ impl Persistence {
     }
 
     /// One transaction for all that waits; or several, if the store cannot hold a part of it.
-    fn commit(&mut self, waiting: Waiting) {
-        let (group, replies) = waiting.into_group();
-        self.commit_group(group, replies);
-    }
-
-    fn commit_group(&mut self, mut group: Group, replies: Replies) {
+    fn commit(&mut self, (mut group, replies): (Group, Replies)) {
         let certainty = clock::certainty();
         group.take_due = if certainty.is_held { 0 } else { self.registry.due_schedules(now()) };
         group.lead = Some(certainty.lead);
@@ -136,9 +134,7 @@ impl Persistence {
                 }
             }
             Err(AppendFailure::Unstorable) if replies.are_many() => {
-                for (group, replies) in replies.apart(group) {
-                    self.commit_group(group, replies);
-                }
+                replies.apart(group).into_iter().for_each(|apart| self.commit(apart));
             }
             Err(failure) => {
                 self.registry.doubt();
@@ -227,7 +223,7 @@ impl Actor for Persistence {
         });
         ctx.run_interval(SCHEDULE_INTERVAL, |this, _| {
             if this.waiting.is_empty() && this.registry.due_schedules(now()) > 0 && !clock::certainty().is_held {
-                this.commit(Waiting::default());
+                this.commit(Waiting::default().into_group());
             }
         });
     }
@@ -283,10 +279,21 @@ impl Handler<Finish> for Persistence {
 impl Address<Persistence> {
     /// Has whoever is persistence apply `write`; the outcome comes when it is committed.
     pub fn commit(&self, write: Write) -> impl Future<Output = Result<Outcome, AppendFailure>> + Send + use<> {
-        let (message, outcome) = CommitWrites::one(write);
+        let (reply, answer) = oneshot::channel::<CommitReply>();
         // A message that was not delivered is dropped: the outcome says so.
-        let _ = self.tell(message);
-        outcome
+        let _ = self.tell(CommitWrites { writes: vec![write], reply });
+        async {
+            let outcomes = answer.await.map_err(|_| AppendFailure::RESTARTING)??;
+            Ok(outcomes.into_iter().next().expect("invariant: one outcome for each write"))
+        }
+    }
+
+    /// Has whoever is persistence apply `writes` in one transaction; `None` if nobody took them, so that none of them will
+    /// be applied. Their owner writes them again after a failure.
+    pub fn commit_all(&self, writes: Vec<Write>) -> Option<oneshot::Receiver<CommitReply>> {
+        let (reply, answer) = oneshot::channel();
+        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.tell(CommitWrites { writes, reply }).is_ok();
+        is_sent.then_some(answer)
     }
 }
 

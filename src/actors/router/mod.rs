@@ -100,12 +100,9 @@ crate::supervised!(Router, EventsCommitted);
 mod tests {
     use std::sync::Mutex;
 
-    use actix::AsyncContext as _;
-
     use super::*;
     use crate::domain::event::{Event, LogBounds};
     use crate::runtime::address::{Address, Depth};
-    use crate::runtime::life::{ChildChanged, ChildId};
 
     /// Remembers how far each batch reached, and what it followed.
     #[derive(Default)]
@@ -123,13 +120,6 @@ mod tests {
         }
     }
 
-    /// In the place of the supervisor.
-    impl Handler<ChildChanged> for Follower {
-        type Result = ();
-
-        fn handle(&mut self, _: ChildChanged, _: &mut Self::Context) {}
-    }
-
     crate::supervised!(Follower, RouteBatch);
 
     #[actix_rt::test]
@@ -144,11 +134,7 @@ mod tests {
         let nobody = (ActorKind::Shard, Address::<Follower>::vacant().mailbox());
         let followers = Arc::new([(ActorKind::Consumers, address.mailbox()), nobody]);
         let parts = RouterParts { followers, position, metrics: Arc::clone(&metrics) };
-        let life =
-            Life::new(ChildId { kind: ActorKind::Router, number: 0 }, 2, Follower::default().start().recipient());
-        let ctx = Context::new();
-        let router = ctx.address();
-        ctx.run(Router::new(parts, life));
+        let router = Router::new(parts, Life::unsupervised(ActorKind::Router, 2)).start();
         router.do_send(EventsCommitted(LogBatch::new(7, vec![Event::plain(8, "a.b", "1")])));
         while told.lock().expect("no panic").last() != Some(&(7, 8)) {
             tokio::task::yield_now().await;

@@ -51,7 +51,7 @@ impl Session {
             self.refuse(None, &rate_limited("frames", next, now));
             return false;
         }
-        log::info!(session = self.attachment.place.session, peer = self.attachment.connection.peer_name().as_str(); "session floods with frames, closing");
+        log::info!(session = self.attachment.place.session, peer = self.connection().peer_name().as_str(); "session floods with frames, closing");
         self.close(CloseReason::Policy);
         ctx.stop();
         false
@@ -59,7 +59,7 @@ impl Session {
 
     /// The subscriber may publish these events now.
     pub(super) fn permit_publish(&self, append: &Append) -> Result<(), ApiError> {
-        let auth = &self.attachment.connection.auth;
+        let auth = &self.connection().auth;
         append.events.iter().try_for_each(|event| permit::publish(&auth.caller(), &event.name))?;
         if !self.parts.access.limits.limits_publishes() {
             return Ok(());
@@ -76,7 +76,7 @@ impl Session {
     }
 
     fn renewed(&self, token: &str, now: Timestamp) -> Result<Option<Timestamp>, ApiError> {
-        let auth = &self.attachment.connection.auth;
+        let auth = &self.connection().auth;
         let next = self.parts.access.control.caller(Some(token), now)?;
         let (Some(before), Some(after)) = (auth.caller().principal().cloned(), next.principal().cloned()) else {
             return Ok(None);

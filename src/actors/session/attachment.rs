@@ -1,29 +1,15 @@
 //! How a subscriber's connection gets its place in the shard of its thread, and gives it up.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use actix::prelude::Addr;
 
 use crate::access::limits::PeerAdmission;
-use crate::actors::connection::{AuthState, Connection};
+use crate::actors::connection::Connection;
 use crate::actors::shard::Shard;
 use crate::actors::shard::messages::{OpenSession, Place, SessionClosed};
 use crate::actors::worker::Worker;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::protocol::wire::Wire;
-use crate::transport::SendQueue;
-
-/// A connection that is to get its place.
-pub struct Arrival {
-    pub send_queue: Rc<SendQueue>,
-    pub wire: Wire,
-    pub peer: Option<SocketAddr>,
-    pub auth: AuthState,
-    /// The place that the connection takes among those of its address.
-    pub admission: Option<PeerAdmission>,
-}
 
 /// A connection with its place in one generation of its shard, which is given up when this is dropped.
 pub struct Attachment {
@@ -34,12 +20,15 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Gets a connection its place; an error while there is no shard.
-    pub async fn get(worker: &Worker, arrival: Arrival) -> Result<Self, ApiError> {
-        let Arrival { send_queue, wire, peer, auth, admission } = arrival;
-        let shard = worker.shard().ok_or_else(|| absent("still starting"))?;
+    /// Gets a connection its place in the shard, and keeps the one that it takes among those of its address; an error
+    /// while there is no shard.
+    pub async fn get(
+        worker: &Worker,
+        connection: Rc<Connection>,
+        admission: Option<PeerAdmission>,
+    ) -> Result<Self, ApiError> {
+        let shard = worker.shard().ok_or_else(|| ApiError::transient(ErrorCode::Overloaded, "still starting"))?;
         let lobby = &worker.thread.lobby;
-        let connection = Connection::new(send_queue, wire, peer, auth, Rc::clone(&worker.thread.clock));
         let ticket = lobby.enter(Rc::clone(&connection));
         let Ok(Some(place)) = shard.send(OpenSession(ticket)).await else {
             lobby.take(ticket);
@@ -58,9 +47,5 @@ impl Drop for Attachment {
 
 /// The answer while there is no shard.
 pub(super) fn restarting() -> ApiError {
-    absent("the shard of this worker is restarting")
-}
-
-fn absent(reason: &str) -> ApiError {
-    ApiError::new(ErrorCode::Overloaded, reason).retry_after(Duration::from_secs(1))
+    ApiError::transient(ErrorCode::Overloaded, "the shard of this worker is restarting")
 }

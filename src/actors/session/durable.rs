@@ -41,7 +41,7 @@ pub(super) struct FromConsumer {
 
 impl Session {
     pub(super) fn join(&mut self, id: Option<RequestId>, request: JoinRequest, ctx: &mut Context<Self>) {
-        if let Err(error) = permit::subscribe(&self.attachment.connection.auth.caller(), &request.pattern) {
+        if let Err(error) = permit::subscribe(&self.connection().auth.caller(), &request.pattern) {
             return self.refuse(id.as_ref(), &error);
         }
         let name: Arc<str> = request.name.as_str().into();
@@ -78,11 +78,7 @@ impl Session {
                         let state = Subscribed { last_id: last, recovered: is_recovered, earliest_id: earliest, log };
                         this.say(&consumer::joined(id, &asked, state, ack_floor));
                     }
-                    ctx.add_stream(from_consumer(
-                        key.clone(),
-                        events,
-                        Rc::clone(&this.attachment.connection.send_queue),
-                    ));
+                    ctx.add_stream(from_consumer(key.clone(), events, Rc::clone(&this.connection().send_queue)));
                     this.memberships.push(Membership { key, pattern, filter, underway });
                 }
                 Ok(Err(error)) => this.refuse(id.as_ref(), &this.as_far_as_granted(error)),
@@ -95,7 +91,7 @@ impl Session {
     fn as_far_as_granted(&self, error: ApiError) -> ApiError {
         let theirs = error.details().get("event_name").and_then(|name| Pattern::parse(name.as_str()?.to_owned()).ok());
         let is_granted =
-            theirs.is_none_or(|pattern| permit::subscribe(&self.attachment.connection.auth.caller(), &pattern).is_ok());
+            theirs.is_none_or(|pattern| permit::subscribe(&self.connection().auth.caller(), &pattern).is_ok());
         if is_granted { error } else { ApiError::new(error.code(), error.message()) }
     }
 
@@ -177,13 +173,10 @@ impl Session {
             // If it is lost, the actor looks again within a second.
             let _ = self.parts.consumers.tell(RoomAgain(membership.key.clone()));
         }
-        self.attachment
-            .connection
-            .send_queue
-            .push(Bundle::of(self.attachment.connection.wire, std::iter::once(&frame)));
-        self.attachment.connection.durable_frames.update(|frames| frames + 1);
-        if self.attachment.connection.send_queue.queued_bytes() > self.parts.worker.queue_limit() {
-            self.attachment.connection.send_queue.feeding().pause_until(self.parts.worker.low_water());
+        self.connection().send_queue.push(Bundle::of(self.connection().wire, std::iter::once(&frame)));
+        self.connection().durable_frames.update(|frames| frames + 1);
+        if self.connection().send_queue.queued_bytes() > self.parts.worker.parts.queue_limit() {
+            self.connection().send_queue.feeding().pause_until(self.parts.worker.parts.low_water());
         }
     }
 }
@@ -237,8 +230,7 @@ fn from_consumer(
 }
 
 fn restarting() -> ApiError {
-    ApiError::new(ErrorCode::Overloaded, "the durable subscriptions are restarting")
-        .retry_after(std::time::Duration::from_secs(1))
+    ApiError::transient(ErrorCode::Overloaded, "the durable subscriptions are restarting")
 }
 
 fn not_a_member(name: &str) -> ApiError {

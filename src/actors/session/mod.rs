@@ -26,6 +26,7 @@ pub use self::access::SessionAccess;
 use self::attachment::Attachment;
 use self::durable::Membership;
 use super::clock::scheduling;
+use super::connection::Connection;
 use super::consumers::Consumers;
 use super::log_position::LogPosition;
 use super::persistence::messages::AppendFailure;
@@ -96,21 +97,26 @@ impl Session {
         ctx.run(session);
     }
 
+    fn connection(&self) -> &Connection {
+        &self.attachment.connection
+    }
+
     fn say(&mut self, text: &str) {
         self.answer(text_frame(text.as_bytes()));
     }
 
     fn answer(&mut self, frame: Bytes) {
         self.answered += frame.len();
-        self.attachment.connection.send_queue.push(frame);
+        self.connection().send_queue.push(frame);
     }
 
     /// Lets the subscriber's input wait for its publishes to be committed and its answers to be read, or go on.
     ///
     /// Events in the queue do not count: a slow subscriber is still heard.
     fn pace(&mut self) {
-        let (reading, low) = (self.attachment.connection.send_queue.reading(), self.parts.worker.low_water());
-        if self.attachment.connection.send_queue.queued_bytes() <= low {
+        let (send_queue, low) = (&self.attachment.connection.send_queue, self.parts.worker.parts.low_water());
+        let reading = send_queue.reading();
+        if send_queue.queued_bytes() <= low {
             self.answered = 0;
         }
         if self.publishing >= MAX_PUBLISHES_IN_FLIGHT || self.unanswered >= MAX_UNANSWERED {
@@ -124,14 +130,14 @@ impl Session {
 
     fn refuse(&mut self, id: Option<&RequestId>, error: &ApiError) {
         if let Some(cause) = error.cause() {
-            log::warn!(session = self.attachment.place.session, peer = self.attachment.connection.peer_name().as_str(), code = error.code().as_str(), error = cause; "request of a session failed");
+            log::warn!(session = self.attachment.place.session, peer = self.connection().peer_name().as_str(), code = error.code().as_str(), error = cause; "request of a session failed");
         }
         self.parts.metrics.frames_refused.with_label_values(&[error.code().as_str()]).inc();
         self.say(&frame::error(id, error));
     }
 
     fn close(&self, reason: CloseReason) {
-        self.attachment.connection.close(reason);
+        self.connection().close(reason);
     }
 
     /// Nothing more is said but why it failed, if it did.
@@ -139,7 +145,7 @@ impl Session {
         if std::thread::panicking() {
             self.close(CloseReason::SessionFailed);
         }
-        self.attachment.connection.send_queue.end();
+        self.connection().send_queue.end();
     }
 
     fn read(&mut self, text: &str, ctx: &mut Context<Self>) {
@@ -148,7 +154,7 @@ impl Session {
         let log_end = self.parts.position.last();
         let request = Request::parse(text, &self.parts.rules, scheduling);
         if request.as_ref().is_ok_and(Request::asks_more) {
-            self.attachment.connection.auth.asks_more.set(true);
+            self.connection().auth.asks_more.set(true);
         }
         match request {
             Err(BadRequest { id, error }) => self.refuse(id.as_ref(), &error),
@@ -157,7 +163,7 @@ impl Session {
             Ok(Request::Publish { id, append }) => self.publish(id, *append, ctx),
             Ok(Request::Subscribe { id, pattern, envelope, filter, start, log }) => {
                 let start = start.in_log(self.parts.position.log_id(), log);
-                if let Err(error) = permit::subscribe(&self.attachment.connection.auth.caller(), &pattern) {
+                if let Err(error) = permit::subscribe(&self.connection().auth.caller(), &pattern) {
                     return self.refuse(id.as_ref(), &error);
                 }
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
@@ -189,14 +195,14 @@ impl Session {
             Ok(Request::Leave { id, durable }) => self.leave(id.as_ref(), &durable),
             Ok(Request::Ack(request)) => self.settle(request, ctx),
             Ok(Request::List { id }) => {
-                let before = self.attachment.connection.send_queue.queued_bytes();
+                let before = self.connection().send_queue.queued_bytes();
                 let listed = self.attachment.shard.send(ListSubscriptions {
                     place: self.attachment.place,
                     id,
                     durables: self.durables(),
                 });
                 let account = listed.into_actor(self).map(move |_, this, _| {
-                    this.answered += this.attachment.connection.send_queue.queued_bytes().saturating_sub(before);
+                    this.answered += this.connection().send_queue.queued_bytes().saturating_sub(before);
                     this.pace();
                 });
                 account.wait(ctx);
@@ -208,7 +214,7 @@ impl Session {
         if let Err(error) = self.permit_publish(&append) {
             return self.refuse(id.as_ref(), &error);
         }
-        scope_keys(&mut append, &self.attachment.connection.auth.caller());
+        scope_keys(&mut append, &self.connection().auth.caller());
         let outcome = match self.parts.worker.thread.intake.enqueue(append) {
             Ok(outcome) => outcome,
             Err(failure) => return self.refuse(id.as_ref(), &failure.into()),
@@ -277,7 +283,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.parts.metrics.restarts.with_label_values(&["session", "panic"]).inc();
-            log::error!(session = self.attachment.place.session, peer = self.attachment.connection.peer_name().as_str(); "session failed, its client is told to reconnect");
+            log::error!(session = self.attachment.place.session, peer = self.connection().peer_name().as_str(); "session failed, its client is told to reconnect");
         }
         self.leave_all_consumers();
         self.end();
@@ -286,7 +292,7 @@ impl Drop for Session {
 
 impl StreamHandler<Result<Inbound, InboundError>> for Session {
     fn handle(&mut self, item: Result<Inbound, InboundError>, ctx: &mut Self::Context) {
-        self.attachment.connection.hear();
+        self.connection().hear();
         let is_counted =
             matches!(item, Ok(Inbound::Text(_) | Inbound::Binary(_) | Inbound::Ping(_) | Inbound::Pong(_)));
         if is_counted && !self.admits_frame(ctx) {
@@ -302,9 +308,7 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
             Ok(Inbound::Close(said)) => {
                 match said {
                     // Echoed, as RFC 6455, section 5.5.1, has it.
-                    Some(CloseFrame { code, .. }) => {
-                        self.attachment.connection.send_queue.close(&CloseFrame::new(code, ""))
-                    }
+                    Some(CloseFrame { code, .. }) => self.connection().send_queue.close(&CloseFrame::new(code, "")),
                     None => self.close(CloseReason::Normal),
                 }
                 ctx.stop();
@@ -312,7 +316,7 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
             Err(error) => {
                 if let Some(close) = error.close_frame() {
                     log::info!(session = self.attachment.place.session, code = close.code, error:% = error; "session broke the protocol");
-                    self.attachment.connection.send_queue.close(&close);
+                    self.connection().send_queue.close(&close);
                 }
                 ctx.stop();
             }

@@ -9,7 +9,6 @@ use crate::actors::shard::messages::CheckAccess;
 use crate::domain::event::Timestamp;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame;
-use crate::transport::text_frame;
 
 impl Shard {
     /// Looks at the token of each session.
@@ -37,10 +36,10 @@ impl Shard {
         }
         let Some(principal) = caller.principal() else { return };
         let left = principal.expires_at.map(|end| end.since(now));
-        if let Some(left) = left.filter(|left| *left <= self.parts.limits.expiry_notice && auth.asks_more.get())
+        if let Some(left) = left.filter(|left| *left <= self.parts.expiry_notice && auth.asks_more.get())
             && !auth.was_warned.replace(true)
         {
-            subscriber.connection.send_queue.push(text_frame(frame::expiring(left).as_bytes()));
+            subscriber.connection.say(&frame::expiring(left));
         }
     }
 }

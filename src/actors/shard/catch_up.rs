@@ -36,7 +36,7 @@ impl Shard {
         if subscriber.connection.send_queue.is_closed() || subscriber.mode != (Mode::CatchingUp { reading: false }) {
             return;
         }
-        if subscriber.connection.send_queue.queued_bytes() > low_water(self.parts.limits.queue_per_connection) {
+        if subscriber.connection.send_queue.queued_bytes() > self.parts.low_water() {
             self.await_drain(key);
             return;
         }
@@ -49,10 +49,10 @@ impl Shard {
             return;
         }
         let Some((subscriber, index)) = self.subscribers.with_index(place) else { return };
-        let Some(events) = self.head.after(subscriber.cursor.position()) else {
+        let Some(events) = self.head.recent().after(subscriber.cursor.position()) else {
             return self.read_page(place, ctx);
         };
-        let room = TURN_BYTES.min(self.parts.limits.queue_per_connection);
+        let room = TURN_BYTES.min(self.parts.queue_limit());
         let scanned = queue_due(subscriber, events, index, &self.parts.pushes, room);
         subscriber.cursor.advance(scanned.through.unwrap_or(head));
         self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
@@ -67,7 +67,7 @@ impl Shard {
 
     /// Lets a subscriber go on once its subscriber has taken most of what is queued.
     pub(super) fn await_drain(&mut self, key: usize) {
-        let low = low_water(self.parts.limits.queue_per_connection);
+        let low = self.parts.low_water();
         if let Some(subscriber) = self.subscribers.get(key) {
             subscriber.connection.send_queue.arm_drain_notice(key, low);
         }
@@ -235,11 +235,6 @@ impl Shard {
             subscriber.connection.close_now(reason);
         }
     }
-}
-
-/// Queued bytes at which a subscriber that catches up goes on.
-pub fn low_water(limit: usize) -> usize {
-    limit / 4
 }
 
 /// Whether everything this subscriber has asked for begins at `earliest` or later.

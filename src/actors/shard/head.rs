@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::recent::RecentEvents;
 use crate::domain::event::EventId;
 use crate::domain::log::LogId;
-use crate::protocol::log_batch::{LogBatch, LogEvent};
+use crate::protocol::log_batch::LogBatch;
 
 /// See the module.
 #[derive(Debug)]
@@ -56,19 +56,9 @@ impl Head {
         self.recent.restart(id);
     }
 
-    /// The recent events after `position`, in order; `None` when some of them are no longer in memory.
-    pub fn after(&self, position: EventId) -> Option<impl Iterator<Item = &LogEvent>> {
-        self.recent.after(position)
-    }
-
-    /// Memory of recent events, in bytes, roughly.
-    pub fn recent_bytes(&self) -> usize {
-        self.recent.bytes()
-    }
-
-    /// All events after this one are in memory.
-    pub fn recent_after(&self) -> EventId {
-        self.recent.floor()
+    /// The newest events up to the position.
+    pub fn recent(&self) -> &RecentEvents {
+        &self.recent
     }
 
     /// Whether the position has stood still since the last tick although the log goes on to `end`. Then a hint was

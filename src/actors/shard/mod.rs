@@ -33,7 +33,6 @@ use std::time::Duration;
 
 use actix::prelude::{Actor, AsyncContext, Context, Handler, MessageResult, StreamHandler, WrapFuture};
 
-pub use self::catch_up::low_water;
 use self::head::Head;
 use self::laggards::Laggards;
 use self::messages::{CheckAccess, OpenSession, Place, SessionClosed};
@@ -42,7 +41,6 @@ use self::presence_events::PresenceEvents;
 use self::store_reads::StoreReads;
 use self::subscriber::{Mode, Subscriber};
 use self::subscribers::Subscribers;
-pub use self::subscribers::fanout::QueueLimits;
 use self::subscribers::fanout::{FanOut, Room};
 use super::router::messages::RouteBatch;
 use crate::access::AccessControl;
@@ -50,10 +48,9 @@ use crate::actors::connection::{Connection, Lobby, Tick};
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::intake::Intake;
 use crate::actors::push_log::PushLog;
-use crate::config::{Config, Span};
+use crate::config::SubscribeConfig;
 use crate::protocol::close::close_label;
 use crate::protocol::log_batch::LogBatch;
-use crate::protocol::wire::Wire;
 use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::storage::Reader;
@@ -69,7 +66,9 @@ const BATCHES_PER_TURN: usize = 16;
 /// What all shards are made of.
 #[derive(Clone)]
 pub struct ShardParts {
-    pub limits: ShardLimits,
+    pub config: SubscribeConfig,
+    /// How long before its token ends a subscriber is told so.
+    pub expiry_notice: Duration,
     pub access: Arc<AccessControl>,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
@@ -78,6 +77,18 @@ pub struct ShardParts {
     pub log_activity: bool,
     /// The generation under which subscribers that come and go are told of; none if they are not.
     pub presence: Option<i64>,
+}
+
+impl ShardParts {
+    /// Queued bytes above which a connection lags.
+    pub fn queue_limit(&self) -> usize {
+        self.config.queue_per_connection.as_usize()
+    }
+
+    /// Queued bytes at which a connection that lags is given more.
+    pub fn low_water(&self) -> usize {
+        self.queue_limit() / 4
+    }
 }
 
 /// What a shard finds on its thread, and leaves to the next one there.
@@ -89,52 +100,6 @@ pub struct ShardThread {
     pub queues: Rc<ShardQueues>,
     pub lobby: Rc<Lobby>,
     pub clock: Rc<Cell<Tick>>,
-}
-
-impl ShardLimits {
-    /// As configured.
-    pub fn new(config: &Config) -> Self {
-        let subscribe = &config.subscribe;
-        Self {
-            queue_per_connection: subscribe.queue_per_connection.as_usize(),
-            recent_events: subscribe.recent_events.as_usize(),
-            max_subscriptions: subscribe.max_subscriptions,
-            ping_interval: subscribe.ping_interval.get(),
-            heartbeat_interval: subscribe.heartbeat_interval.get(),
-            max_age: subscribe.max_age.map(Span::get),
-            idle_timeout: subscribe.idle_timeout.get(),
-            stall_timeout: subscribe.stall_timeout.get(),
-            expiry_notice: config.access.expiry_notice.get(),
-        }
-    }
-}
-
-/// The bounds of one shard.
-#[derive(Debug, Clone, Copy)]
-pub struct ShardLimits {
-    /// Most bytes queued for one connection.
-    pub queue_per_connection: usize,
-    /// Memory for recent events, in bytes.
-    pub recent_events: usize,
-    pub max_subscriptions: usize,
-    pub ping_interval: Duration,
-    /// Between two signs of life to an SSE subscriber.
-    pub heartbeat_interval: Duration,
-    /// Roughly; see [`Subscriber::lifetime`].
-    pub max_age: Option<Duration>,
-    pub idle_timeout: Duration,
-    pub stall_timeout: Duration,
-    /// How long before its token ends a subscriber is told so.
-    pub expiry_notice: Duration,
-}
-
-impl ShardLimits {
-    fn ping_interval(&self, wire: Wire) -> Duration {
-        match wire {
-            Wire::WebSocket | Wire::Lines => self.ping_interval,
-            Wire::Sse => self.heartbeat_interval,
-        }
-    }
 }
 
 /// See the module.
@@ -156,7 +121,7 @@ pub struct Shard {
 impl Shard {
     pub fn new(thread: ShardThread, parts: ShardParts, life: Life) -> Self {
         Self {
-            head: Head::new(parts.position.get().map(|bounds| bounds.last), parts.limits.recent_events),
+            head: Head::new(parts.position.get().map(|bounds| bounds.last), parts.config.recent_events.as_usize()),
             thread,
             parts,
             subscribers: Subscribers::default(),
@@ -194,7 +159,8 @@ impl Shard {
 
     fn deliver(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
         self.polls.wake(&batch);
-        let room = Room { queues: &self.thread.queues, limits: self.queue_limits(), pushes: &self.parts.pushes };
+        let per_connection = self.parts.queue_limit();
+        let room = Room { queues: &self.thread.queues, per_connection, pushes: &self.parts.pushes };
         let mut behind = Vec::new();
         let tally = self.fan_out.deliver(&batch, self.head.position(), &mut self.subscribers, &room, &mut behind);
         self.parts.metrics.pushed(tally.frames, tally.bytes);
@@ -209,10 +175,6 @@ impl Shard {
             self.await_drain(key);
         }
         self.serve_early_subscribers(ctx);
-    }
-
-    fn queue_limits(&self) -> QueueLimits {
-        QueueLimits { per_connection: self.parts.limits.queue_per_connection }
     }
 
     fn open_session(&mut self, connection: Rc<Connection>) -> Place {

@@ -29,8 +29,8 @@ impl Handler<Observe> for Shard {
                 "long_polls": self.polls.len(),
                 "queued_bytes": self.thread.queues.budget.used(),
                 "queue_limit_bytes": self.thread.queues.budget.limit(),
-                "recent_bytes": self.head.recent_bytes(),
-                "recent_after": self.head.recent_after(),
+                "recent_bytes": self.head.recent().bytes(),
+                "recent_after": self.head.recent().floor(),
             }),
             children,
         })

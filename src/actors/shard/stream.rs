@@ -6,7 +6,7 @@ use actix::prelude::{Context, Handler};
 
 use super::Shard;
 use crate::actors::shard::messages::{OpenStream, OpenSubscription};
-use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::error::ApiError;
 use crate::protocol::frame::Subscribed;
 use crate::protocol::sse;
 use crate::protocol::subscription::Start;
@@ -19,10 +19,7 @@ impl Handler<OpenStream> for Shard {
 
     fn handle(&mut self, request: OpenStream, ctx: &mut Context<Self>) -> Self::Result {
         let OpenStream { place, patterns, envelope, filter, start, log_end } = request;
-        let Some(bounds) = self.parts.position.get() else {
-            let error = ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet");
-            return Err(error.retry_after(Duration::from_secs(1)));
-        };
+        let bounds = self.parts.position.bounds()?;
         let (from, recovered) = start.place(bounds, log_end);
         let (last_id, earliest_id) = (bounds.last.max(log_end), bounds.earliest);
         let state = Subscribed { last_id, recovered, earliest_id, log: self.parts.position.log_id() };

@@ -1,7 +1,5 @@
 //! Subscriptions of subscribers: opened, replaced, ended, listed.
 
-use std::time::Duration;
-
 use actix::prelude::Handler;
 
 use super::Shard;
@@ -12,7 +10,6 @@ use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::{self, Subscribed};
 use crate::protocol::subscription::Start;
-use crate::transport::text_frame;
 
 /// Conditions in all filters of one connection: what one event may cost for one subscriber is bounded.
 const MAX_CONDITIONS: usize = 4_096;
@@ -21,13 +18,10 @@ impl Shard {
     /// Adds a subscription; its subscriber is still to [catch up](Self::catch_up).
     pub(super) fn open_subscription(&mut self, request: OpenSubscription) -> Result<(), ApiError> {
         let OpenSubscription { place, id, pattern, envelope, filter, start, log_end } = request;
-        let Some(bounds) = self.parts.position.get() else {
-            return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store has not been opened yet")
-                .retry_after(Duration::from_secs(1)));
-        };
+        let bounds = self.parts.position.bounds()?;
         let head = self.head.learn(bounds.last);
         let known_topic = self.subscribers.topic_of(place, &pattern);
-        let max = self.parts.limits.max_subscriptions;
+        let max = self.parts.config.max_subscriptions;
         let Some(subscriber) = self.subscribers.of(place) else {
             return Ok(());
         };
@@ -46,10 +40,7 @@ impl Shard {
         if let Some(id) = &id {
             let state =
                 Subscribed { last_id, recovered, earliest_id: bounds.earliest, log: self.parts.position.log_id() };
-            subscriber
-                .connection
-                .send_queue
-                .push(text_frame(frame::subscribed(id, &pattern, filter.as_ref(), state).as_bytes()));
+            subscriber.connection.say(&frame::subscribed(id, &pattern, filter.as_ref(), state));
         }
         if let (Some(topic), Start::Now) = (known_topic, start)
             && let Some(subscription) = subscriber.subscription(topic)
@@ -108,7 +99,7 @@ impl Handler<CloseSubscription> for Shard {
         let CloseSubscription { place, id, pattern } = request;
         self.unsubscribe(place, &pattern);
         if let (Some(id), Some(subscriber)) = (id, self.subscribers.of(place)) {
-            subscriber.connection.send_queue.push(text_frame(frame::unsubscribed(&id, &pattern).as_bytes()));
+            subscriber.connection.say(&frame::unsubscribed(&id, &pattern));
         }
     }
 }
@@ -123,9 +114,6 @@ impl Handler<ListSubscriptions> for Shard {
             .subscriptions
             .iter()
             .filter_map(|s| Some((self.subscribers.pattern(s.topic)?, s.envelope, s.filter.as_ref())));
-        subscriber
-            .connection
-            .send_queue
-            .push(text_frame(frame::list(id.as_ref(), subscriptions, &durables).as_bytes()));
+        subscriber.connection.say(&frame::list(id.as_ref(), subscriptions, &durables));
     }
 }

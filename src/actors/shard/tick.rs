@@ -40,29 +40,27 @@ impl Shard {
         self.thread.clock.set(self.thread.clock.get().wrapping_add(1));
         let now = Instant::now();
         let tick = self.thread.clock.get();
-        let limits = self.parts.limits;
+        let config = &self.parts.config;
+        let ping_interval =
+            |wire| if wire == Wire::Sse { config.heartbeat_interval } else { config.ping_interval }.get();
         let since = |then: Tick| TICK * tick.wrapping_sub(then);
         let (ping, comment, position) = (ping_frame(b""), sse::heartbeat(None), sse::heartbeat(self.head.known()));
         for (key, subscriber) in self.subscribers.iter_mut() {
             let link = &subscriber.connection;
-            let stalled = link.send_queue.stalled_for(now);
+            let (age, stalled) = (now.duration_since(subscriber.opened), link.send_queue.stalled_for(now));
             if stalled == Some(Duration::ZERO) {
                 // Pings wait behind what is queued: taking bytes is the sign of life of a slow subscriber.
                 link.hear();
             }
-            if stalled.is_some_and(|stalled| stalled >= limits.stall_timeout) {
+            if stalled.is_some_and(|stalled| stalled >= config.stall_timeout.get()) {
                 log::info!(session = subscriber.session, peer = link.peer_name().as_str(), queued = link.send_queue.queued_bytes(); "session takes nothing, closing");
                 cut_off(link, CloseReason::SlowConsumer);
-            } else if link.wire != Wire::Sse && since(link.heard.get()) >= limits.idle_timeout {
+            } else if link.wire != Wire::Sse && since(link.heard.get()) >= config.idle_timeout.get() {
                 log::info!(session = subscriber.session, peer = link.peer_name().as_str(); "session gives no sign of life, closing");
                 cut_off(link, CloseReason::NoPong);
-            } else if limits
-                .max_age
-                .is_some_and(|max| now.duration_since(subscriber.opened) >= subscriber.lifetime(max))
-            {
+            } else if config.max_age.is_some_and(|max| age >= subscriber.lifetime(max.get())) {
                 link.close(CloseReason::Rotated);
-            } else if since(subscriber.pinged) >= limits.ping_interval(link.wire) && link.send_queue.queued_bytes() == 0
-            {
+            } else if since(subscriber.pinged) >= ping_interval(link.wire) && link.send_queue.queued_bytes() == 0 {
                 // Spread over the ticks by subscriber, so that thousands of subscribers are not pinged in one tick.
                 let spread = key as Tick % 4;
                 subscriber.pinged = tick.wrapping_sub(spread);
@@ -76,7 +74,7 @@ impl Shard {
         }
         self.check_access();
         self.check_log();
-        self.parts.metrics.queued(self.thread.number, self.thread.queues.budget.used(), self.head.recent_bytes());
+        self.parts.metrics.queued(self.thread.number, self.thread.queues.budget.used(), self.head.recent().bytes());
         self.parts.metrics.lag(self.thread.number, self.greatest_lag());
         self.publish_presence();
         self.serve_without_room(ctx);

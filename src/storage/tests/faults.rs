@@ -186,14 +186,14 @@ fn a_server_that_goes_and_comes_back() {
     let server = Postgres::start();
     let options = options(StoreUrl::parse(&server.url()).expect("a valid URL"));
     let mut writer = Writer::open(options.clone()).expect("open the store");
-    let reader = super::reader(options.clone());
+    let reader = Reader::unwatched(options.clone());
     assert_eq!((append(&mut writer), last(&reader)), (Ok(1), Ok(1)));
     server.stop();
     assert_eq!(append(&mut writer), Err(StoreErrorKind::Unavailable));
     assert_eq!(probe(&mut writer), Err(StoreErrorKind::Unavailable));
     assert_eq!(last(&reader), Err(StoreErrorKind::Unavailable));
     assert_eq!(Writer::open(options.clone()).map(drop).map_err(|e| e.kind), Err(StoreErrorKind::Unavailable));
-    let early = super::reader(options);
+    let early = Reader::unwatched(options);
     server.start_again();
     assert_eq!((append(&mut writer), last(&reader), last(&early)), (Ok(2), Ok(2), Ok(2)));
     // A restart between two reads goes unnoticed.
@@ -262,7 +262,7 @@ fn ids_of_two_writers_rise_in_commit_order() {
 fn reads_beyond_the_bound_are_refused_at_once() {
     let store = Store::sqlite();
     store.writer();
-    let reader = super::reader(StoreOptions { readers: 1, ..store.options.clone() });
+    let reader = Reader::unwatched(StoreOptions { readers: 1, ..store.options.clone() });
     let outcomes = run(async {
         let reads: Vec<_> = (0..100).map(|_| reader.bounds()).collect();
         futures_util::future::join_all(reads).await

@@ -60,7 +60,7 @@ impl Store {
     }
 
     fn reader(&self) -> Reader {
-        reader(self.options.clone())
+        Reader::unwatched(self.options.clone())
     }
 
     /// Executes `sql` on a connection of its own, unnoticed by the writer and the reader.
@@ -78,10 +78,12 @@ fn on_both(test: impl Fn(Store)) {
     test(Store::postgres());
 }
 
-/// A reader with health and metrics of its own.
-fn reader(options: StoreOptions) -> Reader {
-    let metrics = Arc::new(Metrics::new().expect("unique names"));
-    Reader::new(options, ReadWatch::new(Arc::new(StoreHealth::new(Duration::MAX)), metrics)).expect("a pool")
+impl Reader {
+    /// A reader with health and metrics of its own.
+    pub(crate) fn unwatched(options: StoreOptions) -> Self {
+        let metrics = Arc::new(Metrics::new().expect("unique names"));
+        Self::new(options, ReadWatch::new(Arc::new(StoreHealth::new(Duration::MAX)), metrics)).expect("a pool")
+    }
 }
 
 impl Writer {

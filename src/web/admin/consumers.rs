@@ -43,7 +43,7 @@ pub async fn seek(
     name: Path<String>,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Refusal> {
-    let body = body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
+    let body = body::read_json(&req, payload, MAX_BODY, &edge).await?;
     let floor = floor(&edge, seek_request(&body)?).await?;
     alter(&edge, &name, Alteration::Seek(floor)).await?;
     Ok(reply::ok("Moved.", json!({ "floor": floor }).to_string().as_bytes()))

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::answer;
-use super::destinations::{destinations, one_of_the_destinations};
+use super::destinations::destinations;
 use crate::actors::client::messages::ListInFlight;
 use crate::actors::registry::in_time;
 use crate::domain::delivery::DeliveryState;
@@ -68,10 +68,7 @@ impl Shown {
 /// Answers with a page of deliveries, the newest first, or with all deliveries of one event.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, PARAMETERS, &[])?;
-    let destinations = destinations(&edge, query.one("service")).await?;
-    if query.one("service").is_some() && destinations.is_empty() {
-        return Err(invalid("service", &format!("must be {}", one_of_the_destinations(&edge))).into());
-    }
+    let destinations = destinations(&edge, query.one("service"), ErrorCode::InvalidParameter).await?;
     let state = query.read("state", "one of pending, in_flight, delivered, dead", |text| {
         Shown::ALL.into_iter().find(|state| state.as_str() == text)
     })?;

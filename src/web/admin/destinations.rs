@@ -4,7 +4,7 @@
 use super::known_services;
 use super::orphans::orphans;
 use crate::domain::routes::ServiceId;
-use crate::protocol::error::ApiError;
+use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{Orphan, service_name};
 use crate::web::{ConfiguredService, Edge};
 
@@ -36,8 +36,12 @@ impl<'a> Destination<'a> {
     }
 }
 
-/// All destinations, or the one whose name is `wanted`; empty if there is none of that name.
-pub async fn destinations<'a>(edge: &'a Edge, wanted: Option<&str>) -> Result<Vec<Destination<'a>>, ApiError> {
+/// All destinations, or the one whose name is `wanted`; an error of this `code` if there is none of that name.
+pub async fn destinations<'a>(
+    edge: &'a Edge,
+    wanted: Option<&str>,
+    code: ErrorCode,
+) -> Result<Vec<Destination<'a>>, ApiError> {
     let services = edge.parts.services.iter().map(|service| Destination {
         name: service.config.name.clone(),
         id: service.slot.id(),
@@ -56,14 +60,13 @@ pub async fn destinations<'a>(edge: &'a Edge, wanted: Option<&str>) -> Result<Ve
         all.extend(orphans(edge).await?.into_iter().map(orphan));
     }
     all.retain(|destination| wanted.is_none_or(|wanted| wanted == destination.name));
-    Ok(all)
-}
-
-/// The rest of the error "must be …" for a destination that does not exist.
-pub fn one_of_the_destinations(edge: &Edge) -> String {
-    match &known_services(edge)[..] {
-        [] => "a configured service, of which there is none, or \"durable/\" and the name of a durable subscription"
-            .to_owned(),
-        known => format!("one of {}, or \"durable/\" and the name of a durable subscription", known.join(", ")),
+    if wanted.is_some() && all.is_empty() {
+        let services = match &known_services(edge)[..] {
+            [] => "a configured service, of which there is none".to_owned(),
+            known => format!("one of {}", known.join(", ")),
+        };
+        let reason = format!("must be {services}, or \"durable/\" and the name of a durable subscription");
+        return Err(ApiError::field(code, "service", reason));
     }
+    Ok(all)
 }

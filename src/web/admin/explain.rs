@@ -19,8 +19,7 @@ const LISTED: usize = 50;
 
 /// Explains where the event in the body, which is that of a publish, would go. Nothing is stored.
 pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let limits = &edge.parts.limits;
-    let body = body::read_json(&req, payload, limits.max_body, limits.body_timeout).await?;
+    let body = body::read_json(&req, payload, edge.parts.limits.max_body, &edge).await?;
     let event = parse_event(&body, &PublishHeaders::default(), &edge.parts.rules)?;
     let reports = observe(&edge).await?;
     let services: Vec<Value> =

@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::answer;
-use super::destinations::{Destination, Kind, destinations, one_of_the_destinations};
+use super::destinations::{Destination, Kind, destinations};
 use crate::domain::event::EventId;
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -26,8 +26,7 @@ const COUNT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Starts jobs that reopen dead deliveries.
 pub async fn redrive(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let request =
-        JobRequest::redrive(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
+    let request = JobRequest::redrive(&body::read_json(&req, payload, MAX_BODY, &edge).await?)?;
     if let (Some(id), true) = (request.from, request.from == request.to) {
         let event = edge.parts.reader.event(id).await?;
         event.ok_or_else(|| ApiError::new(ErrorCode::EventNotFound, format!("there is no event {id}")))?;
@@ -37,7 +36,7 @@ pub async fn redrive(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
 
 /// Starts jobs that deliver stored events to a service, whether it had them before or not.
 pub async fn replay(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let request = JobRequest::replay(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
+    let request = JobRequest::replay(&body::read_json(&req, payload, MAX_BODY, &edge).await?)?;
     make_anew(&edge, ReplayJobKind::Replay, request).await
 }
 
@@ -81,7 +80,7 @@ pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Res
 /// Starts a job for each service that has deliveries to make, or only counts them.
 async fn make_anew(edge: &Edge, kind: ReplayJobKind, request: JobRequest) -> Result<HttpResponse, Refusal> {
     let wanted = request.service.as_deref();
-    let found = destinations(edge, wanted).await?;
+    let found = destinations(edge, wanted, ErrorCode::InvalidField).await?;
     if let (Some(_), [destination]) = (wanted, &found[..]) {
         let reason = match (destination.kind, kind) {
             (Kind::Orphan, _) => Some("is not configured: move its deliveries with /admin/deliveries/move"),
@@ -93,10 +92,6 @@ async fn make_anew(edge: &Edge, kind: ReplayJobKind, request: JobRequest) -> Res
         if let Some(reason) = reason {
             return Err(ApiError::field(ErrorCode::InvalidField, "service", reason).into());
         }
-    }
-    if wanted.is_some() && found.is_empty() {
-        let reason = format!("must be {}", one_of_the_destinations(edge));
-        return Err(ApiError::field(ErrorCode::InvalidField, "service", reason).into());
     }
     let (from, through) = range(edge, &request).await?;
     let (mut total, mut exact, mut rows) = (0, true, Vec::new());

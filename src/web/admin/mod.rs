@@ -52,8 +52,7 @@ pub async fn close_session(req: HttpRequest, id: Path<String>, edge: Data<Edge>)
 /// Drains the node: readiness fails, and subscribers are told to reconnect elsewhere. The process runs until it is
 /// stopped.
 pub async fn drain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
-    Query::parse(&req, &[], &[])?;
+    body::nothing(&req, payload, &edge).await?;
     let sessions = edge.parts.metrics.sessions.get();
     edge.parts.health.start_draining();
     edge.parts.actors.drain_sessions(DRAIN_SPREAD);
@@ -64,8 +63,7 @@ pub async fn drain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Resu
 
 /// Ends the draining: new subscribers and publishes are accepted again. Subscribers that were told to leave still do.
 pub async fn undrain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
-    Query::parse(&req, &[], &[])?;
+    body::nothing(&req, payload, &edge).await?;
     edge.parts.health.stop_draining();
     log::info!("draining no more");
     Ok(reply::ok("Draining no more.", br#"{"draining":false}"#))

@@ -27,7 +27,7 @@ pub(super) fn shown(Orphan { name, pending, .. }: &Orphan) -> Value {
 /// Moves all deliveries of one such service, dead ones included, to another service.
 pub async fn move_to(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let MoveRequest { from, to, dry_run } =
-        MoveRequest::parse(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
+        MoveRequest::parse(&body::read_json(&req, payload, MAX_BODY, &edge).await?)?;
     let orphan = find(&edge, "from", &from).await?;
     let receiver = find_service(&edge, &to).and_then(|service| service.slot.id());
     let receiver = receiver.ok_or_else(|| {
@@ -52,7 +52,7 @@ pub async fn move_to(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
 /// Cancels the open deliveries of one such service.
 pub async fn cancel(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let CancelRequest { service, dry_run } =
-        CancelRequest::parse(&body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?)?;
+        CancelRequest::parse(&body::read_json(&req, payload, MAX_BODY, &edge).await?)?;
     let orphan = find(&edge, "service", &service).await?;
     let done = settle(&edge, &orphan, OrphanAction::Cancel, dry_run).await?;
     let count: i64 = if dry_run { orphan.pending.open() } else { done.open.iter().sum() };

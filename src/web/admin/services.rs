@@ -51,8 +51,7 @@ pub async fn operate(
     path: Path<(String, String)>,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Refusal> {
-    body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
-    Query::parse(&req, &[], &[])?;
+    body::nothing(&req, payload, &edge).await?;
     let (name, command) = path.into_inner();
     let service = find_service(&edge, &name).ok_or_else(|| unknown(&edge, &name))?;
     let command = ServiceCommand::parse(&command).ok_or_else(|| {

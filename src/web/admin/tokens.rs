@@ -32,8 +32,7 @@ pub async fn revoke_token(
     path: Path<(String, String)>,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Refusal> {
-    body::nothing(&req, payload, edge.parts.limits.body_timeout).await?;
-    Query::parse(&req, &[], &[])?;
+    body::nothing(&req, payload, &edge).await?;
     let (name, command) = path.into_inner();
     let is_revoked = match &*command {
         "revoke" => true,
@@ -51,7 +50,7 @@ pub async fn revoke_token(
 
 /// Revokes all JWTs with this `sub` or `jti`, or a token by its name.
 pub async fn revoke(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let body = body::read_json(&req, payload, MAX_BODY, edge.parts.limits.body_timeout).await?;
+    let body = body::read_json(&req, payload, MAX_BODY, &edge).await?;
     let object = RawObject::parse(&body, "body")?;
     object.check(&["kind", "value"], true)?;
     let who = identity(&object.required_text("kind")?, &object.required_text("value")?)

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::domain::consumer::{Changes, Dead};
 use crate::domain::delivery::DeadReason;
-use crate::domain::event::{Event, EventId, NewEvent, Timestamp};
+use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::priority::Lane;
+use crate::protocol::event_json::delivery_dead;
 use crate::storage::{ConsumerChange, ConsumerRecord, DeadLetter, DeliveryOutcome, Settled, service_name};
 
 /// For `epoch`, of the time `at`.
@@ -35,21 +34,10 @@ pub fn change(record: &ConsumerRecord, epoch: i64, changes: &Changes<Event>, at:
         error: why(dead.reason).to_owned(),
         at,
     };
-    // Those of the Event Handler's own events could go on for ever.
-    let foreign = dead.iter().filter(|dead| !dead.item.name.is_system());
-    let events = foreign.map(|dead| {
-        let payload = json!({
-            "service": service_name(name),
-            "durable": name,
-            "event_id": dead.id,
-            "event_name": dead.item.name.as_str(),
-            "key": dead.item.key.as_deref(),
-            "reason": dead.reason.as_str(),
-            "attempts": dead.deliveries,
-            "error": why(dead.reason),
-        });
-        NewEvent::own("$sys.delivery.dead", payload.to_string())
-    });
+    let full_name = service_name(name);
+    let event = |Dead { id: _, item, deliveries, reason }: &Dead<Event>| {
+        delivery_dead(&full_name, Some(name), item, *reason, *deliveries, Some(why(*reason)))
+    };
     ConsumerChange {
         service,
         fencing_epoch: epoch,
@@ -58,7 +46,7 @@ pub fn change(record: &ConsumerRecord, epoch: i64, changes: &Changes<Event>, at:
         passed_marks: passed_marks.clone(),
         dead: dead.iter().map(letter).collect(),
         renewed: renewed.iter().map(outcome).collect(),
-        events: events.collect(),
+        events: dead.iter().filter_map(event).collect(),
     }
 }
 

@@ -42,13 +42,6 @@ pub struct FanOut {
     candidates: Candidates,
 }
 
-/// The limits of the queues.
-#[derive(Debug, Clone, Copy)]
-pub struct QueueLimits {
-    /// Most bytes queued for one connection.
-    pub per_connection: usize,
-}
-
 impl FanOut {
     /// Queues the batch for every live subscriber that wants it. Subscribers without room are left behind at `head`, the
     /// position before the batch, and put into `behind`.
@@ -188,7 +181,8 @@ impl Target<'_> {
 #[derive(Clone, Copy)]
 pub struct Room<'a> {
     pub queues: &'a ShardQueues,
-    pub limits: QueueLimits,
+    /// Most bytes queued for one connection.
+    pub per_connection: usize,
     pub pushes: &'a PushLog,
 }
 
@@ -198,7 +192,7 @@ impl Room<'_> {
     pub fn push(&self, subscriber: &mut Subscriber, frames: &Bytes, count: usize) -> bool {
         let send_queue = &subscriber.connection.send_queue;
         let queued = send_queue.queued_bytes();
-        let fits = queued == 0 || queued + frames.len() <= self.limits.per_connection;
+        let fits = queued == 0 || queued + frames.len() <= self.per_connection;
         if !fits || !(self.queues.budget.has_room(frames.len()) || (queued == 0 && self.queues.budget.used() == 0)) {
             return false;
         }

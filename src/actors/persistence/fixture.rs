@@ -1,0 +1,56 @@
+//! The writer as tests of other actors meet it: over a store of its own, and ended as a panic ends it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::{AsyncContext as _, Context};
+
+use super::intake::Backlog;
+use super::{Persistence, PersistenceParts};
+use crate::actors::log_position::LogPosition;
+use crate::actors::router::Router;
+use crate::actors::service_slot::ServiceSlots;
+use crate::runtime::address::{Address, Generation};
+use crate::runtime::child::Finish;
+use crate::runtime::life::Life;
+use crate::runtime::report::ActorKind;
+use crate::storage::{RetentionPolicy, StoreOptions, StoreUrl};
+use crate::telemetry::health::StoreHealth;
+use crate::telemetry::metrics::Metrics;
+
+/// The store in a directory.
+pub fn store(dir: &Path) -> StoreOptions {
+    StoreOptions::new(StoreUrl::Sqlite(dir.join("events.db")))
+}
+
+/// Who writes to `store`, for `services`.
+pub fn parts(store: StoreOptions, services: ServiceSlots, position: Arc<LogPosition>) -> PersistenceParts {
+    let metrics = Arc::new(Metrics::new().expect("distinct names"));
+    PersistenceParts {
+        store,
+        router: Address::<Router>::vacant().mailbox(),
+        retention: RetentionPolicy::default(),
+        services,
+        renewed: Arc::default(),
+        position,
+        backlog: Backlog::new(1, 1),
+        health: Arc::new(StoreHealth::new(Duration::from_secs(60))),
+        metrics,
+        log_activity: false,
+    }
+}
+
+/// Starts a generation of it.
+pub fn start(persistence: &Address<Persistence>, generation: Generation, parts: &PersistenceParts) {
+    let life = Life::unsupervised(ActorKind::Persistence, generation);
+    let ctx = Context::new();
+    life.begin(persistence, ctx.address());
+    ctx.run(Persistence::new(parts.clone(), life));
+}
+
+/// Nobody is at the address any more.
+pub async fn end(persistence: &Address<Persistence>, generation: Generation) {
+    persistence.ask(Finish).await.expect("a writer");
+    persistence.clear(generation);
+}
