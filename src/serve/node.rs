@@ -36,7 +36,7 @@ use crate::storage::{self, ReadWatch, Reader, StoreError, StoreOptions};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{self, ConnectionLimit, ConnectionTimeouts, HttpSettings, ShardQueues};
-use crate::web::{self, ConfiguredService, Edge, EdgeLimits, EdgeParts, LongPollLimits};
+use crate::web::{self, ConfiguredService, Edge, EdgeParts, LongPollLimits};
 
 /// How long the start waits for the store and the actors before the doors open all the same.
 const START_PATIENCE: Duration = Duration::from_secs(6);
@@ -130,16 +130,8 @@ impl Node {
                 max_batch: config.publish.max_batch,
                 max_event_bytes: config.server.max_body.as_usize(),
             },
-            limits: EdgeLimits::new(config),
-            allowed_origins: config.server.allowed_origins.clone().into(),
-            cors_origins: config.server.cors_origins.clone().into(),
-            base_path: config.server.base_path.as_str().into(),
-            allowed_hosts: config.server.allowed_hosts.clone().into(),
+            config: Arc::new(config.clone()),
             is_loopback: address.ip().to_canonical().is_loopback(),
-            trusted_proxies: config.server.trusted_proxies.clone().into(),
-            proxy_header: config.server.proxy_header,
-            protect_metrics: config.access.protect_metrics,
-            log_activity: config.log.activity,
             access,
             rate_limits: Arc::new(Limits::new(&config.limits)),
             reader,
@@ -202,9 +194,9 @@ impl Node {
             children::shard(&actors, number, starts);
             App::new()
                 .app_data(Data::new(Edge::new(edge.clone(), worker)))
-                .wrap(Condition::new(!edge.cors_origins.is_empty(), from_fn(web::share)))
+                .wrap(Condition::new(!edge.config.server.cors_origins.is_empty(), from_fn(web::share)))
                 .wrap(from_fn(web::keep_out))
-                .wrap(Condition::new(!edge.base_path.is_empty(), from_fn(web::strip_base_path)))
+                .wrap(Condition::new(!edge.config.server.base_path.is_empty(), from_fn(web::strip_base_path)))
                 .wrap(from_fn(web::observe))
                 .configure(web::routes)
         };

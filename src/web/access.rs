@@ -80,7 +80,7 @@ fn query_token(req: &HttpRequest) -> Option<Cow<'_, str>> {
 
 /// The address of a request's sender: that of its socket, or the one that a trusted proxy names.
 pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
-    let (peer, trusted) = (req.peer_addr()?, &edge.parts.trusted_proxies);
+    let (peer, trusted) = (req.peer_addr()?, &edge.parts.config.server.trusted_proxies);
     if trusted.is_empty() {
         return Some(peer);
     }
@@ -91,7 +91,7 @@ pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
         let hops = values.into_iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
         hops.map(|hop| std::str::from_utf8(hop).unwrap_or_default())
     };
-    if edge.parts.proxy_header == ProxyHeader::Forwarded {
+    if edge.parts.config.server.proxy_header == ProxyHeader::Forwarded {
         let hops = lists("forwarded").map(|hop| {
             let pairs = hop.split(';').filter_map(|pair| pair.trim().split_once('='));
             pairs.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("for")).map_or("", |(_, address)| address)

@@ -19,7 +19,7 @@ const SHOWN: usize = 100;
 
 /// Reads and decompresses the whole body: at most `limit` bytes, within the time that the edge allows.
 pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, edge: &Edge) -> Result<Bytes, ApiError> {
-    let body = receive(req, payload, limit, edge.parts.limits.body_timeout).await?;
+    let body = receive(req, payload, limit, edge.parts.config.server.body_timeout.get()).await?;
     match encoding::coding(req.headers())? {
         None => Ok(body),
         Some(coding) => encoding::decode(coding, body, limit).await?.ok_or_else(|| too_large(limit)),

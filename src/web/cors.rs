@@ -27,10 +27,11 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 /// The middleware.
 pub async fn share(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let allowed = match req.app_data::<Data<Edge>>() {
-        Some(edge) if !is_admin(req.path()) => Arc::clone(&edge.parts.cors_origins),
+    let config = match req.app_data::<Data<Edge>>() {
+        Some(edge) if !is_admin(req.path()) => Arc::clone(&edge.parts.config),
         _ => return next.call(req).await,
     };
+    let allowed = &config.server.cors_origins;
     let every = allowed.iter().any(|origin| origin == "*");
     let given = req.headers().get(header::ORIGIN).cloned();
     let origin = given.filter(|given| every || allowed.iter().any(|origin| given == origin.as_str()));

@@ -53,7 +53,7 @@ fn service(ConfiguredService { config, slot }: &ConfiguredService) -> Value {
 
 /// Answers with all metrics in the text format of Prometheus.
 pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    if edge.parts.protect_metrics {
+    if edge.parts.config.access.protect_metrics {
         access::admin(&req, &edge)?;
     }
     if let Some((keys, is_usable)) = edge.parts.access.keys() {

@@ -27,11 +27,10 @@ mod ws;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::http::{Method, header};
 use actix_web::middleware::from_fn;
-use actix_web::{HttpRequest, HttpResponse, Resource, web};
+use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, web};
 
 use self::reply::Refusal;
 use crate::access::AccessControl;
@@ -41,14 +40,12 @@ use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
 use crate::actors::service_slot::ServiceSlot;
 use crate::actors::worker::Worker;
-use crate::config::{Config, ProxyHeader, ServiceConfig};
-use crate::domain::network::Network;
+use crate::config::{Config, ServiceConfig};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::PublishRules;
 use crate::storage::Reader;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use crate::transport::InboundLimits;
 
 pub use self::cors::share;
 pub use self::long_poll::LongPollLimits;
@@ -61,21 +58,12 @@ pub use self::reply::refuse_unread;
 #[derive(Clone)]
 pub struct EdgeParts {
     pub rules: PublishRules,
-    pub limits: EdgeLimits,
-    pub allowed_origins: Arc<[String]>,
-    pub cors_origins: Arc<[String]>,
-    /// The path below which all endpoints are: empty, or with a slash at its beginning and none at its end.
-    pub base_path: Arc<str>,
-    pub allowed_hosts: Arc<[String]>,
+    pub config: Arc<Config>,
     /// Whether the listener is reached from this machine alone.
     pub is_loopback: bool,
-    pub trusted_proxies: Arc<[Network]>,
-    pub proxy_header: ProxyHeader,
     pub access: Arc<AccessControl>,
     /// How much may be asked for under each rate key.
     pub rate_limits: Arc<Limits>,
-    /// Whether `/metrics` is for operators only.
-    pub protect_metrics: bool,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub pushes: Arc<PushLog>,
@@ -86,7 +74,6 @@ pub struct EdgeParts {
     pub actors: Registry,
     /// In the order of the configuration.
     pub services: Arc<[ConfiguredService]>,
-    pub log_activity: bool,
 }
 
 /// A service that events are delivered to.
@@ -94,33 +81,6 @@ pub struct EdgeParts {
 pub struct ConfiguredService {
     pub config: Arc<ServiceConfig>,
     pub slot: Arc<ServiceSlot>,
-}
-
-/// Bounds at the edge.
-#[derive(Debug, Clone, Copy)]
-pub struct EdgeLimits {
-    /// Longest body, and longest single event of a batch, in bytes.
-    pub max_body: usize,
-    pub max_batch_body: usize,
-    /// Time for a body to arrive whole.
-    pub body_timeout: Duration,
-    pub inbound: InboundLimits,
-    /// Durable subscriptions that one connection may be a member of.
-    pub max_memberships: usize,
-}
-
-impl EdgeLimits {
-    /// The bounds that the configuration has.
-    pub fn new(config: &Config) -> Self {
-        let max_message = config.subscribe.max_message.as_usize();
-        Self {
-            max_body: config.server.max_body.as_usize(),
-            max_batch_body: config.publish.max_batch_body.as_usize(),
-            body_timeout: config.server.body_timeout.get(),
-            inbound: InboundLimits { max_message, ..InboundLimits::default() },
-            max_memberships: config.consumers.max_per_connection,
-        }
-    }
 }
 
 /// What the endpoints of one worker use.
@@ -140,58 +100,52 @@ impl Edge {
 /// Routes all endpoints.
 pub fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(resource("/publish", &[Method::POST]).route(web::post().to(publish::publish)))
-        .service(resource("/publish/batch", &[Method::POST]).route(web::post().to(publish::publish_batch)))
-        .service(get("/events").route(web::get().to(events::list)).route(web::head().to(events::list)))
-        .service(get("/events/stream").route(web::get().to(stream::connect)).route(web::head().to(stream::connect)))
-        .service(get("/events/{id}").route(web::get().to(events::one)).route(web::head().to(events::one)))
-        .service(get("/events/{id}/trace").route(web::get().to(trace::trace)).route(web::head().to(trace::trace)))
-        .service(get("/schedules").route(web::get().to(schedules::list)).route(web::head().to(schedules::list)))
-        .service(resource("/schedules/{id}", &[Method::DELETE]).route(web::delete().to(schedules::cancel)))
-        .service(resource("/ws", &[Method::GET]).route(web::get().to(ws::connect)))
-        .service(get("/health").route(web::get().to(health::health)).route(web::head().to(health::health)))
-        .service(get("/health/live").route(web::get().to(health::health)).route(web::head().to(health::health)))
-        .service(get("/health/ready").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
-        .service(get("/metrics").route(web::get().to(health::metrics)).route(web::head().to(health::metrics)))
+        .service(on(Method::POST, "/publish", publish::publish))
+        .service(on(Method::POST, "/publish/batch", publish::publish_batch))
+        .service(get("/events", events::list))
+        .service(get("/events/stream", stream::connect))
+        .service(get("/events/{id}", events::one))
+        .service(get("/events/{id}/trace", trace::trace))
+        .service(get("/schedules", schedules::list))
+        .service(on(Method::DELETE, "/schedules/{id}", schedules::cancel))
+        .service(on(Method::GET, "/ws", ws::connect))
+        .service(get("/health", health::health))
+        .service(get("/health/live", health::health))
+        .service(get("/health/ready", health::ready))
+        .service(get("/metrics", health::metrics))
         .service(web::scope("/admin").wrap(from_fn(access::guard_admin)).configure(admin_routes))
         .default_service(web::to(not_found));
 }
 
 fn admin_routes(config: &mut web::ServiceConfig) {
     config
-        .service(get("").route(web::get().to(admin::page::show)).route(web::head().to(admin::page::show)))
-        .service(resource("/actors", &[Method::GET]).route(web::get().to(admin::actors)))
-        .service(resource("/sessions", &[Method::GET]).route(web::get().to(admin::presence::sessions)))
-        .service(resource("/subscriptions", &[Method::GET]).route(web::get().to(admin::presence::subscriptions)))
-        .service(resource("/sessions/{id}", &[Method::DELETE]).route(web::delete().to(admin::close_session)))
-        .service(resource("/services", &[Method::GET]).route(web::get().to(admin::services::list)))
-        .service(resource("/services/{name}", &[Method::GET]).route(web::get().to(admin::services::one)))
-        .service(
-            resource("/services/{name}/{command}", &[Method::POST]).route(web::post().to(admin::services::operate)),
-        )
-        .service(resource("/deliveries", &[Method::GET]).route(web::get().to(admin::deliveries::list)))
-        .service(resource("/deliveries/redrive", &[Method::POST]).route(web::post().to(admin::jobs::redrive)))
-        .service(resource("/deliveries/move", &[Method::POST]).route(web::post().to(admin::orphans::move_to)))
-        .service(resource("/deliveries/cancel", &[Method::POST]).route(web::post().to(admin::orphans::cancel)))
-        .service(resource("/replay", &[Method::POST]).route(web::post().to(admin::jobs::replay)))
-        .service(resource("/jobs", &[Method::GET]).route(web::get().to(admin::jobs::list)))
-        .service(resource("/jobs/{id}", &[Method::DELETE]).route(web::delete().to(admin::jobs::cancel)))
-        .service(resource("/durables", &[Method::GET]).route(web::get().to(admin::consumers::list)))
+        .service(get("", admin::page::show))
+        .service(on(Method::GET, "/actors", admin::actors))
+        .service(on(Method::GET, "/sessions", admin::presence::sessions))
+        .service(on(Method::GET, "/subscriptions", admin::presence::subscriptions))
+        .service(on(Method::DELETE, "/sessions/{id}", admin::close_session))
+        .service(on(Method::GET, "/services", admin::services::list))
+        .service(on(Method::GET, "/services/{name}", admin::services::one))
+        .service(on(Method::POST, "/services/{name}/{command}", admin::services::operate))
+        .service(on(Method::GET, "/deliveries", admin::deliveries::list))
+        .service(on(Method::POST, "/deliveries/redrive", admin::jobs::redrive))
+        .service(on(Method::POST, "/deliveries/move", admin::orphans::move_to))
+        .service(on(Method::POST, "/deliveries/cancel", admin::orphans::cancel))
+        .service(on(Method::POST, "/replay", admin::jobs::replay))
+        .service(on(Method::GET, "/jobs", admin::jobs::list))
+        .service(on(Method::DELETE, "/jobs/{id}", admin::jobs::cancel))
+        .service(on(Method::GET, "/durables", admin::consumers::list))
         .service(
             resource("/durables/{name}", &[Method::GET, Method::DELETE])
                 .route(web::get().to(admin::consumers::one))
                 .route(web::delete().to(admin::consumers::delete)),
         )
-        .service(resource("/durables/{name}/seek", &[Method::POST]).route(web::post().to(admin::consumers::seek)))
-        .service(resource("/explain", &[Method::POST]).route(web::post().to(admin::explain::explain)))
-        .service(resource("/tokens", &[Method::GET]).route(web::get().to(admin::tokens::list)))
-        .service(
-            resource("/tokens/{name}/{command}", &[Method::POST]).route(web::post().to(admin::tokens::revoke_token)),
-        )
-        .service(resource("/revocations", &[Method::POST]).route(web::post().to(admin::tokens::revoke)))
-        .service(
-            resource("/revocations/{kind}/{value}", &[Method::DELETE]).route(web::delete().to(admin::tokens::restore)),
-        )
+        .service(on(Method::POST, "/durables/{name}/seek", admin::consumers::seek))
+        .service(on(Method::POST, "/explain", admin::explain::explain))
+        .service(on(Method::GET, "/tokens", admin::tokens::list))
+        .service(on(Method::POST, "/tokens/{name}/{command}", admin::tokens::revoke_token))
+        .service(on(Method::POST, "/revocations", admin::tokens::revoke))
+        .service(on(Method::DELETE, "/revocations/{kind}/{value}", admin::tokens::restore))
         .service(
             resource("/drain", &[Method::POST, Method::DELETE])
                 .route(web::post().to(admin::drain))
@@ -199,13 +153,26 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         )
         .default_service(web::to(not_found));
     #[cfg(feature = "fault-injection")]
-    config
-        .service(get("/fault").route(web::get().to(admin::faults)))
-        .service(resource("/fault/{name}", &[Method::POST]).route(web::post().to(admin::fault)));
+    config.service(on(Method::GET, "/fault", admin::faults)).service(on(Method::POST, "/fault/{name}", admin::fault));
 }
 
-fn get(path: &str) -> Resource {
-    resource(path, &[Method::GET, Method::HEAD])
+/// A resource to be read: its `HEAD` is answered as its `GET`.
+fn get<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args, Output: Responder + 'static>,
+    Args: FromRequest + 'static,
+{
+    let resource = resource(path, &[Method::GET, Method::HEAD]);
+    resource.route(web::get().to(handler.clone())).route(web::head().to(handler))
+}
+
+/// A resource with one method.
+fn on<F, Args>(method: Method, path: &str, handler: F) -> Resource
+where
+    F: Handler<Args, Output: Responder + 'static>,
+    Args: FromRequest + 'static,
+{
+    resource(path, std::slice::from_ref(&method)).route(web::method(method.clone()).to(handler))
 }
 
 /// A resource that answers other methods than `allowed` with 405 and `Allow`.

@@ -77,7 +77,7 @@ pub async fn observe<B: MessageBody + 'static>(
     };
     let given = req.headers().get(&REQUEST_ID).filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
     let id = given.cloned().unwrap_or_else(|| edge.observer.new_request_id());
-    if edge.parts.log_activity {
+    if edge.parts.config.log.activity {
         req.extensions_mut().insert(RequestId(id.clone()));
     }
     let _served = req.conn_data::<Rc<ConnectionSocket>>().map(ConnectionSocket::serve);
@@ -89,7 +89,7 @@ pub async fn observe<B: MessageBody + 'static>(
     edge.observer.answered(method, route, code, begin);
     let level = match code {
         500 => log::Level::Error,
-        _ if edge.parts.log_activity => log::Level::Info,
+        _ if edge.parts.config.log.activity => log::Level::Info,
         _ => log::Level::Debug,
     };
     if level <= log::max_level() {

@@ -36,7 +36,11 @@ pub(super) fn judge(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
         host: access::host(req),
     };
     let parts = &edge.parts;
-    if parts.is_loopback && !parts.access.is_required() && who.is_rebound(&parts.allowed_hosts) && !is_probe(req) {
+    if parts.is_loopback
+        && !parts.access.is_required()
+        && who.is_rebound(&parts.config.server.allowed_hosts)
+        && !is_probe(req)
+    {
         let advice =
             "this Host may be anybody's name for this machine: use its address, or name it in server.allowed_hosts";
         return Err(ApiError::new(ErrorCode::ForeignOrigin, advice));
@@ -47,8 +51,8 @@ pub(super) fn judge(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
     // A page can send this header only by opening a WebSocket.
     let (allowed, key): (&[String], _) = match req.headers().contains_key(header::UPGRADE) {
         _ if cors::is_admin(req.path()) => (&[], "which nothing can change for /admin"),
-        true => (&parts.allowed_origins, "unless server.allowed_origins names its origin"),
-        false => (&parts.cors_origins, "unless server.cors_origins names its origin"),
+        true => (&parts.config.server.allowed_origins, "unless server.allowed_origins names its origin"),
+        false => (&parts.config.server.cors_origins, "unless server.cors_origins names its origin"),
     };
     if !who.is_foreign(allowed) || is_probe(req) || is_visit(req) {
         return Ok(());

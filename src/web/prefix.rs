@@ -22,8 +22,9 @@ pub async fn strip<B: MessageBody + 'static>(
     mut req: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let base = req.app_data::<Data<Edge>>().map_or_else(|| "".into(), |edge| Arc::clone(&edge.parts.base_path));
-    match below(req.uri().path(), &base).map(|rest| rewritten(req.uri(), rest)) {
+    let config = req.app_data::<Data<Edge>>().map(|edge| Arc::clone(&edge.parts.config));
+    let base = config.as_ref().map_or("", |config| &config.server.base_path);
+    match below(req.uri().path(), base).map(|rest| rewritten(req.uri(), rest)) {
         Some(Some(uri)) => {
             req.match_info_mut().get_mut().update(&uri);
             req.head_mut().uri = uri;

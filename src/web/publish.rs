@@ -49,7 +49,7 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     }
     let (caller, payload) = known_caller(&req, payload, &edge).await?;
     // The body is read first: a request that is refused unread would cost the publisher its connection.
-    let body = body::read(&req, payload, edge.parts.limits.max_body, &edge).await?;
+    let body = body::read(&req, payload, edge.parts.config.server.max_body.as_usize(), &edge).await?;
     Query::parse(&req, &[], &[])?;
     let mut append = parse_one(&req, form?, &body, &edge)?;
     permit_all(&req, &edge, &caller, &append)?;
@@ -63,7 +63,7 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         AppendOutcome::Unstorable => return Err(ApiError::unstorable().into()),
         AppendOutcome::Scheduled { id, replayed } => return Ok(scheduled(&name, id, schedule, replayed)),
     };
-    if edge.parts.log_activity {
+    if edge.parts.config.log.activity {
         log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed, request_id = request_id(&req).as_str(), peer = peer_name(access::peer(&req, &edge)).as_str(); "published");
     }
     let message = format!("Event '{name}' published.");
@@ -103,7 +103,7 @@ async fn store_batch(
     form: Result<Form, ApiError>,
 ) -> Result<HttpResponse, Refusal> {
     let (caller, payload) = known_caller(&req, payload, &edge).await?;
-    let body = body::read(&req, payload, edge.parts.limits.max_batch_body, &edge).await?;
+    let body = body::read(&req, payload, edge.parts.config.publish.max_batch_body.as_usize(), &edge).await?;
     Query::parse(&req, &[], &[])?;
     let form = form?;
     let headers = headers(req.headers())?;

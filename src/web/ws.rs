@@ -16,7 +16,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::permit;
 use crate::protocol::wire::Wire;
-use crate::transport::{CloseFrame, Upgrade, upgrade};
+use crate::transport::{CloseFrame, InboundLimits, Upgrade, upgrade};
 
 /// The protocol of `/ws` as a subprotocol: it changes nothing, but leaves a browser one to agree on beside its token.
 const PROTOCOL: &str = "event-handler.v1";
@@ -51,7 +51,7 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
         consumers: parts.actors.consumers.clone(),
         rules: parts.rules,
         access: SessionAccess::new(parts.access.clone(), parts.rate_limits.clone()),
-        max_memberships: parts.limits.max_memberships,
+        max_memberships: parts.config.consumers.max_per_connection,
     };
     Session::start(attachment, session, upgraded.inbound);
     Ok(upgraded.response)
@@ -60,8 +60,9 @@ pub async fn connect(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
 /// Switches to WebSocket. Of the subprotocols that the client offers the one that is known is agreed on. If none is but
 /// the one with the token, that one: browsers give up if none is.
 fn upgrade_with(req: &HttpRequest, payload: Payload, edge: &Edge) -> Result<Upgrade, ApiError> {
-    let upgraded =
-        upgrade(req, payload, &[LINES, PROTOCOL], edge.parts.limits.inbound, edge.worker.thread.queues.clone());
+    let max_message = edge.parts.config.subscribe.max_message.as_usize();
+    let limits = InboundLimits { max_message, ..InboundLimits::default() };
+    let upgraded = upgrade(req, payload, &[LINES, PROTOCOL], limits, edge.worker.thread.queues.clone());
     let mut upgraded = upgraded.map_err(|error| connecting::handshake_error(&error))?;
     let echo = access::bearer_protocol(req).filter(|_| upgraded.protocol.is_none());
     if let Some(echo) = echo.and_then(|name| HeaderValue::from_str(name).ok()) {

@@ -6,7 +6,7 @@ mod head;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use futures_util::future::LocalBoxFuture;
 use rustls::ClientConfig;
 
 use self::final_answers::FinalAnswers;
+use crate::domain::network::is_public;
 
 tokio::task_local! {
     /// How far the attempt at hand has come in making a connection.
@@ -117,113 +118,9 @@ async fn resolve(host: &str, port: u16, allow_private: bool) -> Result<Vec<Socke
     }
 }
 
-/// Whether `address` is one that anybody on the internet may have.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
-    }
-}
-
-/// Everything but the special blocks of the IANA registry (RFC 6890).
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    const SPECIAL: [([u8; 4], u32); 15] = [
-        ([0, 0, 0, 0], 8),
-        ([10, 0, 0, 0], 8),
-        ([100, 64, 0, 0], 10),
-        ([127, 0, 0, 0], 8),
-        ([169, 254, 0, 0], 16),
-        ([172, 16, 0, 0], 12),
-        ([192, 0, 0, 0], 24),
-        ([192, 0, 2, 0], 24),
-        ([192, 88, 99, 0], 24),
-        ([192, 168, 0, 0], 16),
-        ([198, 18, 0, 0], 15),
-        ([198, 51, 100, 0], 24),
-        ([203, 0, 113, 0], 24),
-        ([224, 0, 0, 0], 4),
-        ([240, 0, 0, 0], 4),
-    ];
-    let bits = address.to_bits();
-    !SPECIAL.iter().any(|(block, length)| (bits ^ u32::from_be_bytes(*block)) >> (32 - length) == 0)
-}
-
-/// Global unicast (`2000::/3`) without its special blocks, and what NAT64 makes of public IPv4 addresses.
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    const GLOBAL: (u128, u32) = (0x2000 << 112, 3);
-    const NAT64: (u128, u32) = (0x0064_ff9b << 96, 96);
-    const SPECIAL: [(u128, u32); 4] =
-        [(0x2001 << 112, 23), (0x2001_0db8 << 96, 32), (0x2002 << 112, 16), (0x3fff << 112, 20)];
-    let bits = address.to_bits();
-    let within = |(block, length): (u128, u32)| (bits ^ block) >> (128 - length) == 0;
-    if within(NAT64) {
-        return is_public_v4(Ipv4Addr::from_bits(bits as u32));
-    }
-    within(GLOBAL) && !SPECIAL.into_iter().any(within)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn public_addresses_are_told_from_others() {
-        let public = |text: &str| is_public(text.parse().expect("an address"));
-        for address in
-            ["1.1.1.1", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1", "223.255.255.255"]
-        {
-            assert!(public(address), "{address}");
-        }
-        for address in ["2606:4700::1111", "2a00::1", "2001:200::1", "64:ff9b::101:101"] {
-            assert!(public(address), "{address}");
-        }
-        for address in [
-            "0.0.0.0",
-            "0.1.2.3",
-            "10.0.0.1",
-            "100.64.0.1",
-            "100.127.255.255",
-            "127.0.0.1",
-            "127.9.9.9",
-            "169.254.169.254",
-            "172.16.0.1",
-            "172.31.255.255",
-            "192.0.0.8",
-            "192.0.2.1",
-            "192.168.1.1",
-            "198.18.0.1",
-            "198.19.255.255",
-            "198.51.100.7",
-            "203.0.113.9",
-            "224.0.0.1",
-            "239.1.1.1",
-            "240.0.0.1",
-            "255.255.255.255",
-        ] {
-            assert!(!public(address), "{address}");
-        }
-        for address in [
-            "::",
-            "::1",
-            "::ffff:1.1.1.1",
-            "::ffff:127.0.0.1",
-            "::1.1.1.1",
-            "64:ff9b::7f00:1",
-            "64:ff9b:1::1",
-            "100::1",
-            "2001::1",
-            "2001:db8::1",
-            "2002:7f00:1::",
-            "3fff::1",
-            "fc00::1",
-            "fd12::1",
-            "fe80::1",
-            "fec0::1",
-            "ff02::1",
-        ] {
-            assert!(!public(address), "{address}");
-        }
-    }
 
     #[tokio::test]
     async fn names_and_literals_are_vetted_alike() {

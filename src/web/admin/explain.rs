@@ -19,7 +19,7 @@ const LISTED: usize = 50;
 
 /// Explains where the event in the body, which is that of a publish, would go. Nothing is stored.
 pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let body = body::read_json(&req, payload, edge.parts.limits.max_body, &edge).await?;
+    let body = body::read_json(&req, payload, edge.parts.config.server.max_body.as_usize(), &edge).await?;
     let event = parse_event(&body, &PublishHeaders::default(), &edge.parts.rules)?;
     let reports = observe(&edge).await?;
     let services: Vec<Value> =
