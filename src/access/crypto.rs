@@ -1,4 +1,4 @@
-//! The signatures of JWTs, verified by ring: HS256, RS256, ES256 and EdDSA (Ed25519).
+//! Verifies the signatures of JWTs with ring: HS256, RS256, ES256 and EdDSA (Ed25519).
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind};
@@ -6,16 +6,16 @@ use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use ring::{hmac, signature as scheme};
 use signature::Verifier;
 
-/// Verifies; signing is not for a service that only checks.
+/// It only verifies, because this service signs nothing.
 static RING: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),
     verifier_factory,
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Has `jsonwebtoken` use ring, in this process. Doing so again changes nothing.
+/// Makes `jsonwebtoken` use ring in this process. Further calls change nothing.
 pub fn install() {
-    // The only failure is that it was done before.
+    // It fails only if it was done before.
     let _ = RING.install_default();
 }
 
@@ -26,7 +26,8 @@ struct RingVerifier {
 
 fn verifier_factory(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
     let is_supported = matches!(algorithm, Algorithm::HS256 | Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA);
-    // A key of another family never verifies: the public key of one algorithm is no secret of another.
+    // A key of another family never verifies. Otherwise a public RSA key, which is no secret, could pass as the secret
+    // of HS256.
     if !is_supported || !key.family().algorithms().contains(algorithm) {
         return Err(ErrorKind::InvalidAlgorithm.into());
     }
@@ -51,7 +52,7 @@ impl Verifier<Vec<u8>> for RingVerifier {
             (Algorithm::ES256, DecodingKeyKind::SecretOrDer(key)) => public(&scheme::ECDSA_P256_SHA256_FIXED, key),
             (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(key)) => public(&scheme::ED25519, key),
             (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
-                // ring wants numbers without leading zeros; some writers of JWKS put one.
+                // ring refuses leading zeros, which some JWKS files have.
                 let bare = |number: &[u8]| -> Vec<u8> { number.iter().copied().skip_while(|b| *b == 0).collect() };
                 let key = scheme::RsaPublicKeyComponents { n: bare(n), e: bare(e) };
                 key.verify(&scheme::RSA_PKCS1_2048_8192_SHA256, message, signature)

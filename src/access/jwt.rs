@@ -1,4 +1,4 @@
-//! JWTs: who the signed claims say the caller is.
+//! JWTs: verifies the signature and the claims of a token, and remembers the result.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,19 +14,19 @@ use crate::config::{JwtConfig, ScopesConfig};
 use crate::domain::access::{Identity, Principal};
 use crate::domain::event::Timestamp;
 
-/// Verified tokens remembered; beyond it those that have expired go, and if none has, all do.
+/// The most verified tokens to remember. Beyond it, expired ones are removed, or all if none has expired.
 const MAX_REMEMBERED: usize = 10_000;
-/// Least time between two looks at the file for the sake of a key that nobody knows.
+/// The shortest time between two reads of the file that are due to an unknown key.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest `sub` or `jti`, in bytes.
+/// The longest `sub` or `jti`, in bytes.
 const MAX_IDENTITY: usize = 255;
 
-/// Verifies JWTs and remembers those that passed.
+/// Verifies JWTs and remembers the valid ones.
 pub struct JwtVerifier {
     rules: JwtConfig,
     file: Mutex<(KeyFile, Instant)>,
     keys: RwLock<Arc<Vec<Key>>>,
-    /// By the SHA-256 of the token. Emptied when the keys change.
+    /// Valid tokens by their SHA-256. Cleared when the keys change.
     verified: RwLock<HashMap<[u8; 32], Arc<Principal>>>,
     is_file_good: AtomicBool,
 }
@@ -41,7 +41,7 @@ struct Claims {
 }
 
 impl JwtVerifier {
-    /// Reads the keys; the error is what is wrong with the file.
+    /// Reads the keys. The error says what is wrong with the file.
     pub fn new(rules: JwtConfig) -> Result<Self, String> {
         crypto::install();
         let mut file = KeyFile::new(&rules.jwks_file);
@@ -55,12 +55,12 @@ impl JwtVerifier {
         })
     }
 
-    /// The ids of the keys, and whether the file could be read when it changed last.
+    /// The ids of the keys, and whether the file was usable when it changed last.
     pub fn describe(&self) -> (Vec<Option<String>>, bool) {
         (self.keys().iter().map(|key| key.id.clone()).collect(), self.is_file_good.load(Ordering::Relaxed))
     }
 
-    /// Reads the file again if it has changed. What is wrong with a new one leaves the old keys in force.
+    /// Reads the file if it has changed. If the new content is unusable, the old keys stay in force.
     pub fn refresh(&self) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let path = file.0.path().display().to_string();
@@ -68,7 +68,7 @@ impl JwtVerifier {
             None => {}
             Some(Ok(keys)) => {
                 log::info!(file = path.as_str(), keys = keys.len(); "keys of jwts read again");
-                // Under both locks, so that nothing verified by old keys is remembered after it.
+                // Both locks are held, so that no token verified by old keys is remembered afterwards.
                 let mut current = self.keys.write().unwrap_or_else(PoisonError::into_inner);
                 *current = Arc::new(keys);
                 self.verified.write().unwrap_or_else(PoisonError::into_inner).clear();
@@ -81,7 +81,8 @@ impl JwtVerifier {
         }
     }
 
-    /// Who has signed for this token, whose SHA-256 is `digest`; else what is wrong with it, in words without it.
+    /// The principal of this token, whose SHA-256 is `digest`. The error says what is wrong and contains no part of the
+    /// token.
     pub fn verify(&self, token: &str, digest: [u8; 32], now: Timestamp) -> Result<Arc<Principal>, &'static str> {
         let remembered = self.verified.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
         if let Some(principal) = remembered {
@@ -155,7 +156,8 @@ impl JwtVerifier {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Keys may have been added just now. Whoever makes up tokens does not make this read faster.
+    /// Reads the file, because the key may have been added just now. It does so only once in [`LOOK_INTERVAL`], so that
+    /// made-up tokens do not cause reads.
     fn look_for_new_keys(&self) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.1.elapsed() >= LOOK_INTERVAL {
@@ -166,7 +168,8 @@ impl JwtVerifier {
     }
 }
 
-/// Whether a token of this header may be signed by `key`: by its id, if both have one; and by its algorithm always.
+/// Whether a token with this header may be signed by `key`: the algorithm must be that of the key, and the id as well
+/// if the token has one.
 fn fits(key: &Key, id: Option<&str>, algorithm: Algorithm) -> bool {
     let same_id = match (id, key.id.as_deref()) {
         (Some(wanted), Some(id)) => wanted == id,

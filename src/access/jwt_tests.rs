@@ -52,7 +52,7 @@ fn each_algorithm_is_verified_by_a_key_of_its_own() {
         let caller = Caller::Known(principal);
         assert!(caller.allows(Scope::Publish, &EventName::parse("order.made").expect("valid")));
         assert!(!caller.has(Scope::Read));
-        // One bit of the claims or of the signature.
+        // The claims or the signature differ in one bit.
         let (message, signature) = token.rsplit_once('.').expect("three parts");
         let forged = with("sub", json!("mallory"));
         let header = message.split('.').next().expect("a header");
@@ -98,7 +98,7 @@ fn the_claims_are_checked() {
     });
     let principal = verify(&verifier, &key.token(&good)).expect("good");
     assert_eq!(principal.token_id, Some(Identity::TokenId("j".into())));
-    // The clocks may differ by 30 s.
+    // Clocks may differ by 30 s.
     let end = principal.expires_at.expect("an end").0 / 1_000_000;
     assert!((seconds(85)..=seconds(95)).contains(&end), "{end}");
     for (name, value) in [

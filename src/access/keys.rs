@@ -1,4 +1,4 @@
-//! The keys that JWTs are signed with: a JWKS file, read again when it changes.
+//! The keys of JWTs: a JWKS file, which is read again when it changes.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -7,12 +7,12 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, P
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 
-/// Longest file, in bytes.
+/// The longest file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
-/// Shortest secret for HS256, in bytes (RFC 7518, section 3.2).
+/// The shortest secret for HS256, in bytes (RFC 7518, section 3.2).
 const MIN_SECRET: usize = 32;
 
-/// One key, and the only algorithm that it is for.
+/// A key, and the only algorithm for which it may be used.
 #[derive(Debug)]
 pub struct Key {
     pub id: Option<String>,
@@ -20,14 +20,14 @@ pub struct Key {
     pub key: DecodingKey,
 }
 
-/// The file, and how it looked when it was last read.
+/// The JWKS file, and its stamp when it was last read.
 #[derive(Debug)]
 pub struct KeyFile {
     path: PathBuf,
     seen: Option<FileStamp>,
 }
 
-/// When these are the same, so is the content.
+/// The time of the last change, the length and the inode. If they are the same, so is the content.
 type FileStamp = (SystemTime, u64, u64);
 
 impl KeyFile {
@@ -39,7 +39,7 @@ impl KeyFile {
         &self.path
     }
 
-    /// The keys, if the file looks different from when it was last read. What is wrong with it is told once.
+    /// Reads the keys if the file has changed since the last read. An error is returned once for each change.
     pub fn read_if_changed(&mut self) -> Option<Result<Vec<Key>, String>> {
         let stamp = self.stamp();
         if stamp.is_some() && stamp == self.seen {
@@ -48,15 +48,15 @@ impl KeyFile {
         let was_gone = self.seen.is_none();
         self.seen = stamp;
         match stamp {
-            // Gone: told when it goes, and at the first look of all.
+            // A missing file is reported when it disappears, and not again.
             None if was_gone => None,
             _ => Some(self.read()),
         }
     }
 
-    /// The keys, however the file looks.
+    /// Reads the keys whether or not the file has changed.
     pub fn read(&mut self) -> Result<Vec<Key>, String> {
-        // Noted before reading: what changes meanwhile is read again.
+        // The stamp is taken before the read, so that a change during the read causes another one.
         self.seen = self.stamp();
         let too_long = std::fs::metadata(&self.path).is_ok_and(|file| file.len() > MAX_FILE);
         if too_long {
@@ -76,7 +76,7 @@ impl KeyFile {
     }
 }
 
-/// The usable keys of a JWKS. Others may be in it, for purposes of their own; but one there must be.
+/// The usable keys of a JWKS. Keys for other purposes are skipped, but at least one must be usable.
 fn parse(bytes: &[u8]) -> Result<Vec<Key>, String> {
     let set: Value = serde_json::from_slice(bytes).map_err(|error| format!("is not JSON: {error}"))?;
     let keys = set["keys"].as_array().ok_or("must be an object with a list \"keys\"")?;
@@ -97,12 +97,12 @@ fn parse(bytes: &[u8]) -> Result<Vec<Key>, String> {
     Ok(usable)
 }
 
-/// The reasons never repeat a value: it may be a secret.
+/// Reads one key. The error never contains a value, because it may be a secret.
 fn read_key(key: &Value) -> Result<Key, &'static str> {
     let jwk: Jwk = serde_json::from_value(key.clone()).map_err(|_| "is not a JWK")?;
     let algorithm = match &jwk.algorithm {
         AlgorithmParameters::OctetKey(_) => Algorithm::HS256,
-        // 2048 bits, in base64.
+        // 2048 bits in base64.
         AlgorithmParameters::RSA(rsa) if rsa.n.len() < 342 => return Err("is an RSA key of less than 2048 bits"),
         AlgorithmParameters::RSA(_) => Algorithm::RS256,
         AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => Algorithm::ES256,

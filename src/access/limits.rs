@@ -1,4 +1,4 @@
-//! How much may be asked for under each rate key: token buckets and counts, in tables that do not grow beyond their bounds.
+//! Rate limits and connection limits: token buckets and counts by rate key, in tables of bounded size.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -12,24 +12,25 @@ use crate::domain::network::client_block;
 use crate::domain::rate::{RateLimit, TokenBucket};
 use crate::protocol::error::{ApiError, ErrorCode};
 
-/// Parts of a table, each behind a lock of its own.
+/// A table has this many parts, each with its own lock.
 const PARTS: usize = 16;
-/// Rate keys remembered by one part. Idle ones go first; if all are busy, further ones share one bucket.
+/// The most rate keys that one part remembers. Beyond it, idle keys are removed; if none is idle, further keys share
+/// one bucket.
 const MAX_KEYS: usize = 4096;
-/// Least time between two searches of a full part for idle keys, in microseconds.
+/// The shortest time between two searches of a full part for idle keys, in microseconds.
 const SWEEP_INTERVAL: i64 = 1_000_000;
 
-/// The limits of the edge. What is none is unlimited.
+/// The limits of the edge. `None` means unlimited.
 pub struct Limits {
     hasher: RandomState,
     publish: Option<RateTable>,
     connect: Option<RateTable>,
-    /// Of each WebSocket connection, which counts for itself.
+    /// Each WebSocket connection has a bucket of its own with this limit.
     pub frames: Option<RateLimit>,
     connections: Option<Arc<PeerCounts>>,
 }
 
-/// Under what requests are counted: the principal that makes them, or the address that they come from.
+/// What requests are counted under: their principal, or the address from which they come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RateKey(u64);
 
@@ -46,12 +47,12 @@ impl Limits {
         }
     }
 
-    /// Whether anybody's publishes are counted: else there is no need to know whose they are.
+    /// Whether publishes are limited. If not, their rate key need not be computed.
     pub fn limits_publishes(&self) -> bool {
         self.publish.is_some()
     }
 
-    /// The key under which a request is counted: the caller's, or if it has no token that of its address.
+    /// The rate key of a request: that of its principal, or that of its address if it came without a token.
     pub fn rate_key(&self, caller: &Caller, peer: Option<IpAddr>) -> RateKey {
         RateKey(match caller {
             Caller::Known(principal) => self.hasher.hash_one(&principal.identity),
@@ -69,7 +70,7 @@ impl Limits {
         count(self.connect.as_ref(), key, 1, now, "connections opened")
     }
 
-    /// Admits a connection from this address, as long as the result lives.
+    /// Admits a connection from this address. It counts until the result is dropped.
     pub fn admit(&self, peer: Option<IpAddr>) -> Result<Option<PeerAdmission>, ApiError> {
         let (Some(connections), Some(peer)) = (&self.connections, peer) else { return Ok(None) };
         let peer = client_block(peer);
@@ -91,18 +92,18 @@ fn count(table: Option<&RateTable>, key: RateKey, count: usize, now: Timestamp, 
     taken.map_err(|next| rate_limited(of_what, next, now))
 }
 
-/// The refusal of something that may be tried again at `next`.
+/// The refusal of a request that may be repeated at `next`.
 pub fn rate_limited(of_what: &str, next: Timestamp, now: Timestamp) -> ApiError {
     ApiError::new(ErrorCode::RateLimited, format!("too many {of_what}; try again later")).retry_after(next.since(now))
 }
 
-/// Connections by address; an address without any is not in it.
+/// Connections by address. An address without connections has no entry.
 struct PeerCounts {
     max: usize,
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// A connection that counts for its address until this is dropped.
+/// An admitted connection, which counts for its address until this is dropped.
 pub struct PeerAdmission {
     peer: IpAddr,
     counts: Arc<PeerCounts>,
@@ -126,7 +127,7 @@ impl std::fmt::Debug for PeerAdmission {
     }
 }
 
-/// A bucket for each rate key, as far as there is room.
+/// A token bucket for each rate key, up to the bound.
 struct RateTable {
     limit: RateLimit,
     parts: [Mutex<Part>; PARTS],
@@ -135,7 +136,7 @@ struct RateTable {
 #[derive(Default)]
 struct Part {
     buckets: HashMap<RateKey, TokenBucket>,
-    /// Of those for whom there is no room.
+    /// The bucket shared by the rate keys beyond the bound.
     others: Option<TokenBucket>,
     swept_at: Timestamp,
 }

@@ -1,6 +1,6 @@
-//! Who callers are, and how much they may ask for: tokens, JWTs, revocations, limits.
+//! Authentication and limits: tokens, JWTs, revocations, rate limits.
 //!
-//! What a caller may do is decided by [`crate::domain::access`]; here it is found out who it is.
+//! This module finds out who a caller is; [`crate::domain::access`] decides what the caller may do.
 
 pub mod admin_token;
 mod crypto;
@@ -18,44 +18,44 @@ use sha2::{Digest as _, Sha256};
 
 use self::jwt::JwtVerifier;
 use self::tokens::TokenTable;
-pub use self::tokens::{TOKEN_PREFIX, new_token};
+pub use self::tokens::new_token;
 use crate::config::AccessConfig;
 use crate::domain::access::{Caller, Grants, Identity, Principal};
 use crate::domain::event::Timestamp;
 use crate::domain::secret::Secret;
 use crate::protocol::error::{ApiError, ErrorCode};
 
-/// Longest token looked at, in bytes.
+/// The longest token that is looked at, in bytes.
 const MAX_TOKEN: usize = 8 * 1024;
 
-/// Who is revoked, as far as is known.
+/// Revoked identities, as far as is known.
 #[derive(Default)]
 struct Revoked {
     identities: HashSet<Identity>,
-    /// Those made here.
+    /// How often this process has revoked or restored one.
     changes: u64,
 }
 
-/// Tokens and keys, as they were configured last.
+/// The configured tokens and keys.
 struct Known {
     tokens: TokenTable,
     jwt: Option<Arc<JwtVerifier>>,
     admin_token: Secret,
-    /// Whoever has the admin token.
+    /// The principal of the admin token.
     operator: Arc<Principal>,
 }
 
-/// Everything by which callers are known. Shared by all threads.
+/// Authenticates callers. All threads share it.
 pub struct AccessControl {
     is_required: AtomicBool,
     known: RwLock<Known>,
     revoked: RwLock<Revoked>,
-    /// Until the store was asked once, nobody knows who is revoked.
+    /// False until the store has told who is revoked.
     knows_revoked: AtomicBool,
 }
 
 impl AccessControl {
-    /// The error is what is wrong with the file of keys.
+    /// Reads the configuration. The error says what is wrong with the file of keys.
     pub fn new(config: &AccessConfig, admin_token: Secret) -> Result<Self, String> {
         let jwt = &config.jwt;
         let known = Known {
@@ -77,8 +77,8 @@ impl AccessControl {
         self.is_required.load(Ordering::Acquire)
     }
 
-    /// Goes on with the tokens and keys of `fresh`. Whoever came by one that is not among them, or not as it was, is
-    /// [admitted](Self::admits) no more; who is revoked stays so.
+    /// Replaces the tokens and keys by those of `fresh`; revocations stay. A caller whose token was removed or changed
+    /// is no longer [admitted](Self::admits).
     pub fn replace(&self, fresh: Self) {
         let is_required = fresh.is_required();
         let fresh = fresh.known.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +89,7 @@ impl AccessControl {
         self.is_required.store(is_required, Ordering::Release);
     }
 
-    /// Whether a connection may go on that was opened by `caller`.
+    /// Whether a connection that `caller` has opened may stay open.
     pub fn admits(&self, caller: &Caller) -> bool {
         let Caller::Known(principal) = caller else { return !self.is_required() };
         let known = read(&self.known);
@@ -100,13 +100,13 @@ impl AccessControl {
         is_known && !self.is_revoked(principal)
     }
 
-    /// Whether there is a token that opens `/admin`, or may be one.
+    /// Whether any token opens `/admin`. With JWTs this is assumed, because their scopes are unknown.
     pub fn can_administer(&self) -> bool {
         let known = read(&self.known);
         !known.admin_token.is_empty() || known.jwt.is_some() || known.tokens.any_admin()
     }
 
-    /// Has `token` open `/admin`, and everything else.
+    /// Sets the admin token, which opens `/admin` and everything else.
     pub fn set_admin_token(&self, token: Secret) {
         let mut known = write(&self.known);
         if !known.admin_token.matches(token.expose()) {
@@ -115,12 +115,12 @@ impl AccessControl {
         known.admin_token = token;
     }
 
-    /// Who has sent `token`. Everybody is welcome where none is required.
+    /// The caller who sent `token`. Where no token is required, everybody is admitted without a look at it.
     pub fn caller(&self, token: Option<&str>, now: Timestamp) -> Result<Caller, ApiError> {
         if self.is_required() { self.authenticate(token, now).map(Caller::Known) } else { Ok(Caller::Anybody) }
     }
 
-    /// Who has sent `token`, whether one is required or not.
+    /// The principal who sent `token`, whether or not one is required.
     pub fn authenticate(&self, token: Option<&str>, now: Timestamp) -> Result<Arc<Principal>, ApiError> {
         let token = token.ok_or_else(|| unauthorized("send a token as Authorization: Bearer"))?;
         if token.len() > MAX_TOKEN {
@@ -151,19 +151,19 @@ impl AccessControl {
         Ok(principal)
     }
 
-    /// Whether an operator has taken back what this principal had.
+    /// Whether an operator has revoked one of the principal's identities.
     pub fn is_revoked(&self, principal: &Principal) -> bool {
         let revoked = &read(&self.revoked).identities;
         !revoked.is_empty() && principal.identities().any(|identity| revoked.contains(identity))
     }
 
-    /// How often an operator has changed here who is revoked.
+    /// How often this process has changed who is revoked.
     pub fn revocation_changes(&self) -> u64 {
         read(&self.revoked).changes
     }
 
-    /// What the store says is revoked; whether that has changed. It was asked after the change with the number `as_of`:
-    /// what it said before a later one is outdated.
+    /// Takes over who is revoked according to the store, and returns whether that has changed. `as_of` is the number of
+    /// changes when the store was asked: its answer is outdated if there was another change since.
     pub fn set_revoked(&self, identities: HashSet<Identity>, as_of: u64) -> bool {
         let mut revoked = write(&self.revoked);
         if revoked.changes != as_of {
@@ -175,7 +175,7 @@ impl AccessControl {
         changed
     }
 
-    /// Has one revoked or not, ahead of what the store will say.
+    /// Revokes or restores an identity in this process, before the store has it.
     pub fn revoke(&self, identity: Identity, is_revoked: bool) {
         let mut revoked = write(&self.revoked);
         revoked.changes += 1;
@@ -191,7 +191,7 @@ impl AccessControl {
         read(&self.known).tokens.contains(name)
     }
 
-    /// Reads the file of keys again if it has changed.
+    /// Reads the file of keys if it has changed.
     pub fn refresh_keys(&self) {
         let jwt = read(&self.known).jwt.clone();
         if let Some(jwt) = jwt {
@@ -199,7 +199,7 @@ impl AccessControl {
         }
     }
 
-    /// Keys that JWTs are verified with, and whether their file is usable; none without such a file.
+    /// How many keys JWTs are verified with, and whether their file is usable; `None` without such a file.
     pub fn keys(&self) -> Option<(usize, bool)> {
         read(&self.known).jwt.as_ref().map(|jwt| {
             let (keys, is_good) = jwt.describe();
@@ -207,7 +207,7 @@ impl AccessControl {
         })
     }
 
-    /// Tokens, keys and revocations, for operators. No secret is in it.
+    /// The tokens, keys and revocations for operators. It contains no secret.
     pub fn describe(&self, now: Timestamp) -> Value {
         let revoked = &read(&self.revoked).identities;
         let mut listed: Vec<_> = revoked.iter().collect();
@@ -225,7 +225,7 @@ impl AccessControl {
 
 fn operator() -> Arc<Principal> {
     Arc::new(Principal {
-        // No name that a configured token can have.
+        // No configured token can have this name.
         identity: Identity::Token("admin.token".into()),
         token_id: None,
         grants: Grants::everything(),
@@ -237,7 +237,7 @@ fn unauthorized(message: &str) -> ApiError {
     ApiError::new(ErrorCode::Unauthorized, message)
 }
 
-/// A panic while holding one of these locks leaves a whole value behind.
+/// A poisoned lock is used all the same: a panic cannot leave one of these values half changed.
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }

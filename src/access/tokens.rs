@@ -1,4 +1,4 @@
-//! Configured tokens: random texts of which only the hash is kept.
+//! Configured tokens: random texts of which only the SHA-256 is stored.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use crate::domain::access::{Identity, Principal};
 use crate::domain::event::Timestamp;
 use crate::domain::pattern::Pattern;
 
-/// What a token begins with, so that whoever finds one knows what it is.
-pub const TOKEN_PREFIX: &str = "eh_";
-/// Random bytes of a token: nobody finds one by trying, however fast the hash is.
+/// The prefix of every token, by which people and scanners recognize one.
+const TOKEN_PREFIX: &str = "eh_";
+/// Random bytes of a token. So many cannot be guessed, although the hash is fast.
 const TOKEN_BYTES: usize = 32;
-/// How exactly the last use is kept, in microseconds: not every request should write to memory that all threads read.
+/// The precision of the last use, in microseconds. It keeps most requests from writing to memory that all threads read.
 const USE_GRAIN: i64 = 1_000_000;
 
 /// A new token and its hash.
@@ -33,14 +33,14 @@ pub fn new_token() -> (String, TokenHash) {
 pub struct TokenTable {
     /// In the order of the configuration.
     entries: Vec<Entry>,
-    /// Entries by the beginning of their hash.
+    /// Entries by the first bytes of their hash.
     by_prefix: HashMap<u64, Vec<usize>>,
 }
 
 struct Entry {
     hash: [u8; 32],
     principal: Arc<Principal>,
-    /// 0 is never.
+    /// In microseconds; 0 means never.
     last_used: AtomicI64,
 }
 
@@ -54,7 +54,7 @@ impl TokenTable {
         Self { entries, by_prefix }
     }
 
-    /// These tokens, of which those that are in `old` too, unchanged, are the same as there.
+    /// Takes over the principals of `old` for tokens that are unchanged, so that they stay the same objects.
     pub fn keeping(mut self, old: &Self) -> Self {
         for entry in &mut self.entries {
             let same = old.entries.iter().find(|old| old.hash == entry.hash && old.principal == entry.principal);
@@ -66,12 +66,13 @@ impl TokenTable {
         self
     }
 
-    /// Whether `principal` came by one of these tokens.
+    /// Whether `principal` belongs to one of these tokens.
     pub fn holds(&self, principal: &Arc<Principal>) -> bool {
         self.entries.iter().any(|entry| Arc::ptr_eq(&entry.principal, principal))
     }
 
-    /// Whose token has this SHA-256. The time it takes tells nothing of hashes beyond the beginning that was hit.
+    /// The principal of the token with this SHA-256. The comparison takes constant time, so its duration tells nothing
+    /// about a stored hash beyond its first bytes.
     pub fn find(&self, digest: &[u8; 32], now: Timestamp) -> Option<Arc<Principal>> {
         let places = self.by_prefix.get(&prefix(digest))?;
         let entry = places.iter().map(|place| &self.entries[*place]).find(|e| bool::from(e.hash.ct_eq(digest)))?;
@@ -90,7 +91,7 @@ impl TokenTable {
         self.entries.iter().any(|entry| entry.principal.grants.admin)
     }
 
-    /// Names, scopes and use of all, for operators.
+    /// Names, scopes and last use of all tokens, for operators.
     pub fn describe(&self, now: Timestamp, is_revoked: impl Fn(&Principal) -> bool) -> Vec<Value> {
         let describe = |Entry { hash: _, principal, last_used }: &Entry| {
             let Principal { identity, token_id: _, grants, expires_at } = &**principal;
@@ -145,7 +146,7 @@ mod tests {
             scopes: ScopesConfig::default(),
             expires_at: None,
         };
-        // Another one with the same beginning.
+        // Another token whose hash begins with the same bytes.
         let mut near = hash;
         near.0[31] ^= 1;
         let table = TokenTable::new(&[config("near", near), config("right", hash)]);

@@ -99,7 +99,7 @@ impl Connection {
     /// Ends the connection instead of what is queued.
     pub fn close_now(&self, reason: CloseReason) {
         if !self.send_queue.is_closed() {
-            self.send_queue.close_now_with(reason.code(), self.last_words(reason));
+            self.send_queue.close_now(reason.code(), self.last_words(reason));
         }
     }
 

@@ -80,7 +80,7 @@ impl Node {
         let hang_timeout = STORE_PATIENCE.min(config.publish.commit_timeout.get());
         let health = Arc::new(Health::new(hang_timeout, config.redis.url.is_some()));
         let watch = ReadWatch::new(Arc::clone(&health.store), Arc::clone(&metrics));
-        let read = |options| Reader::watched(options, watch.clone()).map_err(|error: StoreError| start_error(&error));
+        let read = |options| Reader::new(options, watch.clone()).map_err(|error: StoreError| start_error(&error));
         let reader = read(store.clone())?;
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.

@@ -1,4 +1,4 @@
-//! What the backends share of appending to the log.
+//! What both backends share when they append to the log.
 
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ pub(super) struct Tail {
     pub id: EventId,
     pub created_at: Timestamp,
     pub log_offset: i64,
-    /// The newest event is dated after that.
+    /// The newest event has a later date than `created_at`: a wrong clock had dated it, and dates go back here.
     pub turns_back: bool,
 }
 
-/// What a backend needs to know to append.
+/// What one statement appends, and the conditions for it.
 pub(super) struct AppendBatch<'a> {
     pub batch: &'a [&'a Append],
-    /// Ids are given above this.
+    /// New ids are greater than this one, even if the log ends before it.
     pub ids_above: EventId,
     pub now: Timestamp,
-    /// By how much dates may be ahead of it.
+    /// The newest event may be dated this much after `now`, and the dates of the log still go on from it.
     pub lead: Duration,
-    /// Idempotency keys from before this instant count as absent.
+    /// Idempotency keys stored before this instant have expired and count as absent.
     pub keys_since: Timestamp,
 }
 
@@ -37,7 +37,7 @@ impl AppendBatch<'_> {
         idempotency::keys(self.batch).next().is_some()
     }
 
-    /// The tail from which the batch continues, `last` being the newest row.
+    /// The tail after which the batch is appended. `last` is the newest row; `None` means that the log is empty.
     pub fn tail(&self, last: Option<(EventId, i64, i64)>) -> Tail {
         let (id, created_at, log_offset) = last.unwrap_or_default();
         let turns_back = created_at > self.now.plus(self.lead).0;
@@ -46,7 +46,7 @@ impl AppendBatch<'_> {
     }
 }
 
-/// The newest row: id, time, offset.
+/// The newest row of the log: its id, date and offset.
 #[auto_type]
 pub(super) fn newest() -> _ {
     events::table.order(events::id.desc()).select((events::id, events::created_at, events::log_offset)).limit(1_i64)

@@ -1,4 +1,4 @@
-//! Copies of a SQLite store: taken while it is in use, and put in its place.
+//! Backups of a SQLite store, and how one is restored.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,9 +18,10 @@ use super::options::{Access, StoreOptions};
 use super::url::{StoreUrl, sqlite_uri};
 use super::{Writer, identity, migrate};
 
-/// Copies the store as it is at one moment to `to`, also while a server uses it, and tells how far its log goes.
+/// Copies a consistent state of the store to `to`, even while a server uses the store. Returns how far the log of the
+/// copy goes.
 ///
-/// `to` is there whole or not at all, as private as the store itself. What exists is not replaced.
+/// The copy appears at `to` whole or not at all, with the permissions of the store. An existing file is never replaced.
 pub fn backup(options: &StoreOptions, to: &Path) -> Result<Found, StoreError> {
     let StoreUrl::Sqlite(path) = &options.url else {
         let advice = "PostgreSQL is backed up with its own tools, such as pg_dump --format=custom";
@@ -54,12 +55,14 @@ pub fn backup(options: &StoreOptions, to: &Path) -> Result<Found, StoreError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restoration {
     pub restored: Restored,
-    /// Where the database is that was there before.
+    /// Where the database that was replaced is kept.
     pub kept: Option<PathBuf>,
 }
 
-/// Puts the copy `from` in the place of the store, which nobody may use meanwhile; or, without one, takes the store as
-/// it is for one that was restored by other means. From then on it is another log, and goes on above all that is known.
+/// Replaces the store by the copy `from`; no process may use the store meanwhile. Without a copy, declares that the
+/// store was restored by other means.
+///
+/// The log gets a new identity, so that readers notice, and new ids are greater than all that were ever given out.
 pub fn restore(options: &StoreOptions, from: Option<&Path>, now: Timestamp) -> Result<Restoration, StoreError> {
     let kept = match (&options.url, from) {
         (_, None) => None,
@@ -77,7 +80,7 @@ pub fn restore(options: &StoreOptions, from: Option<&Path>, now: Timestamp) -> R
     Ok(Restoration { restored, kept })
 }
 
-/// Makes the store a copy of `from`, and returns where the former one is kept.
+/// Replaces the store by a copy of `from`. Returns where the former database is kept.
 fn replace(options: &StoreOptions, path: &Path, from: &Path) -> Result<Option<PathBuf>, StoreError> {
     if !from.is_file() {
         return Err(unusable(from, "is no file"));
@@ -97,7 +100,7 @@ fn replace(options: &StoreOptions, path: &Path, from: &Path) -> Result<Option<Pa
     }
     let kept = path.exists().then(|| beside(path, ".before-restore"));
     if let Some(kept) = &kept {
-        // A store that cannot be read any more is all the more to be replaced.
+        // Errors are ignored: a store that cannot be read is the very reason for a restore.
         let _ = connection::close(options);
         note_the_end(options, path);
         remove(kept)?;
@@ -112,7 +115,8 @@ fn replace(options: &StoreOptions, path: &Path, from: &Path) -> Result<Option<Pa
     Ok(kept)
 }
 
-/// Fails if the store is damaged or not one of ours; brings its schema up to date, and all of it into its file.
+/// Fails if the file is damaged or is not a store of this program. Otherwise migrates it and moves its write-ahead log
+/// into the file.
 fn check(options: &StoreOptions) -> Result<(), StoreError> {
     let mut connection = Connection::open(options, Access::Write)?;
     if let Connection::Sqlite(file) = &mut connection {
@@ -130,7 +134,8 @@ fn check(options: &StoreOptions) -> Result<(), StoreError> {
     connection::close(options)
 }
 
-/// The mark says at least how far the log goes that is in the store now.
+/// Raises the high-water mark to the end of the log in the store that is about to be replaced, so that none of its ids
+/// is given out again.
 fn note_the_end(options: &StoreOptions, path: &Path) {
     let mut mark = HighWaterMark::of(path);
     let found = Connection::open(options, Access::Read).and_then(|mut store| identity::found(&mut store, None));
@@ -141,7 +146,7 @@ fn note_the_end(options: &StoreOptions, path: &Path) {
     }
 }
 
-/// Brings `from` to disk, and gives it the name `to`.
+/// Renames `from` to `to` and syncs both the file and the directory, so that the rename survives a loss of power.
 fn put(from: &Path, to: &Path) -> Result<(), StoreError> {
     let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let done = File::open(from)
@@ -151,7 +156,7 @@ fn put(from: &Path, to: &Path) -> Result<(), StoreError> {
     done.map_err(|error| connection::cannot("write", to, &error))
 }
 
-/// Removes a database file that may be there, with what lies beside it.
+/// Removes a database file, if it exists, and the files that SQLite keeps beside it.
 fn remove(path: &Path) -> Result<(), StoreError> {
     remove_file(path)?;
     remove_companions(path)

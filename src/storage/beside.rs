@@ -1,4 +1,5 @@
-//! What lies beside a SQLite file: its write-ahead log and index, and the mark of how far its log was shown.
+//! The files beside a SQLite database: its write-ahead log, its shared-memory index, and the high-water mark of this
+//! program.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::log::{LogId, MARGIN, Seen};
 
-/// Device and inode.
+/// The device and the inode of a file. Together they identify it, whatever its name.
 pub(super) type FileId = (u64, u64);
 
 pub(super) fn identity(file: &Metadata) -> FileId {
@@ -21,29 +22,31 @@ fn file_id(path: &Path) -> Option<FileId> {
 
 /// The write-ahead log that an open connection uses.
 ///
-/// SQLite finds it by its name alone. If another file takes the place of the database, the log of the old one would be
-/// played into it.
+/// SQLite finds the write-ahead log by its name alone. If another file takes the place of the database, SQLite would
+/// replay the log of the old file into the new one.
 pub(super) struct WriteAheadLog {
     path: PathBuf,
     id: Option<FileId>,
 }
 
 impl WriteAheadLog {
-    /// That of a connection that has read something.
+    /// The write-ahead log of an open connection. The connection must have read something, because only then does the
+    /// file exist.
     pub fn of(database: &Path) -> Self {
         let path = beside(database, "-wal");
         Self { id: file_id(&path), path }
     }
 
-    /// Whether it is still the one that is found by its name.
+    /// Whether the name still leads to the file that the connection uses.
     pub fn is_current(&self) -> bool {
         self.id.is_none() || file_id(&self.path) == self.id
     }
 
-    /// Another file has taken the place of `database`: what belongs to the old one is removed.
+    /// Removes the write-ahead log and the index of the old file. To be called when another file has taken the place of
+    /// `database`.
     pub fn discard(&self, database: &Path) {
         if self.id.is_some() && self.is_current() {
-            // First the index, without which the log is only a file.
+            // The index goes first: without it SQLite ignores the log.
             for path in [&beside(database, "-shm"), &self.path] {
                 if let Err(error) = fs::remove_file(path) {
                     log::warn!(file:% = path.display(), error:%; "what belongs to the former database file cannot be removed");
@@ -53,11 +56,12 @@ impl WriteAheadLog {
     }
 }
 
-/// A file that says how far the log in a database file was shown: whoever sets back the one leaves the other.
+/// The high-water mark: a hidden file that says up to which id events were shown to anybody. A database file that is
+/// restored from an older copy does not take it along, so that the loss is noticed and no id is given out twice.
 ///
-/// It is written after each commit, before anybody is told, and brought to disk now and then: the end of a process
-/// loses nothing of it, a loss of power less than [`MARGIN`] ids. Its name begins with a dot, so that who copies files
-/// by a pattern does not take it along.
+/// It is written after each commit and before the commit is announced. It is synced only now and then: the end of the
+/// process loses nothing of it, and a loss of power loses less than [`MARGIN`] ids. Its name begins with a dot, so that
+/// copying files by a pattern leaves it out.
 pub(super) struct HighWaterMark {
     path: PathBuf,
     file: Option<File>,
@@ -66,7 +70,7 @@ pub(super) struct HighWaterMark {
 }
 
 impl HighWaterMark {
-    /// That of `database`.
+    /// The mark of the database file `database`.
     pub fn of(database: &Path) -> Self {
         let name = database.file_name().unwrap_or_default();
         let mut hidden = OsString::from(".");
@@ -75,7 +79,7 @@ impl HighWaterMark {
         Self { path: database.with_file_name(hidden), file: None, synced: 0, is_in_trouble: false }
     }
 
-    /// What it says; none if there is none.
+    /// Reads the mark. `None` means that the file is missing or damaged.
     pub fn read(&self) -> Option<Seen> {
         let text = fs::read_to_string(&self.path).ok()?;
         let mut words = text.split_whitespace();
@@ -84,7 +88,8 @@ impl HighWaterMark {
         Some(Seen { log, last, at: Timestamp(at) })
     }
 
-    /// Writes down what was seen. A mark that cannot be written is no reason to refuse events: it is told once.
+    /// Writes the mark. An error does not refuse events, because the mark only detects a rare mistake; the first of
+    /// several errors is logged.
     pub fn write(&mut self, seen: &Seen) {
         let is_first = self.file.is_none();
         let is_far = seen.last.saturating_sub(self.synced) >= MARGIN / 2;
@@ -105,7 +110,7 @@ impl HighWaterMark {
                 self.file.insert(open)
             }
         };
-        // Always of the same length, in one write: it is never half of one and half of another.
+        // All marks have the same length and are written at once, so that a reader never finds parts of two.
         file.write_all_at(format!("{} {:020} {:+021}\n", seen.log, seen.last, seen.at.0).as_bytes(), 0)?;
         if is_to_disk {
             file.sync_data()?;
@@ -115,7 +120,7 @@ impl HighWaterMark {
     }
 }
 
-/// The file that has the name of the database and `suffix`.
+/// The path of `path` with `suffix` appended to the file name.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

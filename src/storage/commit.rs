@@ -1,4 +1,4 @@
-//! Committing a group of writes.
+//! Commits a group of writes in one transaction.
 
 use std::collections::BTreeMap;
 
@@ -15,48 +15,44 @@ use super::write::{Outcome, Write};
 use super::writer::Writer;
 use crate::telemetry::faults::{self, FaultPoint};
 
-/// A batch that is on disk.
+/// What one transaction has committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
-    /// The last id before this batch, read inside its transaction; 0 if it appends nothing.
+    /// The last id before the first new event, read inside the transaction; 0 if nothing was appended.
     pub prev: EventId,
-    /// What was stored, ids rising without a gap from `prev + 1`.
+    /// The new events. Their ids rise from `prev + 1` without gaps.
     pub events: Vec<Event>,
-    /// One for each write, in order.
+    /// One outcome for each write, in order.
     pub outcomes: Vec<Outcome>,
-    /// Deliveries added, by service and lane.
+    /// How many deliveries were added, by service and lane.
     pub enqueued: outbox::Enqueued,
-    /// How the log goes on, if it was found to be set back; its first event tells of that.
+    /// How the log goes on after a restore; the first event, `$sys.log.restored`, announces it.
     pub restored: Option<Restored>,
-    /// Why requests are [`AppendOutcome::Unstorable`].
+    /// Why each request that is [`AppendOutcome::Unstorable`] could not be stored.
     pub refused: Vec<StoreError>,
 }
 
 impl Writer {
-    /// Makes it another log, which goes on above all that is known, and says so with `$sys.log.restored`.
+    /// Gives the log a new identity at the word of an operator, and appends `$sys.log.restored`. New ids are greater
+    /// than all that are known.
     pub fn declare_restored(&mut self, now: Timestamp) -> Result<Restored, StoreError> {
         self.is_declared = true;
         let committed = self.commit(&mut Group::default(), &Routes::default(), now)?;
         committed.restored.ok_or_else(|| StoreError::new(StoreErrorKind::Internal, "nothing was declared"))
     }
 
-    /// Stores `batch` in one transaction, for no service; see [`Self::commit`].
-    pub fn append(&mut self, batch: Vec<Append>, now: Timestamp) -> Result<Committed, StoreError> {
-        let writes: Vec<_> = batch.into_iter().map(Write::Append).collect();
-        self.commit(&mut writes.into(), &Routes::default(), now)
-    }
-
-    /// Applies the writes of `group` in their order in one transaction, with a delivery of each new event for every service
-    /// that `routes` finds for it; a request whose idempotency key was used before stores nothing.
+    /// Applies the writes of `group` in order, in one transaction. Each new event gets a delivery for every service to
+    /// which `routes` sends it. A request whose idempotency key was used before stores nothing.
     ///
-    /// Events get dense rising ids, and a `created_at` that goes back only where the newest event is dated by a clock that
-    /// was wrong. When this returns, they are durable. When it fails, nothing is acknowledged; with
-    /// [`StoreErrorKind::Unavailable`] it may be stored.
+    /// Ids are dense and rising. `created_at` goes back only after events that a wrong clock had dated ahead. When this
+    /// method returns `Ok`, everything is durable. When it fails, nothing may be acknowledged; after
+    /// [`StoreErrorKind::Unavailable`] the transaction may have been committed all the same.
     ///
-    /// A request that the store cannot hold holds up no other one: it is left out, and told so. With
-    /// [`StoreErrorKind::Invalid`] the store is well, and cannot hold another write of `group`.
+    /// A request with a text that the store cannot hold does not fail the others: it is left out and its outcome says
+    /// so. [`StoreErrorKind::Invalid`] means that a write other than an append cannot be stored, while the store itself
+    /// works.
     ///
-    /// `group` loses the events that were stored of it, and is as it was after a failure.
+    /// On success the events are moved out of `group`; after a failure `group` is unchanged.
     pub fn commit(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
         match self.commit_whole(group, routes, now) {
             Err(error) if error.kind.may_be_of_data() => self.commit_storable(group, routes, now),
@@ -97,10 +93,10 @@ impl Writer {
         Ok(Committed { prev, events, outcomes, enqueued, restored, refused: Vec::new() })
     }
 
-    /// The same without the requests that the store cannot hold: they are found by halves, in transactions that are
-    /// not committed.
+    /// Commits `group` without the requests that the store cannot hold. It finds them by bisection, in transactions
+    /// that are rolled back.
     fn commit_storable(&mut self, group: &mut Group, routes: &Routes, now: Timestamp) -> Result<Committed, StoreError> {
-        // A store that does not take this either is ailing.
+        // If even this event is refused, the cause is the store and not a request.
         self.rehearse(vec![Write::Append(harmless())], routes, now)?;
         let appends: Vec<usize> =
             (0..).zip(&group.writes).filter(|(_, w)| w.as_append().is_some()).map(|(at, _)| at).collect();
@@ -131,7 +127,7 @@ impl Writer {
         Ok(committed)
     }
 
-    /// Applies `writes` in a transaction that is not committed.
+    /// Applies `writes` in a transaction and rolls it back.
     fn rehearse(&mut self, writes: Vec<Write>, routes: &Routes, now: Timestamp) -> Result<(), StoreError> {
         refuse_zero_bytes(&writes)?;
         let connection = self.connected()?;
@@ -145,18 +141,18 @@ impl Writer {
     }
 }
 
-/// An event that any store can hold.
+/// An event that every store can hold.
 fn harmless() -> Append {
     Append::single(NewEvent::own("$sys.rehearsal", "{}".to_owned()))
 }
 
-/// A failure by order of a test.
+/// The failure that a test has armed, if it is due.
 fn injected(is_due: bool) -> Result<(), StoreError> {
     let error = || StoreError::new(StoreErrorKind::Unavailable, "injected: the connection is lost");
     if is_due { Err(error()) } else { Ok(()) }
 }
 
-/// PostgreSQL cannot hold a zero byte in a text, so neither backend takes one.
+/// Refuses texts with a zero byte. PostgreSQL cannot hold one, so SQLite does not take it either.
 fn refuse_zero_bytes(writes: &[Write]) -> Result<(), StoreError> {
     let has_zero = |text: &ByteString| memchr::memchr(0, text.as_bytes()).is_some();
     let bad = |event: &NewEvent| {

@@ -1,4 +1,4 @@
-//! Giving what is free in a SQLite file back to the file system. PostgreSQL does so by itself.
+//! Returns the free pages of a SQLite file to the file system. PostgreSQL does this by itself.
 
 use diesel::connection::SimpleConnection;
 use diesel::sql_types::Integer;
@@ -9,23 +9,24 @@ use super::error::StoreError;
 use super::options::{Access, StoreOptions};
 use super::{migrate, sqlite};
 
-/// Pages that stay in the file for what comes next: so many, or this share of the file.
+/// Free pages that stay in the file for new rows: at least this many, and at least this share of the file.
 const KEPT_PAGES: i32 = 256;
 const KEPT_SHARE: i32 = 16;
 
-/// What [`compact`] did: bytes of the file.
+/// The size of the file before and after [`compact`], in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compacted {
     pub before: u64,
     pub after: u64,
 }
 
-/// Writes the SQLite file anew without what is free in it; from then on it shrinks by itself. Nobody else may use it
-/// meanwhile: see [`super::StoreLock`]. It takes as much space again while it lasts. None on PostgreSQL.
+/// Rewrites the SQLite file without its free pages and turns on incremental vacuum, so that the file shrinks by itself
+/// from then on. The caller must hold the [`super::StoreLock`]. While it runs, it needs as much space again. Returns
+/// `None` on PostgreSQL.
 pub fn compact(options: &StoreOptions) -> Result<Option<Compacted>, StoreError> {
     let options = StoreOptions { create: false, ..options.clone() };
     let mut connection = Connection::open(&options, Access::Write)?;
-    // Refuses what is not ours.
+    // This refuses databases of other programs.
     migrate::is_behind(&mut connection)?;
     let Connection::Sqlite(file) = &mut connection else { return Ok(None) };
     sqlite::checkpoint(&mut file.connection)?;
@@ -35,8 +36,8 @@ pub fn compact(options: &StoreOptions) -> Result<Option<Compacted>, StoreError> 
     Ok(Some(Compacted { before, after: file.length()? }))
 }
 
-/// Moves up to `max_pages` free pages out of the file, if it is one that can, and more are free than it needs; whether
-/// there are more to go.
+/// Removes up to `max_pages` free pages from the end of the file. Does nothing if the file has no incremental vacuum,
+/// or has no more free pages than it should keep. Returns whether more pages can be removed.
 pub(super) fn release_pages(file: &mut SqliteFile, max_pages: u16) -> Result<bool, StoreError> {
     let connection = &mut file.connection;
     let free = pragma(connection, "PRAGMA freelist_count")?;
@@ -50,13 +51,13 @@ pub(super) fn release_pages(file: &mut SqliteFile, max_pages: u16) -> Result<boo
     let more = surplus > i32::from(max_pages);
     connection.batch_execute(&format!("PRAGMA incremental_vacuum({max_pages})"))?;
     if !more {
-        // The file ends earlier once nothing of it is in the write-ahead log only.
+        // SQLite shortens the file only when a checkpoint has moved the write-ahead log into it.
         connection.batch_execute("PRAGMA wal_checkpoint(PASSIVE)")?;
     }
     Ok(more)
 }
 
-/// The value of `PRAGMA auto_vacuum` of a file that gives pages back when it is asked to.
+/// The value of `PRAGMA auto_vacuum` for incremental vacuum.
 const INCREMENTAL: i32 = 2;
 
 fn pragma(connection: &mut SqliteConnection, sql: &str) -> Result<i32, StoreError> {

@@ -1,4 +1,4 @@
-//! One connection to either backend, set up for its use.
+//! A connection to SQLite or PostgreSQL, with the settings for its use.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -18,13 +18,12 @@ use super::{postgres, sqlite};
 /// The first bytes of every SQLite database that is not empty.
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
-/// An open connection.
 pub(super) enum Connection {
     Sqlite(SqliteFile),
     Postgres(PostgresSession),
 }
 
-/// Runs one body on whichever backend `$connection` is: the same diesel query, compiled for both.
+/// Runs one diesel query on either backend: `$body` is compiled once for each, with `$c` as its connection.
 macro_rules! on_backend {
     ($connection:expr, $c:ident => $body:expr) => {
         match $connection {
@@ -42,7 +41,7 @@ macro_rules! on_backend {
 pub(super) use on_backend;
 
 impl Connection {
-    /// Connects, with bounded waits everywhere.
+    /// Connects. Every wait on the connection has a bound.
     pub fn open(options: &StoreOptions, access: Access) -> Result<Self, StoreError> {
         match &options.url {
             StoreUrl::Sqlite(path) => SqliteFile::open(path, options, access).map(Self::Sqlite),
@@ -50,7 +49,7 @@ impl Connection {
         }
     }
 
-    /// Begins a transaction that writes; of all processes, one at a time has one open.
+    /// Begins a writing transaction. Only one process at a time can have one open; the others wait for its lock.
     pub fn begin(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(file) => sqlite::begin(&mut file.connection),
@@ -58,21 +57,21 @@ impl Connection {
         }
     }
 
-    /// Ends the transaction; what it wrote is durable.
+    /// Commits the transaction. When this returns, its writes are durable.
     pub fn commit(&mut self) -> Result<(), StoreError> {
         Ok(on_backend!(self, c => c.batch_execute("COMMIT"))?)
     }
 
-    /// Ends the transaction, if there is one, without a trace. Whether the connection can go on.
+    /// Rolls back the transaction, if one is open. Returns whether the connection can still be used.
     pub fn roll_back(&mut self) -> bool {
         match on_backend!(self, c => c.batch_execute("ROLLBACK")) {
             Ok(()) => true,
-            // SQLite's word when a statement outside of any has failed.
+            // This is what SQLite answers when no transaction was open.
             Err(error) => error.to_string().contains("no transaction is active"),
         }
     }
 
-    /// Fails if what is connected is no longer what the URL names.
+    /// Fails if the database was replaced or truncated since the connection was opened.
     pub fn verify(&self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(file) => file.verify(),
@@ -80,7 +79,7 @@ impl Connection {
         }
     }
 
-    /// The same after something was written.
+    /// Like [`Self::verify`], but after a write, which may change the size of the file.
     pub fn verify_written(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(file) => file.verify_written(),
@@ -89,7 +88,7 @@ impl Connection {
     }
 }
 
-/// An open SQLite database, and which file it is.
+/// An open SQLite database, and the identity of its file.
 pub(super) struct SqliteFile {
     pub connection: SqliteConnection,
     path: PathBuf,
@@ -97,11 +96,11 @@ pub(super) struct SqliteFile {
     write_ahead: WriteAheadLog,
 }
 
-/// What the system says of a file.
+/// What the file system says of a file.
 #[derive(Debug, Clone, Copy)]
 struct FileState {
     identity: FileId,
-    /// Bytes.
+    /// In bytes.
     length: u64,
 }
 
@@ -121,14 +120,14 @@ impl SqliteFile {
         if access == Access::Write && !create && before.is_none() {
             return Err(gone(path));
         }
-        // SQLite would take an empty file for a new database, and delete the write-ahead log that lies beside it.
+        // SQLite would treat an empty file as a new database and delete the write-ahead log beside it.
         let is_empty = before.is_some_and(|file| file.length == 0);
         if is_empty && (!create || FileState::of(&beside(path, "-wal")).is_some_and(|log| log.length > 0)) {
             return Err(truncated(path));
         }
         let mode = if create { "rwc" } else { "rw" };
         let mut connection = SqliteConnection::establish(&sqlite_uri(path, mode))?;
-        // Only while there are no pages is this a setting and not a rebuilding.
+        // An empty database just takes this setting; later SQLite would have to rebuild the file for it.
         if create && (is_empty || before.is_none()) {
             let busy = options.busy_timeout.as_millis();
             connection.batch_execute(&format!("PRAGMA busy_timeout = {busy}; PRAGMA auto_vacuum = INCREMENTAL"))?;
@@ -136,24 +135,24 @@ impl SqliteFile {
         set_up(&mut connection, options, access)?;
         let is_same = |after: &FileState| before.is_none_or(|before| before.identity == after.identity);
         let state = FileState::of(path).filter(is_same).ok_or_else(|| vanished(path))?;
-        // With the first read the write-ahead log is there.
+        // The first read creates the write-ahead log, whose identity is noted below.
         connection.batch_execute("SELECT 1 FROM sqlite_schema LIMIT 1")?;
         Ok(Self { connection, path: path.to_owned(), state, write_ahead: WriteAheadLog::of(path) })
     }
 
-    /// Fails if the file was deleted, replaced or truncated: what is written to it now would be lost.
+    /// Fails if the file was deleted, replaced or truncated, because a write to it would be lost.
     fn verify(&self) -> Result<(), StoreError> {
         let now = self.current()?;
         if now.length < self.state.length { Err(truncated(&self.path)) } else { Ok(()) }
     }
 
-    /// The same after something was written: that may have given pages back.
+    /// Like [`Self::verify`], but takes the present size as the new one: the write may have released pages.
     fn verify_written(&mut self) -> Result<(), StoreError> {
         self.state = self.current()?;
         Ok(())
     }
 
-    /// Bytes of the file.
+    /// The size of the file in bytes.
     pub fn length(&self) -> Result<u64, StoreError> {
         self.current().map(|file| file.length)
     }
@@ -168,8 +167,8 @@ impl SqliteFile {
     }
 }
 
-/// Moves all that was committed into the database file itself, and closes it: a copy of that file alone is the whole
-/// store. PostgreSQL needs nothing of the kind. What reads or writes meanwhile is waited for, up to the busy timeout.
+/// Checkpoints the write-ahead log into the database file and closes it, so that a copy of this one file is the whole
+/// store. Waits for other readers and writers up to the busy timeout. PostgreSQL needs no such step.
 pub fn close(options: &StoreOptions) -> Result<(), StoreError> {
     let StoreUrl::Sqlite(_) = &options.url else { return Ok(()) };
     let options = StoreOptions { create: false, ..options.clone() };
@@ -179,7 +178,8 @@ pub fn close(options: &StoreOptions) -> Result<(), StoreError> {
     }
 }
 
-/// SQLite does not wait for its lock to change the journal mode: a file that several open at once is tried again.
+/// Applies the settings. SQLite does not wait for its lock when it changes the journal mode, so this retries while
+/// other connections open the same file.
 fn set_up(connection: &mut SqliteConnection, options: &StoreOptions, access: Access) -> Result<(), StoreError> {
     const PAUSE: Duration = Duration::from_millis(5);
     let begin = Instant::now();
@@ -209,7 +209,7 @@ fn sqlite_settings(options: &StoreOptions, access: Access) -> String {
     )
 }
 
-/// Makes the default directory if it is missing, and finds what can never become a database here.
+/// Creates the default directory if it is missing, and fails early if no database can be opened or created at `path`.
 pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if Some(directory) == Path::new(StoreUrl::DEFAULT_FILE).parent() {
@@ -235,7 +235,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What the system said when something was to be done with a file or directory.
+/// The error for a file operation that failed; `what` is its verb.
 pub(super) fn cannot(what: &str, path: &Path, error: &io::Error) -> StoreError {
     let kind = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::Full,

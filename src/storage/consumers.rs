@@ -1,4 +1,4 @@
-//! Durable subscriptions: their positions, and what is not as new above them.
+//! Consumers (durable subscriptions): their ack floors, and the marks of events above them.
 
 use diesel::dsl::{exists, sql};
 use diesel::sql_types::Bool;
@@ -23,35 +23,36 @@ use super::outbox::{DeliveryOutcome, free_service_id, service_name, settle};
 use super::schema::{deliveries, delivery_attempts, delivery_jobs, durable_marks, durables, services};
 use crate::telemetry::faults::{self, FaultPoint};
 
-/// A durable subscription to be.
+/// A consumer that is to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewConsumer {
     pub name: String,
     pub pattern: String,
-    /// JSON.
+    /// The filter as JSON.
     pub filter: Option<String>,
-    /// Events up to here are none of its business.
+    /// The consumer gets the events after this one.
     pub ack_floor: EventId,
     pub policy: ConsumerPolicy,
 }
 
-/// A durable subscription as it is stored.
+/// A consumer as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerRecord {
     pub service: ServiceId,
     pub name: String,
     pub pattern: String,
     pub filter: Option<String>,
-    /// Changes when an operator moves it.
+    /// Rises when another process takes the lease or an operator moves the consumer. It voids the changes of earlier
+    /// holders.
     pub fencing_epoch: i64,
-    /// Every event up to here is settled.
+    /// Every event up to this one is acknowledged.
     pub ack_floor: EventId,
     pub policy: ConsumerPolicy,
     pub created_at: Timestamp,
 }
 
 impl ConsumerRecord {
-    /// Why such an event is none of its own; none if it is.
+    /// Why the consumer does not get an event of this name and payload; `None` means that it does.
     pub fn why_not(&self, name: &EventName, payload: &str) -> Option<String> {
         if !Pattern::parse(self.pattern.clone()).is_ok_and(|pattern| pattern.matches(name)) {
             return Some("its event_name does not match".to_owned());
@@ -61,43 +62,44 @@ impl ConsumerRecord {
     }
 }
 
-/// A durable subscription whose deliveries are up to this process, or another.
+/// A consumer, and whether this process has its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeasedConsumer {
     pub grant: Grant,
     pub record: ConsumerRecord,
-    /// Above the floor, in the order of ids; none if they are known, or another process holds it.
+    /// The marks above the ack floor, in the order of ids. `None` if the caller knows them already or another process
+    /// has the lease.
     pub marks: Option<Vec<(EventId, Mark)>>,
-    /// Whether dead ones were made anew and wait to be delivered.
+    /// Whether a redrive has made dead letters open again, which wait to be delivered.
     pub has_renewed: bool,
 }
 
-/// What happened to the events of one.
+/// What the holder of a lease stores of the progress of its consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerChange {
     pub service: ServiceId,
-    /// Void if it is no longer this.
+    /// The fencing epoch for which this was decided. If the consumer has another one by now, the change is void.
     pub fencing_epoch: i64,
     pub ack_floor: EventId,
     pub marks: Vec<(EventId, Mark)>,
     pub passed_marks: Vec<EventId>,
     pub dead: Vec<DeadLetter>,
-    /// Acknowledgements of what was made anew.
+    /// The outcomes of deliveries that a redrive had made open again.
     pub renewed: Vec<DeliveryOutcome>,
-    /// The Event Handler's own events of it.
+    /// Events of the Event Handler itself that report on this consumer.
     pub events: Vec<NewEvent>,
 }
 
-/// What operators, and members, change of a durable subscription.
+/// A change of a consumer by an operator or a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Alteration {
     Policy(ConsumerPolicy),
-    /// It goes on after this event.
+    /// Moves the ack floor to this event.
     Seek(EventId),
     Delete,
 }
 
-/// An event that a durable subscription has given up.
+/// An event that a consumer has given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     pub event_id: EventId,
@@ -105,7 +107,7 @@ pub struct DeadLetter {
     pub key: Option<String>,
     pub deliveries: u32,
     pub reason: DeadReason,
-    /// In a few words.
+    /// The reason in a few words.
     pub error: String,
     pub at: Timestamp,
 }
@@ -132,15 +134,17 @@ fn record(row: Row) -> ConsumerRecord {
     }
 }
 
-/// Finds the one of this name.
+/// Finds the consumer of this name.
 pub(super) fn find(connection: &mut Connection, name: &str) -> Result<Option<ConsumerRecord>, StoreError> {
     let query = durables::table.filter(durables::name.eq(name));
     let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
     Ok(row.map(record))
 }
 
-/// Finds the one of this name, or makes it; none if there are `max` already. Within a transaction that holds the
-/// writer's lock.
+/// Finds the consumer of this name, or creates it. Returns `None` if it is missing and there are `max` consumers
+/// already.
+///
+/// The transaction must hold the writer's lock.
 pub(super) fn open(
     connection: &mut Connection,
     new: &NewConsumer,
@@ -163,7 +167,7 @@ pub(super) fn open(
         durables::name.eq(&*new.name),
         durables::pattern.eq(&*new.pattern),
         durables::filter.eq(new.filter.as_deref()),
-        // Never that of an earlier one of the same number.
+        // The time never equals the epoch of an earlier consumer that had the same id.
         durables::epoch.eq(now.0),
         durables::floor.eq(new.ack_floor),
         durables::created_at.eq(now.0),
@@ -187,7 +191,7 @@ fn policy_columns(policy: &ConsumerPolicy) -> PolicyColumns {
     )
 }
 
-/// Changes the one of this name. False if there is none.
+/// Alters the consumer of this name. Returns false if there is none.
 pub(super) fn alter(connection: &mut Connection, name: &str, alteration: &Alteration) -> Result<bool, StoreError> {
     match alteration {
         Alteration::Policy(policy) => set_policy(connection, name, policy),
@@ -196,20 +200,21 @@ pub(super) fn alter(connection: &mut Connection, name: &str, alteration: &Altera
     }
 }
 
-/// How it delivers from now on. False if there is none of this name.
+/// Replaces the policy of the consumer. Returns false if there is none of this name.
 fn set_policy(connection: &mut Connection, name: &str, policy: &ConsumerPolicy) -> Result<bool, StoreError> {
     let update = diesel::update(durables::table.filter(durables::name.eq(name))).set(policy_columns(policy));
     Ok(on_backend!(connection, c => update.execute(c))? > 0)
 }
 
-/// All of them, in the order of their names.
+/// All consumers, in the order of their names.
 pub(super) fn list(connection: &mut Connection) -> Result<Vec<ConsumerRecord>, StoreError> {
     let query = durables::table.order(durables::name);
     let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
     Ok(rows.into_iter().map(record).collect())
 }
 
-/// What whoever held these before has still to store is void.
+/// Begins a new fencing epoch for each of these consumers: what earlier holders of their leases still want to store is
+/// void.
 pub(super) fn begin_epochs(connection: &mut Connection, services: &[ServiceId]) -> Result<(), StoreError> {
     if !services.is_empty() {
         let these = durables::table.filter(durables::service.eq_any(services));
@@ -219,9 +224,11 @@ pub(super) fn begin_epochs(connection: &mut Connection, services: &[ServiceId]) 
     Ok(())
 }
 
-/// What is stored of these, for whoever holds them or may. Those that were deleted are left out.
+/// The stored state of these consumers for a process that has, or wants, their leases. Consumers that were deleted are
+/// left out.
 ///
-/// `known`: with the epoch in which each goes on being held, if it does; its marks are not read again then.
+/// `known` says for each in which fencing epoch this process holds its lease, if it does. If that is still the stored
+/// one, the marks are not read again.
 pub(super) fn leased(
     connection: &mut Connection,
     known: &[(ServiceId, Option<i64>)],
@@ -246,11 +253,11 @@ pub(super) fn leased(
     Ok(all)
 }
 
-/// Those of `services` for which something was made anew.
+/// Those of `services` that have a delivery to be made again.
 fn renewed(connection: &mut Connection, services: &[ServiceId]) -> Result<HashSet<ServiceId>, StoreError> {
     let waits = deliveries::table
         .filter(deliveries::service.eq(services::id))
-        // As in the partial index.
+        // This text must match the condition of the partial index, or the index is not used.
         .filter(sql::<Bool>("deliveries.state = 1"));
     let those = services::table.filter(services::id.eq_any(services)).filter(exists(waits)).select(services::id);
     let ids: Vec<ServiceId> = on_backend!(connection, c => those.load(c))?;
@@ -274,7 +281,7 @@ fn mark(deliveries: i32) -> Mark {
     }
 }
 
-/// What these know of an event.
+/// The marks that these consumers have for one event.
 pub(super) fn marks_of(
     connection: &mut Connection,
     services: &[ServiceId],
@@ -288,7 +295,8 @@ pub(super) fn marks_of(
     Ok(rows.into_iter().map(|(service, deliveries)| (service, mark(deliveries))).collect())
 }
 
-/// Moves it: every event above `ack_floor` is to be delivered, whatever was. False if there is none of this name.
+/// Moves the consumer: every event above `ack_floor` is delivered again, even if it was acknowledged. Returns false if
+/// there is no consumer of this name.
 fn seek(connection: &mut Connection, name: &str, ack_floor: EventId) -> Result<bool, StoreError> {
     let Some(ConsumerRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
     let update = diesel::update(durables::table.find(service))
@@ -300,7 +308,7 @@ fn seek(connection: &mut Connection, name: &str, ack_floor: EventId) -> Result<b
     Ok(true)
 }
 
-/// Forgets it. False if there is none of this name.
+/// Deletes the consumer and all that is stored of it. Returns false if there is none of this name.
 fn delete(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
     let Some(ConsumerRecord { service, .. }) = find(connection, name)? else { return Ok(false) };
     let marks = durable_marks::table.filter(durable_marks::service.eq(service));
@@ -313,7 +321,7 @@ fn delete(connection: &mut Connection, name: &str) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-/// Its dead deliveries, and those made anew, of events above `ack_floor`. There are attempts of none but those.
+/// Deletes the consumer's dead letters and reopened deliveries above `ack_floor`, with their attempts.
 fn delete_deliveries(connection: &mut Connection, service: ServiceId, ack_floor: EventId) -> Result<(), StoreError> {
     let attempts = delivery_attempts::table
         .filter(delivery_attempts::service.eq(service))
@@ -324,9 +332,9 @@ fn delete_deliveries(connection: &mut Connection, service: ServiceId, ack_floor:
     Ok(())
 }
 
-/// Writes a change down, all but its events, unless it is void: then false, and nothing is written.
+/// Stores a change, except for its events. Returns false and writes nothing if the change is void.
 pub(super) fn change(connection: &mut Connection, change: &ConsumerChange) -> Result<bool, StoreError> {
-    /// Rows in one statement: within the bounds of both backends.
+    /// Rows of one statement; both backends allow as many parameters.
     const ROWS: usize = 1000;
     let ConsumerChange { service, fencing_epoch, ack_floor, marks, passed_marks, dead, renewed, events: _ } = change;
     if faults::strikes(FaultPoint::EpochRefused) {

@@ -1,4 +1,4 @@
-//! What can go wrong with the store, by what has to happen before it works again.
+//! Errors of the store, classified by what has to happen before it works again.
 
 use std::fmt;
 
@@ -8,38 +8,39 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::telemetry::health::LastError;
 
-/// What SQLite says of a page that the system does not give it.
+/// SQLite's text for a page that the system failed to read or write.
 const IO_ERROR: &str = "disk I/O error";
 
-/// A failed operation. Whatever it was about to store is not acknowledged.
+/// A failed operation. Nothing that it was to store may be acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct StoreError {
     pub kind: StoreErrorKind,
-    /// One line, without credentials.
+    /// One line, free of credentials.
     pub message: String,
 }
 
 /// Why the store refused or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StoreErrorKind {
-    /// No space left for the data.
+    /// There is no space left for the data.
     Full,
-    /// The database, its file or its server takes no writes.
+    /// The database, its file or its server refuses writes.
     ReadOnly,
-    /// Someone else held a lock longer than the timeout.
+    /// Another process or connection held a lock longer than the timeout.
     Locked,
-    /// What is stored cannot be read.
+    /// The stored data are damaged.
     Corrupt,
-    /// No connection: server away, restarting or hung, file vanished. A commit may or may not have happened.
+    /// There is no connection: the server is away, restarts or hangs, or the file has vanished. A commit under way may
+    /// or may not have happened.
     Unavailable,
-    /// More reads wait than may wait.
+    /// The queue of waiting reads is full.
     Busy,
-    /// The caller or the configuration asks for something impossible.
+    /// The caller or the configuration asks for something that the store cannot do.
     Invalid,
-    /// The store is not one for this program: the process ends, an operator has to change something.
+    /// The store can never be used by this program. The process ends, because an operator has to change something.
     Unusable,
-    /// Anything else.
+    /// Any other failure.
     Internal,
 }
 
@@ -59,7 +60,7 @@ impl StoreErrorKind {
         }
     }
 
-    /// What clients are told. Names nothing of the database: its own words are for the log.
+    /// What callers are told. It says nothing about the database: the backend's own message goes to the log.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Full => "no space is left",
@@ -74,16 +75,17 @@ impl StoreErrorKind {
         }
     }
 
-    /// Whether what one request says may have caused it, rather than the state of the store.
+    /// Whether the content of a request, and not the state of the store, may be the cause.
     pub(super) fn may_be_of_data(self) -> bool {
         matches!(self, Self::Invalid | Self::Internal)
     }
 
-    /// Neither backend passes its error code through diesel, so the (stable) texts decide.
+    /// Finds the kind by the text of the message. diesel passes on no error code of either backend, and these texts are
+    /// stable.
     pub(super) fn of_message(message: &str) -> Option<Self> {
         const TEXTS: [(StoreErrorKind, &[&str]); 7] = [
-            // Of the classes 22 (data exception), 42804 (datatype mismatch) and 54 (program limit exceeded). First: some of
-            // these quote what they were given.
+            // SQLSTATE classes 22 (data exception) and 54 (program limit exceeded), and 42804 (datatype mismatch). They
+            // are tested first because some of their texts quote the data.
             (
                 StoreErrorKind::Invalid,
                 &[
@@ -147,13 +149,13 @@ impl StoreError {
         Self { kind, message }
     }
 
-    /// As health tells of it.
+    /// The error as health reports it.
     pub fn as_last_error(&self) -> LastError {
         LastError { kind: self.kind.as_str(), meaning: self.kind.meaning(), message: self.message.clone() }
     }
 
-    /// Whether a read fails because of what is stored, and will fail until somebody mends that; otherwise the store is
-    /// away, locked or busy for a while.
+    /// Whether a read failed because the stored data are damaged. Such a read fails until somebody repairs the store;
+    /// any other failure is temporary.
     pub fn is_damage(&self) -> bool {
         let is_lasting =
             matches!(self.kind, StoreErrorKind::Corrupt | StoreErrorKind::Internal | StoreErrorKind::Invalid);
@@ -161,7 +163,7 @@ impl StoreError {
     }
 }
 
-/// What whoever reads is told when the store did not answer.
+/// The answer to a request whose read failed.
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let code = match error.kind {
@@ -182,7 +184,7 @@ impl From<DieselError> for StoreError {
                 DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection => {
                     StoreErrorKind::Unavailable
                 }
-                // Class 23, integrity constraint violation.
+                // SQLSTATE class 23: integrity constraint violation.
                 DatabaseErrorKind::UniqueViolation
                 | DatabaseErrorKind::ForeignKeyViolation
                 | DatabaseErrorKind::NotNullViolation

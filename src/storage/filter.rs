@@ -1,4 +1,4 @@
-//! Reading the events that are wanted, a bounded piece at a time.
+//! Reads the events that match patterns and conditions, a bounded piece at a time.
 
 use std::collections::BTreeSet;
 
@@ -17,20 +17,20 @@ use super::fragments::{self, Conditions, Names, Pick, Row, Walk};
 use super::position::IdRange;
 use super::schema::deliveries;
 
-/// Up to this many names, each is read along the index of names.
+/// Up to this many names are each read along the index of names; with more, the walk follows the ids.
 const MAX_NAMES: usize = 64;
-/// Up to this many patterns are matched in SQL before they are matched here.
+/// Up to this many patterns are turned into `LIKE` conditions, which rows pass before they are matched exactly.
 const MAX_PATTERNS: usize = 16;
-/// Ids that one statement may look at when rows have to be looked at to be judged.
+/// How many ids one statement may span when it may have to skip rows.
 const WINDOW: i64 = 32_768;
-/// Deliveries of events that are not processed at which one statement may look.
+/// How many deliveries one statement may look at to find unprocessed events.
 const UNPROCESSED: i64 = 4_096;
-/// Rows of one statement while the size of the events is not known.
+/// Rows that the first statement of a read asks for, while the size of the events is unknown.
 const FIRST_ROWS: usize = 256;
-/// Rows of one statement at most.
+/// The most rows that one statement asks for.
 const MAX_ROWS: usize = 2_048;
 
-/// One event.
+/// Finds one event by its id.
 pub(super) fn find(connection: &mut Connection, id: EventId) -> Result<Option<Event>, StoreError> {
     let range = IdRange { low: id, high: id };
     let walk = Walk { pick: &Pick::All, range, descending: false, more: &Conditions::default(), limit: 1 };
@@ -42,11 +42,11 @@ pub(super) fn find(connection: &mut Connection, id: EventId) -> Result<Option<Ev
     Ok(found)
 }
 
-/// How much may still be read.
+/// How many events and bytes a read may still return.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {
     pub events: usize,
-    /// The last event may exceed it.
+    /// The last event may exceed it, so that a read always returns something.
     pub bytes: usize,
 }
 
@@ -56,16 +56,16 @@ impl Budget {
     }
 }
 
-/// A read under way, from one end of a range of ids to the other.
+/// A read under way. It goes from one end of a range of ids to the other.
 #[derive(Debug, Clone)]
 pub(super) struct Progress {
-    /// What has not been looked at.
+    /// The ids that were not read yet.
     pub range: IdRange,
     pub descending: bool,
     pub budget: Budget,
-    /// What was found, in the order of reading.
+    /// The events found so far, in the order of reading.
     pub events: Vec<Event>,
-    /// Mean size of the rows seen last; 0 before the first.
+    /// Mean size of an event in the last statement, in bytes; 0 before the first one.
     row_bytes: usize,
 }
 
@@ -74,18 +74,18 @@ impl Progress {
         Self { range, descending, budget, events: Vec::new(), row_bytes: 0 }
     }
 
-    /// So many rows that a statement reads little more than the budget allows.
+    /// As many rows as fill the budget of bytes, judging by the last statement.
     fn rows_that_fit(&self) -> usize {
         self.budget.bytes.checked_div(self.row_bytes).map_or(FIRST_ROWS, |rows| rows.clamp(16, MAX_ROWS))
     }
 
-    /// Whether there is nothing more to read, or no budget to read it.
+    /// Whether everything was read or the budget is spent.
     pub fn is_done(&self) -> bool {
         self.range.is_empty() || self.budget.is_spent()
     }
 }
 
-/// Which events are wanted, resolved against the names that were in the log at that moment.
+/// Which events to read. Its names are those that were in the log when it was made.
 #[derive(Debug, Clone)]
 pub(super) struct Filter {
     pick: Pick,
@@ -94,8 +94,8 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Finds the cheapest way to the events that match any of `patterns`, among those that are committed by now.
-    /// No pattern at all stands for `unnamed`.
+    /// Chooses the cheapest way to read the events that match any of `patterns`. It finds only events that are
+    /// committed by now. Without patterns, it picks `unnamed`.
     pub fn resolve(
         connection: &mut Connection,
         patterns: Vec<Pattern>,
@@ -106,7 +106,7 @@ impl Filter {
         Ok(Self { pick, patterns, more })
     }
 
-    /// Executes one statement, and moves `progress` on by what it saw.
+    /// Executes one statement and moves `progress` past the ids that it covered.
     pub fn advance(&self, connection: &mut Connection, progress: &mut Progress) -> Result<(), StoreError> {
         let Progress { range, descending, budget, .. } = *progress;
         let is_judged = !matches!(self.pick, Pick::Like(_));
@@ -144,7 +144,7 @@ impl Filter {
         Ok(())
     }
 
-    /// The part of `range` that one statement may search.
+    /// The part of `range` that one statement may read.
     fn window(&self, connection: &mut Connection, range: IdRange, descending: bool) -> Result<IdRange, StoreError> {
         if let Some(states) = self.more.open_states() {
             let last = last_unprocessed(connection, states, range, descending)?;
@@ -165,14 +165,15 @@ impl Filter {
     }
 }
 
-/// The event of the last delivery in one of `states` that one statement may look at; none if it may look at all.
+/// The event at which one statement has to stop, because it has looked at enough deliveries in `states`. `None` means
+/// that it may read the whole range.
 fn last_unprocessed(
     connection: &mut Connection,
     states: &str,
     range: IdRange,
     descending: bool,
 ) -> Result<Option<EventId>, StoreError> {
-    // As in `Walk`.
+    // The indexes of unprocessed deliveries are on `event_id + 0`; see `Walk::unprocessed`.
     let event_id = || diesel::dsl::sql::<BigInt>("event_id + 0");
     let found = deliveries::table
         .filter(diesel::dsl::sql::<Bool>(states))
@@ -204,7 +205,7 @@ fn pick(connection: &mut Connection, patterns: &[Pattern]) -> Result<Pick, Store
     Ok(Pick::Like(if patterns.len() <= MAX_PATTERNS { patterns.iter().map(like).collect() } else { Vec::new() }))
 }
 
-/// The names in the log that match any of `patterns`, unless there are many.
+/// The names in the log that match any of `patterns`. `None` if there are more than [`MAX_NAMES`].
 fn names(connection: &mut Connection, patterns: &[Pattern]) -> Result<Option<Vec<String>>, StoreError> {
     let mut names = BTreeSet::new();
     for pattern in patterns {
@@ -228,9 +229,11 @@ fn names(connection: &mut Connection, patterns: &[Pattern]) -> Result<Option<Vec
     Ok(Some(names.into_iter().collect()))
 }
 
-/// The ranges of names, as bytes, that a wildcard after `prefix` can reach. The end is exclusive.
+/// The ranges of names that a wildcard after `prefix` can match, in the order of bytes; the ends are exclusive. A
+/// wildcard without a prefix does not match system events.
 fn ranges(prefix: &str) -> Vec<(String, String)> {
-    // What follows all that begin so.
+    // The character after `.` is `/`, and the one after `:` is `;`, so this is the first text after all that begin with
+    // `prefix`.
     let after = |prefix: &str| {
         let dotted = prefix.strip_suffix('.').map(|stem| format!("{stem}/"));
         dotted.or_else(|| prefix.strip_suffix(':').map(|stem| format!("{stem};")))
@@ -238,7 +241,7 @@ fn ranges(prefix: &str) -> Vec<(String, String)> {
     match after(prefix) {
         Some(below) => vec![(prefix.to_owned(), below)],
         None => {
-            // Longer than any name, of the greatest character.
+            // No name sorts after this one.
             let end = "\u{10FFFF}".repeat(64);
             let own = after(SYSTEM_PREFIX).unwrap_or_default();
             vec![(String::new(), SYSTEM_PREFIX.to_owned()), (own, end)]
@@ -246,7 +249,7 @@ fn ranges(prefix: &str) -> Vec<(String, String)> {
     }
 }
 
-/// Feeds the rows of `walk` to `take`, one by one, until it has enough.
+/// Passes the events of `walk` to `take`, one by one, until it returns false.
 fn load(connection: &mut Connection, walk: &Walk<'_>, take: impl FnMut(Event) -> bool) -> Result<(), StoreError> {
     fn feed(rows: impl Iterator<Item = QueryResult<Row>>, mut take: impl FnMut(Event) -> bool) -> QueryResult<()> {
         for row in rows {

@@ -1,4 +1,4 @@
-//! SQL that diesel's query language has no words for; the same text on both backends.
+//! SQL that diesel's query builder cannot express.
 
 use diesel::backend::Backend;
 use diesel::pg::Pg;
@@ -14,20 +14,21 @@ use crate::domain::name::EventName;
 
 use super::position::IdRange;
 
-/// Which names a walk reads.
+/// Which names a walk over the log reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pick {
-    /// All.
+    /// All names.
     All,
-    /// All but the Event Handler's own.
+    /// All names but those of the Event Handler's own events (`$sys.`).
     Foreign,
-    /// These, by a walk along the index of names for each; neither backend sorts.
+    /// These names. Each is read along the index of names, and the results are merged in the order of ids without a
+    /// sort.
     Named(Vec<String>),
-    /// Those that may match one of these texts with `%` for any characters; none stands for all.
+    /// Names that match one of these `LIKE` patterns. Without patterns, all names: the caller matches them.
     Like(Vec<String>),
 }
 
-/// Events in the order of their ids, by statements that diesel keeps prepared.
+/// A walk over events in the order of their ids. Its texts are few, so diesel keeps the statements prepared.
 #[derive(Debug, Clone)]
 pub(super) struct Walk<'a> {
     pub pick: &'a Pick,
@@ -37,10 +38,9 @@ pub(super) struct Walk<'a> {
     pub limit: i64,
 }
 
-/// The columns of an event, as [`Walk`] returns them.
+/// The columns of an event in the order in which [`Walk`] selects them.
 pub(super) type Row = (i64, String, String, String, i16, Option<String>, Option<String>, Option<String>, i64);
 
-/// The event in `row`.
 pub(super) fn event(row: Row) -> Event {
     let (id, name, payload, source, priority, key, metadata, traceparent, created_at) = row;
     Event {
@@ -58,7 +58,7 @@ pub(super) fn event(row: Row) -> Event {
 
 impl QueryId for Walk<'_> {
     type QueryId = ();
-    // The text varies: it is the cache's key.
+    // The text of the statement varies, so diesel caches it by its text.
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
@@ -83,8 +83,8 @@ impl QueryFragment<Sqlite> for Walk<'_> {
     }
 }
 
-/// `id + 0` is what the index of names has and the primary key has not: no plan can walk the wrong one. Neither can a
-/// plan turn around what `OFFSET 0` keeps together.
+/// On PostgreSQL the index of names is on `(name, id + 0)`. Writing `id + 0` keeps the planner from walking the primary
+/// key instead. `OFFSET 0` keeps it from reordering the subqueries.
 impl QueryFragment<Pg> for Walk<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         match (self.more.open_states(), self.pick) {
@@ -112,22 +112,23 @@ impl QueryFragment<Pg> for Walk<'_> {
     }
 }
 
-/// Of an event, after its id.
+/// The columns of an event after its id.
 const COLUMNS: &str = ", name, payload, source, priority, key, metadata, traceparent, created_at";
 
-/// What else holds of the events that are wanted.
+/// Conditions on events other than their names and ids.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Conditions {
     pub source: Option<String>,
     pub key: Option<String>,
     pub status: Option<EventStatus>,
-    /// From this time to that one; only where the range of ids does not say it.
+    /// The first and the last date, inclusive. Set only where the range of ids does not imply it, because a wrong clock
+    /// had dated events.
     pub dated: Option<(Option<Timestamp>, Option<Timestamp>)>,
 }
 
 impl Conditions {
-    /// In which states a delivery has to be for its event to be one of these, if that is what finds them; each has a
-    /// partial index of its own.
+    /// The condition on deliveries by which events of this status are found, if there is one. Each has a partial index
+    /// of its own.
     pub fn open_states(&self) -> Option<&'static str> {
         match self.status {
             None | Some(EventStatus::Processed) => None,
@@ -138,8 +139,8 @@ impl Conditions {
 }
 
 impl Walk<'_> {
-    /// The events of the range that have a delivery in one of `states`. `event_id + 0` is what the indexes of those
-    /// are on: no statement about one service takes them by mistake.
+    /// The events of the range that have a delivery in one of `states`. Their indexes are on `event_id + 0`, so that
+    /// the planner never takes them for a statement about one service.
     fn unprocessed<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>, states: &str) -> QueryResult<()>
     where
         DB: Backend + HasSqlType<BigInt>,
@@ -166,7 +167,8 @@ impl Walk<'_> {
         i64: ToSql<BigInt, DB>,
         str: ToSql<Text, DB>,
     {
-        // Few distinct texts: the number of names is rounded up with names that no event has.
+        // The number of names is rounded up to a power of two with names that no event has, so that few different
+        // statements are prepared.
         for at in 0..names.len().next_power_of_two() {
             out.push_sql(if at == 0 { "" } else { " UNION ALL " });
             out.push_sql(before);
@@ -178,7 +180,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A walk along the primary key. Its conditions on names tempt no planner to leave the order of ids.
+    /// A walk along the primary key. `substr` hides the names from the planner, which therefore keeps the order of ids.
     fn one_by_one<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>, pick: &'b Pick) -> QueryResult<()>
     where
         DB: Backend + HasSqlType<BigInt> + HasSqlType<Text>,
@@ -194,7 +196,7 @@ impl Walk<'_> {
         DB: Backend + HasSqlType<Text>,
         str: ToSql<Text, DB>,
     {
-        // Few distinct texts: the number of names is rounded up with names that no event has.
+        // The number of texts is rounded up to a power of two here as well; see `merge`.
         let mut list = |texts: &'b [String], before: &str, between: &str| -> QueryResult<()> {
             for at in 0..texts.len().next_power_of_two() {
                 out.push_sql(if at == 0 { before } else { between });
@@ -257,11 +259,11 @@ impl Walk<'_> {
                 out.push_bind_param::<BigInt, _>(until)?;
             }
         }
-        // Subqueries of one value each: PostgreSQL would make a join of EXISTS, over all deliveries of a state.
+        // Each is a subquery of one value. PostgreSQL would turn `EXISTS` into a join over all deliveries of a state.
         const HIGHEST: &str = "coalesce((SELECT max(d.state) FROM deliveries d WHERE d.event_id = events.id), 2)";
         const LOWEST: &str = "coalesce((SELECT min(d.state) FROM deliveries d WHERE d.event_id = events.id), 2)";
         let conditions: &[&str] = match self.more.status {
-            // See [`Conditions::open_states`].
+            // [`Conditions::open_states`] finds the failed ones.
             None | Some(EventStatus::Failed) => &[],
             Some(EventStatus::Processed) => &[" AND ", HIGHEST, " = 2 AND ", LOWEST, " = 2"],
             Some(EventStatus::Pending) => &[" AND ", HIGHEST, " <> 3"],
@@ -285,7 +287,7 @@ impl Walk<'_> {
 impl RunQueryDsl<SqliteConnection> for Walk<'_> {}
 impl RunQueryDsl<PgConnection> for Walk<'_> {}
 
-/// The first distinct names in `from..below`, one look-up in the index of names each.
+/// The first distinct names in `from..below`. Each takes one look-up in the index of names.
 pub(super) struct Names<'a> {
     pub from: &'a str,
     pub below: &'a str,

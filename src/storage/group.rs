@@ -1,4 +1,4 @@
-//! What one transaction of the [writer](super::writer) writes.
+//! The writes of one transaction of the [writer](super::writer).
 
 use std::ops::Range;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use super::outbox::{self, Enqueued};
 use super::write::{Outcome, Write};
 use super::{consumers, idempotency, identity, position, postgres, revocations, schedules, sqlite};
 
-/// What goes into one transaction.
+/// The writes that go into one transaction.
 #[derive(Debug, Default)]
 pub struct Group {
     pub writes: Vec<Write>,
-    /// Most schedules to be appended if they are due, after all of `writes`.
+    /// How many due schedules may be appended after all of `writes`; 0 leaves them alone.
     pub take_due: usize,
-    /// By how much dates may be ahead of the time, so that they need not go back; a day unless it is said.
+    /// How far the newest event may be dated ahead of the time without dates going back. `None` stands for a day.
     pub lead: Option<Duration>,
 }
 
 impl Group {
-    /// Whether somebody waits for more than appends.
+    /// Whether the group contains anything but appends.
     pub fn has_saves(&self) -> bool {
         self.writes.iter().any(|write| write.as_append().is_none())
     }
@@ -37,10 +37,10 @@ impl From<Vec<Write>> for Group {
     }
 }
 
-/// See [`Group::lead`].
+/// The default of [`Group::lead`].
 const MAX_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// On what a transaction of the writer stands.
+/// What the writer knows when it begins a transaction.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WriteContext {
     pub seen: Option<Seen>,
@@ -53,7 +53,7 @@ pub(super) struct WriteContext {
 /// What a transaction has written.
 #[derive(Default)]
 pub(super) struct Written {
-    /// One for each write, in order.
+    /// One outcome for each write, in order.
     pub outcomes: Vec<Outcome>,
     pub enqueued: Enqueued,
     pub restored: Option<Restored>,
@@ -62,9 +62,9 @@ pub(super) struct Written {
 
 /// Appends that were stored by one statement.
 struct Run {
-    /// The service's own; they come first.
+    /// Appends of the Event Handler itself, which come before those of the group.
     own: Vec<Append>,
-    /// Which writes of the list.
+    /// The places of the appends in the list of writes.
     writes: Range<usize>,
     tail: Tail,
     plan: idempotency::Plan,
@@ -76,7 +76,7 @@ impl Written {
         self.runs.first().map_or(0, |run| run.tail.id)
     }
 
-    /// The new events, taken out of the `writes` of the group.
+    /// Builds the new events from the `writes` of the group, whose texts are moved and not copied.
     pub fn take_events(&mut self, writes: &mut [Write]) -> Vec<Event> {
         let mut events = Vec::new();
         for Run { own, writes: range, tail, plan } in self.runs.drain(..) {
@@ -92,8 +92,8 @@ impl Written {
     }
 }
 
-/// Writes all of `group` within a transaction, in its order. What restoring says of the log comes before everything,
-/// what is due after it.
+/// Applies all of `group` within a transaction, in its order. The event that announces a restore comes before
+/// everything, and due schedules come last.
 pub(super) fn write(
     connection: &mut Connection,
     group: &Group,
@@ -160,7 +160,8 @@ pub(super) fn write(
     Ok(appender.written)
 }
 
-/// How the log goes on, if it is another one from now on or lacks some of what was seen, and above which id.
+/// Decides how the log goes on after a restore, if there was one. Returns that with the id above which new ids are
+/// given.
 fn restore(connection: &mut Connection, context: WriteContext) -> Result<(Option<Restored>, EventId), StoreError> {
     let WriteContext { seen, is_set_back, is_declared, .. } = context;
     let restored = match seen {
@@ -176,22 +177,22 @@ fn restore(connection: &mut Connection, context: WriteContext) -> Result<(Option
     Ok((restored, ids_above))
 }
 
-/// Appends within a transaction.
+/// Appends events within a transaction.
 struct Appender<'a> {
     routes: &'a Routes,
     now: Timestamp,
     keys_since: Timestamp,
     ids_above: EventId,
     lead: Duration,
-    /// Of the service itself, for the next statement.
+    /// Appends of the Event Handler itself, which go into the next statement.
     own: Vec<Append>,
-    /// How many were stored, which keeps their order.
+    /// How many schedules this transaction has stored; the number keeps them in order.
     schedules: i64,
     written: Written,
 }
 
 impl Appender<'_> {
-    /// Appends what there is of its own, and `writes`, by one statement.
+    /// Appends `own` and then the appends among `writes`, by one statement.
     fn append(&mut self, connection: &mut Connection, writes: &[Write]) -> Result<(), StoreError> {
         let own = std::mem::take(&mut self.own);
         let batch: Vec<&Append> = own.iter().chain(writes.iter().filter_map(Write::as_append)).collect();

@@ -1,4 +1,4 @@
-//! Which requests of a batch are new, and which were stored before.
+//! Decides which requests of a batch are new, and which repeat an earlier request.
 
 use std::collections::HashMap;
 
@@ -16,27 +16,26 @@ pub(super) struct KeyUse {
 }
 
 impl KeyUse {
-    /// A use read back from the store.
     pub fn from_store(key: ByteString, fingerprint: &[u8], first_id: EventId, last_id: EventId) -> Self {
-        // A fingerprint of another length equals none.
+        // A fingerprint of another length becomes zeros, which equal no fingerprint.
         let fingerprint = fingerprint.try_into().unwrap_or_default();
         Self { key, fingerprint, first_id, last_id }
     }
 }
 
-/// The verdict on a batch, with the ids that its events get.
+/// Which events of a batch are new, and the outcome of each request.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// One for each request.
+    /// One outcome for each request, in order.
     pub outcomes: Vec<AppendOutcome>,
-    /// What to remember from now on.
+    /// The idempotency keys to store.
     pub keys: Vec<KeyUse>,
-    /// One for each event of the batch, in order; empty when all are new.
+    /// Whether each event of the batch is new, in order. Empty if all are.
     fresh: Vec<bool>,
 }
 
-/// All idempotency keys of a batch, with repetitions; each that has a scope also without it, as older versions have
-/// stored it.
+/// All idempotency keys of a batch, possibly repeated. A key with a scope also yields its form without one, which older
+/// versions stored.
 pub(super) fn keys<'a>(batch: &'a [&Append]) -> impl Iterator<Item = &'a str> {
     let has_keys = |a: &&&Append| a.idempotency.is_some() || a.events.iter().any(|e| e.idempotency.is_some());
     batch.iter().filter(has_keys).flat_map(|append| {
@@ -46,7 +45,8 @@ pub(super) fn keys<'a>(batch: &'a [&Append]) -> impl Iterator<Item = &'a str> {
 }
 
 impl Plan {
-    /// Gives the new events of `batch` the ids after `prev`. `known` are the unexpired uses of its keys.
+    /// Decides on `batch`, whose new events get the ids after `prev`. `known` are the uses of its keys that have not
+    /// expired.
     pub fn new(batch: &[&Append], known: Vec<KeyUse>, prev: EventId) -> Self {
         let mut planner = Planner {
             known: known.into_iter().map(|k| (k.key.clone(), k)).collect(),
@@ -65,7 +65,7 @@ impl Plan {
         plan
     }
 
-    /// The events of `batch` that are to be kept until they are due.
+    /// The events of `batch` that are stored as schedules.
     pub fn schedules<'a>(&'a self, batch: &'a [&Append]) -> impl Iterator<Item = (Schedule, &'a NewEvent)> + 'a {
         batch.iter().zip(&self.outcomes).filter_map(|(append, outcome)| match outcome {
             AppendOutcome::Scheduled { replayed: false, .. } => Some((append.schedule?, append.events.first()?)),
@@ -73,18 +73,18 @@ impl Plan {
         })
     }
 
-    /// The events of `batch` that are new, in order.
+    /// The new events of `batch`, in order.
     pub fn select<'a, T>(&'a self, batch: impl Iterator<Item = T> + 'a) -> impl Iterator<Item = T> + 'a {
         batch.enumerate().filter(|(at, _)| self.fresh.get(*at).is_none_or(|fresh| *fresh)).map(|(_, event)| event)
     }
 }
 
-/// What a key was used for, if that was a schedule.
+/// The ids that a key has if its event was scheduled, and so had no id.
 const SCHEDULED: (EventId, EventId) = (0, 0);
 
 struct Planner {
     known: HashMap<ByteString, KeyUse>,
-    /// Keys of the request at hand: they are known to its later events, but forgotten if it is refused.
+    /// The keys of the present request. Its later events know them; they are discarded if the request is refused.
     staged: Vec<KeyUse>,
     last: EventId,
     plan: Plan,
@@ -111,7 +111,7 @@ impl Planner {
         self.plan.outcomes.push(outcome);
     }
 
-    /// What the key of the whole request says, if it was used before.
+    /// The outcome of a request whose own key was used before.
     fn whole(&self, append: &Append) -> Option<AppendOutcome> {
         let used = self.find(append.idempotency.as_ref()?)?;
         Some(match used {
@@ -120,12 +120,13 @@ impl Planner {
         })
     }
 
-    /// An event that gets no id yet.
+    /// The outcome of a schedule, whose event gets no id yet.
     fn schedule(&mut self, append: &Append, id: ScheduleId) -> AppendOutcome {
         let Some(idempotency) = append.events.first().and_then(|event| event.idempotency.as_ref()) else {
             return AppendOutcome::Scheduled { id, replayed: false };
         };
-        // One that an older version has stored has another id.
+        // Only the key with its scope counts: a schedule that an older version stored under the bare key has another
+        // id.
         match self.find_own(idempotency) {
             Some(Ok(SCHEDULED)) => AppendOutcome::Scheduled { id, replayed: true },
             Some(_) => AppendOutcome::KeyReused { index: 0 },
@@ -165,7 +166,7 @@ impl Planner {
         outcome
     }
 
-    /// Gives the event the next id, unless its key was used before.
+    /// Gives the event the next id. If its key was used before, returns the ids of that use instead.
     fn stage(&mut self, event: &NewEvent) -> Result<Option<(EventId, EventId)>, KeyConflict> {
         let old = event.idempotency.as_ref().and_then(|i| self.find(i)).transpose()?;
         self.plan.fresh.push(old.is_none());
@@ -182,8 +183,8 @@ impl Planner {
         if let Some(own) = self.find_own(wanted) {
             return Some(own);
         }
-        // Stored before keys had scopes, perhaps by this publisher: the same request is not stored again, and any other
-        // is none of its business.
+        // The key was stored without a scope by an older version. The same request is a repetition; with another
+        // fingerprint, the key may be another publisher's and counts as unused.
         let old = self.known.get(Idempotency::bare_key(&wanted.key)?)?;
         (old.fingerprint == wanted.fingerprint).then_some(Ok((old.first_id, old.last_id)))
     }
@@ -202,5 +203,5 @@ impl Planner {
     }
 }
 
-/// The key was used for something else.
+/// The key was used for a different request.
 struct KeyConflict;

@@ -1,4 +1,4 @@
-//! Which log the store has, and how far it goes.
+//! The identity of the stored log, and how far the log goes.
 
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
@@ -10,14 +10,14 @@ use super::connection::{Connection, on_backend};
 use super::error::{StoreError, StoreErrorKind};
 use super::schema::{clock_turns, events, log, log_gaps};
 
-/// Its identity.
+/// The identity of the log.
 pub(super) fn id(connection: &mut Connection) -> Result<LogId, StoreError> {
     let row: Option<String> = on_backend!(connection, c => log::table.select(log::id).first(c).optional())?;
     let unreadable = || StoreError::new(StoreErrorKind::Corrupt, "the table log has no identity of this log");
     row.as_deref().and_then(LogId::parse).ok_or_else(unreadable)
 }
 
-/// What is there for somebody who has seen the log up to `seen`.
+/// How far the log goes now, compared with `seen`, the last id that somebody knows.
 pub(super) fn found(connection: &mut Connection, seen: Option<EventId>) -> Result<Found, StoreError> {
     let log = id(connection)?;
     let newest: Option<(i64, i64, i64)> = on_backend!(connection, c => newest().first(c).optional())?;
@@ -38,8 +38,10 @@ pub(super) fn found(connection: &mut Connection, seen: Option<EventId>) -> Resul
     Ok(Found { log, last, at: Timestamp(at), at_seen: at_seen.map(Timestamp), has_turned })
 }
 
-/// Decides, in a transaction that holds the lock of the log, how a log goes on that lacks some of what was `seen`, and
-/// writes that down. None: another process has done so.
+/// Decides how a log goes on that lacks events which were `seen`, and stores the decision. Returns `None` if another
+/// process has done so already.
+///
+/// The transaction must hold the lock of the log.
 pub(super) fn restore(connection: &mut Connection, seen: &Seen) -> Result<Option<Restored>, StoreError> {
     let found = found(connection, Some(seen.last))?;
     let restored = Restored::decide(seen, &found, LogId::new(rand::random()));
@@ -49,7 +51,7 @@ pub(super) fn restore(connection: &mut Connection, seen: &Seen) -> Result<Option
     Ok(restored)
 }
 
-/// The same at the word of an operator: the log is another one from now on.
+/// Like [`restore`], but at the word of an operator: the log gets a new identity in any case.
 pub(super) fn declare_restored(connection: &mut Connection, seen: Option<&Seen>) -> Result<Restored, StoreError> {
     let found = found(connection, seen.map(|seen| seen.last))?;
     let restored = Restored::declared(seen, &found, LogId::new(rand::random()));
@@ -68,14 +70,14 @@ fn write(connection: &mut Connection, found: &Found, restored: &Restored) -> Res
     Ok(())
 }
 
-/// Gives the log another identity.
+/// Gives the log a new identity.
 fn rename(connection: &mut Connection, id: LogId) -> Result<(), StoreError> {
     let update = diesel::update(log::table).set(log::id.eq(id.to_string()));
     on_backend!(connection, c => update.execute(c))?;
     Ok(())
 }
 
-/// The gaps, the highest first: the first id of each, and how many ids it has.
+/// The ids that a restore has left out: the first of each gap and the number of ids, the highest gap first.
 pub(super) fn gaps(connection: &mut Connection) -> Result<Vec<(EventId, i64)>, StoreError> {
     let rows = log_gaps::table.order(log_gaps::first_id.desc()).select((log_gaps::first_id, log_gaps::width));
     Ok(on_backend!(connection, c => rows.load(c))?)

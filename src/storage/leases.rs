@@ -1,7 +1,7 @@
-//! Which process delivers to a service, or the events of a durable subscription.
+//! Leases: which process delivers to a service or to the members of a consumer.
 //!
-//! On PostgreSQL a lease is an advisory lock of the writer's session: it is neither taken nor given up with a
-//! transaction, but outlives one that fails. So leases are no writes of a group.
+//! On PostgreSQL a lease is an advisory lock of the writer's session. It is independent of transactions and outlives
+//! one that fails, so it is not a [`Write`](super::Write).
 
 use crate::domain::lease::Grant;
 use crate::domain::routes::ServiceId;
@@ -15,8 +15,8 @@ use super::writer::Writer;
 use crate::telemetry::faults::{self, FaultPoint};
 
 impl Writer {
-    /// Makes this process the only one that delivers to a service, for as long as the writer's connection lives;
-    /// whether it is, and with what state. On SQLite there is no other.
+    /// Asks for the lease of a service, which lasts as long as the writer's connection. Returns whether it was granted,
+    /// and the stored state of the service. On SQLite there is no other process, and every lease is granted.
     pub fn lease_service(&mut self, service: ServiceId) -> Result<LeasedService, StoreError> {
         self.with(|connection| {
             let grant = match connection {
@@ -27,17 +27,11 @@ impl Writer {
         })
     }
 
-    /// Makes this process the only one that delivers the events of a durable subscription, for as long as the writer's
-    /// connection lives or until it is [released](Self::release); none if it was deleted.
-    pub fn lease_consumer(&mut self, service: ServiceId) -> Result<Option<LeasedConsumer>, StoreError> {
-        Ok(self.lease_consumers(&[(service, None)])?.pop())
-    }
-
-    /// The same for many, each with the epoch in which this process holds it, if it does: then its marks are not read
-    /// again. Those that were deleted are left out.
+    /// Asks for the leases of these consumers, which last as long as the writer's connection or until
+    /// [released](Self::release_consumer). `known` says for each in which fencing epoch this process holds its lease
+    /// already, if it does; then its marks are not read again. Consumers that were deleted are left out.
     ///
-    /// Whoever takes one begins a new epoch of it: what another process, which held it before and does not know that yet,
-    /// has still to store is void.
+    /// A lease that was taken just now begins a new fencing epoch, so that late writes of the former holder are void.
     pub fn lease_consumers(&mut self, known: &[(ServiceId, Option<i64>)]) -> Result<Vec<LeasedConsumer>, StoreError> {
         self.with(|connection| {
             let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
@@ -54,7 +48,7 @@ impl Writer {
         })
     }
 
-    /// Lets another process hold it.
+    /// Releases the lease of a consumer, so that another process can take it.
     pub fn release_consumer(&mut self, service: ServiceId) -> Result<(), StoreError> {
         self.with(|connection| match connection {
             Connection::Sqlite(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! One process for each SQLite file.
+//! The lock that keeps a second process away from a SQLite file.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -10,18 +10,19 @@ use super::error::{StoreError, StoreErrorKind};
 use super::options::StoreOptions;
 use super::url::StoreUrl;
 
-/// The right to use a SQLite file, which no other process has meanwhile. PostgreSQL takes any number of processes.
+/// The exclusive right to use a SQLite file. PostgreSQL needs no such lock, because several processes may share a
+/// database.
 ///
-/// It is a lock of the system on a file beside the database, which goes with the process, however that ends. The file
-/// stays: whoever removed it might remove the one that another process has just locked.
+/// It is a lock of the operating system on a file beside the database, and ends with the process in every case. The
+/// file is never removed: another process might just have locked it.
 #[derive(Debug)]
 #[must_use = "given back when dropped"]
 pub struct StoreLock(Option<File>);
 
 impl StoreLock {
-    /// Takes the lock, and makes the default directory if it is missing.
+    /// Takes the lock. Creates the default directory if it is missing.
     ///
-    /// [`StoreErrorKind::Locked`]: another process has it, and is named.
+    /// Fails with [`StoreErrorKind::Locked`] if another process has it, and names that process.
     pub fn take(options: &StoreOptions) -> Result<Self, StoreError> {
         let StoreUrl::Sqlite(path) = &options.url else { return Ok(Self(None)) };
         connection::prepare(path)?;
@@ -33,18 +34,18 @@ impl StoreLock {
             Err(TryLockError::WouldBlock) => return Err(held(path, &mut file)),
             Err(TryLockError::Error(error)) => return Err(cannot(&lock)(error)),
         }
-        // For whoever finds it locked; the lock holds without it.
+        // The process id only informs whoever finds the file locked, so errors are ignored.
         let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self(Some(file)))
     }
 
-    /// Keeps the lock until the process has ended.
+    /// Keeps the lock until the process ends.
     pub fn keep(self) {
         std::mem::forget(self.0);
     }
 }
 
-/// Beside the database itself, whichever way leads there.
+/// The lock file of the real database file, so that all paths and links to it share one lock.
 fn lock_path(path: &Path) -> PathBuf {
     beside(&path.canonicalize().unwrap_or_else(|_| path.to_owned()), ".lock")
 }

@@ -1,5 +1,5 @@
-//! The schema, embedded, brought up to date. It is looked at first: where nothing is missing, nothing is created, and
-//! a role that may not create anything is enough.
+//! Embedded migrations of the schema. A schema that is up to date is only read, so that a role without the right to
+//! create tables is enough.
 
 use diesel::connection::SimpleConnection;
 use diesel::migration::{Migration as _, MigrationSource};
@@ -16,17 +16,17 @@ use super::session::{self, PostgresSession, quoted};
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
-/// Taken while the schema changes, so that of several processes that start at once one does it.
+/// The advisory lock during migrations: of several processes that start at once, one migrates and the others wait.
 const MIGRATION_LOCK: i64 = 0x6576_656e_745f_6d67;
 
-/// Where diesel notes which migrations were applied.
+/// The table in which diesel notes the applied migrations.
 const APPLIED: &str = "__diesel_schema_migrations";
 
-/// A migration that had a version which is no date. Where it was applied, that is noted under both versions, so that
-/// earlier programs go on.
+/// A migration whose first version was not a valid date. Databases that have the old version get the new one as well,
+/// so that both earlier and later programs accept them.
 const RENAMED: (&str, &str) = ("20260400000000", "20260401000000");
 
-/// Tables of the first migrations.
+/// The tables of the first migrations. If one exists without those migrations, it belongs to another program.
 const TABLES: [&str; 8] = [
     "events",
     "idempotency_keys",
@@ -38,23 +38,23 @@ const TABLES: [&str; 8] = [
     "service_commands",
 ];
 
-/// Creates the store if it is missing and brings its schema up to date; returns the versions that were applied.
+/// Creates the store if it is missing, and applies the missing migrations. Returns their versions.
 pub fn migrate(options: &StoreOptions) -> Result<Vec<String>, StoreError> {
     run(&mut Connection::open(options, Access::Write)?)
 }
 
-/// Whether there is nothing to do for [`migrate`].
+/// Whether [`migrate`] would do nothing.
 pub fn is_current(options: &StoreOptions) -> Result<bool, StoreError> {
     Ok(!is_behind(&mut Connection::open(options, Access::Read)?)?)
 }
 
-/// Fails with [`StoreErrorKind::Unusable`] where the tables are another program's, those of a newer version of this
-/// one, or may not be made.
+/// Applies the missing migrations. Fails with [`StoreErrorKind::Unusable`] if the tables belong to another program or
+/// to a newer version of this one, or if the role may not create them.
 pub(super) fn run(connection: &mut Connection) -> Result<Vec<String>, StoreError> {
     let place = place(connection);
     bring_up_to_date(connection).map_err(|failure| match failure {
         Failure::Store(error) => or_refused(error, &place),
-        // The harness boxes what failed: its text tells the kind.
+        // The harness boxes the error, so its text has to tell the kind.
         Failure::Migration(error) => {
             let kind = StoreErrorKind::of_message(&error.to_string()).unwrap_or(StoreErrorKind::Internal);
             or_refused(StoreError::new(kind, format!("schema migration: {error}")), &place)
@@ -78,7 +78,7 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<Vec<String>, Failure>
     }
 }
 
-/// Whether migrations are missing. Fails if there are tables that no migration of this program has made.
+/// Whether migrations are missing. Fails if the tables were not made by migrations of this program.
 pub(super) fn is_behind(connection: &mut Connection) -> Result<bool, StoreError> {
     let known = versions()?;
     let is_ours = |applied: &[String]| known.first().is_some_and(|first| applied.contains(first));
@@ -91,7 +91,7 @@ pub(super) fn is_behind(connection: &mut Connection) -> Result<bool, StoreError>
             }
         }
         let Some(table) = found else { return Ok(true) };
-        // Another process may have made them meanwhile, all at once.
+        // Another process may have applied all of them in between.
         applied = applied_versions(connection)?;
         if !is_ours(&applied) {
             return Err(foreign(table, &place(connection)));
@@ -110,7 +110,7 @@ pub(super) fn is_behind(connection: &mut Connection) -> Result<bool, StoreError>
     }
 }
 
-/// The versions of all migrations, the same for both backends, rising.
+/// The versions of all migrations in rising order. Both backends have the same.
 fn versions() -> Result<Vec<String>, StoreError> {
     let migrations = MigrationSource::<Sqlite>::migrations(&SQLITE);
     let migrations = migrations.map_err(|error| StoreError::new(StoreErrorKind::Internal, error.to_string()))?;
@@ -119,7 +119,7 @@ fn versions() -> Result<Vec<String>, StoreError> {
     Ok(versions)
 }
 
-/// The versions that were applied, rising; none if nothing ever was.
+/// The versions that were applied, in rising order. Empty if none ever was.
 fn applied_versions(connection: &mut Connection) -> Result<Vec<String>, StoreError> {
     #[derive(diesel::QueryableByName)]
     struct Applied {
@@ -154,13 +154,13 @@ fn has_schema(connection: &mut PgConnection, name: &str) -> Result<bool, StoreEr
     Ok(diesel::select(found).get_result(connection)?)
 }
 
-/// Runs what is missing, within a transaction.
+/// Applies the missing migrations. To be called within a transaction.
 fn apply<C, DB>(connection: &mut C, migrations: EmbeddedMigrations) -> diesel::migration::Result<Vec<String>>
 where
     C: MigrationHarness<DB> + SimpleConnection,
     DB: diesel::backend::Backend,
 {
-    // Asks for the applied ones first: that makes the table of them.
+    // Asking for the applied migrations also creates the table of them.
     if connection.applied_migrations()?.iter().any(|version| version.to_string() == RENAMED.0) {
         let (old, new) = RENAMED;
         connection.batch_execute(&format!(
@@ -172,7 +172,7 @@ where
     Ok(versions.iter().map(ToString::to_string).collect())
 }
 
-/// Where the tables are.
+/// Names the place of the tables, for messages.
 fn place(connection: &Connection) -> String {
     match connection {
         Connection::Sqlite(_) => "the file".to_owned(),
@@ -187,7 +187,7 @@ fn foreign(table: &str, place: &str) -> StoreError {
 
 const ELSEWHERE: &str = "name another database, or on PostgreSQL another schema (store.schema)";
 
-/// What an operator has to change first, if that is what `error` means.
+/// Turns `error` into [`StoreErrorKind::Unusable`] if an operator has to act first.
 fn or_refused(error: StoreError, place: &str) -> StoreError {
     let message = if error.message.contains("already exists") {
         format!("has something of another program in {place} ({}); {ELSEWHERE}", error.message)

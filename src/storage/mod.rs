@@ -1,12 +1,14 @@
 //! The durable log, in SQLite or PostgreSQL.
 //!
-//! One [`Writer`] appends, blocking, in transactions of many requests; any number of [`Reader`] clones read.
+//! One [`Writer`] commits groups of requests in transactions and blocks its thread; any number of [`Reader`] clones
+//! read.
 //!
-//! - *ST-1* What `append` returned is durable, with rising dense ids in commit order (on PostgreSQL: of all processes).
+//! - *ST-1* When a commit returns, its events are durable. Their ids are dense and rise in the order of commits, on
+//!   PostgreSQL across all processes.
 //! - *ST-2* Texts come back byte for byte.
-//! - *ST-3* A read costs the same however long the log is; only filters that few events pass make it look further,
-//!   in bounded steps.
-//! - *ST-4* After a failure the next call tries anew; nothing needs a restart.
+//! - *ST-3* The cost of a read does not depend on the length of the log. Only a filter that few events pass makes it
+//!   look further, and then in bounded steps.
+//! - *ST-4* After a failure the next call connects anew; nothing has to be restarted.
 
 mod append;
 mod backup;

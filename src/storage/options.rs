@@ -1,4 +1,4 @@
-//! How to use the store.
+//! The options of the store.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,23 +9,23 @@ use super::url::{StoreUrl, has_many_hosts, parameter};
 /// What a committed event survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// Loss of power: every commit waits until the disk has it.
+    /// It survives a loss of power: every commit waits for the disk.
     #[default]
     Full,
-    /// The end of the process; a loss of power may take the last moments.
+    /// It survives the end of the process, but a loss of power may lose the last moments.
     Normal,
 }
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Creates what is missing, if the options say so.
+    /// To write. Creates what is missing, if the options allow that.
     Write,
-    /// Changes nothing.
+    /// To read only.
     Read,
 }
 
-/// Which schema the tables are in. Clones share what was found.
+/// The PostgreSQL schema with the tables. Clones share which one was found.
 #[derive(Debug, Clone)]
 pub struct Schema {
     pub(super) name: Arc<str>,
@@ -33,50 +33,51 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// The schema that is made where there is none.
+    /// The schema that is created by default.
     pub const DEFAULT: &str = "event_handler";
-    /// Where the tables of installations from before are.
+    /// The schema in which the first versions created their tables.
     pub(super) const EARLIER: &str = "public";
 
-    /// The schema of this name; of the default one, or of an earlier installation.
+    /// The schema called `name`. If that is the default one and does not exist, tables of an earlier version in
+    /// `public` are used.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self { name: name.into(), found: Arc::default() }
     }
 
-    /// The tables were found, or made, in this one.
+    /// Notes where the tables were found or created.
     pub(super) fn set_found(&self, schema: &Arc<str>) {
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(schema));
     }
 
-    /// Where the tables are.
+    /// Where the tables are. Fails until the writer has found out.
     pub(super) fn found(&self) -> Result<Arc<str>, StoreError> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
         found.ok_or_else(|| StoreError::new(StoreErrorKind::Unavailable, "the writer has not opened the store yet"))
     }
 }
 
-/// Everything the writer and the reader need to know.
+/// The options that the writer and the readers share.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     pub url: StoreUrl,
-    /// On PostgreSQL.
+    /// Used on PostgreSQL only.
     pub schema: Schema,
     pub durability: Durability,
-    /// Reads that run at the same time; at least 1.
+    /// How many reads run at the same time; at least 1.
     pub readers: u32,
-    /// Longest wait for a lock that someone else holds.
+    /// The longest wait for a lock of another process or connection.
     pub busy_timeout: Duration,
-    /// Longest wait for a connection.
+    /// The longest wait for a connection.
     pub connect_timeout: Duration,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
-    /// Whether a SQLite file that is missing is created. A writer that had one never makes another: its events would
-    /// be lost without a word.
+    /// Whether a missing SQLite file is created. A writer that has opened the file once does not create another one,
+    /// because that would hide the loss of its events.
     pub create: bool,
 }
 
 impl StoreOptions {
-    /// The defaults for the store at `url`.
+    /// The default options for the store at `url`.
     pub fn new(url: StoreUrl) -> Self {
         Self {
             url,
@@ -90,8 +91,8 @@ impl StoreOptions {
         }
     }
 
-    /// `url` with everything libpq needs to notice a dead peer within seconds, and to find the one of several hosts that
-    /// takes writes, save what `url` itself sets.
+    /// Adds parameters to `url` so that libpq notices a dead peer within seconds and, of several hosts, chooses one
+    /// that takes writes. Parameters in `url` take precedence.
     pub(super) fn postgres_conninfo(&self, url: &str) -> String {
         let connect_seconds = self.connect_timeout.as_secs().clamp(2, 60).to_string();
         let defaults = [

@@ -1,4 +1,4 @@
-//! Finding positions in the log.
+//! Positions in the log: its bounds, and ids by date.
 
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
@@ -9,7 +9,7 @@ use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::schema::{clock_turns, events};
 
-/// The retained ids.
+/// The oldest and the newest retained id.
 pub(super) fn bounds(connection: &mut Connection) -> Result<LogBounds, StoreError> {
     let earliest = events::table.select(events::id).order(events::id.asc()).limit(1).single_value();
     let last = events::table.select(events::id).order(events::id.desc()).limit(1).single_value();
@@ -18,22 +18,23 @@ pub(super) fn bounds(connection: &mut Connection) -> Result<LogBounds, StoreErro
     Ok(LogBounds { earliest: earliest.unwrap_or(1), last: last.unwrap_or(0) })
 }
 
-/// Events from `first_id` on are dated anew: those before it were by a clock that was wrong.
+/// Notes that dates go back at `first_id`, because a wrong clock had dated the events before it ahead.
 pub(super) fn turn_back(connection: &mut Connection, first_id: EventId, at: Timestamp) -> Result<(), StoreError> {
     let row = (clock_turns::first_id.eq(first_id), clock_turns::created_at.eq(at.0));
     on_backend!(connection, c => diesel::insert_into(clock_turns::table).values(row).execute(c))?;
     Ok(())
 }
 
-/// Ids along which `created_at` never decreases.
+/// A range of ids whose dates never decrease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub ids: IdRange,
-    /// The time at which it went back behind them, if it did.
+    /// The date of the first event after the range, if dates went back there.
     pub turned_at: Option<Timestamp>,
 }
 
-/// The retained log in such stretches; hardly ever more than one.
+/// The retained log as ranges of rising dates. There is rarely more than one, because dates go back only after a wrong
+/// clock.
 pub(super) fn stretches(connection: &mut Connection, log: LogBounds) -> Result<Vec<Stretch>, StoreError> {
     let turns = clock_turns::table
         .filter(clock_turns::first_id.gt(log.earliest))
@@ -51,7 +52,8 @@ pub(super) fn stretches(connection: &mut Connection, log: LogBounds) -> Result<V
     Ok(found)
 }
 
-/// The least range of ids with all events dated from `since` to `until`, and whether there are only such in it.
+/// The smallest range of ids that contains all events dated from `since` to `until`. Also returns whether it contains
+/// no others.
 pub(super) fn dated(
     connection: &mut Connection,
     log: LogBounds,
@@ -80,7 +82,7 @@ pub(super) fn dated(
     Ok((found, stretches.len() == 1))
 }
 
-/// The first of `ids` for which `is_past` holds; it must hold for all later rows of them, too.
+/// Finds the first of `ids` for which `is_past` is true, by binary search. It must be true for all later ones, too.
 pub(super) fn first_id(
     connection: &mut Connection,
     ids: IdRange,
@@ -90,7 +92,7 @@ pub(super) fn first_id(
     let mut found = None;
     while low <= high {
         let middle = low + (high - low) / 2;
-        // Where ids are missing, the next row answers for them.
+        // Where ids are missing, the next row stands for them.
         let next = events::table
             .filter(events::id.ge(middle))
             .order(events::id.asc())
@@ -112,7 +114,7 @@ pub(super) fn first_id(
     Ok(found)
 }
 
-/// Inclusive; empty when `low > high`.
+/// A range of ids with both ends included. It is empty when `low > high`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct IdRange {
     pub low: EventId,

@@ -1,7 +1,7 @@
-//! Appending to PostgreSQL: three round trips, whatever the size of the batch.
+//! Appends to PostgreSQL, in three round trips whatever the size of the batch.
 //!
-//! The ids of a batch are given under an advisory lock that is held until its commit is visible.
-//! So the order of ids is the order of commits, for all processes that share the database.
+//! Ids are given out under an advisory lock, which is held until the commit is visible. So the order of ids is the
+//! order of commits across all processes that share the database.
 
 use std::collections::HashSet;
 
@@ -22,11 +22,11 @@ use super::idempotency::{self, KeyUse, Plan};
 use super::schema::idempotency_keys;
 use super::session::PostgresSession;
 
-/// Keeps the lock of the log apart from other advisory locks.
+/// The number of the advisory lock of the log; it must differ from those of other locks.
 const LOG: i64 = 7310868735423766380;
 
-/// Begins a transaction that writes, and holds the lock of the log. The isolation level lets the next statement see
-/// what was committed before.
+/// Begins a writing transaction and takes the lock of the log. With READ COMMITTED, the next statement sees everything
+/// that was committed before the lock was taken.
 pub(super) fn begin(session: &mut PostgresSession) -> Result<(), StoreError> {
     let lock = LOG ^ i64::from(session.locks);
     let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({lock})");
@@ -38,10 +38,10 @@ pub(super) fn append(connection: &mut PgConnection, append: &AppendBatch<'_>) ->
     if takes_all { append_all(connection, append) } else { append_with_keys(connection, append) }
 }
 
-/// Keeps the locks of services apart from other advisory locks of two numbers.
+/// The first number of the advisory locks of services; the second is the id of the service.
 const CLASS: i32 = 0x6568_7376;
 
-/// Tries to take the session's lock of a service, unless this session has it already.
+/// Takes the lock of a service for this session, if no other session has it.
 pub(super) fn lease(session: &mut PostgresSession, service: ServiceId) -> Result<Grant, StoreError> {
     let class = CLASS ^ session.locks;
     let connection = &mut session.connection;
@@ -61,7 +61,7 @@ pub(super) fn lease(session: &mut PostgresSession, service: ServiceId) -> Result
     })
 }
 
-/// The same for many, in two statements.
+/// Like [`lease`] for several services, in two statements.
 pub(super) fn lease_all(session: &mut PostgresSession, services: &[ServiceId]) -> Result<Vec<Grant>, StoreError> {
     #[derive(diesel::QueryableByName)]
     struct Locked {
@@ -92,19 +92,19 @@ pub(super) fn lease_all(session: &mut PostgresSession, services: &[ServiceId]) -
     Ok(services.iter().map(grant).collect())
 }
 
-/// Gives the session's lock of a service back.
+/// Releases this session's lock of a service.
 pub(super) fn release(session: &mut PostgresSession, service: ServiceId) -> Result<(), StoreError> {
     let class = CLASS ^ session.locks;
     Ok(session.connection.batch_execute(&format!("SELECT pg_advisory_unlock({class}, {service})"))?)
 }
 
-/// The clock of the database.
+/// The time by the clock of the database.
 pub(super) fn time_of_day(connection: &mut PgConnection) -> Result<Timestamp, StoreError> {
     let now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
     Ok(Timestamp(diesel::select(diesel::dsl::sql::<BigInt>(now)).get_result(connection)?))
 }
 
-/// Commits a transaction that may write and has an id, so that its commit goes to disk.
+/// Commits a transaction with a transaction id, because only such a commit is written to disk.
 pub(super) fn probe(session: &mut PostgresSession) -> Result<(), StoreError> {
     begin(session)?;
     Ok(session.connection.batch_execute("DELETE FROM events WHERE id < 0; SELECT pg_current_xact_id(); COMMIT")?)
@@ -146,11 +146,12 @@ fn known_keys(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result
     Ok(found.into_iter().map(used).collect())
 }
 
-/// Inserts any number of events after the newest; returns the id before them, their time, and that of the newest.
+/// Inserts any number of events after the newest one. Returns the id before them, their date, and the date of the
+/// newest event.
 struct InsertEvents<'a> {
     ids_above: EventId,
     now: i64,
-    /// Beyond this the newest event's time is not taken for true.
+    /// If the newest event is dated after this time, its date counts as wrong.
     latest: i64,
     name: Vec<&'a str>,
     payload: Vec<&'a str>,
@@ -159,7 +160,7 @@ struct InsertEvents<'a> {
     key: Vec<Option<&'a str>>,
     metadata: Vec<Option<&'a str>>,
     traceparent: Vec<Option<&'a str>>,
-    /// Bytes of the batch up to and including the event.
+    /// The bytes of the batch up to and including each event.
     bytes: Vec<i64>,
 }
 
@@ -240,7 +241,7 @@ impl QueryFragment<Pg> for InsertEvents<'_> {
 
 impl RunQueryDsl<PgConnection> for InsertEvents<'_> {}
 
-/// Inserts any number of keys, each at most once, over what is left of expired ones.
+/// Inserts any number of different keys. They replace expired rows.
 struct RememberKeys<'a> {
     now: i64,
     key: Vec<&'a str>,

@@ -1,4 +1,4 @@
-//! What `GET /events` asks.
+//! The query behind `GET /events`: a page of the log.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::fragments::{Conditions, Pick};
 use super::outbox;
 use super::position::{self, IdRange};
 
-/// Bytes of a page unless said otherwise.
+/// The default limit of a page, in bytes.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Order of the events in a page.
@@ -24,13 +24,13 @@ pub enum Order {
     Desc,
 }
 
-/// Which events, and which of them.
+/// Which events to find, and which page of them.
 ///
-/// Without a cursor or with `before` alone: the newest below it. With `after`: the oldest above it,
-/// or in descending order the newest above it.
+/// Without a cursor or with `before` alone, the page has the newest events below it. With `after`, it has the oldest
+/// events above it, or in descending order the newest ones above it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventQuery {
-    /// Any of these; none stands for everything but the Event Handler's own events.
+    /// Events that match any of these. If empty, all but the Event Handler's own events.
     pub patterns: Vec<Pattern>,
     /// Exclusive.
     pub after: Option<EventId>,
@@ -42,17 +42,17 @@ pub struct EventQuery {
     pub until: Option<Timestamp>,
     pub source: Option<String>,
     pub key: Option<String>,
-    /// What is left to do for them.
+    /// Only events of this processing status.
     pub status: Option<EventStatus>,
     /// At least 1.
     pub limit: usize,
-    /// A page of more bytes ends earlier.
+    /// A page that exceeds it ends early.
     pub max_bytes: usize,
     pub order: Order,
 }
 
 impl Default for EventQuery {
-    /// The newest hundred.
+    /// The newest hundred events.
     fn default() -> Self {
         Self {
             patterns: Vec::new(),
@@ -70,20 +70,20 @@ impl Default for EventQuery {
     }
 }
 
-/// An answer to an [`EventQuery`].
+/// A page of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventPage {
-    /// In the order that was asked for.
+    /// In the order asked for.
     pub events: Vec<Event>,
-    /// Of those that are not processed.
+    /// The status of each event that is not processed.
     pub statuses: BTreeMap<EventId, EventStatus>,
-    /// Whether there are matching events older than these (and within both cursors, if both were given).
+    /// Whether there are matching events older than these, and within both cursors if both were given.
     pub has_more_before: bool,
-    /// The same for newer ones.
+    /// Whether there are matching events newer than these.
     pub has_more_after: bool,
 }
 
-/// A query under way; each step is a bounded piece of work.
+/// A query under way, which runs in bounded steps.
 pub(super) struct Search {
     query: EventQuery,
     started: Option<Started>,
@@ -92,7 +92,7 @@ pub(super) struct Search {
 struct Started {
     filter: Filter,
     page: Progress,
-    /// Looks for one more event on the other side of where the page begins.
+    /// Looks for one event on the other side of the cursor, to tell whether there is a page there.
     other_side: Progress,
 }
 
@@ -101,7 +101,7 @@ impl Search {
         Self { query, started: None }
     }
 
-    /// Executes one statement, or at first a few; returns the page when it is complete.
+    /// Executes one statement, or a few in the first step. Returns the page when it is complete.
     pub fn step(&mut self, connection: &mut Connection) -> Result<Option<EventPage>, StoreError> {
         let started = match &mut self.started {
             Some(started) => started,
@@ -124,7 +124,7 @@ impl Search {
 
 impl Started {
     fn new(connection: &mut Connection, query: &EventQuery) -> Result<Self, StoreError> {
-        // The filter holds for what is committed when it is made: the ids are fixed first.
+        // The filter knows only names committed before it is made, so the range of ids is fixed before that.
         let log = position::bounds(connection)?;
         let (range, is_exact) = position::dated(connection, log, query.since, query.until)?;
         let dated = (!is_exact).then_some((query.since, query.until));
@@ -140,7 +140,7 @@ impl Started {
             (None, Some(before)) => IdRange { low: range.low.max(before), high: range.high },
             _ => IdRange { low: 1, high: 0 },
         };
-        // One more than asked for tells whether there is more.
+        // One event more than asked for tells whether there is another page.
         let budget = Budget { events: query.limit.max(1).saturating_add(1), bytes: query.max_bytes };
         let one = Budget { events: 1, bytes: 1 };
         Ok(Self {
@@ -154,7 +154,7 @@ impl Started {
         let Self { filter: _, page, other_side } = self;
         let Progress { range, descending, mut events, .. } = page;
         let limit = query.limit.max(1);
-        // Where bytes were the limit, what is left of the range may hold more.
+        // If the bytes were spent first, the rest of the range may have more events.
         let has_more_ahead = events.len() > limit || !range.is_empty();
         events.truncate(limit);
         if descending != (query.order == Order::Desc) {

@@ -1,4 +1,4 @@
-//! What becomes of reads that fail: counted, logged, and tried again until the store can be read.
+//! Counts and logs failed reads, and retries one until the store can be read.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,13 +7,13 @@ use super::error::{StoreError, StoreErrorKind};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
-/// The read that failed, to be done again; what it finds is dropped.
+/// The failed read as a closure that repeats it and drops its result.
 type FailedRead = Box<dyn FnMut(&mut Connection) -> Result<(), StoreError> + Send>;
 
-/// Told by readers of what fails; clones share it.
+/// Readers report failed reads to it. Clones share its state.
 ///
-/// *RD-1* From the first read that fails because of the store until that same read has succeeded, the store does not
-/// count as well: one damaged page fails some reads, and no others.
+/// *RD-1* When a read fails because of the store, the store counts as unreadable until that same read has succeeded.
+/// Another read would prove nothing: a damaged page fails only the reads that touch it.
 #[derive(Clone)]
 pub struct ReadWatch {
     health: Arc<StoreHealth>,
@@ -26,7 +26,7 @@ impl ReadWatch {
         Self { health, metrics, failed: Arc::default() }
     }
 
-    /// A read has failed; `again` does the same once more.
+    /// Reports a failed read. `again` repeats it.
     pub(super) fn failed(
         &self,
         error: &StoreError,
@@ -40,7 +40,7 @@ impl ReadWatch {
             | StoreErrorKind::Corrupt
             | StoreErrorKind::Unavailable
             | StoreErrorKind::Unusable => true,
-            // What one caller has asked for may be the cause: it says nothing of what others read.
+            // The content of one request may be the cause, so the store itself may be readable.
             StoreErrorKind::Busy | StoreErrorKind::Invalid | StoreErrorKind::Internal => false,
         };
         if !is_of_the_store {
@@ -57,12 +57,12 @@ impl ReadWatch {
         failed.get_or_insert_with(|| Box::new(again));
     }
 
-    /// The read that is to be tried again; to be followed by [`Self::retried`].
+    /// Takes the failed read to repeat it. The caller must report the outcome to [`Self::retried`].
     pub(super) fn take_failed(&self) -> Option<FailedRead> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// How the failed has done. Another one may have failed meanwhile: its turn comes.
+    /// Reports the outcome of a repeated read. If another read has failed in between, that one is repeated next.
     pub(super) fn retried(&self, again: FailedRead, outcome: Result<(), StoreError>) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {

@@ -1,4 +1,4 @@
-//! Reading, from any thread, without blocking it.
+//! Reads the store from any thread without blocking it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,8 +19,7 @@ use super::consumers::{self, ConsumerRecord};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Access, StoreOptions};
 use super::outbox::{
-    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Orphan, Pending,
-    ReplayJob,
+    self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Orphan, ReplayJob,
 };
 use super::query::{EventPage, EventQuery, Search};
 use super::read_watch::ReadWatch;
@@ -28,20 +27,21 @@ use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, SchedulePosition, Scheduled};
 use super::{filter, position, revocations};
 
-/// Reads that may wait for each one that runs.
+/// How many reads may wait for each connection.
 const WAITING_PER_READER: usize = 64;
-/// How long one read may take. Each is a small step, so this only passes when a server hangs; its connection is
-/// lost until the server comes back.
+/// The longest time that one read may take. Each read is a small step, so only a server that hangs exceeds it; the
+/// connection is lost until the server comes back.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the end waits for reads under way.
+/// How long the shutdown waits for reads under way.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
-/// A long search lets others go first after this time.
+/// After this time a long search lets other reads go first.
 const MAX_SLICE: Duration = Duration::from_millis(20);
 
 /// A pool of read connections; clones share it.
 ///
-/// Reads run on blocking threads, as many at a time as there are readers. A bounded number waits;
-/// more are refused with [`StoreErrorKind::Busy`]. A read that nobody awaits any longer ends after its turn.
+/// Reads run on blocking threads, as many at a time as there are connections. A bounded number of others waits; when
+/// that is full, a read fails with [`StoreErrorKind::Busy`]. A read whose future was dropped still ends its present
+/// step.
 #[derive(Clone)]
 pub struct Reader(Arc<Shared>);
 
@@ -52,23 +52,15 @@ struct Shared {
     running: Arc<Semaphore>,
     /// One permit for each read that runs or waits.
     admitted: Arc<Semaphore>,
-    /// Raised when a connection failed: those made before are not trusted.
+    /// Raised when a connection fails. Connections of earlier generations are closed, because they probably lead to the
+    /// same dead server.
     generation: AtomicU64,
-    watch: Option<ReadWatch>,
+    watch: ReadWatch,
 }
 
 impl Reader {
-    /// Makes the pool; connections are opened when they are needed.
-    pub fn new(options: StoreOptions) -> Result<Self, StoreError> {
-        Self::make(options, None)
-    }
-
-    /// The same, and `watch` is told of reads that fail.
-    pub fn watched(options: StoreOptions, watch: ReadWatch) -> Result<Self, StoreError> {
-        Self::make(options, Some(watch))
-    }
-
-    fn make(options: StoreOptions, watch: Option<ReadWatch>) -> Result<Self, StoreError> {
+    /// Makes the pool; each connection is opened when it is first needed. Failed reads are reported to `watch`.
+    pub fn new(options: StoreOptions, watch: ReadWatch) -> Result<Self, StoreError> {
         let readers = options.readers.max(1);
         let slots = r2d2::Pool::builder()
             .max_size(readers)
@@ -87,7 +79,7 @@ impl Reader {
         })))
     }
 
-    /// One event, and what is left to do for it.
+    /// One event and its processing status.
     pub async fn event(&self, id: EventId) -> Result<Option<(Event, EventStatus)>, StoreError> {
         self.read(move |connection| {
             let Some(event) = filter::find(connection, id)? else { return Ok(None) };
@@ -118,17 +110,17 @@ impl Reader {
         }
     }
 
-    /// The next piece of the log.
+    /// The next events of the log after a known position.
     pub async fn scan(&self, scan: Scan) -> Result<ScanPage, StoreError> {
         self.read(move |connection| scan::scan(connection, &scan)).await
     }
 
-    /// The retained part of the log.
+    /// The oldest and the newest retained id.
     pub async fn bounds(&self) -> Result<LogBounds, StoreError> {
         self.read(position::bounds).await
     }
 
-    /// Open deliveries of a service, with their events; the last one may exceed `max_bytes`.
+    /// Open deliveries of a service with their events. The last event may exceed `max_bytes`.
     pub async fn claim(
         &self,
         service: ServiceId,
@@ -139,22 +131,17 @@ impl Reader {
         self.read(move |connection| outbox::claim(connection, service, &claim, max_rows, max_bytes)).await
     }
 
-    /// When the next retry of a service is due, after this.
+    /// When the first retry of a service after `after` is due.
     pub async fn next_due(&self, service: ServiceId, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         self.read(move |connection| outbox::next_due(connection, service, after)).await
     }
 
-    /// What is not delivered to a service, counted; the longer the more there is.
-    pub async fn pending(&self, service: ServiceId) -> Result<Pending, StoreError> {
-        self.read(move |connection| outbox::pending(connection, service)).await
-    }
-
-    /// What is left for services that are none of `configured`.
+    /// Services with deliveries that are not among `configured`.
     pub async fn orphans(&self, configured: Vec<String>) -> Result<Vec<Orphan>, StoreError> {
         self.read(move |connection| outbox::orphans(connection, &configured)).await
     }
 
-    /// The oldest event that is still to be delivered to a service.
+    /// The oldest event with an open delivery to a service.
     pub async fn oldest_open(&self, service: ServiceId) -> Result<Option<Event>, StoreError> {
         self.read(move |connection| match outbox::oldest_open(connection, service)? {
             Some(id) => filter::find(connection, id),
@@ -168,23 +155,23 @@ impl Reader {
         self.read(move |connection| outbox::deliveries(connection, &filter)).await
     }
 
-    /// The deliveries of an event and their failed attempts.
+    /// The deliveries of an event, and their failed attempts.
     pub async fn trace(&self, id: EventId) -> Result<(Vec<DeliveryRecord>, Vec<AttemptRecord>), StoreError> {
         self.read(move |connection| Ok((outbox::deliveries_of(connection, id)?, outbox::attempts(connection, id)?)))
             .await
     }
 
-    /// Redrives and replays, the newest first.
+    /// Replay jobs, the newest first.
     pub async fn jobs(&self, limit: usize) -> Result<Vec<ReplayJob>, StoreError> {
         self.read(move |connection| outbox::jobs(connection, false, limit)).await
     }
 
-    /// One redrive or replay.
+    /// One replay job.
     pub async fn job(&self, id: i64) -> Result<Option<ReplayJob>, StoreError> {
         self.read(move |connection| outbox::job(connection, id)).await
     }
 
-    /// Counts what a job would make anew, up to `max` and for about `patience`.
+    /// Counts the deliveries that a replay job would open. Stops at `max`, or after about `patience`.
     pub async fn count(&self, job: Counting, max: usize, patience: Duration) -> Result<Counting, StoreError> {
         let deadline = Instant::now() + patience;
         let mut counting = job;
@@ -202,12 +189,12 @@ impl Reader {
         Ok(counting)
     }
 
-    /// All durable subscriptions, in the order of their names.
+    /// All consumers, in the order of their names.
     pub async fn consumers(&self) -> Result<Vec<ConsumerRecord>, StoreError> {
         self.read(consumers::list).await
     }
 
-    /// What these durable subscriptions know of an event above their floors.
+    /// The marks that these consumers have for an event above their ack floors.
     pub async fn consumer_marks(
         &self,
         of: Vec<ServiceId>,
@@ -216,28 +203,28 @@ impl Reader {
         self.read(move |connection| consumers::marks_of(connection, &of, id)).await
     }
 
-    /// The names of all services that the store has ever seen.
+    /// The names of all services that were ever registered, and of consumers.
     pub async fn service_names(&self) -> Result<BTreeMap<ServiceId, String>, StoreError> {
         self.read(outbox::names).await
     }
 
-    /// Schedules that wait, in the order in which they are due.
+    /// Waiting schedules in the order in which they are due.
     pub async fn schedules(&self, after: Option<SchedulePosition>, limit: usize) -> Result<Vec<Scheduled>, StoreError> {
         self.read(move |connection| schedules::list(connection, after, limit)).await
     }
 
-    /// A schedule that waits.
+    /// A waiting schedule.
     pub async fn schedule(&self, id: ScheduleId) -> Result<Option<Scheduled>, StoreError> {
         self.read(move |connection| schedules::find(connection, id)).await
     }
 
-    /// Everybody whom operators have revoked.
+    /// Everybody whom an operator has revoked.
     pub async fn revocations(&self) -> Result<HashSet<Identity>, StoreError> {
         self.read(revocations::all).await
     }
 
-    /// The first id that is not older than `since`, and the last that is not younger than `until`. Where dates went back,
-    /// others may lie between them.
+    /// The first id dated at or after `since`, and the last one dated at or before `until`. If dates went back in the
+    /// log, other dates may lie between them.
     pub async fn ids_between(
         &self,
         since: Option<Timestamp>,
@@ -251,12 +238,7 @@ impl Reader {
         .await
     }
 
-    /// Whether the log can be read.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        self.bounds().await.map(drop)
-    }
-
-    /// Closes the connections, once what is being read has been. For the end: the next read opens another.
+    /// Waits shortly for reads under way and closes the connections. A later read would open another one.
     pub async fn close(&self) {
         let readers = self.0.slots.max_size();
         if let Ok(Ok(_all)) = timeout(CLOSE_TIMEOUT, self.0.running.acquire_many(readers)).await {
@@ -272,7 +254,8 @@ impl Reader {
         self.run((), move |connection, ()| work(connection)).await.map(|(done, ())| done)
     }
 
-    /// Runs `work` on a connection and hands `state` back. A failed attempt must leave `state` as it was.
+    /// Runs `work` on a connection and returns `state` with its result. `work` is repeated on a new connection if the
+    /// first one was dead, so a failed attempt must leave `state` unchanged.
     async fn run<S: Send + 'static, T: Send + 'static>(
         &self,
         mut state: S,
@@ -281,14 +264,12 @@ impl Reader {
         let permits = self.admit().await?;
         let shared = Arc::clone(&self.0);
         let task = actix_rt::task::spawn_blocking(move || {
-            // Held to the end, even if nobody awaits the result.
+            // The permits are kept to the end of the read, even if nobody awaits its result.
             let _permits = permits;
             match shared.attempt(|connection| work(connection, &mut state)) {
                 Ok(done) => Ok((done, state)),
                 Err(error) => {
-                    if let Some(watch) = &shared.watch {
-                        watch.failed(&error, move |connection| work(connection, &mut state).map(drop));
-                    }
+                    shared.watch.failed(&error, move |connection| work(connection, &mut state).map(drop));
                     Err(error)
                 }
             }
@@ -298,17 +279,16 @@ impl Reader {
             Ok(Err(error)) => Err(StoreError::new(StoreErrorKind::Internal, error.to_string())),
             Err(_) => {
                 let error = StoreError::new(StoreErrorKind::Unavailable, "the store has not answered a read in time");
-                if let Some(watch) = &self.0.watch {
-                    watch.failed(&error, |connection| position::bounds(connection).map(drop));
-                }
+                self.0.watch.failed(&error, |connection| position::bounds(connection).map(drop));
                 Err(error)
             }
         }
     }
 
-    /// Tries the read that has failed once more, if one has. To be called now and then.
+    /// Repeats the read that has failed, if there is one. To be called periodically, so that the store counts as
+    /// readable again.
     pub async fn retry_failed(&self) {
-        let Some(watch) = self.0.watch.clone() else { return };
+        let watch = self.0.watch.clone();
         let Some(mut failed) = watch.take_failed() else { return };
         let permits = match self.admit().await {
             Ok(permits) => permits,
@@ -320,7 +300,7 @@ impl Reader {
             let outcome = shared.attempt(&mut failed);
             watch.retried(failed, outcome);
         });
-        // It fails only with a panic, which is logged.
+        // It fails only by a panic, which the panic hook logs.
         let _ = tried.await;
     }
 
@@ -337,7 +317,7 @@ impl Reader {
 }
 
 impl Shared {
-    /// Tries twice where the first connection may have been dead before it was used.
+    /// Runs `work`, and once more on a new connection if the pooled one turns out to be dead.
     fn attempt<T>(&self, mut work: impl FnMut(&mut Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let slots = self.slots.get();
         let mut slot = slots.map_err(|error| StoreError::new(StoreErrorKind::Internal, error.to_string()))?;
@@ -365,9 +345,10 @@ impl Shared {
     }
 }
 
-/// A place for a connection and the generation it belongs to.
+/// A place for a connection and its generation.
 ///
-/// The pool hands out places, not connections: it would try to connect until its own timeout is over, and hide why.
+/// The pool manages places and not connections: r2d2 would retry a failing connect until its own timeout, and hide the
+/// error.
 struct Slots;
 
 impl r2d2::ManageConnection for Slots {

@@ -1,4 +1,4 @@
-//! Forgetting: old events, old idempotency keys.
+//! Retention: removes old events and old idempotency keys.
 
 use std::time::Duration;
 
@@ -14,25 +14,25 @@ use super::position::{self, IdRange, Stretch};
 use super::schema::{clock_turns, deliveries, delivery_attempts, events, idempotency_keys};
 use super::{identity, outbox};
 
-/// What of the log is kept. `None` sets no limit; the newest event is always kept.
+/// Which events are kept. `None` sets no limit. The newest event is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RetentionPolicy {
-    /// Events younger than this.
+    /// Keeps events younger than this.
     pub max_age: Option<Duration>,
-    /// The newest events, this many.
+    /// Keeps this many of the newest events.
     pub max_events: Option<u64>,
-    /// The events that lie, at least in part, in the newest bytes of the log, this many.
+    /// Keeps the events within the newest bytes of the log, this many; one that lies there only in part is kept.
     pub max_bytes: Option<u64>,
 }
 
-/// What a step of trimming did.
+/// What one step of trimming has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trimmed {
     /// How many events were removed.
     pub removed: usize,
-    /// The oldest id that is left; 1 in an empty log.
+    /// The oldest id that is left; 1 if the log is empty.
     pub earliest: EventId,
-    /// Whether the policy asks for more to go.
+    /// Whether the policy allows more to be removed.
     pub more_due: bool,
 }
 
@@ -55,7 +55,8 @@ pub(super) fn trim(
     if cut <= bounds.earliest {
         return Ok(Trimmed { removed: 0, earliest: bounds.earliest, more_due: due > bounds.earliest });
     }
-    // What tells of an event goes before it does: of a step that breaks off, nothing is left behind.
+    // The rows that refer to an event are removed before it, so that a step that is interrupted leaves no orphaned
+    // rows.
     let attempts = delivery_attempts::table.filter(delivery_attempts::event_id.lt(cut));
     on_backend!(connection, c => diesel::delete(attempts).execute(c))?;
     let sent = deliveries::table.filter(deliveries::event_id.lt(cut));
@@ -68,7 +69,7 @@ pub(super) fn trim(
     Ok(Trimmed { removed, earliest, more_due: due > earliest })
 }
 
-/// The id below which nothing has to be kept.
+/// The id from which on the policy keeps events.
 fn keep_from(
     connection: &mut Connection,
     policy: &RetentionPolicy,
@@ -82,7 +83,7 @@ fn keep_from(
     let mut keep_from = 0;
     if let Some(count) = max_events {
         keep_from = last.saturating_sub(limit(*count)).saturating_add(1);
-        // Ids that were left out are no events.
+        // Ids left out by a restore do not count as events.
         for (first_id, width) in identity::gaps(connection)? {
             if keep_from < first_id + width {
                 keep_from -= width;
@@ -103,8 +104,8 @@ fn keep_from(
     Ok(keep_from)
 }
 
-/// The first event that is not older than `since`. What a wrong clock has dated after `now` is as old as what came when
-/// it was right again.
+/// The first event that is not older than `since`. Events that a wrong clock has dated after `now` are as old as the
+/// first event after the clock was put right.
 fn first_young(
     connection: &mut Connection,
     log: LogBounds,
@@ -126,9 +127,9 @@ fn first_young(
     Ok(None)
 }
 
-/// Keys from the future are taken for new: their window ends as late as it can.
+/// Dates keys from the future to `now`, so that their window does not end later than that of a new key.
 pub(super) fn bound_keys(connection: &mut Connection, now: Timestamp, max_rows: usize) -> Result<(), StoreError> {
-    /// A clock may be slewed by so much.
+    /// A clock that is being corrected may be off by this much.
     const TOLERANCE: Duration = Duration::from_secs(10);
     let ahead = idempotency_keys::table
         .filter(idempotency_keys::created_at.gt(now.plus(TOLERANCE).0))

@@ -1,4 +1,4 @@
-//! Whom operators have revoked.
+//! Principals and tokens that operators have revoked.
 
 use std::collections::HashSet;
 
@@ -11,14 +11,14 @@ use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::schema::revocations;
 
-/// All of them.
+/// All revoked identities.
 pub(super) fn all(connection: &mut Connection) -> Result<HashSet<Identity>, StoreError> {
     let query = revocations::table.select((revocations::kind, revocations::value));
     let rows: Vec<(String, String)> = on_backend!(connection, c => query.load(c))?;
     Ok(rows.into_iter().filter_map(|(kind, value)| Identity::new(&kind, value)).collect())
 }
 
-/// Adds or removes one; whether that changes anything.
+/// Adds or removes one. Returns whether that changed anything.
 pub(super) fn set(
     connection: &mut Connection,
     who: &Identity,

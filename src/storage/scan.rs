@@ -1,4 +1,4 @@
-//! Reading the log from a remembered position.
+//! Scans the log from a known position.
 
 use crate::domain::event::{Event, EventId};
 use crate::domain::pattern::Pattern;
@@ -9,35 +9,35 @@ use super::filter::{Budget, Filter, Progress};
 use super::fragments::{Conditions, Pick};
 use super::position::{self, IdRange};
 
-/// Statements of one scan at most.
+/// The most statements of one scan.
 const MAX_STATEMENTS: usize = 8;
 
-/// A piece of the log, in the order of ids.
+/// Which piece of the log to read, in the order of ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan {
     /// Exclusive.
     pub after: EventId,
-    /// Inclusive; the end of the log if none.
+    /// Inclusive; `None` stands for the end of the log.
     pub through: Option<EventId>,
-    /// Any of these; none stands for every event, the Event Handler's own among them.
+    /// Events that match any of these. If empty, every event, including the Event Handler's own.
     pub patterns: Vec<Pattern>,
     pub max_events: usize,
-    /// The last event of a page may exceed it.
+    /// The last event of a page may exceed it, so that a page is never empty because of it.
     pub max_bytes: usize,
 }
 
-/// What a [`Scan`] found: all that match in `after + 1 ..= scanned_through`, and are retained.
+/// The result of a [`Scan`]: all retained events in `after + 1 ..= scanned_through` that match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanPage {
     pub events: Vec<Event>,
-    /// Where to go on. Beyond `Scan::after` unless the log (or `Scan::through`) ends there.
+    /// The position from which to go on. It is beyond `Scan::after`, unless the log or `Scan::through` ends there.
     pub scanned_through: EventId,
-    /// The oldest retained id after the read: above `Scan::after + 1`, events may be missing.
+    /// The oldest retained id after the read. If it is above `Scan::after + 1`, events may be missing.
     pub earliest: EventId,
 }
 
 pub(super) fn scan(connection: &mut Connection, scan: &Scan) -> Result<ScanPage, StoreError> {
-    // The filter holds for what is committed when it is made: the ids are fixed first.
+    // The filter knows only names committed before it is made, so the range of ids is fixed before that.
     let log = position::bounds(connection)?;
     let end = scan.through.map_or(log.last, |through| through.min(log.last));
     let range = IdRange { low: scan.after.saturating_add(1).max(log.earliest), high: end };
@@ -53,7 +53,7 @@ pub(super) fn scan(connection: &mut Connection, scan: &Scan) -> Result<ScanPage,
         }
         filter.advance(connection, &mut progress)?;
     }
-    // Looked up after the read: what was trimmed meanwhile may be missing from it.
+    // Looked up after the read, so that it covers what was trimmed during the read.
     let earliest = position::bounds(connection)?.earliest;
     Ok(ScanPage { events: progress.events, scanned_through: progress.range.low - 1, earliest })
 }

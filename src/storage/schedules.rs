@@ -1,4 +1,4 @@
-//! Events that are to be appended to the log later.
+//! Schedules: events that are appended to the log at a later time.
 
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
@@ -9,7 +9,7 @@ use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::schema::schedules;
 
-/// An event that waits until it is due.
+/// A stored schedule and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scheduled {
     pub schedule: Schedule,
@@ -17,12 +17,13 @@ pub struct Scheduled {
     pub event: NewEvent,
 }
 
-/// The order in which schedules are appended: as they are due, and those due together as they were asked for.
+/// The position of a schedule in the order of appending: by due time, and at the same time in the order of the
+/// requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SchedulePosition {
     pub due_at: Timestamp,
     pub created_at: Timestamp,
-    /// Within the transaction that stored it.
+    /// The place within the transaction that stored it.
     pub place: i64,
 }
 
@@ -88,7 +89,7 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Removes up to `limit` schedules that are due at `now`, and returns their events in the order in which they are due.
+/// Removes up to `limit` schedules that are due at `now`. Returns their events in the order in which they are due.
 pub(super) fn take_due(connection: &mut Connection, now: Timestamp, limit: usize) -> Result<Vec<NewEvent>, StoreError> {
     let query = schedules::table
         .filter(schedules::due_at.le(now.0))
@@ -106,7 +107,7 @@ pub(super) fn take_due(connection: &mut Connection, now: Timestamp, limit: usize
     Ok(due)
 }
 
-/// When the next one is due.
+/// When the first schedule is due.
 pub(super) fn next_due(connection: &mut Connection) -> Result<Option<Timestamp>, StoreError> {
     let query = schedules::table
         .select(schedules::due_at)
@@ -116,20 +117,20 @@ pub(super) fn next_due(connection: &mut Connection) -> Result<Option<Timestamp>,
     Ok(next.map(Timestamp))
 }
 
-/// Cancels one; whether it was still waiting.
+/// Deletes a schedule. Returns whether it was still waiting.
 pub(super) fn cancel(connection: &mut Connection, id: ScheduleId) -> Result<bool, StoreError> {
     let gone = diesel::delete(schedules::table.find(id.to_string()));
     Ok(on_backend!(connection, c => gone.execute(c))? > 0)
 }
 
-/// One that waits.
+/// Finds a waiting schedule.
 pub(super) fn find(connection: &mut Connection, id: ScheduleId) -> Result<Option<Scheduled>, StoreError> {
     let query = schedules::table.find(id.to_string()).select(columns!());
     let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
     Ok(row.and_then(scheduled))
 }
 
-/// Those that wait, in the order in which they are due, after that one.
+/// Waiting schedules after this position, in the order in which they are due.
 pub(super) fn list(
     connection: &mut Connection,
     after: Option<SchedulePosition>,

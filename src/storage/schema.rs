@@ -1,4 +1,4 @@
-//! The tables, as both backends have them. See `migrations/` for their meaning.
+//! The tables, which are the same on both backends. The migrations explain their columns.
 
 diesel::table! {
     events (id) {

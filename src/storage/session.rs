@@ -1,7 +1,7 @@
-//! A session with a PostgreSQL server: what has to hold before it is used, and how it is set up.
+//! A session with a PostgreSQL server: checks before its use, and its settings.
 //!
-//! Nothing is set before a pooler that mixes sessions is ruled out: there, settings would reach other applications.
-//! Readers wait for the writer to have looked, and to have found the schema.
+//! The writer first rules out a pooler that shares server connections between sessions, because settings would reach
+//! other applications there. Readers cannot connect before the writer has done so and has found the schema.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,18 @@ use diesel::{Connection as _, PgConnection, RunQueryDsl as _};
 use super::error::{StoreError, StoreErrorKind};
 use super::options::{Access, Durability, Schema, StoreOptions};
 
-/// Longest run of one statement; every statement here is bounded to a fraction of it.
+/// The timeout of a statement. Every statement here is bounded and takes a fraction of it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Looks for a pooler; whoever else uses it would have to get in between at just the same places each time.
+/// How often the test for a pooler is repeated. To mislead it, another user of the pooler would have to interfere at
+/// the same point each time.
 const POOLER_LOOKS: usize = 3;
 
-/// An open session, set up for its use.
+/// An open session with its settings.
 pub(super) struct PostgresSession {
     pub connection: PgConnection,
     pub schema: Arc<str>,
-    /// Tells the advisory locks of this installation from those of others in the same database.
+    /// Combined with the numbers of advisory locks, so that installations in the same database do not share locks.
     pub locks: i32,
 }
 
@@ -51,14 +52,14 @@ impl PostgresSession {
     }
 }
 
-/// `name` as an identifier in SQL.
+/// Quotes `name` as an SQL identifier.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn settings(options: &StoreOptions, access: Access, schema: &str) -> String {
     let synchronous_commit = match options.durability {
-        // A server that is set up for more (`remote_apply`) keeps it.
+        // A server with a stronger setting, such as `remote_apply`, keeps it.
         Durability::Full => {
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
         }
@@ -67,8 +68,8 @@ fn settings(options: &StoreOptions, access: Access, schema: &str) -> String {
     let read_only = if access == Access::Read { "SET default_transaction_read_only = on;" } else { "" };
     let statement = STATEMENT_TIMEOUT.as_millis();
     let lock = options.busy_timeout.as_millis();
-    // Every statement here walks an index in its order. Without statistics, as on a fresh table, the
-    // planner may prefer to read and sort the whole table, and would keep that plan while it grows.
+    // Every statement here walks an index in its order. Without statistics, as on a fresh table, the planner may prefer
+    // to read and sort the whole table, and would keep that plan while the table grows.
     format!(
         "SET search_path = {}; SET statement_timeout = {statement}; SET lock_timeout = {lock}; \
          SET idle_in_transaction_session_timeout = {statement}; SET client_min_messages = error; \
@@ -92,7 +93,7 @@ fn establish(conninfo: &str) -> Result<PgConnection, StoreError> {
     })
 }
 
-/// Which process of which server runs the statements of `connection`, and since when.
+/// Identifies the server process that runs the statements of `connection`.
 fn backend(connection: &mut PgConnection) -> Result<String, StoreError> {
     #[derive(diesel::QueryableByName)]
     struct Backend {
@@ -102,7 +103,8 @@ fn backend(connection: &mut PgConnection) -> Result<String, StoreError> {
     const QUERY: &str =
         "SELECT pid::text || ' ' || backend_start::text AS backend FROM pg_stat_activity WHERE pid = pg_backend_pid()";
     let mut look = || {
-        // A statement is prepared, then executed: only a transaction keeps both on the same server connection.
+        // A statement is prepared and then executed. Only a transaction guarantees that a pooler sends both to the same
+        // server connection.
         connection.batch_execute("BEGIN")?;
         let Backend { backend } = diesel::sql_query(QUERY).get_result(connection)?;
         connection.batch_execute("ROLLBACK")?;
@@ -115,9 +117,10 @@ fn backend(connection: &mut PgConnection) -> Result<String, StoreError> {
     })
 }
 
-/// Fails if what a session does may be done by the server connection of another one.
+/// Fails if several sessions may share a server connection.
 ///
-/// Two idle sessions have a backend each, always the same; unless a pooler gives out backends by the transaction.
+/// Each of two idle sessions has a server process of its own, which stays the same. A pooler in transaction mode
+/// assigns processes anew with each transaction.
 fn refuse_pooler(connection: &mut PgConnection, conninfo: &str) -> Result<(), StoreError> {
     let mut other = establish(conninfo)?;
     let mine = match backend(connection) {
@@ -128,7 +131,7 @@ fn refuse_pooler(connection: &mut PgConnection, conninfo: &str) -> Result<(), St
     };
     let others = backend(&mut other)?;
     for _ in 0..POOLER_LOOKS {
-        // In this order, so that backends given out in turn do not seem to stay.
+        // With this order of queries, a pooler that assigns processes in turn gives different ones.
         if mine == others || backend(&mut other)? != others || backend(connection)? != mine {
             return Err(pooled());
         }
@@ -136,7 +139,8 @@ fn refuse_pooler(connection: &mut PgConnection, conninfo: &str) -> Result<(), St
     Ok(())
 }
 
-/// Whether a session does what it is asked for, and is cut off at the beginning of a transaction; twice.
+/// Whether a session accepts statements but is cut off when a transaction begins. It is tried twice, so that a server
+/// that restarts is not mistaken for a pooler.
 fn takes_no_transaction(conninfo: &str) -> Result<bool, StoreError> {
     for _ in 0..2 {
         let mut session = establish(conninfo)?;
@@ -161,7 +165,7 @@ fn pooled() -> StoreError {
     )
 }
 
-/// SQL_ASCII keeps bytes as they are; everything else but UTF-8 lacks characters.
+/// Only UTF8 and SQL_ASCII can store every text.
 fn refuse_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
     let encoding = diesel::dsl::sql::<Text>("current_setting('server_encoding')");
     let encoding: String = diesel::select(encoding).get_result(connection)?;
@@ -175,9 +179,9 @@ fn refuse_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
     Err(StoreError::new(StoreErrorKind::Unusable, message))
 }
 
-/// Where the tables are, or are to be: in the schema `name`, or where an earlier installation has made them.
+/// The schema of the tables: `name`, or the schema in which an earlier version has created them.
 fn find_schema(connection: &mut PgConnection, name: &Arc<str>) -> Result<Arc<str>, StoreError> {
-    // `log_offset` is a column that no other application's table `events` has.
+    // No other application's table `events` has a column `log_offset`.
     const HAS_TABLES: &str = "EXISTS (SELECT 1 FROM pg_catalog.pg_class c \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
@@ -192,13 +196,13 @@ fn find_schema(connection: &mut PgConnection, name: &Arc<str>) -> Result<Arc<str
     Ok(Arc::clone(name))
 }
 
-/// Whether there is a table of this name in the schema that is used.
+/// Whether the schema in use has a table of this name.
 pub(super) fn has_table(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
     let found = diesel::dsl::sql::<Nullable<Text>>("to_regclass(").bind::<Text, _>(quoted(name)).sql(")::text");
     Ok(diesel::select(found).get_result::<Option<String>>(connection)?.is_some())
 }
 
-/// FNV-1a, in 31 bits: the same on every node and in every version.
+/// FNV-1a in 31 bits. It must give the same number on every node and in every version.
 fn hash(text: &str) -> i32 {
     let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     i32::try_from(hash >> 1).unwrap_or_default()

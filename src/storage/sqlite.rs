@@ -1,4 +1,4 @@
-//! Appending to SQLite: rows in statements of fixed size, which diesel keeps prepared.
+//! Appends to SQLite, with statements of fixed sizes that diesel keeps prepared.
 
 use diesel::connection::SimpleConnection;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
@@ -13,11 +13,11 @@ use super::error::{StoreError, StoreErrorKind};
 use super::idempotency::{self, KeyUse, Plan};
 use super::schema::idempotency_keys;
 
-/// Rows of the large and the small statement; SQLite allows 32,766 parameters.
+/// Rows of the large and the small statement. SQLite allows 32,766 parameters.
 const MANY: usize = 64;
 const SOME: usize = 8;
 
-/// Begins a transaction that writes.
+/// Begins a writing transaction. `IMMEDIATE` takes the write lock now and not at the first write.
 pub(super) fn begin(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     Ok(connection.batch_execute("BEGIN IMMEDIATE")?)
 }
@@ -33,13 +33,13 @@ pub(super) fn append(connection: &mut SqliteConnection, append: &AppendBatch<'_>
     Ok((tail, plan))
 }
 
-/// Writes a page and commits it.
+/// Writes one page and commits it.
 pub(super) fn probe(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let version: i32 = diesel::dsl::sql::<Integer>("PRAGMA user_version").get_result(connection)?;
     Ok(connection.batch_execute(&format!("BEGIN IMMEDIATE; PRAGMA user_version = {}; COMMIT", version ^ 1))?)
 }
 
-/// Empties the write-ahead log.
+/// Moves the write-ahead log into the database file and truncates it.
 pub(super) fn checkpoint(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let pragma = diesel::dsl::sql::<(Integer, Integer, Integer)>("PRAGMA wal_checkpoint(TRUNCATE)");
     let (is_busy, _, _): (i32, i32, i32) = pragma.get_result(connection)?;
@@ -135,7 +135,7 @@ impl<'a> Row<'a> {
 /// An insert of exactly `N` rows.
 struct InsertEvents<'a, const N: usize>(&'a [Row<'a>; N]);
 
-/// Names the statement for diesel's cache.
+/// The type by which diesel caches the statement.
 struct InsertEventsId<const N: usize>;
 
 impl<const N: usize> QueryId for InsertEvents<'_, N> {

@@ -1,4 +1,4 @@
-//! What a log needs now and then, a small step at a time.
+//! Maintenance of the store, in small steps.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use super::retention::{self, RetentionPolicy, Trimmed};
 use super::writer::Writer;
 
 impl Writer {
-    /// One step of each running job; the services for which deliveries were made anew, with how many.
+    /// Runs one step of each running replay job. Returns the services whose deliveries were opened again, with their
+    /// numbers.
     pub fn step_jobs(&mut self, routes: &Routes, now: Timestamp) -> Result<Vec<(ServiceId, Renewed)>, StoreError> {
         const MAX_RUNNING: usize = 64;
         let running = self.with(|connection| outbox::jobs(connection, true, MAX_RUNNING))?;
@@ -26,8 +27,8 @@ impl Writer {
         Ok(stepped)
     }
 
-    /// Brings what waits for longer than it can, because the clock was wrong when it was stored, back to `now`: at most
-    /// `max_rows` of each kind. `longest` is how long deliveries to each service may wait.
+    /// Shortens waits that a wrong clock has made too long, at most `max_rows` of each kind. `longest` says how long
+    /// deliveries to each service may wait.
     pub fn bound_waits(
         &mut self,
         longest: &[(ServiceId, Duration)],
@@ -40,8 +41,8 @@ impl Writer {
         })
     }
 
-    /// Removes up to `max_rows` of the oldest events that `policy` does not keep; never the newest event.
-    /// Nor an event that is still to be delivered to a registered service.
+    /// Removes up to `max_rows` of the oldest events that `policy` does not keep. The newest event and events with open
+    /// deliveries to a registered service always stay.
     pub fn trim(&mut self, policy: &RetentionPolicy, now: Timestamp, max_rows: usize) -> Result<Trimmed, StoreError> {
         let services = std::mem::take(&mut self.services);
         let trimmed = self.with(|connection| retention::trim(connection, policy, &services, now, max_rows));
@@ -49,7 +50,7 @@ impl Writer {
         trimmed
     }
 
-    /// Gives up to `max_pages` pages that nothing is stored in back to the file system; whether more are to go.
+    /// Returns up to `max_pages` free pages to the file system. Returns whether more pages can be released.
     pub fn release_pages(&mut self, max_pages: u16) -> Result<bool, StoreError> {
         self.with(|connection| match connection {
             Connection::Sqlite(file) => compact::release_pages(file, max_pages),
@@ -57,7 +58,7 @@ impl Writer {
         })
     }
 
-    /// Forgets up to `max_rows` idempotency keys that are older than the window; returns how many.
+    /// Removes up to `max_rows` idempotency keys that are older than the window. Returns how many it has removed.
     pub fn prune_idempotency(&mut self, now: Timestamp, max_rows: usize) -> Result<usize, StoreError> {
         let before = self.keys_since(now);
         self.with(|connection| retention::prune_keys(connection, before, max_rows))

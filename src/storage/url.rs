@@ -1,24 +1,24 @@
-//! Where the store is.
+//! The URL of the store.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::error::{StoreError, StoreErrorKind};
 
-/// A SQLite file or a PostgreSQL server. `Display` hides passwords.
+/// The address of a SQLite file or a PostgreSQL server. `Display` hides passwords.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
     Sqlite(PathBuf),
-    /// A connection URL as libpq reads it.
+    /// A connection URL in the syntax of libpq.
     Postgres(String),
 }
 
 impl StoreUrl {
-    /// The SQLite file that is used when nothing is configured.
+    /// The SQLite file that is used without configuration.
     pub const DEFAULT_FILE: &str = "data/event-handler.db";
 
-    /// Reads `DATABASE_URL`: empty (the default file), `sqlite:path`, `sqlite://path`, `postgres://…` or
-    /// `postgresql://…`, the latter two also with the name of a driver (`postgresql+asyncpg://…`), which is left out.
+    /// Parses `DATABASE_URL`: empty (the default file), `sqlite:path`, `sqlite://path`, `postgres://…` or
+    /// `postgresql://…`. The name of a driver, as in `postgresql+asyncpg://…`, is removed.
     pub fn parse(text: &str) -> Result<Self, StoreError> {
         let text = text.trim();
         if text.is_empty() {
@@ -44,8 +44,8 @@ impl StoreUrl {
         Path::new(Self::DEFAULT_FILE).parent().unwrap_or(Path::new(""))
     }
 
-    /// The path of a file called `name` that is kept beside the data: in the folder of the SQLite file, or where that
-    /// is by default.
+    /// The path of a file called `name` beside the data: in the folder of the SQLite file, or on PostgreSQL in the
+    /// default folder.
     pub fn beside(&self, name: &str) -> PathBuf {
         match self {
             Self::Sqlite(path) => path.with_file_name(name),
@@ -80,7 +80,7 @@ pub(super) fn parameter<'a>(url: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
-/// The name of `path` as SQLite opens it: a URI, so that a path never reads as one by accident.
+/// `path` as a URI for SQLite. Percent-encoding keeps special characters in the path from changing its meaning.
 pub(super) fn sqlite_uri(path: &Path, mode: &str) -> String {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {
@@ -122,7 +122,7 @@ fn postgres(url: &str) -> Result<StoreUrl, StoreError> {
     Ok(StoreUrl::Postgres(url.to_owned()))
 }
 
-/// Finds what libpq would refuse later: its own words quote the URL, with the password.
+/// Refuses what libpq would refuse later, because its messages quote the URL with the password.
 fn check_shape(url: &str) -> Result<(), StoreError> {
     let percent_encoded = url
         .as_bytes()
@@ -133,7 +133,7 @@ fn check_shape(url: &str) -> Result<(), StoreError> {
         return Err(invalid("a '%' in the database URL is not followed by two hexadecimal digits; write it as %25"));
     }
     let Authority { before, hosts, after } = authority(url);
-    // The standard's URLs have one host; libpq's a list of them, each with its port.
+    // libpq allows several hosts, each with its port, but the URL standard only one: each is parsed by itself.
     let mut parameters = Vec::new();
     for host in hosts.split(',') {
         let parsed = url::Url::parse(&format!("{before}{host}{after}"))
@@ -198,10 +198,10 @@ const PARAMETERS: &[&str] = &[
     "load_balance_hosts",
 ];
 
-/// A URL in three parts.
+/// A URL, split at its hosts.
 struct Authority<'a> {
     before: &'a str,
-    /// What stands between the user and the path: hosts with their ports, separated by commas.
+    /// The hosts with their ports, separated by commas.
     hosts: &'a str,
     after: &'a str,
 }
@@ -218,7 +218,7 @@ fn without_password(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
     let end = url[start..].find('/').map_or(url.len(), |at| start + at);
     let mut shown = url.to_owned();
-    // A password that was not percent-encoded may itself contain '/': hide up to the last '@'.
+    // A password that was not percent-encoded may itself contain '/', so everything up to the last '@' is hidden.
     if let Some(at) = url[start..].rfind('@').map(|at| start + at)
         && let Some(colon) = url[start..at].find(':').map(|colon| start + colon)
         && colon < end
@@ -238,8 +238,8 @@ fn invalid(message: impl AsRef<str>) -> StoreError {
 }
 
 impl StoreError {
-    /// Whether waiting cannot help a store that has never been open. A server may come back; of what a file refuses,
-    /// only a full disk and a lock are for others to end.
+    /// Whether waiting cannot help when the store fails to open for the first time. A server may come back; for a file,
+    /// only a full disk and a lock may pass.
     pub fn stops_start(&self, url: &StoreUrl) -> bool {
         match url {
             StoreUrl::Sqlite(_) => {

@@ -1,4 +1,4 @@
-//! The only way into the log.
+//! The writer: the one connection of a process that changes the store.
 
 use diesel::{OptionalExtension as _, RunQueryDsl as _};
 
@@ -16,34 +16,34 @@ use super::outbox::{self, NewService, Orphan, Pending, Registered};
 use super::url::StoreUrl;
 use super::{identity, migrate, position, postgres, schedules, sqlite};
 
-/// A connection that appends, owned by one thread.
+/// A writing connection, owned by one thread.
 ///
-/// After any failure the connection is dropped, and the next call opens a new one: the writer
-/// works again by itself as soon as the cause is gone.
+/// After a failure the connection is dropped and the next call opens a new one, so the writer recovers by itself when
+/// the cause is gone.
 pub struct Writer {
     options: StoreOptions,
     connection: Option<Connection>,
-    /// The registered ones.
+    /// The registered services, whose open deliveries keep their events from being trimmed.
     pub(super) services: Vec<ServiceId>,
-    /// Which log it is, as of the last look.
+    /// The identity of the log, as of the last look.
     pub(super) log: Option<LogId>,
-    /// The newest event that this writer has given or seen; ids are given above it.
+    /// The newest event that this writer knows. New ids are greater than its id.
     seen: Option<Seen>,
-    /// The store lacks some of what was seen.
+    /// The store lacks events that this writer knows: it was restored from an older copy.
     pub(super) is_set_back: bool,
-    /// An operator says that it was restored.
+    /// An operator has declared the store restored.
     pub(super) is_declared: bool,
-    /// Beside a SQLite file.
+    /// The high-water mark beside a SQLite file.
     mark: Option<HighWaterMark>,
 }
 
 impl Writer {
-    /// Connects, creating the store and bringing its schema up to date.
+    /// Connects. Creates the store if the options allow it, and applies missing migrations.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
         Self::resume(options, None)
     }
 
-    /// The same for a process that has `seen` something of the log already.
+    /// Like [`Self::open`], for a process that knows events up to `seen` already.
     pub fn resume(options: StoreOptions, seen: Option<Seen>) -> Result<Self, StoreError> {
         let (connection, log, mark) = (None, None, None);
         let mut writer =
@@ -53,18 +53,18 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Which log it is; none before the store was opened.
+    /// The identity of the log; `None` before the store was opened.
     pub fn log(&self) -> Option<LogId> {
         self.log
     }
 
-    /// The newest event of it that is known.
+    /// The newest event that is known.
     pub fn seen(&self) -> Option<Seen> {
         self.seen
     }
 
-    /// Whether the store was found to lack some of what was seen. The next commit, of whatever, goes on above that and
-    /// begins with `$sys.log.restored`.
+    /// Whether the store lacks events that are known. Then the next commit, whatever it contains, begins with
+    /// `$sys.log.restored` and gives ids greater than all that are known.
     pub fn is_set_back(&self) -> bool {
         self.is_set_back
     }
@@ -82,8 +82,8 @@ impl Writer {
         })
     }
 
-    /// Finds services by their names, adding those that the store has not seen; in the order of `services`. One that
-    /// is added gets the stored events that it wants: that is decided with it, once.
+    /// Finds services by their names and adds the missing ones. Returns them in the order of `services`. A service that
+    /// is added gets the stored events that its configuration asks for, and only then.
     pub fn register(&mut self, services: &[NewService], now: Timestamp) -> Result<Vec<Registered>, StoreError> {
         let known: Vec<Registered> = self.transact(|connection| {
             let log = position::bounds(connection)?;
@@ -93,22 +93,22 @@ impl Writer {
         Ok(known)
     }
 
-    /// What is not delivered to a service, counted.
+    /// How many deliveries of a service are open or dead.
     pub fn pending(&mut self, service: ServiceId) -> Result<Pending, StoreError> {
         self.with(|connection| outbox::pending(connection, service))
     }
 
-    /// What is left for services that are none of `configured`.
+    /// Services with deliveries that are not among `configured`.
     pub fn orphans(&mut self, configured: &[String]) -> Result<Vec<Orphan>, StoreError> {
         self.with(|connection| outbox::orphans(connection, configured))
     }
 
-    /// When the next schedule is due.
+    /// When the first schedule is due.
     pub fn next_schedule(&mut self) -> Result<Option<Timestamp>, StoreError> {
         self.with(schedules::next_due)
     }
 
-    /// The retained part of the log. Looks whether it is still the log that was seen.
+    /// The oldest and the newest retained id. Also checks whether the log still has the events that are known.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
         let mut connection = self.connected()?;
         self.look(&mut connection)?;
@@ -117,14 +117,14 @@ impl Writer {
         Ok(bounds)
     }
 
-    /// When the newest event is dated.
+    /// The date of the newest event.
     pub fn newest_at(&mut self) -> Result<Option<Timestamp>, StoreError> {
         let newest: Option<(i64, i64, i64)> =
             self.with(|connection| Ok(on_backend!(connection, c => newest().first(c).optional())?))?;
         Ok(newest.map(|(_, created_at, _)| Timestamp(created_at)))
     }
 
-    /// What time it is, if the store knows: one for all nodes. Files do not.
+    /// The time by the clock of the database, which all nodes share; `None` on SQLite.
     pub fn time_of_day(&mut self) -> Result<Option<Timestamp>, StoreError> {
         self.with(|connection| match connection {
             Connection::Sqlite(_) => Ok(None),
@@ -132,7 +132,7 @@ impl Writer {
         })
     }
 
-    /// Commits a transaction that changes nothing, to prove that commits work.
+    /// Commits a transaction without lasting effect, to prove that commits work.
     pub fn probe(&mut self) -> Result<(), StoreError> {
         self.with(|connection| match connection {
             Connection::Sqlite(file) => sqlite::probe(&mut file.connection),
@@ -146,8 +146,8 @@ impl Writer {
         Timestamp(now.0.saturating_sub(window))
     }
 
-    /// Does `work` on the connection, which ends if it fails. Nothing is written beside a file that has been
-    /// replaced: what went into the write-ahead log of the old one would be taken for that of the new one.
+    /// Does `work` on the connection. The connection is closed if that fails, and also if the database file was
+    /// replaced during it.
     pub(super) fn with<T>(
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
@@ -156,8 +156,8 @@ impl Writer {
         self.keep(connection, work)
     }
 
-    /// Does `work` on `connection`, and keeps that for the next time if nothing fails on it. What one request caused is
-    /// no reason to give up the locks of a session.
+    /// Does `work` on `connection` and keeps the connection for later use, unless it may be broken. An error that a
+    /// request has caused does not close it, because that would release the leases of the session.
     pub(super) fn keep<T>(
         &mut self,
         mut connection: Connection,
@@ -179,7 +179,8 @@ impl Writer {
         WriteContext { seen, is_set_back, is_declared, now, keys_since: self.keys_since(now) }
     }
 
-    /// The connection; to be given back if nothing fails on it.
+    /// Takes the connection out of the writer, connecting first if necessary. It must be put back unless something
+    /// fails on it.
     pub(super) fn connected(&mut self) -> Result<Connection, StoreError> {
         if let Some(connection) = self.connection.take() {
             connection.verify()?;
@@ -193,7 +194,7 @@ impl Writer {
             self.seen = known.or_else(|| mark.read());
         }
         let found = self.look(&mut connection)?;
-        // An empty store in the place of another one begins anew, for a process that has seen nothing itself.
+        // An empty store in the place of another one is a new log, unless this process has seen events of the old one.
         if known.is_none() && found.last == 0 && self.seen.is_some_and(|seen| seen.log != found.log) {
             self.is_set_back = false;
             self.see(found.seen());
@@ -201,7 +202,7 @@ impl Writer {
         Ok(connection)
     }
 
-    /// Compares the store with what was seen of it.
+    /// Compares the store with the events that are known, and notes the result.
     fn look(&mut self, connection: &mut Connection) -> Result<Found, StoreError> {
         let found = identity::found(connection, self.seen.map(|seen| seen.last))?;
         self.log = Some(found.log);

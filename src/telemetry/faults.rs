@@ -1,33 +1,33 @@
-//! Points at which the program can be made to fail, one by one, by tests. Without the feature `fault-injection` none of
-//! them ever does.
+//! Fault injection: points at which tests make the program fail. Without the feature `fault-injection` none of them
+//! ever does.
 
-/// A point at which a save can fail: between the word of a member, or the end of an attempt, and its answer.
+/// A point between an ack, or the end of an attempt, and the answer that it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultPoint {
-    /// The writer's mailbox takes nothing.
+    /// The mailbox of persistence is full.
     MailboxFull,
-    /// The writer ends with the save in its hands, before the transaction.
+    /// Persistence panics with the write in its hands, before the transaction.
     WriterDiesBefore,
-    /// The store is locked by somebody else for too long: the transaction does not begin.
+    /// Another process locks the store for longer than the timeout, so the transaction does not begin.
     StoreLocked,
-    /// The transaction is given up before its end, as after a time-out.
+    /// The transaction is rolled back, as after a timeout.
     TransactionAborted,
-    /// The transaction is committed, and the connection breaks before it says so.
+    /// The transaction is committed, but the connection breaks before the answer.
     CommitUnconfirmed,
-    /// The writer ends after the transaction, before it answers.
+    /// Persistence panics after the transaction, before it answers.
     WriterDiesAfter,
-    /// The store has another epoch of the durable subscription.
+    /// The store has another fencing epoch of the consumer.
     EpochRefused,
-    /// Another process holds the durable subscription, or so it seems.
+    /// Another process seems to have the lease of the consumer.
     LeaseRefused,
-    /// The part that keeps durable subscriptions ends before it saves.
+    /// The actor of the consumers panics before it stores anything.
     ConsumersDieBefore,
-    /// The same, after the save and before anybody is told.
+    /// The actor of the consumers panics after it has stored, before anybody is told.
     ConsumersDieAfter,
 }
 
 impl FaultPoint {
-    /// All of them.
+    /// All points.
     pub const ALL: [Self; 10] = [
         Self::MailboxFull,
         Self::WriterDiesBefore,
@@ -41,7 +41,7 @@ impl FaultPoint {
         Self::ConsumersDieAfter,
     ];
 
-    /// The name in requests.
+    /// The name of the point in requests of tests.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MailboxFull => "mailbox_full",
@@ -58,7 +58,7 @@ impl FaultPoint {
     }
 }
 
-/// Whether the program is to fail here, now.
+/// Whether to fail here and now.
 #[cfg(not(feature = "fault-injection"))]
 pub const fn strikes(_: FaultPoint) -> bool {
     false
@@ -76,17 +76,17 @@ mod armed {
     static LEFT: [AtomicU64; FaultPoint::ALL.len()] = [const { AtomicU64::new(0) }; FaultPoint::ALL.len()];
     static HITS: [AtomicU64; FaultPoint::ALL.len()] = [const { AtomicU64::new(0) }; FaultPoint::ALL.len()];
 
-    /// Has the program fail so often at `point`, from now on.
+    /// Makes the program fail at `point` this many times.
     pub fn arm(point: FaultPoint, times: u64) {
         LEFT[point as usize].store(times, SeqCst);
     }
 
-    /// How often it has failed there.
+    /// How often it has failed at `point`.
     pub fn hits(point: FaultPoint) -> u64 {
         HITS[point as usize].load(SeqCst)
     }
 
-    /// Whether the program is to fail here, now.
+    /// Whether to fail here and now. Each true answer uses up one of the armed times.
     pub fn strikes(point: FaultPoint) -> bool {
         let left = LEFT[point as usize].fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
         let is_struck = left.is_ok();

@@ -1,4 +1,4 @@
-//! What is well and what is not, for `/health/ready` and the edge.
+//! The health of the process, for `/health/ready` and for refusals at the edge.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,18 +8,19 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, OnceCell};
 
-/// The health of the process, part by part.
+/// The health of the process and its parts.
 #[derive(Debug)]
 pub struct Health {
     pub store: Arc<StoreHealth>,
     pub actors: Arc<ActorsHealth>,
     draining: AtomicBool,
-    /// What is to be said of the bus.
+    /// The status of the bus in the answer.
     bus: &'static str,
 }
 
 impl Health {
-    /// Nothing is well yet; see [`StoreHealth::new`] for `hang_timeout`. `has_bus`: a bus is configured; none is used.
+    /// Everything begins as down. See [`StoreHealth::new`] for `hang_timeout`. `has_bus` says whether a bus is
+    /// configured, which this version does not use.
     pub fn new(hang_timeout: Duration, has_bus: bool) -> Self {
         Self {
             store: Arc::new(StoreHealth::new(hang_timeout)),
@@ -29,12 +30,12 @@ impl Health {
         }
     }
 
-    /// From now on not ready: the process is about to end.
+    /// Reports not ready from now on, because the process is about to end.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Ready again, as far as that goes: the process goes on after all.
+    /// Ends draining, because the process goes on after all. It may still not be ready for other reasons.
     pub fn stop_draining(&self) {
         self.draining.store(false, Ordering::Release);
     }
@@ -43,7 +44,7 @@ impl Health {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Whether everything is well, and each part's own word.
+    /// Whether the process is ready, and the status of each part.
     pub fn describe(&self) -> (bool, Value) {
         let (store_ok, actors_ok) = (self.store.is_well(), self.actors.is_well());
         let ready = store_ok && actors_ok && !self.is_draining();
@@ -57,21 +58,21 @@ impl Health {
     }
 }
 
-/// Why the store refuses.
+/// The last error of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastError {
-    /// A short name.
+    /// The name of its kind.
     pub kind: &'static str,
-    /// What anybody may know.
+    /// An explanation for any caller.
     pub meaning: &'static str,
-    /// The store's own words, in one line: for operators.
+    /// The store's own message in one line, for operators only.
     pub message: String,
 }
 
-/// Whether the store takes writes, and can be read.
+/// Whether the store takes writes and can be read.
 ///
-/// A store that blocks its only writer cannot be reported by that writer. So the writer leaves the time when it
-/// begins something, and whoever asks judges for himself.
+/// A writer that is blocked by the store cannot report that. So it notes when it begins an operation, and whoever asks
+/// decides whether it has taken too long.
 #[derive(Debug)]
 pub struct StoreHealth {
     up: AtomicBool,
@@ -80,13 +81,13 @@ pub struct StoreHealth {
     found_unusable: Notify,
     hang_timeout: Duration,
     created: Instant,
-    /// Milliseconds from `created`, plus one; 0 while nothing is under way.
+    /// Milliseconds since `created`, plus one; 0 while the writer is idle.
     busy_since: AtomicU64,
-    /// Why it cannot be read.
+    /// Why the store cannot be read; `None` if it can.
     unreadable: Mutex<Option<LastError>>,
 }
 
-/// Something under way at the store; see [`StoreHealth::begin`].
+/// An operation of the writer; see [`StoreHealth::begin`].
 #[must_use]
 pub struct StoreOperation<'a>(&'a StoreHealth);
 
@@ -97,8 +98,8 @@ impl Drop for StoreOperation<'_> {
 }
 
 impl StoreHealth {
-    /// Not opened yet. An operation that takes longer than `hang_timeout` counts as a failure while it lasts: a server
-    /// that hangs says nothing.
+    /// A store that is not open yet. While an operation takes longer than `hang_timeout`, the store counts as down,
+    /// because a server that hangs reports no error.
     pub fn new(hang_timeout: Duration) -> Self {
         Self {
             up: AtomicBool::new(false),
@@ -117,17 +118,17 @@ impl StoreHealth {
         self.up.load(Ordering::Acquire) && self.hanging_for().is_none()
     }
 
-    /// Whether it takes writes and gives what is asked of it.
+    /// Whether the store takes writes and can be read.
     pub fn is_well(&self) -> bool {
         self.is_up() && self.is_readable()
     }
 
-    /// Whether no read has failed that has not succeeded since.
+    /// Whether the last failed read, if there was one, has succeeded since.
     pub fn is_readable(&self) -> bool {
         lock(&self.unreadable).is_none()
     }
 
-    /// A read failed.
+    /// Notes that a read has failed.
     pub fn set_unreadable(&self, last_error: LastError) {
         *lock(&self.unreadable) = Some(last_error);
     }
@@ -136,7 +137,8 @@ impl StoreHealth {
         *lock(&self.unreadable) = None;
     }
 
-    /// The writer begins an operation that may block; it has ended when the result is dropped. One at a time.
+    /// Notes that the writer begins an operation that may block. The operation lasts until the result is dropped; there
+    /// is one at a time.
     pub fn begin(&self) -> StoreOperation<'_> {
         self.busy_since.store(self.now_ms() + 1, Ordering::Release);
         StoreOperation(self)
@@ -157,19 +159,19 @@ impl StoreHealth {
         self.up.store(true, Ordering::Release);
     }
 
-    /// The store refuses.
+    /// Notes that the store refuses writes.
     pub fn set_down(&self, last_error: LastError) {
         *lock(&self.reason) = Some(last_error);
         self.up.store(false, Ordering::Release);
     }
 
-    /// Nothing that this process could wait for makes the store usable; `message` is one line.
+    /// Notes that waiting cannot make the store usable, so that the process has to end. `message` is one line.
     pub fn set_unusable(&self, message: &str) {
         let _ = self.unusable.set(message.to_owned());
         self.found_unusable.notify_one();
     }
 
-    /// Why the store cannot be used, as soon as that is known. For one that waits at a time.
+    /// Waits until the store is found unusable, and returns why. Only one task may wait at a time.
     pub async fn unusable(&self) -> String {
         loop {
             if let Some(message) = self.unusable.get() {
@@ -179,7 +181,7 @@ impl StoreHealth {
         }
     }
 
-    /// Why it refuses.
+    /// Why the store refuses writes; `None` if it does not.
     pub fn reason(&self) -> Option<LastError> {
         let hangs = |time: Duration| LastError {
             kind: "hanging",
@@ -189,7 +191,7 @@ impl StoreHealth {
         lock(&self.reason).clone().or(self.hanging_for().map(hangs))
     }
 
-    /// For anybody.
+    /// The status for any caller.
     pub fn describe(&self) -> Value {
         let down = |kind: &str, message: &str| json!({ "status": "down", "reason": kind, "message": message });
         match (self.reason(), &*lock(&self.unreadable)) {
@@ -200,7 +202,7 @@ impl StoreHealth {
         }
     }
 
-    /// The same for operators, with the store's own words.
+    /// The status with the store's own message, for operators.
     pub fn describe_in_full(&self) -> Value {
         let mut described = self.describe();
         if let Some(LastError { message, .. }) = self.reason().or_else(|| lock(&self.unreadable).clone()) {
@@ -210,7 +212,7 @@ impl StoreHealth {
     }
 }
 
-/// Which supervised actors are at work.
+/// Which supervised actors are running.
 #[derive(Debug, Default)]
 pub struct ActorsHealth(Mutex<BTreeMap<String, bool>>);
 
@@ -223,7 +225,7 @@ impl ActorsHealth {
         lock(&self.0).get(name).copied().unwrap_or_default()
     }
 
-    /// Whether there are any, and all are at work.
+    /// Whether there are actors and all of them are running.
     pub fn is_well(&self) -> bool {
         let actors = lock(&self.0);
         !actors.is_empty() && actors.values().all(|running| *running)
@@ -237,7 +239,7 @@ impl ActorsHealth {
     }
 }
 
-/// A panic while holding one of these locks leaves a whole value behind.
+/// A poisoned lock is used all the same: a panic cannot leave one of these values half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The metrics: Prometheus names, base units, label sets that do not grow with load.
+//! The metrics, with Prometheus names and base units. The number of label values does not grow with load.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// All metrics at zero, in a registry of their own.
+            /// Creates all metrics at zero, in a registry of their own.
             ///
             /// # Errors
             /// When two metrics share a name.
@@ -44,14 +44,14 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Everything that is counted.
+    /// All metrics of the program.
     pub struct Metrics {
         build_info: IntGaugeVec = IntGaugeVec::new(opts("build_info", "Version of the program; always 1."), &["version"]),
         http_duration: HistogramVec = HistogramVec::new(
             HistogramOpts::new("http_request_duration_seconds", "Time to answer HTTP requests.").buckets(LATENCY.into()),
             &["method", "route", "code"],
         ),
-        /// Publish requests by the status they were answered with.
+        /// Publish requests by the HTTP status of their answers.
         publishes: IntCounterVec = IntCounterVec::new(opts("publishes_total", "Publish requests by HTTP status."), &["code"]),
         events: IntCounter = IntCounter::with_opts(opts("events_committed_total", "Events committed to the store.")),
         commit_duration: Histogram = Histogram::with_opts(histogram("commit_duration_seconds", "Time of one group commit.", LATENCY)),
@@ -105,14 +105,14 @@ metrics! {
 }
 
 impl Metrics {
-    /// A group of `events` was committed in `time`.
+    /// Counts a group commit of `events` that took `time`.
     pub fn commit(&self, events: usize, time: Duration) {
         self.events.inc_by(events as u64);
         self.commit_events.observe(events as f64);
         self.commit_duration.observe(time.as_secs_f64());
     }
 
-    /// Frames were queued for clients.
+    /// Counts event frames that were queued for subscribers.
     pub fn pushed(&self, frames: u64, bytes: u64) {
         if frames > 0 {
             self.frames_pushed.inc_by(frames);
@@ -120,20 +120,20 @@ impl Metrics {
         }
     }
 
-    /// Frames were queued for a client that was catching up.
+    /// Counts event frames that were queued for a subscriber that was catching up.
     pub fn caught_up(&self, frames: u64, bytes: u64) {
         self.pushed(frames, bytes);
         self.caught_up_frames.inc_by(frames);
     }
 
-    /// What a shard holds in memory.
+    /// Sets the bytes that a shard has in send queues and as recent events.
     pub fn queued(&self, shard: usize, queued: usize, recent: usize) {
         let shard = shard.to_string();
         self.queue_bytes.with_label_values(&[&shard]).set(queued as i64);
         self.recent_bytes.with_label_values(&[&shard]).set(recent as i64);
     }
 
-    /// How far the slowest client of a shard is behind.
+    /// Sets by how many events the slowest subscriber of a shard is behind.
     pub fn lag(&self, shard: usize, events: i64) {
         self.lag_events.with_label_values(&[&shard.to_string()]).set(events);
     }

@@ -1,4 +1,4 @@
-//! What the program says of itself.
+//! Logs, metrics and health of the program, and fault injection for tests.
 
 pub mod faults;
 pub mod health;

@@ -1,4 +1,4 @@
-//! The customary metrics of a process, read from the kernel when they are asked for.
+//! The standard process metrics of Prometheus, read from the kernel at each scrape.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// CPU time, memory, threads, open files, and start time of this process.
 ///
-/// A figure that the kernel does not tell keeps its last value.
+/// A value that the kernel does not tell keeps its last reading.
 pub struct ProcessMetrics {
     cpu_seconds: Counter,
     resident: Gauge,
@@ -51,7 +51,7 @@ impl ProcessMetrics {
             self.resident.set(stat.resident_pages * page_size() as f64);
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // The one through which they are counted is not among them any more.
+            // The descriptor by which the others are counted is closed by now.
             self.open_files.set(open.count().saturating_sub(1) as f64);
         }
         if let Some(max) = getrlimit(Resource::Nofile).current {
@@ -76,7 +76,7 @@ impl Collector for ProcessMetrics {
     }
 }
 
-/// Of `/proc/self/stat`, what is shown; see proc_pid_stat(5).
+/// The fields of `/proc/self/stat` that are shown; see proc_pid_stat(5).
 struct Stat {
     threads: f64,
     start_ticks: f64,
@@ -90,7 +90,8 @@ impl Stat {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // The name of the program may hold spaces and parentheses; it is the second field, and this begins with the third.
+        // The second field, the name of the program, may contain spaces and parentheses. Fields are counted from the
+        // third one, after the last parenthesis.
         let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse().ok();
         Some(Self {

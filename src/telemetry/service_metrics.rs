@@ -1,4 +1,4 @@
-//! The metrics of one downstream service, looked up once.
+//! The metrics of one service, looked up once so that counting needs no look-up.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const STATES: [BreakerState; 5] = [
     BreakerState::ForcedClosed,
 ];
 
-/// What is counted of one service.
+/// The metrics of one service.
 #[derive(Debug)]
 pub struct ServiceMetrics {
     attempts: [IntCounter; OUTCOMES.len()],
@@ -33,7 +33,7 @@ pub struct ServiceMetrics {
 }
 
 impl Metrics {
-    /// Those of `service`; all of them appear from now on.
+    /// The metrics of `service`, which are exported from now on.
     pub fn service(&self, service: &str) -> ServiceMetrics {
         ServiceMetrics {
             attempts: OUTCOMES.map(|outcome| self.delivery_attempts.with_label_values(&[service, outcome])),
@@ -51,7 +51,7 @@ impl Metrics {
 }
 
 impl ServiceMetrics {
-    /// An attempt ended.
+    /// Counts an attempt by its outcome and duration.
     pub fn attempted(&self, outcome: &str, took: Duration) {
         if let Some(at) = OUTCOMES.iter().position(|known| *known == outcome) {
             self.attempts[at].inc();
@@ -59,19 +59,19 @@ impl ServiceMetrics {
         self.attempt_duration.observe(took.as_secs_f64());
     }
 
-    /// An event was delivered, this long after its commit.
+    /// Records the time from the commit of an event to its delivery.
     pub fn latency(&self, latency: Duration) {
         self.latency.observe(latency.as_secs_f64());
     }
 
-    /// The breaker is in `state` now.
+    /// Exports `state` as the present state of the breaker.
     pub fn state(&self, state: BreakerState) {
         for (at, known) in STATES.iter().enumerate() {
             self.states[at].set(i64::from(*known == state));
         }
     }
 
-    /// The breaker changed to `state`.
+    /// Counts a transition of the breaker to `state`.
     pub fn turned(&self, state: BreakerState) {
         self.state(state);
         if let Some(at) = STATES.iter().position(|known| *known == state) {
@@ -79,12 +79,12 @@ impl ServiceMetrics {
         }
     }
 
-    /// Something waited, and the breaker did not let it go.
+    /// Counts that the breaker has held back a waiting delivery.
     pub fn not_permitted(&self) {
         self.not_permitted.inc();
     }
 
-    /// Delivered so far.
+    /// Deliveries made since the start.
     pub fn delivered(&self) -> u64 {
         self.attempts[0].get()
     }
@@ -97,7 +97,7 @@ impl ServiceMetrics {
         self.dead.set(dead);
     }
 
-    /// How long the oldest event that is not delivered has waited.
+    /// Sets the age of the oldest event that waits for its delivery.
     pub fn oldest(&self, age: Duration) {
         self.oldest.set(age.as_secs_f64());
     }

@@ -158,14 +158,9 @@ impl SendQueue {
         self.end();
     }
 
-    /// Ends the connection with `frame`, instead of what is queued; only a piece already begun is finished first.
-    pub fn close_now(self: &Rc<Self>, frame: &CloseFrame) {
-        self.close_now_with(frame.code, frame.encode());
-    }
-
     /// Ends the connection for the reason `code` with `last_words`, instead of what is queued; only a piece already
     /// begun is finished first.
-    pub fn close_now_with(self: &Rc<Self>, code: u16, last_words: Bytes) {
+    pub fn close_now(self: &Rc<Self>, code: u16, last_words: Bytes) {
         if self.is_closed() {
             return;
         }

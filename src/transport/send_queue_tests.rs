@@ -92,7 +92,7 @@ async fn what_is_pushed_in_one_turn_is_one_write() {
         }
         assert_eq!(send_queue.queued_bytes(), 6);
         assert_eq!(read(&mut peer, 6).await, b"abcdef");
-        assert_eq!((shard.writes(), send_queue.queued_bytes()), (turn, 0));
+        assert_eq!((shard.due.writes.get(), send_queue.queued_bytes()), (turn, 0));
     }
 }
 
@@ -170,7 +170,7 @@ async fn close_comes_after_what_is_queued_and_waits_for_the_peer() {
     send_queue.push(Bytes::from_static(b"last"));
     send_queue.close(&BYE);
     send_queue.push(Bytes::from_static(b"too late"));
-    send_queue.close_now(&CloseFrame::new(4101, ""));
+    send_queue.close_now(4101, CloseFrame::new(4101, "").encode());
     assert!(send_queue.is_closed() && !send_queue.is_gone());
     assert_eq!(send_queue.close_code(), Some(1000));
     assert_eq!(read_to_end(&mut peer).await, [b"last", BYE_BYTES].concat());
@@ -202,12 +202,12 @@ async fn close_now_replaces_what_is_queued_but_finishes_what_is_begun() {
     send_queue.push(begun.clone().into());
     send_queue.push(Bytes::from_static(b"never"));
     until(|| is_blocked(&send_queue)).await;
-    send_queue.close_now(&BYE);
+    send_queue.close_now(BYE.code, BYE.encode());
     assert!(read_to_end(&mut peer).await == [&begun[..], BYE_BYTES].concat());
 
     let (shard, fresh) = self::send_queue();
     fresh.push(Bytes::from_static(b"never"));
-    fresh.close_now(&BYE);
+    fresh.close_now(BYE.code, BYE.encode());
     assert_eq!(shard.budget.used(), BYE_BYTES.len());
 }
 
@@ -414,7 +414,7 @@ proptest! {
                 Step::CloseNow(k) => {
                     let (send_queue, expected, _) = &mut parts[k];
                     if !send_queue.is_closed() {
-                        send_queue.close_now(&BYE);
+                        send_queue.close_now(BYE.code, BYE.encode());
                         let kept = send_queue.queued_bytes() - BYE_BYTES.len();
                         expected.truncate(kept);
                         expected.extend_from_slice(BYE_BYTES);

@@ -21,7 +21,7 @@ async fn a_new_writer_is_asked_for_the_lease_of_a_service_at_once() {
         service,
         slot: Arc::clone(&slot),
         position: Arc::default(),
-        reader: Reader::new(fixture::store(dir.path())).expect("a pool"),
+        reader: Reader::unwatched(fixture::store(dir.path())),
         metrics: Arc::new(Metrics::new().expect("distinct names")),
         log_activity: false,
     };

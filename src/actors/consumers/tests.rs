@@ -19,7 +19,7 @@ fn parts(dir: &std::path::Path) -> ConsumersParts {
     ConsumersParts {
         persistence: Address::vacant(),
         config: Config::load(LoadArgs::default(), []).expect("the defaults").consumers,
-        reader: Reader::new(fixture::store(dir)).expect("a pool"),
+        reader: Reader::unwatched(fixture::store(dir)),
         position: Arc::default(),
         metrics: Arc::new(Metrics::new().expect("metrics")),
         pushes: Arc::default(),

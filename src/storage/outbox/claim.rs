@@ -1,4 +1,4 @@
-//! Reading what is to be delivered next, with its events.
+//! Reads the deliveries that are to be made next, with their events.
 
 use std::fmt::Write as _;
 
@@ -20,40 +20,40 @@ use crate::storage::connection::{Connection, SqliteFile};
 use crate::storage::error::StoreError;
 use crate::storage::fragments;
 
-/// Which open deliveries of a service.
+/// Which open deliveries of a service to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// Never tried, of this lane, after this event; in the order of ids.
+    /// Deliveries of this lane that were never attempted, after this event; in the order of ids.
     Waiting { lane: Lane, after: EventId },
-    /// To be tried again, and due by now; after this one, in the order in which they became due.
+    /// Deliveries to be retried that are due by `now`, after this one; in the order in which they are due.
     Due { now: Timestamp, after: (Timestamp, EventId) },
-    /// All of an ordering key; in the order of ids.
+    /// All open deliveries of an ordering key; in the order of ids.
     Key { key: ByteString },
 }
 
-/// An open delivery.
+/// An open delivery and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claimed {
     pub event: Event,
     pub lane: Lane,
-    /// Made so far.
+    /// Attempts made so far.
     pub attempts: u32,
-    /// Those of them made before it was last redriven or replayed.
+    /// Attempts made before the last redrive or replay. They do not count for the retry policy.
     pub spent: u32,
-    /// When it is to be tried, unless at once.
+    /// When it is due; `None` if at once.
     pub due_at: Option<Timestamp>,
-    /// The last open one before it with its ordering key.
+    /// The newest open delivery before this one with the same ordering key.
     pub behind: Option<EventId>,
 }
 
 impl Claimed {
-    /// By what the dispatcher knows it.
+    /// How the dispatcher identifies the delivery.
     pub fn work_id(&self) -> WorkId {
         WorkId::Delivery(self.event.id)
     }
 }
 
-/// At most `max_rows`; the last event may exceed `max_bytes`.
+/// Reads at most `max_rows` deliveries. The last event may exceed `max_bytes`, so that something is returned.
 pub(in crate::storage) fn claim(
     connection: &mut Connection,
     service: ServiceId,
@@ -114,7 +114,7 @@ struct ClaimRows {
 
 impl QueryId for ClaimRows {
     type QueryId = ();
-    // The text varies with the claim: it is the cache's key.
+    // The text of the statement varies with the claim, so diesel caches it by its text.
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
@@ -123,8 +123,8 @@ impl Query for ClaimRows {
 }
 
 impl ClaimRows {
-    /// States stand in the text and not in parameters: only so do partial indexes apply. `CROSS JOIN` makes SQLite
-    /// begin with the deliveries.
+    /// States are part of the text and not parameters, because only then do the partial indexes apply. `CROSS JOIN`
+    /// makes SQLite begin with the deliveries.
     fn walk<'b, DB>(&'b self, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()>
     where
         DB: Backend + HasSqlType<BigInt> + HasSqlType<SmallInt> + HasSqlType<Text>,

@@ -1,4 +1,4 @@
-//! New deliveries, in the transaction of their events.
+//! Adds the deliveries of new events, in the same transaction.
 
 use diesel::pg::{Pg, PgConnection};
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
@@ -12,11 +12,11 @@ use crate::domain::routes::{Routes, ServiceId};
 use crate::storage::connection::{Connection, SqliteFile};
 use crate::storage::error::StoreError;
 
-/// Rows of the large and the small statement on SQLite.
+/// Rows of the large and the small statement on SQLite. Few fixed sizes keep the number of prepared statements small.
 const MANY: usize = 64;
 const SOME: usize = 8;
 
-/// How many deliveries of each lane were added for a service.
+/// How many deliveries were added, by service and lane.
 pub type Enqueued = Vec<(ServiceId, [u32; Lane::COUNT])>;
 
 struct Row<'a> {
@@ -26,7 +26,7 @@ struct Row<'a> {
     key: Option<&'a str>,
 }
 
-/// Adds a delivery for each service that is to get one of `events`, and counts them in `enqueued`.
+/// Adds a delivery for each service that the routes find for one of `events`, and counts them in `enqueued`.
 pub(in crate::storage) fn enqueue<'a>(
     connection: &mut Connection,
     routes: &Routes,
@@ -84,7 +84,7 @@ fn on_postgres(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), St
 /// An insert of exactly `N` rows.
 struct InsertRows<'a, const N: usize>(&'a [Row<'a>; N]);
 
-/// Names the statement for diesel's cache.
+/// The type by which diesel caches the statement.
 struct InsertRowsId<const N: usize>;
 
 impl<const N: usize> QueryId for InsertRows<'_, N> {

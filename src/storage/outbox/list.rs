@@ -1,4 +1,4 @@
-//! Looking at deliveries: for operators, traces and the status of events.
+//! Reads deliveries for operators, traces and the status of events.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::schema::{deliveries, delivery_attempts};
 
-/// A delivery as it stands.
+/// A delivery as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryRecord {
     pub event_id: EventId,
@@ -24,7 +24,7 @@ pub struct DeliveryRecord {
     pub due_at: Option<Timestamp>,
     pub key: Option<String>,
     pub attempts: u32,
-    /// When the last attempt ended, and how.
+    /// When the last attempt ended. It and the fields below are `None` before the first attempt ends.
     pub finished_at: Option<Timestamp>,
     pub took_us: Option<i64>,
     pub http_status: Option<u16>,
@@ -43,17 +43,17 @@ pub struct AttemptRecord {
     pub answer: Option<String>,
 }
 
-/// What is not delivered to a service, counted.
+/// How many deliveries of a service are open or dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pending {
-    /// By lane, in the order of [`Lane::ALL`].
+    /// Never attempted; by lane, in the order of [`Lane::ALL`].
     pub waiting: [i64; Lane::COUNT],
     pub retrying: [i64; Lane::COUNT],
     pub dead: i64,
 }
 
 impl Pending {
-    /// What is still to be delivered, of all lanes.
+    /// The open deliveries of all lanes.
     pub fn open(&self) -> i64 {
         self.waiting.iter().chain(&self.retrying).sum()
     }
@@ -102,13 +102,14 @@ macro_rules! columns {
 }
 pub(super) use columns;
 
-/// The condition as text: only so does the partial index of open deliveries apply.
+/// The condition as text and not as a parameter, because only then does the partial index of unfinished deliveries
+/// apply.
 pub(super) fn is(state: DeliveryState) -> diesel::expression::SqlLiteral<Bool> {
     let open = if state == DeliveryState::Delivered { "" } else { " AND state <> 2" };
     sql(&format!("state = {}{open}", state as i16))
 }
 
-/// All deliveries of one event, by service.
+/// All deliveries of one event, in the order of services.
 pub(in crate::storage) fn deliveries_of(
     connection: &mut Connection,
     event_id: EventId,
@@ -119,7 +120,7 @@ pub(in crate::storage) fn deliveries_of(
     Ok(rows.into_iter().map(record).collect())
 }
 
-/// All failed attempts of one event's deliveries, by service and number.
+/// All failed attempts to deliver one event, in the order of services and attempts.
 pub(in crate::storage) fn attempts(
     connection: &mut Connection,
     event_id: EventId,
@@ -150,7 +151,7 @@ pub(in crate::storage) fn attempts(
     Ok(rows.into_iter().map(attempt).collect())
 }
 
-/// The status of those of `ids` that are not processed.
+/// The status of each of `ids` that is not processed.
 pub(in crate::storage) fn statuses(
     connection: &mut Connection,
     ids: &[EventId],
@@ -158,10 +159,10 @@ pub(in crate::storage) fn statuses(
     let mut statuses = BTreeMap::new();
     for ids in ids.chunks(500) {
         let (low, high) = (ids.iter().min().copied().unwrap_or(1), ids.iter().max().copied().unwrap_or(0));
-        // `state + 0`: else PostgreSQL may prefer the partial index of all that is open, from end to end.
+        // `state + 0` keeps PostgreSQL from walking the whole partial index of unfinished deliveries.
         let query =
             deliveries::table.filter(sql::<Bool>("state + 0 <> 2")).select((deliveries::event_id, deliveries::state));
-        // Close together they are one walk.
+        // Ids that lie close together are read in one walk.
         let are_close = high - low < 4 * ids.len() as i64;
         let rows: Vec<(i64, i16)> = if are_close {
             let query = query.filter(deliveries::event_id.ge(low)).filter(deliveries::event_id.le(high));
@@ -179,7 +180,8 @@ pub(in crate::storage) fn statuses(
     Ok(statuses)
 }
 
-/// Counts what is not delivered to a service: a walk over just that, in the index.
+/// Counts the deliveries of a service that are open or dead. It walks only these in the index, so it takes longer the
+/// more there are.
 pub(in crate::storage) fn pending(connection: &mut Connection, service: ServiceId) -> Result<Pending, StoreError> {
     let query = deliveries::table
         .filter(sql::<Bool>("state <> 2"))
@@ -200,7 +202,7 @@ pub(in crate::storage) fn pending(connection: &mut Connection, service: ServiceI
     Ok(pending)
 }
 
-/// The oldest event that is still to be delivered to a service.
+/// The oldest event with an open delivery to a service.
 pub(in crate::storage) fn oldest_open(
     connection: &mut Connection,
     service: ServiceId,
@@ -222,7 +224,7 @@ pub(in crate::storage) fn oldest_open(
     Ok(oldest)
 }
 
-/// When the next retry of a service is due.
+/// When the first retry of a service after `after` is due.
 pub(in crate::storage) fn next_due(
     connection: &mut Connection,
     service: ServiceId,

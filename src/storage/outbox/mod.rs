@@ -1,8 +1,8 @@
-//! The outbox: the deliveries of events to services, written in the transaction of their events.
+//! The outbox: stored deliveries of events to services, written in the transaction of their events.
 //!
 //! - *OB-1* An event and its deliveries are committed together.
-//! - *OB-2* What is not settled is claimed again after a crash: claiming writes nothing.
-//! - *OB-3* A claim costs the same however long the log is and however much waits for other services.
+//! - *OB-2* A claim writes nothing: after a crash, whatever has no stored outcome is claimed again.
+//! - *OB-3* The cost of a claim depends neither on the length of the log nor on what waits for other services.
 
 mod claim;
 mod enqueue;

@@ -1,4 +1,4 @@
-//! Deliveries of services that are not configured any more: they wait for somebody who does not come.
+//! Orphans: deliveries of services that are no longer configured. Nothing delivers them until an operator acts.
 
 use std::collections::HashSet;
 
@@ -16,10 +16,10 @@ use crate::storage::schema::{deliveries, delivery_attempts};
 use super::list::{Pending, is, pending};
 use super::services::names;
 
-/// Deliveries that one step moves or cancels.
+/// Deliveries that one step moves or cancels, at most.
 const STEP: usize = 500;
 
-/// What is left for a service that is not configured.
+/// The deliveries of a service that is not configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
     pub service: ServiceId,
@@ -27,34 +27,34 @@ pub struct Orphan {
     pub pending: Pending,
 }
 
-/// What is to become of the deliveries of such a service.
+/// What to do with the deliveries of an orphan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrphanAction {
-    /// Another one gets them, those that are dead too.
+    /// Moves the open and the dead ones to another service.
     MoveTo(ServiceId),
-    /// Those that are open are dead.
+    /// Makes the open ones dead.
     Cancel,
 }
 
-/// What a step did.
+/// How many deliveries one step has settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OrphansSettled {
-    /// Open ones that it has moved or cancelled, by lane.
+    /// Open ones that were moved or cancelled, by lane.
     pub open: [i64; Lane::COUNT],
-    /// Dead ones that it has moved.
+    /// Dead ones that were moved.
     pub dead: i64,
-    /// Those that it has let go because the other service has one of the same event.
+    /// Deliveries that were deleted because the other service has one of the same event.
     pub duplicates: i64,
 }
 
 impl OrphansSettled {
-    /// Whether there was nothing left to do.
+    /// Whether there was nothing left to settle.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// The services that have deliveries and are none of `configured`.
+/// Services with deliveries that are not among `configured`. Consumers are no orphans.
 pub(in crate::storage) fn orphans(
     connection: &mut Connection,
     configured: &[String],
@@ -73,7 +73,7 @@ pub(in crate::storage) fn orphans(
     Ok(orphans)
 }
 
-/// Settles a bounded number of the deliveries of `from`. Within a transaction that holds the writer's lock.
+/// Settles a bounded number of the deliveries of `from`. The transaction must hold the writer's lock.
 pub(in crate::storage) fn settle_orphans(
     connection: &mut Connection,
     from: ServiceId,
@@ -116,7 +116,7 @@ fn ids(found: &[(EventId, i16)]) -> Vec<EventId> {
     found.iter().map(|(id, _)| *id).collect()
 }
 
-/// Deletes those of `found` whose event `to` has a delivery of; which these were.
+/// Deletes the deliveries in `found` whose event `to` has a delivery of already. Returns their events.
 fn delete_duplicates(
     connection: &mut Connection,
     from: ServiceId,
@@ -140,8 +140,8 @@ fn delete_duplicates(
     Ok(duplicates.into_iter().collect())
 }
 
-/// Makes `found`, all of the same state, deliveries to `to`. What was never attempted is due now: whoever delivers to
-/// `to` has looked at older ids before, but looks again for what is due.
+/// Moves `found`, which all have the same state, from one service to another. Those never attempted become due retries:
+/// the client of `to` has read past their ids and would not find them as new ones.
 fn reassign(
     connection: &mut Connection,
     from: ServiceId,

@@ -1,4 +1,4 @@
-//! Pages of deliveries, the newest first.
+//! Pages of deliveries for operators, the newest first.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::schema::{deliveries, delivery_attempts, events};
 
-/// Ids that one statement looks at in search of what is delivered.
+/// Ids that one statement spans in search of delivered ones, which no index of their own finds.
 const WINDOW: i64 = 32_768;
 const MAX_WINDOWS: usize = 32;
 /// Ids in one statement.
 const IDS: usize = 500;
 
-/// Which deliveries.
+/// Which deliveries to list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryFilter {
     pub services: Vec<ServiceId>,
@@ -32,33 +32,33 @@ pub struct DeliveryFilter {
     pub limit: usize,
 }
 
-/// A piece of what a [`DeliveryFilter`] finds.
+/// A page of deliveries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeliveryPage {
-    /// All deliveries of an event, or none: these may be a few more than asked for.
+    /// All matching deliveries of each event on the page, which may be a few more than asked for.
     pub deliveries: Vec<ListedDelivery>,
-    /// There may be more before this event.
+    /// Where the next page goes on; `None` at the end.
     pub next_before: Option<EventId>,
 }
 
-/// A delivery, with what it takes to recognize it.
+/// A delivery with the name of its event and its last error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedDelivery {
     pub delivery: DeliveryRecord,
-    /// None if the event is no longer retained.
+    /// The name and date of the event; `None` if it is no longer retained.
     pub event: Option<(String, Timestamp)>,
-    /// What went wrong last.
+    /// How the last attempt failed.
     pub last_error: Option<String>,
 }
 
-/// A page, fewer than asked for before the end if what is delivered lies far apart.
+/// A page of deliveries. It may be shorter than asked for before the end, if the delivered ones lie far apart.
 pub(in crate::storage) fn deliveries(
     connection: &mut Connection,
     filter: &DeliveryFilter,
 ) -> Result<DeliveryPage, StoreError> {
     let before = filter.before.unwrap_or(EventId::MAX);
     let mut found = Vec::new();
-    // From here on up to `before`, everything was found.
+    // Everything from here up to `before` was found.
     let mut floor = 0;
     for &service in &filter.services {
         for &state in &filter.states {
@@ -89,12 +89,12 @@ pub(in crate::storage) fn deliveries(
     Ok(DeliveryPage { deliveries: complete(connection, found)?, next_before: (floor > 1).then_some(floor) })
 }
 
-/// Where a page that was cut ends.
+/// The last event that a statement has returned, if its limit has cut it short; 0 if it returned everything.
 fn floor_of(rows: &[Row], limit: usize) -> EventId {
     rows.last().filter(|_| rows.len() >= limit).map_or(0, |((event_id, ..), _)| *event_id)
 }
 
-/// Looks at a bounded number of ids; returns the lowest.
+/// Finds delivered ones within a bounded number of ids. Returns the lowest id down to which it has looked.
 fn delivered(
     connection: &mut Connection,
     service: ServiceId,
@@ -131,7 +131,7 @@ fn delivered(
     Ok(high)
 }
 
-/// Adds names and errors.
+/// Adds the names of the events and the last errors.
 fn complete(connection: &mut Connection, found: Vec<DeliveryRecord>) -> Result<Vec<ListedDelivery>, StoreError> {
     let mut names = BTreeMap::new();
     let mut errors = BTreeMap::new();

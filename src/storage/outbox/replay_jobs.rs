@@ -1,4 +1,4 @@
-//! Redrives and replays: many deliveries made anew, a bounded step at a time.
+//! Replay jobs: redrives and replays of many deliveries, a bounded step at a time.
 
 use diesel::dsl::sql;
 use diesel::sql_types::Bool;
@@ -16,14 +16,14 @@ use crate::storage::position;
 use crate::storage::scan::{self, Scan};
 use crate::storage::schema::{deliveries, delivery_jobs, events};
 
-/// Deliveries of jobs that may be open for one service: live traffic hardly notices so few.
+/// Open deliveries of replay jobs for one service, at most. So few hardly delay live traffic.
 const MAX_OPEN: i64 = 256;
-/// Bytes of events that one step looks at.
+/// Bytes of events that one step reads, at most.
 const STEP_BYTES: usize = 4 * 1024 * 1024;
-/// Rows that one step of a count looks at.
+/// Rows that one step of a count reads, at most.
 const COUNT_ROWS: usize = 256;
 
-/// What a job makes anew.
+/// What a replay job delivers again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayJobKind {
     /// Dead deliveries.
@@ -42,7 +42,7 @@ impl ReplayJobKind {
     }
 }
 
-/// Where a job stands.
+/// The state of a replay job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayJobState {
     Running,
@@ -61,12 +61,12 @@ impl ReplayJobState {
     }
 }
 
-/// A job to be.
+/// A replay job that is to be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewReplayJob {
     pub kind: ReplayJobKind,
     pub service: ServiceId,
-    /// Any of these; none stands for all events.
+    /// Events that match any of these; all events if empty.
     pub patterns: Vec<Pattern>,
     /// Inclusive.
     pub from: EventId,
@@ -74,21 +74,21 @@ pub struct NewReplayJob {
     pub through: EventId,
 }
 
-/// A job as it stands.
+/// A replay job as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayJob {
     pub id: i64,
     pub job: NewReplayJob,
-    /// Where it goes on; beyond `job.through` at the end.
+    /// The next event to look at. It is beyond `job.through` when the job is done.
     pub next_id: EventId,
-    /// Deliveries made anew so far.
+    /// Deliveries made open again so far.
     pub touched: i64,
     pub state: ReplayJobState,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// Writes the job down, for no more than is in the log now; returns its number.
+/// Stores a new job, which ends with the present end of the log. Returns its number.
 pub(in crate::storage) fn start_replay_job(
     connection: &mut Connection,
     job: &NewReplayJob,
@@ -98,7 +98,7 @@ pub(in crate::storage) fn start_replay_job(
     create_replay_job(connection, &NewReplayJob { through, ..job.clone() }, now)
 }
 
-/// Writes the job down; returns its number.
+/// Stores a new job. Returns its number.
 pub(super) fn create_replay_job(
     connection: &mut Connection,
     job: &NewReplayJob,
@@ -125,7 +125,7 @@ pub(super) fn create_replay_job(
     Ok(id)
 }
 
-/// Stops a running job; whether it was running. What it has made anew stays so.
+/// Stops a running job; deliveries that it has opened stay open. Returns whether it was running.
 pub(in crate::storage) fn cancel_replay_job(
     connection: &mut Connection,
     id: i64,
@@ -139,14 +139,14 @@ pub(in crate::storage) fn cancel_replay_job(
 
 type Row = (i64, String, ServiceId, String, i64, i64, i64, String, i64, i64);
 
-/// One job.
+/// Finds a job by its number.
 pub(in crate::storage) fn job(connection: &mut Connection, id: i64) -> Result<Option<ReplayJob>, StoreError> {
     let query = delivery_jobs::table.find(id);
     let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
     Ok(row.map(read))
 }
 
-/// The jobs, the newest first; only those that run if `running`.
+/// The jobs, the newest first. With `running`, only those that run.
 pub(in crate::storage) fn jobs(
     connection: &mut Connection,
     running: bool,
@@ -183,18 +183,18 @@ fn read((id, kind, service, patterns, next_id, through, touched, state, created_
     }
 }
 
-/// What a step of a job did.
+/// How many deliveries one step of a job has opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Renewed {
-    /// Deliveries made anew.
+    /// All of them.
     pub open: i64,
-    /// Those of them that were dead.
+    /// Those of them that were dead before.
     pub dead: i64,
 }
 
-/// Makes a bounded number of deliveries anew. None if it has to wait for those that it made before.
+/// Opens a bounded number of deliveries again. Returns `None` if too many of earlier steps are still open.
 ///
-/// A replay leaves out what the service's own route does not allow. Within a transaction that holds the writer's lock.
+/// A replay leaves out events that the service's own route does not allow. The transaction must hold the writer's lock.
 pub(in crate::storage) fn replay_step(
     connection: &mut Connection,
     job: &ReplayJob,
@@ -233,7 +233,7 @@ pub(in crate::storage) fn replay_step(
 
 type Found = Vec<(EventId, Option<String>)>;
 
-/// What `job` would make anew of its next piece, and where to go on after it.
+/// The next deliveries that `job` would open, and the id after which it goes on.
 fn find(
     connection: &mut Connection,
     job: &NewReplayJob,
@@ -246,28 +246,28 @@ fn find(
     }
 }
 
-/// A count of what a job would make anew, under way.
+/// A count, under way, of the deliveries that a job would open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counting {
-    /// What is left of it.
+    /// The part of the job that was not counted yet.
     pub job: NewReplayJob,
-    /// What it does not allow is not counted in a replay.
+    /// A replay does not count events that this route does not allow.
     pub route: Option<Route>,
     pub count: usize,
 }
 
 impl Counting {
-    /// Nothing is counted yet.
+    /// A count that has not begun.
     pub fn new(job: NewReplayJob, route: Option<Route>) -> Self {
         Self { job, route, count: 0 }
     }
 
-    /// Whether `count` is all there is.
+    /// Whether `count` covers the whole job.
     pub fn is_complete(&self) -> bool {
         self.job.from > self.job.through
     }
 
-    /// Counts a bounded piece.
+    /// Counts a bounded number of rows.
     pub(in crate::storage) fn step(&mut self, connection: &mut Connection) -> Result<(), StoreError> {
         let (found, next_id) = find(connection, &self.job, self.route.as_ref(), COUNT_ROWS)?;
         self.count += found.len();
@@ -276,7 +276,7 @@ impl Counting {
     }
 }
 
-/// The next dead deliveries of the job, and where to go on after them.
+/// The next dead deliveries of the job, and the id after which it goes on.
 fn dead(connection: &mut Connection, job: &NewReplayJob, max_rows: usize) -> Result<(Found, EventId), StoreError> {
     let mut found: Vec<(i64, Option<String>, String)> = Vec::new();
     for lane in Lane::ALL {
@@ -309,7 +309,7 @@ fn dead(connection: &mut Connection, job: &NewReplayJob, max_rows: usize) -> Res
     Ok((found, next_id))
 }
 
-/// The next events of the job, and where to go on after them.
+/// The next events of the job, and the id after which it goes on.
 fn matching(
     connection: &mut Connection,
     job: &NewReplayJob,
@@ -330,14 +330,15 @@ fn matching(
             max_bytes: STEP_BYTES,
         },
     )?;
-    // Where the log ends before the job does, there is nothing to wait for.
+    // If the log ends before the job does, the job is done.
     let ended = page.events.is_empty() && page.scanned_through < job.from;
     let next_id = if ended { job.through.saturating_add(1) } else { page.scanned_through + 1 };
     let wanted = page.events.into_iter().filter(|event| route.is_none_or(|route| route.allows_replay_of(event)));
     Ok((wanted.map(|event| (event.id, event.key.map(String::from))).collect(), next_id))
 }
 
-/// Makes one delivery anew. What it was before, if anything; none if it is open already.
+/// Opens one delivery again. Returns its former state, if it existed, or `None` if it was open or a redrive did not
+/// find it.
 fn renew(
     connection: &mut Connection,
     service: ServiceId,

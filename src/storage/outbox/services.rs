@@ -1,4 +1,4 @@
-//! What the store knows of services.
+//! The stored state of services, their ids, and commands for the holders of their leases.
 
 use std::collections::BTreeMap;
 
@@ -15,35 +15,35 @@ use crate::storage::schema::{service_commands, services};
 
 use super::replay_jobs::{NewReplayJob, ReplayJobKind, create_replay_job};
 
-/// A service with what of it outlives a restart.
+/// A registered service and its stored state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registered {
     pub id: ServiceId,
-    /// Why it takes nothing, if it does not.
+    /// Why the service is paused; `None` if it is not.
     pub paused: Option<String>,
-    /// The breaker, as JSON.
+    /// The state of the circuit breaker as JSON.
     pub breaker: Option<String>,
 }
 
-/// What is to be written of a service.
+/// A change of the stored state of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceChange {
-    /// Its state, by who holds it; the commands up to `applied` are in it.
+    /// The state as the holder of the lease knows it. Commands up to `applied` are included and can be deleted.
     Kept { state: Registered, applied: CommandId },
-    /// A command, for whoever holds it.
+    /// A command for the holder of the lease, from another process.
     Asked { service: ServiceId, command: String },
 }
 
-/// Which of the commands for services; rising, and never used again.
+/// The number of a command. Numbers rise and are never used again.
 pub type CommandId = i64;
 
-/// What who wants to hold a service has to know of it.
+/// The answer to a request for the lease of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeasedService {
     pub grant: Grant,
-    /// Of the service, as it is in the store.
+    /// The state of the service as it is stored.
     pub state: Registered,
-    /// What is to be applied, in order; empty if another process has to.
+    /// Commands to apply, in order. Empty if another process has the lease.
     pub commands: Vec<(CommandId, String)>,
 }
 
@@ -52,11 +52,11 @@ pub struct LeasedService {
 pub struct NewService {
     pub name: ByteString,
     pub patterns: Vec<Pattern>,
-    /// The first stored event that it gets if it was never seen before; none gets only what comes.
+    /// The first stored event to deliver to a service that was never registered before; `None` means only new events.
     pub start_from: Option<EventId>,
 }
 
-/// Finds the service, or adds it; within a transaction that holds the writer's lock.
+/// Finds the service, or adds it. The transaction must hold the writer's lock.
 pub(in crate::storage) fn register(
     connection: &mut Connection,
     service: &NewService,
@@ -84,7 +84,7 @@ pub(in crate::storage) fn register(
     Ok(Registered { id, paused: None, breaker: None })
 }
 
-/// A number that no service has: the next one, or the lowest that is free again.
+/// An id that no service has: the one after the highest, or the lowest free one.
 pub(in crate::storage) fn free_service_id(connection: &mut Connection) -> Result<Option<ServiceId>, StoreError> {
     let ids = services::table.select(services::id).order(services::id.asc());
     let ids: Vec<ServiceId> = on_backend!(connection, c => ids.load(c))?;
@@ -109,7 +109,7 @@ pub(in crate::storage) fn change_service(
             }
         }
         ServiceChange::Asked { service, command } => {
-            // Once is enough, however often it was said: so there are never more than there are commands.
+            // A repeated command replaces the earlier one, so that there are never more rows than kinds of commands.
             let same = service_commands::table
                 .filter(service_commands::service.eq(*service))
                 .filter(service_commands::command.eq(&**command));
@@ -121,7 +121,7 @@ pub(in crate::storage) fn change_service(
     Ok(())
 }
 
-/// What whoever holds, or may hold, a service has to know.
+/// The stored state of a service for a process that has, or wants, its lease.
 pub(in crate::storage) fn leased(
     connection: &mut Connection,
     service: ServiceId,
@@ -141,15 +141,15 @@ pub(in crate::storage) fn leased(
     Ok(LeasedService { grant, state: Registered { id: service, paused, breaker }, commands })
 }
 
-/// The names of all services that the store has ever seen.
+/// The names of all services that were ever registered, and of consumers.
 pub(in crate::storage) fn names(connection: &mut Connection) -> Result<BTreeMap<ServiceId, String>, StoreError> {
     let query = services::table.select((services::id, services::name));
     let rows: Vec<(ServiceId, String)> = on_backend!(connection, c => query.load(c))?;
     Ok(rows.into_iter().collect())
 }
 
-/// The name in `services` under which the dead deliveries of a durable subscription are kept. No configured service can
-/// have such a name.
+/// The name in the table `services` under which the dead letters of a consumer are stored. No configured service can
+/// have such a name, because of the slash.
 pub fn service_name(durable: &str) -> String {
     format!("durable/{durable}")
 }

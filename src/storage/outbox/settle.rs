@@ -1,4 +1,4 @@
-//! How attempts ended.
+//! Stores the outcomes of attempts.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::storage::connection::{Connection, SqliteFile, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::schema::{deliveries, delivery_attempts};
 
-/// The end of one attempt.
+/// The outcome of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryOutcome {
     pub service: ServiceId,
@@ -27,18 +27,18 @@ pub struct DeliveryOutcome {
     pub finished_at: Timestamp,
     pub took: Duration,
     pub http_status: Option<u16>,
-    /// What went wrong, in a few words; none when delivered.
+    /// How it failed, in a few words; `None` if it was delivered.
     pub reason: Option<String>,
-    /// The beginning of the answer to an attempt that failed.
+    /// The beginning of the response body of a failed attempt.
     pub answer: Option<String>,
     pub settled: Settled,
 }
 
-/// What it means for the delivery.
+/// What the outcome means for the delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     Delivered,
-    /// To be tried again, not before this.
+    /// It is tried again, not before this time.
     Retry(Timestamp),
     Dead(DeadReason),
 }
@@ -59,7 +59,7 @@ impl DeliveryOutcome {
         }
     }
 
-    /// What the row of the delivery says: why it is dead, or why it is tried again.
+    /// The reason in the row of the delivery: why it is dead, or why it is retried.
     fn row_reason(&self) -> Option<&str> {
         match self.settled {
             Settled::Delivered => None,
@@ -77,8 +77,8 @@ impl DeliveryOutcome {
     }
 }
 
-/// Writes them down; returns how many of each part. What is no longer open stays as it is (DL-1): only an operator's
-/// redrive or replay opens it again.
+/// Stores the outcomes. Returns for each part how many deliveries were still open. A delivery that has ended stays as
+/// it is (DL-1): only an operator's redrive or replay opens it again.
 pub(in crate::storage) fn settle(
     connection: &mut Connection,
     parts: &[&[DeliveryOutcome]],
@@ -136,8 +136,8 @@ fn on_postgres(connection: &mut PgConnection, parts: &[&[DeliveryOutcome]]) -> Q
     Ok(written)
 }
 
-/// An update of any number of rows; returns of which part each is that it has found. `state + 0`: else PostgreSQL may look for each of them in the partial index of all
-/// that is open, at a cost that grows with what waits.
+/// Updates any number of rows and returns the part of each row that it has found. `state + 0` keeps PostgreSQL from
+/// looking them up in the partial index of open deliveries, which takes longer the more there are.
 struct Settle<'a> {
     event_id: Vec<i64>,
     service: Vec<i16>,

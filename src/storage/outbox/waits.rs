@@ -1,4 +1,4 @@
-//! Waits that a wrong clock has made too long.
+//! Shortens waits that a wrong clock has made too long.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::schema::{deliveries, durables};
 
-/// A clock may be slewed by so much.
+/// A clock that is being corrected may be off by this much.
 const TOLERANCE: Duration = Duration::from_secs(10);
 
-/// Makes deliveries due that would wait longer than `longest` of their service: at most `max_rows` of each. Those of
-/// durable subscriptions never wait.
+/// Makes deliveries due that would wait longer than `longest` says for their service, at most `max_rows` of each.
+/// Consumers deliver at once, so theirs may not wait at all.
 pub(in crate::storage) fn bound_waits(
     connection: &mut Connection,
     longest: &[(ServiceId, Duration)],
@@ -24,7 +24,7 @@ pub(in crate::storage) fn bound_waits(
     max_rows: usize,
 ) -> Result<(), StoreError> {
     let limit = i64::try_from(max_rows).unwrap_or(i64::MAX);
-    // In the text and not as a parameter: only so does the partial index apply.
+    // The condition is text and not a parameter, because only then does the partial index apply.
     let later_than = |wait: Duration| {
         deliveries::table
             .filter(sql::<Bool>("state = 1"))

@@ -36,7 +36,7 @@ fn ids_are_dense_and_in_order_of_the_batch() {
         let first = writer.append(vec![single("a"), single("b")], NOON).expect("stored");
         assert_eq!((first.prev, ids(&first), first.outcomes), (0, vec![1, 2], vec![stored(1, 1), stored(2, 2)]));
 
-        // Sizes around those of the statements.
+        // Batches of about the sizes of the prepared statements.
         let mut last = 2;
         for size in [1, 7, 8, 9, 63, 64, 65, 200, 1024] {
             let events: SmallVec<[NewEvent; 1]> = (0..size).map(|n| event(&format!("n{n}"), &n.to_string())).collect();

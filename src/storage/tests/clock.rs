@@ -8,17 +8,17 @@ use crate::domain::pattern::Pattern;
 use crate::storage::{Claim, EventQuery, Group, NewService, Outcome, RetentionPolicy, Writer};
 
 const DAY: i64 = 24 * 60 * 60;
-/// As long as the clock is not sure to be right again, and after that.
+/// The lead while it is uncertain whether the clock is right again.
 const UNSURE: Duration = Duration::from_secs(24 * 60 * 60);
 const SURE: Duration = Duration::from_secs(10);
 
-/// Appends one event; when it is dated.
+/// Appends one event and returns its date.
 fn append(writer: &mut Writer, now: Timestamp, lead: Duration) -> Timestamp {
     let mut group = Group { lead: Some(lead), ..appends([single("a")]).into() };
     writer.commit(&mut group, &Default::default(), now).expect("stored").events[0].created_at
 }
 
-/// Two events of noon, two dated 400 days later, two of right after noon.
+/// Two events dated at noon, two dated 400 days later, and two dated right after noon.
 fn poisoned(store: &Store) -> Writer {
     let mut writer = store.writer();
     for (now, dated) in [
@@ -77,7 +77,8 @@ fn what_a_wrong_clock_has_dated_is_trimmed_with_what_came_when_it_was_right() {
         append(&mut writer, at(100), SURE);
         let policy = RetentionPolicy { max_age: Some(Duration::from_secs(60)), max_events: None, max_bytes: None };
         let mut earliest = |now| writer.trim(&policy, at(now), 100).expect("trimmed").earliest;
-        // The first two go when they are a minute old; the others when those are that came right after them.
+        // The first two are removed when they are a minute old; the wrongly dated ones together with those right after
+        // them.
         assert_eq!([60, 61, 62, 69, 70].map(&mut earliest), [1, 2, 3, 3, 3]);
         assert_eq!(earliest(71), 7);
         assert_eq!(found(&store, Some(at(0)), Some(at(200))), [7]);
@@ -112,7 +113,7 @@ fn idempotency_windows_end_though_they_began_in_the_future() {
         writer.bound_waits(&[], at(0), 100).expect("bounded");
         assert_eq!(publish(&mut writer, at(DAY - 1)), replayed);
         assert!(matches!(publish(&mut writer, at(DAY + 1)), Outcome::Appended(AppendOutcome::Stored { .. })));
-        // Its window begins with the time, not with the date of the newest event, which may be ahead.
+        // The window of a key begins with the time of the request, even if the newest event is dated ahead.
         writer.append(vec![single("a")], at(2 * DAY)).expect("stored");
         assert_eq!(writer.prune_idempotency(at(2 * DAY + 2), 100), Ok(1));
     });
@@ -141,7 +142,7 @@ fn a_retry_waits_no_longer_than_retries_do() {
         writer.bound_waits(&[(service, Duration::from_secs(3_600))], NOON, 100).expect("bounded");
         assert_eq!(due(NOON), [1, 3]);
         assert_eq!(due(at(3_000)), [1, 3, 2]);
-        // Those of durable subscriptions never wait.
+        // Deliveries of consumers may not wait.
         store.execute(&format!(
             "INSERT INTO durables (service, name, pattern, epoch, floor, ack_wait_us, max_in_flight, max_deliver, \
              created_at) VALUES ({service}, 'd', '>', 1, 0, 1, 1, 0, 0)"

@@ -1,4 +1,4 @@
-//! Durable subscriptions in the store.
+//! Consumers in the store.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use crate::domain::consumer::{ConsumerPolicy, Mark};
 use crate::domain::delivery::{DeadReason, DeliveryState};
 use crate::domain::lease::Grant;
 use crate::domain::priority::Lane;
+use crate::domain::routes::ServiceId;
 use crate::storage::{
     Alteration, ConsumerChange, ConsumerRecord, DeadLetter, DeliveryFilter, LeasedConsumer, NewConsumer, Outcome,
     Write, Writer, service_name,
@@ -26,18 +27,23 @@ fn open(writer: &mut Writer, name: &str, max: usize) -> Option<ConsumerRecord> {
     }
 }
 
-/// Whether there is one of this name.
+/// Whether there is a consumer of this name.
 fn alter(writer: &mut Writer, name: &str, alteration: Alteration) -> bool {
     commit(writer, Write::AlterConsumer { name: name.to_owned(), alteration }) == Outcome::Changed(true)
 }
 
+/// The consumer with the answer to a request for its lease; none if it was deleted.
+fn lease(writer: &mut Writer, service: ServiceId) -> Option<LeasedConsumer> {
+    writer.lease_consumers(&[(service, None)]).expect("an answer").pop()
+}
+
 fn opened(writer: &mut Writer, name: &str) -> LeasedConsumer {
     let record = open(writer, name, 100).expect("room");
-    // PostgreSQL may need a moment to notice that the process before is gone.
+    // PostgreSQL may need a moment to notice that the former process is gone.
     loop {
-        let held = writer.lease_consumer(record.service).expect("hold").expect("it is there");
-        if held.grant != Grant::Elsewhere {
-            return held;
+        let leased = lease(writer, record.service).expect("it is there");
+        if leased.grant != Grant::Elsewhere {
+            return leased;
         }
         std::thread::yield_now();
     }
@@ -76,7 +82,7 @@ fn what_was_stored_of_one_comes_back() {
         assert_eq!((again.record.ack_floor, &again.record.filter), (4, &new("d", 0).filter));
         assert_eq!(again.marks, Some(vec![(5, Mark::Settled), (6, Mark::Delivered(2)), (9, Mark::Settled)]));
         save(&mut writer, change(&again, 6, &[], &[5, 6]));
-        let left = writer.lease_consumer(made.record.service).expect("hold").expect("there");
+        let left = lease(&mut writer, made.record.service).expect("there");
         assert_eq!((left.record.ack_floor, left.marks), (6, Some(vec![(9, Mark::Settled)])));
         let policy = ConsumerPolicy { max_deliver: 0, ..POLICY };
         assert!(alter(&mut writer, "d", Alteration::Policy(policy)));
@@ -102,18 +108,18 @@ fn changes_of_an_earlier_epoch_are_void() {
         save(&mut writer, change(&before, 7, &[(9, Mark::Settled)], &[]));
         assert!(alter(&mut writer, "d", Alteration::Seek(2)));
         save(&mut writer, change(&before, 8, &[(10, Mark::Settled)], &[]));
-        let after = writer.lease_consumer(before.record.service).expect("hold").expect("there");
+        let after = lease(&mut writer, before.record.service).expect("there");
         assert_eq!((after.record.ack_floor, &after.marks), (2, &Some(vec![])));
         save(&mut writer, change(&after, 3, &[], &[]));
         assert_eq!([(); 2].map(|()| alter(&mut writer, "d", Alteration::Delete)), [true, false]);
         save(&mut writer, change(&after, 4, &[(11, Mark::Settled)], &[]));
-        assert!(writer.lease_consumer(before.record.service).expect("hold").is_none());
-        // Nothing is left for the next one with the same number.
+        assert!(lease(&mut writer, before.record.service).is_none());
+        // Nothing is left for the next consumer with the same id.
         let next = opened(&mut writer, "other");
         assert_eq!((next.record.service, next.record.ack_floor), (before.record.service, 0));
         assert_eq!(next.marks, Some(vec![]));
         save(&mut writer, change(&after, 5, &[], &[]));
-        let next = writer.lease_consumer(next.record.service).expect("hold").expect("there");
+        let next = lease(&mut writer, next.record.service).expect("there");
         assert_eq!(next.record.ack_floor, 0, "the changes were for another");
     });
 }
@@ -154,21 +160,21 @@ fn dead_letters_are_deliveries_like_others_until_it_is_moved_before_them() {
 }
 
 #[test]
-fn who_lets_go_of_one_lets_another_process_have_it() {
+fn a_consumer_that_is_released_can_be_leased_by_another_process() {
     let store = Store::postgres();
     let (mut one, mut other) = (store.writer(), store.writer());
-    let held = opened(&mut one, "d");
-    let service = held.record.service;
-    let hold = |writer: &mut Writer| writer.lease_consumer(service).expect("hold").expect("there").grant;
-    assert_eq!((hold(&mut one), hold(&mut other)), (Grant::Kept, Grant::Elsewhere));
+    let first = opened(&mut one, "d");
+    let service = first.record.service;
+    let grant = |writer: &mut Writer| lease(writer, service).expect("there").grant;
+    assert_eq!((grant(&mut one), grant(&mut other)), (Grant::Kept, Grant::Elsewhere));
     one.release_consumer(service).expect("release");
-    assert_eq!((hold(&mut other), hold(&mut one)), (Grant::Taken, Grant::Elsewhere));
-    // What the one has still to store is void, and it is told so; the other one's is not.
-    let before = LeasedConsumer { record: held.record.clone(), ..held };
+    assert_eq!((grant(&mut other), grant(&mut one)), (Grant::Taken, Grant::Elsewhere));
+    // A change of the former holder is void, and it is told so; a change of the present holder is not.
+    let before = LeasedConsumer { record: first.record.clone(), ..first };
     assert_eq!(save(&mut one, change(&before, 7, &[], &[])), Outcome::Void);
-    let now = other.lease_consumer(service).expect("hold").expect("there");
+    let now = lease(&mut other, service).expect("there");
     assert_eq!((now.grant, now.record.ack_floor), (Grant::Kept, 0));
     assert_eq!(save(&mut other, change(&now, 7, &[], &[])), Outcome::Saved);
-    let known = other.lease_consumers(&[(service, Some(now.record.fencing_epoch))]).expect("hold");
+    let known = other.lease_consumers(&[(service, Some(now.record.fencing_epoch))]).expect("an answer");
     assert_eq!((known[0].record.ack_floor, &known[0].marks), (7, &None), "they are known");
 }

@@ -1,4 +1,4 @@
-//! What breaks the store, how it says so, and that it works again by itself.
+//! Failures of the store: how they are reported, and that the store recovers by itself.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -31,7 +31,7 @@ fn execute(writer: &mut Writer, sql: &str) {
     writer.with(|connection| Ok(on_backend!(connection, c => c.batch_execute(sql))?)).expect(sql);
 }
 
-/// The id of one more event.
+/// Appends one event and returns its id.
 fn append(writer: &mut Writer) -> Result<i64, StoreErrorKind> {
     writer.append(vec![single("a")], NOON).map(|c| c.events[0].id).map_err(|error| error.kind)
 }
@@ -117,7 +117,7 @@ fn a_damaged_file_is_said_to_be_corrupt() {
     assert_eq!(error.kind, StoreErrorKind::Corrupt);
     assert_eq!(last(&store.reader()), Err(StoreErrorKind::Corrupt));
 
-    // Damage below an open connection.
+    // The file is damaged below an open connection.
     let store = Store::sqlite();
     let path = sqlite_path(&store);
     let batch = (0..500).map(|_| Append::single(event("a", &format!("\"{}\"", "x".repeat(1000)))));
@@ -145,7 +145,7 @@ fn a_deleted_file_is_noticed_before_anything_is_acknowledged() {
     let refused = writer.probe().expect_err("no other file is made");
     assert!(refused.message.contains("is gone"), "{refused}");
     assert_eq!((append(&mut writer), path.exists()), (Err(StoreErrorKind::Unavailable), false));
-    // Who opens it anew begins anew.
+    // A new writer begins a new log.
     assert_eq!(append(&mut store.writer()), Ok(1));
 }
 
@@ -186,17 +186,17 @@ fn a_server_that_goes_and_comes_back() {
     let server = Postgres::start();
     let options = options(StoreUrl::parse(&server.url()).expect("a valid URL"));
     let mut writer = Writer::open(options.clone()).expect("open the store");
-    let reader = Reader::new(options.clone()).expect("a pool");
+    let reader = Reader::unwatched(options.clone());
     assert_eq!((append(&mut writer), last(&reader)), (Ok(1), Ok(1)));
     server.stop();
     assert_eq!(append(&mut writer), Err(StoreErrorKind::Unavailable));
     assert_eq!(probe(&mut writer), Err(StoreErrorKind::Unavailable));
     assert_eq!(last(&reader), Err(StoreErrorKind::Unavailable));
     assert_eq!(Writer::open(options.clone()).map(drop).map_err(|e| e.kind), Err(StoreErrorKind::Unavailable));
-    let early = Reader::new(options).expect("a pool, though the server is away");
+    let early = Reader::unwatched(options);
     server.start_again();
     assert_eq!((append(&mut writer), last(&reader), last(&early)), (Ok(2), Ok(2), Ok(2)));
-    // A restart between two reads is not even noticed.
+    // A restart between two reads goes unnoticed.
     server.stop();
     server.start_again();
     assert_eq!((last(&reader), last(&early)), (Ok(2), Ok(2)));
@@ -262,9 +262,9 @@ fn ids_of_two_writers_rise_in_commit_order() {
 fn reads_beyond_the_bound_are_refused_at_once() {
     let store = Store::sqlite();
     store.writer();
-    let reader = Reader::new(StoreOptions { readers: 1, ..store.options.clone() }).expect("a pool");
+    let reader = Reader::unwatched(StoreOptions { readers: 1, ..store.options.clone() });
     let outcomes = run(async {
-        let reads: Vec<_> = (0..100).map(|_| reader.ping()).collect();
+        let reads: Vec<_> = (0..100).map(|_| reader.bounds()).collect();
         futures_util::future::join_all(reads).await
     });
     let busy = outcomes.iter().filter(|o| o.as_ref().is_err_and(|e| e.kind == StoreErrorKind::Busy)).count();

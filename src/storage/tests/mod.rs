@@ -1,4 +1,4 @@
-//! One suite for both backends, on real files and a real PostgreSQL server.
+//! Tests of the store on both backends, with real files and a real PostgreSQL server.
 
 mod append;
 mod clock;
@@ -14,6 +14,7 @@ mod status;
 mod writes;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
@@ -23,7 +24,9 @@ use crate::domain::event::{Append, Idempotency, NewEvent, Timestamp};
 use crate::domain::routes::Routes;
 use crate::storage::connection::{Connection, on_backend};
 use crate::storage::options::Access;
-use crate::storage::{Outcome, Reader, StoreOptions, StoreUrl, Write, Writer};
+use crate::storage::{Committed, Outcome, ReadWatch, Reader, StoreError, StoreOptions, StoreUrl, Write, Writer};
+use crate::telemetry::health::StoreHealth;
+use crate::telemetry::metrics::Metrics;
 
 #[allow(dead_code, reason = "shared with the black-box tests")]
 #[path = "../../../tests/support/postgres.rs"]
@@ -36,7 +39,7 @@ const NOON: Timestamp = Timestamp(1_700_000_000_000_000);
 /// An empty store on one of the backends.
 struct Store {
     options: StoreOptions,
-    /// Holds the SQLite file.
+    /// Keeps the directory of the SQLite file.
     _dir: Option<TempDir>,
 }
 
@@ -57,22 +60,37 @@ impl Store {
     }
 
     fn reader(&self) -> Reader {
-        Reader::new(self.options.clone()).expect("a pool")
+        Reader::unwatched(self.options.clone())
     }
 
-    /// Runs `sql` behind the back of writer and reader.
+    /// Executes `sql` on a connection of its own, unnoticed by the writer and the reader.
     fn execute(&self, sql: &str) {
         let mut connection = Connection::open(&self.options, Access::Write).expect("connect");
         on_backend!(&mut connection, c => c.batch_execute(sql)).expect(sql);
     }
 }
 
-/// Runs `test` on an empty store of every backend.
+/// Runs `test` on an empty store of each backend.
 fn on_both(test: impl Fn(Store)) {
     eprintln!("--- on SQLite ---");
     test(Store::sqlite());
     eprintln!("--- on PostgreSQL ---");
     test(Store::postgres());
+}
+
+impl Reader {
+    /// A reader with health and metrics of its own.
+    pub(crate) fn unwatched(options: StoreOptions) -> Self {
+        let metrics = Arc::new(Metrics::new().expect("unique names"));
+        Self::new(options, ReadWatch::new(Arc::new(StoreHealth::new(Duration::MAX)), metrics)).expect("a pool")
+    }
+}
+
+impl Writer {
+    /// Commits `batch` in one transaction, for no service.
+    fn append(&mut self, batch: Vec<Append>, now: Timestamp) -> Result<Committed, StoreError> {
+        self.commit(&mut appends(batch).into(), &Routes::default(), now)
+    }
 }
 
 fn options(url: StoreUrl) -> StoreOptions {
@@ -91,12 +109,12 @@ fn single(name: &str) -> Append {
     Append::single(event(name, "{}"))
 }
 
-/// As writes.
+/// Turns requests into writes.
 fn appends(requests: impl IntoIterator<Item = Append>) -> Vec<Write> {
     requests.into_iter().map(Write::Append).collect()
 }
 
-/// Has one write committed, for no service.
+/// Commits one write, without services.
 fn commit(writer: &mut Writer, write: Write) -> Outcome {
     let committed = writer.commit(&mut vec![write].into(), &Routes::default(), NOON);
     committed.expect("committed").outcomes.remove(0)
@@ -107,7 +125,7 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp(NOON.0 + seconds * 1_000_000)
 }
 
-/// Runs one future on a runtime of one thread, like those of the web workers.
+/// Runs a future on a runtime of one thread, like those of the web workers.
 fn run<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(future)

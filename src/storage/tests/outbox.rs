@@ -1,4 +1,4 @@
-//! The outbox: deliveries with their events, claims, delivery outcomes, jobs, schedules.
+//! The outbox: deliveries, claims, delivery outcomes, replay jobs and schedules.
 
 mod replay_jobs;
 mod services;
@@ -29,7 +29,7 @@ fn service(name: &str, start_from: Option<EventId>) -> NewService {
     NewService { name: name.to_owned().into(), patterns: vec![pattern(">")], start_from }
 }
 
-/// A store with two services: `all` gets everything, `orders` what begins with `order`.
+/// A store with two services: `all` gets every event, `orders` those whose names begin with `order`.
 pub(super) struct Outbox {
     pub writer: Writer,
     pub reader: Reader,
@@ -56,7 +56,7 @@ impl Outbox {
         self.writer.commit(&mut group.into(), &self.routes, now).expect("committed")
     }
 
-    /// Stores events with these priorities and keys; all as `order.made`.
+    /// Stores events called `order.made` with these priorities and keys.
     fn publish(&mut self, events: &[(Priority, Option<&'static str>)]) {
         let new = |(priority, key): &(Priority, Option<&'static str>)| NewEvent {
             priority: *priority,
@@ -74,7 +74,7 @@ impl Outbox {
         self.commit(vec![Write::Settle(delivery_outcomes)], NOON);
     }
 
-    /// Gives up deliveries of `all`.
+    /// Makes deliveries of `all` dead.
     pub fn kill(&mut self, ids: impl IntoIterator<Item = EventId>) {
         let dead = Settled::Dead(DeadReason::Exhausted);
         let delivery_outcomes = ids.into_iter().map(|id| end(self.all, id, 1, dead)).collect();
@@ -85,7 +85,7 @@ impl Outbox {
         run(self.reader.claim(service, claim, rows, BYTES)).expect("claimed")
     }
 
-    /// Ids of what `all` may claim.
+    /// The events that `all` may claim.
     fn claim(&self, claim: Claim) -> Vec<EventId> {
         self.claim_of(self.all, claim, ROWS).iter().map(|row| row.event.id).collect()
     }
@@ -148,7 +148,7 @@ fn events_come_with_the_deliveries_their_routes_say() {
         let (all, orders) = (outbox.all, outbox.orders);
         let from =
             |name: &str, source: &'static str| Append::single(NewEvent { source: source.into(), ..event(name, "{}") });
-        // A service gets nothing back of its own, unless it wants that; own events go nowhere.
+        // A service does not get its own events unless it asks for them, and no service gets system events.
         let names =
             [("order.made", "api"), ("other", "api"), ("order.made", "all"), ("order.made", "orders"), ("$sys.a", "x")];
         let requests: Vec<_> = names
@@ -184,7 +184,7 @@ fn lanes_are_claimed_in_the_order_of_ids_from_any_place() {
             rows.iter().map(|row| row.event.id).collect::<Vec<_>>()
         };
         assert_eq!((after(2, ROWS), after(0, 2), after(6, ROWS)), (vec![4, 6], vec![2, 4], vec![]));
-        // Bytes are a bound too, and never keep everything back.
+        // Bytes are a bound as well, but one event is always returned.
         let claim = Claim::Waiting { lane: Lane::High, after: 0 };
         assert_eq!(run(outbox.reader.claim(outbox.all, claim, ROWS, 1)).map(|rows| rows.len()), Ok(1));
         assert_eq!(outbox.pending(), Pending { waiting: [3, 1, 2, 0], ..Pending::default() });
@@ -207,7 +207,7 @@ fn of_a_key_each_knows_the_open_one_before_it() {
         assert_eq!(behind(&outbox, lane(Lane::Normal)), [(1, None), (2, None), (4, None), (5, Some(3))]);
         let key = || Claim::Key { key: "a".into() };
         assert_eq!(behind(&outbox, key()), [(1, None), (3, Some(1)), (5, Some(3))]);
-        // What is to be tried again is open, what is delivered or dead is not; other services do not matter.
+        // A delivery to be retried is open; a delivered or dead one is not. Other services do not matter.
         let delivery_outcomes = vec![
             end(outbox.all, 1, 1, Settled::Retry(at(9))),
             end(outbox.all, 3, 1, Settled::Delivered),
@@ -233,7 +233,7 @@ fn delivery_outcomes_are_written_once_with_every_failed_attempt() {
             end(all, 2, 1, Settled::Retry(at(50))),
             end(all, 3, 1, dead),
         ]);
-        // DL-1: a delivery that has ended stays as it is, whether the same is said again or something else.
+        // DL-1: a delivery that has ended stays as it is, whatever outcome is stored again.
         outbox.settle(vec![
             end(all, 1, 2, dead),
             end(all, 2, 1, Settled::Retry(at(50))),
@@ -354,7 +354,7 @@ fn schedules_become_events_when_due_with_their_deliveries() {
             paged.push(next);
         }
         assert_eq!(paged, list(&outbox, None, 9));
-        // Those due together as they were asked for.
+        // Those due at the same time come in the order of their requests.
         assert_eq!(paged.iter().map(|found| found.schedule.id.0).collect::<Vec<_>>(), [2, 4, 3, 1]);
         let mut cancel = |id| commit(&mut outbox.writer, Write::CancelSchedule(ScheduleId(id)));
         assert_eq!([4, 4, 9].map(&mut cancel), [true, false, false].map(Outcome::Changed));

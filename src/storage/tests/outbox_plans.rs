@@ -1,4 +1,4 @@
-//! OB-3: what deliveries ask of the store walks the indexes of what is open, and never sorts or scans.
+//! OB-3: statements on deliveries walk the indexes of open ones, and never sort or scan.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::storage::options::Access;
 use crate::storage::outbox::{self, Claim, DeliveryFilter};
 use crate::storage::{DeliveryOutcome, NewService, Settled};
 
-/// Asks for the plan of a statement, whatever its parameters.
+/// Asks for the plan of a statement with any parameters.
 struct Plan(String);
 
 impl QueryId for Plan {
@@ -65,12 +65,12 @@ impl QueryFragment<Pg> for Plan {
 impl RunQueryDsl<SqliteConnection> for SqlitePlan {}
 impl RunQueryDsl<PgConnection> for Plan {}
 
-/// The plans of all statements that `work` makes.
+/// The plans of all statements that `work` executes.
 fn plans<T>(store: &Store, work: impl FnOnce(&mut Connection) -> Result<T, StoreError>) -> Vec<String> {
     plans_with(store, "", work)
 }
 
-/// The same, where PostgreSQL has to be told the types of the parameters. Nothing of it is kept.
+/// Like [`plans`], with the types of the parameters for PostgreSQL. The transaction is rolled back.
 fn plans_with<T>(
     store: &Store,
     types: &str,
@@ -113,7 +113,7 @@ fn plans_with<T>(
     statements.into_iter().map(&mut plan).collect()
 }
 
-/// Each plan uses `index`, reads no table from end to end, and sorts nothing.
+/// Checks that each plan uses `index`, scans no table and sorts nothing.
 fn check(plans: &[String], index: &str) {
     assert!(!plans.is_empty(), "no statement");
     for plan in plans {
@@ -138,14 +138,14 @@ fn check_all(store: &Store) {
     let states = vec![DeliveryState::Waiting, DeliveryState::Retrying, DeliveryState::Dead];
     let filter = DeliveryFilter { services: vec![1], states, before: Some(50), limit: 20 };
     let mut lists = plans(store, |c| outbox::deliveries(c, &filter));
-    // What completes a page looks up its ids.
+    // The statements that complete a page look up ids.
     lists.retain(|plan| !plan.contains("events") && !plan.contains("delivery_attempts"));
     check(&lists, "deliveries_open");
     check(&plans(store, |c| outbox::deliveries_of(c, 7)), key_of(store, "deliveries"));
     check(&plans(store, |c| outbox::attempts(c, 7)), key_of(store, "delivery_attempts"));
     check(&plans(store, |c| outbox::statuses(c, &[7, 8, 9])), key_of(store, "deliveries"));
     check(&plans(store, |c| outbox::statuses(c, &[7, 4000])), key_of(store, "deliveries"));
-    // However much waits, it costs nothing to find what is settled.
+    // The cost of settling deliveries does not depend on how many wait.
     let delivered = DeliveryOutcome {
         service: 1,
         event_id: 7,
@@ -198,7 +198,7 @@ fn postgres_walks_what_is_open_whatever_its_statistics() {
     check_all(&store);
     store.execute("ANALYZE");
     check_all(&store);
-    // Nearly all delivered, some to be tried again.
+    // Nearly all are delivered, and some are to be retried.
     store.execute("UPDATE deliveries SET state = 2 WHERE event_id % 100 > 0; UPDATE deliveries SET state = 1, due_at = 5 WHERE state = 0; ANALYZE");
     check_all(&store);
 }

@@ -1,4 +1,4 @@
-//! ST-3: every read walks an index in its order; no plan sorts, or searches for a name row by row.
+//! ST-3: every read walks an index in its order. No plan sorts, or filters names row by row.
 
 use diesel::pg::{Pg, PgConnection};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -66,14 +66,14 @@ fn plan(connection: &mut Connection, walk: &Walk<'_>) -> String {
     }
 }
 
-/// Walks along the primary key, and along the index of names.
+/// Walks along the primary key, and walks along the index of names.
 fn walks() -> (Vec<Pick>, Vec<Pick>) {
     let names = |count: usize| Pick::Named((0..count).map(|n| format!("name.{n}")).collect());
     let like = |count: usize| Pick::Like((0..count).map(|n| format!("name.%.{n}")).collect());
     (vec![Pick::All, Pick::Foreign, like(0), like(1), like(3), like(16)], [0, 1, 2, 3, 64].map(names).to_vec())
 }
 
-/// What is not processed is found along its own index, and each event by its id.
+/// Unprocessed events are found by their own index, and each by its id.
 fn check_unprocessed(store: &Store, by_id: &str) {
     let mut connection = Connection::open(&store.options, Access::Read).expect("connect");
     let (ids, names) = walks();
@@ -137,7 +137,7 @@ fn postgres_walks_indexes_whatever_its_statistics() {
     let one_by_id = "Index Scan using events_pkey on events";
     check(&store, &by_id, &by_name);
     check_unprocessed(&store, one_by_id);
-    // One name is everywhere, the others nowhere.
+    // One name is frequent, the others do not occur.
     for _ in 0..5 {
         writer.append((0..1000).map(|_| single("name.1")).collect(), NOON).expect("stored");
     }

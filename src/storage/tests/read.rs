@@ -1,4 +1,4 @@
-//! Reading: round trips, every query parameter, scans; against a model that filters a list.
+//! Reads: round trips, every parameter of a query, and scans, against a model that filters a list.
 
 use std::collections::BTreeMap;
 
@@ -148,7 +148,7 @@ fn time_source_key_and_names() {
     });
 }
 
-/// More names than are read one by one, and prefixes that a collation by language would mix up.
+/// There are more names than are read one by one, and prefixes that a collation by language would mix up.
 #[test]
 fn many_names_are_matched_as_bytes() {
     on_both(|store| {
@@ -231,7 +231,7 @@ fn a_pattern() -> impl Strategy<Value = Pattern> {
     })
 }
 
-/// What happens before the questions: events (name, source, key), and how many are kept.
+/// What happens before the queries: events (name, source, key), and how many are kept.
 type History = (Vec<(String, bool, Option<u8>)>, u64);
 
 fn a_history() -> impl Strategy<Value = History> {
@@ -277,7 +277,7 @@ fn write_history(store: &Store, (rows, keep): &History) -> Vec<Event> {
     events
 }
 
-/// The definition of a query, on a list.
+/// The definition of a query on a list.
 fn expected_page(log: &[Event], query: &EventQuery) -> EventPage {
     let named = |e: &Event| match &query.patterns[..] {
         [] => !e.name.is_system(),
@@ -328,7 +328,7 @@ fn scans_find_everything_once_whatever_the_size_of_pages() {
     let scans = vec((vec(a_pattern(), 0..4), 0..60_i64, 1..15_usize, 1..4000_usize), 6);
     on_both_often(&(a_history(), scans), |store, (history, scans)| {
         let log = write_history(store, &history);
-        // A store that was emptied goes on above the ids that it has shown.
+        // A store that was emptied goes on above the ids that it has given out.
         let last = log.last().map_or(0, |event| event.id);
         let reader = store.reader();
         for (patterns, start, max_events, max_bytes) in scans {
@@ -364,7 +364,7 @@ fn on_both_often<S: Strategy>(strategy: &S, test: impl Fn(&Store, S::Value) -> R
     }
 }
 
-/// Walking by cursors, as `Link` headers do, in a log that grows and is trimmed meanwhile.
+/// Follows cursors, as `Link` headers do, while the log grows and is trimmed.
 #[test]
 fn walking_pages_sees_every_event_once() {
     on_both(|store| {

@@ -41,7 +41,7 @@ fn each_limit_keeps_what_it_promises() {
         assert_eq!(trim(RetentionPolicy { max_bytes: Some(newest(6)), ..ALL }), kept(5, 1));
         let several = RetentionPolicy { max_events: Some(5), max_bytes: Some(newest(4)), ..ALL };
         assert_eq!(trim(several), kept(7, 2));
-        // The newest event is never forgotten, nor is its id.
+        // The newest event is never removed, and its id is never given again.
         let nothing = RetentionPolicy { max_age: Some(Duration::ZERO), max_events: Some(0), max_bytes: Some(0) };
         assert_eq!(trim(nothing), kept(10, 3));
         assert_eq!(writer.append(vec![single("b")], at(100)).map(|c| c.prev), Ok(10));
@@ -99,12 +99,12 @@ fn trimmed_space_is_used_again() {
         writer.append(batch, at(0)).expect("stored");
         while writer.trim(&policy, at(0), 64).expect("trimmed").more_due {}
     }
-    // Three hundred rows at most were there at a time, of six thousand.
+    // Of six thousand rows, at most three hundred were stored at a time.
     let size = std::fs::metadata(path).expect("the file").len();
     assert!(size < 512 * 1024, "{size} bytes");
 }
 
-/// Ten megabytes, all but the end of them trimmed; returns the length of the file.
+/// Stores ten megabytes and trims all but the end. Returns the length of the file.
 fn fill_and_trim(store: &Store, writer: &mut Writer) -> u64 {
     let StoreUrl::Sqlite(path) = &store.options.url else { unreachable!() };
     let payload = format!("\"{}\"", "x".repeat(2000));

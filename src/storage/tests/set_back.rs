@@ -1,4 +1,4 @@
-//! Stores that were set back: to a backup, to a copy, to a database that lacks the last transactions.
+//! Stores that lack the newest events: restored from a backup or a copy, or after a failover that lost transactions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn path(store: &Store) -> &Path {
     }
 }
 
-/// A copy of the database as it is now.
+/// Copies the database.
 fn copy(store: &Store, name: &str) -> PathBuf {
     let copy = path(store).with_file_name(name);
     let mut connection = SqliteConnection::establish(path(store).to_str().expect("UTF-8")).expect("a database");
@@ -27,7 +27,7 @@ fn copy(store: &Store, name: &str) -> PathBuf {
     copy
 }
 
-/// Puts a copy in the place of the database, with nothing beside it but what is hidden.
+/// Replaces the database by a copy. Of the files beside it, only hidden ones stay.
 fn put_back(store: &Store, copy: &Path) {
     for suffix in ["-wal", "-shm"] {
         let _ = fs::remove_file(format!("{}{suffix}", path(store).display()));
@@ -40,7 +40,7 @@ fn append(writer: &mut Writer, count: usize, second: i64) -> Vec<EventId> {
     stored.events.iter().map(|event| event.id).collect()
 }
 
-/// Ids, names and payloads of all that is stored from `after` on.
+/// The ids, names and payloads of all events stored after `after`.
 fn stored(store: &Store, after: EventId) -> Vec<(EventId, String, String)> {
     let patterns = ["a", "$sys.>"].map(|text| crate::domain::pattern::Pattern::parse(text.to_owned()).expect("valid"));
     let query = EventQuery { after: Some(after), limit: 100, patterns: patterns.to_vec(), ..EventQuery::default() };
@@ -104,7 +104,7 @@ fn a_crash_is_no_set_back_and_leaves_no_gap() {
     let store = Store::sqlite();
     let mut writer = store.writer();
     append(&mut writer, 3, 0);
-    // As after a kill between the commit and the mark: the mark is behind.
+    // As after a kill between the commit and the write of the mark: the mark is behind.
     let mark = path(&store).with_file_name(".events.db.mark");
     let before = fs::read(&mark).expect("a mark");
     append(&mut writer, 2, 0);
@@ -153,7 +153,7 @@ fn a_file_that_is_swapped_under_a_running_writer_is_not_mixed_with_what_lies_bes
     raw.batch_execute("PRAGMA integrity_check").expect("whole");
 }
 
-/// Replicas that are promoted, dumps that are restored: what one node has seen is not given again by any.
+/// After the promotion of a replica or the restore of a dump, no node gives out an id that another node has seen.
 #[test]
 fn a_database_that_lacks_what_a_running_node_has_seen_is_noticed_by_that_node() {
     let store = Store::postgres();
@@ -179,7 +179,7 @@ fn where_ids_were_given_twice_it_is_another_log_from_then_on() {
         append(&mut knows, 20, 1);
         let log = knows.log();
         store.execute("DELETE FROM events WHERE id > 10");
-        // A node that has just been started knows nothing of that.
+        // A node that was just started does not know of it.
         let mut fresh = store.writer();
         append(&mut fresh, if noticed_late { 15 } else { 5 }, 2);
         let last = fresh.seen().expect("seen").last;
@@ -208,7 +208,7 @@ fn two_nodes_that_notice_at_once_do_not_both_leave_ids_out() {
     assert_eq!(stored(&store, 10).iter().filter(|(_, name, _)| name == "$sys.log.restored").count(), 1);
 }
 
-/// From a template database, as it was: the server is another one, its data are those of a minute ago.
+/// Restored from a template database: another server has the data of a minute ago.
 #[test]
 fn a_database_that_was_made_anew_from_a_copy_under_a_running_node() {
     let server = Postgres::start();

@@ -1,4 +1,4 @@
-//! Events by what is left to do for them, however many there are of each.
+//! Queries for events by their processing status, with many events of each.
 
 use super::outbox::{Outbox, end, pattern};
 use super::{NOON, appends, event, on_both, run};
@@ -6,7 +6,7 @@ use crate::domain::delivery::EventStatus::{self, Failed, Pending, Processed};
 use crate::domain::event::{Append, EventId};
 use crate::storage::{EventQuery, Order, Settled};
 
-/// More than one statement looks at.
+/// More events than one statement looks at.
 const EVENTS: EventId = 7_500;
 
 fn status(id: EventId) -> EventStatus {
@@ -26,7 +26,7 @@ fn name(id: EventId) -> &'static str {
     }
 }
 
-/// Two services get everything; a failed event has an open delivery too.
+/// Two services get every event. A failed event has an open delivery, too.
 fn fill(outbox: &mut Outbox) {
     let (all, orders) = (outbox.all, outbox.orders);
     outbox.commit(appends((1..=EVENTS).map(|id| Append::single(event(name(id), "{}")))), NOON);

@@ -1,4 +1,4 @@
-//! One list of writes: applied in its order, with an outcome for each.
+//! Lists of writes: applied in order, with an outcome for each.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn scheduled(id: u128) -> Outcome {
     Outcome::Appended(AppendOutcome::Scheduled { id: ScheduleId(id), replayed: false })
 }
 
-/// A durable subscription, and a change of it that tells of something.
+/// Opens a consumer and returns a change of it with an event.
 fn durable(writer: &mut Writer) -> ConsumerChange {
     let policy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
     let new = NewConsumer { name: "d".to_owned(), pattern: ">".to_owned(), filter: None, ack_floor: 0, policy };
@@ -54,7 +54,7 @@ fn a_job_makes_anew_what_was_appended_before_it() {
         let job =
             NewReplayJob { kind: ReplayJobKind::Replay, service: outbox.all, patterns, from: 1, through: i64::MAX };
         let list = vec![append("order.one"), Write::StartReplayJob(job), append("order.two")];
-        // For nobody: the deliveries are those of the job.
+        // Without routes, all deliveries come from the replay job.
         let done = outbox.writer.commit(&mut list.into(), &Default::default(), NOON).expect("committed");
         assert_eq!(done.outcomes, [stored(1, 1), Outcome::Started(1), stored(2, 2)]);
         assert_eq!(done.events.iter().map(|event| event.id).collect::<Vec<_>>(), [1, 2]);

@@ -1,4 +1,5 @@
-//! How a log line looks: one JSON object, or readable text. Either way exactly one line, whatever it holds.
+//! The formats of log lines: a JSON object or readable text. Each record is exactly one line, whatever its message
+//! contains.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -7,14 +8,14 @@ use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{Level, Record};
 use serde::Serializer as _;
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
     Json,
     Text { color: bool },
 }
 
-/// Columns of the target in text; longer ones push the message to the right.
+/// Width of the target in text, in columns. A longer target pushes the message to the right.
 const TARGET_COLUMNS: usize = 18;
 
 /// Writes `record` as one line, newline included.
@@ -25,7 +26,7 @@ pub(super) fn write_line(style: Style, out: &mut impl Write, record: &Record<'_>
     }
 }
 
-/// The line that says how many were dropped.
+/// A log line that tells how many lines were dropped.
 pub(super) fn dropped_notice(style: Style, count: u64) -> Vec<u8> {
     let mut line = Vec::new();
     let fields = [("count", count)];
@@ -43,7 +44,7 @@ pub(super) fn dropped_notice(style: Style, count: u64) -> Vec<u8> {
     line
 }
 
-/// `ts`, `level`, `target`, `msg`, then the fields of the record on the same level.
+/// Writes `ts`, `level`, `target` and `msg`, and then the fields of the record in the same object.
 pub(super) fn write_json(out: &mut impl Write, time: jiff::Timestamp, record: &Record<'_>) -> io::Result<()> {
     let level = match record.level() {
         Level::Error => "error",
@@ -60,7 +61,7 @@ pub(super) fn write_json(out: &mut impl Write, time: jiff::Timestamp, record: &R
     out.write_all(b"}\n")
 }
 
-/// A value as JSON.
+/// Writes one value as JSON.
 fn json<W: Write>(
     out: &mut W,
     value: impl FnOnce(&mut serde_json::Serializer<&mut W>) -> serde_json::Result<()>,
@@ -109,7 +110,7 @@ impl<'v, W: Write> VisitValue<'v> for JsonValue<'_, W> {
         Ok(write!(self.0, "{value}")?)
     }
 
-    /// JSON has no infinities and no NaN: they become null.
+    /// JSON has neither infinities nor NaN, so they become null.
     fn visit_f64(&mut self, value: f64) -> Result<(), Error> {
         Ok(json(self.0, |to| to.serialize_f64(value))?)
     }
@@ -123,7 +124,7 @@ impl<'v, W: Write> VisitValue<'v> for JsonValue<'_, W> {
     }
 }
 
-/// Time, level, target, message, `key=value` …
+/// Writes the time, level, target and message, and then the fields as `key=value`.
 pub(super) fn write_text(
     out: &mut impl Write,
     time: jiff::Timestamp,
@@ -165,7 +166,8 @@ impl<'kvs, W: Write> VisitSource<'kvs> for TextFields<'_, W> {
     }
 }
 
-/// A text without control characters, so that no message can forge a line or command a terminal; quoted on demand.
+/// A text with control characters escaped, so that no message can forge a line or send commands to a terminal. The flag
+/// adds quotes.
 struct Escaped<'a, T: ?Sized>(&'a T, bool);
 
 impl<T: fmt::Display + ?Sized> fmt::Display for Escaped<'_, T> {

@@ -1,8 +1,8 @@
-//! Log lines on standard error, written so that logging never waits.
+//! Writes log lines to standard error without ever blocking the thread that logs.
 //!
-//! A line is formatted where it is logged and put into a bounded queue; one thread writes what has gathered there.
-//! When standard error takes nothing (a blocked pipe, a full disk), lines are dropped and counted, and one line says
-//! how many once it takes bytes again.
+//! A line is formatted by the thread that logs and put into a bounded queue, which one thread writes. While standard
+//! error takes nothing (a blocked pipe, a full disk), lines are dropped and counted. The number is logged once bytes
+//! can be written again.
 
 mod format;
 mod queue;
@@ -22,19 +22,19 @@ use self::format::Style;
 use self::queue::Queue;
 use crate::config::{LogConfig, LogFormat};
 
-/// Lines waiting to be written and being written, in bytes. When full, further lines are dropped.
+/// Bound of the lines that wait or are being written, in bytes. When it is reached, further lines are dropped.
 const QUEUE_BYTES: usize = 4 << 20;
 
-/// What the libraries may say, unless the configured filter names them: the HTTP parser has an error for each malformed
-/// request and each WebSocket connection that was taken over, the server tells of its workers.
+/// Levels of libraries, unless the configured filter names them. The HTTP parser logs an error for each malformed
+/// request and each WebSocket connection; the server logs its workers.
 const QUIET: &str = "actix_http::h1=off,actix_server=warn";
 
-/// How long a panicking thread waits for its last words to be written.
+/// How long a panicking thread waits until its message is written.
 const PANIC_FLUSH: Duration = Duration::from_millis(200);
 
 static HANDLE: OnceLock<LogHandle> = OnceLock::new();
 
-/// The running log.
+/// A handle of the running log.
 #[derive(Clone)]
 pub struct LogHandle {
     queue: Arc<Queue>,
@@ -42,7 +42,7 @@ pub struct LogHandle {
     logger: Logger,
 }
 
-/// A logger whose level can be changed.
+/// A logger whose level can be changed while it runs.
 #[derive(Clone)]
 struct Logger(Arc<RwLock<env_logger::Logger>>);
 
@@ -67,38 +67,38 @@ impl Log for Logger {
 }
 
 impl LogHandle {
-    /// Lines lost since the start, because the queue was full or could not be written.
+    /// Lines dropped since the start, because the queue was full or a write failed.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
     }
 
-    /// Logs from now on what `level` says, a filter in the syntax of `RUST_LOG`.
+    /// Replaces the filter; `level` has the syntax of `RUST_LOG`.
     pub fn set_level(&self, level: &str) {
         let logger = build(level, self.style, &self.queue);
         log::set_max_level(logger.filter());
         *self.logger.0.write().unwrap_or_else(PoisonError::into_inner) = logger;
     }
 
-    /// Waits until all lines logged before are written; false when that took longer than `timeout`.
+    /// Waits until all lines logged before are written. Returns false if that takes longer than `timeout`.
     pub fn flush(&self, timeout: Duration) -> bool {
         self.queue.flush(timeout)
     }
 }
 
-/// The log of this process, once [`init`] was called.
+/// The log of this process; `None` before [`init`].
 pub fn handle() -> Option<&'static LogHandle> {
     HANDLE.get()
 }
 
-/// Starts logging to standard error, and logs panics. `production` decides about the format `auto`.
+/// Starts logging to standard error, including panics. `production` chooses the format if it is configured as `auto`.
 ///
-/// Only the first call has an effect; fails only when the system grants no descriptor or thread.
+/// Only the first call has an effect. It fails only if the system grants no descriptor or thread.
 pub fn init(config: &LogConfig, production: bool) -> io::Result<LogHandle> {
     if let Some(running) = handle() {
         return Ok(running.clone());
     }
     let style = style(config.format, production);
-    // A descriptor of its own: whoever else writes to standard error is not locked out while it blocks.
+    // A descriptor of its own, so that a blocked write does not hold the lock of standard error.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let running = start(config, style, stderr, QUEUE_BYTES)?;
     let handle = HANDLE.get_or_init(|| running.handle).clone();
@@ -129,12 +129,12 @@ fn build(level: &str, style: Style, queue: &Arc<Queue>) -> env_logger::Logger {
         .parse_filters(level)
         .format(move |line, record| format::write_line(style, line, record))
         .target(Target::Pipe(Box::new(Lines(Arc::clone(queue)))))
-        // Colours are the business of `format`; nothing is to be stripped.
+        // `format` decides about colours, so env_logger must not strip them.
         .write_style(WriteStyle::Always)
         .build()
 }
 
-/// The end of the queue that the logger writes to: each write is one whole line.
+/// The end of the queue to which the logger writes. Each write is one whole line.
 struct Lines(Arc<Queue>);
 
 impl Write for Lines {
@@ -148,7 +148,7 @@ impl Write for Lines {
     }
 }
 
-/// Whether lines are for people, not for programs.
+/// Whether lines are formatted for people.
 pub fn is_readable(config: &LogConfig, production: bool) -> bool {
     matches!(style(config.format, production), Style::Text { .. })
 }
@@ -166,7 +166,7 @@ fn style(format: LogFormat, production: bool) -> Style {
     }
 }
 
-/// One line for a panic, with a backtrace where `RUST_BACKTRACE` asks for one.
+/// Logs a panic as one line, with a backtrace if `RUST_BACKTRACE` asks for it.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let message = info.payload_as_str().unwrap_or("a value that is not text");
     let location = info.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);

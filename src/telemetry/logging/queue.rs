@@ -1,45 +1,45 @@
-//! A bounded queue of bytes between everybody who logs and the one thread that writes.
+//! A bounded queue of bytes between all threads that log and the one that writes.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Pause before the next attempt when the descriptor is non-blocking and full.
+/// Pause before a write is repeated when a non-blocking descriptor is full.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// Memory kept between batches, in bytes.
+/// Memory that the writing thread keeps between batches, in bytes.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// The queue. Its verdict when full: the line is dropped and counted.
+/// The queue of log lines. When it is full, further lines are dropped and counted.
 pub(super) struct Queue {
-    /// Bound of the bytes waiting and being written.
+    /// Bound of the bytes that wait or are being written.
     capacity: usize,
     state: Mutex<State>,
-    /// There is something to write.
+    /// Signalled when there is something to write.
     filled: Condvar,
-    /// Something was written.
+    /// Signalled when something was written.
     written: Condvar,
     dropped: AtomicU64,
 }
 
 #[derive(Default)]
 struct State {
-    /// Whole lines, waiting.
+    /// Whole lines that wait.
     waiting: Vec<u8>,
-    /// Bytes that the thread is writing now.
+    /// Bytes that are being written.
     in_flight: usize,
-    /// Lines dropped since the last notice about them.
+    /// Dropped lines that were not reported yet.
     unannounced: u64,
-    /// Whether the last write failed; then a notice waits for the next line, lest the thread spin.
+    /// Whether the last write failed. Then the report waits for the next line, so that the thread does not spin.
     broken: bool,
-    /// Bytes ever taken in, and ever done with.
+    /// Bytes ever taken in, and bytes ever written or dropped after that.
     taken: u64,
     done: u64,
 }
 
 impl Queue {
-    /// Starts the thread that writes to `to`. `notice` makes the line that says how many were dropped.
+    /// Starts the thread that writes to `to`. `notice` formats the report of dropped lines.
     pub fn start(
         to: impl Write + Send + 'static,
         capacity: usize,
@@ -57,7 +57,7 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Takes one line in, or drops it; never waits for the writer.
+    /// Takes in one line, or drops it. Never waits for the writing thread.
     pub fn push(&self, line: &[u8]) {
         let mut state = self.lock();
         let is_idle = state.waiting.is_empty();
@@ -75,12 +75,12 @@ impl Queue {
         }
     }
 
-    /// Lines dropped, for whatever reason, since the start.
+    /// Lines dropped since the start for any reason.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything taken in before the call is done with; false after `timeout`.
+    /// Waits until all lines taken in before are written or lost. Returns false after `timeout`.
     pub fn flush(&self, timeout: Duration) -> bool {
         let state = self.lock();
         let goal = state.taken;
@@ -113,7 +113,7 @@ impl Queue {
             state.done += bytes as u64;
             state.broken = outcome.is_err();
             if let Err(lost) = outcome {
-                // The notice itself was not a line of anybody's, but what it announced is still unannounced.
+                // The report itself counts as no line, but the lines that it reports are unreported again.
                 let lost = lost - u64::from(unannounced > 0);
                 self.dropped.fetch_add(lost, Ordering::Relaxed);
                 state.unannounced += lost + unannounced;
@@ -128,7 +128,7 @@ impl Queue {
     }
 }
 
-/// Writes all of `lines`, or says how many of them were not, or not wholly, written.
+/// Writes all of `lines`. The error is the number of lines that were not written completely.
 fn write_lines(to: &mut impl Write, lines: &[u8]) -> Result<(), u64> {
     let mut rest = lines;
     while !rest.is_empty() {
@@ -155,7 +155,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// A writer that announces each write and then waits until it is told how the write ends.
+    /// A writer that announces each write and waits for its outcome.
     struct Gate {
         writes: mpsc::Sender<String>,
         outcomes: mpsc::Receiver<io::Result<usize>>,
@@ -206,7 +206,7 @@ mod tests {
         let (queue, seen, finish) = gated(12);
         queue.push(b"first\n");
         assert_eq!(seen.recv_timeout(SOON).unwrap(), "first\n");
-        // What is being written counts, too: six bytes are left.
+        // The line that is being written counts as well: six bytes are left.
         queue.push(b"queue\n");
         for _ in 0..1000 {
             queue.push(b"lost\n");
@@ -250,7 +250,7 @@ mod tests {
         finish.send(broken_pipe()).unwrap();
         assert!(queue.flush(SOON));
         assert_eq!(queue.dropped(), 2);
-        // Nothing was written in between: the thread does not spin on a closed descriptor.
+        // Nothing was written in between, so the thread does not spin on a closed descriptor.
         assert!(seen.try_recv().is_err());
 
         queue.push(b"three\n");

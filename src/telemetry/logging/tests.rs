@@ -29,12 +29,12 @@ impl Write for Memory {
     }
 }
 
-/// What a logger in `style` writes when `log` uses it.
+/// What a logger of this style and level writes when `log` uses it.
 fn written(style: Style, level: &str, log: impl FnOnce(&dyn Log)) -> String {
     let memory = Memory::default();
     let config = LogConfig { level: level.to_owned(), ..Config::default().log };
     let running = start(&config, style, memory.clone(), QUEUE_BYTES).unwrap();
-    // The macros ask this first; the logger filters again.
+    // The macros check this level before the logger does.
     log::set_max_level(log::LevelFilter::Trace);
     log(&running.logger);
     assert!(running.handle.flush(Duration::from_secs(20)));
@@ -149,10 +149,10 @@ fn auto_is_json_in_production() {
     assert!(matches!(style(LogFormat::Text, true), Style::Text { .. }));
 }
 
-/// Set for the test below when it is the child process of another one.
+/// Set in the child processes that the tests start.
 const CHILD: &str = "EVENT_HANDLER_LOG_TEST_CHILD";
 
-/// The program under test of the two tests that follow: logs to its real standard error, then ends well.
+/// The program under test in the two tests below: it logs to its real standard error and ends.
 #[test]
 fn child() {
     if std::env::var_os(CHILD).is_none() {
@@ -161,7 +161,7 @@ fn child() {
     let config = Config::default();
     let log = init(&config.log, true).unwrap();
     init(&config.log, false).unwrap();
-    // Enough to fill any pipe, and the queue behind it.
+    // More than any pipe and the queue behind it can take.
     let filler = "x".repeat(1000);
     let lines: u64 = io::stdin().lines().next().unwrap().unwrap().parse().unwrap();
     for number in 0..lines {
@@ -170,7 +170,7 @@ fn child() {
     let panicked = std::thread::Builder::new().name("doomed".to_owned()).spawn(|| panic!("two\nlines")).unwrap().join();
     assert!(panicked.is_err());
     println!("dropped={}", log.dropped());
-    // Waits here, so that the parent decides when to read or to close the other end.
+    // Waits until the parent has decided whether to read or to close the other end.
     io::stdin().lines().next();
     println!("flushed={}", handle().unwrap().flush(Duration::from_secs(20)));
 }
@@ -189,7 +189,7 @@ fn spawn_child(lines: &str) -> std::process::Child {
     child
 }
 
-/// The rest of the line of `out` that holds `key`.
+/// The rest of the line of `out` that contains `key`.
 fn read_value(out: &mut impl BufRead, key: &str) -> String {
     let line = out.lines().map(Result::unwrap).find(|line| line.contains(key)).unwrap();
     line.split_once(key).unwrap().1.to_owned()
@@ -199,7 +199,7 @@ fn read_value(out: &mut impl BufRead, key: &str) -> String {
 fn a_blocked_standard_error_stops_nobody() {
     let mut child = spawn_child("10000");
     let mut out = BufReader::new(child.stdout.take().unwrap());
-    // Nobody reads standard error yet, and the child gets here nevertheless.
+    // Nobody reads standard error yet, and the child goes on all the same.
     let dropped: u64 = read_value(&mut out, "dropped=").parse().unwrap();
     assert!(dropped > 1000, "{dropped}");
 

@@ -45,11 +45,6 @@ impl ShardQueues {
         DrainNotices(Rc::clone(self))
     }
 
-    /// Writes to sockets so far.
-    pub fn writes(&self) -> u64 {
-        self.due.writes.get()
-    }
-
     /// Starts the task that writes, unless it runs already.
     pub(in crate::transport) fn start_flusher(self: &Rc<Self>) {
         if !self.due.is_served.replace(true) {
@@ -134,7 +129,8 @@ pub(in crate::transport) struct DueWrites {
     send_queues: RefCell<VecDeque<Rc<SendQueue>>>,
     flusher: RefCell<Option<Waker>>,
     is_served: Cell<bool>,
-    writes: Cell<u64>,
+    #[cfg(test)]
+    pub(in crate::transport) writes: Cell<u64>,
 }
 
 impl DueWrites {
@@ -145,6 +141,7 @@ impl DueWrites {
     }
 
     /// Notes that a write was made.
+    #[cfg(test)]
     pub(in crate::transport) fn count_write(&self) {
         self.writes.update(|writes| writes + 1);
     }

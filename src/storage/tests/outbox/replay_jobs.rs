@@ -1,4 +1,4 @@
-//! Redrives and replays: deliveries made anew, little by little.
+//! Replay jobs: deliveries opened again, step by step.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn redrives_make_dead_ones_anew_and_nothing_else() {
         let rows = outbox.claim_of(outbox.all, Claim::Due { now: at(60), after: Default::default() }, ROWS);
         assert!(rows.iter().all(|row| (row.lane, row.attempts, row.spent) == (Lane::Replay, 1, 1)), "{rows:?}");
         assert_eq!(outbox.pending(), Pending { waiting: [0, 2, 0, 0], retrying: [0, 0, 0, 2], dead: 2 });
-        // Of another name there are none, and what is open is left alone.
+        // Events of another name have no deliveries, and open ones are left alone.
         outbox.job(ReplayJobKind::Redrive, &["other"], 1, 6);
         assert_eq!(outbox.step(at(62)), [renewed(0, 0)]);
         outbox.job(ReplayJobKind::Redrive, &[], 1, 6);
@@ -62,7 +62,7 @@ fn jobs_are_throttled_resumed_and_cancelled() {
         assert_eq!(outbox.step(at(1)), [renewed(256, 256)]);
         assert_eq!(outbox.step(at(1)), [], "it waits for those it made");
         outbox.settle((1..=100).map(|id| end(all, id, 2, Settled::Delivered)).collect());
-        // Another writer goes on where this one stood.
+        // Another writer continues where this one stopped.
         outbox.writer = store.writer();
         assert_eq!(outbox.step(at(2)), [renewed(100, 100)]);
         assert_eq!(outbox.due(at(2)), (101..=356).collect::<Vec<_>>());

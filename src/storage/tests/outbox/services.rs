@@ -1,4 +1,4 @@
-//! Services as they are stored: where they begin, who holds them, and commands for the holder.
+//! Services in the store: where they begin, who has their leases, and commands for the holder.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn a_new_service_begins_where_it_wants_to_and_only_once() {
         assert_eq!((job.id, job.job.kind, job.job.service), (1, ReplayJobKind::Replay, first[1].id));
         assert_eq!((job.job.from, job.job.through), (4, 5));
         assert_eq!(outbox.step(NOON), [renewed(2, 0)]);
-        // Nothing is there for one that begins with what comes.
+        // A service that begins with new events gets no stored ones.
         outbox.writer.register(&[service("later", Some(6))], NOON).expect("registered");
         assert_eq!(outbox.last_job().id, 1);
         let state = Registered { id: first[1].id, paused: Some("why".into()), breaker: Some("{}".into()) };
