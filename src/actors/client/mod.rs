@@ -61,6 +61,7 @@ use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
 
+/// Most messages that may wait.
 pub const MAILBOX: usize = 1024;
 /// Outcomes that may wait to be stored (CL-4). With more, nothing is sent.
 const MAX_UNSETTLED: usize = 256;
