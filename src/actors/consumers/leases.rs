@@ -18,8 +18,8 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{ConsumerRecord, LeasedConsumer};
 
 impl Consumers {
-    /// Renews leases, and does what nothing else triggers. A tenth of the positions that only foreign events have moved
-    /// is stored with each tick.
+    /// Renews leases, and does what nothing else triggers. Each tick stores a tenth of the positions that have moved past
+    /// unwanted events alone.
     pub(super) fn tick(&mut self, ctx: &mut Context<Self>) {
         const SHARES: usize = 10;
         self.ticks += 1;

@@ -73,8 +73,8 @@ impl Persistence {
         }
     }
 
-    /// The store was set back to an earlier state. A commit gives the log another identity before anything is
-    /// published. If it fails, the next tick tries again.
+    /// The store lacks events that are known. A commit says so, before anything is published; if it fails, the next tick
+    /// tries again.
     fn go_on_after_set_back(&mut self) {
         // Numbers that were known before the set-back are wrong.
         self.registry.doubt();

@@ -41,8 +41,7 @@ impl ServiceRegistry {
         self.routes.as_ref()
     }
 
-    /// Registers the services in the store, counts their deliveries, and enqueues events for new services that begin
-    /// earlier.
+    /// Registers the services in the store, where new ones begin at the configured event, and counts their deliveries.
     pub fn register(&mut self, writer: &mut Writer, now: Timestamp) -> Result<(), StoreError> {
         let service = |slot: &Arc<ServiceSlot>| NewService {
             name: slot.name.clone(),
