@@ -99,7 +99,7 @@ impl KeyOrder {
     }
 
     /// Waits no longer for what failed or was held back: it has ended otherwise, or the store sees to the order.
-    pub fn forget(&mut self, key: &ByteString) {
+    pub fn unblock(&mut self, key: &ByteString) {
         if let Some(line) = self.lines.get_mut(key) {
             line.held = None;
             self.drop_if_over(key);
@@ -174,7 +174,7 @@ mod tests {
         let mut order = KeyOrder::new(1);
         order.admit(id(1), &sick);
         order.fail(&sick);
-        order.forget(&sick);
+        order.unblock(&sick);
         assert_eq!((order.keys(), order.admit(id(2), &sick)), (0, Admitted::Ready));
     }
 

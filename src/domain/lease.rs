@@ -27,7 +27,7 @@ pub enum Turn {
     /// It holds the lease as before, and nobody has held it meanwhile.
     Kept,
     /// It has held the lease and holds it again. Another may have held it meanwhile.
-    TakenBack,
+    Regained,
     Gained,
     Lost,
     /// It follows as before.
@@ -47,7 +47,7 @@ impl<H> Lease<H> {
     pub fn turn(&self, grant: Grant) -> Turn {
         match (self, grant) {
             (Self::Holder(_), Grant::Kept) => Turn::Kept,
-            (Self::Holder(_), Grant::Taken) => Turn::TakenBack,
+            (Self::Holder(_), Grant::Taken) => Turn::Regained,
             (Self::Holder(_), Grant::Elsewhere) => Turn::Lost,
             (Self::Follower, Grant::Kept | Grant::Taken) => Turn::Gained,
             (Self::Follower, Grant::Elsewhere) => Turn::Elsewhere,
@@ -98,7 +98,7 @@ mod tests {
     fn only_a_lease_that_was_kept_tells_that_nobody_else_has_acted() {
         let turns =
             |lease: Lease<Confidence>| [Grant::Kept, Grant::Taken, Grant::Elsewhere].map(|grant| lease.turn(grant));
-        assert_eq!(turns(Lease::Holder(Confidence::Certain)), [Turn::Kept, Turn::TakenBack, Turn::Lost]);
+        assert_eq!(turns(Lease::Holder(Confidence::Certain)), [Turn::Kept, Turn::Regained, Turn::Lost]);
         assert_eq!(turns(Lease::Follower), [Turn::Gained, Turn::Gained, Turn::Elsewhere]);
     }
 

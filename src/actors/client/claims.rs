@@ -246,7 +246,7 @@ impl Claims {
             }
             if at == 0 && !self.is_seen(row.work_id()) {
                 // It is the first: whatever the dispatcher waits for has ended elsewhere.
-                dispatcher.forget(key);
+                dispatcher.unblock(key);
             }
             if matches!(self.offer(row, dispatcher), Offered::HeldBack | Offered::Full) {
                 is_through = false;
@@ -328,7 +328,7 @@ impl Claims {
 
     /// It was taken back, untried: its key is read again from the store, in order.
     pub fn release(&mut self, id: WorkId) {
-        if let Some(row) = self.forget(id)
+        if let Some(row) = self.remove(id)
             && let Some(key) = row.event.key
         {
             self.park(key);
@@ -343,7 +343,7 @@ impl Claims {
         if self.renewed.remove(&id) {
             self.begin_round();
         }
-        let Some(key) = self.forget(id).and_then(|row| row.event.key) else { return };
+        let Some(key) = self.remove(id).and_then(|row| row.event.key) else { return };
         // One that is tried again goes on with its key when it is due.
         if !is_open {
             self.read_when_idle(&key);
@@ -354,7 +354,7 @@ impl Claims {
     pub fn reset(&mut self, is_under_way: impl Fn(WorkId) -> bool) {
         let ids: Vec<WorkId> = self.known.keys().copied().filter(|id| !is_under_way(*id)).collect();
         for id in ids {
-            self.forget(id);
+            self.remove(id);
         }
         let Self { known, bytes, keys, reading, .. } = std::mem::take(self);
         *self = Self { known, bytes, keys, is_stale: reading.is_some(), reading, ..Self::default() };
@@ -371,7 +371,7 @@ impl Claims {
         self.parked.len()
     }
 
-    fn forget(&mut self, id: WorkId) -> Option<Claimed> {
+    fn remove(&mut self, id: WorkId) -> Option<Claimed> {
         let row = self.known.remove(&id)?;
         self.bytes -= row.event.memory();
         if let Some(key) = &row.event.key

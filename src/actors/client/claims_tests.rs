@@ -272,7 +272,7 @@ impl Model {
         let finished =
             self.dispatcher.finished(WorkId::Delivery(id), verdict, SECOND, self.now, 0.5).expect("it is in flight");
         if let (End::Exhausted, Some(key)) = (end, &finished.work.key) {
-            self.dispatcher.forget(key);
+            self.dispatcher.unblock(key);
         }
         finished.released.iter().for_each(|work| self.claims.release(work.id));
         let end = match end {

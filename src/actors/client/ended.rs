@@ -112,7 +112,7 @@ impl Client {
         if let Settled::Dead(reason) = settled {
             if let (Settled::Dead(DeadReason::Exhausted), Some(key)) = (settled, &finished.work.key) {
                 // The dispatcher saw a failure, and would wait for this one to come again.
-                self.dispatcher.forget(key);
+                self.dispatcher.unblock(key);
             }
             let dead = delivery_dead(self.name(), None, &claimed.event, reason, attempts, judged.reason.as_deref());
             dead.into_iter().for_each(|event| self.writes.push(ToStore::Event(event)));

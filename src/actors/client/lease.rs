@@ -65,7 +65,7 @@ impl Client {
         }
         match turn {
             Turn::Kept | Turn::Elsewhere => {}
-            Turn::TakenBack | Turn::Gained | Turn::Lost => {
+            Turn::Regained | Turn::Gained | Turn::Lost => {
                 log::debug!(service = self.name(), is_held = self.lease.is_held(); "lease of a service");
                 // The store has what was in hand.
                 drop(self.dispatcher.release());

@@ -15,7 +15,7 @@ use crate::storage::{Alteration, NewConsumer, Outcome, Write};
 
 impl Consumers {
     /// Makes the session a member of one that is open here.
-    fn take_in(&mut self, join: Join, ctx: &mut Context<Self>) -> Result<Joined, ApiError> {
+    fn add_member(&mut self, join: Join, ctx: &mut Context<Self>) -> Result<Joined, ApiError> {
         let Join { request, log_end, link } = join;
         let consumer = self.consumers.get_mut(&*request.name).ok_or_else(deleted_just_now)?;
         consumer.admits(&request)?;
@@ -34,7 +34,7 @@ impl Consumers {
             Start::Now | Start::Earliest => false,
         };
         let joined = Joined {
-            key: MemberKey { generation: self.life.generation(), durable: Arc::clone(&name), member },
+            key: MemberKey { generation: self.life.generation(), consumer: Arc::clone(&name), member },
             ack_floor,
             last,
             earliest: bounds.earliest,
@@ -47,7 +47,7 @@ impl Consumers {
     }
 
     /// Stores how the session wants events to be delivered, if that is new, and makes it a member.
-    fn agree(&mut self, join: Join) -> ResponseActFuture<Self, Result<Joined, ApiError>> {
+    fn settle_policy(&mut self, join: Join) -> ResponseActFuture<Self, Result<Joined, ApiError>> {
         let consumer = self.consumers.get(&*join.request.name).ok_or_else(deleted_just_now);
         let checked = consumer.and_then(|consumer| {
             let policy = join.request.policy.over(consumer.policy());
@@ -58,7 +58,7 @@ impl Consumers {
             Err(error) => return Box::pin(actix::fut::ready(Err(error))),
         };
         if !is_new {
-            return Box::pin(actix::fut::ready(()).map(|(), this: &mut Self, ctx| this.take_in(join, ctx)));
+            return Box::pin(actix::fut::ready(()).map(|(), this: &mut Self, ctx| this.add_member(join, ctx)));
         }
         let (name, alteration) = (join.request.name.clone(), Alteration::Policy(policy));
         let outcome = self.parts.persistence.commit(Write::AlterConsumer { name, alteration });
@@ -67,7 +67,7 @@ impl Consumers {
                 return Err(deleted_just_now());
             }
             this.consumers.get_mut(&*join.request.name).into_iter().for_each(|consumer| consumer.set_policy(policy));
-            this.take_in(join, ctx)
+            this.add_member(join, ctx)
         }))
     }
 
@@ -116,15 +116,15 @@ impl Handler<Join> for Consumers {
 
     fn handle(&mut self, join: Join, _: &mut Self::Context) -> Self::Result {
         let name = join.request.name.clone();
-        self.opening.push(name.clone());
+        self.joining.push(name.clone());
         let found = self.find_or_make(&join);
         let joined = found.then(move |found, this: &mut Self, _| match found {
-            Ok(()) => this.agree(join),
+            Ok(()) => this.settle_policy(join),
             Err(error) => Box::pin(actix::fut::ready(Err(error))),
         });
         Box::pin(joined.map(move |joined, this, _| {
-            let place = this.opening.iter().position(|opening| *opening == name);
-            place.into_iter().for_each(|place| drop(this.opening.swap_remove(place)));
+            let place = this.joining.iter().position(|joining| *joining == name);
+            place.into_iter().for_each(|place| drop(this.joining.swap_remove(place)));
             this.retire(&name);
             joined
         }))

@@ -31,12 +31,12 @@ impl Consumers {
             }
             self.read_if(name, |durable| durable.has_room(), ctx);
             self.pump(name, ctx);
-            self.look_at_hold(name);
+            self.tell_held_up(name);
         }
     }
 
     /// Members that have to settle something before they get more are told so.
-    fn look_at_hold(&mut self, name: &str) {
+    fn tell_held_up(&mut self, name: &str) {
         let (head, now) = (self.head, self.clock.now());
         let held_by = self.consumers.get_mut(name).and_then(|consumer| consumer.tell_held_up(head, now));
         if let Some(by) = held_by {
@@ -83,14 +83,14 @@ impl Consumers {
     }
 
     /// Lets go of one, and lets others have it.
-    pub(super) fn forget(&mut self, name: &str) {
+    pub(super) fn release(&mut self, name: &str) {
         let Some(consumer) = self.consumers.remove(name) else { return };
         let names = self.by_topic.get_mut(&consumer.topic());
         names.into_iter().for_each(|names| names.retain(|other| **other != *name));
         if self.index.remove(consumer.topic()) {
             self.by_topic.remove(&consumer.topic());
         }
-        if consumer.is_held() && !self.opening.iter().any(|opening| **opening == *name) {
+        if consumer.is_held() && !self.joining.iter().any(|joining| **joining == *name) {
             let writer = self.parts.persistence.generation();
             // A writer that is gone holds nothing any more.
             let _ = writer.map(|writer| self.parts.persistence.tell_in(writer, ReleaseConsumer(consumer.service())));
@@ -127,7 +127,7 @@ impl Consumers {
             for (name, service) in asked {
                 let is_same = this.consumers.get(&name).is_some_and(|consumer| consumer.service() == service);
                 match held.remove(&service).filter(|held| *held.record.name == *name) {
-                    Some(held) if is_same => this.held(held, ctx),
+                    Some(held) if is_same => this.leased(held, ctx),
                     None if is_same => this.deleted(&name),
                     Some(_) | None => {}
                 }
@@ -135,7 +135,7 @@ impl Consumers {
         }));
     }
 
-    fn held(&mut self, held: LeasedConsumer, ctx: &mut Context<Self>) {
+    fn leased(&mut self, held: LeasedConsumer, ctx: &mut Context<Self>) {
         let LeasedConsumer { grant, record, marks, has_renewed } = held;
         let Some(consumer) = self.consumers.get_mut(&*record.name) else { return };
         let name = Arc::clone(consumer.name());
@@ -164,6 +164,6 @@ impl Consumers {
         let gone = ApiError::new(ErrorCode::DurableNotFound, format!("durable subscription {name:?} was deleted"));
         self.parts.metrics.durable_members.sub(consumer.members().len() as i64);
         consumer.end(&gone);
-        self.forget(name);
+        self.release(name);
     }
 }

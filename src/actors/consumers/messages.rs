@@ -92,7 +92,7 @@ impl Underway {
 pub struct MemberKey {
     /// Of the actor: each counts its members anew.
     pub generation: Generation,
-    pub durable: Arc<str>,
+    pub consumer: Arc<str>,
     pub member: MemberId,
 }
 

@@ -86,7 +86,7 @@ pub struct Consumers {
     /// The last event that was routed here.
     head: EventId,
     /// Names of those that somebody is about to join: they are not let go of.
-    opening: Vec<String>,
+    joining: Vec<String>,
     /// Ticks so far.
     ticks: usize,
     next_member: MemberId,
@@ -107,7 +107,7 @@ impl Consumers {
             consumers: BTreeMap::new(),
             index: PatternIndex::default(),
             by_topic: HashMap::new(),
-            opening: Vec::new(),
+            joining: Vec::new(),
             ticks: 0,
             next_member: 1,
             generations: 0,
@@ -168,7 +168,7 @@ impl Consumers {
 
     fn find(&mut self, key: &MemberKey) -> Option<&mut Consumer> {
         let is_here = key.generation == self.life.generation();
-        let consumer = self.consumers.get_mut(&key.durable).filter(|_| is_here);
+        let consumer = self.consumers.get_mut(&key.consumer).filter(|_| is_here);
         consumer.filter(|consumer| consumer.members().contains(key.member))
     }
 
@@ -234,7 +234,7 @@ impl Handler<Leave> for Consumers {
         if let Some(consumer) = self.find(&key) {
             consumer.leave(key.member);
             self.parts.metrics.durable_members.dec();
-            self.pump(&key.durable, ctx);
+            self.pump(&key.consumer, ctx);
         }
     }
 }
@@ -245,15 +245,15 @@ impl Handler<Acknowledge> for Consumers {
     fn handle(&mut self, Acknowledge { key, request }: Acknowledge, ctx: &mut Self::Context) -> Self::Result {
         let now = self.clock.now();
         let consumer = self.find(&key).ok_or_else(|| {
-            ApiError::new(ErrorCode::NotAMember, format!("not a member of {:?}; subscribe to it first", key.durable))
+            ApiError::new(ErrorCode::NotAMember, format!("not a member of {:?}; subscribe to it first", key.consumer))
         })?;
         consumer.settle(key.member, &request, now)?;
         // Once for all that has arrived with it.
         if consumer.begin_due() {
             ctx.spawn(actix::fut::ready(()).map(move |(), this: &mut Self, ctx| {
-                if let Some(consumer) = this.consumers.get_mut(&key.durable) {
+                if let Some(consumer) = this.consumers.get_mut(&key.consumer) {
                     consumer.pumped();
-                    this.pump(&key.durable, ctx);
+                    this.pump(&key.consumer, ctx);
                 }
             }));
         }
@@ -265,7 +265,7 @@ impl Handler<RoomAgain> for Consumers {
     type Result = ();
 
     fn handle(&mut self, RoomAgain(key): RoomAgain, ctx: &mut Self::Context) {
-        self.pump(&key.durable, ctx);
+        self.pump(&key.consumer, ctx);
     }
 }
 

@@ -91,9 +91,9 @@ impl Consumers {
     /// Lets go of one that nobody is a member of, once all is stored.
     pub(super) fn retire(&mut self, name: &str) {
         let is_idle = |consumer: &Consumer| consumer.members().is_empty() && consumer.is_saved();
-        let is_opening = self.opening.iter().any(|opening| opening == name);
-        if !is_opening && self.consumers.get(name).is_some_and(is_idle) {
-            self.forget(name);
+        let is_joining = self.joining.iter().any(|joining| joining == name);
+        if !is_joining && self.consumers.get(name).is_some_and(is_idle) {
+            self.release(name);
         }
         self.tell_if_finished();
     }

@@ -40,9 +40,10 @@ fn begin(generation: Generation, parts: ConsumersParts) -> Addr<Consumers> {
         created_at: crate::domain::event::Timestamp(0),
     };
     Consumers::create(|ctx| {
-        let mut durables = Consumers::new(parts, Life::unsupervised(ActorKind::Consumers, generation));
-        durables.open(LeasedConsumer { grant: Grant::Taken, record, marks: Some(Vec::new()), has_renewed: false }, ctx);
-        durables
+        let mut consumers = Consumers::new(parts, Life::unsupervised(ActorKind::Consumers, generation));
+        consumers
+            .open(LeasedConsumer { grant: Grant::Taken, record, marks: Some(Vec::new()), has_renewed: false }, ctx);
+        consumers
     })
 }
 

@@ -43,14 +43,14 @@ impl Persistence {
     }
 
     /// Opens the store or proves that it works again, and tells everybody of events that others have committed.
-    pub(super) fn care(&mut self) {
+    pub(super) fn tick(&mut self) {
         if matches!(self.parts.store.url, StoreUrl::Sqlite(_)) {
             self.look_at_clock();
         }
         let health = Arc::clone(&self.parts.health);
         let _operation = health.begin();
         let known = self.parts.position.get();
-        let Some(bounds) = self.watch.care(&self.parts.position) else { return };
+        let Some(bounds) = self.watch.check(&self.parts.position) else { return };
         if matches!(self.parts.store.url, StoreUrl::Postgres(_)) {
             self.look_at_clock();
         }

@@ -48,11 +48,11 @@ pub const MAILBOX: usize = 256;
 /// A group is committed early once it holds this many events.
 const MAX_GROUP: usize = 4096;
 /// How often an idle or ailing store is looked after.
-const CARE_INTERVAL: Duration = Duration::from_millis(500);
+const TICK_INTERVAL: Duration = Duration::from_millis(500);
 /// How exactly schedules are kept.
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two steps that give pages of a SQLite file back, while others wait.
-const GIVE_BACK_PAUSE: Duration = Duration::from_millis(20);
+const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a persistence actor is made of; kept by the supervisor to make another.
 #[derive(Clone)]
@@ -110,7 +110,7 @@ impl Persistence {
         }
         // A flooded actor never reaches its timers, so the clock is looked at here too.
         if Instant::now() >= self.next_housekeeping {
-            self.housekeeping(GIVE_BACK_PAUSE);
+            self.housekeeping(RELEASE_PAUSE);
         }
     }
 
@@ -209,11 +209,11 @@ impl Actor for Persistence {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        self.care();
-        ctx.run_interval(CARE_INTERVAL, |this, _| {
-            this.care();
+        self.tick();
+        ctx.run_interval(TICK_INTERVAL, |this, _| {
+            this.tick();
             // Half of the time is for who is not counted there, such as those who observe.
-            let end = Instant::now() + CARE_INTERVAL / 2;
+            let end = Instant::now() + TICK_INTERVAL / 2;
             while (this.next_housekeeping..end).contains(&Instant::now()) && this.waiting.is_empty() {
                 this.housekeeping(Duration::ZERO);
                 if this.life.depth() > 0 {

@@ -22,7 +22,7 @@ const SCHEDULES_AT_ONCE: usize = 500;
 pub struct ServiceRegistry {
     slots: ServiceSlots,
     /// Told of dead letters of durable subscriptions that were made anew.
-    durables: Arc<Notify>,
+    renewed: Arc<Notify>,
     routes: Option<Routes>,
     /// Nothing is due before this; `None`: nothing is scheduled.
     next_schedule: Option<Timestamp>,
@@ -32,8 +32,8 @@ pub struct ServiceRegistry {
 }
 
 impl ServiceRegistry {
-    pub fn new(slots: ServiceSlots, durables: Arc<Notify>) -> Self {
-        Self { slots, durables, routes: None, next_schedule: None, is_in_doubt: false, has_told_of_orphans: false }
+    pub fn new(slots: ServiceSlots, renewed: Arc<Notify>) -> Self {
+        Self { slots, renewed, routes: None, next_schedule: None, is_in_doubt: false, has_told_of_orphans: false }
     }
 
     /// Where events go; `None` before [`Self::register`].
@@ -185,7 +185,7 @@ impl ServiceRegistry {
         let steps = writer.step_jobs(routes, now)?;
         for (service, Renewed { open, dead }) in steps.iter().filter(|(_, renewed)| renewed.open > 0) {
             let Some(slot) = self.slot(*service) else {
-                self.durables.notify_one();
+                self.renewed.notify_one();
                 continue;
             };
             slot.add(Lane::Replay, *open);

@@ -19,26 +19,26 @@ pub struct StoreWatch {
     health: Arc<StoreHealth>,
     metrics: Arc<Metrics>,
     writer: Option<Writer>,
-    ailment: Option<StoreError>,
+    last_error: Option<StoreError>,
     next_probe: Instant,
 }
 
 impl StoreWatch {
     /// A store that is still to be opened.
     pub fn new(options: StoreOptions, health: Arc<StoreHealth>, metrics: Arc<Metrics>) -> Self {
-        Self { options, health, metrics, writer: None, ailment: None, next_probe: Instant::now() }
+        Self { options, health, metrics, writer: None, last_error: None, next_probe: Instant::now() }
     }
 
-    /// The writer, or why there is none now. Never blocks: [`Self::care`] does the trying.
+    /// The writer, or why there is none now. Never blocks: [`Self::check`] does the trying.
     pub fn writer(&mut self) -> Result<&mut Writer, AppendFailure> {
-        match (&self.ailment, &mut self.writer) {
+        match (&self.last_error, &mut self.writer) {
             (None, Some(writer)) => Ok(writer),
             (Some(error), _) => Err(AppendFailure::StoreUnavailable(error.kind.meaning())),
             (None, None) => Err(AppendFailure::StoreUnavailable("it has not been opened yet")),
         }
     }
 
-    /// Judges the failure of what somebody has asked for: if the store still commits, it is no ailment.
+    /// Judges the failure of what somebody has asked for: if the store still commits, it is no last_error.
     pub fn judge(&mut self, error: StoreError) -> AppendFailure {
         let may_be_of_data = matches!(error.kind, StoreErrorKind::Invalid | StoreErrorKind::Internal);
         if may_be_of_data && self.writer.as_mut().is_some_and(|writer| writer.probe().is_ok()) {
@@ -54,25 +54,25 @@ impl StoreWatch {
         AppendFailure::Unstorable
     }
 
-    /// Takes note of a failure: from now on everything is refused until [`Self::care`] finds the store well.
+    /// Takes note of a failure: from now on everything is refused until [`Self::check`] finds the store well.
     pub fn failed(&mut self, error: StoreError) -> AppendFailure {
         self.metrics.store_errors.with_label_values(&[error.kind.as_str()]).inc();
         if error.kind == StoreErrorKind::Unusable {
             // Ends the process, which tells it.
             self.health.set_unusable(&error.message);
-        } else if self.ailment.as_ref().map(|a| a.kind) != Some(error.kind) {
+        } else if self.last_error.as_ref().map(|a| a.kind) != Some(error.kind) {
             log::error!(reason = error.kind.as_str(), error:% = error; "store unavailable, publishes are refused until it works again");
         }
         let meaning = error.kind.meaning();
         self.health.set_down(error.as_last_error());
-        self.ailment = Some(error);
+        self.last_error = Some(error);
         AppendFailure::StoreUnavailable(meaning)
     }
 
     /// Opens the store if it is not open, tries an ailing one, and asks a well one now and then.
     /// Returns the log's bounds whenever it has asked for them; `position` has them before the store counts as up.
-    pub fn care(&mut self, position: &LogPosition) -> Option<LogBounds> {
-        let was_well = self.writer.is_some() && self.ailment.is_none();
+    pub fn check(&mut self, position: &LogPosition) -> Option<LogBounds> {
+        let was_well = self.writer.is_some() && self.last_error.is_none();
         if was_well && Instant::now() < self.next_probe {
             return None;
         }
@@ -87,7 +87,7 @@ impl StoreWatch {
                 }
                 position.set(bounds);
                 if !was_well {
-                    self.ailment = None;
+                    self.last_error = None;
                     self.health.set_up();
                     log::info!(earliest_id = bounds.earliest, last_id = bounds.last; "store ready");
                 }

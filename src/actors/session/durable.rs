@@ -45,7 +45,7 @@ impl Session {
             return self.refuse(id.as_ref(), &error);
         }
         let name: Arc<str> = request.name.as_str().into();
-        let known = self.memberships.iter().find(|membership| membership.key.durable == name);
+        let known = self.memberships.iter().find(|membership| membership.key.consumer == name);
         let is_other = |known: &Membership| known.pattern != request.pattern.as_str() || known.filter != request.filter;
         if known.is_some_and(is_other) {
             let reason = "this connection is a member already, with another event_name or filter";
@@ -106,7 +106,7 @@ impl Session {
 
     /// False if it was no member.
     fn leave_consumer(&mut self, name: &str) -> bool {
-        let Some(place) = self.memberships.iter().position(|membership| *membership.key.durable == *name) else {
+        let Some(place) = self.memberships.iter().position(|membership| *membership.key.consumer == *name) else {
             return false;
         };
         let membership = self.memberships.swap_remove(place);
@@ -116,7 +116,7 @@ impl Session {
     }
 
     pub(super) fn leave_all_consumers(&mut self) {
-        while let Some(name) = self.memberships.last().map(|membership| Arc::clone(&membership.key.durable)) {
+        while let Some(name) = self.memberships.last().map(|membership| Arc::clone(&membership.key.consumer)) {
             self.leave_consumer(&name);
         }
     }
@@ -126,7 +126,7 @@ impl Session {
         let event_id = request.event_id;
         let key = match (&request.durable, &self.memberships[..]) {
             (Some(name), memberships) => {
-                let named = memberships.iter().find(|membership| *membership.key.durable == **name);
+                let named = memberships.iter().find(|membership| *membership.key.consumer == **name);
                 named.map(|membership| membership.key.clone()).ok_or_else(|| not_a_member(name))
             }
             (None, [only]) => Ok(only.key.clone()),
@@ -163,7 +163,7 @@ impl Session {
 
     /// The patterns and names of its durable subscriptions.
     pub(super) fn durables(&self) -> Vec<(String, String)> {
-        let shown = |membership: &Membership| (membership.pattern.clone(), membership.key.durable.to_string());
+        let shown = |membership: &Membership| (membership.pattern.clone(), membership.key.consumer.to_string());
         self.memberships.iter().map(shown).collect()
     }
 
@@ -198,7 +198,7 @@ impl StreamHandler<FromConsumer> for Session {
                 let members = self.memberships.len();
                 self.memberships.retain(|membership| membership.key != key);
                 if self.memberships.len() < members {
-                    self.say(&consumer::ended(&key.durable, &error));
+                    self.say(&consumer::ended(&key.consumer, &error));
                 }
             }
             Some(ToMember::Close(reason)) => self.close(reason),

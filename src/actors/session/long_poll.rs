@@ -4,7 +4,7 @@ use actix::prelude::Addr;
 use tokio::sync::oneshot;
 
 use crate::actors::shard::Shard;
-use crate::actors::shard::messages::{AwaitEvent, ForgetPoll, PollId};
+use crate::actors::shard::messages::{AwaitEvent, CancelPoll, PollId};
 use crate::actors::worker::Worker;
 use crate::domain::pattern::Pattern;
 
@@ -35,6 +35,6 @@ impl LongPoll {
 impl Drop for LongPoll {
     fn drop(&mut self) {
         // One message for each wait: unbounded sending is bounded by that.
-        self.shard.do_send(ForgetPoll(self.id));
+        self.shard.do_send(CancelPoll(self.id));
     }
 }

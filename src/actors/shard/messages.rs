@@ -87,7 +87,7 @@ pub struct PollId {
 /// To a shard: this request waits no more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct ForgetPoll(pub PollId);
+pub struct CancelPoll(pub PollId);
 
 /// To a shard: the end of a subscription.
 #[derive(Debug, Message)]

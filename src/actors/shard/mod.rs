@@ -195,7 +195,7 @@ impl Shard {
         log::debug!(session = place.session, peer = subscriber.connection.peer_name().as_str(), code = code.as_str(), frames = subscriber.frames; "session closed");
         self.note_closed(&subscriber);
         if subscriber.mode == (Mode::CatchingUp { reading: true }) {
-            self.reads.forget(place);
+            self.reads.remove(place);
         }
     }
 }

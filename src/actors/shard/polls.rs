@@ -7,7 +7,7 @@ use slab::Slab;
 use tokio::sync::oneshot;
 
 use super::Shard;
-use crate::actors::shard::messages::{AwaitEvent, ForgetPoll, PollId};
+use crate::actors::shard::messages::{AwaitEvent, CancelPoll, PollId};
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::name::EventName;
 use crate::protocol::log_batch::LogBatch;
@@ -81,7 +81,7 @@ impl LongPolls {
         }
     }
 
-    fn forget(&mut self, PollId { place, number }: PollId) {
+    fn cancel(&mut self, PollId { place, number }: PollId) {
         if self.polls.get(place).is_some_and(|poll| poll.number == number) {
             self.remove(place, None);
         }
@@ -110,11 +110,11 @@ impl Handler<AwaitEvent> for Shard {
     }
 }
 
-impl Handler<ForgetPoll> for Shard {
+impl Handler<CancelPoll> for Shard {
     type Result = ();
 
-    fn handle(&mut self, ForgetPoll(id): ForgetPoll, _: &mut Context<Self>) {
-        self.polls.forget(id);
+    fn handle(&mut self, CancelPoll(id): CancelPoll, _: &mut Context<Self>) {
+        self.polls.cancel(id);
     }
 }
 
@@ -143,13 +143,13 @@ mod tests {
         polls.wake_all();
         let (next, mut waits) = add(&mut polls, &["a"]);
         assert_eq!(woken.place, next.place);
-        polls.forget(woken);
+        polls.cancel(woken);
         assert_eq!(waits.try_recv(), Err(oneshot::error::TryRecvError::Empty));
 
         let mut restarted = LongPolls::default();
         let (_, mut waits) = add(&mut restarted, &["a"]);
-        restarted.forget(woken);
-        restarted.forget(next);
+        restarted.cancel(woken);
+        restarted.cancel(next);
         assert_eq!(waits.try_recv(), Err(oneshot::error::TryRecvError::Empty));
     }
 
@@ -160,8 +160,8 @@ mod tests {
         let (_, mut both) = add(&mut polls, &["a.*", "a.b", "c"]);
         let (left, mut gone) = add(&mut polls, &["a.b"]);
         let (_, mut rare) = add(&mut polls, &["rare"]);
-        polls.forget(left);
-        polls.forget(left);
+        polls.cancel(left);
+        polls.cancel(left);
         gone.try_recv().expect("let go");
         polls.wake(&batch(&["other", "a.b", "a.b", "a.c"]));
         exact.try_recv().expect("woken");

@@ -41,7 +41,7 @@ impl StoreReads {
     }
 
     /// The subscriber is gone: it waits no more.
-    pub fn forget(&mut self, place: Place) {
+    pub fn remove(&mut self, place: Place) {
         self.waiting.retain(|waiting| *waiting != place);
     }
 

@@ -59,7 +59,7 @@ pub struct Subscriber {
     pub frames: u64,
     pub opened: Instant,
     /// Its share of the tenth by which lifetimes differ, from 0 to 1.
-    luck: f32,
+    jitter: f32,
 }
 
 impl Subscriber {
@@ -76,13 +76,13 @@ impl Subscriber {
             pinged,
             frames: 0,
             opened: Instant::now(),
-            luck: rand::random(),
+            jitter: rand::random(),
         }
     }
 
     /// The age to which it may come, given `max_age`: a tenth more or less.
     pub fn lifetime(&self, max_age: Duration) -> Duration {
-        max_age.mul_f32(0.9 + 0.2 * self.luck)
+        max_age.mul_f32(0.9 + 0.2 * self.jitter)
     }
 
     /// Whether fan-out serves it.

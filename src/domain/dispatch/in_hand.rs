@@ -170,8 +170,8 @@ impl InHand {
     }
 
     /// Waits no longer for what of `key` failed or was held back.
-    pub fn forget(&mut self, key: &ByteString) {
-        self.keys.forget(key);
+    pub fn unblock(&mut self, key: &ByteString) {
+        self.keys.unblock(key);
     }
 
     /// Hands back everything, in the order of ids.

@@ -226,7 +226,7 @@ impl Dispatcher {
 
     /// An attempt ended with `verdict` after `took`. None if no such delivery is in flight.
     ///
-    /// What is to be tried again leaves, and parks its key: until it is offered again, or [`Self::forget`], later ones
+    /// What is to be tried again leaves, and parks its key: until it is offered again, or [`Self::unblock`], later ones
     /// of the key are held back.
     pub fn finished(
         &mut self,
@@ -293,8 +293,8 @@ impl Dispatcher {
     }
 
     /// Waits no longer for what of `key` failed or was held back.
-    pub fn forget(&mut self, key: &ByteString) {
-        self.in_hand.forget(key);
+    pub fn unblock(&mut self, key: &ByteString) {
+        self.in_hand.unblock(key);
     }
 
     /// Sends nothing more until [`Self::resume`]; what is in flight ends as it will.

@@ -14,7 +14,7 @@ const HELD_UP_QUIETLY: Duration = Duration::from_secs(2);
 /// The machine, and what it waits for.
 #[derive(Debug)]
 pub struct Holder {
-    pub(super) durable: ConsumerState<Event>,
+    pub(super) state: ConsumerState<Event>,
     /// Voids what was written with an earlier one.
     pub(super) epoch: i64,
     /// Distinguishes the machine from those before it on this node.
@@ -37,8 +37,8 @@ struct HeldUp {
 }
 
 impl Holder {
-    pub fn new(durable: ConsumerState<Event>, epoch: i64, generation: u64) -> Self {
-        Self { durable, epoch, generation, is_reading: false, claiming: None, held_up: None }
+    pub fn new(state: ConsumerState<Event>, epoch: i64, generation: u64) -> Self {
+        Self { state, epoch, generation, is_reading: false, claiming: None, held_up: None }
     }
 
     /// Takes those of `events` for which there is room; all of its events up to `through` are among them.
@@ -47,13 +47,13 @@ impl Holder {
             if filter.is_some_and(|filter| !filter.matches(&event.payload)) {
                 continue;
             }
-            if !self.durable.has_room() {
+            if !self.state.has_room() {
                 return;
             }
             let bytes = event.memory();
-            self.durable.take(event.id, event, bytes);
+            self.state.take(event.id, event, bytes);
         }
-        self.durable.advance(through);
+        self.state.advance(through);
     }
 
     /// The store is asked for events made anew. False if it is being asked.
@@ -69,14 +69,14 @@ impl Holder {
         for Claimed { event, attempts, .. } in claimed {
             let (id, bytes) = (event.id, event.memory());
             if !ended.contains(&id) && !is_ending(id) {
-                self.durable.renew(id, event, bytes, attempts);
+                self.state.renew(id, event, bytes, attempts);
             }
         }
     }
 
     /// These changes are stored.
     pub fn confirm(&mut self, changes: &Changes<Event>) {
-        self.durable.confirm(changes.revision);
+        self.state.confirm(changes.revision);
         if let Some(ended) = &mut self.claiming {
             let renewed = changes.renewed.iter().map(|(id, _)| *id);
             ended.extend(renewed.chain(changes.dead.iter().map(|dead| dead.id)));
@@ -86,7 +86,7 @@ impl Holder {
     /// Sees whether members have to settle something before they get more; whether it is time to tell them. `has_more`:
     /// as for [`ConsumerState::held_by`].
     pub fn see_held_up(&mut self, has_more: bool, progress: u64, now: Timestamp) -> Option<HeldBy> {
-        let by = self.durable.held_by(has_more);
+        let by = self.state.held_by(has_more);
         let known = self.held_up.filter(|known| Some(known.by) == by && known.progress == progress);
         self.held_up = by.map(|by| known.unwrap_or(HeldUp { by, since: now, progress, is_told: false }));
         let held_up = self.held_up.as_mut().filter(|held| !held.is_told && now.since(held.since) >= HELD_UP_QUIETLY)?;

@@ -2,10 +2,10 @@
 
 mod answers;
 mod change;
+mod delivery;
 pub mod holder;
 mod members;
 pub mod storing;
-mod words;
 
 use std::sync::Arc;
 
@@ -101,7 +101,7 @@ impl Consumer {
     /// Delivers like this from now on; the store knows.
     pub fn set_policy(&mut self, policy: ConsumerPolicy) {
         self.record.policy = policy;
-        self.lease.holder_mut().into_iter().for_each(|holder| holder.durable.set_policy(policy));
+        self.lease.holder_mut().into_iter().for_each(|holder| holder.state.set_policy(policy));
     }
 
     pub fn members(&self) -> &Members {
@@ -134,12 +134,12 @@ impl Consumer {
 
     pub fn join(&mut self, member: MemberId, link: MemberLink) {
         self.members.add(member, link);
-        self.lease.holder_mut().into_iter().for_each(|holder| holder.durable.join(member));
+        self.lease.holder_mut().into_iter().for_each(|holder| holder.state.join(member));
     }
 
     pub fn leave(&mut self, member: MemberId) {
         self.members.remove(member);
-        self.lease.holder_mut().into_iter().for_each(|holder| holder.durable.leave(member));
+        self.lease.holder_mut().into_iter().for_each(|holder| holder.state.leave(member));
     }
 
     /// Ends all memberships, and answers all that was said.
@@ -164,7 +164,7 @@ impl Consumer {
 
     /// When there is something to do for it, if nothing else happens.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.durable().and_then(ConsumerState::next_due)
+        self.state().and_then(ConsumerState::next_due)
     }
 }
 
@@ -175,8 +175,8 @@ impl Consumer {
         self.lease.is_held()
     }
 
-    fn durable(&self) -> Option<&ConsumerState<Event>> {
-        self.lease.holder().map(|holder| &holder.durable)
+    fn state(&self) -> Option<&ConsumerState<Event>> {
+        self.lease.holder().map(|holder| &holder.state)
     }
 
     fn holder_of(&mut self, generation: u64) -> Option<&mut Holder> {
@@ -207,7 +207,7 @@ impl Consumer {
     pub fn is_outdated_by(&self, grant: Grant, epoch: i64) -> bool {
         match self.lease.turn(grant) {
             Turn::Kept => self.epoch() != Some(epoch),
-            Turn::TakenBack => self.epoch().map(|own| own + 1) != Some(epoch),
+            Turn::Regained => self.epoch().map(|own| own + 1) != Some(epoch),
             Turn::Gained | Turn::Lost => true,
             Turn::Elsewhere => false,
         }
@@ -230,7 +230,7 @@ impl Consumer {
         self.lease = lease;
         self.writes.rested();
         if let Some(holder) = self.lease.holder_mut() {
-            self.members.ids().for_each(|member| holder.durable.join(member));
+            self.members.ids().for_each(|member| holder.state.join(member));
         }
         // What was said of events to the machine before this one is void.
         let moved = "the durable subscription was moved, or is at another node now";
@@ -242,7 +242,7 @@ impl Consumer {
 impl Consumer {
     /// Every event up to here was taken, while it is held.
     pub fn cursor(&self) -> Option<EventId> {
-        self.durable().map(ConsumerState::cursor)
+        self.state().map(ConsumerState::cursor)
     }
 
     /// Whether a page is being read.
@@ -264,9 +264,9 @@ impl Consumer {
         has_room: impl FnOnce(&ConsumerState<Event>) -> bool,
     ) -> Option<(EventId, u64)> {
         let holder = self.lease.holder_mut().filter(|_| !self.members.is_empty())?;
-        let durable = &holder.durable;
-        let after = durable.cursor();
-        if after >= head || holder.is_reading || !has_room(durable) {
+        let state = &holder.state;
+        let after = state.cursor();
+        if after >= head || holder.is_reading || !has_room(state) {
             return None;
         }
         holder.is_reading = true;
@@ -303,27 +303,27 @@ impl Consumer {
 impl Consumer {
     /// Every event up to here is settled.
     pub fn ack_floor(&self) -> EventId {
-        self.durable().map_or(self.record.ack_floor, ConsumerState::ack_floor)
+        self.state().map_or(self.record.ack_floor, ConsumerState::ack_floor)
     }
 
     /// What has become of an event here, while it is held.
     pub fn fate(&self, id: EventId) -> Option<(Fate, u32)> {
-        self.durable().map(|durable| durable.fate(id))
+        self.state().map(|state| state.fate(id))
     }
 
     /// Says how far it is.
     pub fn status(&self) -> ConsumerStatus {
-        let durable = self.durable();
+        let state = self.state();
         ConsumerStatus {
             name: self.record.name.clone(),
-            state: if durable.is_some() { "active" } else { "standby" },
+            state: if state.is_some() { "active" } else { "standby" },
             members: self.members.len(),
-            in_flight: durable.map_or(0, ConsumerState::in_flight),
-            unacked_bytes: durable.map_or(0, ConsumerState::open_bytes),
+            in_flight: state.map_or(0, ConsumerState::in_flight),
+            unacked_bytes: state.map_or(0, ConsumerState::open_bytes),
             held_by: self.lease.holder().and_then(Holder::held_by).map(HeldBy::as_str),
-            waiting: durable.map_or(0, ConsumerState::not_in_flight),
+            waiting: state.map_or(0, ConsumerState::not_in_flight),
             ack_floor: self.ack_floor(),
-            cursor: durable.map_or(self.record.ack_floor, ConsumerState::cursor),
+            cursor: state.map_or(self.record.ack_floor, ConsumerState::cursor),
             delivered: self.counts.delivered,
             redelivered: self.counts.redelivered,
             acknowledged: self.counts.acknowledged,

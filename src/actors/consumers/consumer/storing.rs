@@ -56,20 +56,20 @@ impl Consumer {
     /// Answers what is stored; returns how many.
     pub fn tell_stored(&mut self) -> usize {
         let Some(holder) = self.lease.holder() else { return 0 };
-        self.answers.tell_stored(&self.name, holder.durable.stored())
+        self.answers.tell_stored(&self.name, holder.state.stored())
     }
 
     /// Whether something is to be stored now: what cannot wait or, if `all`, anything.
     pub fn has_to_save(&self, all: bool) -> bool {
-        let is_due = |durable: &ConsumerState<Event>| durable.has_changes() || all && durable.is_dirty();
-        self.writes.is_idle() && self.durable().is_some_and(is_due)
+        let is_due = |state: &ConsumerState<Event>| state.has_changes() || all && state.is_dirty();
+        self.writes.is_idle() && self.state().is_some_and(is_due)
     }
 
     /// What is to be stored, until [`Self::saved`].
     pub fn begin_save(&mut self, now: Timestamp) -> Option<ConsumerChange> {
         let holder = self.lease.holder_mut().filter(|_| self.writes.is_idle())?;
         let (generation, epoch) = (holder.generation, holder.epoch);
-        let changes = holder.durable.take_changes();
+        let changes = holder.state.take_changes();
         let change = change(&self.record, epoch, &changes, now);
         self.writes.push(Saving { changes, generation, epoch });
         self.writes.begin();
@@ -92,7 +92,7 @@ impl Consumer {
             End::NotSent | End::Failed | End::Void => {
                 // Stored or not: it is written once more, unless that is void. What is void in an epoch that has passed
                 // may be good in the next one, if that is of this process too: the store is asked just now.
-                holder.durable.restore(changes);
+                holder.state.restore(changes);
                 self.writes.rest();
                 Saved::Again { generation }
             }
@@ -110,6 +110,6 @@ impl Consumer {
 
     /// Whether all is stored.
     pub fn is_saved(&self) -> bool {
-        self.writes.under_way().is_empty() && self.durable().is_none_or(|durable| !durable.is_dirty())
+        self.writes.under_way().is_empty() && self.state().is_none_or(|state| !state.is_dirty())
     }
 }

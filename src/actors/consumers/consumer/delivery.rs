@@ -13,14 +13,14 @@ impl Consumer {
     /// `given` is told of each event: the number of the delivery, and whether the session has got it.
     pub fn deliver(&mut self, now: Timestamp, is_finishing: bool, mut given: impl FnMut(EventId, u32, bool)) {
         let Some(holder) = self.lease.holder_mut() else { return };
-        let durable = &mut holder.durable;
-        durable.expire(now);
+        let state = &mut holder.state;
+        state.expire(now);
         if is_finishing || self.answers.are_too_many() {
             return;
         }
         loop {
-            let Some(next) = durable.next(now, |member| self.members.has_room(member)) else {
-                if durable.not_in_flight() == 0 || !self.members.await_room() {
+            let Some(next) = state.next(now, |member| self.members.has_room(member)) else {
+                if state.not_in_flight() == 0 || !self.members.await_room() {
                     break;
                 }
                 continue;
@@ -32,8 +32,8 @@ impl Consumer {
             let is_sent = self.members.send_event(member, frame);
             if !is_sent {
                 // It is gone; its session's own word is on its way.
-                durable.requeue(member, id);
-                durable.leave(member);
+                state.requeue(member, id);
+                state.leave(member);
             }
             given(id, delivery, is_sent);
         }
@@ -49,10 +49,10 @@ impl Consumer {
         let Some(holder) = self.lease.holder_mut() else {
             return Err(refuse("was not delivered here: another node delivers its events now"));
         };
-        let durable = &mut holder.durable;
+        let state = &mut holder.state;
         let acknowledged = match kind {
-            AckKind::Ack => Err(durable.ack(*id)),
-            AckKind::AckThrough => durable.ack_through(member, *id),
+            AckKind::Ack => Err(state.ack(*id)),
+            AckKind::AckThrough => state.ack_through(member, *id),
             AckKind::Nack(_) | AckKind::Extend | AckKind::Reject => Ok(0),
         };
         self.counts.acknowledged += match acknowledged {
@@ -63,15 +63,15 @@ impl Consumer {
         };
         let is_with_member = match kind {
             AckKind::Ack | AckKind::AckThrough => true,
-            AckKind::Nack(delay) => durable.nack(member, *id, (!delay.is_zero()).then(|| now.plus(*delay))),
-            AckKind::Extend => durable.extend(member, *id, now),
-            AckKind::Reject => durable.reject(member, *id),
+            AckKind::Nack(delay) => state.nack(member, *id, (!delay.is_zero()).then(|| now.plus(*delay))),
+            AckKind::Extend => state.extend(member, *id, now),
+            AckKind::Reject => state.reject(member, *id),
         };
         if !is_with_member {
             return Err(refuse("is not with this connection: it was never delivered to it, or ack_wait is over"));
         }
         // Also if it was settled before: perhaps not for long enough to be stored.
-        let revision = durable.revision();
+        let revision = state.revision();
         if let Some(link) = self.members.link(member).cloned() {
             self.answers.push(Answer { link, event_id: *id, kind: *kind, revision });
         }
@@ -83,10 +83,10 @@ impl Consumer {
     pub fn tell_held_up(&mut self, head: EventId, now: Timestamp) -> Option<HeldBy> {
         let progress = self.counts.delivered + self.counts.acknowledged;
         let holder = self.lease.holder_mut()?;
-        let by = holder.see_held_up(holder.durable.cursor() < head, progress, now)?;
-        let durable = &holder.durable;
-        let text = held_up(&self.name, by, durable.in_flight(), durable.open_bytes());
-        self.members.notify(durable.busy_members(), &text_frame(text.as_bytes()));
+        let by = holder.see_held_up(holder.state.cursor() < head, progress, now)?;
+        let state = &holder.state;
+        let text = held_up(&self.name, by, state.in_flight(), state.open_bytes());
+        self.members.notify(state.busy_members(), &text_frame(text.as_bytes()));
         Some(by)
     }
 }
