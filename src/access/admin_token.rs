@@ -44,7 +44,7 @@ pub fn obtain(path: &Path) -> Result<Obtained, String> {
         Ok(()) => Ok(Obtained { token: Secret::new(token), is_new: true }),
         // Another process has stored its token in the meantime; that one is used.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let token = read(path)?.ok_or_else(|| format!("{} comes and goes", path.display()))?;
+            let token = read(path)?.ok_or_else(|| format!("{} appears and disappears", path.display()))?;
             Ok(Obtained { token, is_new: false })
         }
         Err(error) => Err(format!("{} cannot be written: {error}", path.display())),

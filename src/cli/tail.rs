@@ -8,11 +8,13 @@
 //!
 //! With a durable subscription the service remembers: what was written to standard output is acknowledged.
 
+mod ending;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use awc::error::{WsClientError, WsProtocolError};
-use awc::ws::{CloseReason, Frame, Message};
+use awc::ws::{Frame, Message};
 use clap::Args;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use serde::Deserialize;
@@ -20,6 +22,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::ending::{Ended, closed, lost, pause};
 use super::Failure;
 use super::api_client::ApiClient;
 use super::event_line::event_line;
@@ -32,9 +35,6 @@ use crate::domain::event::EventId;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Time without a frame after which a connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Pause before the first attempt to connect again; doubles up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest frame taken.
 const MAX_FRAME: usize = 1 << 30;
 
@@ -154,16 +154,6 @@ struct Tail<'a> {
     standing: usize,
     /// Whether the present or last connection had its subscription.
     stood: bool,
-}
-
-/// How a connection ended.
-enum Ended {
-    /// To be made again.
-    Lost { reason: String, at_once: bool },
-    /// For good: no further lines can be printed.
-    Unread,
-    /// For good: connecting again would not help.
-    Refused(Failure),
 }
 
 /// A frame of the service, as far as it matters here.
@@ -410,25 +400,4 @@ impl Tail<'_> {
         let (base, patterns) = (self.api.target().base(), self.args.patterns.join(", "));
         output::say(format_args!("event-handler: subscribed to {patterns} at {base} {from}"));
     }
-}
-
-fn lost(reason: &str) -> Ended {
-    Ended::Lost { reason: reason.to_owned(), at_once: false }
-}
-
-/// What the close code asks for: 4000–4099 stay away, 4200–4299 come back at once.
-fn closed(reason: Option<CloseReason>) -> Ended {
-    let Some(CloseReason { code, description }) = reason else { return lost("closed by the service") };
-    let code = u16::from(code);
-    let reason = format!("closed by the service: {code} {}", description.unwrap_or_default());
-    match code {
-        4000..=4099 => Ended::Refused(Failure::Failed(reason)),
-        _ => Ended::Lost { reason, at_once: (4200..=4299).contains(&code) },
-    }
-}
-
-/// Doubles with each attempt; at random, so that many do not come at once.
-fn pause(attempts: u32) -> Duration {
-    let longest = FIRST_PAUSE.saturating_mul(1 << attempts.min(6)).min(LONGEST_PAUSE);
-    longest.mul_f64(rand::random_range(0.5..1.0))
 }

@@ -127,7 +127,7 @@ fn check(options: &StoreOptions) -> Result<(), StoreError> {
         }
     }
     if !migrate::has_table(&mut connection, "events")? {
-        return Err(StoreError::new(StoreErrorKind::Unusable, "there are no tables of a store in it"));
+        return Err(StoreError::new(StoreErrorKind::Unusable, "it has no tables of a store"));
     }
     migrate::run(&mut connection)?;
     drop(connection);

@@ -49,7 +49,7 @@ impl WriteAheadLog {
             // The index goes first: without it SQLite ignores the log.
             for path in [&beside(database, "-shm"), &self.path] {
                 if let Err(error) = fs::remove_file(path) {
-                    log::warn!(file:% = path.display(), error:%; "what belongs to the former database file cannot be removed");
+                    log::warn!(file:% = path.display(), error:%; "a file of the former database cannot be removed");
                 }
             }
         }
@@ -97,7 +97,7 @@ impl HighWaterMark {
         if let Err(error) = &written
             && !self.is_in_trouble
         {
-            log::warn!(file:% = self.path.display(), error:%; "the mark cannot be written: a database file that is set back may not be noticed");
+            log::warn!(file:% = self.path.display(), error:%; "the high-water mark cannot be written: the restore of an older database file may go unnoticed");
         }
         self.is_in_trouble = written.is_err();
     }

@@ -38,7 +38,7 @@ impl Writer {
     pub fn declare_restored(&mut self, now: Timestamp) -> Result<Restored, StoreError> {
         self.is_declared = true;
         let committed = self.commit(&mut Group::default(), &Routes::default(), now)?;
-        committed.restored.ok_or_else(|| StoreError::new(StoreErrorKind::Internal, "nothing was declared"))
+        committed.restored.ok_or_else(|| StoreError::new(StoreErrorKind::Internal, "the restore was not committed"))
     }
 
     /// Applies the writes of `group` in order, in one transaction. Each new event gets a delivery for every service to

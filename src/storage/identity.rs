@@ -13,7 +13,7 @@ use super::schema::{clock_turns, events, log, log_gaps};
 /// The identity of the log.
 pub(super) fn id(connection: &mut Connection) -> Result<LogId, StoreError> {
     let row: Option<String> = on_backend!(connection, c => log::table.select(log::id).first(c).optional())?;
-    let unreadable = || StoreError::new(StoreErrorKind::Corrupt, "the table log has no identity of this log");
+    let unreadable = || StoreError::new(StoreErrorKind::Corrupt, "the table log has no readable identity");
     row.as_deref().and_then(LogId::parse).ok_or_else(unreadable)
 }
 

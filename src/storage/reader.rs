@@ -278,7 +278,7 @@ impl Reader {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => Err(StoreError::new(StoreErrorKind::Internal, error.to_string())),
             Err(_) => {
-                let error = StoreError::new(StoreErrorKind::Unavailable, "the store has not answered a read in time");
+                let error = StoreError::new(StoreErrorKind::Unavailable, "a read of the store has timed out");
                 self.0.watch.failed(&error, |connection| position::bounds(connection).map(drop));
                 Err(error)
             }
@@ -311,7 +311,7 @@ impl Reader {
         let running = Arc::clone(&self.0.running).acquire_owned();
         match timeout(self.0.options.connect_timeout, running).await {
             Ok(Ok(running)) => Ok([admitted, running]),
-            _ => Err(busy("the store did not answer other reads in time")),
+            _ => Err(busy("other reads have kept all connections busy for too long")),
         }
     }
 }

@@ -127,7 +127,8 @@ fn first_young(
     Ok(None)
 }
 
-/// Dates keys from the future to `now`, so that their window does not end later than that of a new key.
+/// Sets the date of keys that a wrong clock has dated after `now` to `now`, so that their window does not end later
+/// than that of a new key.
 pub(super) fn bound_keys(connection: &mut Connection, now: Timestamp, max_rows: usize) -> Result<(), StoreError> {
     /// A clock that is being corrected may be off by this much.
     const TOLERANCE: Duration = Duration::from_secs(10);

@@ -6,39 +6,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::breaker::{BreakerPolicy, Window};
+use crate::domain::breaker::BreakerPolicy;
 use crate::domain::delivery::{DeadReason, DeliveryState, Verdict};
-use crate::domain::dispatch::{DispatchPolicy, Next};
+use crate::domain::dispatch::{DispatchPolicy, Next, tests};
 use crate::domain::event::Event;
 use crate::domain::priority::LanePolicy;
-use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryBudgetPolicy;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// So small that every limit is met; the breaker never opens.
+/// Every limit is met, but the breaker never opens.
 const POLICY: DispatchPolicy = DispatchPolicy {
-    concurrency: 3,
-    in_hand: 6,
-    behind: 2,
-    rate: None,
-    retries: RetryBudgetPolicy { percent: 100, minimum: RateLimit::per_second(1, 2) },
-    lanes: LanePolicy { weights: [16, 4, 1], replay_every: 64, age_limit: SECOND, aged_every: 4 },
-    breaker: BreakerPolicy {
-        window: Window::Calls(10_000),
-        minimum_calls: 10_000,
-        failure_rate: 100,
-        slow_call_duration: Duration::MAX,
-        slow_call_rate: 0,
-        consecutive_failures: 0,
-        open_base: SECOND,
-        open_cap: SECOND,
-        stable_after: SECOND,
-        probes: 1,
-        probe_timeout: SECOND,
-        slow_start: Duration::ZERO,
-    },
+    retries: RetryBudgetPolicy { percent: 100, ..tests::POLICY.retries },
+    lanes: LanePolicy { age_limit: SECOND, ..tests::POLICY.lanes },
+    breaker: BreakerPolicy { failure_rate: 0, consecutive_failures: 0, ..tests::POLICY.breaker },
+    ..tests::POLICY
 };
 
 /// A delivery in the store.

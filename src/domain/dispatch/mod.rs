@@ -380,4 +380,4 @@ impl Dispatcher {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,8 @@ use crate::domain::event::EventId;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-const POLICY: DispatchPolicy = DispatchPolicy {
+/// A policy whose limits are so small that tests meet all of them.
+pub(crate) const POLICY: DispatchPolicy = DispatchPolicy {
     concurrency: 3,
     in_hand: 6,
     behind: 2,

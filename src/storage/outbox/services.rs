@@ -72,7 +72,7 @@ pub(in crate::storage) fn register(
     if let Some((id, paused, breaker)) = known {
         return Ok(Registered { id, paused, breaker });
     }
-    let full = || StoreError::new(StoreErrorKind::Internal, "the store has no number left for another service");
+    let full = || StoreError::new(StoreErrorKind::Internal, "the store has no id left for another service");
     let id = free_service_id(connection)?.ok_or_else(full)?;
     let row = (services::id.eq(id), services::name.eq(name), services::created_at.eq(now.0));
     on_backend!(connection, c => diesel::insert_into(services::table).values(row).execute(c))?;
