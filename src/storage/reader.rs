@@ -162,13 +162,13 @@ impl Reader {
     }
 
     /// Replay jobs, the newest first.
-    pub async fn jobs(&self, limit: usize) -> Result<Vec<ReplayJob>, StoreError> {
-        self.read(move |connection| outbox::jobs(connection, false, limit)).await
+    pub async fn replay_jobs(&self, limit: usize) -> Result<Vec<ReplayJob>, StoreError> {
+        self.read(move |connection| outbox::replay_jobs(connection, false, limit)).await
     }
 
     /// One replay job.
-    pub async fn job(&self, id: i64) -> Result<Option<ReplayJob>, StoreError> {
-        self.read(move |connection| outbox::job(connection, id)).await
+    pub async fn replay_job(&self, id: i64) -> Result<Option<ReplayJob>, StoreError> {
+        self.read(move |connection| outbox::replay_job(connection, id)).await
     }
 
     /// Counts the deliveries that a replay job would open. Stops at `max`, or after about `patience`.

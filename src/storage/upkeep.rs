@@ -15,9 +15,13 @@ use super::writer::Writer;
 impl Writer {
     /// Runs one step of each running replay job. Returns the services whose deliveries were opened again, with their
     /// numbers.
-    pub fn step_jobs(&mut self, routes: &Routes, now: Timestamp) -> Result<Vec<(ServiceId, Renewed)>, StoreError> {
+    pub fn step_replay_jobs(
+        &mut self,
+        routes: &Routes,
+        now: Timestamp,
+    ) -> Result<Vec<(ServiceId, Renewed)>, StoreError> {
         const MAX_RUNNING: usize = 64;
-        let running = self.with(|connection| outbox::jobs(connection, true, MAX_RUNNING))?;
+        let running = self.with(|connection| outbox::replay_jobs(connection, true, MAX_RUNNING))?;
         let mut stepped = Vec::new();
         for job in running {
             if let Some(renewed) = self.transact(|connection| outbox::replay_step(connection, &job, routes, now))? {

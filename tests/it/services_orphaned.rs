@@ -75,7 +75,7 @@ fn what_a_removed_service_has_left_is_cancelled() {
     for_each_backend(|backend| {
         let (old, new) = (Service::answering(|_| Answer::Status(400)), Service::start());
         let (mut server, [_, second]) = renamed(backend, &old, &new);
-        assert!(server.log_text().contains(WARNING), "{}", server.log_text());
+        server.wait_for_log(|line| line["msg"].as_str().is_some_and(|msg| msg.contains(WARNING)));
         assert_eq!(server.get(&format!("/events/{second}")).data()["status"], "pending");
         assert_eq!(ask(&server, "cancel", json!({"service": "old", "dry_run": true}))["count"], 1);
         assert_eq!(ask(&server, "cancel", json!({"service": "old"}))["count"], 1);

@@ -183,7 +183,7 @@ impl ServiceRegistry {
     pub fn housekeeping(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool, StoreError> {
         self.next_schedule = writer.next_schedule()?;
         let Some(routes) = &self.routes else { return Ok(false) };
-        let steps = writer.step_jobs(routes, now)?;
+        let steps = writer.step_replay_jobs(routes, now)?;
         for (service, Renewed { open, dead }) in steps.iter().filter(|(_, renewed)| renewed.open > 0) {
             let Some(slot) = self.slot(*service) else {
                 self.renewed.notify_one();

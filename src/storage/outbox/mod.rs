@@ -27,7 +27,7 @@ pub(super) use enqueue::{Enqueued, enqueue};
 pub(super) use list::{attempts, deliveries_of, next_due, oldest_open, pending, statuses};
 pub(super) use orphans::{orphans, settle_orphans};
 pub(super) use page::deliveries;
-pub(super) use replay_jobs::{cancel_replay_job, job, jobs, replay_step, start_replay_job};
+pub(super) use replay_jobs::{cancel_replay_job, replay_job, replay_jobs, replay_step, start_replay_job};
 pub(super) use services::{change_service, free_service_id, leased, names, register};
 pub(super) use settle::settle;
 pub(super) use waits::bound_waits;

@@ -140,14 +140,14 @@ pub(in crate::storage) fn cancel_replay_job(
 type Row = (i64, String, ServiceId, String, i64, i64, i64, String, i64, i64);
 
 /// Finds a job by its number.
-pub(in crate::storage) fn job(connection: &mut Connection, id: i64) -> Result<Option<ReplayJob>, StoreError> {
+pub(in crate::storage) fn replay_job(connection: &mut Connection, id: i64) -> Result<Option<ReplayJob>, StoreError> {
     let query = delivery_jobs::table.find(id);
     let row: Option<Row> = on_backend!(connection, c => query.first(c).optional())?;
     Ok(row.map(read))
 }
 
 /// The jobs, the newest first. With `running`, only those that run.
-pub(in crate::storage) fn jobs(
+pub(in crate::storage) fn replay_jobs(
     connection: &mut Connection,
     running: bool,
     limit: usize,

@@ -112,12 +112,12 @@ impl Outbox {
     }
 
     fn step(&mut self, now: Timestamp) -> Vec<Renewed> {
-        let steps = self.writer.step_jobs(&self.routes, now).expect("stepped");
+        let steps = self.writer.step_replay_jobs(&self.routes, now).expect("stepped");
         steps.into_iter().map(|(_, renewed)| renewed).collect()
     }
 
     fn last_job(&self) -> ReplayJob {
-        run(self.reader.jobs(1)).expect("jobs").remove(0)
+        run(self.reader.replay_jobs(1)).expect("jobs").remove(0)
     }
 }
 

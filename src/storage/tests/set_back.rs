@@ -96,7 +96,7 @@ fn what_tells_of_it_comes_before_all_other_writes() {
     assert_eq!(done.outcomes[0], Outcome::Started(1));
     assert_eq!(done.events.iter().map(|event| event.id).collect::<Vec<_>>(), [told, told + 1]);
     assert_eq!(done.events[0].name.as_str(), "$sys.log.restored");
-    assert_eq!(run(store.reader().jobs(1)).expect("jobs")[0].job.through, told);
+    assert_eq!(run(store.reader().replay_jobs(1)).expect("jobs")[0].job.through, told);
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn a_job_makes_anew_what_was_appended_before_it() {
         let done = outbox.writer.commit(&mut list.into(), &Default::default(), NOON).expect("committed");
         assert_eq!(done.outcomes, [stored(1, 1), Outcome::Started(1), stored(2, 2)]);
         assert_eq!(done.events.iter().map(|event| event.id).collect::<Vec<_>>(), [1, 2]);
-        while !outbox.writer.step_jobs(&Default::default(), NOON).expect("stepped").is_empty() {}
+        while !outbox.writer.step_replay_jobs(&Default::default(), NOON).expect("stepped").is_empty() {}
         let traced = [1, 2].map(|id| run(outbox.reader.trace(id)).expect("a trace").0.len());
         assert_eq!(traced, [1, 0]);
     });

@@ -45,7 +45,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     let query = Query::parse(&req, &["limit"], &[])?;
     let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let reader = &edge.parts.reader;
-    let jobs = reader.jobs(limit).await?;
+    let jobs = reader.replay_jobs(limit).await?;
     let names = reader.service_names().await?;
     let row = |ReplayJob { id, job, next_id, touched, state, created_at, updated_at }: ReplayJob| {
         json!({
@@ -72,7 +72,7 @@ pub async fn cancel(req: HttpRequest, id: Path<String>, edge: Data<Edge>) -> Res
     if commit(&edge, Write::CancelReplayJob(number)).await? == Outcome::Changed(true) {
         return Ok(reply::ok("Job cancelled.", b"null"));
     }
-    let job = edge.parts.reader.job(number).await?.ok_or_else(unknown)?;
+    let job = edge.parts.reader.replay_job(number).await?.ok_or_else(unknown)?;
     let state = job.state.as_str();
     Err(ApiError::new(ErrorCode::JobNotRunning, format!("job {id} is {state}")).with("state", state).into())
 }
