@@ -1,22 +1,20 @@
-//! The actor without the others: at most persistence is at its address.
+//! The actor with its writer, and without the others.
 
 use actix::Addr;
 
 use super::*;
 use crate::actors::consumers::messages::MemberLink;
-use crate::actors::persistence::fixture;
+use crate::actors::persistence::{PersistenceParts, fixture};
 use crate::config::{Config, LoadArgs};
-use crate::domain::lease::Grant;
 use crate::domain::pattern::Pattern;
 use crate::protocol::consumer::{JoinRequest, PolicyRequest};
 use crate::protocol::subscription::Start;
 use crate::runtime::report::ActorKind;
-use crate::storage::{Alteration, ConsumerRecord, LeasedConsumer, Outcome, Write};
+use crate::storage::{Alteration, Outcome, Write};
 
-const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 8, max_deliver: 0 };
-
-fn parts(dir: &std::path::Path) -> ConsumersParts {
-    ConsumersParts {
+/// What the actor is made of, with a writer at its address, and what that is made of.
+fn parts(dir: &std::path::Path) -> (ConsumersParts, PersistenceParts) {
+    let parts = ConsumersParts {
         persistence: Address::vacant(),
         config: Config::load(LoadArgs::default(), []).expect("the defaults").consumers,
         reader: Reader::unwatched(fixture::store(dir)),
@@ -24,27 +22,14 @@ fn parts(dir: &std::path::Path) -> ConsumersParts {
         metrics: Arc::new(Metrics::new().expect("metrics")),
         pushes: Arc::default(),
         renewed: Arc::default(),
-    }
+    };
+    let writer = fixture::parts(fixture::store(dir), Arc::default(), Arc::clone(&parts.position));
+    fixture::start(&parts.persistence, 1, &writer);
+    (parts, writer)
 }
 
-/// The actor of this generation, which holds the lease of the consumer `c`.
 fn begin(generation: Generation, parts: ConsumersParts) -> Addr<Consumers> {
-    let record = ConsumerRecord {
-        service: 1,
-        name: "c".to_owned(),
-        pattern: "a.>".to_owned(),
-        filter: None,
-        fencing_epoch: 1,
-        ack_floor: 0,
-        policy: POLICY,
-        created_at: crate::domain::event::Timestamp(0),
-    };
-    Consumers::create(|ctx| {
-        let mut consumers = Consumers::new(parts, Life::unsupervised(ActorKind::Consumers, generation));
-        consumers
-            .open(LeasedConsumer { grant: Grant::Taken, record, marks: Some(Vec::new()), has_renewed: false }, ctx);
-        consumers
-    })
+    Consumers::new(parts, Life::unsupervised(ActorKind::Consumers, generation)).start()
 }
 
 /// A new member of `c`.
@@ -69,7 +54,7 @@ async fn members(actor: &Addr<Consumers>) -> usize {
 #[actix_rt::test]
 async fn a_late_leave_of_an_earlier_generation_removes_nobody() {
     let dir = tempfile::tempdir().expect("a directory");
-    let parts = parts(dir.path());
+    let (parts, _) = parts(dir.path());
     let earlier = join(&begin(1, parts.clone())).await;
     let actor = begin(2, parts);
     let member = join(&actor).await;
@@ -85,11 +70,9 @@ async fn a_late_leave_of_an_earlier_generation_removes_nobody() {
 async fn a_new_writer_is_asked_for_the_leases_of_consumers_at_once() {
     tokio::time::pause();
     let dir = tempfile::tempdir().expect("a directory");
-    let parts = parts(dir.path());
+    let (parts, writer) = parts(dir.path());
     let persistence = parts.persistence.clone();
-    let writer = fixture::parts(fixture::store(dir.path()), Arc::default(), Arc::clone(&parts.position));
-    fixture::start(&persistence, 1, &writer);
-    let actor = Consumers::new(parts, Life::unsupervised(ActorKind::Consumers, 1)).start();
+    let actor = begin(1, parts);
     join(&actor).await;
     let ack_floors = async || {
         let statuses = actor.send(ListConsumers).await.expect("an answer");

@@ -161,7 +161,7 @@ mod tests {
         let (_, mut rare) = add(&mut polls, &["rare"]);
         polls.cancel(left);
         polls.cancel(left);
-        gone.try_recv().expect("let go");
+        gone.try_recv().expect("woken");
         polls.wake(&batch(&["other", "a.b", "a.b", "a.c"]));
         exact.try_recv().expect("woken");
         both.try_recv().expect("woken");
