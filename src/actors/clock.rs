@@ -1,7 +1,7 @@
 //! The time of day, and a clock for waits.
 //!
-//! What is stored or told stands on [`now`]: the time of day as [`TimeOfDay`] judges it, of which a moment of a wrong
-//! wall clock says nothing. What only waits in memory stands on [`steady`] or a [`Clock`], which nobody can set.
+//! Stored and published times come from [`now`], the time of day as [`TimeOfDay`] judges it: a wall clock that is wrong
+//! for a moment does not change it. Waits in memory use [`steady`] or a [`Clock`], which nobody can set.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -17,33 +17,33 @@ static PROCESS: LazyLock<ProcessTime> = LazyLock::new(|| {
 });
 
 struct ProcessTime {
-    /// As that of the state, for those who only want to know the time.
+    /// A copy of the base in `state`, which is read without the lock.
     base: AtomicI64,
     state: Mutex<State>,
 }
 
 struct State {
     time: TimeOfDay,
-    /// A database tells the time.
+    /// The clock of a database is followed.
     is_told: bool,
 }
 
-/// Now.
+/// The time of day.
 pub fn now() -> Timestamp {
     Timestamp(PROCESS.base.load(Ordering::Relaxed).saturating_add(steady().0))
 }
 
-/// What only counts: for rates and waits in memory. It says nothing of the time of day.
+/// A clock that only counts, for rates and waits in memory. It does not tell the time of day.
 pub fn steady() -> Timestamp {
     Timestamp(i64::try_from(counted().as_micros()).unwrap_or(i64::MAX))
 }
 
-/// What may be done now to things that hang on the time of day.
+/// How sure the time of day is, and what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Certainty {
-    /// Nothing is to be done that cannot be taken back.
+    /// Nothing irreversible may be done now, such as trimming.
     pub is_held: bool,
-    /// By how much dates of events may be ahead of the time.
+    /// By how much dates of events may be ahead of the time of day.
     pub lead: Duration,
     /// By how many seconds the wall clock is off.
     pub departure: f64,
@@ -59,14 +59,14 @@ pub fn certainty() -> Certainty {
     }
 }
 
-/// Looks at the wall clock; twice a second. Whether the time of day was set.
+/// Reads the wall clock; called twice a second. Returns whether the time of day was set.
 pub fn look() -> bool {
     let mut state = lock();
     if state.is_told { false } else { take_reading(&mut state, wall(), counted()) }
 }
 
-/// A database that several nodes share has said what time it is; from the first time on no other clock is asked.
-/// Whether the time of day was set.
+/// A database that several nodes share has told the time. From the first time on no other clock is read. Returns
+/// whether the time of day was set.
 pub fn told(time: Timestamp, at: Timestamp) -> bool {
     let mut state = lock();
     let at = Duration::from_micros(u64::try_from(at.0).unwrap_or_default());
@@ -81,7 +81,7 @@ pub fn told(time: Timestamp, at: Timestamp) -> bool {
     true
 }
 
-/// Holds the time against the newest date in the log, once at the start.
+/// Compares the time with the newest date in the log, once at the start.
 pub fn compare(newest: Timestamp) {
     let mut state = lock();
     let at = counted();
@@ -109,7 +109,7 @@ fn lock() -> MutexGuard<'static, State> {
     PROCESS.state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Goes on while the machine sleeps, so that waking up is no departure.
+/// This clock also counts while the machine sleeps, so that waking up is no departure.
 #[cfg(target_os = "linux")]
 fn counted() -> Duration {
     let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -137,8 +137,8 @@ fn spans() -> TimeSpans {
     TimeSpans::default()
 }
 
-/// A wall clock that tests can set: `EVENT_HANDLER_FAULT_CLOCK` names a file with the seconds by which it is off, and
-/// `EVENT_HANDLER_FAULT_CLOCK_STEADY` says in how many milliseconds it counts as steady.
+/// A wall clock that tests can set. `EVENT_HANDLER_FAULT_CLOCK` names a file with the seconds by which it is off, and
+/// `EVENT_HANDLER_FAULT_CLOCK_STEADY` has the milliseconds after which it counts as steady.
 #[cfg(feature = "fault-injection")]
 mod fault {
     use super::{Duration, TimeSpans};
@@ -155,8 +155,8 @@ mod fault {
     }
 }
 
-/// The time of day as it was when this was started, and what was counted since: for waits in memory. It goes neither
-/// back nor faster or slower, whatever is set.
+/// A clock for waits in memory: the time of day at its start, and the time counted since. Setting the time of day does
+/// not change it.
 pub struct Clock {
     base: Timestamp,
     begin: tokio::time::Instant,
@@ -171,18 +171,18 @@ impl Clock {
         self.base.plus(self.begin.elapsed())
     }
 
-    /// What time it is when this clock shows `at`.
+    /// The time of day when this clock shows `at`.
     pub fn time_of_day(&self, at: Timestamp) -> Timestamp {
         Timestamp(at.0.saturating_sub(self.lead()))
     }
 
-    /// Microseconds by which it is ahead of the time of day.
+    /// Microseconds by which this clock is ahead of the time of day.
     pub fn lead(&self) -> i64 {
         self.now().0.saturating_sub(now().0)
     }
 }
 
-/// What a publish for later needs.
+/// What is needed to read a publish for later.
 pub fn scheduling() -> Scheduling {
     Scheduling { now: now(), random: rand::random() }
 }

@@ -1,4 +1,4 @@
-//! The connection of a subscriber, shared by its session, its shard and its worker, on one thread.
+//! The connection of a subscriber. Its session, its shard and its worker share it on one thread.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::protocol::wire::Wire;
 use crate::protocol::{frame, sse};
 use crate::transport::{CloseFrame, SendQueue, append_text_frame, peer_name, text_frame};
 
-/// Ticks of the shard, one a second: a clock that costs nothing to read.
+/// Ticks of the shard, one a second: a clock that is cheap to read.
 pub type Tick = u32;
 
 /// See the module.
@@ -22,26 +22,26 @@ pub type Tick = u32;
 pub struct Connection {
     pub send_queue: Rc<SendQueue>,
     pub wire: Wire,
-    /// The subscriber's address; its port is 0 where a proxy told of it.
+    /// The subscriber's address. Its port is 0 if a proxy has named the address.
     pub peer: Option<SocketAddr>,
     pub auth: AuthState,
-    /// Frames of durable subscriptions that it was sent; its session counts them.
+    /// Frames of durable subscriptions that were queued. The session counts them.
     pub durable_frames: Cell<u64>,
-    /// When the subscriber was last heard of.
+    /// The tick in which something last came from the subscriber.
     pub heard: Cell<Tick>,
-    /// The clock of its thread.
+    /// The ticks of the thread's shard.
     pub clock: Rc<Cell<Tick>>,
 }
 
-/// Who the subscriber is, and what it was told of that.
+/// Who the subscriber is, and whether it was warned that its token ends.
 #[derive(Debug)]
 pub struct AuthState {
     caller: RefCell<Caller>,
-    /// Whose share its requests are taken from.
+    /// The key under which its requests are limited.
     pub rate_key: RateKey,
     /// Whether it has asked for more than plain event frames.
     pub asks_more: Cell<bool>,
-    /// Whether it was told that its token ends soon.
+    /// Whether it was warned that its token ends soon.
     pub was_warned: Cell<bool>,
 }
 
@@ -54,7 +54,7 @@ impl AuthState {
         self.caller.borrow().clone()
     }
 
-    /// The subscriber has shown another token.
+    /// The subscriber continues with another token.
     pub fn go_on_as(&self, caller: Caller) {
         self.caller.replace(caller);
         self.was_warned.set(false);
@@ -62,7 +62,7 @@ impl AuthState {
 }
 
 impl Connection {
-    /// A connection that was just heard of.
+    /// A new connection.
     pub fn new(
         send_queue: Rc<SendQueue>,
         wire: Wire,
@@ -79,7 +79,7 @@ impl Connection {
         peer_name(self.peer)
     }
 
-    /// The subscriber has said something.
+    /// Something has come from the subscriber.
     pub fn hear(&self) {
         self.heard.set(self.clock.get());
     }
@@ -96,14 +96,14 @@ impl Connection {
         }
     }
 
-    /// Ends the connection instead of what is queued.
+    /// Ends the connection now; what is queued is dropped.
     pub fn close_now(&self, reason: CloseReason) {
         if !self.send_queue.is_closed() {
             self.send_queue.close_now(reason.code(), self.last_words(reason));
         }
     }
 
-    /// How the subscriber is told why, and when to come back.
+    /// The last bytes of the connection: the reason, and when to reconnect.
     fn last_words(&self, reason: CloseReason) -> Bytes {
         let after = reason.reconnect_after(rand::random());
         if self.wire == Wire::Sse {
@@ -118,15 +118,15 @@ impl Connection {
     }
 }
 
-/// A place in the lobby.
+/// The key of a connection in the lobby.
 pub type Ticket = usize;
 
-/// The connections of one thread that are on their way to its shard: an `Rc` cannot travel in an actor's message.
+/// The connections of one thread on their way to its shard. A message cannot carry an `Rc`, so it carries a ticket.
 #[derive(Debug, Default)]
 pub struct Lobby(RefCell<Slab<Rc<Connection>>>);
 
 impl Lobby {
-    /// Lets a connection wait.
+    /// Adds a connection.
     pub fn enter(&self, connection: Rc<Connection>) -> Ticket {
         self.0.borrow_mut().insert(connection)
     }

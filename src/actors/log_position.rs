@@ -1,4 +1,4 @@
-//! Which log it is and where it ends, for everybody on this node.
+//! Which log it is and where it ends, for all actors and endpoints of this node.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -9,18 +9,18 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::subscription::Start;
 use crate::storage::Reader;
 
-/// The retained bounds of the log as the persistence actor last knew them.
+/// The retained bounds of the log, as persistence last knew them.
 ///
-/// LP-1: `last` is raised before any event up to it is acknowledged. So whoever subscribes and then publishes
-/// starts before that publish, and whoever publishes and then reads this sees at least its own id.
+/// LP-1: `last` is raised before any event up to it is acknowledged. So a subscription that precedes a publish begins
+/// before its event, and whoever reads `last` after a publish sees at least the id of its event.
 #[derive(Debug, Default)]
 pub struct LogPosition {
     known: AtomicBool,
     earliest: AtomicI64,
     last: AtomicI64,
-    /// Written when the store is opened; read once for a request or delivery.
+    /// Written when the store is opened, and read once for each request or delivery.
     log: RwLock<Option<LogId>>,
-    /// As of the last look at the store: for a writer that takes over from one that failed.
+    /// The newest event at the last look at the store, for a writer that replaces a failed one.
     seen: RwLock<Option<Seen>>,
 }
 
@@ -33,18 +33,18 @@ impl LogPosition {
         })
     }
 
-    /// The bounds, or what is answered until the store was opened for the first time.
+    /// The bounds, or the answer to requests until the store was opened for the first time.
     pub fn bounds(&self) -> Result<LogBounds, ApiError> {
         self.get().ok_or_else(|| ApiError::transient(ErrorCode::StoreUnavailable, "the store has not been opened yet"))
     }
 
-    /// The last committed id; 0 when it is not known.
+    /// The last committed id; 0 if it is not known.
     pub fn last(&self) -> EventId {
         self.last.load(Ordering::Acquire)
     }
 
-    /// Which log it is; `None` until the store was opened for the first time. With an event's id it names the event as
-    /// no other log does.
+    /// The identity of the log; `None` until the store was opened for the first time. Together with it an event id is
+    /// unique among all logs.
     pub fn log_id(&self) -> Option<LogId> {
         *self.log.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -57,24 +57,24 @@ impl LogPosition {
         *self.log.write().unwrap_or_else(PoisonError::into_inner) = Some(log);
     }
 
-    /// The newest event, a second ago at most.
+    /// The newest event, as of a second ago at most.
     pub fn seen(&self) -> Option<Seen> {
         *self.seen.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writer has seen this of the log.
+    /// The newest event that the writer has seen.
     pub fn set_seen(&self, seen: Option<Seen>) {
         *self.seen.write().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
-    /// Takes over what was read from the store.
+    /// Takes the bounds that were read from the store.
     pub fn set(&self, bounds: LogBounds) {
         self.earliest.store(bounds.earliest, Ordering::Release);
         self.last.fetch_max(bounds.last, Ordering::AcqRel);
         self.known.store(true, Ordering::Release);
     }
 
-    /// Where the log ends for a subscription that begins at `start`: at `known`, or, if `start` lies beyond that, where the
+    /// The end of the log for a subscription that begins at `start`: `known`, or, if `start` lies beyond it, what the
     /// store says. A subscriber that comes from another node may be ahead of this one.
     pub async fn end_for(&self, start: Start, known: EventId, reader: &Reader) -> EventId {
         if !matches!(start, Start::After(id) if id > known) {

@@ -1,21 +1,21 @@
-//! The actors: thin shells around the decisions of [`crate::domain`], known to each other by their messages.
+//! The actors: thin shells around the decisions of [`crate::domain`]. They know each other by their messages.
 //!
 //! ```text
 //! supervisor                 starts, watches, restarts; answers for the tree
 //! ├─ persistence        1    the only writer: group commit, commit order, retention
-//! ├─ router             1    hands committed batches to the shards and the consumers
+//! ├─ router             1    passes committed batches to the shards and the consumers
 //! ├─ consumers          1    durable subscriptions: who has which event, ack floors
 //! ├─ shard/<n>          n    one per HTTP worker: subscriptions, fan-out, catch-up
 //! │  └─ session/<id>    n    one per subscriber's connection, on its thread; never restarted
 //! └─ client/<service>   n    one per downstream service: breaker, retries, order; delivers from the outbox
 //! ```
 //!
-//! The store is the truth, and every message after a commit is a hint, told with a verdict for "full". Whoever misses
-//! one reads it again from the store. Only the edge waits, on a commit.
+//! The store has the truth. Every message after a commit is a hint, and its sender learns if the mailbox is full. An
+//! actor that misses a hint reads the store. Only endpoints wait, for a commit.
 //!
-//! [`registry`] has their addresses. [`worker`] is what lives on each HTTP thread beside the actors there, and
-//! [`connection`] what a session and its shard share. The rest is read by several: the [time](clock), the
-//! [end of the log](log_position), what is [known of a service](service_slot), and what was [pushed](push_log).
+//! [`registry`] has the addresses. [`worker`] has what lives on each HTTP thread beside its actors, and [`connection`]
+//! what a session and its shard share. Several actors use the rest: the [time](clock), the [end of the
+//! log](log_position), what is [known of a service](service_slot), and how often events were [pushed](push_log).
 
 pub mod client;
 pub mod clock;

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::domain::event::EventId;
 
-/// Counts by event, for the newest events of this process; shared by all shards, which add to it once for each topic
-/// and event.
+/// Counts for the newest events of this process. All shards share it, and add to it once for each topic and event.
 #[derive(Debug)]
 pub struct PushLog(Box<[AtomicU64]>);
 
@@ -23,7 +22,7 @@ impl PushLog {
     pub fn add(&self, id: EventId, pushes: u32) {
         let (slot, mark) = (self.slot(id), mark(id));
         let add = |seen: u64| match (seen >> 32).cmp(&mark) {
-            // The place belongs to a later event.
+            // The slot belongs to a later event already.
             std::cmp::Ordering::Greater => None,
             std::cmp::Ordering::Equal => Some(seen.saturating_add(u64::from(pushes)).min(mark << 32 | 0xffff_ffff)),
             std::cmp::Ordering::Less => Some(mark << 32 | u64::from(pushes)),
@@ -31,7 +30,7 @@ impl PushLog {
         let _ = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
-    /// How many subscribers the event was queued for; none if it is not remembered, or was queued for nobody.
+    /// For how many subscribers the event was queued; `None` if it is not remembered, or was queued for nobody.
     pub fn get(&self, id: EventId) -> Option<u32> {
         let seen = self.slot(id).load(Ordering::Relaxed);
         (seen >> 32 == mark(id)).then_some(seen as u32)
@@ -42,7 +41,7 @@ impl PushLog {
     }
 }
 
-/// Tells the events of one place apart, and which is later: 2³² turns around.
+/// Tells the events of one slot apart, and which one is later. It wraps around after 2³².
 fn mark(id: EventId) -> u64 {
     (id / PushLog::EVENTS as EventId + 1) as u64 & 0xffff_ffff
 }

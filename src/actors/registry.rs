@@ -1,4 +1,4 @@
-//! Where every supervised actor is reached.
+//! The addresses of all supervised actors.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -19,10 +19,10 @@ use super::supervisor::Supervisor;
 use crate::protocol::close::CloseReason;
 use crate::runtime::address::Address;
 
-/// How long an actor may take to answer a question of an operator.
+/// How long an actor may take to answer an operator's question.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The addresses of all actors but the sessions, made once. Clones share them.
+/// The addresses of all actors but the sessions. They are made once, and clones share them.
 #[derive(Clone)]
 pub struct Registry {
     pub supervisor: Addr<Supervisor>,
@@ -36,7 +36,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Addresses at which nobody is yet.
+    /// Addresses without actors.
     pub fn vacant(supervisor: Addr<Supervisor>, workers: usize, services: impl Iterator<Item = String>) -> Self {
         Self {
             supervisor,
@@ -48,15 +48,15 @@ impl Registry {
         }
     }
 
-    /// Has the shards close the sessions whose token is revoked now. Each looks by itself every second, too.
+    /// Has the shards close the sessions whose token is revoked now. Each shard also checks by itself every second.
     pub fn check_access(&self) {
         for shard in &*self.shards {
             let _ = shard.tell(CheckAccess);
         }
     }
 
-    /// Has the shards close all sessions, spread over `spread`. It is asked, as it must not be lost; they have it when
-    /// they have room.
+    /// Has the shards close all sessions, spread over `spread`. The message waits for room in a full mailbox, so it is
+    /// not lost.
     pub fn drain_sessions(&self, spread: Duration) {
         let drain = DrainSessions { reason: CloseReason::Draining, spread };
         for shard in &*self.shards {
@@ -64,7 +64,7 @@ impl Registry {
         }
     }
 
-    /// Asks every shard; the answers of those that answer in time.
+    /// Asks every shard. Returns the answers that come in time.
     pub fn ask_shards<M>(&self, message: M) -> impl Future<Output = Vec<M::Result>> + use<M>
     where
         M: Message + Clone + Send + 'static,
@@ -77,7 +77,7 @@ impl Registry {
     }
 }
 
-/// Asks an actor; nothing if it does not answer in time.
+/// Asks an actor; `None` if it does not answer in time.
 pub fn in_time<A, M>(address: &Address<A>, message: M) -> impl Future<Output = Option<M::Result>> + use<A, M>
 where
     A: Actor + Handler<M>,

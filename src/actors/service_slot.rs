@@ -15,28 +15,28 @@ use crate::storage::{Pending, Registered};
 /// All services, in the order of the configuration.
 pub type ServiceSlots = Arc<[Arc<ServiceSlot>]>;
 
-/// A service as it is configured, what the store knows of it, and how much waits for it.
+/// A service as it is configured, with what the store knows of it, and the number of its open deliveries.
 ///
-/// Persistence is the only one to write the figures, after each commit; so they are exact without asking the store.
+/// Persistence alone writes the numbers, after each commit. So they are exact without a query.
 #[derive(Debug)]
 pub struct ServiceSlot {
     pub name: ByteString,
     pub selectors: Vec<Selector>,
-    /// Of the events of these sources it gets none.
+    /// The service gets no events of these sources.
     pub own_sources: Vec<ByteString>,
     pub start_from: StartFrom,
-    /// How long a retry may wait.
+    /// The longest time between two attempts.
     pub longest_wait: Duration,
     registered: Mutex<Option<Registered>>,
     pending: [AtomicI64; Lane::COUNT],
     dead: AtomicI64,
-    /// Deliveries may have been made anew.
+    /// Deliveries may have been reopened.
     renewed: AtomicBool,
     work: Notify,
 }
 
 impl ServiceSlot {
-    /// Not registered yet, with nothing waiting; a retry waits for `longest_wait` at most.
+    /// Neither registered nor with open deliveries. `longest_wait`: the longest time between two attempts.
     pub fn new(service: &ServiceConfig, longest_wait: Duration) -> Self {
         Self {
             name: service.name.clone().into(),
@@ -56,7 +56,7 @@ impl ServiceSlot {
         self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the store knew of the service when it was opened.
+    /// The stored state of the service; `None` until it is registered.
     pub fn registered(&self) -> Option<Registered> {
         self.known().clone()
     }
@@ -66,31 +66,31 @@ impl ServiceSlot {
         self.known().as_ref().map(|known| known.id)
     }
 
-    /// The store knows it from now on.
+    /// The store knows the service from now on.
     pub fn register(&self, registered: Registered) {
         *self.known() = Some(registered);
         self.wake();
     }
 
-    /// Its state was stored: a client that is restarted begins with it.
+    /// The state was stored, and is what the next generation of the client begins with.
     pub fn keep(&self, paused: Option<String>, breaker: Option<String>) {
         if let Some(known) = &mut *self.known() {
             (known.paused, known.breaker) = (paused, breaker);
         }
     }
 
-    /// The route to it, once it is registered.
+    /// The route to the service, once it is registered.
     pub fn route(&self) -> Option<Route> {
         let (selectors, own_sources) = (self.selectors.clone(), self.own_sources.clone());
         Some(Route { service: self.id()?, selectors, own_sources })
     }
 
-    /// Something may be there to deliver.
+    /// Wakes the client: there may be something to deliver.
     pub fn wake(&self) {
         self.work.notify_one();
     }
 
-    /// Deliveries may have been made anew.
+    /// Wakes the client: deliveries may have been reopened.
     pub fn wake_for_renewed(&self) {
         self.renewed.store(true, Ordering::Release);
         self.wake();
@@ -101,12 +101,12 @@ impl ServiceSlot {
         self.renewed.swap(false, Ordering::Acquire)
     }
 
-    /// Until [`Self::wake`] was called since the last time.
+    /// Ready when [`Self::wake`] was called since the last time.
     pub async fn woken(&self) {
         self.work.notified().await;
     }
 
-    /// What was counted in the store.
+    /// Sets what was counted in the store.
     pub fn set(&self, counted: &Pending) {
         for lane in Lane::ALL {
             let at = lane.index();
@@ -115,27 +115,27 @@ impl ServiceSlot {
         self.dead.store(counted.dead, Ordering::Relaxed);
     }
 
-    /// So many more wait in `lane`.
+    /// Adds open deliveries in `lane`.
     pub fn add(&self, lane: Lane, count: i64) {
         self.pending[lane.index()].fetch_add(count, Ordering::Relaxed);
     }
 
-    /// So many more are dead.
+    /// Adds dead deliveries.
     pub fn add_dead(&self, count: i64) {
         self.dead.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// What waits, by lane; retries included.
+    /// Open deliveries in each lane, with those that wait for a retry.
     pub fn pending(&self) -> [i64; Lane::COUNT] {
         Lane::ALL.map(|lane| self.pending[lane.index()].load(Ordering::Relaxed).max(0))
     }
 
-    /// What waits in all lanes.
+    /// Open deliveries in all lanes.
     pub fn pending_total(&self) -> i64 {
         self.pending().iter().sum()
     }
 
-    /// What is dead.
+    /// Dead deliveries.
     pub fn dead(&self) -> i64 {
         self.dead.load(Ordering::Relaxed).max(0)
     }

@@ -1,4 +1,4 @@
-//! What lives on each HTTP thread: the intake of its publishes, the queues of its connections, and its shard.
+//! What lives on each HTTP thread: the intake of its publishes, the send queues of its connections, and its shard.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,8 +20,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Sets up the current thread, without a shard yet: the supervisor starts one at `address`, and again when it fails,
-    /// by sending the life of it.
+    /// Sets up the current thread, without a shard yet. The supervisor has one started at `address`, and again when it
+    /// fails, by sending a `Life`.
     pub fn install(
         number: usize,
         intake: Intake,
@@ -41,7 +41,7 @@ impl Worker {
         (worker, starts)
     }
 
-    /// Starts a shard in place of the one before.
+    /// Starts a shard in place of the earlier one.
     fn start_shard(&self, life: Life, address: &Address<Shard>) {
         let ctx = Context::new();
         life.begin(address, ctx.address());
@@ -49,7 +49,7 @@ impl Worker {
         ctx.run(Shard::new(self.thread.clone(), self.parts.clone(), life));
     }
 
-    /// The shard of the moment; `None` before the first was started.
+    /// The present shard; `None` before the first was started.
     pub fn shard(&self) -> Option<Addr<Shard>> {
         self.shard.borrow().clone()
     }

@@ -1,4 +1,4 @@
-//! Attempts to deliver: what they are made with, and what is remembered of those that failed.
+//! Attempts to deliver: what they need, and which errors are remembered.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -20,9 +20,9 @@ use crate::domain::retry::RetrySchedule;
 use crate::domain::work::WorkId;
 use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
 
-/// Errors that are remembered.
+/// How many errors are remembered.
 const MAX_ERRORS: usize = 8;
-/// So many refusals in a row, each of a kind that says more of the service than of the event, are told.
+/// A series of so many refusals is published. Each of them concerns the service rather than the event.
 pub(super) const REFUSALS_TOLD: u32 = 20;
 
 /// See the module.
@@ -30,12 +30,12 @@ pub(super) struct Attempts {
     poster: Result<Rc<Poster>, String>,
     keys: Vec<SigningKey>,
     schedule: RetrySchedule,
-    /// Refusals in a row that say more of the service than of the events.
+    /// Refusals in a row that concern the service rather than the events.
     refusals: u32,
     last_errors: VecDeque<LastError>,
 }
 
-/// A failed attempt, for operators.
+/// The error of an attempt, shown to operators.
 struct LastError {
     at: Timestamp,
     event_id: EventId,
@@ -53,12 +53,12 @@ impl Attempts {
         }
     }
 
-    /// Why the service cannot be called at all, if that is so.
+    /// Why the service cannot be called at all, if so.
     pub(super) fn unable(&self) -> Option<&str> {
         self.poster.as_ref().err().map(String::as_str)
     }
 
-    /// When failed ones are made again.
+    /// When failed attempts are repeated.
     pub(super) fn schedule(&self) -> &RetrySchedule {
         &self.schedule
     }
@@ -70,7 +70,7 @@ impl Attempts {
         self.last_errors.push_back(LastError { at, event_id, error });
     }
 
-    /// The errors remembered, the latest first.
+    /// The remembered errors, the latest first.
     pub(super) fn last_errors(&self) -> Vec<Value> {
         let errors = self.last_errors.iter().rev();
         errors
@@ -78,8 +78,8 @@ impl Attempts {
             .collect()
     }
 
-    /// Counts refusals that say more of the service than of the events. Whatever else it answers of its own accord ends
-    /// the series. True once of each series that is long enough to be told.
+    /// Counts a refusal that concerns the service rather than the event. Any other final answer ends the series.
+    /// Returns true once for each series, when it is long enough to be published.
     pub(super) fn count_refusal(&mut self, status: u16, verdict: Verdict) -> bool {
         if is_refusal_of_all(status) {
             self.refusals = self.refusals.saturating_add(1);
@@ -92,7 +92,7 @@ impl Attempts {
     }
 }
 
-/// An attempt ended; none if its task was lost.
+/// An attempt ended. `attempt` is `None` if its task panicked.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct AttemptEnded {
@@ -103,13 +103,13 @@ struct AttemptEnded {
 /// How an attempt ended.
 pub(super) enum AttemptEnd {
     Posted(Attempt),
-    /// Not sent: the request would have so many bytes.
+    /// The request was not sent, as it would have this many bytes.
     TooLarge(usize),
-    /// Not sent: the configuration of the service cannot be used.
+    /// The request was not sent, as the configuration of the service cannot be used.
     Unable(String),
 }
 
-/// Reports an attempt, however its task ends.
+/// Reports the end of an attempt, however its task ends.
 struct Attempting {
     id: WorkId,
     client: actix::Addr<Client>,
@@ -124,16 +124,15 @@ impl Attempting {
 
 impl Drop for Attempting {
     fn drop(&mut self) {
-        // As many as may be in flight: unbounded sending is bounded by that.
+        // There are at most as many attempts as the concurrency allows, which bounds these messages.
         self.client.do_send(AttemptEnded { id: self.id, attempt: self.attempt.take() });
     }
 }
 
 impl Client {
-    /// Makes an attempt.
     pub(super) fn send(&mut self, work: &PendingWork, ctx: &mut Context<Self>) {
         let attempting = Attempting { id: work.id, client: ctx.address(), attempt: None };
-        // Of a log that is not known nothing is claimed.
+        // While the log is unknown nothing is claimed, so there is always one.
         let Some((claimed, log)) = self.claims.get(work.id).zip(self.parts.position.log_id()) else { return };
         let options = &self.parts.service.options;
         let ids = TraceIds { trace: rand::random(), span: rand::random() };
@@ -171,7 +170,7 @@ impl Handler<AttemptEnded> for Client {
 impl Handler<ReadTls> for Client {
     type Result = ();
 
-    /// From the next request on. What is under way ends as it began.
+    /// The next request uses the new files. Requests under way end with the old ones.
     fn handle(&mut self, ReadTls: ReadTls, _: &mut Context<Self>) {
         if self.parts.service.url.expose().scheme() != "https" {
             return;

@@ -1,13 +1,14 @@
 //! What a client has read from the outbox, and what it reads next.
 //!
-//! Claiming writes nothing. So this remembers, in memory, which open deliveries are known: in hand, in flight, or sent
-//! and not yet settled in the store. A crash forgets it, and they are claimed again.
+//! Claiming writes nothing to the store. So the client remembers in memory which open deliveries it knows: those in
+//! hand, those in flight, and those that were sent and are not settled in the store yet. After a crash they are claimed
+//! again.
 //!
-//! - CL-1: a delivery that is known is not taken a second time. A page read from the store may be older than a
-//!   delivery outcome that has arrived since; what was settled while a page was being read is not taken from it.
-//! - CL-2: of an ordering key, a delivery is taken only if the open one before it is known. If that is not so, the key
-//!   is parked: it is read from the store in the order of its ids, once nothing of it is known.
-//! - CL-3: whatever is parked is read, or comes with the one before it that is due: nothing waits for ever.
+//! - CL-1: a known delivery is not taken a second time. A page may be older than an outcome that was stored since; what
+//!   was settled while the page was being read is not taken from it.
+//! - CL-2: a delivery with an ordering key is taken only if the open delivery before it of the same key is known.
+//!   Otherwise the key is parked: it is read from the store in the order of ids once nothing of it is known any more.
+//! - CL-3: each parked key is read, or goes on with its first delivery when that is due. Nothing waits for ever.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -19,72 +20,72 @@ use crate::domain::priority::Lane;
 use crate::domain::work::WorkId;
 use crate::storage::{Claim, Claimed};
 
-/// Lanes that are read in the order of ids.
+/// The lanes that are read in the order of ids.
 const LIVE: [Lane; 3] = [Lane::High, Lane::Normal, Lane::Low];
-/// What can be read: parked keys, what is due, and each of these lanes. They take turns.
+/// The kinds of reads, which take turns: parked keys, due deliveries, and each of these lanes.
 const KINDS: usize = 2 + LIVE.len();
 /// Most rows of one read.
 const MAX_ROWS: usize = 256;
-/// Bytes of events in hand beyond which nothing more is read.
+/// Bytes of known events beyond which nothing more is read.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
-/// Keys that may be parked. With more, what has a key is passed over, until half of them are through.
+/// Most parked keys. Beyond it, deliveries with a key are passed over until half of the parked keys were read.
 const MAX_PARKED: usize = if cfg!(test) { 3 } else { 50_000 };
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// What is known, with its event.
+    /// The known deliveries with their events.
     known: HashMap<WorkId, Claimed>,
     bytes: usize,
-    /// Of what is known, how many have each key.
+    /// How many known deliveries each key has.
     keys: HashMap<ByteString, usize>,
-    /// With whether it is in `unread`.
+    /// Each with whether it is in `unread`.
     parked: HashMap<ByteString, bool>,
-    /// Parked keys that are to be read.
+    /// The parked keys to be read, in this order.
     unread: VecDeque<ByteString>,
-    /// By lane: everything up to here was looked at, and whether there may be more.
+    /// For each lane, the id up to which it was read, and whether there may be more.
     waiting: [(EventId, bool); LIVE.len()],
-    /// By lane: the first that was passed over because too many keys were parked.
+    /// For each lane, the first delivery that was passed over because too many keys were parked.
     passed_over: [Option<EventId>; LIVE.len()],
     due: Round,
     reading: Option<Read>,
-    /// What is read now is from before a reset.
+    /// The read under way began before a reset, so its result is dropped.
     is_stale: bool,
-    /// Settled since the read began, and whether it is still open.
+    /// What was settled since the read under way began, each with whether it is still open.
     settled_meanwhile: HashMap<WorkId, bool>,
-    /// Known, and made anew in the store before their delivery outcome has arrived here.
+    /// Known deliveries that the store has reopened before the outcome of their attempt arrived here.
     renewed: HashSet<WorkId>,
-    /// The kind whose turn it is.
+    /// The kind of read whose turn it is.
     turn: usize,
     moment: Moment,
 }
 
-/// The time, as the store has it and as the dispatcher counts it.
+/// One moment on two clocks: that of the store and that of the dispatcher.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Moment {
     /// The time of day.
     pub now: Timestamp,
-    /// By how many microseconds the dispatcher's clock is ahead of it.
+    /// By how many microseconds the dispatcher's clock is ahead of the time of day.
     pub lead: i64,
 }
 
 impl Moment {
-    /// On the dispatcher's clock; nothing stored is from later than now.
+    /// A stored time on the dispatcher's clock; it counts as no later than now.
     fn on_dispatchers_clock(self, stored: Timestamp) -> Timestamp {
         Timestamp(stored.min(self.now).0.saturating_add(self.lead))
     }
 }
 
-/// A walk through what is due, from the longest due on.
+/// A round through the due deliveries, beginning with the one that has been due longest.
 #[derive(Debug, Default)]
 struct Round {
-    /// Where it stands; `None` between rounds.
+    /// Where the round has come to; `None` between rounds.
     at: Option<(Timestamp, EventId)>,
-    /// Something became due that it may have passed.
+    /// A delivery became due that the round may have passed, so another round follows.
     once_more: bool,
 }
 
-/// A read under way.
+/// A read of one page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
     pub claim: Claim,
@@ -92,20 +93,20 @@ pub struct Read {
 }
 
 impl Claims {
-    /// There may be something new in every lane.
+    /// There may be new deliveries in every lane.
     pub fn look_for_new(&mut self) {
         for (_, more) in &mut self.waiting {
             *more = true;
         }
     }
 
-    /// There may be something new in every lane, and something due.
+    /// There may be new and due deliveries.
     pub fn look_again(&mut self) {
         self.look_for_new();
         self.begin_round();
     }
 
-    /// Something is due.
+    /// There may be due deliveries.
     pub fn begin_round(&mut self) {
         match self.due.at {
             None => self.due.at = Some(Default::default()),
@@ -113,7 +114,7 @@ impl Claims {
         }
     }
 
-    /// What to read now, if anything; to be answered by [`Self::take`] or [`Self::failed`].
+    /// The next read, if one is to be made; it ends with [`Self::take`] or [`Self::failed`].
     pub fn next_read(&mut self, dispatcher: &Dispatcher, now: Timestamp) -> Option<Read> {
         if self.reading.is_some() || self.bytes >= MAX_BYTES {
             return None;
@@ -124,7 +125,7 @@ impl Claims {
             .find_map(|kind| Some((kind, self.read_of(kind, dispatcher, now)?)));
         let (kind, read) = found?;
         self.turn = kind + 1;
-        // What arrives from now on may be missing in the answer.
+        // What is committed from now on may be missing in the page.
         match &read.claim {
             Claim::Waiting { lane, .. } => self.waiting[lane.index()].1 = false,
             Claim::Due { after, .. } if *after == Default::default() => self.due.once_more = false,
@@ -145,7 +146,7 @@ impl Claims {
         }
     }
 
-    /// Keys and what is due may be of any lane: to them belongs the room that lanes leave.
+    /// Parked keys and due deliveries may be of any lane, so they use whatever room there is.
     fn read_of(&self, kind: usize, dispatcher: &Dispatcher, now: Timestamp) -> Option<Read> {
         let (claim, room) = match kind {
             0 => (Claim::Key { key: self.unread.front()?.clone() }, dispatcher.has_room()),
@@ -159,7 +160,7 @@ impl Claims {
         (room > 0).then(|| Read { claim, max_rows: room.min(MAX_ROWS) })
     }
 
-    /// Nothing could be read; it will be tried again.
+    /// The read failed; it will be tried again.
     pub fn failed(&mut self) {
         if let Some(Read { claim: Claim::Waiting { lane, .. }, .. }) = self.reading.take() {
             self.waiting[lane.index()].1 = true;
@@ -167,8 +168,8 @@ impl Claims {
         self.is_stale = false;
     }
 
-    /// Hands what was read to the dispatcher, as far as it may be taken. When a round through what is due ended: until
-    /// when that was.
+    /// Offers the rows of a page to the dispatcher. When this ends a round through the due deliveries, returns the time
+    /// at which the round was read.
     pub fn take(
         &mut self,
         rows: Vec<Claimed>,
@@ -212,7 +213,7 @@ impl Claims {
         self.waiting[at].1 |= !is_whole;
     }
 
-    /// Whether the round has ended.
+    /// Returns whether the round has ended.
     fn take_due(&mut self, rows: Vec<Claimed>, is_whole: bool, dispatcher: &mut Dispatcher) -> bool {
         let mut is_over = is_whole;
         for row in rows {
@@ -221,7 +222,7 @@ impl Claims {
                 self.renewed.insert(id);
             }
             if self.offer(row, dispatcher) == Offered::Full {
-                // Not at once again: that it is full may last.
+                // The round is not repeated at once, since the dispatcher may stay full.
                 is_over = true;
                 break;
             }
@@ -233,19 +234,19 @@ impl Claims {
         is_over && self.due.at.is_none()
     }
 
-    /// The open deliveries of a parked key, from the first.
+    /// Takes the open deliveries of a parked key, from the first on.
     fn take_key(&mut self, key: &ByteString, rows: Vec<Claimed>, is_whole: bool, dispatcher: &mut Dispatcher) {
         self.unread.pop_front();
         self.parked.insert(key.clone(), false);
         let (mut is_through, mut is_due_later) = (is_whole, false);
         for (at, row) in rows.into_iter().enumerate() {
-            // One that is due later is taken when it is due; those behind it wait for it.
+            // A delivery that is due later is taken when it is due. Those behind it wait for it.
             if row.due_at.is_some_and(|due| due > self.moment.now) && !self.is_seen(row.work_id()) {
                 (is_through, is_due_later) = (false, true);
                 break;
             }
             if at == 0 && !self.is_seen(row.work_id()) {
-                // It is the first: whatever the dispatcher waits for has ended elsewhere.
+                // It is the first of its key, so whatever the dispatcher waits for has ended elsewhere.
                 dispatcher.unblock(key);
             }
             if matches!(self.offer(row, dispatcher), Offered::HeldBack | Offered::Full) {
@@ -266,7 +267,7 @@ impl Claims {
             return Offered::Known;
         }
         if let Some(key) = &row.event.key {
-            // One that was settled to be tried again comes first, but is not in hand.
+            // A delivery that was settled to be tried again goes first, but is not known any more.
             let goes_first = |id| self.known.contains_key(&id) || self.settled_meanwhile.get(&id) == Some(&false);
             if !row.behind.map(WorkId::Delivery).is_none_or(goes_first) {
                 self.park(key.clone());
@@ -298,12 +299,12 @@ impl Claims {
         offered
     }
 
-    /// Known, or settled after the page was read.
+    /// Whether it is known, or was settled after the page was read.
     fn is_seen(&self, id: WorkId) -> bool {
         self.known.contains_key(&id) || self.settled_meanwhile.contains_key(&id)
     }
 
-    /// Of `key`, the store has more than is known.
+    /// The store has deliveries of `key` that are not known here.
     fn park(&mut self, key: ByteString) {
         if !self.parked.contains_key(&key) {
             self.parked.insert(key.clone(), false);
@@ -311,7 +312,7 @@ impl Claims {
         }
     }
 
-    /// A parked key is read as soon as nothing of it is known any more.
+    /// Queues a parked key to be read, if none of its deliveries is known any more.
     fn read_when_idle(&mut self, key: &ByteString) {
         if let Some(is_queued @ false) = self.parked.get_mut(key)
             && !self.keys.contains_key(key)
@@ -321,12 +322,12 @@ impl Claims {
         }
     }
 
-    /// What is known of a delivery.
+    /// A known delivery.
     pub fn get(&self, id: WorkId) -> Option<&Claimed> {
         self.known.get(&id)
     }
 
-    /// It was taken back, untried: its key is read again from the store, in order.
+    /// The dispatcher has released it untried. Its key is read from the store again, in order.
     pub fn release(&mut self, id: WorkId) {
         if let Some(row) = self.remove(id)
             && let Some(key) = row.event.key
@@ -335,7 +336,7 @@ impl Claims {
         }
     }
 
-    /// How it ended is in the store; `is_open` if it is to be tried again.
+    /// Its outcome is in the store. `is_open`: it is to be tried again.
     pub fn settled(&mut self, id: WorkId, is_open: bool) {
         if self.reading.is_some() {
             self.settled_meanwhile.insert(id, is_open);
@@ -344,13 +345,13 @@ impl Claims {
             self.begin_round();
         }
         let Some(key) = self.remove(id).and_then(|row| row.event.key) else { return };
-        // One that is tried again goes on with its key when it is due.
+        // A delivery that is tried again continues its key when it is due.
         if !is_open {
             self.read_when_idle(&key);
         }
     }
 
-    /// Begins anew with the store, knowing only what `is_under_way`.
+    /// Begins anew from the store, and knows only what `is_under_way`.
     pub fn reset(&mut self, is_under_way: impl Fn(WorkId) -> bool) {
         let ids: Vec<WorkId> = self.known.keys().copied().filter(|id| !is_under_way(*id)).collect();
         for id in ids {
@@ -361,12 +362,11 @@ impl Claims {
         self.look_again();
     }
 
-    /// Of what is known, how many deliveries and bytes.
+    /// How many deliveries and bytes are known.
     pub fn figures(&self) -> (usize, usize) {
         (self.known.len(), self.bytes)
     }
 
-    /// How many keys are parked.
     pub fn parked(&self) -> usize {
         self.parked.len()
     }

@@ -20,12 +20,12 @@ use crate::domain::work::WorkId;
 use crate::protocol::event_json::delivery_dead;
 use crate::storage::{DeliveryOutcome, Settled};
 
-/// For which nothing is sent when this machine has no room for a connection.
+/// How long nothing is sent after this machine had no room for a connection.
 const RESOURCES_PAUSE: Duration = Duration::from_secs(1);
-/// A pause of this length is worth a line in the log.
+/// A pause of at least this length is logged at the level "info".
 const LONG_PAUSE: Duration = Duration::from_secs(10);
 
-/// An attempt, judged.
+/// What the end of an attempt means.
 struct Judged {
     verdict: Verdict,
     took: Duration,
@@ -35,7 +35,7 @@ struct Judged {
 }
 
 impl Judged {
-    /// `retry_after` as far as it is followed.
+    /// `applied` bounds the time that the service has asked for.
     fn of(end: AttemptEnd, applied: impl Fn(Option<Duration>) -> Option<Duration>, spares_404: bool) -> Self {
         match end {
             AttemptEnd::Posted(Attempt { outcome: Outcome::Answered { status, retry_after, excerpt }, took }) => {
@@ -67,14 +67,14 @@ impl Judged {
         }
     }
 
-    /// There was no answer, for this reason.
+    /// There was no answer, for this `reason`.
     fn unanswered(verdict: Verdict, took: Duration, reason: String) -> Self {
         Self { verdict, took, http_status: None, reason: Some(reason), answer: None }
     }
 }
 
 impl Client {
-    /// Judges, and notes what is to be written down.
+    /// Judges an ended attempt, and collects what is to be stored about it.
     pub(super) fn attempt_ended(&mut self, id: WorkId, end: AttemptEnd) {
         let WorkId::Delivery(event_id) = id;
         let made = self.claims.get(id).map_or(0, |claimed| (claimed.attempts + 1).saturating_sub(claimed.spent));
@@ -111,7 +111,7 @@ impl Client {
         }
         if let Settled::Dead(reason) = settled {
             if let (Settled::Dead(DeadReason::Exhausted), Some(key)) = (settled, &finished.work.key) {
-                // The dispatcher saw a failure, and would wait for this one to come again.
+                // The dispatcher saw a failure, and would make the key wait for a retry that will not come.
                 self.dispatcher.unblock(key);
             }
             let dead = delivery_dead(self.name(), None, &claimed.event, reason, attempts, judged.reason.as_deref());
@@ -143,7 +143,7 @@ impl Client {
         }));
     }
 
-    /// Nothing became of the attempt, and nothing is sent for `pause`; it counts for nothing else.
+    /// The attempt does not count, and nothing is sent for `pause`.
     fn put_off(&mut self, id: WorkId, judged: &Judged, pause: Duration) {
         let WorkId::Delivery(event_id) = id;
         let now = self.clock.now();
@@ -168,7 +168,7 @@ impl Client {
         self.attempts.remember_error(clock::now(), event_id, error);
     }
 
-    /// Tells once of each series of refusals that say more of the service than of the events.
+    /// Publishes an event once for each series of refusals that concern the service rather than the events.
     fn count_refusal(&mut self, judged: &Judged, id: EventId) {
         let Some(status) = judged.http_status else { return };
         if self.attempts.count_refusal(status, judged.verdict) {
@@ -178,7 +178,7 @@ impl Client {
         }
     }
 
-    /// These are in the store.
+    /// These outcomes are in the store.
     pub(super) fn settled(&mut self, delivery_outcomes: Vec<DeliveryOutcome>, ctx: &mut Context<Self>) {
         let mut next_due: Option<Timestamp> = None;
         for delivery_outcome in delivery_outcomes {

@@ -1,4 +1,4 @@
-//! What of a service outlives the process: its pause, its breaker, and what operators have said.
+//! The state of a service that outlives the process: its pause, its breaker, and the commands that were applied.
 
 use tokio::sync::oneshot;
 
@@ -6,18 +6,18 @@ use super::writes::ToStore;
 use crate::domain::routes::ServiceId;
 use crate::storage::{CommandId, Registered};
 
-/// The state that is kept in the store, and who waits until it is there.
+/// The state that is kept in the store, and who waits until it is stored.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    /// What the store has, as last known; none before the store knows the service.
+    /// The stored state, as last known; `None` while the store does not know the service.
     stored: Option<Registered>,
-    /// Why nothing is sent, if an operator or the service has said so.
+    /// Why the service is paused, if it is.
     pause: Option<String>,
-    /// Something of it is not on its way to the store.
+    /// Something has changed since the last state was handed to the writer.
     is_changed: bool,
-    /// Commands up to this one, which came by other nodes, were applied.
+    /// The last command of another node that was applied.
     applied_through: CommandId,
-    /// Operators who wait until what they have said is stored.
+    /// Operators who wait until the effect of their commands is stored.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
@@ -30,19 +30,19 @@ impl Kept {
         self.pause.as_deref()
     }
 
-    /// Whether the store has something else than is known.
+    /// Whether the store has another state than the one known here.
     pub(super) fn differs_from(&self, stored: &Registered) -> bool {
         self.stored.as_ref() != Some(stored)
     }
 
-    /// Goes on from what is stored.
+    /// Continues with the stored state.
     pub(super) fn adopt(&mut self, stored: Registered) {
         self.pause = stored.paused.clone();
         self.stored = Some(stored);
     }
 
-    /// Another process has the lease: what would have been kept is its business, and who waits for it is told that it
-    /// is not stored.
+    /// Another process holds the lease now, so the unsaved state is void. Operators who wait learn that it was not
+    /// stored.
     pub(super) fn void(&mut self) {
         self.is_changed = false;
         self.waiting.clear();
@@ -57,8 +57,8 @@ impl Kept {
         self.is_changed = true;
     }
 
-    /// Whether a command of another node was not applied before. It is forgotten in the store with the next state, also
-    /// if only a later version knows it.
+    /// Whether this command of another node is new. The next stored state removes it from the store, even if only a
+    /// later version of the program knows the command.
     pub(super) fn takes(&mut self, command: CommandId) -> bool {
         let is_new = command > self.applied_through;
         if is_new {
@@ -68,12 +68,12 @@ impl Kept {
         is_new
     }
 
-    /// Told when the state of this moment is stored.
+    /// `told` is answered when the present state is stored.
     pub(super) fn wait(&mut self, told: oneshot::Sender<()>) {
         self.waiting.push(told);
     }
 
-    /// The state, with the breaker as given, if it is to be stored.
+    /// The state to be stored, with the breaker as given, if it has changed.
     pub(super) fn take(&mut self, breaker: impl FnOnce() -> Option<String>) -> Option<ToStore> {
         let id = self.id().filter(|_| self.is_changed)?;
         self.is_changed = false;
@@ -86,7 +86,7 @@ impl Kept {
         self.stored = Some(state);
     }
 
-    /// The state was not stored, as far as is known: it is stored anew, as it will be then.
+    /// The state may not have been stored, so the then present state is stored again.
     pub(super) fn not_stored(&mut self, told: Vec<oneshot::Sender<()>>) {
         self.is_changed = true;
         self.waiting.extend(told);

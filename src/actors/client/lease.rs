@@ -1,4 +1,4 @@
-//! Who delivers to a service, and the state it begins with.
+//! The lease of a service, and the state with which its holder begins.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::domain::work::WorkId;
 use crate::storage::{LeasedService, Registered};
 
 impl Client {
-    /// Whether it has begun just now, with what the store has kept of the service.
+    /// Begins with the state of the service, if the store knows the service only now. Returns whether that is so.
     pub(super) fn begin_if_registered(&mut self) -> bool {
         let registered = self.parts.slot.registered().filter(|_| self.kept.id().is_none());
         let begins = registered.is_some();
@@ -23,7 +23,7 @@ impl Client {
         begins
     }
 
-    /// Goes on from the state that is stored; nothing of its own is left.
+    /// Continues with the stored state, and drops its own.
     fn adopt(&mut self, stored: Registered) {
         let Registered { paused, breaker, .. } = stored.clone();
         self.parts.slot.keep(paused.clone(), breaker.clone());
@@ -40,13 +40,13 @@ impl Client {
         self.kept.adopt(stored);
     }
 
-    /// Makes sure that no other process delivers to the service. Whoever has not held it goes on from what is stored:
-    /// another may have changed it (CL-5).
+    /// Asks for the lease. A process that did not hold it continues with the stored state, since another process may
+    /// have changed it (CL-5).
     pub(super) fn ask_for_lease(&self, ctx: &mut Context<Self>) {
         let Some(id) = self.kept.id() else { return };
         let answer = self.parts.persistence.ask(LeaseService(id));
         ctx.spawn(answer.into_actor(self).map(|answer, this, ctx| {
-            // While the store is away nothing can be settled, and so nothing goes out; the lease itself is as it was.
+            // While the store is away nothing can be settled, so nothing is sent. The lease stays as it was.
             let Ok(Ok(LeasedService { grant, state, commands })) = answer else { return };
             this.granted(grant, state);
             this.apply_all(commands);
@@ -67,7 +67,7 @@ impl Client {
             Turn::Kept | Turn::Elsewhere => {}
             Turn::Regained | Turn::Gained | Turn::Lost => {
                 log::debug!(service = self.name(), is_held = self.lease.is_held(); "lease of a service");
-                // The store has what was in hand.
+                // The deliveries in hand are in the store.
                 drop(self.dispatcher.release());
                 let under_way: HashSet<WorkId> = self.under_way().collect();
                 self.claims.reset(|id| under_way.contains(&id));

@@ -1,13 +1,13 @@
-//! What a client takes.
+//! The messages that a client takes.
 
 use actix::prelude::Message;
 
 use crate::storage::Claimed;
 
-/// What an operator wants of a service.
+/// A command of an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceCommand {
-    /// Send nothing; keep what comes.
+    /// Send nothing, and keep what comes.
     Pause,
     /// Send again, beginning with what was kept.
     Resume,
@@ -15,12 +15,11 @@ pub enum ServiceCommand {
     Open,
     /// Keep the breaker closed.
     Close,
-    /// Let the breaker begin anew, closed.
+    /// Close the breaker, and count anew.
     Reset,
 }
 
 impl ServiceCommand {
-    /// All commands.
     pub const ALL: [Self; 5] = [Self::Pause, Self::Resume, Self::Open, Self::Close, Self::Reset];
 
     /// The name on the wire.
@@ -40,26 +39,27 @@ impl ServiceCommand {
     }
 }
 
-/// Who applies what an operator has said.
+/// Which process applies a command of an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
     /// This process has applied it.
     Here,
-    /// The process that delivers to the service will apply it.
+    /// The process that holds the lease will apply it.
     Elsewhere,
 }
 
-/// Apply what an operator says; answers once that is stored. None before the store knows the service.
+/// Apply a command of an operator. The answer comes when the command is stored; it is `None` while the store does not
+/// know the service.
 #[derive(Debug, Message)]
 #[rtype(result = "Option<Applied>")]
 pub struct Operate(pub ServiceCommand);
 
-/// Which deliveries are under way: sent, and not known to be settled in the store?
+/// Which deliveries are sent, and not known to be settled in the store?
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<Claimed>")]
 pub struct ListInFlight;
 
-/// Read the files for TLS again.
+/// Read the TLS files again.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ReadTls;

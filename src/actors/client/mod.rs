@@ -1,13 +1,13 @@
 //! A client: delivers the events of one service, through its circuit breaker.
 //!
-//! It claims what is due from the store, posts it, and has persistence write down how that ended. What it keeps in
-//! memory is only what it has in hand; the store has the rest. All decisions are those of the
-//! [`Dispatcher`](crate::domain::dispatch::Dispatcher); here they are carried out.
+//! It claims due deliveries from the store, posts them, and has persistence store how the attempts ended. In memory it
+//! keeps only the deliveries in hand; the store has all of them. The
+//! [`Dispatcher`](crate::domain::dispatch::Dispatcher) makes all decisions, which are carried out here.
 //!
-//! - CL-4: a delivery counts as in flight from its request until its end is in the store. Of these there are at most
-//!   as many as the concurrency allows, and 256 more whose end is on its way: a crash repeats no others.
-//! - CL-5: of several processes, only the one that holds the service changes its stored state; it begins with that
-//!   state when it takes the hold. The others leave it commands.
+//! - CL-4: a delivery counts as in flight from its request until its outcome is stored. At most as many requests as the
+//!   concurrency allows are under way, and at most 256 outcomes wait to be stored. A crash repeats no other deliveries.
+//! - CL-5: of several processes, only the holder of the service's lease changes the stored state. It begins with that
+//!   state when it gets the lease. The other processes store commands for it.
 
 mod attempts;
 mod claims;
@@ -61,23 +61,23 @@ use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::service_metrics::ServiceMetrics;
 
-/// Messages that may wait.
+/// Most messages that may wait.
 pub const MAILBOX: usize = 1024;
-/// Deliveries that have ended while their end is still on its way to the store. With more, nothing is sent.
+/// Outcomes that may wait to be stored (CL-4). With more, nothing is sent.
 const MAX_UNSETTLED: usize = 256;
-/// How often the hold on a service is made sure of, and the store looked at without being asked to.
+/// How often the lease is renewed, and the store read without a hint.
 const TICK_INTERVAL: Duration = Duration::from_secs(2);
-/// After a failure of the store.
+/// Pause after a failure of the store.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
-/// What a client is made of; kept by the supervisor to make another.
+/// What a client is made of. It is kept, to make the next generation.
 #[derive(Clone)]
 pub struct ClientParts {
     pub persistence: Address<Persistence>,
     pub service: Arc<ServiceConfig>,
     pub slot: Arc<ServiceSlot>,
     pub position: Arc<LogPosition>,
-    /// Apart from that of the edge: who asks for many events does not slow down deliveries.
+    /// Not the reader of the endpoints: a request for many events does not delay deliveries.
     pub reader: Reader,
     pub metrics: Arc<Metrics>,
     pub log_activity: bool,
@@ -102,7 +102,7 @@ pub struct Client {
     life: Life,
 }
 
-/// Something may be there to deliver.
+/// There may be something to deliver.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct WorkArrived;
@@ -130,12 +130,12 @@ impl Client {
         }
     }
 
-    /// Sent, and not known to be settled.
+    /// Deliveries that were sent, and are not known to be settled.
     fn under_way(&self) -> impl Iterator<Item = WorkId> {
         self.dispatcher.in_flight().chain(self.writes.ended())
     }
 
-    /// Does all that can be done now: sends, reads, settles, and sets the timer for the rest.
+    /// Does all that can be done now: sends, reads, writes, and sets the timer for the rest.
     fn pump(&mut self, ctx: &mut Context<Self>) {
         if self.lease.is_held() {
             let until = self.send_all(ctx);
@@ -151,7 +151,7 @@ impl Client {
         }
     }
 
-    /// Sends what may go out; returns when there may be more.
+    /// Sends what may go out. Returns when there may be more.
     fn send_all(&mut self, ctx: &mut Context<Self>) -> Option<Timestamp> {
         while self.writes.unsettled() < MAX_UNSETTLED {
             let now = self.clock.now();
@@ -186,13 +186,13 @@ impl Actor for Client {
         actix_rt::spawn(async move {
             loop {
                 slot.woken().await;
-                // Waits until it is taken: what comes meanwhile needs no message of its own.
+                // Waits until the client takes the message, so that further wake-ups need no message of their own.
                 let is_taken = match client.upgrade() {
                     Some(client) => client.send(WorkArrived).await.is_ok(),
                     None => false,
                 };
                 if !is_taken {
-                    // It was for the client after this one.
+                    // The wake-up is for the next generation of the client.
                     return slot.wake();
                 }
             }
@@ -224,7 +224,7 @@ impl Handler<WorkArrived> for Client {
     }
 }
 
-/// A writer is there that was not there before: what the earlier one held is to be asked for anew.
+/// A new writer has started. It knows nothing of the leases that the earlier one had.
 impl StreamHandler<Generation> for Client {
     fn handle(&mut self, _: Generation, ctx: &mut Self::Context) {
         self.ask_for_lease(ctx);

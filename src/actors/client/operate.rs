@@ -1,4 +1,4 @@
-//! What operators tell a client.
+//! Commands of operators.
 
 use actix::prelude::{ActorFutureExt as _, Context, Handler, ResponseActFuture, WrapFuture as _};
 use serde_json::json;
@@ -32,7 +32,7 @@ impl Client {
         self.claims.look_again();
     }
 
-    /// Applies what was told to other nodes. The store forgets it together with keeping what follows from it.
+    /// Applies commands that were given to other nodes. The store removes them when it stores the resulting state.
     pub(super) fn apply_all(&mut self, commands: Vec<(CommandId, String)>) {
         for (id, command) in commands {
             if self.kept.takes(id) {
@@ -41,7 +41,7 @@ impl Client {
         }
     }
 
-    /// Sends nothing more; what comes is kept.
+    /// Sends nothing more, and keeps what comes.
     pub(super) fn pause_for(&mut self, reason: &str) {
         if self.lease.is_held() && !self.dispatcher.is_paused() {
             self.dispatcher.pause();
@@ -63,8 +63,8 @@ impl Client {
 impl Handler<Operate> for Client {
     type Result = ResponseActFuture<Self, Option<Applied>>;
 
-    /// Applies it at once, or leaves it to who holds the service; answers when that is stored, so that a restart finds
-    /// it.
+    /// Applies the command at once, or stores it for the holder of the lease. Answers when that is stored, so that it
+    /// survives a restart.
     fn handle(&mut self, Operate(command): Operate, ctx: &mut Context<Self>) -> Self::Result {
         if self.kept.id().is_none() {
             return Box::pin(actix::fut::ready(None));

@@ -1,4 +1,4 @@
-//! From the options of a service to the policies of its machines.
+//! The policies of the dispatcher and of retries, as the options of a service say.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::domain::priority::LanePolicy;
 use crate::domain::rate::RateLimit;
 use crate::domain::retry::{RetryBudgetPolicy, RetryDelays, RetrySchedule};
 
-/// Deliveries in hand of each lane, for each that may be in flight.
+/// Deliveries in hand of each lane, for each request that may be in flight.
 const IN_HAND_PER_FLIGHT: usize = 8;
-/// At least as many as may be open of redrives and replays.
+/// The least number of deliveries in hand: as many as redrives and replays may have open.
 const MIN_IN_HAND: usize = 256;
-/// Deliveries in hand behind another of their key.
+/// Deliveries in hand that wait behind another of their key.
 const BEHIND: usize = 32;
 
 /// When failed deliveries are tried again.
@@ -54,7 +54,7 @@ pub(super) fn dispatch_policy(options: &DeliveryConfig) -> DispatchPolicy {
             consecutive_failures: options.breaker_consecutive,
             open_base: options.breaker_open_for.get(),
             open_cap: options.breaker_open_cap.get(),
-            // As long as it may stay open at most: what is closed for that long has shown that it is well.
+            // A breaker that was closed for as long as it may stay open at most has shown that the service is well.
             stable_after: options.breaker_open_cap.get(),
             probes: options.breaker_probes,
             probe_timeout: options.breaker_probe_timeout.get(),
@@ -63,7 +63,7 @@ pub(super) fn dispatch_policy(options: &DeliveryConfig) -> DispatchPolicy {
     }
 }
 
-/// A rate that need not be whole.
+/// A limit whose rate need not be a whole number.
 fn limit(per_second: f64, burst: u32) -> RateLimit {
     const PARTS: u32 = 1_000;
     let tokens = (per_second * f64::from(PARTS)).round().max(1.0) as u32;

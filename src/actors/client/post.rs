@@ -1,4 +1,4 @@
-//! One service over HTTP: requests out, answers in, every one of them bounded in time and size.
+//! Requests to one service over HTTP, and its answers. Time and size of both are bounded.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
@@ -19,30 +19,32 @@ use crate::actors::clock::now;
 use crate::config::{SecretUrl, ServiceConfig};
 use crate::protocol::delivery_request::Headers;
 
-/// As much of an answer's body is kept.
+/// Bytes of an answer's body that are kept.
 pub const EXCERPT_BYTES: usize = 20_000;
-/// As much of an answer's body is read, so that its connection can be used again; beyond it that is closed.
+/// Bytes of an answer's body that are read so that its connection can be used again. A longer body closes the
+/// connection.
 const READ_BYTES: usize = 256 * 1024;
-/// For which the body of an answer is read, as far as the time of the attempt allows. Its head has said all that counts.
+/// Time in which the body of an answer is read, as far as the timeout of the attempt allows. The head has decided the
+/// outcome before.
 const BODY_PATIENCE: Duration = Duration::from_secs(1);
 
 const AGENT: &str = concat!("event-handler/", env!("CARGO_PKG_VERSION"));
 
-/// Posts to one service. Has connections of its own, so no other service is disturbed.
+/// Posts to one service. It has its own connections, so a slow service takes none from another.
 pub struct Poster {
     client: Client,
-    /// The base that paths are below. User name and password in it are not sent.
+    /// The URL that paths are appended to. Its user name and password are not part of the request URL.
     url: SecretUrl,
     headers: Headers,
-    /// For a whole attempt.
+    /// The timeout of a whole attempt.
     timeout: Duration,
 }
 
-/// What became of one attempt.
+/// How one attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     pub outcome: Outcome,
-    /// Until the head of the answer, or the failure.
+    /// Time until the head of the answer or until the failure.
     pub took: Duration,
 }
 
@@ -51,9 +53,9 @@ pub enum Outcome {
     /// The service answered.
     Answered {
         status: u16,
-        /// As asked for; the bound is for the caller to set.
+        /// What the header asks for. The caller bounds it.
         retry_after: Option<Duration>,
-        /// The beginning of the body, as far as it came; what is not UTF-8 is replaced.
+        /// The beginning of the body, as far as it arrived. Bytes that are not UTF-8 are replaced.
         excerpt: String,
     },
     Failed {
@@ -65,21 +67,21 @@ pub enum Outcome {
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// Nobody listens there.
+    /// Nobody listens at the address.
     Connect,
     /// The name has no address.
     Dns,
-    /// No connection that could be trusted.
+    /// The TLS handshake failed, for instance because the certificate is not trusted.
     Tls,
-    /// Not in time.
+    /// No answer arrived in time.
     Timeout,
-    /// The address is not one that the service may have.
+    /// The address is not public, and private ones are not allowed.
     RefusedAddress,
-    /// The connection ended, or what came is not HTTP.
+    /// The connection ended, or what arrived is not HTTP.
     Broken,
     /// The request itself could not be made.
     Request,
-    /// This machine has no descriptor or memory left for a connection: nothing was sent.
+    /// This machine has no descriptor or memory for a connection, so nothing was sent.
     Resources,
 }
 
@@ -99,7 +101,7 @@ impl FailureKind {
     }
 }
 
-/// What every request to `service` has, as configured.
+/// The headers of every request to `service`, as configured.
 fn headers(service: &ServiceConfig) -> Headers {
     let authorization = service.authorization().filter(|_| !service.headers.contains_key(AUTHORIZATION.as_str()));
     let authorization = authorization.and_then(|value| header(AUTHORIZATION.as_str(), value.expose()));
@@ -107,7 +109,7 @@ fn headers(service: &ServiceConfig) -> Headers {
     authorization.into_iter().chain(others).collect()
 }
 
-/// A header that the configuration has checked; its value stays out of debug output.
+/// A header that the configuration has checked. Its value does not appear in debug output.
 fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
     let mut value = HeaderValue::from_str(value).ok()?;
     value.set_sensitive(true);
@@ -115,7 +117,7 @@ fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
 }
 
 impl Poster {
-    /// Reads the certificates that are needed. To be used on the thread it was made on.
+    /// Reads the certificates that the service needs. The result is to be used on the thread it was made on.
     pub fn new(service: &ServiceConfig) -> Result<Self, String> {
         let ServiceConfig { url, options, .. } = service;
         let tls = match url.expose().scheme() {
@@ -141,7 +143,8 @@ impl Poster {
 
     /// Posts `body` to `path` below the service's URL.
     ///
-    /// A connection from the pool that turns out to be dead before anything of an answer came is replaced, once.
+    /// If a pooled connection turns out to be dead before any byte of an answer has come, one other connection is
+    /// tried.
     pub async fn post(&self, path: &str, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Attempt {
         let begin = Instant::now();
         let answered = match client_uri(self.url.join_path(path).as_str()) {
@@ -162,7 +165,7 @@ impl Poster {
         Attempt { outcome, took }
     }
 
-    /// The head of the answer.
+    /// Returns the head of the answer.
     async fn attempt(
         &self,
         uri: &Uri,
@@ -176,7 +179,7 @@ impl Poster {
         sent.map_err(|error| failure(&error, stage))
     }
 
-    /// The head of the answer, and how far the connection got.
+    /// Returns the head of the answer, and how far the connection got.
     async fn send(
         &self,
         uri: &Uri,
@@ -196,7 +199,7 @@ impl Poster {
     }
 }
 
-/// `url` as the HTTP client is to see it: TLS is the connector's own business.
+/// The URL as the HTTP client gets it. It names no TLS, which the connector adds.
 fn client_uri(url: &str) -> Result<Uri, HttpError> {
     let uri = Uri::try_from(url)?;
     match (uri.scheme_str(), uri.host()) {
@@ -209,7 +212,8 @@ fn client_uri(url: &str) -> Result<Uri, HttpError> {
     }
 }
 
-/// Whether a connection from the pool ended without a byte of an answer: the service closed it as it was taken.
+/// Whether a pooled connection ended without a byte of an answer: the service closed it just when it was taken from the
+/// pool.
 fn is_dead_connection(error: &SendRequestError) -> bool {
     use actix_http::error::ParseError;
     match error {
@@ -221,12 +225,12 @@ fn is_dead_connection(error: &SendRequestError) -> bool {
     }
 }
 
-/// Reads what comes of the body within `patience`: a body that stalls or breaks off takes nothing back.
+/// Reads the body for at most `patience`. A body that stalls or breaks off does not change the outcome.
 async fn answer(mut response: ClientResponse, patience: Duration) -> Outcome {
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers(), now().into());
     if status < 200 {
-        // The connection skips interim answers; this one announces another protocol.
+        // Interim answers are skipped below. This one announces another protocol, which nobody has asked for.
         return Outcome::Failed { kind: FailureKind::Broken, message: format!("interim answer {status}") };
     }
     let mut excerpt = Vec::new();
@@ -241,14 +245,14 @@ async fn answer(mut response: ClientResponse, patience: Duration) -> Outcome {
             }
         }
     };
-    // Dropped before its end was read, the connection is closed.
+    // A body that is dropped before its end closes the connection.
     let _ = tokio::time::timeout(patience, read).await;
-    // Zero bytes are text too, but not all stores can keep them.
+    // NUL is valid UTF-8, but PostgreSQL cannot store it.
     let excerpt = String::from_utf8_lossy(&excerpt).replace('\0', "\u{fffd}");
     Outcome::Answered { status, retry_after, excerpt }
 }
 
-/// Seconds, however many, or a date (RFC 9110, section 10.2.3); what is neither counts as absent.
+/// Reads any number of seconds, or a date (RFC 9110, section 10.2.3). Any other value counts as absent.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -258,12 +262,12 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-/// Whether this process or machine lacks what every connection needs, whoever it leads to.
+/// Whether this process or machine lacks a resource that a connection to any service needs.
 fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// Why a TLS handshake failed; with advice where the reason is a riddle.
+/// Why a TLS handshake failed, with advice where the reason alone does not help.
 fn tls_reason(error: &io::Error) -> String {
     use rustls::{CertificateError, Error};
     let certificate = match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
@@ -288,7 +292,7 @@ fn failure(error: &SendRequestError, stage: Stage) -> (FailureKind, String) {
     let kind = match error {
         SendRequestError::Connect(ConnectError::Resolver(reason)) => match reason.downcast_ref::<RefusedAddress>() {
             Some(refused) => return (FailureKind::RefusedAddress, refused.to_string()),
-            // The resolver does not always say that it could not open anything.
+            // The resolver does not always report that it could not open a socket, so it is tried here.
             None => match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
                 Err(error) if is_shortage(&error) => return (FailureKind::Resources, error.to_string()),
                 _ => return (FailureKind::Dns, format!("the name cannot be resolved: {reason}")),

@@ -1,4 +1,4 @@
-//! What a client asks of the store, and when it asks again.
+//! What a client reads from the store, and when it reads again.
 
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
 
@@ -8,16 +8,16 @@ use crate::actors::clock::now;
 use crate::domain::event::Timestamp;
 use crate::storage::{Claimed, StoreError};
 
-/// A page of claims ends with the event that reaches this.
+/// A page of claims ends with the event by which its size reaches this.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How reading the store goes, and when the next round through what is due begins.
+/// Whether the store can be read, and when the next round through the due deliveries begins.
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
-    /// The last page of claims could not be read.
+    /// The last read of a page of claims failed.
     has_failed: bool,
     next: Option<(Timestamp, SpawnHandle)>,
-    /// When the next retry is due that is not in hand, as far as is known.
+    /// When the next known retry is due that is not in hand.
     next_due: Option<Timestamp>,
 }
 
@@ -30,7 +30,7 @@ impl Rounds {
         self.next_due
     }
 
-    /// A retry is due then.
+    /// A retry is due at this time.
     pub(super) fn expect_due(&mut self, due: Timestamp) {
         self.next_due = Some(self.next_due.map_or(due, |known| known.min(due)));
     }
@@ -51,7 +51,7 @@ impl Client {
         let had_failed = std::mem::replace(&mut self.rounds.has_failed, rows.is_err());
         match rows {
             Ok(rows) => {
-                // Fewer rows than asked for and few bytes: there are no more.
+                // A page with fewer rows and bytes than asked for is the last one.
                 let bytes: usize = rows.iter().map(|row| row.event.memory()).sum();
                 let is_whole = rows.len() < max_rows && bytes < PAGE_BYTES;
                 let moment = Moment { now: now(), lead: self.clock.lead() };
@@ -72,7 +72,7 @@ impl Client {
         }
     }
 
-    /// Begins another round when the next retry is due that is not due by `through`.
+    /// Begins another round when the first retry is due that is not yet due at `through`.
     fn await_next_due(&mut self, through: Timestamp, ctx: &mut Context<Self>) {
         let Some(service) = self.kept.id() else { return };
         let reader = self.parts.reader.clone();
@@ -87,9 +87,9 @@ impl Client {
         }));
     }
 
-    /// Begins another round then, unless one begins before.
+    /// Begins another round at `due`, unless an earlier one is planned.
     pub(super) fn begin_round_at(&mut self, due: Timestamp, ctx: &mut Context<Self>) {
-        // The tick looks at what is further off.
+        // The tick begins a round anyway, so nothing later need be planned.
         let due = due.min(now().plus(TICK_INTERVAL * 2));
         if let Some((earlier, timer)) = self.rounds.next.take() {
             if earlier <= due {
@@ -106,7 +106,7 @@ impl Client {
         self.rounds.next = Some((due, timer));
     }
 
-    /// Looks how long the oldest that is open has waited.
+    /// Observes how long the oldest open delivery has waited.
     pub(super) fn observe_oldest(&self, ctx: &mut Context<Self>) {
         let Some(service) = self.kept.id() else { return };
         let reader = self.parts.reader.clone();

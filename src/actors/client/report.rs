@@ -1,4 +1,4 @@
-//! What a client says of itself.
+//! What a client reports to operators.
 
 use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use super::messages::ListInFlight;
 use crate::domain::event::Timestamp;
 use crate::domain::priority::Lane;
 
-/// Deliveries per second, lately.
+/// Deliveries per second since the last tick.
 #[derive(Debug, Default)]
 pub struct Rate {
     per_second: f64,
@@ -16,7 +16,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many were delivered by now.
+    /// `delivered`: deliveries so far.
     pub fn sample(&mut self, delivered: u64, now: Timestamp) {
         if let Some((before, at)) = self.last {
             let seconds = now.since(at).as_secs_f64().max(0.001);

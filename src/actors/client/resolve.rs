@@ -1,4 +1,4 @@
-//! Connections to services: names are resolved, addresses vetted, and exactly those that were vetted connected to.
+//! Connections to services. A name is resolved, its addresses are checked, and only a checked address is connected to.
 
 mod final_answers;
 mod head;
@@ -23,28 +23,28 @@ use self::final_answers::FinalAnswers;
 use crate::domain::network::is_public;
 
 tokio::task_local! {
-    /// How far the attempt at hand has come in making a connection.
+    /// How far the current attempt has come in making a connection.
     pub(super) static STAGE: Cell<Stage>;
 }
 
 /// How far an attempt has come in making a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// None was asked for: one from the pool is used, or still waited for.
+    /// No connection was asked for: the attempt uses one of the pool, or waits for one.
     Pooled,
     Connecting,
-    /// There is one to the address; TLS may be under way.
+    /// TCP is connected; the TLS handshake may be under way.
     Connected,
 }
 
-/// Makes connections on which interim answers are not seen.
+/// Makes connections on which interim answers are skipped.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
-    /// Whether addresses may be other than public.
+    /// Whether addresses may be other than public ones.
     pub allow_private: bool,
-    /// For a connection, and again for its TLS handshake.
+    /// The timeout for a TCP connection, and again for the TLS handshake.
     pub timeout: Duration,
-    /// With it connections are made by TLS; the URI's scheme does not matter.
+    /// Connections use TLS if this is given, whatever the scheme of the URI says.
     pub tls: Option<Arc<ClientConfig>>,
 }
 
@@ -80,7 +80,8 @@ impl Service<ConnectInfo<Uri>> for Connector {
                 TcpConnectorService::default().call(info.set_addrs(addresses)).await
             };
             let connection = within(timeout, connect).await?;
-            // A request is written whole: there is nothing to wait for. Without it, it is only slower.
+            // A request is written at once, so waiting for more to send (Nagle) only delays it. A failure costs time
+            // alone.
             let _ = connection.io_ref().set_nodelay(true);
             reached(Stage::Connected);
             let Some(tls) = tls else {
@@ -100,12 +101,12 @@ async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, Conne
 }
 
 fn reached(stage: Stage) {
-    // Outside of an attempt nobody wants to know.
+    // Outside of an attempt nobody reads the stage.
     let _ = STAGE.try_with(|reached| reached.set(stage));
 }
 
-/// The addresses of `host`. Unless private ones are allowed, a single one refuses all: who answers with both kinds is
-/// up to no good.
+/// The addresses of `host`. Unless private addresses are allowed, one private address refuses the name: a name with
+/// addresses of both kinds may be an attempt to reach this network (DNS rebinding).
 async fn resolve(host: &str, port: u16, allow_private: bool) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error>> {
     let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let addresses: Vec<_> = match literal.parse::<IpAddr>() {

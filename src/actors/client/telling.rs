@@ -1,4 +1,4 @@
-//! What a client tells of its service: the events `$sys.service.*`.
+//! What a client publishes of its service: the events `$sys.service.*`.
 
 use serde_json::json;
 
@@ -7,18 +7,18 @@ use super::writes::ToStore;
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::event::NewEvent;
 
-/// What made the breaker change.
+/// What made the breaker change its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// To deliver an event of a publisher.
+    /// An attempt to deliver an event of a publisher.
     Attempt,
-    /// To deliver an event that the Event Handler itself has published.
+    /// An attempt to deliver an event that the Event Handler itself has published.
     OwnEvent,
     Time,
     Operator,
 }
 
-/// The state of the breaker as events tell it: whether an operator has forced it is not told.
+/// The state of the breaker as events name it. They do not say whether an operator has forced it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum ToldState {
     #[default]
@@ -37,16 +37,16 @@ impl From<BreakerState> for ToldState {
     }
 }
 
-/// What was told last.
+/// What the last events have said.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     breaker: ToldState,
-    /// Whether something is left that was there while the breaker was open.
+    /// Whether deliveries may still be waiting that came while the breaker was open or the service paused.
     recovering: bool,
 }
 
 impl Told {
-    /// Goes on from what is stored.
+    /// Begins with the stored state.
     pub(super) fn adopt(&mut self, breaker: BreakerState, recovering: bool) {
         *self = Self { breaker: breaker.into(), recovering };
     }
@@ -55,14 +55,15 @@ impl Told {
         self.recovering = true;
     }
 
-    /// Nothing is left of what has waited: true if that is to be told.
+    /// Nothing waits any more. True if an event is to say so.
     pub(super) fn recovered(&mut self) -> bool {
         std::mem::take(&mut self.recovering)
     }
 
-    /// What is to be told of a change of the breaker. Events that tell of it may themselves be delivered to services
-    /// that fail; so what they cause is not told by further events, nor what only time has caused beyond the first time:
-    /// for each attempt of a publisher's event, there is a bounded number of them.
+    /// The event that a change of the breaker is to publish, if any. Such an event may itself be delivered to a service
+    /// that fails. So a change that the delivery of an own event has caused publishes no further event, and a change
+    /// that only time has caused publishes one once. The number of these events is therefore bounded for each attempt
+    /// to deliver a publisher's event.
     fn turned(&mut self, to: BreakerState, cause: Cause) -> Option<&'static str> {
         let to = ToldState::from(to);
         let (happened, is_told) = match to {
@@ -79,7 +80,7 @@ impl Told {
 }
 
 impl Client {
-    /// A change of the breaker: to be told, and kept, by who holds the service.
+    /// The breaker has changed its state. Only the holder of the lease publishes that, and stores it.
     pub(super) fn turned(&mut self, transition: Transition, cause: Cause) {
         if !self.lease.is_held() {
             return;
@@ -98,7 +99,7 @@ impl Client {
         );
     }
 
-    /// `$sys.service.<happened>`.
+    /// Publishes `$sys.service.<happened>`.
     pub(super) fn announce(&mut self, happened: &str, mut payload: serde_json::Value) {
         payload["service"] = self.name().into();
         payload["pending"] = self.parts.slot.pending_total().into();

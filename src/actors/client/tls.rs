@@ -1,4 +1,4 @@
-//! TLS to services: which authorities are trusted, and who this side says it is.
+//! TLS to services: which authorities are trusted, and which certificate this side shows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::config::{Config, ConfigError, DeliveryConfig};
 /// A key of `[delivery]`, and what is wrong with its file.
 type TlsError = (&'static str, String);
 
-/// Reads the files of all services that are reached by TLS, so that a mistake is found at start.
+/// Reads the files of all services that are reached by TLS, so that a mistake is found when the process starts.
 pub fn check_files(config: &Config) -> Result<(), ConfigError> {
     let secure = config.services.iter().filter(|service| service.url.expose().scheme() == "https");
     secure.into_iter().try_for_each(|service| {
@@ -21,8 +21,8 @@ pub fn check_files(config: &Config) -> Result<(), ConfigError> {
     })
 }
 
-/// HTTP/1.1 over TLS 1.2 or 1.3. Beside the authorities of the system those of `tls_ca_file` are trusted; a service that
-/// asks who is calling is shown `tls_cert_file`.
+/// HTTP/1.1 over TLS 1.2 or 1.3. The authorities of the system are trusted, and those in `tls_ca_file`. A service that
+/// asks for a certificate gets the one in `tls_cert_file`.
 pub(super) fn client_config(options: &DeliveryConfig) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -42,7 +42,7 @@ pub(super) fn client_config(options: &DeliveryConfig) -> Result<Arc<ClientConfig
     Ok(Arc::new(config))
 }
 
-/// The file of an option that is set.
+/// The path in an option; `None` if the option is not set.
 fn file(path: &str) -> Option<&Path> {
     (!path.is_empty()).then(|| Path::new(path))
 }
@@ -50,7 +50,7 @@ fn file(path: &str) -> Option<&Path> {
 fn roots(more: Option<&Path>) -> Result<RootCertStore, TlsError> {
     const KEY: &str = "tls_ca_file";
     let mut roots = RootCertStore::empty();
-    // What cannot be read or used of the system's is left out, as every client does.
+    // Certificates of the system that cannot be read or used are left out, as other clients do.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(file) = more {
         for certificate in certificates(file).map_err(|reason| (KEY, reason))? {
@@ -63,7 +63,7 @@ fn roots(more: Option<&Path>) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// At least one.
+/// The certificates in a file, of which there must be one at least.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = || CertificateDer::pem_file_iter(file)?.collect::<Result<Vec<_>, _>>();
     let found = read().map_err(|error| unreadable(file, error))?;

@@ -1,4 +1,4 @@
-//! What a client waits for before it sends more, and until when.
+//! Why a client sends nothing just now, and until when.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::domain::event::Timestamp;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Waits {
-    /// Why nothing is sent, as last seen.
+    /// Why nothing is sent, as of the last look.
     why: BlockedBy,
-    /// Until when, if nothing else happens.
+    /// When to look again if nothing else happens.
     until: Option<Timestamp>,
     timer: Option<SpawnHandle>,
 }
@@ -26,7 +26,7 @@ impl Default for Waits {
 }
 
 impl Waits {
-    /// Nothing is sent for this reason. Whether it is another one than before.
+    /// Nothing is sent for this reason. Returns whether it is another reason than before.
     pub(super) fn see(&mut self, why: BlockedBy, until: Option<Timestamp>) -> bool {
         self.until = until;
         std::mem::replace(&mut self.why, why) != why
@@ -34,7 +34,7 @@ impl Waits {
 }
 
 impl Client {
-    /// Looks again at `until`, if given.
+    /// Sets the timer for `until`, or none.
     pub(super) fn set_timer(&mut self, until: Option<Timestamp>, ctx: &mut Context<Self>) {
         if let Some(timer) = self.waits.timer.take() {
             ctx.cancel_future(timer);
@@ -43,8 +43,7 @@ impl Client {
         self.waits.timer = wait.map(|wait| ctx.run_later(wait, Self::pump));
     }
 
-    /// Why nothing is sent just now, and at what time of day the next attempt is to be expected, if that is a matter of
-    /// time alone.
+    /// Why nothing is sent just now, and the time of day of the next attempt if only time decides that.
     pub(super) fn waiting(&self, now: Timestamp) -> (&'static str, Option<Timestamp>) {
         let is_open = self.parts.slot.pending_total() > 0;
         if self.kept.id().is_none() {
@@ -59,7 +58,7 @@ impl Client {
         let until = self.waits.until.map(|until| self.clock.time_of_day(until.max(now)));
         match self.waits.why {
             BlockedBy::Empty if !is_open => (BlockedBy::Empty.as_str(), None),
-            // Nothing is in hand: what is open is under way, or is to be tried again later.
+            // Nothing is in hand, so the open deliveries are in flight or wait for their retry.
             BlockedBy::Empty => match self.rounds.next_due() {
                 Some(due) => {
                     let open_until = self.dispatcher.breaker().figures(now).open_until;

@@ -1,4 +1,4 @@
-//! What a client has the store write down: how attempts ended, what it tells, and the state of its service.
+//! What a client has persistence store: the outcomes of attempts, its own events, and the state of its service.
 
 use actix::prelude::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use tokio::sync::oneshot;
@@ -10,24 +10,24 @@ use crate::domain::pending_writes::PendingWrites;
 use crate::domain::work::WorkId;
 use crate::storage::{CommandId, DeliveryOutcome, Registered, ServiceChange, Write};
 
-/// One thing to be written down.
+/// A write of a client.
 #[derive(Debug)]
 pub(super) enum ToStore {
-    /// An attempt ended.
+    /// The outcome of an attempt.
     Ended(DeliveryOutcome),
     /// An event of the Event Handler itself.
     Event(NewEvent),
-    /// What an operator has said, for the process that holds the service.
+    /// A command of an operator, for the process that holds the lease.
     Command { command: ServiceCommand, told: oneshot::Sender<()> },
-    /// The state of the service; commands up to `applied` are in it.
+    /// The state of the service, after all commands up to `applied`.
     State { state: Registered, applied: CommandId, told: Vec<oneshot::Sender<()>> },
 }
 
-/// What is not known to be stored.
+/// The writes that are not known to be stored.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     pending: PendingWrites<ToStore>,
-    /// How many deliveries have ended of which that is so.
+    /// How many of them are outcomes of attempts.
     unsettled: usize,
 }
 
@@ -42,7 +42,6 @@ impl Writes {
         self.unsettled
     }
 
-    /// The same deliveries, one by one.
     pub(super) fn ended(&self) -> impl Iterator<Item = WorkId> {
         self.pending.iter().filter_map(|write| match write {
             ToStore::Ended(delivery_outcome) => Some(WorkId::Delivery(delivery_outcome.event_id)),
@@ -52,9 +51,9 @@ impl Writes {
 }
 
 impl Client {
-    /// Has all that is to be written down written, in one transaction at a time.
+    /// Sends all pending writes to persistence. One transaction is under way at a time.
     pub(super) fn write(&mut self, ctx: &mut Context<Self>) {
-        // The state is changed by nobody but who holds the service for certain (CL-5).
+        // Only a process that certainly holds the lease may change the stored state (CL-5).
         if self.lease.is_certain() && self.writes.pending.is_idle() {
             let (breaker, clock) = (self.dispatcher.breaker(), &self.clock);
             let snapshot = || serde_json::to_string(&breaker.snapshot().on_clock_ahead(-clock.lead())).ok();
@@ -71,11 +70,11 @@ impl Client {
         }));
     }
 
-    /// Begins a batch, if there is one.
+    /// Begins a batch of writes, if there is something to write.
     fn begin(&mut self) -> Option<Vec<Write>> {
         let service = self.kept.id()?;
         let batch = self.writes.pending.begin()?;
-        // Settlements together: one statement writes them.
+        // All outcomes are one write, since one statement stores them.
         let (mut delivery_outcomes, mut writes) = (Vec::with_capacity(batch.len()), Vec::new());
         for write in batch {
             match write {
@@ -116,7 +115,7 @@ impl Client {
         self.pump(ctx);
     }
 
-    /// All is written again, in order; nothing more goes out meanwhile than may be unsettled.
+    /// The batch is written again later, in the same order. Until then only as much is sent as may be unsettled.
     fn not_stored(&mut self, ctx: &mut Context<Self>) {
         self.writes.pending.failed();
         for state in self.writes.pending.withdraw(|write| matches!(write, ToStore::State { .. })) {
@@ -133,7 +132,7 @@ impl Client {
     }
 }
 
-/// What was to be stored is; whoever waited may have gone.
+/// Tells an operator that the command is stored. The operator may have gone.
 fn tell(told: oneshot::Sender<()>) {
     let _ = told.send(());
 }

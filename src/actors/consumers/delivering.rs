@@ -1,4 +1,4 @@
-//! Events to members, and events from the store for those that are behind.
+//! Deliveries to members, and reads for consumers that are behind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::domain::event::{Event, Timestamp};
 use crate::protocol::close::CloseReason;
 use crate::storage::{Claim, Scan, ScanPage, StoreError};
 
-/// Events and bytes in one page read from the store.
+/// Events and bytes of one page.
 const PAGE_EVENTS: usize = 256;
 const PAGE_BYTES: usize = 1024 * 1024;
-/// Of what was made anew.
+/// Reopened dead letters that are read at a time.
 const RENEWED_ROWS: usize = 256;
 
 impl Consumers {
@@ -34,7 +34,7 @@ impl Consumers {
         });
     }
 
-    /// Reads on from where it is, if it is behind and has room.
+    /// Reads the next page of the log, if the consumer is behind and has room for it.
     pub(super) fn read(&mut self, name: &str, ctx: &mut Context<Self>) {
         self.read_if(name, ConsumerState::has_room_for_page, ctx);
     }
@@ -87,7 +87,7 @@ impl Consumers {
         });
     }
 
-    /// Looks for dead ones that an operator wants to be delivered again.
+    /// Looks for dead letters that an operator has reopened.
     pub(super) fn claim_renewed(&mut self, name: &str, ctx: &mut Context<Self>) {
         let Some(consumer) = self.consumers.get_mut(name) else { return };
         let Some(generation) = consumer.begin_claim() else { return };

@@ -1,4 +1,4 @@
-//! How a session becomes a member: the consumer is found or made in the store, and opened here.
+//! How a session becomes a member: its consumer is found in the store, or made there, and opened here.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::protocol::subscription::Start;
 use crate::storage::{Alteration, NewConsumer, Outcome, Write};
 
 impl Consumers {
-    /// Makes the session a member of one that is open here.
+    /// Makes the session a member of an open consumer.
     fn add_member(&mut self, join: Join, ctx: &mut Context<Self>) -> Result<Joined, ApiError> {
         let Join { request, log_end, link } = join;
         let consumer = self.consumers.get_mut(&*request.name).ok_or_else(deleted_just_now)?;
@@ -27,7 +27,7 @@ impl Consumers {
         let ack_floor = consumer.ack_floor();
         let bounds = self.parts.position.get().unwrap_or_default();
         let last = bounds.last.max(log_end);
-        // The client has seen another log than this one.
+        // The subscriber has seen another log than this one.
         let is_foreign = match request.start {
             Start::After(id) => id > last,
             Start::Elsewhere => true,
@@ -41,12 +41,12 @@ impl Consumers {
             is_recovered: ack_floor + 1 >= bounds.earliest && !consumer.has_lost() && !is_foreign,
         };
         log::debug!(durable = &*name, member, floor = ack_floor; "member joined");
-        // After the reply is on its way: the session asks for nothing else meanwhile.
+        // This is handled after the reply, so that no event precedes it.
         ctx.notify(RoomAgain(joined.key.clone()));
         Ok(joined)
     }
 
-    /// Stores how the session wants events to be delivered, if that is new, and makes it a member.
+    /// Stores the policy that the session asks for, if it is new, and makes the session a member.
     fn settle_policy(&mut self, join: Join) -> ResponseActFuture<Self, Result<Joined, ApiError>> {
         let consumer = self.consumers.get(&*join.request.name).ok_or_else(deleted_just_now);
         let checked = consumer.and_then(|consumer| {
@@ -71,7 +71,7 @@ impl Consumers {
         }))
     }
 
-    /// Finds it in the store, or makes it there.
+    /// Opens the consumer of this name, and makes it in the store if there is none.
     fn find_or_make(&mut self, join: &Join) -> ResponseActFuture<Self, Result<(), ApiError>> {
         if self.consumers.contains_key(&*join.request.name) {
             return Box::pin(actix::fut::ready(Ok(())));
@@ -100,7 +100,7 @@ impl Consumers {
         Box::pin(opened.into_actor(self).map(|held, this, ctx| held.map(|held| this.open(held, ctx))))
     }
 
-    /// Where a new one begins.
+    /// The ack floor of a new consumer.
     fn first_floor(&self, request: &JoinRequest, log_end: EventId) -> EventId {
         let bounds = self.parts.position.get().unwrap_or_default();
         match request.start {

@@ -1,4 +1,4 @@
-//! Which node delivers the events of a durable subscription, and from where on.
+//! Leases of consumers: which node delivers their events, and from where on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::storage::{ConsumerRecord, LeasedConsumer};
 
 impl Consumers {
-    /// Every second: what nobody else sees to. Of positions that only the events of others have moved, a share in each
-    /// second.
+    /// Renews leases, and does what nothing else triggers. Each tick stores a tenth of the positions that have moved past
+    /// unwanted events alone.
     pub(super) fn tick(&mut self, ctx: &mut Context<Self>) {
         const SHARES: usize = 10;
         self.ticks += 1;
@@ -35,7 +35,7 @@ impl Consumers {
         }
     }
 
-    /// Members that have to settle something before they get more are told so.
+    /// Tells members that are held up to acknowledge something.
     fn tell_held_up(&mut self, name: &str) {
         let (head, now) = (self.head, self.clock.now());
         let held_by = self.consumers.get_mut(name).and_then(|consumer| consumer.tell_held_up(head, now));
@@ -44,7 +44,7 @@ impl Consumers {
         }
     }
 
-    /// The lease of `record` with these marks, of a machine that goes on from there; without any, another node has it.
+    /// The lease that the store has answered: with marks, this node holds it; without, another node does.
     fn lease(&mut self, record: &ConsumerRecord, marks: Option<Vec<(EventId, Mark)>>) -> Lease<Holder> {
         let Some(marks) = marks else { return Lease::Follower };
         let max_bytes = self.parts.config.max_unacked_bytes.as_usize();
@@ -53,7 +53,7 @@ impl Consumers {
         Lease::Holder(Holder::new(durable, record.fencing_epoch, self.generations))
     }
 
-    /// Takes up one that the store has found.
+    /// Adds a consumer that was found in the store.
     pub(super) fn open(&mut self, held: LeasedConsumer, ctx: &mut Context<Self>) {
         let LeasedConsumer { grant: _, record, marks, has_renewed } = held;
         if self.consumers.contains_key(&*record.name) {
@@ -82,7 +82,7 @@ impl Consumers {
         }
     }
 
-    /// Lets go of one, and lets others have it.
+    /// Removes a consumer, and releases its lease.
     pub(super) fn release(&mut self, name: &str) {
         let Some(consumer) = self.consumers.remove(name) else { return };
         let names = self.by_topic.get_mut(&consumer.topic());
@@ -92,17 +92,17 @@ impl Consumers {
         }
         if consumer.is_held() && !self.joining.iter().any(|joining| **joining == *name) {
             let writer = self.parts.persistence.generation();
-            // A writer that is gone holds nothing any more.
+            // A writer that is gone holds no lease any more.
             let _ = writer.map(|writer| self.parts.persistence.tell_in(writer, ReleaseConsumer(consumer.service())));
         }
     }
 
-    /// Makes sure that no other node delivers its events, and that nobody has moved it.
+    /// Asks for the lease of a consumer, and so learns whether it was moved.
     pub(super) fn ask_for_lease(&mut self, name: &Arc<str>, ctx: &mut Context<Self>) {
         self.ask_for_leases(std::slice::from_ref(name), ctx);
     }
 
-    /// The same for many.
+    /// Asks for the leases of many consumers at once.
     pub(super) fn ask_for_leases(&mut self, names: &[Arc<str>], ctx: &mut Context<Self>) {
         let mut asked = Vec::new();
         let mut known = Vec::new();
@@ -121,7 +121,7 @@ impl Consumers {
             for (name, _) in &asked {
                 this.consumers.get_mut(name).into_iter().for_each(Consumer::end_asking);
             }
-            // While the store is away nothing can be settled; the hold itself is as it was.
+            // While the store is away nothing can be stored. The lease stays as it was.
             let Ok(Ok(held)) = answer else { return };
             let mut held: HashMap<_, _> = held.into_iter().map(|held| (held.record.service, held)).collect();
             for (name, service) in asked {
@@ -141,7 +141,7 @@ impl Consumers {
         let name = Arc::clone(consumer.name());
         if consumer.is_outdated_by(grant, record.fencing_epoch) {
             if grant != Grant::Elsewhere && marks.is_none() {
-                // It was released after the store was asked.
+                // The lease was released after the request, so it is asked for again.
                 return self.ask_for_lease(&name, ctx);
             }
             log::info!(durable = &*name, floor = record.ack_floor, is_held = grant != Grant::Elsewhere; "durable subscription moved");

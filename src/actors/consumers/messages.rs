@@ -1,4 +1,4 @@
-//! What the durable subscriptions take, and what their members are sent.
+//! The messages that the consumers take, and what their members are sent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::protocol::consumer::{AckRequest, JoinRequest};
 use crate::protocol::error::ApiError;
 use crate::runtime::address::Generation;
 
-/// Bytes that may be on their way to a member before its connection has taken them.
+/// Bytes of events that may be under way to a member before its session has taken them.
 const MAX_UNDERWAY: usize = 256 * 1024;
-/// What a frame counts for beside its length.
+/// Bytes that a frame counts for beside its length.
 const FRAME_COST: usize = 64;
 
 /// The way to a member's session.
@@ -28,48 +28,48 @@ pub struct MemberLink {
     underway: Arc<Underway>,
 }
 
-/// What is on its way to a session; [`MAX_UNDERWAY`] bounds the channel.
+/// The events under way to a session. [`MAX_UNDERWAY`] bounds their bytes, and so the channel.
 #[derive(Debug, Default)]
 pub struct Underway {
     bytes: AtomicUsize,
-    /// Somebody waits for room.
+    /// The consumer waits for room.
     is_awaited: AtomicBool,
 }
 
-/// To a member.
+/// A message to a member.
 #[derive(Debug)]
 pub enum ToMember {
     /// An event, as a complete frame.
     Event(Bytes),
-    /// The answer to what it has said of an event, as a complete frame.
+    /// The answer to an acknowledgement, as a complete frame.
     Answer(Bytes),
-    /// Something that it has not asked for, as a complete frame.
+    /// A notice, as a complete frame.
     Notice(Bytes),
-    /// It is a member no longer.
+    /// The membership has ended.
     Ended(ApiError),
-    /// There is no going on on this connection.
+    /// The connection is to be closed.
     Close(CloseReason),
 }
 
 impl MemberLink {
-    /// A link, and its end at the session.
+    /// A link, and the two ends of it that the session keeps.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<ToMember>, Arc<Underway>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let underway = Arc::<Underway>::default();
         (Self { sender, underway: Arc::clone(&underway) }, receiver, underway)
     }
 
-    /// Whether it may be given an event.
+    /// Whether the member may be given an event.
     pub fn has_room(&self) -> bool {
         self.underway.bytes.load(Ordering::Acquire) < MAX_UNDERWAY
     }
 
-    /// Asks for a [`RoomAgain`]. There may be room already: look once more.
+    /// Asks for a [`RoomAgain`]. Room may have come meanwhile, so look once more.
     pub fn await_room(&self) {
         self.underway.is_awaited.store(true, Ordering::SeqCst);
     }
 
-    /// False if the session is gone.
+    /// Sends a message. False if the session is gone.
     pub fn send(&self, message: ToMember) -> bool {
         if let ToMember::Event(frame) = &message {
             self.underway.bytes.fetch_add(frame.len() + FRAME_COST, Ordering::AcqRel);
@@ -79,7 +79,7 @@ impl MemberLink {
 }
 
 impl Underway {
-    /// The session has taken an event of this length. Whether somebody waits for the room.
+    /// The session has taken an event of this length. Returns whether the consumer waits for the room.
     pub fn took(&self, frame: &Bytes) -> bool {
         let cost = frame.len() + FRAME_COST;
         let left = self.bytes.fetch_sub(cost, Ordering::SeqCst) - cost;
@@ -87,16 +87,16 @@ impl Underway {
     }
 }
 
-/// The address of a member.
+/// Names a member over all generations of the actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberKey {
-    /// Of the actor: each counts its members anew.
+    /// The generation of the actor. Each counts its members from 1.
     pub generation: Generation,
     pub consumer: Arc<str>,
     pub member: MemberId,
 }
 
-/// Take this session in.
+/// Make the session a member.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Joined, ApiError>")]
 pub struct Join {
@@ -106,24 +106,24 @@ pub struct Join {
     pub link: MemberLink,
 }
 
-/// A session is a member from now on.
+/// The session is a member from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joined {
     pub key: MemberKey,
-    /// Everything up to here is settled.
+    /// Every event up to here is acknowledged.
     pub ack_floor: EventId,
     pub last: EventId,
     pub earliest: EventId,
-    /// Whether everything above the ack floor is retained.
+    /// Whether every event above the ack floor is retained.
     pub is_recovered: bool,
 }
 
-/// A session is a member no longer.
+/// The session is no member any more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Leave(pub MemberKey);
 
-/// What a member says of an event. The answer, once it is stored, comes through its link.
+/// A member acknowledges or refuses an event. The final answer comes through its link when it is stored.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), ApiError>")]
 pub struct Acknowledge {
@@ -131,27 +131,28 @@ pub struct Acknowledge {
     pub request: AckRequest,
 }
 
-/// A member's session has taken most of what was on its way.
+/// The session of a member has taken most of the events under way to it.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct RoomAgain(pub MemberKey);
 
-/// An operator has changed a durable subscription in the store.
+/// An operator has changed a consumer in the store.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct LookAgain(pub String);
 
-/// How do those of this node fare?
+/// What is the state of the consumers on this node?
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<ConsumerStatus>")]
 pub struct ListConsumers;
 
-/// What has become of an event? Answers for those whose events this node delivers and that may want it, by name.
+/// What has become of an event? The answer has the consumers whose events this node delivers and that may want it, by
+/// name.
 #[derive(Debug, Message)]
 #[rtype(result = "BTreeMap<String, (Fate, u32)>")]
 pub struct FindFate(pub EventId);
 
-/// One durable subscription with members on this node.
+/// The state of a consumer with members on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ConsumerStatus {
     pub name: String,
@@ -159,11 +160,11 @@ pub struct ConsumerStatus {
     pub state: &'static str,
     pub members: usize,
     pub in_flight: usize,
-    /// Of what is taken from the log and not settled.
+    /// Bytes of events that were taken from the log and are not acknowledged.
     pub unacked_bytes: usize,
-    /// The bound that keeps its members from getting more, until they have settled something.
+    /// The bound because of which its members get no more until they acknowledge something.
     pub held_by: Option<&'static str>,
-    /// Taken from the log and with nobody.
+    /// Events that were taken from the log and are with no member.
     pub waiting: usize,
     #[serde(rename = "floor")]
     pub ack_floor: EventId,

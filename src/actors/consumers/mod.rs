@@ -1,12 +1,13 @@
-//! The durable subscriptions with members on this node: their places in the log, and who has which event.
+//! The consumers: durable subscriptions with members on this node.
 //!
-//! All decisions are those of the [`Durable`](crate::domain::consumer::Durable) machine; here they are carried out. Events come with the committed
-//! batches or, to whoever is behind, from the store; what becomes of them goes to persistence, and is answered when
-//! it is stored.
+//! The [`ConsumerState`](crate::domain::consumer::ConsumerState) makes all decisions, which are carried out here.
+//! Events come with the committed batches or, for a consumer that is behind, from the store. Acknowledgements go to
+//! persistence, and are answered when they are stored.
 //!
 //! - *DU-1* An acknowledgement is answered after its commit.
-//! - *DU-2* Of several nodes one delivers the events of a durable subscription; the members at the others stand by.
-//! - *DU-3* What an operator has moved is not moved back: changes carry the epoch for which they were made.
+//! - *DU-2* Of several nodes, the holder of the lease delivers the events of a consumer. Members on other nodes stand
+//!   by.
+//! - *DU-3* A consumer that an operator has moved stays where it was moved: changes carry their fencing epoch.
 
 mod consumer;
 mod delivering;
@@ -45,17 +46,16 @@ use crate::runtime::report::{Details, Observe};
 use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 
-/// Messages that may wait.
+/// Most messages that may wait.
 pub const MAILBOX: usize = 1024;
-/// Batches taken in a row before others on the thread get their turn.
+/// Batches taken in a row before other tasks of the thread get their turn.
 const BATCHES_PER_TURN: usize = 16;
-/// How often holds are made sure of, what another node has made anew is looked for, and members are told what holds
-/// them up.
+/// How often leases are renewed, reopened dead letters looked for, and held-up members notified.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
-/// After a failure of the store.
+/// Pause after a failure of the store.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
-/// What the actor is made of; kept by the supervisor to make another.
+/// What the actor is made of. It is kept, to make the next generation.
 #[derive(Clone)]
 pub struct ConsumersParts {
     pub persistence: Address<Persistence>,
@@ -64,12 +64,12 @@ pub struct ConsumersParts {
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
     pub pushes: Arc<PushLog>,
-    /// Told by persistence when dead letters were made anew.
+    /// Persistence notifies it when dead letters were reopened.
     pub renewed: Arc<Notify>,
 }
 
 impl ConsumersParts {
-    /// For what a member does not say.
+    /// The policy for what a member does not specify.
     fn default_policy(&self) -> ConsumerPolicy {
         let ConsumersConfig { ack_wait, max_in_flight, max_deliver, .. } = self.config;
         ConsumerPolicy { ack_wait: ack_wait.get(), max_in_flight, max_deliver }
@@ -85,12 +85,11 @@ pub struct Consumers {
     by_topic: HashMap<TopicId, Vec<Arc<str>>>,
     /// The last event that was routed here.
     head: EventId,
-    /// Names of those that somebody is about to join: they are not let go of.
+    /// The consumers that sessions are just joining. They are not removed, even without members.
     joining: Vec<String>,
-    /// Ticks so far.
     ticks: usize,
     next_member: MemberId,
-    /// Machines of consumers so far.
+    /// How many states of consumers there were, to number them.
     generations: u64,
     clock: Clock,
     batches_in_turn: usize,
@@ -119,7 +118,7 @@ impl Consumers {
         }
     }
 
-    /// Hands the events of a batch to those that are up to it; the others read the store.
+    /// Gives the events of a batch to the consumers that have read up to it. The others read the store.
     fn route(&mut self, batch: &LogBatch, ctx: &mut Context<Self>) {
         let (prev, last) = (batch.prev, batch.last());
         self.head = self.head.max(last);
@@ -152,7 +151,7 @@ impl Consumers {
         }
     }
 
-    /// Does all for one that can be done now: takes back, sends, reads, stores, and sets the timer for the rest.
+    /// Does all that can be done now for a consumer: requeues, sends, reads, stores, and sets the timer for the rest.
     fn pump(&mut self, name: &str, ctx: &mut Context<Self>) {
         self.send(name);
         self.read(name, ctx);
@@ -199,7 +198,7 @@ impl Actor for Consumers {
 struct Renewed;
 
 impl Drop for Consumers {
-    /// Sessions find out by the end of their links.
+    /// The sessions notice it by the end of their links.
     fn drop(&mut self) {
         let members: usize = self.consumers.values().map(|consumer| consumer.members().len()).sum();
         self.parts.metrics.durable_members.sub(members as i64);
@@ -219,7 +218,7 @@ impl Handler<RouteBatch> for Consumers {
     }
 }
 
-/// Some job has made dead ones anew.
+/// A replay job has reopened dead letters.
 impl StreamHandler<Renewed> for Consumers {
     fn handle(&mut self, Renewed: Renewed, ctx: &mut Self::Context) {
         let names: Vec<_> = self.consumers.keys().cloned().collect();
@@ -248,7 +247,7 @@ impl Handler<Acknowledge> for Consumers {
             ApiError::new(ErrorCode::NotAMember, format!("not a member of {:?}; subscribe to it first", key.consumer))
         })?;
         consumer.settle(key.member, &request, now)?;
-        // Once for all that has arrived with it.
+        // One pump serves all acknowledgements that have arrived together.
         if consumer.begin_due() {
             ctx.spawn(actix::fut::ready(()).map(move |(), this: &mut Self, ctx| {
                 if let Some(consumer) = this.consumers.get_mut(&key.consumer) {
@@ -297,7 +296,7 @@ impl Handler<FindFate> for Consumers {
     }
 }
 
-/// A writer is there that was not there before: the leases that the earlier one had are to be asked for anew.
+/// A new writer has started. It knows nothing of the leases that the earlier one had.
 impl StreamHandler<Generation> for Consumers {
     fn handle(&mut self, _: Generation, ctx: &mut Context<Self>) {
         let names: Vec<_> = self.consumers.keys().cloned().collect();

@@ -1,4 +1,4 @@
-//! What becomes of events is stored, and members are told.
+//! Storing the changes of consumers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use crate::domain::lease::Lease;
 use crate::storage::{Outcome, Write, service_name};
 use crate::telemetry::faults::{self, FaultPoint};
 
-/// Between two transactions of one durable subscription: what is said meanwhile shares the next.
+/// Pause between two transactions of one consumer, so that acknowledgements that arrive meanwhile share the next.
 const SAVE_PAUSE: Duration = Duration::from_millis(1);
-/// When the writer's mailbox is full.
+/// Pause when the writer's mailbox was full.
 const MAILBOX_RETRY: Duration = Duration::from_millis(20);
 
 impl Consumers {
-    /// Stores what has to be stored soon; of one without members, everything.
+    /// Stores what cannot wait, or everything if the consumer has no members.
     pub(super) fn save(&mut self, name: &str, ctx: &mut Context<Self>) {
         let is_last = self.is_finishing || self.consumers.get(name).is_some_and(|c| c.members().is_empty());
         self.save_if(name, is_last, ctx);
     }
 
-    /// The same, or everything if `all`.
+    /// Stores what cannot wait, or everything if `all`.
     pub(super) fn save_if(&mut self, name: &str, all: bool, ctx: &mut Context<Self>) {
         let Some(consumer) = self.consumers.get_mut(name) else { return };
         self.parts.metrics.durable_settled.inc_by(consumer.tell_stored() as u64);
@@ -66,7 +66,7 @@ impl Consumers {
                 self.pump(name, ctx);
             }
             Saved::Moved => {
-                // What is so is asked of the store.
+                // The store says who holds the lease now.
                 let consumer = self.consumers.get_mut(name);
                 consumer.into_iter().for_each(|consumer| consumer.replace(Lease::Follower));
                 self.ask_for_lease(name, ctx);
@@ -78,7 +78,7 @@ impl Consumers {
         }
     }
 
-    /// Sends nothing of it to the store for so long.
+    /// Stores nothing of the consumer during the pause.
     fn rest(&mut self, name: &Arc<str>, generation: u64, pause: Duration, ctx: &mut Context<Self>) {
         let name = Arc::clone(name);
         ctx.run_later(pause, move |this, ctx| {
@@ -88,7 +88,7 @@ impl Consumers {
         });
     }
 
-    /// Lets go of one that nobody is a member of, once all is stored.
+    /// Removes a consumer without members, once all is stored.
     pub(super) fn retire(&mut self, name: &str) {
         let is_idle = |consumer: &Consumer| consumer.members().is_empty() && consumer.is_saved();
         let is_joining = self.joining.iter().any(|joining| joining == name);
@@ -98,7 +98,7 @@ impl Consumers {
         self.tell_if_finished();
     }
 
-    /// Answers who waits for the end, if this is it.
+    /// Answers `Finish` once everything is stored.
     pub(super) fn tell_if_finished(&mut self) {
         if self.is_finishing && self.consumers.values().all(Consumer::is_saved) {
             for finished in self.finished.drain(..) {

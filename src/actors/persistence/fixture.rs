@@ -1,4 +1,4 @@
-//! The writer as tests of other actors meet it: over a store of its own, and ended as a panic ends it.
+//! A writer for the tests of other actors: over a store of its own, and ended as a panic ends it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub fn store(dir: &Path) -> StoreOptions {
     StoreOptions::new(StoreUrl::Sqlite(dir.join("events.db")))
 }
 
-/// Who writes to `store`, for `services`.
+/// The parts of a writer to `store`, for `services`.
 pub fn parts(store: StoreOptions, services: ServiceSlots, position: Arc<LogPosition>) -> PersistenceParts {
     let metrics = Arc::new(Metrics::new().expect("distinct names"));
     PersistenceParts {
@@ -41,7 +41,7 @@ pub fn parts(store: StoreOptions, services: ServiceSlots, position: Arc<LogPosit
     }
 }
 
-/// Starts a generation of it.
+/// Starts a generation of the writer.
 pub fn start(persistence: &Address<Persistence>, generation: Generation, parts: &PersistenceParts) {
     let life = Life::unsupervised(ActorKind::Persistence, generation);
     let ctx = Context::new();
@@ -49,7 +49,7 @@ pub fn start(persistence: &Address<Persistence>, generation: Generation, parts: 
     ctx.run(Persistence::new(parts.clone(), life));
 }
 
-/// Nobody is at the address any more.
+/// Ends a generation. Nobody is at the address then.
 pub async fn end(persistence: &Address<Persistence>, generation: Generation) {
     persistence.ask(Finish).await.expect("a writer");
     persistence.clear(generation);

@@ -1,4 +1,4 @@
-//! What waits for the next commit, and who waits for it.
+//! The requests that wait for the next commit, and where their answers go.
 
 use tokio::sync::oneshot;
 
@@ -7,8 +7,8 @@ use crate::storage::{Group, Outcome, Write};
 
 /// The requests that go into one transaction.
 ///
-/// Publishes come before all other writes, and so share one statement. None of them is answered yet: nobody who sent
-/// another write can know of one that comes before it in the list.
+/// Publishes come before all other writes, so that they share one statement. That reorders nothing that a sender could
+/// see: none of the publishes is answered yet, so nobody who sent another write knows of them.
 #[derive(Default)]
 pub struct Waiting {
     publishes: Vec<AppendEvents>,
@@ -31,12 +31,12 @@ impl Waiting {
         self.publishes.is_empty() && self.others.is_empty()
     }
 
-    /// Roughly how many rows it writes.
+    /// The approximate number of rows to be written.
     pub fn len(&self) -> usize {
         self.size
     }
 
-    /// The transaction, and where to answer.
+    /// The transaction, and where its answers go.
     pub fn into_group(self) -> (Group, Replies) {
         let Self { publishes, others, size: _ } = self;
         let mut replies = Replies::default();
@@ -55,7 +55,7 @@ impl Waiting {
     }
 }
 
-/// Who waits for a transaction, each with the number of its writes, in the order of the list.
+/// Where the answers of a transaction go, each with the number of its writes, in the order of the list.
 #[derive(Default)]
 pub struct Replies {
     publishes: Vec<(usize, oneshot::Sender<AppendReply>)>,
@@ -76,7 +76,7 @@ impl Replies {
         }
     }
 
-    /// Nothing of it is acknowledged.
+    /// Nothing of the transaction is acknowledged.
     pub fn failed(self, failure: &AppendFailure) {
         for (_, reply) in self.publishes {
             let _ = reply.send(Err(failure.clone()));
@@ -86,12 +86,12 @@ impl Replies {
         }
     }
 
-    /// Whether more than one transaction could be made of it.
+    /// Whether the transaction can be split.
     pub fn are_many(&self) -> bool {
         self.others.len() + usize::from(!self.publishes.is_empty()) > 1
     }
 
-    /// All publishes in a group, and whatever else it was in one for each who waits for it.
+    /// Splits a transaction: one group of all publishes, and one for each other request.
     pub fn apart(self, group: Group) -> Vec<(Group, Self)> {
         let mut writes = group.writes.into_iter();
         let appends = self.publishes.iter().map(|(count, _)| count).sum();

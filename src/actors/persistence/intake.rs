@@ -1,7 +1,7 @@
-//! The way in: collects the publishes of one HTTP worker and hands them over together.
+//! The intake: collects the publishes of one HTTP worker, and sends them to persistence together.
 //!
-//! One cross-thread message carries everything that became ready in one round of the worker's event loop,
-//! and while a commit is under way the next batch grows. So the cost per publish falls as load rises.
+//! One message between threads carries all publishes that became ready in one round of the worker's event loop. While a
+//! commit is under way, the next batch grows. So the cost per publish falls as load rises.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,10 +16,10 @@ use super::messages::{AppendEvents, AppendFailure, AppendReply};
 use crate::domain::event::{Append, AppendOutcome};
 use crate::runtime::address::Address;
 
-/// Batches of one worker under way at once: one is being committed while the next is on its way.
+/// Batches of one worker under way at once: one is being committed while the next is being sent.
 const MAX_IN_FLIGHT: usize = 2;
 
-/// What waits for a commit, on all workers together. A publish that does not fit is refused at once.
+/// The bound of what waits for a commit, on all workers together. A publish that does not fit is refused at once.
 #[derive(Debug)]
 pub struct Backlog {
     events: AtomicUsize,
@@ -29,7 +29,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// At most `max_events` events of `max_bytes` bytes together; one request always fits when nothing waits.
+    /// At most `max_events` events of `max_bytes` bytes together. One request always fits when nothing waits.
     pub fn new(max_events: usize, max_bytes: usize) -> Arc<Self> {
         Arc::new(Self { events: AtomicUsize::new(0), bytes: AtomicUsize::new(0), max_events, max_bytes })
     }
@@ -53,7 +53,7 @@ impl Backlog {
     }
 }
 
-/// A place in the backlog, given back when dropped.
+/// A place in the backlog. It is released when dropped.
 #[derive(Debug)]
 struct Permit {
     backlog: Arc<Backlog>,
@@ -68,7 +68,7 @@ impl Drop for Permit {
     }
 }
 
-/// The intake of one worker thread; clones share it.
+/// The intake of one worker thread. Clones share it.
 #[derive(Clone)]
 pub struct Intake(Rc<Inner>);
 
@@ -86,7 +86,7 @@ struct Waiting {
     place: Place,
 }
 
-/// Who waits for the outcome, and the room it takes.
+/// Where the outcome goes, and the room that the publish takes.
 struct Place {
     reply: oneshot::Sender<Result<AppendOutcome, AppendFailure>>,
     _permit: Permit,
@@ -107,7 +107,7 @@ impl Intake {
         actix_rt::spawn(async move {
             loop {
                 flusher.0.arrival.notified().await;
-                // Whatever else is ready in this round joins the batch.
+                // Other publishes that are ready in this round join the batch.
                 tokio::task::yield_now().await;
                 flusher.flush();
             }
@@ -115,18 +115,18 @@ impl Intake {
         intake
     }
 
-    /// What waits for a commit, on all workers.
+    /// The backlog of all workers.
     pub fn backlog(&self) -> &Backlog {
         &self.0.backlog
     }
 
-    /// Stores `append` and waits for the commit (EV-1: an `Ok` means committed).
+    /// Stores `append`, and waits for the commit (EV-1: `Ok` means committed).
     pub async fn append(&self, append: Append) -> Result<AppendOutcome, AppendFailure> {
         let outcome = self.enqueue(append)?;
         outcome.await.unwrap_or(Err(AppendFailure::RESTARTED))
     }
 
-    /// Takes its place in commit order now; the outcome comes later.
+    /// Queues `append` in commit order. The outcome comes later.
     pub fn enqueue(
         &self,
         append: Append,
@@ -159,7 +159,8 @@ impl Intake {
             };
             intake.0.in_flight.set(intake.0.in_flight.get() - 1);
             if reply == Err(AppendFailure::TimedOut) {
-                // Whoever waits behind a commit that hangs has waited long enough, and nothing of his was sent.
+                // Publishes behind a commit that hangs have waited long enough. They were not sent, so they have
+                // failed.
                 let behind = intake.0.waiting.take().into_iter().map(|waiting| waiting.place).collect();
                 answer_all(behind, Err(AppendFailure::StoreUnavailable("an earlier commit hangs")));
             }
@@ -172,7 +173,7 @@ impl Intake {
 }
 
 fn answer_all(places: Vec<Place>, reply: AppendReply) {
-    // A publisher that went away does not need its answer.
+    // A publisher that has gone needs no answer.
     match reply {
         Ok(outcomes) => {
             debug_assert_eq!(outcomes.len(), places.len());

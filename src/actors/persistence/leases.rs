@@ -1,5 +1,5 @@
-//! Leases of services and of durable subscriptions. They are no writes of a group: where several processes share a store,
-//! a lease is a lock of the writer's session, which no transaction takes or gives up.
+//! Leases of services and consumers. They belong to no transaction: where several processes share a store, a lease is a
+//! lock of the writer's database session.
 
 use actix::prelude::{Context, Handler};
 
@@ -28,7 +28,7 @@ impl Handler<LeaseConsumers> for Persistence {
     type Result = Result<Vec<LeasedConsumer>, AppendFailure>;
 
     fn handle(&mut self, LeaseConsumers(known): LeaseConsumers, _: &mut Context<Self>) -> Self::Result {
-        // What an earlier machine of one has sent is stored before its marks are read for the next one.
+        // What the earlier state of a consumer has sent is stored before its marks are read for the next one.
         self.flush();
         self.directly(|writer| writer.lease_consumers(&known))
     }
@@ -38,7 +38,7 @@ impl Handler<ReleaseConsumer> for Persistence {
     type Result = ();
 
     fn handle(&mut self, ReleaseConsumer(service): ReleaseConsumer, _: &mut Context<Self>) -> Self::Result {
-        // If it fails, the connection is given up, and the lease with it.
+        // If this fails, the connection is closed, and the lease ends with it.
         let _ = self.directly(|writer| writer.release_consumer(service));
     }
 }

@@ -1,4 +1,4 @@
-//! What persistence does now and then: it looks after the store and the clock, and removes what is no longer kept.
+//! The periodic work of persistence: checking the store and the clock, and removing what is no longer retained.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,19 +9,19 @@ use crate::actors::clock::{self, now};
 use crate::protocol::log_batch::LogBatch;
 use crate::storage::{Group, RetentionPolicy, StoreError, StoreErrorKind, StoreUrl, Writer};
 
-/// How often retention and expired idempotency keys are seen to, at least.
+/// The longest time between two steps of housekeeping: retention and expired idempotency keys.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
-/// How often waits are looked for that a wrong clock has made too long.
+/// How often deliveries are looked for whose retry is too far off because the clock was wrong.
 const BOUNDING_INTERVAL: Duration = Duration::from_secs(60);
-/// Rows removed in one step: a step must not be felt by the publishes that wait behind it.
+/// Most rows that one step removes, since publishes wait behind it.
 const HOUSEKEEPING_ROWS: usize = 500;
-/// Pages of a SQLite file given back in one step, for the same reason.
+/// Most free pages of a SQLite file that one step releases, since publishes wait behind it.
 const RELEASED_PAGES: u16 = 64;
 
 impl Persistence {
-    /// Reads the clock of the store, if it has one that several nodes share, else this machine's.
+    /// Reads the clock of a database that several nodes share, or else the clock of this machine.
     fn look_at_clock(&mut self) {
-        /// An answer that takes longer says too little of the time.
+        /// An answer that takes longer tells the time too inexactly.
         const PATIENCE: Duration = Duration::from_secs(1);
         let is_set = match self.parts.store.url {
             StoreUrl::Sqlite(_) => clock::look(),
@@ -42,7 +42,7 @@ impl Persistence {
         self.parts.metrics.clock_departure.set(clock::certainty().departure);
     }
 
-    /// Opens the store or proves that it works again, and tells everybody of events that others have committed.
+    /// Opens or checks the store, and announces events that other processes have committed.
     pub(super) fn tick(&mut self) {
         if matches!(self.parts.store.url, StoreUrl::Sqlite(_)) {
             self.look_at_clock();
@@ -73,15 +73,16 @@ impl Persistence {
         }
     }
 
-    /// Before anything is published: a commit that tells of it. If that fails, the next look does it.
+    /// The store lacks events that are known. A commit says so, before anything is published; if it fails, the next tick
+    /// tries again.
     fn go_on_after_set_back(&mut self) {
-        // What is to be delivered is what the store says, whatever was known.
+        // Numbers that were known before the set-back are wrong.
         self.registry.doubt();
         let _ = self.write(&mut Group::default());
         self.at_writer(|registry, writer| registry.resolve_doubt(writer));
     }
 
-    /// Has the registry do something if the store is well.
+    /// Does `work` on the writer if the store works.
     pub(super) fn at_writer(&mut self, work: impl FnOnce(&mut ServiceRegistry, &mut Writer) -> Result<(), StoreError>) {
         if let Ok(writer) = self.watch.writer()
             && let Err(error) = work(&mut self.registry, writer)
@@ -90,7 +91,7 @@ impl Persistence {
         }
     }
 
-    /// One step of it, with a pause after pages were given back.
+    /// Makes one step of housekeeping, and another after `pause` if free pages were released.
     pub(super) fn housekeeping(&mut self, pause: Duration) {
         self.next_housekeeping = Instant::now() + HOUSEKEEPING_INTERVAL;
         match self.housekeeping_step(pause) {
@@ -101,7 +102,7 @@ impl Persistence {
         }
     }
 
-    /// One small step; when more is due, if it is.
+    /// Makes one step. Returns in what time another one is due, if it is.
     fn housekeeping_step(&mut self, pause: Duration) -> Result<Option<Duration>, StoreError> {
         let _operation = self.parts.health.begin();
         let Ok(writer) = self.watch.writer() else {

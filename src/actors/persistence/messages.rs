@@ -1,4 +1,4 @@
-//! What the persistence actor takes and tells.
+//! The messages that persistence takes and sends.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
 use crate::storage::{LeasedConsumer, LeasedService, Outcome, Write};
 
-/// Store these; the answer comes after the commit. One outcome for each append, in order.
+/// Store these events. The answer comes after the commit, with one outcome for each append, in order.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct AppendEvents {
@@ -24,28 +24,28 @@ pub type AppendReply = Result<Vec<AppendOutcome>, AppendFailure>;
 /// Why nothing was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendFailure {
-    /// The store refused or is away; the text says why, and nothing of the database.
+    /// The store has refused or is away. The text says why, without anything from the database.
     #[error("the store is unavailable: {0}")]
     StoreUnavailable(&'static str),
-    /// The store is well, and cannot hold this.
+    /// The store works, but cannot hold this.
     #[error("the store cannot hold a text of this request")]
     Unstorable,
-    /// More is waiting than may wait.
+    /// As much waits as may wait.
     #[error("the backlog is full")]
     Overloaded,
-    /// The commit was not confirmed in time: stored or not, nobody knows yet.
+    /// The commit was not confirmed in time. Whether it was stored is unknown.
     #[error("the commit was not confirmed in time")]
     TimedOut,
 }
 
 impl AppendFailure {
-    /// Nobody took it.
+    /// Nobody has taken the request.
     pub const RESTARTING: Self = Self::StoreUnavailable("the writer is restarting");
-    /// The writer failed before it answered: done or not is unknown.
+    /// The writer has failed before it answered. Whether the request was done is unknown.
     pub const RESTARTED: Self = Self::StoreUnavailable("the writer was restarted");
 }
 
-/// What whoever asked for the write is told.
+/// What the sender of the request is told.
 impl From<AppendFailure> for ApiError {
     fn from(failure: AppendFailure) -> Self {
         let code = match failure {
@@ -58,7 +58,7 @@ impl From<AppendFailure> for ApiError {
     }
 }
 
-/// Apply these in their order, in one transaction. The answer comes after the commit: one outcome for each.
+/// Apply these writes in their order, in one transaction. The answer comes after the commit, with one outcome for each.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CommitWrites {
@@ -68,23 +68,24 @@ pub struct CommitWrites {
 
 pub type CommitReply = Result<Vec<Outcome>, AppendFailure>;
 
-/// Let this process be the only one that delivers to a service; answers whether it is, and with what state.
+/// Take the lease of a service for this process. The answer says whether it was granted, and has the stored state.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<LeasedService, AppendFailure>")]
 pub struct LeaseService(pub ServiceId);
 
-/// The same for durable subscriptions, each with the epoch in which it is held here, if it is. Those that were deleted
-/// are left out of the answer.
+/// Take the leases of these consumers, each with the fencing epoch in which this node holds it, if it does. Deleted
+/// consumers are missing in the answer.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<LeasedConsumer>, AppendFailure>")]
 pub struct LeaseConsumers(pub Vec<(ServiceId, Option<i64>)>);
 
-/// Let another process deliver the events of a durable subscription.
+/// Release the lease of a consumer.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ReleaseConsumer(pub ServiceId);
 
-/// Events were committed; sent in commit order. An empty batch tells of events that others committed.
+/// Events were committed. These messages are sent in commit order. An empty batch says that other processes have
+/// committed events.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct EventsCommitted(pub Arc<LogBatch>);

@@ -1,11 +1,11 @@
-//! The persistence actor: the only writer of the log.
+//! Persistence: the only writer of the log.
 //!
-//! Group commit: whatever waits when the mailbox has been drained goes into one transaction. While it blocks in a
-//! commit the next group gathers, so there is no delay to tune. It runs on a thread of its own, where blocking is
-//! fine.
+//! It commits in groups: all requests that wait when the mailbox has been drained go into one transaction. While a
+//! commit blocks, the next group gathers, so there is no delay to tune. The actor has its own thread, where blocking is
+//! allowed.
 //!
 //! - EV-1 acknowledged ⇒ committed: replies are sent after the commit, never before.
-//! - EV-2 commit order: ids are assigned inside the transaction, and batches leave here in that order.
+//! - EV-2 commit order: ids are assigned inside the transaction, and batches are sent on in that order.
 
 #[cfg(test)]
 pub mod fixture;
@@ -42,23 +42,23 @@ use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
-/// Messages that may wait; each holds a whole batch of one worker or client, of which there are at most a few.
+/// Messages that may wait. Each has a whole batch of a worker or client, of which there are few at a time.
 pub const MAILBOX: usize = 256;
 
-/// A group is committed early once it holds this many events.
+/// A group of at least this many rows is committed at once.
 const MAX_GROUP: usize = 4096;
-/// How often an idle or ailing store is looked after.
+/// How often the store is checked.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
-/// How exactly schedules are kept.
+/// How often it is checked whether a schedule is due.
 const SCHEDULE_INTERVAL: Duration = Duration::from_millis(50);
-/// Between two steps that give pages of a SQLite file back, while others wait.
+/// Pause between two steps that release pages of a SQLite file while requests may come.
 const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
-/// What a persistence actor is made of; kept by the supervisor to make another.
+/// What the actor is made of. It is kept, to make the next generation.
 #[derive(Clone)]
 pub struct PersistenceParts {
     pub store: StoreOptions,
-    /// Who hands committed batches on.
+    /// Who passes committed batches on.
     pub router: Mailbox<EventsCommitted>,
     pub retention: RetentionPolicy,
     pub services: ServiceSlots,
@@ -108,13 +108,13 @@ impl Persistence {
         if !waiting.is_empty() {
             self.commit(waiting.into_group());
         }
-        // A flooded actor never reaches its timers, so the clock is looked at here too.
+        // An actor whose mailbox never empties does not reach its timers, so housekeeping is called here too.
         if Instant::now() >= self.next_housekeeping {
             self.housekeeping(RELEASE_PAUSE);
         }
     }
 
-    /// One transaction for all that waits; or several, if the store cannot hold a part of it.
+    /// Commits what waits in one transaction, or in several if the store cannot hold a part of it.
     fn commit(&mut self, (mut group, replies): (Group, Replies)) {
         let certainty = clock::certainty();
         group.take_due = if certainty.is_held { 0 } else { self.registry.due_schedules(now()) };
@@ -143,7 +143,7 @@ impl Persistence {
         }
     }
 
-    /// Commits `group` and tells everybody but those who wait for it.
+    /// Commits `group`, and announces its events. The requests of the group are answered by the caller.
     fn write(&mut self, group: &mut Group) -> Result<Committed, AppendFailure> {
         let writer = self.watch.writer()?;
         let unregistered = AppendFailure::StoreUnavailable("the services are not registered yet");
@@ -158,7 +158,7 @@ impl Persistence {
                 self.last_commit = begin.elapsed();
                 self.last_group = committed.events.len();
                 self.parts.metrics.commit(self.last_group, self.last_commit);
-                // Another name before anything is told that is known by it.
+                // The log may have got another identity. It is set before anything is announced under it.
                 log.into_iter().for_each(|log| self.parts.position.set_log_id(log));
                 if self.parts.log_activity {
                     for event in &committed.events {
@@ -180,18 +180,18 @@ impl Persistence {
         }
     }
 
-    /// Joins the group that is committed when the mailbox has been drained, or at once if it is large.
+    /// Has the group committed when the mailbox has been drained, or at once if it is large.
     fn join(&mut self, ctx: &mut Context<Self>) {
         if self.waiting.len() >= MAX_GROUP {
             self.flush();
         } else if !self.flush_due {
             self.flush_due = true;
-            // Runs when the mailbox has been drained: everything that waited is in the group by then.
+            // This runs when the mailbox has been drained, so the group has all requests that waited.
             ctx.spawn(fut::ready(()).map(|(), this: &mut Self, _| this.flush()));
         }
     }
 
-    /// A hint: shards that miss it find the gap and read the store.
+    /// A hint. Shards that miss it find the gap, and read the store.
     fn tell_router(&self, batch: Arc<LogBatch>) {
         if self.parts.router.tell(EventsCommitted(batch)) == Err(Undelivered::Full) {
             self.parts.metrics.mailbox_full.with_label_values(&["router"]).inc();
@@ -199,7 +199,7 @@ impl Persistence {
     }
 }
 
-/// A failure by order of a test.
+/// Panics where a test has asked for it.
 fn die_if(is_due: bool) {
     assert!(!is_due, "injected fault in persistence");
 }
@@ -212,7 +212,7 @@ impl Actor for Persistence {
         self.tick();
         ctx.run_interval(TICK_INTERVAL, |this, _| {
             this.tick();
-            // Half of the time is for who is not counted there, such as those who observe.
+            // Half of the interval is left to messages that the depth does not count, such as `Observe`.
             let end = Instant::now() + TICK_INTERVAL / 2;
             while (this.next_housekeeping..end).contains(&Instant::now()) && this.waiting.is_empty() {
                 this.housekeeping(Duration::ZERO);
@@ -277,10 +277,10 @@ impl Handler<Finish> for Persistence {
 }
 
 impl Address<Persistence> {
-    /// Has whoever is persistence apply `write`; the outcome comes when it is committed.
+    /// Has persistence apply `write`. The outcome comes after the commit.
     pub fn commit(&self, write: Write) -> impl Future<Output = Result<Outcome, AppendFailure>> + Send + use<> {
         let (reply, answer) = oneshot::channel::<CommitReply>();
-        // A message that was not delivered is dropped: the outcome says so.
+        // A message that was not delivered is dropped, which the outcome reports.
         let _ = self.tell(CommitWrites { writes: vec![write], reply });
         async {
             let outcomes = answer.await.map_err(|_| AppendFailure::RESTARTING)??;
@@ -288,8 +288,8 @@ impl Address<Persistence> {
         }
     }
 
-    /// Has whoever is persistence apply `writes` in one transaction; `None` if nobody took them, so that none of them will
-    /// be applied. Their owner writes them again after a failure.
+    /// Has persistence apply `writes` in one transaction; `None` if it did not take them, so that they are certainly
+    /// not applied. Their owner writes them again after a failure.
     pub fn commit_all(&self, writes: Vec<Write>) -> Option<oneshot::Receiver<CommitReply>> {
         let (reply, answer) = oneshot::channel();
         let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.tell(CommitWrites { writes, reply }).is_ok();

@@ -1,4 +1,4 @@
-//! What persistence knows of the services: their routes and figures, and what is due of schedules and jobs.
+//! What persistence knows of the services: their routes, the numbers of their deliveries, and when schedules are due.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::storage::{
     StoreError, Write, Writer,
 };
 
-/// Schedules appended in one transaction.
+/// Most schedules that are appended in one transaction.
 const SCHEDULES_AT_ONCE: usize = 500;
 
 /// See the module.
 pub struct ServiceRegistry {
     slots: ServiceSlots,
-    /// Told of dead letters of durable subscriptions that were made anew.
+    /// Notified when dead letters of consumers were reopened.
     renewed: Arc<Notify>,
     routes: Option<Routes>,
-    /// Nothing is due before this; `None`: nothing is scheduled.
+    /// When the next schedule is due; `None` if nothing is scheduled.
     next_schedule: Option<Timestamp>,
-    /// A commit failed, and may be stored all the same: the figures are to be counted anew.
+    /// A commit failed and may be stored all the same, so the deliveries are to be counted again.
     is_in_doubt: bool,
     has_told_of_orphans: bool,
 }
@@ -36,12 +36,12 @@ impl ServiceRegistry {
         Self { slots, renewed, routes: None, next_schedule: None, is_in_doubt: false, has_told_of_orphans: false }
     }
 
-    /// Where events go; `None` before [`Self::register`].
+    /// Where events are delivered; `None` before [`Self::register`].
     pub fn routes(&self) -> Option<&Routes> {
         self.routes.as_ref()
     }
 
-    /// Gives the services their numbers, counts what waits for them, and lets new ones begin where they want to.
+    /// Registers the services in the store, where new ones begin at the configured event, and counts their deliveries.
     pub fn register(&mut self, writer: &mut Writer, now: Timestamp) -> Result<(), StoreError> {
         let service = |slot: &Arc<ServiceSlot>| NewService {
             name: slot.name.clone(),
@@ -64,7 +64,7 @@ impl ServiceRegistry {
         Ok(())
     }
 
-    /// Warns of open deliveries that nobody makes, once.
+    /// Warns once of open deliveries to services that are not configured.
     fn tell_of_orphans(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
         if !std::mem::replace(&mut self.has_told_of_orphans, true) {
             let configured: Vec<String> = self.slots.iter().map(|slot| slot.name.to_string()).collect();
@@ -79,7 +79,7 @@ impl ServiceRegistry {
         Ok(())
     }
 
-    /// How many schedules may be appended now: none if none is due.
+    /// How many schedules may be appended now; 0 if none is due.
     pub fn due_schedules(&self, now: Timestamp) -> usize {
         if self.next_schedule.is_some_and(|due| due <= now) { SCHEDULES_AT_ONCE } else { 0 }
     }
@@ -89,14 +89,14 @@ impl ServiceRegistry {
         self.slots.iter().filter_map(|slot| Some((slot.id()?, slot.longest_wait))).collect()
     }
 
-    /// Remembers when what `writes` schedule is due.
+    /// Notes when the schedules in `writes` are due.
     pub fn note(&mut self, writes: &[Write]) {
         let earliest = writes.iter().filter_map(|write| Some(write.as_append()?.schedule?.due_at)).min();
         self.next_schedule = self.next_schedule.into_iter().chain(earliest).min();
     }
 
-    /// Keeps the figures after a commit of `writes`, and wakes the services that have something new. Whether a job may
-    /// go on.
+    /// Updates the numbers after a commit of `writes`, and wakes the services that have new deliveries. Returns whether
+    /// a replay job may continue.
     pub fn committed(&mut self, writes: &[Write], committed: &Committed) -> bool {
         for (service, lanes) in &committed.enqueued {
             let Some(slot) = self.slot(*service) else { continue };
@@ -110,10 +110,10 @@ impl ServiceRegistry {
             match (write, outcome) {
                 (Write::Settle(delivery_outcomes), Outcome::Settled { were_all_open }) => {
                     may_go_on |= self.settled(delivery_outcomes, *were_all_open);
-                    // Which of them were is counted.
+                    // Some deliveries were settled before. Which ones is found by counting.
                     self.is_in_doubt |= !were_all_open;
                 }
-                // Dead letters of durable subscriptions are made anew as fast as they are settled.
+                // Dead letters of consumers are reopened as fast as they are settled.
                 (Write::ChangeConsumer(change), _) => may_go_on |= !change.renewed.is_empty(),
                 (Write::SettleOrphans { action: OrphanAction::MoveTo(to), .. }, Outcome::OrphansSettled(shifted)) => {
                     self.moved(*to, shifted);
@@ -125,9 +125,10 @@ impl ServiceRegistry {
         may_go_on
     }
 
-    /// What ended for good is no longer open. Whether a job may have room to go on.
+    /// Subtracts settled deliveries from the open ones. Returns whether a replay job may have room to continue.
     fn settled(&self, delivery_outcomes: &[DeliveryOutcome], is_counted: bool) -> bool {
-        /// Half of what jobs may have open at a time: so they need not wait, nor step for each delivery.
+        /// Half of what replay jobs may have open at a time, so that they neither wait nor make a step for each
+        /// delivery.
         const ROOM: i64 = 128;
         let mut has_room = false;
         for DeliveryOutcome { service, lane, settled, .. } in delivery_outcomes {
@@ -141,7 +142,7 @@ impl ServiceRegistry {
         has_room
     }
 
-    /// A configured service has got deliveries of one that is not.
+    /// Adds deliveries that were moved from a service that is not configured.
     fn moved(&self, to: ServiceId, OrphansSettled { open, dead, .. }: &OrphansSettled) {
         let Some(slot) = self.slot(to) else { return };
         Lane::ALL.into_iter().for_each(|lane| slot.add(lane, open[lane.index()]));
@@ -154,13 +155,13 @@ impl ServiceRegistry {
         self.is_in_doubt = true;
     }
 
-    /// What was appended because it was due is scheduled no more.
+    /// The schedules that were due have been appended.
     pub fn took_schedules(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
         self.next_schedule = writer.next_schedule()?;
         Ok(())
     }
 
-    /// The store works: counts what is in doubt.
+    /// The store works again: counts the deliveries if they are in doubt.
     pub fn resolve_doubt(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
         if self.is_in_doubt {
             for slot in self.slots.iter() {
@@ -173,12 +174,12 @@ impl ServiceRegistry {
         Ok(())
     }
 
-    /// Other processes may have added something.
+    /// Other processes may have added deliveries.
     pub fn wake_all(&self) {
         self.slots.iter().for_each(|slot| slot.wake_for_renewed());
     }
 
-    /// One small step of each job; true when more is due.
+    /// Makes one step of each replay job. Returns true if more steps are due.
     pub fn housekeeping(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool, StoreError> {
         self.next_schedule = writer.next_schedule()?;
         let Some(routes) = &self.routes else { return Ok(false) };

@@ -1,4 +1,4 @@
-//! The writer's connection to the store through its illnesses: opened, failed, proven well again.
+//! The writer's connection to the store: opened, checked, and given up after a failure until the store works again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use crate::storage::{self, StoreError, StoreErrorKind, StoreOptions, Writer};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
-/// How often a store that seems well is asked.
+/// How often a working store is checked.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Holds the writer while the store is well, and the reason while it is not.
+/// The writer while the store works, and the last error while it does not.
 pub struct StoreWatch {
     options: StoreOptions,
     health: Arc<StoreHealth>,
@@ -24,12 +24,12 @@ pub struct StoreWatch {
 }
 
 impl StoreWatch {
-    /// A store that is still to be opened.
+    /// A watch over a store that is still to be opened.
     pub fn new(options: StoreOptions, health: Arc<StoreHealth>, metrics: Arc<Metrics>) -> Self {
         Self { options, health, metrics, writer: None, last_error: None, next_probe: Instant::now() }
     }
 
-    /// The writer, or why there is none now. Never blocks: [`Self::check`] does the trying.
+    /// The writer, or why there is none now. Never blocks: [`Self::check`] tries the store.
     pub fn writer(&mut self) -> Result<&mut Writer, AppendFailure> {
         match (&self.last_error, &mut self.writer) {
             (None, Some(writer)) => Ok(writer),
@@ -38,7 +38,7 @@ impl StoreWatch {
         }
     }
 
-    /// Judges the failure of what somebody has asked for: if the store still commits, it is no last_error.
+    /// Judges the failure of a request. If the store still works, the request was at fault.
     pub fn judge(&mut self, error: StoreError) -> AppendFailure {
         let may_be_of_data = matches!(error.kind, StoreErrorKind::Invalid | StoreErrorKind::Internal);
         if may_be_of_data && self.writer.as_mut().is_some_and(|writer| writer.probe().is_ok()) {
@@ -47,18 +47,19 @@ impl StoreWatch {
         self.failed(error)
     }
 
-    /// The store is well, and cannot hold what somebody has asked for.
+    /// The store works, but cannot hold what the request asks for.
     pub fn refused(&mut self, error: &StoreError) -> AppendFailure {
         self.metrics.store_errors.with_label_values(&[StoreErrorKind::Invalid.as_str()]).inc();
         log::warn!(error:%; "the store is well, and refuses a request");
         AppendFailure::Unstorable
     }
 
-    /// Takes note of a failure: from now on everything is refused until [`Self::check`] finds the store well.
+    /// Notes a failure of the store. Every request is refused from now on until [`Self::check`] finds that the store
+    /// works.
     pub fn failed(&mut self, error: StoreError) -> AppendFailure {
         self.metrics.store_errors.with_label_values(&[error.kind.as_str()]).inc();
         if error.kind == StoreErrorKind::Unusable {
-            // Ends the process, which tells it.
+            // This ends the process, which logs the reason.
             self.health.set_unusable(&error.message);
         } else if self.last_error.as_ref().map(|a| a.kind) != Some(error.kind) {
             log::error!(reason = error.kind.as_str(), error:% = error; "store unavailable, publishes are refused until it works again");
@@ -69,15 +70,15 @@ impl StoreWatch {
         AppendFailure::StoreUnavailable(meaning)
     }
 
-    /// Opens the store if it is not open, tries an ailing one, and asks a well one now and then.
-    /// Returns the log's bounds whenever it has asked for them; `position` has them before the store counts as up.
+    /// Opens the store if it is not open, tries a failing one, and checks a working one from time to time. Returns the
+    /// bounds of the log whenever they were read; `position` has them before the store counts as up.
     pub fn check(&mut self, position: &LogPosition) -> Option<LogBounds> {
         let was_well = self.writer.is_some() && self.last_error.is_none();
         if was_well && Instant::now() < self.next_probe {
             return None;
         }
         self.next_probe = Instant::now() + PROBE_INTERVAL;
-        // Also known to a writer that takes over from one that failed.
+        // The position also outlives a writer that failed.
         self.options.create = position.get().is_none();
         match self.try_store(was_well, position) {
             Ok(bounds) => {

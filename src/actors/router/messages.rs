@@ -1,4 +1,4 @@
-//! What the router hands on.
+//! The message that the router sends.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use actix::prelude::Message;
 
 use crate::protocol::log_batch::LogBatch;
 
-/// To those who follow the log: a committed batch, in commit order. An empty one tells how far the log reaches.
+/// A committed batch, for the followers of the log, in commit order. An empty batch says where the log ends.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct RouteBatch(pub Arc<LogBatch>);

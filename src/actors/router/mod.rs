@@ -1,5 +1,5 @@
-//! The router: hands every committed batch, in commit order, to its followers: the shards, which do the fan-out, and
-//! the consumers.
+//! The router: passes every committed batch, in commit order, to its followers. These are the shards, which do the
+//! fan-out, and the consumers.
 
 pub mod messages;
 
@@ -21,10 +21,10 @@ use crate::telemetry::metrics::Metrics;
 /// Batches that may wait.
 pub const MAILBOX: usize = 1024;
 
-/// What a router is made of; kept to make another.
+/// What a router is made of. It is kept, to make the next generation.
 #[derive(Clone)]
 pub struct RouterParts {
-    /// Who takes committed batches, and of what kind they are.
+    /// The followers of the log, each with its kind.
     pub followers: Arc<[(ActorKind, Mailbox<RouteBatch>)]>,
     pub position: Arc<LogPosition>,
     pub metrics: Arc<Metrics>,
@@ -47,7 +47,7 @@ impl Router {
         self.routed = batch.last();
         self.batches += 1;
         for (kind, follower) in &*self.parts.followers {
-            // Who misses a batch sees the gap before the next and reads the store.
+            // A follower that misses a batch finds the gap before the next one, and reads the store.
             if follower.tell(RouteBatch(Arc::clone(batch))) == Err(Undelivered::Full) {
                 self.parts.metrics.mailbox_full.with_label_values(&[kind.as_str()]).inc();
             }
@@ -58,7 +58,7 @@ impl Router {
 impl Actor for Router {
     type Context = Context<Self>;
 
-    /// What an earlier router took along is missing at the followers: the end of the log lets them find the gap.
+    /// Its followers miss the batches that an earlier router has lost. By the end of the log they find that gap.
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
         if let Some(bounds) = self.parts.position.get() {
@@ -130,7 +130,7 @@ mod tests {
         let position = Arc::new(LogPosition::default());
         position.set(LogBounds { earliest: 1, last: 7 });
         let metrics = Arc::new(Metrics::new().expect("distinct names"));
-        // Nobody at an address is no full mailbox.
+        // An address without an actor does not count as a full mailbox.
         let nobody = (ActorKind::Shard, Address::<Follower>::vacant().mailbox());
         let followers = Arc::new([(ActorKind::Consumers, address.mailbox()), nobody]);
         let parts = RouterParts { followers, position, metrics: Arc::clone(&metrics) };

@@ -15,10 +15,10 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::subscription::RequestId;
 use crate::protocol::{frame, permit};
 
-/// Refused frames in a row of bad behaviour before the connection is closed: as many at once, one more each second.
+/// Refused frames before the connection is closed: as many at once, and one more each second.
 const PATIENCE: RateLimit = RateLimit::per_second(1, 100);
 
-/// By what the requests of one subscriber are judged.
+/// The rights and limits of one subscriber.
 pub struct SessionAccess {
     control: Arc<AccessControl>,
     limits: Arc<Limits>,
@@ -41,8 +41,7 @@ impl SessionAccess {
 }
 
 impl Session {
-    /// Whether a frame that has come is to be looked at. If too many come it is not, and if that goes on the
-    /// connection is closed.
+    /// Whether a frame is to be read. A frame beyond the limit is refused; if too many are, the connection is closed.
     pub(super) fn admits_frame(&mut self, ctx: &mut Context<Self>) -> bool {
         let Some(rate) = &mut self.parts.access.frames else { return true };
         let now = steady();
@@ -57,7 +56,7 @@ impl Session {
         false
     }
 
-    /// The subscriber may publish these events now.
+    /// Checks that the subscriber may publish these events now.
     pub(super) fn permit_publish(&self, append: &Append) -> Result<(), ApiError> {
         let auth = &self.connection().auth;
         append.events.iter().try_for_each(|event| permit::publish(&auth.caller(), &event.name))?;
@@ -67,7 +66,7 @@ impl Session {
         self.parts.access.limits.publish(auth.rate_key, append.events.len(), steady())
     }
 
-    /// The subscriber goes on with another token.
+    /// The subscriber continues with another token.
     pub(super) fn renew(&mut self, id: Option<&RequestId>, token: &str) {
         match self.renewed(token, now()) {
             Ok(expires_at) => self.say(&frame::authenticated(id, expires_at)),

@@ -1,4 +1,4 @@
-//! How a subscriber's connection gets its place in the shard of its thread, and gives it up.
+//! How a connection gets its place in the shard of its thread, and leaves it.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use crate::actors::shard::messages::{OpenSession, Place, SessionClosed};
 use crate::actors::worker::Worker;
 use crate::protocol::error::{ApiError, ErrorCode};
 
-/// A connection with its place in one generation of its shard, which is given up when this is dropped.
+/// A connection with its place in one generation of the shard. Dropping this leaves the place.
 pub struct Attachment {
     pub place: Place,
     pub connection: Rc<Connection>,
@@ -20,8 +20,8 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Gets a connection its place in the shard, and keeps the one that it takes among those of its address; an error
-    /// while there is no shard.
+    /// Gets the connection a place in the shard; an error if there is no shard. `admission` counts the connection among
+    /// those of its address as long as it has its place.
     pub async fn get(
         worker: &Worker,
         connection: Rc<Connection>,
@@ -40,7 +40,7 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        // One message for each place: unbounded sending is bounded by that.
+        // One message for each place, which bounds these messages.
         self.shard.do_send(SessionClosed(self.place));
     }
 }

@@ -1,4 +1,4 @@
-//! The session as a member of durable subscriptions.
+//! The session as a member of consumers.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::protocol::subscription::RequestId;
 use crate::protocol::wire::Bundle;
 use crate::transport::SendQueue;
 
-/// A durable subscription that the session is a member of.
+/// A membership in a consumer.
 pub(super) struct Membership {
     key: MemberKey,
     pattern: String,
@@ -31,11 +31,11 @@ pub(super) struct Membership {
     underway: Arc<Underway>,
 }
 
-/// From a durable subscription.
+/// A message from a consumer.
 pub(super) struct FromConsumer {
-    /// As which member: it may have left since, and be another one of the same name.
+    /// The member it is for. The session may have left, and joined the same consumer again.
     key: MemberKey,
-    /// None: its actor is gone.
+    /// `None`: the actor has gone.
     message: Option<ToMember>,
 }
 
@@ -56,7 +56,7 @@ impl Session {
             let advice = format!("a connection may be a member of at most {max} durable subscriptions");
             return self.refuse(id.as_ref(), &ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
-        // Once more is as good as once: the earlier membership ends, and what it had is delivered again.
+        // Joining again replaces the membership, so the events of the earlier one are delivered again.
         self.leave_consumer(&name);
         let mut request = request;
         request.start = request.start.in_log(self.parts.position.log_id(), request.log);
@@ -87,7 +87,7 @@ impl Session {
             .wait(ctx);
     }
 
-    /// What another durable subscription of that name asks for is told to those who might have its events.
+    /// Removes what the error tells of the existing consumer, unless the subscriber may subscribe to its pattern.
     fn as_far_as_granted(&self, error: ApiError) -> ApiError {
         let theirs = error.details().get("event_name").and_then(|name| Pattern::parse(name.as_str()?.to_owned()).ok());
         let is_granted =
@@ -104,13 +104,13 @@ impl Session {
         }
     }
 
-    /// False if it was no member.
+    /// False if the session was no member.
     fn leave_consumer(&mut self, name: &str) -> bool {
         let Some(place) = self.memberships.iter().position(|membership| *membership.key.consumer == *name) else {
             return false;
         };
         let membership = self.memberships.swap_remove(place);
-        // Of an actor that was restarted it is no member any more.
+        // A restarted actor does not know the member any more.
         let _ = self.parts.consumers.tell_in(membership.key.generation, Leave(membership.key));
         true
     }
@@ -121,7 +121,7 @@ impl Session {
         }
     }
 
-    /// Says something of an event that came by a durable subscription.
+    /// Passes an acknowledgement on.
     pub(super) fn settle(&mut self, request: AckRequest, ctx: &mut Context<Self>) {
         let event_id = request.event_id;
         let key = match (&request.durable, &self.memberships[..]) {
@@ -161,7 +161,7 @@ impl Session {
         self.say(&consumer::not_acked(event_id, error));
     }
 
-    /// The patterns and names of its durable subscriptions.
+    /// The patterns and names of the durable subscriptions.
     pub(super) fn durables(&self) -> Vec<(String, String)> {
         let shown = |membership: &Membership| (membership.pattern.clone(), membership.key.consumer.to_string());
         self.memberships.iter().map(shown).collect()
@@ -170,7 +170,7 @@ impl Session {
     fn take_event(&mut self, key: &MemberKey, frame: Bytes) {
         let Some(membership) = self.memberships.iter().find(|membership| membership.key == *key) else { return };
         if membership.underway.took(&frame) {
-            // If it is lost, the actor looks again within a second.
+            // If this hint is lost, the actor looks again within a second.
             let _ = self.parts.consumers.tell(RoomAgain(membership.key.clone()));
         }
         self.connection().send_queue.push(Bundle::of(self.connection().wire, std::iter::once(&frame)));
@@ -202,7 +202,7 @@ impl StreamHandler<FromConsumer> for Session {
                 }
             }
             Some(ToMember::Close(reason)) => self.close(reason),
-            // It has not asked for that: it is to come back, and to go on with a new one.
+            // The membership ended without its doing, so the subscriber is to reconnect and join again.
             None if self.memberships.iter().any(|membership| membership.key == key) => {
                 self.close(CloseReason::ActorRestarted);
             }
@@ -210,7 +210,7 @@ impl StreamHandler<FromConsumer> for Session {
         }
     }
 
-    /// Only the input ends the session.
+    /// Only the end of the input ends the session.
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 

@@ -8,7 +8,7 @@ use crate::actors::shard::messages::{AwaitEvent, CancelPoll, PollId};
 use crate::actors::worker::Worker;
 use crate::domain::pattern::Pattern;
 
-/// A place among those who wait, given up when this is dropped.
+/// A poll in the shard, which is cancelled when this is dropped.
 pub struct LongPoll {
     woken: oneshot::Receiver<()>,
     id: PollId,
@@ -16,7 +16,7 @@ pub struct LongPoll {
 }
 
 impl LongPoll {
-    /// Waits from now on for what matches any of `patterns`, or for anything if there are none; `None` while there is
+    /// Begins to wait for events that one of `patterns` matches, or for any event if there are none. `None` if there is
     /// no shard.
     pub async fn begin(worker: &Worker, patterns: &[Pattern]) -> Option<Self> {
         let shard = worker.shard()?;
@@ -26,7 +26,7 @@ impl LongPoll {
         Some(Self { woken, id, shard })
     }
 
-    /// Until there may be something; false if the shard has failed.
+    /// Ready when there may be an event. False if the shard has failed.
     pub async fn woken(&mut self) -> bool {
         (&mut self.woken).await.is_ok()
     }
@@ -34,7 +34,7 @@ impl LongPoll {
 
 impl Drop for LongPoll {
     fn drop(&mut self) {
-        // One message for each wait: unbounded sending is bounded by that.
+        // One message for each poll, which bounds these messages.
         self.shard.do_send(CancelPoll(self.id));
     }
 }

@@ -1,8 +1,8 @@
-//! A session: one actor per WebSocket subscriber, on the worker thread of its connection.
+//! A session: one actor for each WebSocket subscriber, on the worker thread of its connection.
 //!
-//! It reads the subscriber's requests one by one and passes them on: subscriptions to the shard, publishes to the
-//! intake. What goes out is queued in the connection's send queue by whoever has something to say, so a blocked
-//! socket does not block this actor. It is adopted, never restarted: a subscriber reconnects and resumes.
+//! It reads the requests one by one and passes them on: subscriptions to the shard, publishes to the intake. Other
+//! actors queue what they send in the connection's send queue themselves, so a blocked socket does not block this
+//! actor. A session is never restarted: the subscriber reconnects and resumes.
 
 mod access;
 pub mod attachment;
@@ -44,13 +44,13 @@ use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{CloseFrame, Inbound, InboundError, InboundFrames, pong_frame, text_frame};
 
-/// Publishes of one connection that may wait for their commit; then its input waits.
+/// Publishes of one connection that may wait for their commit. With more, its input is paused.
 const MAX_PUBLISHES_IN_FLIGHT: usize = 256;
-/// Settlements of one connection that may wait for their commit; then its input waits.
+/// Acknowledgements of one connection that may wait for their commit. With more, its input is paused.
 const MAX_UNANSWERED: usize = 1024;
-/// Bytes of answers that a subscriber leaves unread before its input waits: whoever does not read the answers asks no more.
+/// Bytes of unread answers. With more, the input is paused: who does not read answers may not ask for more.
 const MAX_UNREAD_ANSWERS: usize = 64 * 1024;
-/// What the shard's answer to a subscription counts for, beside the request's own length.
+/// What the shard's answer to a subscription counts for, besides the length of the request.
 const SUBSCRIPTION_ANSWER: usize = 128;
 
 /// What a session is made of.
@@ -62,7 +62,7 @@ pub struct SessionParts {
     pub consumers: Address<Consumers>,
     pub rules: PublishRules,
     pub access: SessionAccess,
-    /// Durable subscriptions that it may be a member of.
+    /// Most durable subscriptions that it may be a member of.
     pub max_memberships: usize,
 }
 
@@ -72,11 +72,11 @@ pub struct Session {
     parts: SessionParts,
     publishing: usize,
     memberships: Vec<Membership>,
-    /// Settlements of events of durable subscriptions that are not answered.
+    /// Acknowledgements that are not answered yet.
     unanswered: usize,
     /// Made with the first publish.
     publishes: Option<mpsc::UnboundedSender<Publish>>,
-    /// Bytes of answers since the queue was last seen at its low-water mark.
+    /// Bytes of answers since the send queue was last at its low-water mark.
     answered: usize,
 }
 
@@ -110,9 +110,9 @@ impl Session {
         self.connection().send_queue.push(frame);
     }
 
-    /// Lets the subscriber's input wait for its publishes to be committed and its answers to be read, or go on.
+    /// Pauses the input while too many publishes wait for their commit or too many answers are unread, and resumes it.
     ///
-    /// Events in the queue do not count: a slow subscriber is still heard.
+    /// Queued events do not count: the requests of a slow subscriber are still read.
     fn pace(&mut self) {
         let (send_queue, low) = (&self.attachment.connection.send_queue, self.parts.worker.parts.low_water());
         let reading = send_queue.reading();
@@ -140,7 +140,7 @@ impl Session {
         self.connection().close(reason);
     }
 
-    /// Nothing more is said but why it failed, if it did.
+    /// Nothing more is queued. If the actor panics, the subscriber is told so first.
     fn end(&self) {
         if std::thread::panicking() {
             self.close(CloseReason::SessionFailed);
@@ -150,7 +150,7 @@ impl Session {
 
     fn read(&mut self, text: &str, ctx: &mut Context<Self>) {
         self.parts.metrics.frames_in.inc();
-        // Taken before anything else: what is published after this request was read is not missed (LP-1).
+        // This is read first, so that no event published after this request was read is missed (LP-1).
         let log_end = self.parts.position.last();
         let request = Request::parse(text, &self.parts.rules, scheduling);
         if request.as_ref().is_ok_and(Request::asks_more) {
@@ -225,7 +225,7 @@ impl Session {
             ctx.add_stream(outcomes(waiting));
             publishes
         });
-        // The receiver lives as long as this actor; `MAX_PUBLISHES_IN_FLIGHT` bounds what waits.
+        // The receiver lives as long as this actor. `MAX_PUBLISHES_IN_FLIGHT` bounds the channel.
         let _ = publishes.send((id, outcome));
     }
 }
@@ -234,7 +234,7 @@ impl Session {
 type Publish = (Option<RequestId>, oneshot::Receiver<AppendResult>);
 type AppendResult = Result<AppendOutcome, AppendFailure>;
 
-/// What became of a publish.
+/// The outcome of a publish.
 struct Published {
     id: Option<RequestId>,
     outcome: AppendResult,
@@ -265,14 +265,14 @@ impl StreamHandler<Published> for Session {
         self.pace();
     }
 
-    /// Only the input ends the session.
+    /// Only the end of the input ends the session.
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 
 impl Actor for Session {
     type Context = Context<Self>;
 
-    /// The end of the input ends the session; the connection goes when its send queue is empty.
+    /// The session ends with its input. The connection ends when its send queue is empty.
     fn stopping(&mut self, _: &mut Self::Context) -> Running {
         self.end();
         Running::Stop
@@ -307,7 +307,7 @@ impl StreamHandler<Result<Inbound, InboundError>> for Session {
             Ok(Inbound::Pong(_)) => {}
             Ok(Inbound::Close(said)) => {
                 match said {
-                    // Echoed, as RFC 6455, section 5.5.1, has it.
+                    // The code is echoed (RFC 6455, section 5.5.1).
                     Some(CloseFrame { code, .. }) => self.connection().send_queue.close(&CloseFrame::new(code, "")),
                     None => self.close(CloseReason::Normal),
                 }

@@ -1,4 +1,4 @@
-//! The session of an SSE subscriber. It has nothing to ask, so all there is to do is to notice that it is gone.
+//! The session of an SSE subscriber. Such a subscriber sends no requests, so only the end of its connection is watched.
 
 use super::attachment::{Attachment, restarting};
 use crate::actors::shard::messages::OpenStream;

@@ -1,4 +1,4 @@
-//! Sessions whose token ends: told before, and closed when it has ended or an operator has revoked it.
+//! Sessions whose token ends: they are warned before, and closed when it has ended or was revoked.
 
 use actix::prelude::{Context, Handler};
 
@@ -11,7 +11,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::frame;
 
 impl Shard {
-    /// Looks at the token of each session.
+    /// Checks the token of each session.
     pub(super) fn check_access(&self) {
         if !self.parts.access.is_required() {
             return;

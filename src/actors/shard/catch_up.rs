@@ -1,4 +1,4 @@
-//! Catching up: how subscribers that are behind, and the shard itself, read what they missed.
+//! Catching up: how a subscriber that is behind, and the shard itself, read what they have missed.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,18 +18,19 @@ use crate::protocol::log_batch::{LogBatch, LogEvent};
 use crate::protocol::wire::Bundle;
 use crate::storage::{Scan, ScanPage, StoreError};
 
-/// Events and bytes in one page read from the store.
+/// Events and bytes of one page.
 const PAGE_EVENTS: usize = 512;
 const PAGE_BYTES: usize = 256 * 1024;
-/// Most bytes queued for one subscriber in one turn, so that all who catch up get on.
+/// Most bytes queued for one subscriber in one turn, so that other subscribers get theirs.
 const TURN_BYTES: usize = 64 * 1024;
-/// Most bytes of payloads that one subscriber with filters looks into in one turn.
+/// Most bytes of payloads that are filtered for one subscriber in one turn.
 const TURN_LOOKS: usize = 1024 * 1024;
 /// Pause before a failed read is tried again.
 const READ_RETRY: Duration = Duration::from_millis(500);
 
 impl Shard {
-    /// Queues what a subscriber has missed, as far as its send queue has room; makes it live once it has everything.
+    /// Queues the events that a subscriber has missed, as far as its send queue has room. When it has all of them, it
+    /// goes live.
     pub(super) fn catch_up(&mut self, key: usize, ctx: &mut Context<Self>) {
         let head = self.head.position();
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
@@ -65,7 +66,7 @@ impl Shard {
         }
     }
 
-    /// Lets a subscriber go on once its subscriber has taken most of what is queued.
+    /// Has the subscriber continue when it has taken most of what is queued.
     pub(super) fn await_drain(&mut self, key: usize) {
         let low = self.parts.low_water();
         if let Some(subscriber) = self.subscribers.get(key) {
@@ -73,7 +74,7 @@ impl Shard {
         }
     }
 
-    /// Serves subscribers that found the queues of all connections together full, a few in a turn.
+    /// Continues a few of the subscribers that found the queues of all connections together full.
     pub(super) fn serve_without_room(&mut self, ctx: &mut Context<Self>) {
         for _ in Laggards::turn() {
             if !self.has_room_to_catch_up() {
@@ -91,12 +92,12 @@ impl Shard {
         }
     }
 
-    /// A single subscriber may always go on: what is queued for nobody cannot drain.
+    /// A single subscriber may always continue: if nothing is queued, no queue can drain and wake it.
     fn has_room_to_catch_up(&self) -> bool {
         self.thread.queues.budget.has_room(TURN_BYTES) || self.thread.queues.budget.used() == 0
     }
 
-    /// Serves the subscribers whose subscription begins with an event that had been committed but not routed.
+    /// Continues the subscribers that wait for an event which was committed but not routed.
     pub(super) fn serve_early_subscribers(&mut self, ctx: &mut Context<Self>) {
         for key in self.laggards.take_early() {
             self.catch_up(key, ctx);
@@ -130,7 +131,7 @@ impl Shard {
         let Some((subscriber, index)) = self.subscribers.with_index(place) else { return };
         subscriber.mode = Mode::CatchingUp { reading: false };
         match page {
-            // Meanwhile the subscriber has asked for more, from another place perhaps.
+            // The subscriber has subscribed meanwhile, perhaps from an earlier position, so the page may lack events.
             Ok(_) if subscriber.cursor.opened() != opened => self.catch_up(place.slot, ctx),
             Ok(page) if page.earliest > subscriber.cursor.position() + 1 && !covers_gap(subscriber, page.earliest) => {
                 log::warn!(session = place.session, earliest_id = page.earliest; "session fell behind the retained history");
@@ -139,7 +140,7 @@ impl Shard {
             Ok(page) => {
                 let through = page.scanned_through;
                 let events: Vec<LogEvent> = page.events.into_iter().map(LogEvent::from).collect();
-                // The page is bounded, so it is queued whole.
+                // The page is bounded, so all of it is queued.
                 let scanned = queue_due(subscriber, events.iter(), index, &self.parts.pushes, usize::MAX);
                 subscriber.cursor.advance(through);
                 self.parts.metrics.caught_up(scanned.frames, scanned.bytes);
@@ -169,7 +170,7 @@ impl Shard {
         }
     }
 
-    /// Reads the store from the head on, because a batch was missed or somebody else has committed (RT-2).
+    /// Reads the store from the head on, since a batch was missed or another process has committed (RT-2).
     pub(super) fn fill_gap(&mut self, ctx: &mut Context<Self>) {
         if !self.reads.begin_filling() {
             return;
@@ -189,25 +190,25 @@ impl Shard {
             Ok(mut page) => {
                 let (through, head) = (page.scanned_through, self.head.position());
                 if page.earliest > head + 1 {
-                    // Retention was faster than the shard.
+                    // Retention has removed events that the shard had not read.
                     log::warn!(shard = self.thread.number, head, earliest_id = page.earliest; "shard fell behind the retained history");
                     self.close_live(page.earliest, CloseReason::BehindHistory);
                 }
-                // Batches that followed the head may have been routed while the page was read.
+                // Batches after the head may have been routed while the page was read.
                 let missed: Vec<_> =
                     std::mem::take(&mut page.events).into_iter().filter(|event| event.id > head).collect();
                 if !missed.is_empty() {
                     self.deliver(LogBatch::new(head, missed), ctx);
                 }
                 if through > self.head.position() {
-                    // The end of the page was trimmed meanwhile.
+                    // The last events of the page were trimmed meanwhile.
                     self.skip_to(through);
                 }
                 if self.parts.position.last() > self.head.position() {
                     self.fill_gap(ctx);
                 }
             }
-            // Each of the subscribers meets the damage for itself; the shard goes on with what is new.
+            // The subscribers are closed. The shard continues with new events.
             Err(error) if error.is_damage() => {
                 let (head, last) = (self.head.position(), self.parts.position.last());
                 log::error!(shard = self.thread.number, after = head, through = last, error:%; "a gap cannot be read, closing the clients");
@@ -220,14 +221,13 @@ impl Shard {
         }
     }
 
-    /// Goes on after `id`, whatever is before it.
+    /// Moves the head to `id`, whatever lies before it.
     pub(super) fn skip_to(&mut self, id: EventId) {
         self.polls.wake_all();
         self.head.skip_to(id);
     }
 
-    /// Live subscribers may have missed what lies between the head and `earliest`, and are told so rather than left with a
-    /// silent gap.
+    /// Closes the live subscribers that may miss events between the head and `earliest`: a gap is never silent.
     fn close_live(&self, earliest: EventId, reason: CloseReason) {
         for subscriber in
             self.subscribers.iter().filter(|subscriber| subscriber.is_live() && !covers_gap(subscriber, earliest))
@@ -237,7 +237,7 @@ impl Shard {
     }
 }
 
-/// Whether everything this subscriber has asked for begins at `earliest` or later.
+/// Whether all subscriptions of this subscriber begin at `earliest` or later.
 fn covers_gap(subscriber: &Subscriber, earliest: EventId) -> bool {
     subscriber.subscriptions.iter().all(|s| s.window.from() + 1 >= earliest)
 }
@@ -245,11 +245,11 @@ fn covers_gap(subscriber: &Subscriber, earliest: EventId) -> bool {
 struct Scanned {
     frames: u64,
     bytes: u64,
-    /// Where it stopped for want of room; `None` when all events were decided.
+    /// The last decided event, if there was no room for more; `None` when all events were decided.
     through: Option<EventId>,
 }
 
-/// Queues those of `events` that are due to the subscriber until `room` bytes are queued.
+/// Queues the `events` that are due to the subscriber, until `room` bytes are queued.
 fn queue_due<'a>(
     subscriber: &mut Subscriber,
     events: impl Iterator<Item = &'a LogEvent>,

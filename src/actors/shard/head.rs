@@ -1,4 +1,4 @@
-//! How far a shard has routed the log, and the newest events of it.
+//! The head of a shard: how far it has routed the log, and the newest events.
 
 use std::sync::Arc;
 
@@ -10,17 +10,17 @@ use crate::protocol::log_batch::LogBatch;
 /// See the module.
 #[derive(Debug)]
 pub struct Head {
-    /// Everything up to here has been routed. `None` until the log is known.
+    /// Everything up to here has been routed; `None` until the log is known.
     position: Option<EventId>,
-    /// Where that was at the last tick.
+    /// The position at the last tick.
     at_last_tick: Option<EventId>,
-    /// Which log it is, as the subscribers were told; learned with the first tick.
+    /// The log, as the subscribers were told. The first tick sets it.
     log: Option<LogId>,
     recent: RecentEvents,
 }
 
 impl Head {
-    /// At the end of the log, if that is known, with room for `recent_bytes` of recent events.
+    /// Begins at the end of the log, if that is known. `recent_bytes` bounds the memory of recent events.
     pub fn new(end: Option<EventId>, recent_bytes: usize) -> Self {
         let recent = RecentEvents::new(end.unwrap_or_default(), recent_bytes);
         Self { position: end, at_last_tick: None, log: None, recent }
@@ -31,12 +31,12 @@ impl Head {
         self.position.unwrap_or_default()
     }
 
-    /// The same; `None` until the log is known.
+    /// The position; `None` until the log is known.
     pub fn known(&self) -> Option<EventId> {
         self.position
     }
 
-    /// The position; `end` from now on if nothing was known of the log so far.
+    /// The position. If nothing was known of the log, it is `end` from now on.
     pub fn learn(&mut self, end: EventId) -> EventId {
         if self.position.is_none() {
             self.recent.restart(end);
@@ -50,7 +50,7 @@ impl Head {
         self.recent.push(batch);
     }
 
-    /// Goes on after `id`, whatever is before it.
+    /// Continues after `id`, whatever lies before it.
     pub fn skip_to(&mut self, id: EventId) {
         self.position = Some(id);
         self.recent.restart(id);
@@ -61,13 +61,13 @@ impl Head {
         &self.recent
     }
 
-    /// Whether the position has stood still since the last tick although the log goes on to `end`. Then a hint was
-    /// missed, or a read has failed.
+    /// Whether the position has stood still since the last tick although the log goes on to `end`. Then the shard has
+    /// missed a hint, or a read has failed.
     pub fn is_stuck(&self, end: EventId) -> bool {
         self.position == self.at_last_tick && self.position.is_some_and(|position| end > position)
     }
 
-    /// A tick is over.
+    /// A tick has ended.
     pub fn end_tick(&mut self) {
         self.at_last_tick = self.position;
     }

@@ -1,11 +1,11 @@
-//! The subscribers of a shard that are not live, and wait for something other than their own queue or the store.
+//! The subscribers that catch up, and wait neither for their own queue nor for the store.
 
 use std::collections::VecDeque;
 
-/// Subscribers without room that are served in one turn.
+/// Subscribers that are served in one turn.
 const SERVED_PER_TURN: usize = 8;
 
-/// See the module. A key may be that of another subscriber by now: whoever is there is looked at, which does no harm.
+/// See the module. The key of a subscriber that has gone may belong to another by now, which is then looked at in vain.
 #[derive(Debug, Default)]
 pub struct Laggards {
     /// They begin with an event that is committed and not routed yet.
@@ -21,7 +21,7 @@ impl Laggards {
         self.early.push(key);
     }
 
-    /// Those that waited for the next batch.
+    /// Takes the subscribers that waited for the next batch.
     pub fn take_early(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.early)
     }
@@ -31,22 +31,22 @@ impl Laggards {
         self.without_room.push_back(key);
     }
 
-    /// The subscribers that are served in this turn, at most; each with [`Self::next_without_room`].
+    /// One step for each subscriber that may be served in this turn.
     pub fn turn() -> std::ops::Range<usize> {
         0..SERVED_PER_TURN
     }
 
-    /// The subscriber that has waited for room longest.
+    /// Takes the subscriber that has waited for room longest.
     pub fn next_without_room(&mut self) -> Option<usize> {
         self.without_room.pop_front()
     }
 
-    /// Whether another turn is to be arranged for: one is due at a time.
+    /// Whether another turn is to be scheduled. One is due at a time.
     pub fn begin_turn(&mut self) -> bool {
         !std::mem::replace(&mut self.is_turn_due, true)
     }
 
-    /// The turn that was due has come.
+    /// The turn that was due has begun.
     pub fn end_turn(&mut self) {
         self.is_turn_due = false;
     }

@@ -1,4 +1,4 @@
-//! How sessions end that the server ends.
+//! Sessions that the server ends.
 
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ impl Handler<CloseSession> for Shard {
 impl Handler<DrainSessions> for Shard {
     type Result = ();
 
-    /// Closes are spread evenly, so that the subscribers do not all come back in the same moment.
+    /// The closes are spread evenly, so that the subscribers do not all reconnect in the same moment.
     fn handle(&mut self, DrainSessions { reason, spread }: DrainSessions, ctx: &mut Context<Self>) {
         self.polls.wake_all();
         let count = u32::try_from(self.subscribers.len()).unwrap_or(u32::MAX).max(1);
@@ -31,7 +31,7 @@ impl Handler<DrainSessions> for Shard {
     }
 }
 
-/// RT-4: sessions of a failed shard are told to reconnect; their places in the log went with it.
+/// RT-4: the sessions of a failed shard are told to reconnect, since their positions in the log are lost.
 impl Drop for Shard {
     fn drop(&mut self) {
         for subscriber in self.subscribers.iter() {

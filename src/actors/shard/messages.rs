@@ -1,4 +1,4 @@
-//! What a shard takes.
+//! The messages that a shard takes.
 
 use std::collections::BTreeMap;
 
@@ -20,25 +20,25 @@ use crate::runtime::report::ActorReport;
 /// The number of a session, unique in this process.
 pub type SessionId = u64;
 
-/// To a shard, from its own worker: a subscriber has connected and waits in the lobby under this ticket.
+/// A subscriber has connected, and waits in the lobby under this ticket. Its worker sends this.
 #[derive(Debug, Message)]
 #[rtype(result = "Option<Place>")]
 pub struct OpenSession(pub Ticket);
 
-/// A place in a shard.
+/// Where a session is found in its shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub session: SessionId,
-    /// Where the shard keeps it.
+    /// The key of the subscriber. After the session has gone, another subscriber may get it.
     pub slot: usize,
 }
 
-/// To a shard: the subscriber of this subscriber is gone.
+/// The subscriber has gone.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct SessionClosed(pub Place);
 
-/// To a shard: a subscription of a subscriber. A reply, if one was asked for, is queued before its first event.
+/// Add a subscription. The reply, if one was asked for, is queued before the first event.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), ApiError>")]
 pub struct OpenSubscription {
@@ -48,27 +48,26 @@ pub struct OpenSubscription {
     pub envelope: Envelope,
     pub filter: Option<Filter>,
     pub start: Start,
-    /// The end of the log when the request was read: what is published afterwards is not missed.
+    /// The end of the log when the request was read. No event published after that is missed.
     pub log_end: EventId,
 }
 
-/// To a shard: everything that an SSE subscriber wants. The beginning of its stream is queued before its first event.
+/// Add all subscriptions of an SSE subscriber. The preamble of its stream is queued before the first event.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Subscribed, ApiError>")]
 pub struct OpenStream {
     pub place: Place,
-    /// Each once.
+    /// Without duplicates.
     pub patterns: Vec<Pattern>,
     pub envelope: Envelope,
-    /// Of all of them.
+    /// The filter of all its subscriptions.
     pub filter: Option<Filter>,
     pub start: Start,
     /// See [`OpenSubscription`].
     pub log_end: EventId,
 }
 
-/// To a shard: wake this request when an event has been committed that any of the patterns matches, or when waiting is
-/// in vain.
+/// Wake this request when an event is committed that one of the patterns matches, or when waiting has become useless.
 #[derive(Debug, Message)]
 #[rtype(result = "PollId")]
 pub struct AwaitEvent {
@@ -76,7 +75,7 @@ pub struct AwaitEvent {
     pub wake: tokio::sync::oneshot::Sender<()>,
 }
 
-/// A request that waits.
+/// Names a request that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PollId {
     pub place: usize,
@@ -84,12 +83,12 @@ pub struct PollId {
     pub number: u64,
 }
 
-/// To a shard: this request waits no more.
+/// The request waits no more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CancelPoll(pub PollId);
 
-/// To a shard: the end of a subscription.
+/// End a subscription.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CloseSubscription {
@@ -98,54 +97,54 @@ pub struct CloseSubscription {
     pub pattern: Pattern,
 }
 
-/// To a shard: which subscriptions does this subscriber hold? The answer is queued for the subscriber.
+/// Queue a list of the subscriptions for the subscriber.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ListSubscriptions {
     pub place: Place,
     pub id: Option<RequestId>,
-    /// To be listed too: the patterns and names of its durable subscriptions.
+    /// The patterns and names of its durable subscriptions, which the list has too.
     pub durables: Vec<(String, String)>,
 }
 
-/// To the supervisor and the shards: end the session with this number; false if there is none.
+/// Close the session with this number. The answer is false if there is none.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "bool")]
 pub struct CloseSession(pub SessionId);
 
-/// To the supervisor and the shards: close the sessions whose token was revoked.
+/// Close the sessions whose token was revoked.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct CheckAccess;
 
-/// To a shard: those of its sessions that fit, in the order of their numbers.
+/// Report the sessions that meet these conditions, in the order of their numbers.
 #[derive(Debug, Clone, Default, Message)]
 #[rtype(result = "Vec<ActorReport>")]
 pub struct FindSessions {
-    /// Exclusive.
+    /// Only sessions with greater numbers.
     pub after: Option<SessionId>,
     pub limit: usize,
-    /// Has this very subscription.
+    /// Only sessions with exactly this subscription.
     pub pattern: Option<Pattern>,
-    /// An address, with its port or without.
+    /// Only sessions from this address, with its port or without.
     pub peer: Option<String>,
-    /// See [`Wire::kind`](crate::protocol::wire::Wire::kind).
+    /// Only sessions of this kind; see [`Wire::kind`](crate::protocol::wire::Wire::kind).
     pub kind: Option<String>,
 }
 
-/// To a shard: how many subscribe to each pattern?
+/// Count the subscribers of each pattern.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "BTreeMap<Pattern, SubscriberCount>")]
 pub struct CountSubscribers;
 
-/// Reach of one pattern, by kind.
+/// How many subscribers a pattern has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SubscriberCount {
     pub websocket: usize,
     pub sse: usize,
 }
 
-/// To a shard: close every session, spread over `spread`.
+/// Close every session, spread over `spread`.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct DrainSessions {
@@ -153,17 +152,17 @@ pub struct DrainSessions {
     pub spread: std::time::Duration,
 }
 
-/// To a shard: which of its sessions would this event reach?
+/// Which sessions would get this event?
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Reach")]
 pub struct FindSubscribers {
     pub name: EventName,
     pub payload: ByteString,
-    /// Most sessions to list, of each kind.
+    /// How many sessions are listed at most, of those that would get it and of the others.
     pub limit: usize,
 }
 
-/// Sessions that an event would reach, and the others; the counts are right, the lists may be cut.
+/// The sessions that would get an event, and the others. The counts are exact; the lists may be shortened.
 #[derive(Debug, Default, Serialize)]
 pub struct Reach {
     pub matching: usize,
@@ -172,7 +171,7 @@ pub struct Reach {
     pub others_listed: Vec<ReachedSession>,
 }
 
-/// A session, with those of its patterns that count here, and why it would not be reached, if so.
+/// A session with the patterns that explain its place, and why it would not get the event, if so.
 #[derive(Debug, Serialize)]
 pub struct ReachedSession {
     pub session: SessionId,
@@ -182,7 +181,7 @@ pub struct ReachedSession {
 }
 
 impl Reach {
-    /// Adds those of another shard.
+    /// Adds the sessions of another shard.
     pub fn merge(&mut self, other: Self, limit: usize) {
         let Self { matching, listed, others, others_listed } = other;
         self.matching += matching;

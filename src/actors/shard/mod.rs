@@ -1,12 +1,12 @@
 //! A shard: one on each HTTP worker thread, for the subscribers whose connections live there.
 //!
-//! It owns their subscriptions and their places in the log. A subscriber is either *live*, served by fan-out as
-//! batches arrive, or *catching up*, reading from recent events or the store from its own cursor on. Going from
-//! one to the other happens within one turn of this actor, between two batches, so nothing falls in between.
+//! It owns their subscriptions and their positions in the log. A subscriber is *live*, and served by fan-out as batches
+//! arrive, or it is *catching up*, and reads from its own cursor on, from the recent events or the store. It changes
+//! between the two within one turn of this actor, between two batches, so that no event is missed.
 //!
-//! - RT-1 commit order: every connection gets ids in increasing order, save where it asks for history.
-//! - RT-2 no gap: a batch is taken only if it follows the head; otherwise the shard reads the store up to it first.
-//! - RT-3 bounded: past its bound nothing is queued for a connection; it catches up when it has drained.
+//! - RT-1 commit order: every connection gets events with rising ids, except where it asks for history.
+//! - RT-2 no gap: a batch is taken only if it follows the head; otherwise the shard reads the store first.
+//! - RT-3 bounded: beyond its bound nothing is queued for a connection, which catches up when its queue has drained.
 
 mod access;
 mod catch_up;
@@ -57,17 +57,17 @@ use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{SendQueueKey, ShardQueues};
 
-/// Batches that may wait. More than that are read from the store.
+/// Batches that may wait. Those beyond are read from the store.
 pub const MAILBOX: usize = 1024;
 
-/// Batches taken in a row before the subscribers' connections get their turn to write.
+/// Batches taken in a row before the connections get their turn to write.
 const BATCHES_PER_TURN: usize = 16;
 
 /// What all shards are made of.
 #[derive(Clone)]
 pub struct ShardParts {
     pub config: SubscribeConfig,
-    /// How long before its token ends a subscriber is told so.
+    /// How long before the end of its token a subscriber is warned.
     pub expiry_notice: Duration,
     pub access: Arc<AccessControl>,
     pub reader: Reader,
@@ -75,27 +75,27 @@ pub struct ShardParts {
     pub pushes: Arc<PushLog>,
     pub metrics: Arc<Metrics>,
     pub log_activity: bool,
-    /// The generation under which subscribers that come and go are told of; none if they are not.
+    /// The generation of the process, for the events on subscribers that come and go; `None` if none are published.
     pub presence: Option<i64>,
 }
 
 impl ShardParts {
-    /// Queued bytes above which a connection lags.
+    /// Queued bytes above which a connection counts as slow.
     pub fn queue_limit(&self) -> usize {
         self.config.queue_per_connection.as_usize()
     }
 
-    /// Queued bytes at which a connection that lags is given more.
+    /// Queued bytes at which a slow connection is given more.
     pub fn low_water(&self) -> usize {
         self.queue_limit() / 4
     }
 }
 
-/// What a shard finds on its thread, and leaves to the next one there.
+/// What a shard finds on its thread. The next generation on that thread finds it too.
 #[derive(Clone)]
 pub struct ShardThread {
     pub number: usize,
-    /// Where the shard publishes that subscribers come and go.
+    /// The intake by which the shard publishes that subscribers come and go.
     pub intake: Intake,
     pub queues: Rc<ShardQueues>,
     pub lobby: Rc<Lobby>,
@@ -135,7 +135,7 @@ impl Shard {
         }
     }
 
-    /// Takes the next batch of the log (RT-2: it must follow the head).
+    /// Takes the next batch of the log, which must follow the head (RT-2).
     fn route(&mut self, batch: Arc<LogBatch>, ctx: &mut Context<Self>) {
         let head = self.head.learn(batch.prev);
         if batch.last() <= head && batch.prev <= head {

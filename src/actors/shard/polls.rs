@@ -1,4 +1,4 @@
-//! Long polls: requests that wait for an event of certain names. What matches none of them costs them nothing.
+//! Long polls: requests that wait for events of certain names. Events of other names cost them nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,14 +12,14 @@ use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::name::EventName;
 use crate::protocol::log_batch::LogBatch;
 
-/// Numbers of polls are unique in this process: a request gives its poll up late, when another may have its place.
+/// Numbers are unique in this process. A request cancels its poll late, when another poll may have its place.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
-/// Those that wait; each is woken once, and is gone then.
+/// The requests that wait. Each is woken once, and then removed.
 #[derive(Debug, Default)]
 pub struct LongPolls {
     index: PatternIndex,
-    /// The places of those who wait for each topic, by its handle in the index.
+    /// For each topic, by its handle in the index, the places of the polls that wait for it.
     waiting: Vec<Vec<usize>>,
     polls: Slab<Poll>,
 }
@@ -32,7 +32,6 @@ struct Poll {
 }
 
 impl LongPolls {
-    /// How many wait.
     pub fn len(&self) -> usize {
         self.polls.len()
     }
@@ -52,7 +51,7 @@ impl LongPolls {
         PollId { place, number }
     }
 
-    /// Wakes those who wait for one of the events.
+    /// Wakes the polls that wait for one of the events.
     pub fn wake(&mut self, batch: &LogBatch) {
         let mut previous: Option<&EventName> = None;
         for event in &batch.events {
@@ -73,10 +72,10 @@ impl LongPolls {
         }
     }
 
-    /// Wakes all: there may be something, or there will not be.
+    /// Wakes all polls, as there may be something for each, or no use in waiting.
     pub fn wake_all(&mut self) {
         for poll in std::mem::take(self).polls {
-            // Who does not listen any more need not be woken.
+            // The request may have gone.
             let _ = poll.1.wake.send(());
         }
     }
@@ -87,7 +86,7 @@ impl LongPolls {
         }
     }
 
-    /// Removes and wakes the poll at `place`, which is not among those who wait for `done` any more.
+    /// Removes and wakes the poll at `place`. It has been removed from those that wait for `done` already.
     fn remove(&mut self, place: usize, done: Option<TopicId>) {
         let Some(Poll { topics, wake, .. }) = self.polls.try_remove(place) else { return };
         for topic in topics {
@@ -135,7 +134,7 @@ mod tests {
         (polls.add(AwaitEvent { patterns, wake }), woken)
     }
 
-    /// Its request gives it up after it was woken, and maybe after the shard was started anew.
+    /// A request cancels its poll after it was woken, perhaps after a restart of the shard.
     #[test]
     fn a_poll_of_before_is_not_taken_for_a_later_one_in_its_place() {
         let mut polls = LongPolls::default();

@@ -1,4 +1,4 @@
-//! Who is here, and what for.
+//! The sessions and subscriptions that operators ask for.
 
 use actix::prelude::{Context, Handler, MessageResult};
 
@@ -9,7 +9,7 @@ use crate::actors::shard::messages::{CountSubscribers, FindSessions};
 impl Handler<FindSessions> for Shard {
     type Result = MessageResult<FindSessions>;
 
-    /// Looks at every session: for operators, now and then.
+    /// Looks at every session, which is rare: operators ask for it.
     fn handle(&mut self, find: FindSessions, _: &mut Context<Self>) -> Self::Result {
         let mut found: Vec<&Subscriber> =
             self.subscribers.iter().filter(|subscriber| self.is_wanted(subscriber, &find)).collect();

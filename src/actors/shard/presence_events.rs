@@ -1,7 +1,8 @@
-//! `$sys.session.opened` and `$sys.session.closed`, where the configuration asks for them.
+//! `$sys.session.opened` and `$sys.session.closed`, if the configuration asks for them.
 //!
-//! They are told once a tick, at most so many, and how many more there were: a storm of connections is one batch a
-//! second, whatever its force. Nothing waits for them; what the store refuses is told as a number next time.
+//! The shard publishes them once a tick, up to a bound, with the number of those left out. So a storm of connections
+//! makes one batch a second. Nothing waits for the commit; if the intake refuses the events, the next tick counts them
+//! as left out.
 
 use serde_json::{Value, json};
 use smallvec::SmallVec;
@@ -10,10 +11,10 @@ use super::Shard;
 use super::subscriber::Subscriber;
 use crate::domain::event::{Append, NewEvent};
 
-/// Most events told in one tick, besides the one that tells how many are left out.
+/// Most events of one tick, besides the one with the number of those left out.
 const MAX_TOLD: usize = 500;
 
-/// What is to be told with the next tick.
+/// The events of the next tick.
 #[derive(Debug, Default)]
 pub struct PresenceEvents {
     told: Vec<NewEvent>,
@@ -21,7 +22,7 @@ pub struct PresenceEvents {
 }
 
 impl Shard {
-    /// A subscriber has come.
+    /// A subscriber has connected.
     pub(super) fn note_opened(&mut self, key: usize) {
         if let Some((generation, subscriber)) = self.parts.presence.zip(self.subscribers.get(key)) {
             let payload = identity(generation, subscriber);
@@ -29,7 +30,7 @@ impl Shard {
         }
     }
 
-    /// A subscriber is gone.
+    /// A subscriber has gone.
     pub(super) fn note_closed(&mut self, subscriber: &Subscriber) {
         if let Some(generation) = self.parts.presence {
             let mut payload = identity(generation, subscriber);
@@ -48,7 +49,7 @@ impl Shard {
         }
     }
 
-    /// Publishes what has been noted since the last tick.
+    /// Publishes the events noted since the last tick.
     pub(super) fn publish_presence(&mut self) {
         let PresenceEvents { mut told, left_out } = std::mem::take(&mut self.presence_events);
         if let Some(generation) = self.parts.presence.filter(|_| left_out > 0) {
@@ -67,7 +68,8 @@ impl Shard {
     }
 }
 
-/// Who it is: sessions are numbered anew when the process starts, which is its generation, in microseconds since 1970.
+/// Identifies the session. Numbers of sessions begin anew when the process starts, so its generation belongs to them:
+/// the time of its start in microseconds since 1970.
 fn identity(generation: i64, subscriber: &Subscriber) -> Value {
     json!({
         "generation": generation,

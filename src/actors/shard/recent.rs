@@ -1,4 +1,4 @@
-//! The newest events, in memory: what most subscribers that fall behind or come back need.
+//! The newest events in memory, for subscribers that fall behind a little or reconnect.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,23 +6,23 @@ use std::sync::Arc;
 use crate::domain::event::EventId;
 use crate::protocol::log_batch::{LogBatch, LogEvent};
 
-/// A gapless stretch of the log up to the shard's head. Batches are shared with the other shards.
+/// The newest part of the log up to the shard's head, without gaps. The shards share the batches.
 #[derive(Debug)]
 pub struct RecentEvents {
     batches: VecDeque<(Arc<LogBatch>, usize)>,
-    /// Everything after this id, up to the head, is here.
+    /// Every event after this one, up to the head, is here.
     floor: EventId,
     bytes: usize,
     limit: usize,
 }
 
 impl RecentEvents {
-    /// Nothing after `head`, and room for `limit` bytes. At least the newest batch is kept.
+    /// Begins after `head`, with room for `limit` bytes. At least the newest batch is kept.
     pub fn new(head: EventId, limit: usize) -> Self {
         Self { batches: VecDeque::new(), floor: head, bytes: 0, limit }
     }
 
-    /// Adds the batch that follows what is here.
+    /// Adds the next batch.
     pub fn push(&mut self, batch: Arc<LogBatch>) {
         debug_assert_eq!(batch.prev, self.batches.back().map_or(self.floor, |(b, _)| b.last()));
         let memory = batch.memory();
@@ -36,24 +36,24 @@ impl RecentEvents {
         }
     }
 
-    /// Forgets everything and begins anew after `head`.
+    /// Drops everything, and begins anew after `head`.
     pub fn restart(&mut self, head: EventId) {
         self.batches.clear();
         self.bytes = 0;
         self.floor = head;
     }
 
-    /// Everything after this id is here.
+    /// Every event after this one is here.
     pub fn floor(&self) -> EventId {
         self.floor
     }
 
-    /// Memory held, in bytes, roughly.
+    /// The approximate memory in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The events after `position`, in order; `None` when some of them are no longer here.
+    /// The events after `position`, in order; `None` if some of them are not here any more.
     pub fn after(&self, position: EventId) -> Option<impl Iterator<Item = &LogEvent>> {
         if position < self.floor {
             return None;

@@ -1,4 +1,4 @@
-//! What a shard and its sessions tell operators.
+//! What a shard reports to operators about itself and its sessions.
 
 use actix::prelude::{Context, Handler, MessageResult};
 use serde_json::json;
@@ -9,11 +9,11 @@ use crate::actors::shard::messages::{FindSubscribers, Reach, ReachedSession};
 use crate::runtime::report::{ActorKind, ActorReport, ActorState, Details, MailboxReport, Observe, uptime_seconds};
 use crate::transport::peer_name;
 
-/// Messages that may wait for a session. It gets hardly any: its input is the connection.
+/// Messages that may wait for a session. It gets few, since its input is the connection.
 const SESSION_MAILBOX: usize = 16;
-/// Most subscriptions listed for one session; the count is always right.
+/// Most subscriptions listed for one session. The count is exact.
 const LISTED_SUBSCRIPTIONS: usize = 100;
-/// Most patterns listed for one session when it is explained whom an event would reach.
+/// Most patterns listed for one session in an explanation of where an event would go.
 const EXPLAINED_PATTERNS: usize = 10;
 
 impl Handler<Observe> for Shard {
@@ -78,7 +78,7 @@ impl Shard {
 impl Handler<FindSubscribers> for Shard {
     type Result = MessageResult<FindSubscribers>;
 
-    /// Looks at every subscription: for operators, now and then.
+    /// Looks at every subscription, which is rare: operators ask for it.
     fn handle(&mut self, find: FindSubscribers, _: &mut Context<Self>) -> Self::Result {
         let FindSubscribers { name, payload, limit } = find;
         let mut found = Reach::default();

@@ -1,10 +1,10 @@
-//! Who of a shard reads the store: so many subscribers at a time, and the shard itself where it has missed a batch.
+//! The reads of a shard: a few subscribers at a time, and the shard itself after it has missed a batch.
 
 use std::collections::VecDeque;
 
 use super::messages::Place;
 
-/// Pages being read for subscribers of one shard at once; the others wait their turn.
+/// Pages that are read at once for the subscribers of one shard. Other subscribers wait.
 const MAX_READERS: usize = 4;
 
 /// See the module.
@@ -16,7 +16,7 @@ pub struct StoreReads {
 }
 
 impl StoreReads {
-    /// Whether the subscriber may read now; if not, it waits for its [turn](Self::next).
+    /// Whether the subscriber may read now. If not, it waits for its [turn](Self::next).
     pub fn begin(&mut self, place: Place) -> bool {
         let may = self.running < MAX_READERS;
         if may {
@@ -40,12 +40,12 @@ impl StoreReads {
         self.waiting.pop_front()
     }
 
-    /// The subscriber is gone: it waits no more.
+    /// The subscriber has gone, and waits no more.
     pub fn remove(&mut self, place: Place) {
         self.waiting.retain(|waiting| *waiting != place);
     }
 
-    /// Whether the shard may read what it has missed now: it reads one page at a time.
+    /// Whether the shard may read what it has missed. It reads one page at a time.
     pub fn begin_filling(&mut self) -> bool {
         !std::mem::replace(&mut self.is_filling, true)
     }

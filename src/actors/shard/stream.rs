@@ -1,4 +1,4 @@
-//! Server-sent events: all subscriptions of a connection are made at once, with its first words.
+//! Server-sent events: all subscriptions of a connection are made at once, when its stream begins.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::protocol::frame::Subscribed;
 use crate::protocol::sse;
 use crate::protocol::subscription::Start;
 
-/// When a subscriber comes back whose connection has ended without a word, in milliseconds.
+/// Range of the time, in milliseconds, after which a subscriber reconnects whose connection broke off.
 const RETRY: std::ops::Range<u64> = 1_000..3_000;
 
 impl Handler<OpenStream> for Shard {
@@ -27,7 +27,7 @@ impl Handler<OpenStream> for Shard {
             let retry = Duration::from_millis(rand::random_range(RETRY));
             subscriber.connection.send_queue.push(sse::preamble(retry, from, state, envelope));
         }
-        // From one place, and before anything is queued: ids rise.
+        // All subscriptions begin at one position before anything is queued, so that ids rise.
         let start = Start::After(from);
         for pattern in patterns {
             self.open_subscription(OpenSubscription {

@@ -1,4 +1,4 @@
-//! A subscriber in the shard: its connection, its subscriptions and its place in the log.
+//! A subscriber of a shard: its connection, its subscriptions, and its position in the log.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::pattern::Pattern;
 use crate::protocol::subscription::Envelope;
 
-/// Whether a subscriber is served by fan-out or reads for itself.
+/// How a subscriber gets its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Has been queued everything up to the shard's head; fan-out queues the rest.
+    /// Everything up to the shard's head was queued, and fan-out queues the rest.
     Live,
-    /// Reads from its cursor on, from recent events or the store, as fast as its subscriber takes them.
+    /// It reads from its cursor on, from recent events or the store, as fast as the connection takes them.
     CatchingUp {
-        /// A page has been asked of the store.
+        /// The store is being asked for a page.
         reading: bool,
     },
 }
@@ -31,12 +31,12 @@ pub enum Mode {
 pub struct Subscription {
     pub topic: TopicId,
     pub envelope: Envelope,
-    /// What a payload has to pass; none passes everything.
+    /// The filter that a payload has to pass, if there is one.
     pub filter: Option<Filter>,
     pub window: Window,
 }
 
-/// A subscription that ended while its subscriber was catching up; what it had is not sent again.
+/// A subscription that ended while the subscriber was catching up. The events that it has had are not sent again.
 #[derive(Debug)]
 pub struct Ended {
     pub pattern: Pattern,
@@ -49,21 +49,21 @@ pub struct Subscriber {
     pub session: SessionId,
     pub connection: Rc<Connection>,
     pub subscriptions: Vec<Subscription>,
-    /// Where it reads while it catches up; while live its position is the shard's head.
+    /// Its position while it catches up. The position of a live subscriber is the shard's head.
     pub cursor: Cursor,
     pub mode: Mode,
     pub ended: Vec<Ended>,
     /// The tick of the last ping.
     pub pinged: Tick,
-    /// Pushed so far.
+    /// Frames pushed so far.
     pub frames: u64,
     pub opened: Instant,
-    /// Its share of the tenth by which lifetimes differ, from 0 to 1.
+    /// Its share of the jitter of lifetimes, from 0 to 1.
     jitter: f32,
 }
 
 impl Subscriber {
-    /// A subscriber that has just connected; it has missed nothing up to `head`.
+    /// A subscriber that has just connected, and has missed no event up to `head`.
     pub fn new(session: SessionId, connection: Rc<Connection>, head: EventId) -> Self {
         let pinged = connection.clock.get();
         Self {
@@ -80,7 +80,7 @@ impl Subscriber {
         }
     }
 
-    /// The age to which it may come, given `max_age`: a tenth more or less.
+    /// The age at which it is closed: `max_age`, and up to a tenth more or less.
     pub fn lifetime(&self, max_age: Duration) -> Duration {
         max_age.mul_f32(0.9 + 0.2 * self.jitter)
     }
@@ -90,25 +90,25 @@ impl Subscriber {
         self.mode == Mode::Live
     }
 
-    /// From now on fan-out serves it.
+    /// Fan-out serves it from now on.
     pub fn go_live(&mut self) {
         self.mode = Mode::Live;
         self.ended = Vec::new();
     }
 
-    /// The position up to which everything was queued, given the shard's `head`.
+    /// The position up to which everything was queued. `head`: the head of the shard.
     pub fn position(&self, head: EventId) -> EventId {
         if self.is_live() { head } else { self.cursor.position() }
     }
 
-    /// Whether it can be served by fan-out from `head` on: nothing before is due, and no subscription starts later.
+    /// Whether fan-out can serve it from `head` on: no event before is due, and no subscription begins later.
     pub fn may_go_live(&self, head: EventId) -> bool {
         self.cursor.position() >= head && self.subscriptions.iter().all(|s| s.window.from() <= head)
     }
 
-    /// The envelope in which `event` is due to this subscriber, if it is.
+    /// The envelope in which `event` is due to this subscriber, if it is due.
     pub fn due(&self, event: &Event, index: &PatternIndex) -> Option<Envelope> {
-        /// Above this many subscriptions one walk of the index is cheaper than matching each.
+        /// With more subscriptions, one walk through the index is cheaper than matching each.
         const FEW: usize = 8;
         let mut matching: SmallVec<[&Subscription; FEW]> = SmallVec::new();
         if self.subscriptions.len() <= FEW {

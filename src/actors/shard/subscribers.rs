@@ -1,4 +1,4 @@
-//! The subscribers of a shard: their subscribers, and who of them wants which events.
+//! The subscribers of a shard, and an index of who wants which events.
 
 pub mod fanout;
 mod filtered;
@@ -17,7 +17,7 @@ use crate::domain::pattern::Pattern;
 use crate::protocol::subscription::Envelope;
 use crate::protocol::wire::Wire;
 
-/// Ended subscriptions remembered for a subscriber that is catching up; beyond, an event of theirs may come twice.
+/// Ended subscriptions remembered for a subscriber that catches up. An event of those beyond may be sent twice.
 const MAX_ENDED: usize = 256;
 
 /// See the module.
@@ -25,7 +25,7 @@ const MAX_ENDED: usize = 256;
 pub struct Subscribers {
     slots: Slab<Subscriber>,
     index: PatternIndex,
-    /// The subscribers of each topic without a filter, by its handle in the index.
+    /// For each topic, by its handle in the index, the subscribers without a filter.
     members: Vec<Vec<Member>>,
     filtered: FilteredMembers,
 }
@@ -46,7 +46,7 @@ impl Subscribers {
         self.slots.is_empty()
     }
 
-    /// How many patterns somebody subscribes to.
+    /// How many patterns have subscribers.
     pub fn patterns(&self) -> usize {
         self.index.len()
     }
@@ -59,7 +59,7 @@ impl Subscribers {
         self.slots.iter().map(|(_, subscriber)| subscriber)
     }
 
-    /// All subscribers, with their keys.
+    /// All subscribers with their keys.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Subscriber)> {
         self.slots.iter_mut()
     }
@@ -72,23 +72,23 @@ impl Subscribers {
         self.slots.get_mut(key)
     }
 
-    /// The subscriber of this very session, and the patterns that its subscriptions name.
+    /// The subscriber of exactly this session, with the index of patterns.
     pub fn with_index(&mut self, place: Place) -> Option<(&mut Subscriber, &PatternIndex)> {
         let subscriber = self.slots.get_mut(place.slot).filter(|subscriber| subscriber.session == place.session)?;
         Some((subscriber, &self.index))
     }
 
-    /// The subscriber of this very session: another may have its key by now.
+    /// The subscriber of exactly this session, as another one may have its key by now.
     pub fn of(&self, place: Place) -> Option<&Subscriber> {
         self.slots.get(place.slot).filter(|subscriber| subscriber.session == place.session)
     }
 
-    /// The same, to be changed.
+    /// The same, mutable.
     pub fn of_mut(&mut self, place: Place) -> Option<&mut Subscriber> {
         self.slots.get_mut(place.slot).filter(|subscriber| subscriber.session == place.session)
     }
 
-    /// Takes a subscriber in; returns its key.
+    /// Adds a subscriber, and returns its key.
     pub fn insert(&mut self, subscriber: Subscriber) -> usize {
         self.slots.insert(subscriber)
     }
@@ -103,12 +103,12 @@ impl Subscribers {
         Some(subscriber)
     }
 
-    /// The topic of `pattern`, if this subscriber has subscribed to it.
+    /// The topic of `pattern`, if the subscriber has subscribed to it.
     pub fn topic_of(&self, place: Place, pattern: &Pattern) -> Option<TopicId> {
         self.of(place)?.subscription(self.index.topic(pattern)?).map(|subscription| subscription.topic)
     }
 
-    /// Whether the subscriber has subscribed to this very pattern.
+    /// Whether the subscriber has subscribed to exactly this pattern.
     pub fn has(&self, subscriber: &Subscriber, pattern: &Pattern) -> bool {
         self.index.topic(pattern).is_some_and(|topic| subscriber.subscription(topic).is_some())
     }
@@ -134,7 +134,7 @@ impl Subscribers {
         self.slots[key].subscriptions.push(Subscription { topic, envelope, filter, window });
     }
 
-    /// Ends a subscription; false if there is none. A subscriber that catches up remembers it.
+    /// Ends a subscription; false if there is none. It is remembered if the subscriber is catching up.
     pub fn unsubscribe(&mut self, place: Place, pattern: &Pattern) -> bool {
         let Some(topic) = self.topic_of(place, pattern) else { return false };
         let subscriber = &mut self.slots[place.slot];
@@ -148,7 +148,7 @@ impl Subscribers {
         true
     }
 
-    /// The subscriber at `key` gets the events of `topic` in another envelope from now on.
+    /// The subscriber at `key` gets the events of `topic` in this envelope from now on.
     pub fn set_envelope(&mut self, key: usize, topic: TopicId, envelope: Envelope) {
         for subscription in self.slots[key].subscriptions.iter_mut().filter(|s| s.topic == topic) {
             subscription.envelope = envelope;
@@ -161,7 +161,7 @@ impl Subscribers {
         }
     }
 
-    /// How many subscribe to each pattern, with filters or without.
+    /// The number of subscribers of each pattern, with filters or without.
     pub fn counts(&self) -> BTreeMap<Pattern, SubscriberCount> {
         let mut counts = BTreeMap::<_, SubscriberCount>::new();
         for subscriber in self.iter() {

@@ -1,4 +1,4 @@
-//! Subscriptions of subscribers: opened, replaced, ended, listed.
+//! How subscriptions are opened, replaced, ended and listed.
 
 use actix::prelude::Handler;
 
@@ -11,11 +11,11 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::frame::{self, Subscribed};
 use crate::protocol::subscription::Start;
 
-/// Conditions in all filters of one connection: what one event may cost for one subscriber is bounded.
+/// Most conditions in all filters of one connection. This bounds what one event costs for one subscriber.
 const MAX_CONDITIONS: usize = 4_096;
 
 impl Shard {
-    /// Adds a subscription; its subscriber is still to [catch up](Self::catch_up).
+    /// Adds a subscription. The caller has the subscriber [catch up](Self::catch_up).
     pub(super) fn open_subscription(&mut self, request: OpenSubscription) -> Result<(), ApiError> {
         let OpenSubscription { place, id, pattern, envelope, filter, start, log_end } = request;
         let bounds = self.parts.position.bounds()?;
@@ -49,7 +49,7 @@ impl Shard {
                 self.subscribers.set_envelope(place.slot, topic, envelope);
                 return Ok(());
             }
-            // What the former filter has decided stays so; all that follows is for the new one.
+            // The earlier filter has decided on the events so far, and the new one decides on all that follow.
             from = subscriber.position(head).max(subscription.window.from());
         }
         if known_topic.is_some() {

@@ -1,4 +1,4 @@
-//! The tick of a shard: once a second for all its subscribers, instead of timers for each.
+//! The tick of a shard. Once a second it looks at all subscribers, which therefore need no timers.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,10 +13,11 @@ use crate::protocol::wire::Wire;
 use crate::transport::ping_frame;
 
 const TICK: Duration = Duration::from_secs(1);
-/// How long a socket may take to send a last close frame before it is shut down.
+/// How long a socket may take to send the close frame before it is shut down.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// The next tick is due. Comes through the mailbox, because a flooded actor never reaches its timers.
+/// The next tick is due. It comes through the mailbox, since an actor whose mailbox never empties does not reach its
+/// timers.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct TickDue;
@@ -49,7 +50,8 @@ impl Shard {
             let link = &subscriber.connection;
             let (age, stalled) = (now.duration_since(subscriber.opened), link.send_queue.stalled_for(now));
             if stalled == Some(Duration::ZERO) {
-                // Pings wait behind what is queued: taking bytes is the sign of life of a slow subscriber.
+                // A slow subscriber answers pings late, as they wait behind what is queued. That it takes bytes shows
+                // that it lives.
                 link.hear();
             }
             if stalled.is_some_and(|stalled| stalled >= config.stall_timeout.get()) {
@@ -61,12 +63,12 @@ impl Shard {
             } else if config.max_age.is_some_and(|max| age >= subscriber.lifetime(max.get())) {
                 link.close(CloseReason::Rotated);
             } else if since(subscriber.pinged) >= ping_interval(link.wire) && link.send_queue.queued_bytes() == 0 {
-                // Spread over the ticks by subscriber, so that thousands of subscribers are not pinged in one tick.
+                // Different subscribers are pinged in different ticks, so that no tick pings thousands of them.
                 let spread = key as Tick % 4;
                 subscriber.pinged = tick.wrapping_sub(spread);
                 link.send_queue.push(match link.wire {
                     Wire::WebSocket | Wire::Lines => ping.clone(),
-                    // Everything up to the head was queued, and nothing is queued: it was sent.
+                    // Everything up to the head was queued and the queue is empty, so it was sent.
                     Wire::Sse if subscriber.is_live() => position.clone(),
                     Wire::Sse => comment.clone(),
                 });
@@ -82,14 +84,15 @@ impl Shard {
         self.head.end_tick();
     }
 
-    /// Subscribers of a log that is another one now come back, and are told.
+    /// Closes the subscribers if the log has become another one, so that they come back and are told.
     fn check_log(&mut self) {
         if self.head.is_other_log(self.parts.position.log_id()) {
             self.subscribers.iter().for_each(|subscriber| subscriber.connection.close(CloseReason::ActorRestarted));
         }
     }
 
-    /// A head that stands still before the end of the log has missed a hint, or a read has failed.
+    /// Reads the store if the head has stood still before the end of the log: the shard missed a hint, or a read
+    /// failed.
     fn heal(&mut self, ctx: &mut Context<Self>) {
         let last = self.parts.position.last();
         if !self.head.is_stuck(last) {
@@ -116,7 +119,7 @@ impl Handler<TickDue> for Shard {
     }
 }
 
-/// Closes a connection whose peer may take nothing any more: the close frame is tried, then the socket is shut down.
+/// Closes a connection whose peer may read nothing any more. The close frame is tried before the socket is shut down.
 fn cut_off(link: &Connection, reason: CloseReason) {
     if link.send_queue.is_closed() {
         return;

@@ -1,4 +1,4 @@
-//! What the supervisor takes.
+//! The messages that the supervisor takes.
 
 use actix::prelude::Message;
 
@@ -6,7 +6,7 @@ use crate::runtime::child::Child;
 use crate::runtime::life::ChildId;
 use crate::runtime::report::{ActorKind, ActorReport};
 
-/// Start this child, and look after it from now on.
+/// Start this child, and supervise it from now on.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Supervise {
@@ -14,24 +14,24 @@ pub struct Supervise {
     pub child: Child,
 }
 
-/// Report the tree: all of it, or only the children of one kind.
+/// Report the actor tree, or only the children of one kind.
 #[derive(Debug, Message)]
 #[rtype(result = "ActorReport")]
 pub struct ObserveTree {
     pub only: Option<ActorKind>,
 }
 
-/// The process is about to end: restart nobody any more, and have those stop at once for whom no session waits.
+/// The process is about to end. Restart nobody any more, and stop those children now that no session needs.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct BeginFinish;
 
-/// Have every child stop in good order, the last of the tree first; answers when they have.
+/// Stop all children in good order, the last of the tree first. The answer comes when they have stopped.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FinishAll;
 
-/// Have the first child of this kind panic, for tests; the supervisor itself if it has none.
+/// Have the first child of this kind panic, for tests; without such a child, the supervisor itself.
 #[cfg(feature = "fault-injection")]
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]

@@ -1,21 +1,21 @@
-//! The supervisor: starts the other actors, watches them, restarts them from their parts, and gives up loudly.
+//! The supervisor: starts the other actors, restarts those that fail, and ends the process if too many fail.
 //!
-//! Its strategy is *one for one*: only the actor that failed is started anew, and it reads its state anew, from the
-//! store or from those who come back to it. The others go on: they reach the new life at the same
-//! [address](crate::runtime::address), and what they had sent to the earlier one is lost, as any hint may be.
+//! Its strategy is *one for one*: only the failed actor is restarted. The new generation reads its state from the
+//! store, or gets it from the actors that use it. The other actors go on. They reach the new generation at the same
+//! [address](crate::runtime::address). Messages that waited for the earlier one are lost, as any hint may be.
 //!
-//! - persistence fails: a new one continues from the store. Publishes under way are answered with 503; clients and
+//! - Persistence fails: the new one continues from the store. Publishes under way are answered with 503. Clients and
 //!   consumers ask the new one for their leases.
-//! - the router fails: a new one begins with the end of the log, by which its followers find what the earlier one took
-//!   along, and read it from the store.
-//! - the consumers fail: their members are closed with a code that says "reconnect at once"; new ones go on from the
-//!   store.
-//! - a shard fails: its sessions are closed with a code that says "reconnect at once"; a new one starts on the
-//!   same worker thread.
-//! - a client fails: a new one claims anew what is not settled in the store.
+//! - The router fails: the new one begins with the end of the log. By that its followers find the batches that the
+//!   earlier one lost, and read them from the store.
+//! - The consumers fail: the connections of their members are closed with a code that says "reconnect at once". The new
+//!   generation continues from the store.
+//! - A shard fails: its sessions are closed with a code that says "reconnect at once". A new shard starts on the same
+//!   worker thread.
+//! - A client fails: the new one claims again what is not settled in the store.
 //!
-//! SV-1: more failures than the restart intensity allows end the process with a non-zero code, because a fault that
-//! restarts do not heal is for whoever watches the process.
+//! SV-1: more failures than the restart intensity allows end the process with a non-zero code. Restarts do not heal
+//! such a fault, so whoever watches the process has to know of it.
 
 pub mod messages;
 
@@ -59,7 +59,7 @@ pub struct Supervisor {
     started: Instant,
 }
 
-/// A child, and its lives so far.
+/// A child, and how often it was started.
 struct Supervision {
     child: Child,
     generation: Generation,
@@ -131,7 +131,7 @@ impl Supervisor {
 }
 
 impl Supervision {
-    /// The child's report; without a word of its own if it does not say any in time.
+    /// The report of the child. `details` is null if it does not answer in time.
     fn report(&self, kind: ActorKind) -> impl Future<Output = ActorReport> + use<> {
         let mut report = ActorReport {
             name: self.child.name.clone(),
@@ -161,7 +161,7 @@ impl Handler<Supervise> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Supervise { id, child }: Supervise, ctx: &mut Self::Context) {
-        // In place of an earlier child it goes on counting: of one address each generation is another one.
+        // A child that takes the place of another continues its count, since generations are unique for each address.
         let (generation, restarts) = self.children.get(&id).map_or((0, 0), |of| (of.generation, of.restarts));
         self.children.insert(id, Supervision { child, generation, restarts, began: None });
         self.start(id, ctx);
@@ -202,7 +202,7 @@ impl Handler<ObserveTree> for Supervisor {
 impl Handler<BeginFinish> for Supervisor {
     type Result = ();
 
-    /// The clients begin no delivery more, and settle what is in flight while the sessions leave.
+    /// The clients begin no delivery any more, and settle those in flight while the sessions leave.
     fn handle(&mut self, BeginFinish: BeginFinish, _: &mut Self::Context) {
         self.is_finishing = true;
         for (_, supervision) in self.children.iter().filter(|(id, _)| id.kind > ActorKind::Session) {

@@ -1,5 +1,6 @@
-//! A connection on which only final answers are seen, with plain heads. The HTTP client would take an interim answer for
-//! the last one, and the last one for that of the next request; and it reads heads less leniently than others do.
+//! A connection on which only final answers appear, with plain heads. The HTTP client would take an interim answer for
+//! the final one, and the final one for the answer to the next request. It also reads heads less leniently than other
+//! clients do.
 
 use std::fmt;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -17,7 +18,8 @@ use super::head;
 const HTTP: &[u8] = b"HTTP/1.";
 /// How every interim answer begins (RFC 9110, section 15.2).
 const INTERIM: &[u8] = b"HTTP/1.1 1";
-/// The one after which something else than HTTP follows. Nothing here asks for it, so it is the last answer, and wrong.
+/// The interim answer after which another protocol follows. Nothing here asks for one, so it counts as the final
+/// answer, and is an error.
 const SWITCHING: &[u8] = b"HTTP/1.1 101";
 /// Longest head of an answer, in bytes.
 const MAX_HEAD: usize = 128 * 1024;
@@ -27,14 +29,14 @@ pub(in super::super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
-/// `io` without the interim answers that come between a request and its final answer, and with a plain head of that.
+/// `io` without the interim answers between a request and its final answer, and with a plain head of the final answer.
 pub(in super::super) struct FinalAnswers {
     io: Box<dyn Stream>,
-    /// What has come and is not read yet. While `is_at_head`, the front of an answer.
+    /// Bytes that have arrived and were not read yet. While `is_at_head`, they begin with the head of an answer.
     held: BytesMut,
     /// A request was written, and its final answer has not begun.
     is_at_head: bool,
-    /// So much of `held` has no end of a head.
+    /// The first bytes of `held` that were searched for the end of a head, without a result.
     seen: usize,
 }
 
@@ -50,18 +52,18 @@ impl FinalAnswers {
     }
 }
 
-/// Takes interim answers off the front, and rewrites the head of the final one; whether that is done. Everything before
-/// `seen` was looked at before, in vain.
+/// Removes interim answers from the front, and rewrites the head of the final answer. Returns whether the final answer
+/// was found. The bytes before `seen` were searched before, without a result.
 fn is_final(held: &mut BytesMut, seen: &mut usize) -> Result<bool> {
     let begins =
         |held: &BytesMut, with: &[u8]| held[..held.len().min(with.len())] == with[..held.len().min(with.len())];
     loop {
         if !begins(held, HTTP) {
-            // Not an answer; for the HTTP client to say so.
+            // These bytes are no answer; the HTTP client reports that.
             return Ok(true);
         }
         let Some(end) = head::end(held, *seen) else {
-            // An end that has begun is three bytes at most.
+            // The end of a head has four bytes, so three of them may have arrived.
             *seen = held.len().saturating_sub(3);
             return if held.len() > MAX_HEAD {
                 Err(Error::new(ErrorKind::InvalidData, "an endless head"))
@@ -128,7 +130,7 @@ impl AsyncWrite for FinalAnswers {
     }
 }
 
-/// Always worth a try: the HTTP client reads and writes without asking first.
+/// Always ready: the HTTP client reads and writes without asking first.
 impl ActixStream for FinalAnswers {
     fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<Result<Ready>> {
         Poll::Ready(Ok(Ready::READABLE))

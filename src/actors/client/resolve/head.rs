@@ -1,14 +1,14 @@
-//! The head of an answer, read as leniently as other clients read it.
+//! The head of an answer, read as leniently as other HTTP clients read it.
 //!
-//! The HTTP client takes 96 header lines, no folded one, and no second `Content-Length`. What it gets to see is only what
-//! it needs, in plain form; so whatever else is in a head, and however much, makes no difference.
+//! The HTTP client used here takes at most 96 header lines, no folded line, and no second `Content-Length`. So it gets
+//! only the headers that it needs, in plain form, and the rest of a head does not matter.
 
 use std::io::{Error, ErrorKind, Result};
 
-/// The headers that decide where an answer ends, whether the connection goes on, and when to try again.
+/// The headers that say where an answer ends, whether the connection stays open, and when to try again.
 const NEEDED: [&str; 4] = ["connection", "content-length", "retry-after", "transfer-encoding"];
 
-/// Where the head that `bytes` begin with ends, looking from `from` on: after the first empty line.
+/// Where the head at the beginning of `bytes` ends: after the first empty line. Looks from `from` on.
 pub(super) fn end(bytes: &[u8], from: usize) -> Option<usize> {
     memchr::memchr_iter(b'\n', &bytes[from..]).map(|at| from + at).find_map(|at| match &bytes[at + 1..] {
         [b'\n', ..] => Some(at + 2),
@@ -17,10 +17,10 @@ pub(super) fn end(bytes: &[u8], from: usize) -> Option<usize> {
     })
 }
 
-/// The head in plain form; as it is, if it is none.
+/// The head in plain form. What is no head is returned as it is.
 ///
 /// # Errors
-/// If it has lengths that contradict each other: nobody knows where such an answer ends.
+/// If it has contradicting lengths, since nobody knows then where the answer ends.
 pub(super) fn plain(head: &[u8]) -> Result<Vec<u8>> {
     let text = String::from_utf8_lossy(head);
     let mut lines = text.lines();
@@ -35,7 +35,7 @@ pub(super) fn plain(head: &[u8]) -> Result<Vec<u8>> {
     let [connection, lengths, retry_after, coding] = found;
     let mut fields = vec![("connection", connection.join(", ")), ("transfer-encoding", coding.join(", "))];
     fields.push(("retry-after", retry_after.into_iter().next().unwrap_or_default()));
-    // Where both are given, the coding says where the body ends (RFC 9112, section 6.3).
+    // With both headers, the coding says where the body ends (RFC 9112, section 6.3).
     if coding.is_empty() {
         fields.push(("content-length", one_length(&lengths)?));
     }
@@ -44,7 +44,7 @@ pub(super) fn plain(head: &[u8]) -> Result<Vec<u8>> {
     Ok(format!("{version} {status} \r\n{fields}\r\n").into_bytes())
 }
 
-/// Names and values; a line that begins with white space belongs to the value before it.
+/// Names and values. A line that begins with white space continues the value before it.
 fn fields<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<(&'a str, String)> {
     let mut fields: Vec<(&str, String)> = Vec::new();
     for line in lines {
@@ -59,7 +59,7 @@ fn fields<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<(&'a str, String)> {
     fields
 }
 
-/// The length that is given, however often.
+/// The one length that all values name, however often it is given.
 fn one_length(lengths: &[String]) -> Result<String> {
     let mut all = lengths.iter().flat_map(|value| value.split(',')).map(str::trim);
     let first = all.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Members who are told what has become of their words once it is stored.
+//! Answers to acknowledgements, which members get when they are stored.
 
 use std::collections::VecDeque;
 
@@ -9,21 +9,21 @@ use crate::protocol::consumer::{AckKind, acked, not_acked};
 use crate::protocol::error::ApiError;
 use crate::transport::text_frame;
 
-/// Answers that wait for the store: with more, nothing is sent to members.
+/// Most answers that may wait for the store. With more, members get no events.
 const MAX_ANSWERS: usize = 4096;
 
-/// Who is told once it is stored.
+/// An answer that waits for the store.
 #[derive(Debug)]
 pub struct Answer {
-    /// Also to who has left since.
+    /// The member may have left since, and is answered all the same.
     pub link: MemberLink,
     pub event_id: EventId,
     pub kind: AckKind,
-    /// Told when everything up to this is stored.
+    /// The answer is sent when the state of this revision is stored.
     pub revision: Revision,
 }
 
-/// Members who wait until something is stored.
+/// The answers of a consumer, in the order of their revisions.
 #[derive(Debug, Default)]
 pub struct Answers(VecDeque<Answer>);
 
@@ -32,12 +32,12 @@ impl Answers {
         self.0.push_back(answer);
     }
 
-    /// Whether more wait than may before anything else is sent to members.
+    /// Whether so many wait that members are to get no events.
     pub fn are_too_many(&self) -> bool {
         self.0.len() > MAX_ANSWERS
     }
 
-    /// Answers what is stored (DU-1); returns how many.
+    /// Sends the answers whose changes are stored (DU-1). Returns how many.
     pub fn tell_stored(&mut self, name: &str, stored: Revision) -> usize {
         let mut told = 0;
         while let Some(answer) = self.0.pop_front_if(|answer| answer.revision <= stored) {
@@ -47,7 +47,7 @@ impl Answers {
         told
     }
 
-    /// Nothing of what was said and not answered holds.
+    /// Answers with this error whatever waits: its changes are void.
     pub fn void(&mut self, name: &str, error: &ApiError) {
         self.0.drain(..).for_each(|answer| answer.tell(name, Err(error)));
     }

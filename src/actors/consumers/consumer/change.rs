@@ -1,4 +1,4 @@
-//! What the store is told of the changes of a machine.
+//! The write that stores the changes of a consumer's state.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::domain::priority::Lane;
 use crate::protocol::event_json::delivery_dead;
 use crate::storage::{ConsumerChange, ConsumerRecord, DeadLetter, DeliveryOutcome, Settled, service_name};
 
-/// For `epoch`, of the time `at`.
+/// The changes as a write, made in the fencing epoch `epoch` at the time `at`.
 pub fn change(record: &ConsumerRecord, epoch: i64, changes: &Changes<Event>, at: Timestamp) -> ConsumerChange {
     let (service, name) = (record.service, record.name.as_str());
     let Changes { ack_floor, marks, passed_marks, dead, renewed, revision: _ } = changes;

@@ -1,4 +1,4 @@
-//! Events to members, and what members say of them.
+//! Deliveries to members, and their acknowledgements.
 
 use super::Consumer;
 use super::answers::Answer;
@@ -9,8 +9,8 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::transport::text_frame;
 
 impl Consumer {
-    /// Takes back what was not acknowledged in time and, unless `is_finishing`, gives members what they have room for.
-    /// `given` is told of each event: the number of the delivery, and whether the session has got it.
+    /// Requeues what was not acknowledged in time and, unless `is_finishing`, gives members the events they have room
+    /// for. `given` learns of each event: its id, the number of the delivery, and whether the session got it.
     pub fn deliver(&mut self, now: Timestamp, is_finishing: bool, mut given: impl FnMut(EventId, u32, bool)) {
         let Some(holder) = self.lease.holder_mut() else { return };
         let state = &mut holder.state;
@@ -31,7 +31,7 @@ impl Consumer {
             let frame = text_frame(delivery_text(&item, &self.name, delivery).as_bytes());
             let is_sent = self.members.send_event(member, frame);
             if !is_sent {
-                // It is gone; its session's own word is on its way.
+                // The session is gone; its `Leave` is under way.
                 state.requeue(member, id);
                 state.leave(member);
             }
@@ -39,7 +39,7 @@ impl Consumer {
         }
     }
 
-    /// What a member says of an event; answered when it is stored.
+    /// Applies what a member says of an event. The answer comes when that is stored.
     pub fn settle(&mut self, member: MemberId, request: &AckRequest, now: Timestamp) -> Result<(), ApiError> {
         let AckRequest { event_id: id, kind, .. } = request;
         let name = &self.name;
@@ -70,7 +70,7 @@ impl Consumer {
         if !is_with_member {
             return Err(refuse("is not with this connection: it was never delivered to it, or ack_wait is over"));
         }
-        // Also if it was settled before: perhaps not for long enough to be stored.
+        // An event that was acknowledged before is answered too: that change may not be stored yet.
         let revision = state.revision();
         if let Some(link) = self.members.link(member).cloned() {
             self.answers.push(Answer { link, event_id: *id, kind: *kind, revision });
@@ -78,8 +78,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Tells members that they have to settle something before they get more, if it is time for that; what it is that
-    /// holds them up. `head`: the end of the log.
+    /// If members are held up and it is time to tell them, does so, and returns what holds them up. `head`: the end of
+    /// the log.
     pub fn tell_held_up(&mut self, head: EventId, now: Timestamp) -> Option<HeldBy> {
         let progress = self.counts.delivered + self.counts.acknowledged;
         let holder = self.lease.holder_mut()?;

@@ -8,30 +8,30 @@ use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::storage::Claimed;
 
-/// How long members may have to settle something before they are told that they have to.
+/// How long members may be held up before they are told to acknowledge something.
 const HELD_UP_QUIETLY: Duration = Duration::from_secs(2);
 
-/// The machine, and what it waits for.
+/// The state of the consumer, and the reads under way for it.
 #[derive(Debug)]
 pub struct Holder {
     pub(super) state: ConsumerState<Event>,
-    /// Voids what was written with an earlier one.
+    /// The fencing epoch. Writes of an earlier epoch are void.
     pub(super) epoch: i64,
-    /// Distinguishes the machine from those before it on this node.
+    /// Tells this state from earlier ones of the consumer on this node.
     pub(super) generation: u64,
     /// A page of the log is being read.
     pub(super) is_reading: bool,
-    /// While the store is asked for events made anew: dead ones, and ones made anew, whose end was stored meanwhile.
+    /// While the store is asked for reopened dead letters: those whose end was stored meanwhile.
     claiming: Option<BTreeSet<EventId>>,
     held_up: Option<HeldUp>,
 }
 
-/// Members have to settle something before they get more.
+/// Members have to acknowledge something before they get more.
 #[derive(Debug, Clone, Copy)]
 struct HeldUp {
     by: HeldBy,
     since: Timestamp,
-    /// Deliveries and acknowledgements so far: with another one it is a new case.
+    /// Deliveries and acknowledgements so far. Another number is another case.
     progress: u64,
     is_told: bool,
 }
@@ -41,7 +41,7 @@ impl Holder {
         Self { state, epoch, generation, is_reading: false, claiming: None, held_up: None }
     }
 
-    /// Takes those of `events` for which there is room; all of its events up to `through` are among them.
+    /// Takes those of `events` for which there is room. They are all of its events up to `through`.
     pub fn take(&mut self, filter: Option<&Filter>, events: impl Iterator<Item = Event>, through: EventId) {
         for event in events {
             if filter.is_some_and(|filter| !filter.matches(&event.payload)) {
@@ -56,14 +56,15 @@ impl Holder {
         self.state.advance(through);
     }
 
-    /// The store is asked for events made anew. False if it is being asked.
+    /// The store is asked for reopened dead letters. False if it is being asked already.
     pub fn begin_claim(&mut self) -> bool {
         let begins = self.claiming.is_none();
         self.claiming.get_or_insert_default();
         begins
     }
 
-    /// The store has answered. What has ended meanwhile, or `is_ending`, may be among it.
+    /// Takes the answer of the store. An event that has ended meanwhile, or that `is_ending`, may be in it and is left
+    /// out.
     pub fn end_claim(&mut self, claimed: Vec<Claimed>, is_ending: impl Fn(EventId) -> bool) {
         let ended = self.claiming.take().unwrap_or_default();
         for Claimed { event, attempts, .. } in claimed {
@@ -83,8 +84,8 @@ impl Holder {
         }
     }
 
-    /// Sees whether members have to settle something before they get more; whether it is time to tell them. `has_more`:
-    /// as for [`ConsumerState::held_by`].
+    /// Notes whether members are held up, and returns by what if it is time to tell them. `has_more`: see
+    /// [`ConsumerState::held_by`].
     pub fn see_held_up(&mut self, has_more: bool, progress: u64, now: Timestamp) -> Option<HeldBy> {
         let by = self.state.held_by(has_more);
         let known = self.held_up.filter(|known| Some(known.by) == by && known.progress == progress);
@@ -94,7 +95,7 @@ impl Holder {
         Some(held_up.by)
     }
 
-    /// The bound that keeps members from getting more, as last seen.
+    /// The bound that holds up the members, as of the last look.
     pub fn held_by(&self) -> Option<HeldBy> {
         self.held_up.map(|held_up| held_up.by)
     }

@@ -1,4 +1,4 @@
-//! The members of one consumer: the ways to their sessions.
+//! The members of one consumer, with the links to their sessions.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::domain::consumer::MemberId;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::ApiError;
 
-/// Members of one consumer, at most.
+/// Most members of one consumer.
 pub const MAX_MEMBERS: usize = 1000;
 
 /// See the module.
@@ -45,31 +45,31 @@ impl Members {
         self.0.get(&member)
     }
 
-    /// Whether it may be given an event.
+    /// Whether the member may be given an event.
     pub fn has_room(&self, member: MemberId) -> bool {
         self.0.get(&member).is_some_and(MemberLink::has_room)
     }
 
-    /// Asks those without room to say when they have some. Whether one of them has it already.
+    /// Asks members without room to report when they have some. Returns whether one has it already.
     pub fn await_room(&self) -> bool {
         let full: Vec<_> = self.0.values().filter(|link| !link.has_room()).collect();
         full.iter().for_each(|link| link.await_room());
         full.iter().any(|link| link.has_room())
     }
 
-    /// False if the session is gone.
+    /// Sends an event. False if the session is gone.
     pub fn send_event(&self, member: MemberId, frame: Bytes) -> bool {
         self.0.get(&member).is_some_and(|link| link.send(ToMember::Event(frame)))
     }
 
-    /// Tells these something that they have not asked for.
+    /// Sends a notice to these members.
     pub fn notify(&self, members: impl Iterator<Item = MemberId>, frame: &Bytes) {
         for link in members.filter_map(|member| self.0.get(&member)) {
             link.send(ToMember::Notice(frame.clone()));
         }
     }
 
-    /// There is no going on on their connections.
+    /// Closes their connections.
     pub fn close(&self, reason: CloseReason) {
         for link in self.0.values() {
             link.send(ToMember::Close(reason));

@@ -1,4 +1,4 @@
-//! One consumer: its members, its machine while this node holds its lease, and what is on its way to the store.
+//! One consumer: its members, its state while this node holds its lease, and the writes under way.
 
 mod answers;
 mod change;
@@ -31,21 +31,21 @@ use crate::storage::{Claimed, ConsumerRecord};
 /// See the module.
 pub struct Consumer {
     name: Arc<str>,
-    /// As stored, but for the ack floor and, while this node holds the lease, the epoch.
+    /// As stored, except for the ack floor and, while this node holds the lease, the fencing epoch.
     record: ConsumerRecord,
     pattern: Pattern,
     filter: Option<Filter>,
     topic: TopicId,
     lease: Lease<Holder>,
     members: Members,
-    /// The machine collects what is to be stored, since later changes take the place of earlier ones.
+    /// At most one write: the state itself collects changes, since later ones replace earlier ones.
     writes: PendingWrites<Saving>,
     answers: Answers,
     /// Some of its events were trimmed before they were delivered.
     has_lost: bool,
-    /// To be pumped when the mailbox has been drained.
+    /// It is to be pumped when the mailbox has been drained.
     is_due: bool,
-    /// Whether the store is asked who holds it.
+    /// Whether persistence is being asked for the lease.
     is_asking: bool,
     timer: Option<SpawnHandle>,
     counts: Counts,
@@ -98,7 +98,7 @@ impl Consumer {
         self.record.policy
     }
 
-    /// Delivers like this from now on; the store knows.
+    /// Uses this policy from now on. It is stored already.
     pub fn set_policy(&mut self, policy: ConsumerPolicy) {
         self.record.policy = policy;
         self.lease.holder_mut().into_iter().for_each(|holder| holder.state.set_policy(policy));
@@ -113,7 +113,7 @@ impl Consumer {
         self.has_lost
     }
 
-    /// Whether somebody who asks for this may be a member.
+    /// Whether the sender of this request may be a member.
     pub fn admits(&self, request: &JoinRequest) -> Result<(), ApiError> {
         let ConsumerRecord { name, pattern, filter, .. } = &self.record;
         if request.pattern.as_str() != pattern || request.filter != self.filter {
@@ -142,13 +142,13 @@ impl Consumer {
         self.lease.holder_mut().into_iter().for_each(|holder| holder.state.leave(member));
     }
 
-    /// Ends all memberships, and answers all that was said.
+    /// Ends all memberships, and answers all acknowledgements with the error.
     pub fn end(&mut self, error: &ApiError) {
         self.answers.void(&self.name, error);
         self.members.end(error);
     }
 
-    /// True once until [`Self::pumped`].
+    /// True for the first call until [`Self::pumped`].
     pub fn begin_due(&mut self) -> bool {
         !std::mem::replace(&mut self.is_due, true)
     }
@@ -157,20 +157,20 @@ impl Consumer {
         self.is_due = false;
     }
 
-    /// The timer in place of which `timer` is set.
+    /// Sets the timer, and returns the earlier one.
     pub fn set_timer(&mut self, timer: Option<SpawnHandle>) -> Option<SpawnHandle> {
         std::mem::replace(&mut self.timer, timer)
     }
 
-    /// When there is something to do for it, if nothing else happens.
+    /// When the consumer has something to do, if nothing else happens.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.state().and_then(ConsumerState::next_due)
     }
 }
 
-/// Its lease.
+/// The lease.
 impl Consumer {
-    /// Whether this process, and no other, delivers its events.
+    /// Whether this process delivers its events.
     pub fn is_held(&self) -> bool {
         self.lease.is_held()
     }
@@ -183,17 +183,17 @@ impl Consumer {
         self.lease.holder_mut().filter(|holder| holder.generation == generation)
     }
 
-    /// Whether this is its machine.
+    /// Whether the present state has this number.
     pub fn is_of(&self, generation: u64) -> bool {
         self.lease.holder().is_some_and(|holder| holder.generation == generation)
     }
 
-    /// The epoch for which its changes are made, while it is held.
+    /// The fencing epoch in which changes are made, while this node holds the lease.
     pub fn epoch(&self) -> Option<i64> {
         self.lease.holder().map(|holder| holder.epoch)
     }
 
-    /// The store is asked who holds it. False if it is being asked.
+    /// Persistence is asked for the lease. False if it is being asked already.
     pub fn begin_asking(&mut self) -> bool {
         !std::mem::replace(&mut self.is_asking, true)
     }
@@ -202,8 +202,9 @@ impl Consumer {
         self.is_asking = false;
     }
 
-    /// Whether the store's answer means another machine: it was moved, or others may have changed it. Not if this
-    /// process has taken it back and nobody has had it meanwhile: whoever takes or moves it begins an epoch.
+    /// Whether the grant requires a new state, since the consumer was moved or another process may have changed it.
+    /// That is not so if this process has regained the lease and the epoch has risen by one: every other holder or move
+    /// would have raised it too.
     pub fn is_outdated_by(&self, grant: Grant, epoch: i64) -> bool {
         match self.lease.turn(grant) {
             Turn::Kept => self.epoch() != Some(epoch),
@@ -213,51 +214,51 @@ impl Consumer {
         }
     }
 
-    /// Goes on in this epoch, which nobody else has had.
+    /// Continues in this epoch, which no other process has had.
     pub fn keep(&mut self, epoch: i64) {
         self.lease.holder_mut().into_iter().for_each(|holder| holder.epoch = epoch);
     }
 
-    /// It was moved: goes on from what is stored.
+    /// The consumer was moved: continues with what is stored.
     pub fn moved(&mut self, record: ConsumerRecord, lease: Lease<Holder>) {
         self.has_lost = false;
         self.record = record;
         self.replace(lease);
     }
 
-    /// Goes on with this machine, or with none.
+    /// Continues with the state of this lease, or as a follower.
     pub fn replace(&mut self, lease: Lease<Holder>) {
         self.lease = lease;
         self.writes.rested();
         if let Some(holder) = self.lease.holder_mut() {
             self.members.ids().for_each(|member| holder.state.join(member));
         }
-        // What was said of events to the machine before this one is void.
+        // Acknowledgements of events that the earlier state has delivered are void.
         let moved = "the durable subscription was moved, or is at another node now";
         self.answers.void(&self.name, &ApiError::new(ErrorCode::NotDelivered, moved));
     }
 }
 
-/// Events from the log.
+/// Reading the log.
 impl Consumer {
-    /// Every event up to here was taken, while it is held.
+    /// Every event up to here was taken from the log, while this node holds the lease.
     pub fn cursor(&self) -> Option<EventId> {
         self.state().map(ConsumerState::cursor)
     }
 
-    /// Whether a page is being read.
+    /// Whether a page of the log is being read.
     pub fn is_reading(&self) -> bool {
         self.lease.holder().is_some_and(|holder| holder.is_reading)
     }
 
-    /// Takes those of `events` for which there is room; all of its events up to `through` are among them.
+    /// Takes those of `events` for which there is room. They are all of its events up to `through`.
     pub fn take(&mut self, events: impl Iterator<Item = Event>, through: EventId) {
         if let Some(holder) = self.lease.holder_mut() {
             holder.take(self.filter.as_ref(), events, through);
         }
     }
 
-    /// From where on a page is to be read for which machine, if it is behind and has room.
+    /// If it is behind and has room: after which event a page is to be read, and for which state.
     pub fn begin_read(
         &mut self,
         head: EventId,
@@ -273,24 +274,24 @@ impl Consumer {
         Some((after, holder.generation))
     }
 
-    /// The page was read, or not. False if the machine has given way to another.
+    /// The read has ended. False if the state was replaced meanwhile.
     pub fn end_read(&mut self, generation: u64) -> bool {
         let holder = self.holder_of(generation);
         holder.map(|holder| holder.is_reading = false).is_some()
     }
 
-    /// The log begins after what it was to have. Whether that is new.
+    /// Notes that the log begins after events that the consumer was to have. Returns whether that is new.
     pub fn lose(&mut self) -> bool {
         !std::mem::replace(&mut self.has_lost, true)
     }
 
-    /// For which machine the store is to be asked for events made anew, unless it is being asked.
+    /// If the store is to be asked for reopened dead letters: for which state.
     pub fn begin_claim(&mut self) -> Option<u64> {
         let holder = self.lease.holder_mut()?;
         holder.begin_claim().then_some(holder.generation)
     }
 
-    /// False if the machine has given way to another.
+    /// Takes the answer of the store. False if the state was replaced meanwhile.
     pub fn end_claim(&mut self, generation: u64, claimed: Vec<Claimed>) -> bool {
         let holder = self.lease.holder_mut().filter(|holder| holder.generation == generation);
         holder
@@ -299,19 +300,19 @@ impl Consumer {
     }
 }
 
-/// What is seen of it.
+/// What operators see of it.
 impl Consumer {
-    /// Every event up to here is settled.
+    /// Every event up to here is acknowledged.
     pub fn ack_floor(&self) -> EventId {
         self.state().map_or(self.record.ack_floor, ConsumerState::ack_floor)
     }
 
-    /// What has become of an event here, while it is held.
+    /// What has become of an event, while this node holds the lease.
     pub fn fate(&self, id: EventId) -> Option<(Fate, u32)> {
         self.state().map(|state| state.fate(id))
     }
 
-    /// Says how far it is.
+    /// The state for operators.
     pub fn status(&self) -> ConsumerStatus {
         let state = self.state();
         ConsumerStatus {

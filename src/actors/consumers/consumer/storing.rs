@@ -1,4 +1,4 @@
-//! What of a consumer is on its way to the store.
+//! The changes of a consumer on their way to the store.
 
 use super::Consumer;
 use super::change::change;
@@ -6,21 +6,21 @@ use crate::domain::consumer::{Changes, ConsumerState, Dead};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::storage::ConsumerChange;
 
-/// How a transaction ended.
+/// How a transaction has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Stored,
-    /// Not stored: the writer has too much to do.
+    /// Not stored, since the writer's mailbox was full or the writer absent.
     NotSent,
-    /// Stored or not, nobody knows.
+    /// Stored or not: that is unknown.
     Failed,
-    /// Not stored, and never to be.
+    /// Not stored, since the fencing epoch has passed.
     Void,
 }
 
 /// What follows from the end of a transaction.
 pub enum Saved {
-    /// Its machine has given way to another: nothing is left to do about it.
+    /// The state was replaced meanwhile, so nothing is left to do.
     Outdated,
     Stored {
         generation: u64,
@@ -29,7 +29,7 @@ pub enum Saved {
     },
     /// Another node holds the lease, or an operator has moved the consumer.
     Moved,
-    /// To be stored once more, after a while.
+    /// The changes are to be stored again after a pause.
     Again {
         generation: u64,
     },
@@ -39,13 +39,13 @@ pub enum Saved {
 #[derive(Debug)]
 pub(super) struct Saving {
     changes: Changes<Event>,
-    /// Of the machine that has made them.
+    /// The number of the state that has made them.
     generation: u64,
     epoch: i64,
 }
 
 impl Saving {
-    /// Whether it says how this event ended, one that is dead or was made anew.
+    /// Whether it stores the end of this event, as a dead letter or a reopened one.
     pub(super) fn ends(&self, id: EventId) -> bool {
         self.changes.dead.iter().any(|dead| dead.id == id)
             || self.changes.renewed.iter().any(|(renewed, _)| *renewed == id)
@@ -53,19 +53,19 @@ impl Saving {
 }
 
 impl Consumer {
-    /// Answers what is stored; returns how many.
+    /// Sends the answers whose changes are stored. Returns how many.
     pub fn tell_stored(&mut self) -> usize {
         let Some(holder) = self.lease.holder() else { return 0 };
         self.answers.tell_stored(&self.name, holder.state.stored())
     }
 
-    /// Whether something is to be stored now: what cannot wait or, if `all`, anything.
+    /// Whether a write is due: for what cannot wait or, with `all`, for any change.
     pub fn has_to_save(&self, all: bool) -> bool {
         let is_due = |state: &ConsumerState<Event>| state.has_changes() || all && state.is_dirty();
         self.writes.is_idle() && self.state().is_some_and(is_due)
     }
 
-    /// What is to be stored, until [`Self::saved`].
+    /// Begins a write, which ends with [`Self::saved`].
     pub fn begin_save(&mut self, now: Timestamp) -> Option<ConsumerChange> {
         let holder = self.lease.holder_mut().filter(|_| self.writes.is_idle())?;
         let (generation, epoch) = (holder.generation, holder.epoch);
@@ -76,7 +76,7 @@ impl Consumer {
         Some(change)
     }
 
-    /// The transaction has ended like this.
+    /// Takes the end of the transaction.
     pub fn saved(&mut self, end: End) -> Option<Saved> {
         let Saving { changes, generation, epoch } = self.writes.ended().pop()?;
         let Some(holder) = self.lease.holder_mut().filter(|holder| holder.generation == generation) else {
@@ -90,8 +90,8 @@ impl Consumer {
             }
             End::Void if epoch == holder.epoch && !self.is_asking => Saved::Moved,
             End::NotSent | End::Failed | End::Void => {
-                // Stored or not: it is written once more, unless that is void. What is void in an epoch that has passed
-                // may be good in the next one, if that is of this process too: the store is asked just now.
+                // Whether they were stored or not, the changes are written again. What is void in a passed epoch may be
+                // valid in the next one, if this process holds that too; persistence is just being asked.
                 holder.state.restore(changes);
                 self.writes.rest();
                 Saved::Again { generation }
@@ -99,7 +99,7 @@ impl Consumer {
         })
     }
 
-    /// It may be stored again. False if the machine has given way to another.
+    /// The pause is over. False if the state was replaced meanwhile.
     pub fn rested(&mut self, generation: u64) -> bool {
         let is_same = self.holder_of(generation).is_some();
         if is_same {
@@ -108,7 +108,7 @@ impl Consumer {
         is_same
     }
 
-    /// Whether all is stored.
+    /// Whether all changes are stored.
     pub fn is_saved(&self) -> bool {
         self.writes.under_way().is_empty() && self.state().is_none_or(|state| !state.is_dirty())
     }

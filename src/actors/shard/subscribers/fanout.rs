@@ -1,8 +1,9 @@
 //! Fan-out of a committed batch to the live subscribers of a shard.
 //!
-//! Per event: one look-up of the topics it matches. Per topic: its frames of the whole batch, joined once and shared;
-//! those who filter alike share in the same way. Per subscriber: one push. Only subscribers with several subscriptions are looked
-//! at event by event, because a frame reaches a connection once however many of its patterns match.
+//! For each event, the topics that match it are looked up once. For each topic, the frames of the whole batch are
+//! joined once and shared; subscribers with equal filters share too. Each subscriber gets one push. Only subscribers
+//! with several subscriptions are handled event by event, because a connection gets a frame once, however many of its
+//! patterns match.
 
 use bytes::Bytes;
 use slab::Slab;
@@ -20,22 +21,22 @@ use crate::protocol::subscription::Envelope;
 use crate::protocol::wire::{Bundle, Wire};
 use crate::transport::ShardQueues;
 
-/// What a fan-out did.
+/// What a fan-out has queued.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
     pub frames: u64,
     pub bytes: u64,
 }
 
-/// Working memory, kept between batches.
+/// Working memory that is kept between batches.
 #[derive(Debug, Default)]
 pub struct FanOut {
-    /// For each topic the events of the batch that match it.
+    /// For each topic, the events of the batch that match it.
     hits: Vec<Vec<u32>>,
     touched: Vec<TopicId>,
-    /// Topics of the event name looked up last; batches tend to repeat names.
+    /// The topics of the last event name. Batches tend to repeat names.
     same_name: Vec<TopicId>,
-    /// Frames for subscribers with several subscriptions: (subscriber, event, envelope).
+    /// Frames for subscribers with several subscriptions: key of the subscriber, event, and envelope.
     mixed: Vec<(usize, u32, Envelope)>,
     /// The events of the batch that pass filters.
     filtered: Vec<Hit>,
@@ -43,8 +44,8 @@ pub struct FanOut {
 }
 
 impl FanOut {
-    /// Queues the batch for every live subscriber that wants it. Subscribers without room are left behind at `head`, the
-    /// position before the batch, and put into `behind`.
+    /// Queues the batch for the live subscribers that want it. Subscribers without room are put into `behind`, and
+    /// catch up from `head`, the position before the batch.
     pub fn deliver(
         &mut self,
         batch: &LogBatch,
@@ -73,8 +74,8 @@ impl FanOut {
         target.tally
     }
 
-    /// Queues the events at `hits` for all of `members` who are live; notes them down for those who may have them
-    /// from another subscription too.
+    /// Queues the events at `hits` for the live ones of `members`. For members with other subscriptions, which may
+    /// match too, they are noted in `mixed`.
     fn queue(&mut self, batch: &LogBatch, hits: &[u32], members: &[Member], target: &mut Target<'_>) {
         let mut joined = Joined { batch, hits, slots: Default::default() };
         let mut pushes = 0;
@@ -122,7 +123,7 @@ impl FanOut {
     }
 
     fn recycle(&mut self, topic: TopicId, mut hits: Vec<u32>) {
-        /// A batch of thousands is rare; its memory need not stay with every topic.
+        /// A batch of thousands is rare, so its memory is released.
         const KEPT: usize = 64;
         if hits.capacity() <= KEPT {
             hits.clear();
@@ -135,7 +136,7 @@ impl FanOut {
         for of_subscriber in self.mixed.chunk_by(|a, b| a.0 == b.0) {
             let key = of_subscriber[0].0;
             let wire = target.slots[key].connection.wire;
-            // Within one event the greatest envelope is last: it is the one that counts.
+            // Of one event the greatest envelope is last, and that one is sent.
             let due = || {
                 of_subscriber.chunk_by(|a, b| a.1 == b.1).filter_map(|same| same.last()).map(|(_, k, envelope)| {
                     let event = &batch.events[*k as usize];
@@ -158,7 +159,7 @@ impl FanOut {
     }
 }
 
-/// Where a fan-out goes.
+/// The subscribers that a fan-out reaches.
 struct Target<'a> {
     /// The position before the batch.
     head: EventId,
@@ -177,7 +178,7 @@ impl Target<'_> {
     }
 }
 
-/// What may still be queued.
+/// The bounds of what may be queued.
 #[derive(Clone, Copy)]
 pub struct Room<'a> {
     pub queues: &'a ShardQueues,
@@ -187,8 +188,8 @@ pub struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Queues `frames` for a subscriber if its own bound and that of all allow it. A subscriber that waits for nothing may
-    /// always have one push, however large, unless the bound of all is reached.
+    /// Queues `frames` if the bounds of the subscriber and of all subscribers allow it. A subscriber with an empty
+    /// queue may have one push of any size, unless the bound of all is reached.
     pub fn push(&self, subscriber: &mut Subscriber, frames: &Bytes, count: usize) -> bool {
         let send_queue = &subscriber.connection.send_queue;
         let queued = send_queue.queued_bytes();
@@ -202,7 +203,7 @@ impl Room<'_> {
     }
 }
 
-/// The frames of one topic's events, joined when first needed.
+/// The frames of one topic's events, joined when they are first needed.
 struct Joined<'a> {
     batch: &'a LogBatch,
     hits: &'a [u32],

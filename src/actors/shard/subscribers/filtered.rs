@@ -1,6 +1,6 @@
-//! The subscribers with filters: which of them an event passes, decided once for all who filter alike.
+//! The subscribers with filters. Whether an event passes a filter is decided once for all subscribers with that filter.
 //!
-//! A payload is read at most once, and only if somebody who subscribed to its name has a filter.
+//! A payload is parsed at most once, and only if a subscriber to its name has a filter.
 
 use std::collections::HashMap;
 
@@ -18,16 +18,16 @@ pub struct FilteredMembers {
 #[derive(Debug, Default)]
 struct FilteredTopic {
     filters: FilterSet,
-    /// By the handle of their filter.
+    /// The subscribers of each filter, by its handle.
     members: Vec<Vec<Member>>,
 }
 
-/// An event of a batch passes a filter. Ordered so that those of one filter are together, in the order of events.
+/// An event of a batch passes a filter. The order keeps the events of one filter together, in their own order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hit {
     pub topic: TopicId,
     pub filter: FilterId,
-    /// Its place in the batch.
+    /// The index of the event in the batch.
     pub event: u32,
 }
 
@@ -60,12 +60,12 @@ impl FilteredMembers {
         members[id].iter_mut().filter(|member| member.slot == slot).for_each(|member| member.envelope = envelope);
     }
 
-    /// Those who subscribed to `topic` with one filter.
+    /// The subscribers of `topic` with this filter.
     pub fn members(&self, topic: TopicId, filter: FilterId) -> &[Member] {
         self.topics.get(&topic).and_then(|of| of.members.get(filter)).map_or(&[], |members| members)
     }
 
-    /// Adds to `hits` the filters of `topics` that `payload`, of the event at `event` in its batch, passes.
+    /// Adds to `hits` the filters of `topics` that `payload` passes. `event` is its index in the batch.
     pub fn try_event(
         &self,
         topics: &[TopicId],
