@@ -1,27 +1,29 @@
 //! Consumers (durable subscriptions): their ack floors, and the marks of events above them.
 
-use diesel::dsl::{exists, sql};
-use diesel::sql_types::Bool;
-use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _, upsert::excluded};
+mod progress;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use diesel::dsl::{exists, sql};
+use diesel::sql_types::Bool;
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
+
 use crate::domain::consumer::{ConsumerPolicy, Mark};
-use crate::domain::delivery::{DeadReason, DeliveryState};
-use crate::domain::event::{EventId, NewEvent, Timestamp};
+use crate::domain::event::{EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::lease::Grant;
 use crate::domain::name::EventName;
 use crate::domain::pattern::Pattern;
-use crate::domain::priority::Lane;
 use crate::domain::routes::ServiceId;
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::outbox::{DeliveryOutcome, free_service_id, service_name, settle};
+use super::outbox::{free_service_id, service_name};
 use super::schema::{deliveries, delivery_attempts, delivery_jobs, durable_marks, durables, services};
-use crate::telemetry::faults::{self, FaultPoint};
+
+pub(super) use progress::change;
+pub use progress::{ConsumerChange, DeadLetter};
 
 /// A consumer that is to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,22 +76,6 @@ pub struct LeasedConsumer {
     pub has_renewed: bool,
 }
 
-/// What the holder of a lease stores of the progress of its consumer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsumerChange {
-    pub service: ServiceId,
-    /// The fencing epoch for which this was decided. If the consumer has another one by now, the change is void.
-    pub fencing_epoch: i64,
-    pub ack_floor: EventId,
-    pub marks: Vec<(EventId, Mark)>,
-    pub passed_marks: Vec<EventId>,
-    pub dead: Vec<DeadLetter>,
-    /// The outcomes of deliveries that a redrive had made open again.
-    pub renewed: Vec<DeliveryOutcome>,
-    /// Events of the Event Handler itself that report on this consumer.
-    pub events: Vec<NewEvent>,
-}
-
 /// A change of a consumer by an operator or a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Alteration {
@@ -97,19 +83,6 @@ pub enum Alteration {
     /// Moves the ack floor to this event.
     Seek(EventId),
     Delete,
-}
-
-/// An event that a consumer has given up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    pub event_id: EventId,
-    pub lane: Lane,
-    pub key: Option<String>,
-    pub deliveries: u32,
-    pub reason: DeadReason,
-    /// The reason in a few words.
-    pub error: String,
-    pub at: Timestamp,
 }
 
 type Row = (ServiceId, String, String, Option<String>, i64, i64, i64, i32, i32, i64);
@@ -329,86 +302,5 @@ fn delete_deliveries(connection: &mut Connection, service: ServiceId, ack_floor:
     on_backend!(connection, c => diesel::delete(attempts).execute(c))?;
     let of_it = deliveries::table.filter(deliveries::service.eq(service)).filter(deliveries::event_id.gt(ack_floor));
     on_backend!(connection, c => diesel::delete(of_it).execute(c))?;
-    Ok(())
-}
-
-/// Stores a change, except for its events. Returns false and writes nothing if the change is void.
-pub(super) fn change(connection: &mut Connection, change: &ConsumerChange) -> Result<bool, StoreError> {
-    /// Rows of one statement; both backends allow as many parameters.
-    const ROWS: usize = 1000;
-    let ConsumerChange { service, fencing_epoch, ack_floor, marks, passed_marks, dead, renewed, events: _ } = change;
-    if faults::strikes(FaultPoint::EpochRefused) {
-        return Ok(false);
-    }
-    let current = durables::table.filter(durables::service.eq(service)).filter(durables::epoch.eq(fencing_epoch));
-    let update = diesel::update(current).set(durables::floor.eq(ack_floor));
-    if on_backend!(connection, c => update.execute(c))? == 0 {
-        return Ok(false);
-    }
-    for ids in passed_marks.chunks(ROWS) {
-        let marks =
-            durable_marks::table.filter(durable_marks::service.eq(service)).filter(durable_marks::event_id.eq_any(ids));
-        on_backend!(connection, c => diesel::delete(marks).execute(c))?;
-    }
-    for (id, mark) in marks {
-        let deliveries = match mark {
-            Mark::Settled => 0,
-            Mark::Delivered(deliveries) => i32::try_from(*deliveries).unwrap_or(i32::MAX),
-        };
-        let row = (
-            durable_marks::service.eq(service),
-            durable_marks::event_id.eq(id),
-            durable_marks::deliveries.eq(deliveries),
-        );
-        on_backend!(connection, c => {
-            diesel::insert_into(durable_marks::table)
-                .values(row)
-                .on_conflict((durable_marks::service, durable_marks::event_id))
-                .do_update()
-                .set(durable_marks::deliveries.eq(excluded(durable_marks::deliveries)))
-                .execute(c)
-        })?;
-    }
-    dead.iter().try_for_each(|letter| insert_dead_letter(connection, *service, letter))?;
-    settle(connection, &[renewed])?;
-    Ok(true)
-}
-
-fn insert_dead_letter(connection: &mut Connection, service: ServiceId, letter: &DeadLetter) -> Result<(), StoreError> {
-    let DeadLetter { event_id, lane, key, deliveries: attempts, reason, error, at } = letter;
-    let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
-    let outcome = (
-        deliveries::state.eq(DeliveryState::Dead as i16),
-        deliveries::lane.eq(*lane as i16),
-        deliveries::due_at.eq(0),
-        deliveries::attempts.eq(attempts),
-        deliveries::finished_at.eq(at.0),
-        deliveries::reason.eq(reason.as_str()),
-    );
-    let row = (
-        deliveries::event_id.eq(event_id),
-        deliveries::service.eq(service),
-        deliveries::key.eq(key.as_deref()),
-        outcome,
-    );
-    on_backend!(connection, c => {
-        diesel::insert_into(deliveries::table)
-            .values(row)
-            .on_conflict((deliveries::event_id, deliveries::service))
-            .do_update()
-            .set(outcome)
-            .execute(c)
-    })?;
-    let attempt = (
-        delivery_attempts::event_id.eq(event_id),
-        delivery_attempts::service.eq(service),
-        delivery_attempts::attempt.eq(attempts),
-        delivery_attempts::finished_at.eq(at.0),
-        delivery_attempts::took_us.eq(0),
-        delivery_attempts::reason.eq(&**error),
-    );
-    on_backend!(connection, c => {
-        diesel::insert_into(delivery_attempts::table).values(attempt).on_conflict_do_nothing().execute(c)
-    })?;
     Ok(())
 }
