@@ -2,7 +2,7 @@
 //!
 //! It claims due deliveries from the store, posts them, and has persistence store how the attempts ended. In memory it
 //! keeps only the deliveries in hand; the store has all of them. The
-//! [`Dispatcher`](crate::domain::dispatch::Dispatcher) makes all decisions, which are carried out here.
+//! [`Dispatcher`] makes all decisions, which are carried out here.
 //!
 //! - CL-4: a delivery counts as in flight from its request until its outcome is stored. At most as many requests as the
 //!   concurrency allows are under way, and at most 256 outcomes wait to be stored. A crash repeats no other deliveries.

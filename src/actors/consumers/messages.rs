@@ -28,7 +28,7 @@ pub struct MemberLink {
     underway: Arc<Underway>,
 }
 
-/// The events under way to a session. [`MAX_UNDERWAY`] bounds their bytes, and so the channel.
+/// The events under way to a session. `MAX_UNDERWAY` bounds their bytes, and so the channel.
 #[derive(Debug, Default)]
 pub struct Underway {
     bytes: AtomicUsize,

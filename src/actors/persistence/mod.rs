@@ -62,7 +62,7 @@ pub struct PersistenceParts {
     pub router: Mailbox<EventsCommitted>,
     pub retention: RetentionPolicy,
     pub services: ServiceSlots,
-    /// See [`ServiceRegistry::new`].
+    /// Notified when dead letters of consumers were reopened.
     pub renewed: Arc<tokio::sync::Notify>,
     pub position: Arc<LogPosition>,
     pub backlog: Arc<Backlog>,
