@@ -247,8 +247,8 @@ impl Node {
         wait_until(|| (0..workers).all(|number| actors.get(&format!("shard/{number}")))).await;
     }
 
-    /// Says good-bye to the clients and commits what waits. New requests are answered with 503 up to the end: whoever
-    /// asks is told to go elsewhere, rather than left in the queue of a socket that nobody accepts from.
+    /// Closes the sessions, finishes deliveries and commits what waits. New requests get 503 up to the end, which tells
+    /// the caller to go elsewhere; in the queue of a socket that nobody accepts from it would wait.
     pub async fn drain(&self, server: &ServerHandle, grace: Duration) {
         self.edge.health.start_draining();
         // What is not over by then takes a moment to end, and that is to be within the grace period too.

@@ -1,4 +1,4 @@
-//! Endless answers: HTTP writes the head, and the bytes that follow come from an send queue, as for a WebSocket.
+//! Endless answers: HTTP writes the head, and the bytes that follow come from a send queue, as for a WebSocket.
 //!
 //! The body is not chunked but ends with the connection. So its pieces can be shared with other connections, and
 //! HTTP/1.0 will do.

@@ -62,7 +62,7 @@ pub async fn read(req: &HttpRequest, edge: &Edge, events: EventQuery, wait: Dura
         // The request is registered before the log is read, so that an event committed meanwhile wakes it.
         let waiting = match &place {
             Some(_) => LongPoll::begin(&edge.worker, &events.patterns).await,
-            None => None,
+            None => Err(ApiError::transient(ErrorCode::Overloaded, "as many requests wait as may wait")),
         };
         let known = parts.position.last();
         let turn = reads.acquire().await;
@@ -71,9 +71,7 @@ pub async fn read(req: &HttpRequest, edge: &Edge, events: EventQuery, wait: Dura
         if !page.events.is_empty() || Instant::now() >= deadline || parts.health.is_draining() {
             return Ok(page);
         }
-        let Some(mut waiting) = waiting else {
-            return Err(ApiError::transient(ErrorCode::Overloaded, "as many requests wait as may wait"));
-        };
+        let mut waiting = waiting?;
         let woken = tokio::select! {
             woken = waiting.woken() => woken,
             () = tokio::time::sleep_until(deadline) => false,

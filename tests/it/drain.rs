@@ -76,6 +76,22 @@ fn no_delivery_begins_while_subscribers_leave() {
     assert!(!server.log_text().contains("actor failed"), "{}", server.log_text());
 }
 
+/// The restart of the client is due while the process waits for a subscriber that leaves its close frame unanswered.
+#[test]
+fn no_client_is_restarted_while_subscribers_leave() {
+    let service = Service::answering(|_| Answer::Status(200));
+    let builder = Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__SUPERVISION__BACKOFF", "500ms");
+    let mut server = service.configure(builder, "billing", &[]).start();
+    let _silent = server.ws();
+    server.post("/admin/fault/client", "").data();
+    server.wait_for_log(|line| line["msg"] == "actor failed, restarting");
+    server.publish("a", json!({}));
+    server.signal_terminate();
+    assert_eq!(server.wait_for_exit().code(), Some(0), "{}", server.log_text());
+    assert!(!server.log_text().contains("actor restarted"), "{}", server.log_text());
+    assert_eq!(service.deliveries().len(), 0);
+}
+
 #[test]
 fn a_drain_can_be_taken_back() {
     let server = Server::start(Backend::Sqlite);

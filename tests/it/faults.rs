@@ -108,6 +108,8 @@ fn sessions_of_a_failed_shard_are_sent_back_and_miss_nothing() {
         for (follower, expected) in followers.iter().zip(&expected) {
             assert_eq!(follower.closes(), *expected);
         }
+        let closes = expected.iter().flatten().count() as f64;
+        assert_eq!(metric(&server, "event_handler_closes_total{code=\"4201\"} "), closes);
         // The others may all have gone to the other shard.
         let mut late = Vec::new();
         eventually("somebody is on the shard again", || {

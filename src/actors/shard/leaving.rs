@@ -37,6 +37,8 @@ impl Drop for Shard {
         for subscriber in self.subscribers.iter() {
             subscriber.connection.close(CloseReason::ActorRestarted);
         }
+        let code = CloseReason::ActorRestarted.code().to_string();
+        self.parts.metrics.closes.with_label_values(&[&code]).inc_by(self.subscribers.len() as u64);
         self.parts.metrics.sessions.sub(self.subscribers.len() as i64);
         let subscriptions: usize = self.subscribers.iter().map(|subscriber| subscriber.subscriptions.len()).sum();
         self.parts.metrics.subscriptions.sub(subscriptions as i64);

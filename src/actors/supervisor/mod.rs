@@ -102,6 +102,10 @@ impl Supervisor {
             Verdict::RestartAfter(delay) => {
                 log::error!(actor = name.as_str(), reason, delay_ms = delay.as_millis() as u64; "actor failed, restarting");
                 ctx.run_later(delay, move |this, ctx| {
+                    // The others are needed to the end; a new client would begin deliveries.
+                    if this.is_finishing && id.kind == ActorKind::Client {
+                        return;
+                    }
                     this.start(id, ctx);
                     log::info!(actor = name.as_str(); "actor restarted");
                 });

@@ -17,7 +17,7 @@ use crate::transport::waking::{remember, wake};
 const WRITES_PER_TURN: usize = 128;
 const BYTES_PER_TURN: usize = 1024 * 1024;
 
-/// How the shard knows an send queue.
+/// How the shard knows a send queue.
 pub type SendQueueKey = usize;
 
 /// See the module.

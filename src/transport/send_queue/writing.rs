@@ -1,4 +1,4 @@
-//! How an send queue comes to its socket, empties itself into it, and leaves it.
+//! How a send queue comes to its socket, empties itself into it, and leaves it.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
