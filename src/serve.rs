@@ -123,6 +123,7 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
                 }
             }
             reason = node.edge.health.store.unusable() => return Err(unusable(reason)),
+            () = node.edge.cluster.name_taken() => return Err(ServeError::Config(name_taken(&config, node.edge.cluster.name()))),
             reason = &mut escalation => {
                 let reason = reason.unwrap_or_else(|_| "the supervisor failed".into());
                 return Err(ServeError::Escalated(reason));
@@ -136,6 +137,11 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
     node.close_store().await;
     log::info!(last_id = node.edge.position.last(); "stopped");
     Ok(())
+}
+
+fn name_taken(config: &Config, name: &str) -> ConfigError {
+    let reason = format!("another node is running as {name:?}: give this one a name of its own");
+    config.error_at("node.name", reason)
 }
 
 /// Waits for a process that uses the same SQLite file to end, for as long as it may take to drain. None: told to stop

@@ -3,6 +3,7 @@
 //! ```text
 //! supervisor                 starts, watches, restarts; answers for the tree
 //! ├─ persistence        1    the only writer: group commit, commit order, retention
+//! ├─ membership         1    this node among the others: renews its membership, by which it holds its leases
 //! ├─ router             1    passes committed batches to the shards and the consumers
 //! ├─ consumers          1    durable subscriptions: who has which event, ack floors
 //! ├─ shard/<n>          n    one per HTTP worker: subscriptions, fan-out, catch-up
@@ -15,13 +16,15 @@
 //!
 //! [`registry`] has the addresses. [`worker`] has what lives on each HTTP thread beside its actors, and [`connection`]
 //! what a session and its shard share. Several actors use the rest: the [time](clock), the [end of the
-//! log](log_position), what is [known of a service](service_slot), and how often events were [pushed](push_log).
+//! log](log_position), the [other nodes](cluster), what is [known of a service](service_slot), and how often events were [pushed](push_log).
 
 pub mod client;
 pub mod clock;
+pub mod cluster;
 pub mod connection;
 pub mod consumers;
 pub mod log_position;
+pub mod membership;
 pub mod persistence;
 pub mod push_log;
 pub mod registry;

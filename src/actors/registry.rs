@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 
 use super::client::Client;
 use super::consumers::Consumers;
+use super::membership::Membership;
 use super::persistence::Persistence;
 use super::router::Router;
 use super::shard::Shard;
@@ -27,6 +28,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct Registry {
     pub supervisor: Addr<Supervisor>,
     pub persistence: Address<Persistence>,
+    pub membership: Address<Membership>,
     pub router: Address<Router>,
     pub consumers: Address<Consumers>,
     /// One for each HTTP worker.
@@ -41,6 +43,7 @@ impl Registry {
         Self {
             supervisor,
             persistence: Address::vacant(),
+            membership: Address::vacant(),
             router: Address::vacant(),
             consumers: Address::vacant(),
             shards: (0..workers).map(|_| Address::vacant()).collect(),

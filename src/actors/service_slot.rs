@@ -28,6 +28,8 @@ pub struct ServiceSlot {
     /// The longest time between two attempts.
     pub longest_wait: Duration,
     registered: Mutex<Option<Registered>>,
+    /// Whether this node delivers to the service: the figures of others would be wrong, and would be added up.
+    is_held: AtomicBool,
     pending: [AtomicI64; Lane::COUNT],
     dead: AtomicI64,
     /// Deliveries may have been reopened.
@@ -45,6 +47,7 @@ impl ServiceSlot {
             start_from: service.start_from,
             longest_wait,
             registered: Mutex::default(),
+            is_held: AtomicBool::new(false),
             pending: Default::default(),
             dead: AtomicI64::new(0),
             renewed: AtomicBool::new(false),
@@ -113,16 +116,27 @@ impl ServiceSlot {
             self.pending[at].store(counted.waiting[at] + counted.retrying[at], Ordering::Relaxed);
         }
         self.dead.store(counted.dead, Ordering::Relaxed);
+        self.is_held.store(true, Ordering::Relaxed);
+    }
+
+    /// Another node delivers to the service, and has its figures.
+    pub fn follow(&self) {
+        self.set(&Pending::default());
+        self.is_held.store(false, Ordering::Relaxed);
     }
 
     /// Adds open deliveries in `lane`.
     pub fn add(&self, lane: Lane, count: i64) {
-        self.pending[lane.index()].fetch_add(count, Ordering::Relaxed);
+        if self.is_held.load(Ordering::Relaxed) {
+            self.pending[lane.index()].fetch_add(count, Ordering::Relaxed);
+        }
     }
 
     /// Adds dead deliveries.
     pub fn add_dead(&self, count: i64) {
-        self.dead.fetch_add(count, Ordering::Relaxed);
+        if self.is_held.load(Ordering::Relaxed) {
+            self.dead.fetch_add(count, Ordering::Relaxed);
+        }
     }
 
     /// Open deliveries in each lane, with those that wait for a retry.

@@ -30,8 +30,9 @@ pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
 pub use self::secret::{DatabaseUrl, SecretUrl};
 pub use self::sections::{
-    AdminConfig, ConsumersConfig, Durability, LogConfig, LogFormat, ProxyHeader, PublishConfig, RedisConfig,
-    RetentionConfig, ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
+    AdminConfig, ConsumersConfig, Durability, LogConfig, LogFormat, NodeConfig, ProxyHeader, PublishConfig,
+    RedisConfig, RetentionConfig, ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig, SupervisionConfig,
+    UnknownFields,
 };
 pub use self::services::{ServiceConfig, StartFrom};
 pub use self::units::{Size, Span};
@@ -44,6 +45,7 @@ pub const FILE_VARIABLE: &str = "EVENT_HANDLER_CONFIG";
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub environment: String,
+    pub node: NodeConfig,
     pub server: ServerConfig,
     pub store: StoreConfig,
     pub publish: PublishConfig,

@@ -2,7 +2,7 @@
 //!
 //! No field has a default here: a key missing from `config/default.toml` would stop every start.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -16,6 +16,36 @@ use super::units::{
 };
 use crate::domain::network::Network;
 use crate::domain::secret::Secret;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Empty: see [`Self::name_at`].
+    #[serde(deserialize_with = "node_name")]
+    pub name: String,
+    /// None: see [`Self::url_at`].
+    #[serde(deserialize_with = "http_url")]
+    pub url: Option<SecretUrl>,
+}
+
+impl NodeConfig {
+    /// The name of the node that listens on `address`, on a machine of this name.
+    pub fn name_at(&self, address: SocketAddr, machine: &str) -> String {
+        if self.name.is_empty() { format!("{machine}:{}", address.port()) } else { self.name.clone() }
+    }
+
+    /// The URL of the node that listens on `address`, on a machine of this name; without a slash at its end.
+    pub fn url_at(&self, address: SocketAddr, machine: &str) -> String {
+        if let Some(url) = &self.url {
+            return url.expose().as_str().trim_end_matches('/').to_owned();
+        }
+        if address.ip().is_unspecified() {
+            format!("http://{machine}:{}", address.port())
+        } else {
+            format!("http://{address}")
+        }
+    }
+}
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -242,6 +272,16 @@ fn host_names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Erro
         None => Ok(names),
         Some(name) => Err(D::Error::custom(format!("must be host names such as \"events.local\", not {name:?}"))),
     }
+}
+
+/// What is in a name stands in URLs and stored lists.
+fn node_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    if name.len() <= 255 && name.bytes().all(is_allowed) {
+        return Ok(name);
+    }
+    Err(D::Error::custom(format!("must be 1 to 255 of A-Z a-z 0-9 - _ . : and not {name:?}")))
 }
 
 fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

@@ -35,6 +35,11 @@ impl<T> PendingWrites<T> {
         matches!(self.stage, Stage::Idle)
     }
 
+    /// Whether nothing is to be written, or being written.
+    pub fn is_empty(&self) -> bool {
+        self.collected.is_empty() && self.under_way().is_empty()
+    }
+
     /// All that was collected, to be written now, if there is something and nothing stands against it. It ends with
     /// [`Self::ended`] or [`Self::failed`].
     pub fn begin(&mut self) -> Option<&[T]> {

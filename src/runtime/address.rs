@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix::dev::ToEnvelope;
 use actix::prelude::{Actor, Addr, Handler, Message, SendError};
 use arc_swap::ArcSwapOption;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, future};
 use tokio::sync::watch;
 
 /// One life of an actor: counts from 1, and up with each restart.
@@ -75,6 +75,15 @@ pub enum Undelivered {
 #[error("the actor is restarting")]
 pub struct Unanswered;
 
+/// What a value changes to, as long as somebody may change it; some may be left out if they follow quickly.
+pub fn changes<T: Copy>(seen: watch::Receiver<T>) -> impl Stream<Item = T> {
+    futures_util::stream::unfold(seen, |mut seen| async move {
+        seen.changed().await.ok()?;
+        let value = *seen.borrow_and_update();
+        Some((value, seen))
+    })
+}
+
 /// The address of a supervised actor, whichever life of it there is. Clones share it.
 ///
 /// Reading it costs an atomic load. The bound is that of the actor's mailbox, since all share one `Addr`: actix lets
@@ -118,15 +127,7 @@ impl<A: Actor> Address<A> {
     pub fn generations(&self) -> impl Stream<Item = Generation> + use<A> {
         let mut seen = self.0.generations.subscribe();
         seen.mark_changed();
-        futures_util::stream::unfold(seen, |mut seen| async move {
-            loop {
-                seen.changed().await.ok()?;
-                let generation = *seen.borrow_and_update();
-                if generation > 0 {
-                    return Some((generation, seen));
-                }
-            }
-        })
+        changes(seen).filter(|generation| future::ready(*generation > 0))
     }
 
     /// Messages that wait.
@@ -226,7 +227,6 @@ mod tests {
     use std::sync::Mutex;
 
     use actix::prelude::{AsyncContext as _, Context};
-    use futures_util::StreamExt as _;
     use tokio::sync::oneshot;
 
     use super::*;

@@ -12,6 +12,7 @@ use serde_json::Value;
 pub enum ActorKind {
     Supervisor,
     Persistence,
+    Membership,
     Router,
     #[serde(rename = "durables")]
     Consumers,
@@ -26,6 +27,7 @@ impl ActorKind {
         match self {
             Self::Supervisor => "supervisor",
             Self::Persistence => "persistence",
+            Self::Membership => "membership",
             Self::Router => "router",
             Self::Consumers => "durables",
             Self::Shard => "shard",

@@ -6,8 +6,10 @@ use actix_rt::Arbiter;
 use tokio::sync::{Notify, mpsc};
 
 use crate::actors::client::{self, Client, ClientParts};
+use crate::actors::cluster::Cluster;
 use crate::actors::consumers::{self, Consumers, ConsumersParts};
 use crate::actors::log_position::LogPosition;
+use crate::actors::membership::{self, Membership, MembershipParts};
 use crate::actors::persistence::intake::Backlog;
 use crate::actors::persistence::{self, Persistence, PersistenceParts};
 use crate::actors::push_log::PushLog;
@@ -20,8 +22,8 @@ use crate::config::{Config, Span};
 use crate::runtime::child::{Child, elsewhere, on_arbiter};
 use crate::runtime::life::{ChildId, Life};
 use crate::runtime::report::ActorKind;
-use crate::storage::{Reader, RetentionPolicy, StoreOptions};
-use crate::telemetry::health::StoreHealth;
+use crate::storage::{Reader, RetentionPolicy, StoreOptions, StoreUrl};
+use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
 /// What several of them are made of.
@@ -32,15 +34,18 @@ pub struct Shared {
     /// Apart from that of the edge: who asks for many events does not slow down deliveries.
     pub deliveries: Reader,
     pub position: Arc<LogPosition>,
+    pub cluster: Arc<Cluster>,
+    /// Where other nodes reach this one.
+    pub url: String,
     pub pushes: Arc<PushLog>,
     pub backlog: Arc<Backlog>,
-    pub health: Arc<StoreHealth>,
+    pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
 }
 
 /// Has the supervisor start them, but for the shards: see [`shard`].
 pub fn start(config: &Config, shared: &Shared) {
-    let Shared { actors, position, metrics, .. } = shared;
+    let Shared { actors, position, cluster, metrics, .. } = shared;
     // Where persistence may block.
     let store = Arbiter::new().handle();
     // Where all clients run, and the consumers.
@@ -63,8 +68,9 @@ pub fn start(config: &Config, shared: &Shared) {
         renewed: Arc::clone(&renewed),
         retention: retention(config),
         position: Arc::clone(position),
+        cluster: Arc::clone(cluster),
         backlog: Arc::clone(&shared.backlog),
-        health: Arc::clone(&shared.health),
+        health: Arc::clone(&shared.health.store),
         metrics: Arc::clone(metrics),
         log_activity: config.log.activity,
     };
@@ -75,15 +81,29 @@ pub fn start(config: &Config, shared: &Shared) {
         persistence: actors.persistence.clone(),
         reader: shared.deliveries.clone(),
         position: Arc::clone(position),
+        cluster: Arc::clone(cluster),
         metrics: Arc::clone(metrics),
         pushes: Arc::clone(&shared.pushes),
         renewed,
     };
     let consumers = on_arbiter(delivery.clone(), &actors.consumers, move |life| Consumers::new(parts.clone(), life));
 
+    let parts = MembershipParts {
+        persistence: actors.persistence.clone(),
+        cluster: Arc::clone(cluster),
+        position: Arc::clone(position),
+        health: Arc::clone(&shared.health),
+        ttl: matches!(shared.store.url, StoreUrl::Postgres(_)).then_some(membership::TTL),
+        url: shared.url.clone(),
+    };
+    let membership =
+        on_arbiter(Arbiter::current(), &actors.membership, move |life| Membership::new(parts.clone(), life));
+
     let (r, p, c) = (router::MAILBOX, persistence::MAILBOX, consumers::MAILBOX);
     supervise(actors, ActorKind::Router, 0, Child::new("router".into(), &actors.router, r, router));
     supervise(actors, ActorKind::Persistence, 0, Child::new("persistence".into(), &actors.persistence, p, persistence));
+    let child = Child::new("membership".into(), &actors.membership, membership::MAILBOX, membership);
+    supervise(actors, ActorKind::Membership, 0, child);
     supervise(actors, ActorKind::Consumers, 0, Child::new("durables".into(), &actors.consumers, c, consumers));
     for (number, (service, slot)) in config.services.iter().zip(shared.slots.iter()).enumerate() {
         let address = &actors.clients[&service.name];
@@ -92,6 +112,7 @@ pub fn start(config: &Config, shared: &Shared) {
             service: Arc::new(service.clone()),
             slot: Arc::clone(slot),
             position: Arc::clone(position),
+            cluster: Arc::clone(cluster),
             reader: shared.deliveries.clone(),
             metrics: Arc::clone(metrics),
             log_activity: config.log.activity,

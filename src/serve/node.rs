@@ -20,6 +20,7 @@ use crate::access::limits::Limits;
 use crate::actors::client::messages::ReadTls;
 use crate::actors::client::policy;
 use crate::actors::clock;
+use crate::actors::cluster::Cluster;
 use crate::actors::log_position::LogPosition;
 use crate::actors::persistence::intake::{Backlog, Intake};
 use crate::actors::push_log::PushLog;
@@ -96,15 +97,18 @@ impl Node {
         });
         let names = config.services.iter().map(|service| service.name.clone());
         let actors = Registry::vacant(supervisor.start(), workers, names);
+        let machine = machine();
         let shared = Shared {
             actors: actors.clone(),
             store: store.clone(),
             slots: Arc::clone(&slots),
             deliveries: deliveries.clone(),
             position: Arc::<LogPosition>::default(),
+            cluster: Arc::new(Cluster::new(config.node.name_at(address, &machine))),
+            url: config.node.url_at(address, &machine),
             pushes: Arc::<PushLog>::default(),
             backlog: Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize()),
-            health: Arc::clone(&health.store),
+            health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
         };
         children::start(config, &shared);
@@ -123,7 +127,7 @@ impl Node {
         let services = services
             .map(|(config, slot)| ConfiguredService { config: Arc::new(config.clone()), slot: Arc::clone(slot) })
             .collect();
-        let Shared { position, pushes, backlog, .. } = shared;
+        let Shared { position, cluster, pushes, backlog, .. } = shared;
         let edge = EdgeParts {
             rules: PublishRules {
                 refuse_unknown: config.publish.unknown_fields == UnknownFields::Refuse,
@@ -136,6 +140,7 @@ impl Node {
             rate_limits: Arc::new(Limits::new(&config.limits)),
             reader,
             position,
+            cluster,
             pushes,
             health,
             metrics,
@@ -209,7 +214,9 @@ impl Node {
     pub async fn wait_for_store(&self) -> Option<String> {
         let store = &self.edge.health.store;
         let knows_services = || self.edge.services.iter().all(|service| service.slot.id().is_some());
-        wait_until(|| (store.is_up() && knows_services()) || store.reason().is_some()).await;
+        // Members that have the name of this node, or none, are known too: what this node is to hold, it holds.
+        let knows_nodes = || !self.edge.cluster.view().nodes.is_empty();
+        wait_until(|| (store.is_up() && knows_services() && knows_nodes()) || store.reason().is_some()).await;
         store.unusable().now_or_never()
     }
 
@@ -315,4 +322,9 @@ async fn wait_until(condition: impl Fn() -> bool) {
     while !condition() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// The name of this machine among others.
+fn machine() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

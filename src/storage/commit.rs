@@ -113,9 +113,11 @@ impl Writer {
         }
         let storable = group.writes.iter().enumerate().filter(|(at, _)| !refused.contains_key(at));
         let storable = storable.map(|(_, write)| write.clone()).collect();
-        let whole = std::mem::replace(&mut group.writes, storable);
-        let committed = self.commit_whole(group, routes, now);
-        group.writes = whole;
+        let before = |at: usize| at - refused.range(..at).count();
+        let fences =
+            group.fences.iter().map(|(fence, part)| (fence.clone(), before(part.start)..before(part.end))).collect();
+        let mut rest = Group { writes: storable, fences, due: group.due.clone(), lead: group.lead };
+        let committed = self.commit_whole(&mut rest, routes, now);
         let mut committed = committed.map_err(|error| {
             let kind = if error.kind.may_be_of_data() { StoreErrorKind::Invalid } else { error.kind };
             StoreError { kind, ..error }

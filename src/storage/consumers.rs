@@ -12,7 +12,7 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQ
 use crate::domain::consumer::{ConsumerPolicy, Mark};
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::filter::Filter;
-use crate::domain::lease::Grant;
+use crate::domain::lease::{Grant, LeaseName};
 use crate::domain::name::EventName;
 use crate::domain::pattern::Pattern;
 use crate::domain::routes::ServiceId;
@@ -74,6 +74,16 @@ pub struct LeasedConsumer {
     pub marks: Option<Vec<(EventId, Mark)>>,
     /// Whether a redrive has made dead letters open again, which wait to be delivered.
     pub has_renewed: bool,
+}
+
+/// A consumer for which a lease is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownConsumer {
+    pub service: ServiceId,
+    pub lease: LeaseName,
+    /// The generation of the lease and the fencing epoch with which this node holds it, if it does: then its marks are
+    /// not read again.
+    pub held: Option<(i64, i64)>,
 }
 
 /// A change of a consumer by an operator or a member.
@@ -186,40 +196,25 @@ pub(super) fn list(connection: &mut Connection) -> Result<Vec<ConsumerRecord>, S
     Ok(rows.into_iter().map(record).collect())
 }
 
-/// Begins a new fencing epoch for each of these consumers: what earlier holders of their leases still want to store is
-/// void.
-pub(super) fn begin_epochs(connection: &mut Connection, services: &[ServiceId]) -> Result<(), StoreError> {
-    if !services.is_empty() {
-        let these = durables::table.filter(durables::service.eq_any(services));
-        let update = diesel::update(these).set(durables::epoch.eq(durables::epoch + 1));
-        on_backend!(connection, c => update.execute(c))?;
-    }
-    Ok(())
-}
-
-/// The stored state of these consumers for a process that has, or wants, their leases. Consumers that were deleted are
-/// left out.
-///
-/// `known` says for each in which fencing epoch this process holds its lease, if it does. If that is still the stored
-/// one, the marks are not read again.
+/// What is stored of these, for whoever holds them or may. Those that were deleted are left out.
 pub(super) fn leased(
     connection: &mut Connection,
-    known: &[(ServiceId, Option<i64>)],
+    known: &[KnownConsumer],
     grants: &[Grant],
 ) -> Result<Vec<LeasedConsumer>, StoreError> {
-    let services: Vec<ServiceId> = known.iter().map(|(service, _)| *service).collect();
+    let services: Vec<ServiceId> = known.iter().map(|known| known.service).collect();
     let query = durables::table.filter(durables::service.eq_any(&services));
     let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
     let mut records: HashMap<ServiceId, ConsumerRecord> =
         rows.into_iter().map(record).map(|record| (record.service, record)).collect();
     let renewed = renewed(connection, &services)?;
     let mut all = Vec::with_capacity(known.len());
-    for ((service, known), grant) in known.iter().zip(grants) {
+    for (KnownConsumer { service, held, .. }, grant) in known.iter().zip(grants) {
         let Some(record) = records.remove(service) else { continue };
-        let marks = match grant {
-            Grant::Elsewhere => None,
-            Grant::Kept if *known == Some(record.fencing_epoch) => None,
-            Grant::Kept | Grant::Taken => Some(marks(connection, &record)?),
+        let marks = match grant.generation() {
+            None => None,
+            Some(generation) if *held == Some((generation, record.fencing_epoch)) => None,
+            Some(_) => Some(marks(connection, &record)?),
         };
         all.push(LeasedConsumer { grant: *grant, record, marks, has_renewed: renewed.contains(service) });
     }

@@ -4,28 +4,39 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::domain::event::{Append, Event, EventId, Timestamp};
+use crate::domain::lease::{Fence, LeaseName};
 use crate::domain::log::{Restored, Seen};
 use crate::domain::routes::Routes;
 
 use super::append::{AppendBatch, Tail};
 use super::connection::Connection;
+use super::consumers::{self, Alteration};
 use super::error::StoreError;
 use super::outbox::{self, Enqueued};
 use super::write::{Outcome, Write};
-use super::{consumers, idempotency, identity, position, postgres, revocations, schedules, sqlite};
+use super::{idempotency, identity, leases, position, postgres, revocations, schedules, sqlite};
 
 /// The writes that go into one transaction.
 #[derive(Debug, Default)]
 pub struct Group {
     pub writes: Vec<Write>,
-    /// How many due schedules may be appended after all of `writes`; 0 leaves them alone.
-    pub take_due: usize,
-    /// How far the newest event may be dated ahead of the time without dates going back. `None` stands for a day.
+    /// What holders have asked for: parts of `writes`, in order. Each is void as a whole if another node has the lease.
+    pub fences: Vec<(Fence, Range<usize>)>,
+    /// What is due is appended after all of `writes`, by who has the lease.
+    pub due: Option<TakeDue>,
+    /// By how much dates may be ahead of the time, so that they need not go back; a day unless it is said.
     pub lead: Option<Duration>,
 }
 
 impl Group {
-    /// Whether the group contains anything but appends.
+    /// Adds what somebody has asked for, as the holder of the lease of `fence` if there is one.
+    pub fn extend(&mut self, fence: Option<Fence>, writes: impl IntoIterator<Item = Write>) {
+        let begin = self.writes.len();
+        self.writes.extend(writes);
+        self.fences.extend(fence.map(|fence| (fence, begin..self.writes.len())));
+    }
+
+    /// Whether somebody waits for more than appends.
     pub fn has_saves(&self) -> bool {
         self.writes.iter().any(|write| write.as_append().is_none())
     }
@@ -37,7 +48,15 @@ impl From<Vec<Write>> for Group {
     }
 }
 
-/// The default of [`Group::lead`].
+/// Schedules to be appended if they are due.
+#[derive(Debug, Clone)]
+pub struct TakeDue {
+    pub fence: Fence,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// See [`Group::lead`].
 const MAX_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the writer knows when it begins a transaction.
@@ -100,8 +119,10 @@ pub(super) fn write(
     routes: &Routes,
     context: WriteContext,
 ) -> Result<Written, StoreError> {
-    let Group { writes, take_due, lead } = group;
+    let Group { writes, fences, due, lead } = group;
     let now = context.now;
+    let void = leases::void(connection, fences.iter().map(|(fence, _)| fence).chain(due.iter().map(|due| &due.fence)))?;
+    let is_void = |at: usize| fences.iter().any(|(fence, part)| part.contains(&at) && void.contains(&fence));
     let (restored, ids_above) = restore(connection, context)?;
     let mut appender = Appender {
         routes,
@@ -113,7 +134,16 @@ pub(super) fn write(
         schedules: 0,
         written: Written { outcomes: Vec::with_capacity(writes.len()), restored, ..Written::default() },
     };
-    for chunk in writes.chunk_by(Write::shares_statement) {
+    let mut next = 0;
+    while let Some(first) = writes.get(next) {
+        if !void.is_empty() && is_void(next) {
+            appender.written.outcomes.push(Outcome::Void);
+            next += 1;
+            continue;
+        }
+        let shares = |at: &usize| first.shares_statement(&writes[*at]) && (void.is_empty() || !is_void(*at));
+        let chunk = &writes[next..(next + 1..writes.len()).find(|at| !shares(at)).unwrap_or(writes.len())];
+        next += chunk.len();
         let is_append = chunk[0].as_append().is_some();
         appender.append(connection, if is_append { chunk } else { &[] })?;
         let outcome = match &chunk[0] {
@@ -141,6 +171,9 @@ pub(super) fn write(
                 Outcome::Opened(consumers::open(connection, new, *max, now)?.map(Box::new))
             }
             Write::AlterConsumer { name, alteration } => {
+                if *alteration == Alteration::Delete {
+                    leases::forget(connection, &LeaseName::consumer(name))?;
+                }
                 Outcome::Changed(consumers::alter(connection, name, alteration)?)
             }
             Write::StartReplayJob(job) => Outcome::Started(outbox::start_replay_job(connection, job, now)?),
@@ -153,8 +186,8 @@ pub(super) fn write(
         };
         appender.written.outcomes.push(outcome);
     }
-    if *take_due > 0 {
-        appender.own.extend(schedules::take_due(connection, now, *take_due)?.into_iter().map(Append::single));
+    if let Some(TakeDue { limit, .. }) = due.as_ref().filter(|due| !void.contains(&&due.fence)) {
+        appender.own.extend(schedules::take_due(connection, now, *limit)?.into_iter().map(Append::single));
     }
     appender.append(connection, &[])?;
     Ok(appender.written)

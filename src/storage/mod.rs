@@ -25,7 +25,9 @@ mod idempotency;
 mod identity;
 mod leases;
 mod lock;
+mod membership;
 mod migrate;
+mod nodes;
 mod options;
 mod outbox;
 mod position;
@@ -49,11 +51,15 @@ pub use backup::{Restoration, backup, restore};
 pub use commit::Committed;
 pub use compact::{Compacted, compact};
 pub use connection::close;
-pub use consumers::{Alteration, ConsumerChange, ConsumerRecord, DeadLetter, LeasedConsumer, NewConsumer};
+pub use consumers::{
+    Alteration, ConsumerChange, ConsumerRecord, DeadLetter, KnownConsumer, LeasedConsumer, NewConsumer,
+};
 pub use error::{StoreError, StoreErrorKind};
-pub use group::Group;
+pub use group::{Group, TakeDue};
+pub use leases::Seeker;
 pub use lock::StoreLock;
 pub use migrate::{is_current, migrate};
+pub use nodes::{BeatAnswer, NodeStatus};
 pub use options::{Durability, Schema, StoreOptions};
 pub use outbox::{
     AttemptRecord, Claim, Claimed, CommandId, Counting, DeliveryFilter, DeliveryOutcome, DeliveryPage, DeliveryRecord,

@@ -3,8 +3,6 @@
 //! Ids are given out under an advisory lock, which is held until the commit is visible. So the order of ids is the
 //! order of commits across all processes that share the database.
 
-use std::collections::HashSet;
-
 use diesel::connection::SimpleConnection;
 use diesel::pg::{Pg, PgConnection};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -12,8 +10,6 @@ use diesel::sql_types::{Array, BigInt, Binary, Nullable, SmallInt, Text};
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult, RunQueryDsl};
 
 use crate::domain::event::{EventId, NewEvent, Timestamp};
-use crate::domain::lease::Grant;
-use crate::domain::routes::ServiceId;
 
 use super::append::{AppendBatch, Tail, newest};
 use super::error::StoreError;
@@ -36,72 +32,6 @@ pub(super) fn begin(session: &mut PostgresSession) -> Result<(), StoreError> {
 pub(super) fn append(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
     let takes_all = !append.has_keys() && append.batch.iter().all(|append| append.schedule.is_none());
     if takes_all { append_all(connection, append) } else { append_with_keys(connection, append) }
-}
-
-/// The first number of the advisory locks of services; the second is the id of the service.
-const CLASS: i32 = 0x6568_7376;
-
-/// Takes the lock of a service for this session, if no other session has it.
-pub(super) fn lease(session: &mut PostgresSession, service: ServiceId) -> Result<Grant, StoreError> {
-    let class = CLASS ^ session.locks;
-    let connection = &mut session.connection;
-    let has = format!(
-        "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {class} \
-         AND objid::bigint = {service} AND objsubid = 2 AND pid = pg_backend_pid() AND granted)"
-    );
-    let mut is = |condition: &str| {
-        diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(condition)).get_result::<bool>(connection)
-    };
-    Ok(if is(&has)? {
-        Grant::Kept
-    } else if is(&format!("pg_try_advisory_lock({class}, {service})"))? {
-        Grant::Taken
-    } else {
-        Grant::Elsewhere
-    })
-}
-
-/// Like [`lease`] for several services, in two statements.
-pub(super) fn lease_all(session: &mut PostgresSession, services: &[ServiceId]) -> Result<Vec<Grant>, StoreError> {
-    #[derive(diesel::QueryableByName)]
-    struct Locked {
-        #[diesel(sql_type = diesel::sql_types::Integer)]
-        service: i32,
-    }
-    let class = CLASS ^ session.locks;
-    let connection = &mut session.connection;
-    let held = format!(
-        "SELECT objid::bigint::integer AS service FROM pg_locks WHERE locktype = 'advisory' \
-         AND classid::bigint = {class} AND objsubid = 2 AND pid = pg_backend_pid() AND granted"
-    );
-    let held: HashSet<i32> =
-        diesel::sql_query(held).load::<Locked>(connection)?.into_iter().map(|locked| locked.service).collect();
-    let missing: Vec<i32> = services.iter().map(|id| i32::from(*id)).filter(|id| !held.contains(id)).collect();
-    let taken: HashSet<i32> = if missing.is_empty() {
-        HashSet::new()
-    } else {
-        let take = format!("SELECT s AS service FROM unnest($1) AS s WHERE pg_try_advisory_lock({class}, s)");
-        let take = diesel::sql_query(take).bind::<Array<diesel::sql_types::Integer>, _>(missing);
-        take.load::<Locked>(connection)?.into_iter().map(|locked| locked.service).collect()
-    };
-    let grant = |service: &ServiceId| match i32::from(*service) {
-        id if held.contains(&id) => Grant::Kept,
-        id if taken.contains(&id) => Grant::Taken,
-        _ => Grant::Elsewhere,
-    };
-    Ok(services.iter().map(grant).collect())
-}
-
-/// Releases this session's lock of a service.
-pub(super) fn release(session: &mut PostgresSession, service: ServiceId) -> Result<(), StoreError> {
-    let class = CLASS ^ session.locks;
-    Ok(session.connection.batch_execute(&format!("SELECT pg_advisory_unlock({class}, {service})"))?)
-}
-
-/// The time by the clock of the database.
-pub(super) fn time_of_day(connection: &mut PgConnection) -> Result<Timestamp, StoreError> {
-    let now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-    Ok(Timestamp(diesel::select(diesel::dsl::sql::<BigInt>(now)).get_result(connection)?))
 }
 
 /// Commits a transaction with a transaction id, because only such a commit is written to disk.

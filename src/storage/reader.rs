@@ -12,6 +12,7 @@ use crate::domain::access::Identity;
 use crate::domain::consumer::Mark;
 use crate::domain::delivery::EventStatus;
 use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
+use crate::domain::membership::NodeRecord;
 use crate::domain::routes::ServiceId;
 
 use super::connection::Connection;
@@ -25,7 +26,7 @@ use super::query::{EventPage, EventQuery, Search};
 use super::read_watch::ReadWatch;
 use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, SchedulePosition, Scheduled};
-use super::{filter, position, revocations};
+use super::{filter, leases, position, revocations};
 
 /// How many reads may wait for each connection.
 const WAITING_PER_READER: usize = 64;
@@ -113,6 +114,11 @@ impl Reader {
     /// The next events of the log after a known position.
     pub async fn scan(&self, scan: Scan) -> Result<ScanPage, StoreError> {
         self.read(move |connection| scan::scan(connection, &scan)).await
+    }
+
+    /// All nodes that are known, each with the names of the leases that it holds.
+    pub async fn nodes(&self) -> Result<Vec<(NodeRecord, Vec<String>)>, StoreError> {
+        self.read(leases::holders).await
     }
 
     /// The oldest and the newest retained id.

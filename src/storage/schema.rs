@@ -157,3 +157,27 @@ diesel::table! {
         width -> BigInt,
     }
 }
+
+diesel::table! {
+    nodes (name) {
+        name -> Text,
+        generation -> BigInt,
+        expires_at -> BigInt,
+        started_at -> BigInt,
+        seen_at -> BigInt,
+        version -> Text,
+        url -> Text,
+        last_id -> BigInt,
+        is_draining -> Bool,
+    }
+}
+
+diesel::table! {
+    leases (name) {
+        name -> Text,
+        node -> Text,
+        node_generation -> BigInt,
+        generation -> BigInt,
+        wanted_by -> Nullable<Text>,
+    }
+}

@@ -16,6 +16,13 @@ use super::options::{Access, Durability, Schema, StoreOptions};
 /// The timeout of a statement. Every statement here is bounded and takes a fraction of it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For how long a node that has stopped in a transaction of its own may hold up all others, which wait for its lock.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_millis(1_500);
+
+/// After which the server gives up a node that acknowledges nothing, and frees its locks. Without this it would take the
+/// kernel two hours.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// How often the test for a pooler is repeated. To mislead it, another user of the pooler would have to interfere at
 /// the same point each time.
 const POOLER_LOOKS: usize = 3;
@@ -68,11 +75,15 @@ fn settings(options: &StoreOptions, access: Access, schema: &str) -> String {
     let read_only = if access == Access::Read { "SET default_transaction_read_only = on;" } else { "" };
     let statement = STATEMENT_TIMEOUT.as_millis();
     let lock = options.busy_timeout.as_millis();
+    let idle = IDLE_IN_TRANSACTION.as_millis();
+    let silence = SILENCE.as_millis();
     // Every statement here walks an index in its order. Without statistics, as on a fresh table, the planner may prefer
     // to read and sort the whole table, and would keep that plan while the table grows.
     format!(
         "SET search_path = {}; SET statement_timeout = {statement}; SET lock_timeout = {lock}; \
-         SET idle_in_transaction_session_timeout = {statement}; SET client_min_messages = error; \
+         SET idle_in_transaction_session_timeout = {idle}; SET client_min_messages = error; \
+         SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
+         SET tcp_user_timeout = {silence}; \
          {synchronous_commit}; {read_only} \
          SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off;",
         quoted(schema)

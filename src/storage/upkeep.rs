@@ -3,20 +3,23 @@
 use std::time::Duration;
 
 use crate::domain::event::Timestamp;
+use crate::domain::lease::Fence;
 use crate::domain::routes::{Routes, ServiceId};
 
 use super::compact;
 use super::connection::Connection;
 use super::error::StoreError;
+use super::leases;
 use super::outbox::{self, Renewed};
 use super::retention::{self, RetentionPolicy, Trimmed};
 use super::writer::Writer;
 
 impl Writer {
-    /// Runs one step of each running replay job. Returns the services whose deliveries were opened again, with their
-    /// numbers.
+    /// One step of each running job, by who has the lease of `fence`; the services for which deliveries were made anew,
+    /// with how many.
     pub fn step_replay_jobs(
         &mut self,
+        fence: &Fence,
         routes: &Routes,
         now: Timestamp,
     ) -> Result<Vec<(ServiceId, Renewed)>, StoreError> {
@@ -24,7 +27,11 @@ impl Writer {
         let running = self.with(|connection| outbox::replay_jobs(connection, true, MAX_RUNNING))?;
         let mut stepped = Vec::new();
         for job in running {
-            if let Some(renewed) = self.transact(|connection| outbox::replay_step(connection, &job, routes, now))? {
+            let renewed = self.transact(|connection| match leases::is_current(connection, fence)? {
+                true => outbox::replay_step(connection, &job, routes, now),
+                false => Ok(None),
+            })?;
+            if let Some(renewed) = renewed {
                 stepped.push((job.job.service, renewed));
             }
         }

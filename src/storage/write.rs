@@ -48,7 +48,7 @@ pub enum Outcome {
         were_all_open: bool,
     },
     Saved,
-    /// The change was made for an earlier fencing epoch.
+    /// Nothing was written: another node has the lease, or an operator has moved the consumer.
     Void,
     /// `None` if there are as many consumers as allowed.
     Opened(Option<Box<ConsumerRecord>>),

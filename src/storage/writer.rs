@@ -14,7 +14,7 @@ use super::group::WriteContext;
 use super::options::{Access, StoreOptions};
 use super::outbox::{self, NewService, Orphan, Pending, Registered};
 use super::url::StoreUrl;
-use super::{identity, migrate, position, postgres, schedules, sqlite};
+use super::{identity, migrate, nodes, position, postgres, schedules, sqlite};
 
 /// A writing connection, owned by one thread.
 ///
@@ -128,7 +128,7 @@ impl Writer {
     pub fn time_of_day(&mut self) -> Result<Option<Timestamp>, StoreError> {
         self.with(|connection| match connection {
             Connection::Sqlite(_) => Ok(None),
-            Connection::Postgres(session) => postgres::time_of_day(&mut session.connection).map(Some),
+            Connection::Postgres(_) => nodes::time(connection).map(Some),
         })
     }
 

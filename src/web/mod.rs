@@ -35,6 +35,7 @@ use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Resource, Respo
 use self::reply::Refusal;
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
+use crate::actors::cluster::Cluster;
 use crate::actors::log_position::LogPosition;
 use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
@@ -66,6 +67,7 @@ pub struct EdgeParts {
     pub rate_limits: Arc<Limits>,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
+    pub cluster: Arc<Cluster>,
     pub pushes: Arc<PushLog>,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
@@ -142,6 +144,7 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         )
         .service(on(Method::POST, "/durables/{name}/seek", admin::consumers::seek))
         .service(on(Method::POST, "/explain", admin::explain::explain))
+        .service(on(Method::GET, "/nodes", admin::nodes::list))
         .service(on(Method::GET, "/tokens", admin::tokens::list))
         .service(on(Method::POST, "/tokens/{name}/{command}", admin::tokens::revoke_token))
         .service(on(Method::POST, "/revocations", admin::tokens::revoke))

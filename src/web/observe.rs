@@ -135,6 +135,7 @@ fn route_label(path: &str, query: &str) -> &'static str {
         "/admin/replay",
         "/admin/jobs",
         "/admin/explain",
+        "/admin/nodes",
         "/admin/tokens",
         "/admin/revocations",
     ];

@@ -76,6 +76,11 @@ fn whoever_comes_back_too_late_is_told_where_history_begins() {
         let batch = Value::from(vec![json!({"event_name": EVENT_NAME}); 200]);
         server.post("/publish/batch", batch).data();
         eventually("the log is trimmed", || (server.events("?limit=1000").len() == 50).then_some(()));
+        eventually("subscriptions know it too", || {
+            let tree = server.get("/admin/actors").data();
+            let mut actors = tree["children"].as_array().expect("children").iter();
+            actors.any(|actor| actor["details"]["earliest_id"] == 151).then_some(())
+        });
         for restarted in [false, true] {
             if restarted {
                 server.restart();

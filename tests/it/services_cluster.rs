@@ -33,10 +33,10 @@ fn who_takes_over_goes_on_with_the_pause_and_the_breaker_as_they_are() {
 fn who_takes_over_does_not_pause_what_was_resumed_elsewhere() {
     let service = Service::start();
     let url = Postgres::shared().url();
-    let mut holder = node(&service, &url, &[]);
+    let mut holder = node(NAMES[0], &service, &url, &[]);
     becomes(&holder, "active", json!(null), "closed");
     operate(&holder, "pause");
-    let standby = node(&service, &url, &[]);
+    let standby = node(NAMES[1], &service, &url, &[]);
     becomes(&standby, "standby", json!("by an operator"), "closed");
     operate(&holder, "resume");
     holder.kill9();
@@ -68,6 +68,20 @@ fn a_command_given_to_a_node_that_stands_by_is_obeyed_by_the_one_that_delivers()
 }
 
 #[test]
+fn of_two_commands_at_two_nodes_the_later_one_counts() {
+    let service = Service::start();
+    let [holder, standby] = start_two(&service, &[]);
+    for _ in 0..5 {
+        ask(&standby, "pause");
+        assert_eq!(operate(&holder, "resume")["state"], "active");
+    }
+    let told = holder.events("?event_name=$sys.service.*");
+    let names = told.iter().map(|event| event["event_name"].as_str().expect("a name"));
+    let names: Vec<_> = names.filter(|name| *name != "$sys.service.recovered").collect();
+    assert_eq!(names, ["$sys.service.paused", "$sys.service.resumed"].repeat(5));
+}
+
+#[test]
 fn a_command_changes_nothing_but_what_it_says() {
     let service = Service::start();
     service.answer(500);
@@ -86,7 +100,7 @@ fn a_command_that_nobody_has_obeyed_is_obeyed_by_who_takes_over() {
     let url = Postgres::shared().url();
     let mut holder = PgConnection::establish(&url).expect("connected");
     // The lock of the first service is that which a node takes.
-    let mut first = node(&service, &url, &[]);
+    let mut first = node(NAMES[0], &service, &url, &[]);
     becomes(&first, "active", json!(null), "closed");
     let seen = "CREATE TEMP TABLE seen AS SELECT classid::bigint AS class FROM pg_locks \
                 WHERE locktype = 'advisory' AND objsubid = 2 AND objid = 1 \
@@ -95,7 +109,7 @@ fn a_command_that_nobody_has_obeyed_is_obeyed_by_who_takes_over() {
     first.kill9();
     let lock = "SELECT pg_advisory_lock((class - (class >> 31 << 32))::int, 1) FROM seen";
     holder.batch_execute(lock).expect("locked");
-    let standby = node(&service, &url, &[]);
+    let standby = node(NAMES[1], &service, &url, &[]);
     becomes(&standby, "standby", json!(null), "closed");
     let id = standby.publish("a", json!({}));
     for command in ["open", "pause", "close", "pause"] {
@@ -112,15 +126,19 @@ fn a_command_that_nobody_has_obeyed_is_obeyed_by_who_takes_over() {
 /// A node that delivers to `service`, and one that stands by.
 fn start_two(service: &Service, options: &[(&str, &str)]) -> [Server; 2] {
     let url = Postgres::shared().url();
-    let holder = node(service, &url, options);
+    let holder = node(NAMES[0], service, &url, options);
     becomes(&holder, "active", json!(null), "closed");
-    let standby = node(service, &url, options);
+    let standby = node(NAMES[1], service, &url, options);
     becomes(&standby, "standby", json!(null), "closed");
     [holder, standby]
 }
 
-fn node(service: &Service, url: &str, options: &[(&str, &str)]) -> Server {
-    service.configure(Server::builder().env("DATABASE_URL", url), "billing", options).start()
+/// The two nodes that a test has. The first is to hold the service by their names, so that it keeps it.
+const NAMES: [&str; 2] = ["c", "a"];
+
+fn node(name: &str, service: &Service, url: &str, options: &[(&str, &str)]) -> Server {
+    let builder = Server::builder().env("DATABASE_URL", url).env("EVENT_HANDLER__NODE__NAME", name);
+    service.configure(builder, "billing", options).start()
 }
 
 /// Waits until the node says so of the service.

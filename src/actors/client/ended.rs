@@ -77,6 +77,11 @@ impl Client {
     /// Judges an ended attempt, and collects what is to be stored about it.
     pub(super) fn attempt_ended(&mut self, id: WorkId, end: AttemptEnd) {
         let WorkId::Delivery(event_id) = id;
+        if !self.lease.may_act() {
+            // It is another's: that one makes the attempt anew.
+            self.dispatcher.abandoned(id);
+            return self.claims.settled(id, true);
+        }
         let made = self.claims.get(id).map_or(0, |claimed| (claimed.attempts + 1).saturating_sub(claimed.spent));
         let spares_404 = made <= self.parts.service.options.retry_404;
         let judged = Judged::of(end, |asked| self.attempts.schedule().applied(asked), spares_404);

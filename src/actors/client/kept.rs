@@ -53,6 +53,11 @@ impl Kept {
         self.is_changed = true;
     }
 
+    /// Whether something of it is not on its way to the store.
+    pub(super) fn is_changed(&self) -> bool {
+        self.is_changed
+    }
+
     pub(super) fn changed(&mut self) {
         self.is_changed = true;
     }

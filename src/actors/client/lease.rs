@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use actix::prelude::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
+use actix::prelude::{ActorFuture, ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
+use futures_util::future::OptionFuture;
 
 use super::Client;
-use crate::actors::persistence::messages::LeaseService;
+use crate::actors::persistence::messages::{LeaseService, ReleaseLease};
 use crate::domain::breaker::BreakerSnapshot;
-use crate::domain::lease::{Grant, Lease, Turn};
+use crate::domain::lease::{Fence, Grant, Lease, Turn};
 use crate::domain::work::WorkId;
 use crate::storage::{LeasedService, Registered};
 
@@ -40,38 +41,70 @@ impl Client {
         self.kept.adopt(stored);
     }
 
-    /// Asks for the lease. A process that did not hold it continues with the stored state, since another process may
-    /// have changed it (CL-5).
+    /// What its writes carry, while it holds the lease.
+    pub(super) fn fence(&self) -> Option<Fence> {
+        let generation = self.lease.generation()?;
+        Some(Fence { lease: self.lease_name.clone(), generation })
+    }
+
+    /// Makes sure that no other node delivers to the service. Whoever has not held it goes on from what is stored:
+    /// another may have changed it (CL-5).
     pub(super) fn ask_for_lease(&self, ctx: &mut Context<Self>) {
-        let Some(id) = self.kept.id() else { return };
-        let answer = self.parts.persistence.ask(LeaseService(id));
-        ctx.spawn(answer.into_actor(self).map(|answer, this, ctx| {
+        ctx.spawn(self.lease_asked().map(|(), this, ctx| this.pump(ctx)));
+    }
+
+    /// The same; done when the answer is known, with the commands that other nodes have taken.
+    pub(super) fn lease_asked(&self) -> impl ActorFuture<Self, Output = ()> + use<> {
+        let ask = |service| self.parts.persistence.ask(LeaseService { service, lease: self.lease_name.clone() });
+        let asked = OptionFuture::from(self.kept.id().map(ask));
+        asked.into_actor(self).map(|answer, this, _| {
             // While the store is away nothing can be settled, so nothing is sent. The lease stays as it was.
-            let Ok(Ok(LeasedService { grant, state, commands })) = answer else { return };
+            let Some(Ok(Ok(LeasedService { grant, state, commands }))) = answer else { return };
             this.granted(grant, state);
             this.apply_all(commands);
-            this.pump(ctx);
-        }));
+        })
     }
 
     fn granted(&mut self, grant: Grant, stored: Registered) {
         let turn = self.lease.turn(grant);
-        if turn == Turn::Lost || grant != Grant::Kept && self.kept.differs_from(&stored) {
+        if turn == Turn::Lost || turn != Turn::Kept && self.kept.differs_from(&stored) {
             self.adopt(stored);
         }
         self.lease = Lease::of(grant);
-        if turn == Turn::Lost {
-            self.kept.void();
-        }
+        self.hands_over = matches!(grant, Grant::Kept { is_wanted: true, .. });
         match turn {
             Turn::Kept | Turn::Elsewhere => {}
             Turn::Regained | Turn::Gained | Turn::Lost => {
-                log::debug!(service = self.name(), is_held = self.lease.is_held(); "lease of a service");
-                // The deliveries in hand are in the store.
-                drop(self.dispatcher.release());
-                let under_way: HashSet<WorkId> = self.under_way().collect();
-                self.claims.reset(|id| under_way.contains(&id));
+                log::info!(service = self.name(), is_held = self.lease.is_held(); "lease of a service");
+                self.begin_anew();
             }
         }
+    }
+
+    /// Hands the lease over to the node that is to have it, once nothing is under way and all is stored.
+    pub(super) fn hand_over(&mut self) {
+        if !self.hands_over || !self.writes.is_empty() || self.kept.is_changed() {
+            return;
+        }
+        // Whoever is persistence then may be another one: the fence is the same.
+        if let Some(fence) = self.fence()
+            && self.parts.persistence.tell(ReleaseLease(fence)).is_ok()
+        {
+            log::info!(service = self.name(); "lease of a service handed over");
+            self.hands_over = false;
+            self.lease = Lease::Follower;
+            self.begin_anew();
+        }
+    }
+
+    /// The store has what was in hand, and what was to be written of it is another's business.
+    fn begin_anew(&mut self) {
+        if !self.lease.is_held() {
+            self.kept.void();
+        }
+        self.writes.void();
+        drop(self.dispatcher.release());
+        let under_way: HashSet<WorkId> = self.under_way().collect();
+        self.claims.reset(|id| under_way.contains(&id));
     }
 }

@@ -16,19 +16,22 @@ async fn a_new_writer_is_asked_for_the_lease_of_a_service_at_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let service = Arc::new(target("http://127.0.0.1:9", &[]));
     let slot = Arc::new(ServiceSlot::new(&service, Duration::from_secs(60)));
+    let slots = Arc::new([Arc::clone(&slot)]);
+    let position = Arc::<LogPosition>::default();
+    let writer = fixture::parts(fixture::store(dir.path()), slots, Arc::clone(&position));
     let parts = ClientParts {
         persistence: Address::vacant(),
         service,
         slot: Arc::clone(&slot),
-        position: Arc::default(),
+        position,
+        cluster: Arc::clone(&writer.cluster),
         reader: Reader::unwatched(fixture::store(dir.path())),
         metrics: Arc::new(Metrics::new().expect("distinct names")),
         log_activity: false,
     };
     let persistence = parts.persistence.clone();
-    let slots = Arc::new([Arc::clone(&slot)]);
-    let writer = fixture::parts(fixture::store(dir.path()), slots, Arc::clone(&parts.position));
     fixture::start(&persistence, 1, &writer);
+    fixture::join(&persistence, &writer.cluster).await;
     let client = Client::new(parts, Life::unsupervised(ActorKind::Client, 1)).start();
     let state = async || client.send(Observe).await.expect("an answer").state["state"].clone();
     while state().await != "active" {

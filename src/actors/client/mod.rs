@@ -45,13 +45,14 @@ use self::telling::{Cause, Told};
 use self::waits::Waits;
 use self::writes::Writes;
 use super::clock::Clock;
+use super::cluster::Cluster;
 use super::log_position::LogPosition;
 use super::persistence::Persistence;
 use super::service_slot::ServiceSlot;
 use crate::config::ServiceConfig;
 use crate::domain::dispatch::{BlockedBy, Dispatcher, Next};
 use crate::domain::event::Timestamp;
-use crate::domain::lease::{Confidence, Lease};
+use crate::domain::lease::{Confidence, Lease, LeaseName};
 use crate::domain::work::WorkId;
 use crate::runtime::address::{Address, Generation};
 use crate::runtime::child::Finish;
@@ -65,8 +66,8 @@ use crate::telemetry::service_metrics::ServiceMetrics;
 pub const MAILBOX: usize = 1024;
 /// Outcomes that may wait to be stored (CL-4). With more, nothing is sent.
 const MAX_UNSETTLED: usize = 256;
-/// How often the lease is renewed, and the store read without a hint.
-const TICK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the lease is asked for, and the store read without a hint.
+const TICK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failure of the store.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
@@ -77,7 +78,8 @@ pub struct ClientParts {
     pub service: Arc<ServiceConfig>,
     pub slot: Arc<ServiceSlot>,
     pub position: Arc<LogPosition>,
-    /// Not the reader of the endpoints: a request for many events does not delay deliveries.
+    pub cluster: Arc<Cluster>,
+    /// Apart from that of the edge: who asks for many events does not slow down deliveries.
     pub reader: Reader,
     pub metrics: Arc<Metrics>,
     pub log_activity: bool,
@@ -90,7 +92,10 @@ pub struct Client {
     clock: Clock,
     attempts: Attempts,
     kept: Kept,
+    lease_name: LeaseName,
     lease: Lease<Confidence>,
+    /// Another node is to have the lease once nothing is under way: nothing more is sent.
+    hands_over: bool,
     dispatcher: Dispatcher,
     claims: Claims,
     rounds: Rounds,
@@ -115,7 +120,9 @@ impl Client {
             metrics: parts.metrics.service(&parts.service.name),
             attempts: Attempts::new(&parts.service),
             kept: Kept::default(),
+            lease_name: LeaseName::service(&parts.service.name),
             lease: Lease::default(),
+            hands_over: false,
             dispatcher: Dispatcher::new(policy::dispatch_policy(options), None, clock.now()),
             claims: Claims::default(),
             rounds: Rounds::default(),
@@ -137,7 +144,7 @@ impl Client {
 
     /// Does all that can be done now: sends, reads, writes, and sets the timer for the rest.
     fn pump(&mut self, ctx: &mut Context<Self>) {
-        if self.lease.is_held() {
+        if self.lease.may_act() && !self.hands_over {
             let until = self.send_all(ctx);
             self.read(ctx);
             self.set_timer(until, ctx);
@@ -145,6 +152,7 @@ impl Client {
         self.write(ctx);
         self.observe_figures();
         if self.dispatcher.in_flight().next().is_none() && self.writes.unsettled() == 0 {
+            self.hand_over();
             for drained in self.drained.drain(..) {
                 let _ = drained.send(());
             }
@@ -153,7 +161,8 @@ impl Client {
 
     /// Sends what may go out. Returns when there may be more.
     fn send_all(&mut self, ctx: &mut Context<Self>) -> Option<Timestamp> {
-        while self.writes.unsettled() < MAX_UNSETTLED {
+        // The lease is looked at before each request: a node that was frozen may have lost it.
+        while self.writes.unsettled() < MAX_UNSETTLED && self.parts.cluster.may_act() {
             let now = self.clock.now();
             match self.dispatcher.next(now, rand::random()) {
                 Next::Send(work) => self.send(&work, ctx),
@@ -199,6 +208,7 @@ impl Actor for Client {
         });
         self.parts.slot.wake();
         ctx.add_stream(self.parts.persistence.generations());
+        ctx.add_stream(self.parts.cluster.terms());
         ctx.run_interval(TICK_INTERVAL, |this, ctx| {
             this.begin_if_registered();
             this.claims.look_again();
@@ -224,7 +234,7 @@ impl Handler<WorkArrived> for Client {
     }
 }
 
-/// A new writer has started. It knows nothing of the leases that the earlier one had.
+/// There is another writer, or this node has become a member of the cluster, or is none any more.
 impl StreamHandler<Generation> for Client {
     fn handle(&mut self, _: Generation, ctx: &mut Self::Context) {
         self.ask_for_lease(ctx);

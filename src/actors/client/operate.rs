@@ -63,22 +63,24 @@ impl Client {
 impl Handler<Operate> for Client {
     type Result = ResponseActFuture<Self, Option<Applied>>;
 
-    /// Applies the command at once, or stores it for the holder of the lease. Answers when that is stored, so that it
-    /// survives a restart.
-    fn handle(&mut self, Operate(command): Operate, ctx: &mut Context<Self>) -> Self::Result {
+    /// Applies the command, after those that other nodes have taken before, or stores it for the holder of the lease.
+    /// Answers when that is stored, so that it survives a restart.
+    fn handle(&mut self, Operate(command): Operate, _: &mut Context<Self>) -> Self::Result {
         if self.kept.id().is_none() {
             return Box::pin(actix::fut::ready(None));
         }
-        let (told, stored) = oneshot::channel();
-        let by = if self.lease.is_held() {
-            self.apply(command);
-            self.kept.wait(told);
-            Applied::Here
-        } else {
-            self.writes.push(ToStore::Command { command, told });
-            Applied::Elsewhere
-        };
-        self.pump(ctx);
-        Box::pin(stored.into_actor(self).map(move |stored, _, _| stored.ok().map(|()| by)))
+        Box::pin(self.lease_asked().then(move |(), this, ctx| {
+            let (told, stored) = oneshot::channel();
+            let by = if this.lease.may_act() {
+                this.apply(command);
+                this.kept.wait(told);
+                Applied::Here
+            } else {
+                this.writes.push(ToStore::Command { command, told });
+                Applied::Elsewhere
+            };
+            this.pump(ctx);
+            stored.into_actor(this).map(move |stored, _, _| stored.ok().map(|()| by))
+        }))
     }
 }

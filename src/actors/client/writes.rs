@@ -8,7 +8,7 @@ use super::{Client, STORE_RETRY};
 use crate::domain::event::{Append, NewEvent};
 use crate::domain::pending_writes::PendingWrites;
 use crate::domain::work::WorkId;
-use crate::storage::{CommandId, DeliveryOutcome, Registered, ServiceChange, Write};
+use crate::storage::{CommandId, DeliveryOutcome, Outcome, Registered, ServiceChange, Write};
 
 /// A write of a client.
 #[derive(Debug)]
@@ -37,6 +37,17 @@ impl Writes {
         self.pending.push(write);
     }
 
+    /// Whether nothing is to be written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// What was collected by an earlier holder is not written: only commands remain, for whoever holds the service.
+    pub(super) fn void(&mut self) {
+        let void = self.pending.withdraw(|write| !matches!(write, ToStore::Command { .. }));
+        self.unsettled -= void.iter().filter(|write| matches!(write, ToStore::Ended(_))).count();
+    }
+
     /// Deliveries that have ended, and are not known to be settled in the store.
     pub(super) fn unsettled(&self) -> usize {
         self.unsettled
@@ -61,10 +72,15 @@ impl Client {
                 self.writes.push(state);
             }
         }
+        // Who has lost the lease writes nothing before the store has answered.
+        if self.lease.is_held() && !self.lease.may_act() {
+            return;
+        }
         let Some(writes) = self.begin() else { return };
-        let answer = self.parts.persistence.commit_all(writes);
+        let answer = self.parts.persistence.commit_all(self.fence(), writes);
         let stored = async move { answer?.await.ok()?.ok() };
         ctx.spawn(stored.into_actor(self).map(|stored, this, ctx| match stored {
+            Some(outcomes) if outcomes.contains(&Outcome::Void) => this.voided(ctx),
             Some(_) => this.stored(ctx),
             None => this.not_stored(ctx),
         }));
@@ -115,7 +131,21 @@ impl Client {
         self.pump(ctx);
     }
 
-    /// The batch is written again later, in the same order. Until then only as much is sent as may be unsettled.
+    /// Another node has taken the lease: nothing of it was written, and nothing is, but what operators have said.
+    fn voided(&mut self, ctx: &mut Context<Self>) {
+        log::warn!(service = self.name(); "the lease of a service is lost");
+        self.lease.lose();
+        for write in self.writes.pending.ended() {
+            match write {
+                ToStore::Command { .. } => self.writes.pending.push(write),
+                ToStore::Ended(_) => self.writes.unsettled -= 1,
+                ToStore::Event(_) | ToStore::State { .. } => {}
+            }
+        }
+        self.ask_for_lease(ctx);
+    }
+
+    /// All is written again, in order; nothing more goes out meanwhile than may be unsettled.
     fn not_stored(&mut self, ctx: &mut Context<Self>) {
         self.writes.pending.failed();
         for state in self.writes.pending.withdraw(|write| matches!(write, ToStore::State { .. })) {

@@ -23,7 +23,8 @@ impl Consumers {
     pub(super) fn send(&mut self, name: &str) {
         let now = self.clock.now();
         let (metrics, pushes) = (&self.parts.metrics, &self.parts.pushes);
-        let Some(consumer) = self.consumers.get_mut(name) else { return };
+        // Another node may deliver them, as long as this one cannot say that none does.
+        let Some(consumer) = self.consumers.get_mut(name).filter(|_| self.parts.cluster.may_act()) else { return };
         consumer.deliver(now, self.is_finishing, |id, delivery, is_sent| {
             metrics.durable_deliveries.inc();
             if delivery > 1 {

@@ -8,10 +8,11 @@ use super::Consumers;
 use super::messages::{Join, Joined, MemberKey, RoomAgain};
 use crate::actors::persistence::messages::{AppendFailure, LeaseConsumers};
 use crate::domain::event::EventId;
+use crate::domain::lease::LeaseName;
 use crate::protocol::consumer::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::subscription::Start;
-use crate::storage::{Alteration, NewConsumer, Outcome, Write};
+use crate::storage::{Alteration, KnownConsumer, NewConsumer, Outcome, Write};
 
 impl Consumers {
     /// Makes the session a member of an open consumer.
@@ -93,7 +94,9 @@ impl Consumers {
                     format!("there are {max} durable subscriptions, as many as there may be; delete some first");
                 return Err(ApiError::new(ErrorCode::TooManyDurables, advice));
             };
-            let held = persistence.ask(LeaseConsumers(vec![(record.service, None)])).await;
+            let lease = LeaseName::consumer(&record.name);
+            let known = KnownConsumer { service: record.service, lease, held: None };
+            let held = persistence.ask(LeaseConsumers(vec![known])).await;
             let held = held.unwrap_or(Err(AppendFailure::RESTARTED))?;
             held.into_iter().next().ok_or_else(deleted_just_now)
         };

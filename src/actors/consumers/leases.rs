@@ -8,7 +8,7 @@ use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use super::Consumers;
 use super::consumer::Consumer;
 use super::consumer::holder::Holder;
-use crate::actors::persistence::messages::{LeaseConsumers, ReleaseConsumer};
+use crate::actors::persistence::messages::{LeaseConsumers, ReleaseLease};
 use crate::domain::consumer::{ConsumerState, Mark};
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
@@ -44,18 +44,19 @@ impl Consumers {
         }
     }
 
-    /// The lease that the store has answered: with marks, this node holds it; without, another node does.
-    fn lease(&mut self, record: &ConsumerRecord, marks: Option<Vec<(EventId, Mark)>>) -> Lease<Holder> {
-        let Some(marks) = marks else { return Lease::Follower };
+    /// The lease of `record` with these marks, of a machine that goes on from there; without any, another node has it.
+    fn lease(&mut self, record: &ConsumerRecord, grant: Grant, marks: Option<Vec<(EventId, Mark)>>) -> Lease<Holder> {
+        let Some((generation, marks)) = grant.generation().zip(marks) else { return Lease::Follower };
         let max_bytes = self.parts.config.max_unacked_bytes.as_usize();
         let durable = ConsumerState::new(record.policy, max_bytes, record.ack_floor, marks);
         self.generations += 1;
-        Lease::Holder(Holder::new(durable, record.fencing_epoch, self.generations))
+        let state = Holder::new(durable, record.fencing_epoch, self.generations);
+        Lease::Holder { generation, state }
     }
 
     /// Adds a consumer that was found in the store.
     pub(super) fn open(&mut self, held: LeasedConsumer, ctx: &mut Context<Self>) {
-        let LeasedConsumer { grant: _, record, marks, has_renewed } = held;
+        let LeasedConsumer { grant, record, marks, has_renewed } = held;
         if self.consumers.contains_key(&*record.name) {
             return;
         }
@@ -71,7 +72,7 @@ impl Consumers {
             }
         };
         let topic = self.index.insert(&pattern);
-        let lease = self.lease(&record, marks);
+        let lease = self.lease(&record, grant, marks);
         let mut consumer = Consumer::new(record, pattern, filter, topic);
         consumer.replace(lease);
         let name = Arc::clone(consumer.name());
@@ -90,10 +91,10 @@ impl Consumers {
         if self.index.remove(consumer.topic()) {
             self.by_topic.remove(&consumer.topic());
         }
-        if consumer.is_held() && !self.joining.iter().any(|joining| **joining == *name) {
+        if let Some(fence) = consumer.fence().filter(|_| !self.joining.iter().any(|joining| **joining == *name)) {
+            // Without a writer this node goes on holding it, until it has members again or the node leaves.
             let writer = self.parts.persistence.generation();
-            // A writer that is gone holds no lease any more.
-            let _ = writer.map(|writer| self.parts.persistence.tell_in(writer, ReleaseConsumer(consumer.service())));
+            let _ = writer.map(|writer| self.parts.persistence.tell_in(writer, ReleaseLease(fence)));
         }
     }
 
@@ -109,7 +110,7 @@ impl Consumers {
         for name in names {
             let Some(consumer) = self.consumers.get_mut(name) else { continue };
             if consumer.begin_asking() {
-                known.push((consumer.service(), consumer.epoch()));
+                known.push(consumer.known());
                 asked.push((Arc::clone(name), consumer.service()));
             }
         }
@@ -145,12 +146,11 @@ impl Consumers {
                 return self.ask_for_lease(&name, ctx);
             }
             log::info!(durable = &*name, floor = record.ack_floor, is_held = grant != Grant::Elsewhere; "durable subscription moved");
-            let lease = self.lease(&record, marks);
+            let lease = self.lease(&record, grant, marks);
             if let Some(consumer) = self.consumers.get_mut(&name) {
                 consumer.moved(record, lease);
             }
         } else {
-            consumer.keep(record.fencing_epoch);
             consumer.set_policy(record.policy);
         }
         if has_renewed {

@@ -29,6 +29,7 @@ use tokio::sync::{Notify, oneshot};
 use self::consumer::Consumer;
 use self::messages::{Acknowledge, ConsumerStatus, FindFate, Leave, ListConsumers, LookAgain, MemberKey, RoomAgain};
 use super::clock::Clock;
+use super::cluster::Cluster;
 use super::log_position::LogPosition;
 use super::persistence::Persistence;
 use super::push_log::PushLog;
@@ -62,6 +63,7 @@ pub struct ConsumersParts {
     pub config: ConsumersConfig,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
+    pub cluster: Arc<Cluster>,
     pub metrics: Arc<Metrics>,
     pub pushes: Arc<PushLog>,
     /// Persistence notifies it when dead letters were reopened.
@@ -186,6 +188,7 @@ impl Actor for Consumers {
         ctx.set_mailbox_capacity(MAILBOX);
         ctx.run_interval(TICK_INTERVAL, Self::tick);
         ctx.add_stream(self.parts.persistence.generations());
+        ctx.add_stream(self.parts.cluster.terms());
         let renewed = Arc::clone(&self.parts.renewed);
         ctx.add_stream(futures_util::stream::unfold(renewed, |renewed| async {
             renewed.notified().await;
@@ -296,7 +299,7 @@ impl Handler<FindFate> for Consumers {
     }
 }
 
-/// A new writer has started. It knows nothing of the leases that the earlier one had.
+/// There is another writer, or this node has become a member of the cluster, or is none any more.
 impl StreamHandler<Generation> for Consumers {
     fn handle(&mut self, _: Generation, ctx: &mut Context<Self>) {
         let names: Vec<_> = self.consumers.keys().cloned().collect();

@@ -34,8 +34,9 @@ impl Consumers {
             return;
         }
         assert!(!faults::strikes(FaultPoint::ConsumersDieBefore), "injected fault in durables");
+        let fence = consumer.fence();
         let Some(change) = consumer.begin_save(now()) else { return };
-        let answer = self.parts.persistence.commit_all(vec![Write::ChangeConsumer(change)]);
+        let answer = self.parts.persistence.commit_all(fence, vec![Write::ChangeConsumer(change)]);
         let name = Arc::clone(consumer.name());
         let end = async move {
             let Some(answer) = answer else { return End::NotSent };

@@ -14,16 +14,18 @@ use crate::storage::{Alteration, Outcome, Write};
 
 /// What the actor is made of, with a writer at its address, and what that is made of.
 fn parts(dir: &std::path::Path) -> (ConsumersParts, PersistenceParts) {
+    let position = Arc::default();
+    let writer = fixture::parts(fixture::store(dir), Arc::default(), Arc::clone(&position));
     let parts = ConsumersParts {
         persistence: Address::vacant(),
         config: Config::load(LoadArgs::default(), []).expect("the defaults").consumers,
         reader: Reader::unwatched(fixture::store(dir)),
-        position: Arc::default(),
+        position,
+        cluster: Arc::clone(&writer.cluster),
         metrics: Arc::new(Metrics::new().expect("metrics")),
         pushes: Arc::default(),
         renewed: Arc::default(),
     };
-    let writer = fixture::parts(fixture::store(dir), Arc::default(), Arc::clone(&parts.position));
     fixture::start(&parts.persistence, 1, &writer);
     (parts, writer)
 }
@@ -72,6 +74,7 @@ async fn a_new_writer_is_asked_for_the_leases_of_consumers_at_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let (parts, writer) = parts(dir.path());
     let persistence = parts.persistence.clone();
+    fixture::join(&persistence, &writer.cluster).await;
     let actor = begin(1, parts);
     join(&actor).await;
     let ack_floors = async || {

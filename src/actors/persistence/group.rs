@@ -42,16 +42,16 @@ impl Waiting {
         let mut replies = Replies::default();
         let appends: usize = publishes.iter().map(|message| message.appends.len()).sum();
         let writes: usize = others.iter().map(|message| message.writes.len()).sum();
-        let mut list = Vec::with_capacity(appends + writes);
+        let mut group = Group { writes: Vec::with_capacity(appends + writes), ..Group::default() };
         for AppendEvents { appends, reply } in publishes {
             replies.publishes.push((appends.len(), reply));
-            list.extend(appends.into_iter().map(Write::Append));
+            group.writes.extend(appends.into_iter().map(Write::Append));
         }
-        for CommitWrites { writes, reply } in others {
+        for CommitWrites { fence, writes, reply } in others {
             replies.others.push((writes.len(), reply));
-            list.extend(writes);
+            group.extend(fence, writes);
         }
-        (list.into(), replies)
+        (group, replies)
     }
 }
 
@@ -93,12 +93,17 @@ impl Replies {
 
     /// Splits a transaction: one group of all publishes, and one for each other request.
     pub fn apart(self, group: Group) -> Vec<(Group, Self)> {
-        let mut writes = group.writes.into_iter();
-        let appends = self.publishes.iter().map(|(count, _)| count).sum();
-        let first = (writes.by_ref().take(appends).collect(), Self { publishes: self.publishes, others: Vec::new() });
-        let rest = self.others.into_iter().map(|(count, reply)| {
-            (writes.by_ref().take(count).collect(), Self { publishes: Vec::new(), others: vec![(count, reply)] })
-        });
-        std::iter::once(first).chain(rest).map(|(writes, replies): (Vec<_>, _)| (writes.into(), replies)).collect()
+        let (mut writes, mut fences) = (group.writes.into_iter(), group.fences.into_iter().peekable());
+        let mut begin = self.publishes.iter().map(|(count, _)| count).sum();
+        let appends: Vec<Write> = writes.by_ref().take(begin).collect();
+        let mut groups = vec![(appends.into(), Self { publishes: self.publishes, others: Vec::new() })];
+        for (count, reply) in self.others {
+            let fence = fences.next_if(|(_, part)| part.start == begin).map(|(fence, _)| fence);
+            let mut group = Group::default();
+            group.extend(fence, writes.by_ref().take(count));
+            groups.push((group, Self { publishes: Vec::new(), others: vec![(count, reply)] }));
+            begin += count;
+        }
+        groups
     }
 }

@@ -1,11 +1,76 @@
-//! Leases of services and consumers. They belong to no transaction: where several processes share a store, a lease is a
-//! lock of the writer's database session.
+//! Memberships and leases: what nodes ask for outside of any group, and what persistence itself holds.
 
 use actix::prelude::{Context, Handler};
 
 use super::Persistence;
-use super::messages::{AppendFailure, LeaseConsumers, LeaseService, ReleaseConsumer};
-use crate::storage::{LeasedConsumer, LeasedService, StoreError, Writer};
+use super::messages::{AppendFailure, BeatMembership, LeaseConsumers, LeaseService, LeaveNodes, ReleaseLease};
+use crate::actors::clock;
+use crate::actors::cluster::Cluster;
+use crate::domain::lease::{Fence, Grant, LeaseName};
+use crate::domain::placement::Placement;
+use crate::storage::{BeatAnswer, LeasedConsumer, LeasedService, Seeker, StoreError, Writer};
+
+/// What persistence does for all nodes while it has the lease.
+#[derive(Debug)]
+pub struct Duties {
+    /// Appends what is due.
+    pub schedules: Duty,
+    /// Goes on with replays and redrives.
+    pub jobs: Duty,
+    /// Removes what is no longer kept.
+    pub retention: Duty,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Duty {
+    lease: LeaseName,
+    fence: Option<Fence>,
+}
+
+impl Duty {
+    fn of(lease: LeaseName) -> Self {
+        Self { lease, fence: None }
+    }
+
+    /// What its writes carry; none if another node does it.
+    pub fn fence(&self, cluster: &Cluster) -> Option<&Fence> {
+        self.fence.as_ref().filter(|_| cluster.may_act())
+    }
+}
+
+impl Default for Duties {
+    fn default() -> Self {
+        Self {
+            schedules: Duty::of(LeaseName::schedules()),
+            jobs: Duty::of(LeaseName::jobs()),
+            retention: Duty::of(LeaseName::retention()),
+        }
+    }
+}
+
+impl Duties {
+    /// Asks for the leases. Nothing is under way between two commits: what another node is to have is released at once.
+    pub fn ask(&mut self, writer: &mut Writer, seeker: Seeker<'_>) -> Result<(), StoreError> {
+        let mut duties = [&mut self.schedules, &mut self.jobs, &mut self.retention];
+        let names = duties.each_ref().map(|duty| duty.lease.clone());
+        let grants = writer.lease(&names, seeker)?;
+        for (duty, grant) in duties.iter_mut().zip(grants) {
+            let held = grant.generation().map(|generation| Fence { lease: duty.lease.clone(), generation });
+            let is_wanted = matches!(grant, Grant::Kept { is_wanted: true, .. });
+            if let Some(fence) = held.as_ref().filter(|_| is_wanted) {
+                writer.release(fence)?;
+            }
+            duty.fence = held.filter(|_| !is_wanted);
+        }
+        Ok(())
+    }
+}
+
+/// Who asks, on behalf of this node.
+pub fn seeker<'a>(cluster: &'a Cluster, placement: &'a mut Placement) -> Seeker<'a> {
+    Seeker { node: cluster.name(), term: cluster.view().term, placement, now: clock::steady() }
+}
 
 impl Persistence {
     /// Does `work` on the writer at once, outside of any group.
@@ -14,13 +79,47 @@ impl Persistence {
         let writer = self.watch.writer()?;
         work(writer).map_err(|error| self.watch.judge(error))
     }
+
+    /// The same for what asks for leases.
+    fn seek<T>(
+        &mut self,
+        work: impl FnOnce(&mut Writer, Seeker<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, AppendFailure> {
+        let cluster = self.parts.cluster.clone();
+        let mut placement = std::mem::take(&mut self.placement);
+        let done = self.directly(|writer| work(writer, seeker(&cluster, &mut placement)));
+        self.placement = placement;
+        done
+    }
+}
+
+impl Handler<BeatMembership> for Persistence {
+    type Result = Result<BeatAnswer, AppendFailure>;
+
+    fn handle(&mut self, BeatMembership { status, beat }: BeatMembership, _: &mut Context<Self>) -> Self::Result {
+        self.directly(|writer| writer.beat(&status, beat))
+    }
+}
+
+impl Handler<LeaveNodes> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, LeaveNodes { name, generation }: LeaveNodes, _: &mut Context<Self>) -> Self::Result {
+        // What they had asked for is stored before anybody else acts.
+        self.flush();
+        // If it fails, the membership ends by itself.
+        let _ = self.directly(|writer| writer.leave(&name, generation));
+    }
 }
 
 impl Handler<LeaseService> for Persistence {
     type Result = Result<LeasedService, AppendFailure>;
 
-    fn handle(&mut self, LeaseService(service): LeaseService, _: &mut Context<Self>) -> Self::Result {
-        self.directly(|writer| writer.lease_service(service))
+    fn handle(&mut self, LeaseService { service, lease }: LeaseService, _: &mut Context<Self>) -> Self::Result {
+        let leased = self.seek(|writer, seeker| writer.lease_service(service, &lease, seeker))?;
+        let is_alone = self.parts.cluster.view().nodes.iter().filter(|node| node.is_member()).count() == 1;
+        self.at_writer(|registry, writer| registry.count(writer, service, leased.grant.generation(), is_alone));
+        Ok(leased)
     }
 }
 
@@ -30,15 +129,17 @@ impl Handler<LeaseConsumers> for Persistence {
     fn handle(&mut self, LeaseConsumers(known): LeaseConsumers, _: &mut Context<Self>) -> Self::Result {
         // What the earlier state of a consumer has sent is stored before its marks are read for the next one.
         self.flush();
-        self.directly(|writer| writer.lease_consumers(&known))
+        self.seek(|writer, seeker| writer.lease_consumers(&known, seeker))
     }
 }
 
-impl Handler<ReleaseConsumer> for Persistence {
+impl Handler<ReleaseLease> for Persistence {
     type Result = ();
 
-    fn handle(&mut self, ReleaseConsumer(service): ReleaseConsumer, _: &mut Context<Self>) -> Self::Result {
-        // If this fails, the connection is closed, and the lease ends with it.
-        let _ = self.directly(|writer| writer.release_consumer(service));
+    fn handle(&mut self, ReleaseLease(fence): ReleaseLease, _: &mut Context<Self>) -> Self::Result {
+        // What its holder has sent before is stored before another acts.
+        self.flush();
+        // If it fails, the lease ends with the membership.
+        let _ = self.directly(|writer| writer.release(&fence));
     }
 }

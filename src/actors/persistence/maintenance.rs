@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Persistence;
 use super::registry::ServiceRegistry;
+use super::{Persistence, leases};
 use crate::actors::clock::{self, now};
 use crate::protocol::log_batch::LogBatch;
 use crate::storage::{Group, RetentionPolicy, StoreError, StoreErrorKind, StoreUrl, Writer};
@@ -68,6 +68,12 @@ impl Persistence {
             None => registry.register(writer, now()),
             Some(_) => registry.resolve_doubt(writer),
         });
+        let Self { watch, duties, placement, parts, .. } = self;
+        if let Ok(writer) = watch.writer()
+            && let Err(error) = duties.ask(writer, leases::seeker(&parts.cluster, placement))
+        {
+            watch.failed(error);
+        }
         if self.watch.writer().is_ok_and(|writer| writer.is_set_back()) {
             self.go_on_after_set_back();
         }
@@ -108,23 +114,28 @@ impl Persistence {
         let Ok(writer) = self.watch.writer() else {
             return Ok(None);
         };
-        let is_held = clock::certainty().is_held;
-        if !is_held && Instant::now() >= self.next_bounding {
-            self.next_bounding = Instant::now() + BOUNDING_INTERVAL;
-            writer.bound_waits(&self.registry.longest_waits(), now(), HOUSEKEEPING_ROWS)?;
-        }
-        let pruned = if is_held { 0 } else { writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)? };
-        let mut more = pruned >= HOUSEKEEPING_ROWS;
-        if self.parts.retention != RetentionPolicy::default() && !is_held {
-            let trimmed = writer.trim(&self.parts.retention, now(), HOUSEKEEPING_ROWS)?;
-            if trimmed.removed > 0 {
-                self.parts.metrics.trimmed.inc_by(trimmed.removed as u64);
-                let bounds = writer.bounds()?;
-                self.parts.position.set(bounds);
+        let mut more = false;
+        let cluster = &self.parts.cluster;
+        if self.duties.retention.fence(cluster).is_some() && !clock::certainty().is_held {
+            if Instant::now() >= self.next_bounding {
+                self.next_bounding = Instant::now() + BOUNDING_INTERVAL;
+                writer.bound_waits(&self.registry.longest_waits(), now(), HOUSEKEEPING_ROWS)?;
             }
-            more |= trimmed.more_due;
+            more |= writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)? >= HOUSEKEEPING_ROWS;
+            if self.parts.retention != RetentionPolicy::default() {
+                let trimmed = writer.trim(&self.parts.retention, now(), HOUSEKEEPING_ROWS)?;
+                if trimmed.removed > 0 {
+                    self.parts.metrics.trimmed.inc_by(trimmed.removed as u64);
+                    let bounds = writer.bounds()?;
+                    self.parts.position.set(bounds);
+                }
+                more |= trimmed.more_due;
+            }
         }
-        more |= self.registry.housekeeping(writer, now())?;
+        self.registry.look_at_schedules(writer)?;
+        if let Some(fence) = self.duties.jobs.fence(cluster) {
+            more |= self.registry.step_jobs(writer, fence, now())?;
+        }
         if more {
             return Ok(Some(Duration::ZERO));
         }

@@ -6,10 +6,12 @@ use actix::prelude::Message;
 use tokio::sync::oneshot;
 
 use crate::domain::event::{Append, AppendOutcome};
+use crate::domain::lease::{Fence, LeaseName};
+use crate::domain::membership::Beat;
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{LeasedConsumer, LeasedService, Outcome, Write};
+use crate::storage::{BeatAnswer, KnownConsumer, LeasedConsumer, LeasedService, NodeStatus, Outcome, Write};
 
 /// Store these events. The answer comes after the commit, with one outcome for each append, in order.
 #[derive(Debug, Message)]
@@ -62,27 +64,47 @@ impl From<AppendFailure> for ApiError {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CommitWrites {
+    /// Who asks as the holder of a lease: all are void, as one, if another node has it.
+    pub fence: Option<Fence>,
     pub writes: Vec<Write>,
     pub reply: oneshot::Sender<CommitReply>,
 }
 
 pub type CommitReply = Result<Vec<Outcome>, AppendFailure>;
 
-/// Take the lease of a service for this process. The answer says whether it was granted, and has the stored state.
+/// Join the other nodes, or renew the membership.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<LeasedService, AppendFailure>")]
-pub struct LeaseService(pub ServiceId);
+#[rtype(result = "Result<BeatAnswer, AppendFailure>")]
+pub struct BeatMembership {
+    pub status: NodeStatus,
+    pub beat: Beat,
+}
 
-/// Take the leases of these consumers, each with the fencing epoch in which this node holds it, if it does. Deleted
-/// consumers are missing in the answer.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<LeasedConsumer>, AppendFailure>")]
-pub struct LeaseConsumers(pub Vec<(ServiceId, Option<i64>)>);
-
-/// Release the lease of a consumer.
+/// Be a member no more: what the node holds is free.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct ReleaseConsumer(pub ServiceId);
+pub struct LeaveNodes {
+    pub name: Arc<str>,
+    pub generation: i64,
+}
+
+/// Ask for the lease of a service; answers whether this node has it, and with what state of the service.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<LeasedService, AppendFailure>")]
+pub struct LeaseService {
+    pub service: ServiceId,
+    pub lease: LeaseName,
+}
+
+/// Ask for the leases of consumers. Those that were deleted are left out of the answer.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<LeasedConsumer>, AppendFailure>")]
+pub struct LeaseConsumers(pub Vec<KnownConsumer>);
+
+/// Let another node take a lease.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReleaseLease(pub Fence);
 
 /// Events were committed. These messages are sent in commit order. An empty batch says that other processes have
 /// committed events.

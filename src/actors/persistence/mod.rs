@@ -26,18 +26,22 @@ use tokio::sync::oneshot;
 
 use self::group::{Replies, Waiting};
 use self::intake::Backlog;
-use self::messages::{AppendEvents, AppendFailure, CommitReply, CommitWrites, EventsCommitted, ReleaseConsumer};
+use self::leases::Duties;
+use self::messages::{AppendEvents, AppendFailure, CommitReply, CommitWrites, EventsCommitted, ReleaseLease};
 use self::registry::ServiceRegistry;
 use self::store_watch::StoreWatch;
 use super::clock::{self, now};
+use super::cluster::Cluster;
 use super::log_position::LogPosition;
 use super::service_slot::ServiceSlots;
+use crate::domain::lease::Fence;
+use crate::domain::placement::Placement;
 use crate::protocol::log_batch::LogBatch;
 use crate::runtime::address::{Address, Mailbox, Undelivered};
 use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
-use crate::storage::{Committed, Group, Outcome, RetentionPolicy, StoreErrorKind, StoreOptions, Write};
+use crate::storage::{Committed, Group, Outcome, RetentionPolicy, StoreErrorKind, StoreOptions, TakeDue, Write};
 use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
@@ -65,6 +69,7 @@ pub struct PersistenceParts {
     /// Notified when dead letters of consumers were reopened.
     pub renewed: Arc<tokio::sync::Notify>,
     pub position: Arc<LogPosition>,
+    pub cluster: Arc<Cluster>,
     pub backlog: Arc<Backlog>,
     pub health: Arc<StoreHealth>,
     pub metrics: Arc<Metrics>,
@@ -76,6 +81,8 @@ pub struct Persistence {
     parts: PersistenceParts,
     watch: StoreWatch,
     registry: ServiceRegistry,
+    placement: Placement,
+    duties: Duties,
     waiting: Waiting,
     flush_due: bool,
     next_housekeeping: Instant,
@@ -92,6 +99,8 @@ impl Persistence {
             registry: ServiceRegistry::new(Arc::clone(&parts.services), Arc::clone(&parts.renewed)),
             parts,
             watch,
+            placement: Placement::default(),
+            duties: Duties::default(),
             waiting: Waiting::default(),
             flush_due: false,
             next_housekeeping: Instant::now(),
@@ -117,10 +126,10 @@ impl Persistence {
     /// Commits what waits in one transaction, or in several if the store cannot hold a part of it.
     fn commit(&mut self, (mut group, replies): (Group, Replies)) {
         let certainty = clock::certainty();
-        group.take_due = if certainty.is_held { 0 } else { self.registry.due_schedules(now()) };
+        group.due = self.take_due();
         group.lead = Some(certainty.lead);
         self.registry.note(&group.writes);
-        let (took_due, has_saves) = (group.take_due > 0, group.has_saves());
+        let (took_due, has_saves) = (group.due.is_some(), group.has_saves());
         die_if(has_saves && faults::strikes(FaultPoint::WriterDiesBefore));
         match self.write(&mut group) {
             Ok(committed) => {
@@ -130,7 +139,7 @@ impl Persistence {
                 }
                 replies.committed(committed.outcomes);
                 if took_due {
-                    self.at_writer(|registry, writer| registry.took_schedules(writer));
+                    self.at_writer(|registry, writer| registry.look_at_schedules(writer));
                 }
             }
             Err(AppendFailure::Unstorable) if replies.are_many() => {
@@ -143,7 +152,17 @@ impl Persistence {
         }
     }
 
-    /// Commits `group`, and announces its events. The requests of the group are answered by the caller.
+    /// What is due, if this node appends it and knows what time it is.
+    fn take_due(&self) -> Option<TakeDue> {
+        let limit = self.registry.due_schedules(now());
+        if limit == 0 || clock::certainty().is_held {
+            return None;
+        }
+        let fence = self.duties.schedules.fence(&self.parts.cluster)?.clone();
+        Some(TakeDue { fence, limit })
+    }
+
+    /// Commits `group` and tells everybody but those who wait for it.
     fn write(&mut self, group: &mut Group) -> Result<Committed, AppendFailure> {
         let writer = self.watch.writer()?;
         let unregistered = AppendFailure::StoreUnavailable("the services are not registered yet");
@@ -222,7 +241,7 @@ impl Actor for Persistence {
             }
         });
         ctx.run_interval(SCHEDULE_INTERVAL, |this, _| {
-            if this.waiting.is_empty() && this.registry.due_schedules(now()) > 0 && !clock::certainty().is_held {
+            if this.waiting.is_empty() && this.take_due().is_some() {
                 this.commit(Waiting::default().into_group());
             }
         });
@@ -280,21 +299,23 @@ impl Address<Persistence> {
     /// Has persistence apply `write`. The outcome comes after the commit.
     pub fn commit(&self, write: Write) -> impl Future<Output = Result<Outcome, AppendFailure>> + Send + use<> {
         let (reply, answer) = oneshot::channel::<CommitReply>();
-        // A message that was not delivered is dropped, which the outcome reports.
-        let _ = self.tell(CommitWrites { writes: vec![write], reply });
+        // A message that was not delivered is dropped: the outcome says so.
+        let _ = self.tell(CommitWrites { fence: None, writes: vec![write], reply });
         async {
             let outcomes = answer.await.map_err(|_| AppendFailure::RESTARTING)??;
             Ok(outcomes.into_iter().next().expect("invariant: one outcome for each write"))
         }
     }
 
-    /// Has persistence apply `writes` in one transaction; `None` if it did not take them, so that they are certainly
-    /// not applied. Their owner writes them again after a failure.
-    pub fn commit_all(&self, writes: Vec<Write>) -> Option<oneshot::Receiver<CommitReply>> {
+    /// Has whoever is persistence apply `writes` in one transaction, on behalf of the holder of a lease if there is a
+    /// `fence`; `None` if nobody took them, so that none of them will be applied. Their owner writes them again after a
+    /// failure.
+    pub fn commit_all(&self, fence: Option<Fence>, writes: Vec<Write>) -> Option<oneshot::Receiver<CommitReply>> {
         let (reply, answer) = oneshot::channel();
-        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.tell(CommitWrites { writes, reply }).is_ok();
+        let message = CommitWrites { fence, writes, reply };
+        let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.tell(message).is_ok();
         is_sent.then_some(answer)
     }
 }
 
-crate::supervised!(Persistence, AppendEvents, CommitWrites, ReleaseConsumer);
+crate::supervised!(Persistence, AppendEvents, CommitWrites, ReleaseLease);

@@ -1,13 +1,15 @@
 //! What persistence knows of the services: their routes, the numbers of their deliveries, and when schedules are due.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
 use crate::config::StartFrom;
 use crate::domain::event::Timestamp;
+use crate::domain::lease::Fence;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Routes, ServiceId};
 use crate::storage::{
@@ -26,14 +28,24 @@ pub struct ServiceRegistry {
     routes: Option<Routes>,
     /// When the next schedule is due; `None` if nothing is scheduled.
     next_schedule: Option<Timestamp>,
-    /// A commit failed and may be stored all the same, so the deliveries are to be counted again.
+    /// The services whose leases this node holds: in which generation, and when to count again.
+    counted: HashMap<ServiceId, (i64, Instant)>,
+    /// A commit failed, and may be stored all the same: the figures are to be counted anew.
     is_in_doubt: bool,
     has_told_of_orphans: bool,
 }
 
 impl ServiceRegistry {
     pub fn new(slots: ServiceSlots, renewed: Arc<Notify>) -> Self {
-        Self { slots, renewed, routes: None, next_schedule: None, is_in_doubt: false, has_told_of_orphans: false }
+        Self {
+            slots,
+            renewed,
+            routes: None,
+            next_schedule: None,
+            counted: HashMap::new(),
+            is_in_doubt: false,
+            has_told_of_orphans: false,
+        }
     }
 
     /// Where events are delivered; `None` before [`Self::register`].
@@ -41,7 +53,7 @@ impl ServiceRegistry {
         self.routes.as_ref()
     }
 
-    /// Registers the services in the store, where new ones begin at the configured event, and counts their deliveries.
+    /// Gives the services their numbers, and lets new ones begin where they want to.
     pub fn register(&mut self, writer: &mut Writer, now: Timestamp) -> Result<(), StoreError> {
         let service = |slot: &Arc<ServiceSlot>| NewService {
             name: slot.name.clone(),
@@ -55,7 +67,6 @@ impl ServiceRegistry {
         let services: Vec<_> = self.slots.iter().map(service).collect();
         let registered = if services.is_empty() { Vec::new() } else { writer.register(&services, now)? };
         for (slot, known) in self.slots.iter().zip(registered) {
-            slot.set(&writer.pending(known.id)?);
             slot.register(known);
         }
         self.tell_of_orphans(writer)?;
@@ -150,23 +161,47 @@ impl ServiceRegistry {
         slot.wake_for_renewed();
     }
 
+    /// Counts what is to be delivered to a service, if this node holds its lease in this generation: anew when it has just
+    /// got it and, since other nodes add to it, now and then if it is not alone.
+    pub fn count(
+        &mut self,
+        writer: &mut Writer,
+        service: ServiceId,
+        held: Option<i64>,
+        is_alone: bool,
+    ) -> Result<(), StoreError> {
+        /// Counting takes this share of the time at most: the more there is, the longer it takes.
+        const SHARE: u32 = 50;
+        const INTERVAL: Duration = Duration::from_secs(1);
+        let Some(slot) = self.slots.iter().find(|slot| slot.id() == Some(service)) else { return Ok(()) };
+        let Some(generation) = held else {
+            self.counted.remove(&service);
+            slot.follow();
+            return Ok(());
+        };
+        let begin = Instant::now();
+        let known = self.counted.get(&service).filter(|(known, _)| *known == generation);
+        if known.is_some_and(|(_, next)| is_alone || begin < *next) {
+            return Ok(());
+        }
+        slot.set(&writer.pending(service)?);
+        slot.wake_for_renewed();
+        let next = Instant::now() + INTERVAL.max(begin.elapsed() * SHARE);
+        self.counted.insert(service, (generation, next));
+        Ok(())
+    }
+
     /// A commit was not confirmed.
     pub fn doubt(&mut self) {
         self.is_in_doubt = true;
     }
 
-    /// The schedules that were due have been appended.
-    pub fn took_schedules(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
-        self.next_schedule = writer.next_schedule()?;
-        Ok(())
-    }
-
-    /// The store works again: counts the deliveries if they are in doubt.
+    /// The store works: counts what is in doubt.
     pub fn resolve_doubt(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
         if self.is_in_doubt {
-            for slot in self.slots.iter() {
-                let Some(id) = slot.id() else { continue };
-                slot.set(&writer.pending(id)?);
+            for id in self.counted.keys() {
+                let Some(slot) = self.slot(*id) else { continue };
+                slot.set(&writer.pending(*id)?);
                 slot.wake_for_renewed();
             }
             self.is_in_doubt = false;
@@ -179,11 +214,16 @@ impl ServiceRegistry {
         self.slots.iter().for_each(|slot| slot.wake_for_renewed());
     }
 
-    /// Makes one step of each replay job. Returns true if more steps are due.
-    pub fn housekeeping(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool, StoreError> {
+    /// Other nodes may have scheduled something.
+    pub fn look_at_schedules(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
         self.next_schedule = writer.next_schedule()?;
+        Ok(())
+    }
+
+    /// One small step of each job; true when more is due.
+    pub fn step_jobs(&mut self, writer: &mut Writer, fence: &Fence, now: Timestamp) -> Result<bool, StoreError> {
         let Some(routes) = &self.routes else { return Ok(false) };
-        let steps = writer.step_replay_jobs(routes, now)?;
+        let steps = writer.step_replay_jobs(fence, routes, now)?;
         for (service, Renewed { open, dead }) in steps.iter().filter(|(_, renewed)| renewed.open > 0) {
             let Some(slot) = self.slot(*service) else {
                 self.renewed.notify_one();

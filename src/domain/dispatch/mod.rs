@@ -259,6 +259,13 @@ impl Dispatcher {
         Some(Finished { work, released, transition })
     }
 
+    /// An attempt ended, and how is another's business: the delivery leaves, and counts for nothing.
+    pub fn abandoned(&mut self, id: WorkId) {
+        let Some((work, permit)) = self.in_flight.remove(&id) else { return };
+        self.breaker.release(permit);
+        work.key.iter().for_each(|key| self.in_hand.settled(key));
+    }
+
     /// An attempt came to nothing and says nothing of the service: the delivery is in hand again, as if it had never
     /// gone out, but for its token of the rate. Whether there was such a delivery.
     pub fn cancelled(&mut self, id: WorkId) -> bool {

@@ -136,7 +136,7 @@ pub(in crate::storage) fn leased(
         .select((service_commands::id, service_commands::command));
     let commands: Vec<(CommandId, String)> = match grant {
         Grant::Elsewhere => Vec::new(),
-        Grant::Kept | Grant::Taken => on_backend!(connection, c => asked.load(c))?,
+        Grant::Kept { .. } | Grant::Taken { .. } => on_backend!(connection, c => asked.load(c))?,
     };
     Ok(LeasedService { grant, state: Registered { id: service, paused, breaker }, commands })
 }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{NOON, Store, at, commit, on_both, run, single};
+use super::leases::Node;
+use super::{NOON, at, commit, on_both, run, single};
 use crate::domain::consumer::{ConsumerPolicy, Mark};
 use crate::domain::delivery::{DeadReason, DeliveryState};
-use crate::domain::lease::Grant;
+use crate::domain::lease::LeaseName;
 use crate::domain::priority::Lane;
-use crate::domain::routes::ServiceId;
 use crate::storage::{
-    Alteration, ConsumerChange, ConsumerRecord, DeadLetter, DeliveryFilter, LeasedConsumer, NewConsumer, Outcome,
-    Write, Writer, service_name,
+    Alteration, ConsumerChange, ConsumerRecord, DeadLetter, DeliveryFilter, KnownConsumer, LeasedConsumer, NewConsumer,
+    Outcome, Write, Writer, service_name,
 };
 
 const POLICY: ConsumerPolicy = ConsumerPolicy { ack_wait: Duration::from_secs(30), max_in_flight: 10, max_deliver: 3 };
@@ -32,21 +32,16 @@ fn alter(writer: &mut Writer, name: &str, alteration: Alteration) -> bool {
     commit(writer, Write::AlterConsumer { name: name.to_owned(), alteration }) == Outcome::Changed(true)
 }
 
-/// The consumer with the answer to a request for its lease; none if it was deleted.
-fn lease(writer: &mut Writer, service: ServiceId) -> Option<LeasedConsumer> {
-    writer.lease_consumers(&[(service, None)]).expect("an answer").pop()
-}
-
 fn opened(writer: &mut Writer, name: &str) -> LeasedConsumer {
     let record = open(writer, name, 100).expect("room");
-    // PostgreSQL may need a moment to notice that the former process is gone.
-    loop {
-        let leased = lease(writer, record.service).expect("it is there");
-        if leased.grant != Grant::Elsewhere {
-            return leased;
-        }
-        std::thread::yield_now();
-    }
+    leased(writer, &record).expect("it is there")
+}
+
+/// As a new node sees it that asks for the lease; none if it was deleted.
+fn leased(writer: &mut Writer, record: &ConsumerRecord) -> Option<LeasedConsumer> {
+    let known = KnownConsumer { service: record.service, lease: LeaseName::consumer(&record.name), held: None };
+    let mut node = Node::joined_anew("a", writer);
+    writer.lease_consumers(&[known], node.seeker()).expect("the store answers").pop()
 }
 
 fn change(of: &LeasedConsumer, ack_floor: i64, marks: &[(i64, Mark)], passed_marks: &[i64]) -> ConsumerChange {
@@ -82,7 +77,7 @@ fn what_was_stored_of_one_comes_back() {
         assert_eq!((again.record.ack_floor, &again.record.filter), (4, &new("d", 0).filter));
         assert_eq!(again.marks, Some(vec![(5, Mark::Settled), (6, Mark::Delivered(2)), (9, Mark::Settled)]));
         save(&mut writer, change(&again, 6, &[], &[5, 6]));
-        let left = lease(&mut writer, made.record.service).expect("there");
+        let left = leased(&mut writer, &made.record).expect("there");
         assert_eq!((left.record.ack_floor, left.marks), (6, Some(vec![(9, Mark::Settled)])));
         let policy = ConsumerPolicy { max_deliver: 0, ..POLICY };
         assert!(alter(&mut writer, "d", Alteration::Policy(policy)));
@@ -108,18 +103,18 @@ fn changes_of_an_earlier_epoch_are_void() {
         save(&mut writer, change(&before, 7, &[(9, Mark::Settled)], &[]));
         assert!(alter(&mut writer, "d", Alteration::Seek(2)));
         save(&mut writer, change(&before, 8, &[(10, Mark::Settled)], &[]));
-        let after = lease(&mut writer, before.record.service).expect("there");
+        let after = leased(&mut writer, &before.record).expect("there");
         assert_eq!((after.record.ack_floor, &after.marks), (2, &Some(vec![])));
         save(&mut writer, change(&after, 3, &[], &[]));
         assert_eq!([(); 2].map(|()| alter(&mut writer, "d", Alteration::Delete)), [true, false]);
         save(&mut writer, change(&after, 4, &[(11, Mark::Settled)], &[]));
-        assert!(lease(&mut writer, before.record.service).is_none());
-        // Nothing is left for the next consumer with the same id.
+        assert!(leased(&mut writer, &before.record).is_none());
+        // Nothing is left for the next one with the same number.
         let next = opened(&mut writer, "other");
         assert_eq!((next.record.service, next.record.ack_floor), (before.record.service, 0));
         assert_eq!(next.marks, Some(vec![]));
         save(&mut writer, change(&after, 5, &[], &[]));
-        let next = lease(&mut writer, next.record.service).expect("there");
+        let next = leased(&mut writer, &next.record).expect("there");
         assert_eq!(next.record.ack_floor, 0, "the changes were for another");
     });
 }
@@ -160,21 +155,23 @@ fn dead_letters_are_deliveries_like_others_until_it_is_moved_before_them() {
 }
 
 #[test]
-fn a_consumer_that_is_released_can_be_leased_by_another_process() {
-    let store = Store::postgres();
-    let (mut one, mut other) = (store.writer(), store.writer());
-    let first = opened(&mut one, "d");
-    let service = first.record.service;
-    let grant = |writer: &mut Writer| lease(writer, service).expect("there").grant;
-    assert_eq!((grant(&mut one), grant(&mut other)), (Grant::Kept, Grant::Elsewhere));
-    one.release_consumer(service).expect("release");
-    assert_eq!((grant(&mut other), grant(&mut one)), (Grant::Taken, Grant::Elsewhere));
-    // A change of the former holder is void, and it is told so; a change of the present holder is not.
-    let before = LeasedConsumer { record: first.record.clone(), ..first };
-    assert_eq!(save(&mut one, change(&before, 7, &[], &[])), Outcome::Void);
-    let now = lease(&mut other, service).expect("there");
-    assert_eq!((now.grant, now.record.ack_floor), (Grant::Kept, 0));
-    assert_eq!(save(&mut other, change(&now, 7, &[], &[])), Outcome::Saved);
-    let known = other.lease_consumers(&[(service, Some(now.record.fencing_epoch))]).expect("an answer");
-    assert_eq!((known[0].record.ack_floor, &known[0].marks), (7, &None), "they are known");
+fn what_is_known_of_one_is_not_read_again() {
+    on_both(|store| {
+        let mut writer = store.writer();
+        let held = opened(&mut writer, "d");
+        save(&mut writer, change(&held, 7, &[(9, Mark::Settled)], &[]));
+        let mut node = Node::joined_anew("a", &mut writer);
+        let record = &held.record;
+        let lease = LeaseName::consumer(&record.name);
+        let generation = node.take(&mut writer, &lease).generation;
+        let mut marks = |epoch, generation| {
+            let held = Some((generation, epoch));
+            let known = KnownConsumer { service: record.service, lease: lease.clone(), held };
+            writer.lease_consumers(&[known], node.seeker()).expect("the store answers").remove(0).marks
+        };
+        assert_eq!(marks(record.fencing_epoch, generation), None);
+        let all = Some(vec![(9, Mark::Settled)]);
+        assert_eq!(marks(record.fencing_epoch - 1, generation), all, "an operator has moved it");
+        assert_eq!(marks(record.fencing_epoch, generation - 1), all, "another has had it");
+    });
 }

@@ -5,17 +5,18 @@ mod services;
 
 use std::time::Duration;
 
+use super::leases::Node;
 use super::{NOON, Store, appends, at, commit, event, on_both, run};
 use crate::domain::delivery::{DeadReason, DeliveryState, EventStatus};
 use crate::domain::event::{Append, EventId, LogBounds, NewEvent, Priority, Schedule, ScheduleId, Timestamp};
-use crate::domain::lease::Grant;
+use crate::domain::lease::{Fence, LeaseName};
 use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Routes, Selector, ServiceId};
 use crate::storage::{
     Claim, Claimed, DeliveryFilter, DeliveryOutcome, Group, LeasedService, NewReplayJob, NewService, Outcome, Pending,
     Reader, Registered, Renewed, ReplayJob, ReplayJobKind, ReplayJobState, RetentionPolicy, SchedulePosition,
-    Scheduled, ServiceChange, Settled, Write, Writer,
+    Scheduled, ServiceChange, Settled, TakeDue, Write, Writer,
 };
 
 const ROWS: usize = 1000;
@@ -36,6 +37,9 @@ pub(super) struct Outbox {
     routes: Routes,
     pub all: ServiceId,
     pub orders: ServiceId,
+    /// Held by the node of the writer.
+    pub fence: Fence,
+    pub node: Node,
 }
 
 impl Outbox {
@@ -49,7 +53,9 @@ impl Outbox {
             own_sources: if echo { Vec::new() } else { vec![name.into()] },
         };
         let routes = Routes::new(vec![route(all, "all", ">", false), route(orders, "orders", "order.>", true)]);
-        Self { writer, reader: store.reader(), routes, all, orders }
+        let mut node = Node::joined("a", &mut writer);
+        let fence = node.take(&mut writer, &LeaseName::jobs());
+        Self { writer, reader: store.reader(), routes, all, orders, fence, node }
     }
 
     pub fn commit(&mut self, group: impl Into<Group>, now: Timestamp) -> crate::storage::Committed {
@@ -66,7 +72,7 @@ impl Outbox {
         self.commit(appends(events.iter().map(|event| Append::single(new(event)))), NOON);
     }
 
-    fn publish_plain(&mut self, count: usize) {
+    pub fn publish_plain(&mut self, count: usize) {
         self.publish(&vec![(Priority::Normal, None); count]);
     }
 
@@ -112,8 +118,13 @@ impl Outbox {
     }
 
     fn step(&mut self, now: Timestamp) -> Vec<Renewed> {
-        let steps = self.writer.step_replay_jobs(&self.routes, now).expect("stepped");
+        let steps = self.writer.step_replay_jobs(&self.fence, &self.routes, now).expect("stepped");
         steps.into_iter().map(|(_, renewed)| renewed).collect()
+    }
+
+    /// So many of what is due.
+    pub fn take_due(&self, limit: usize) -> Option<TakeDue> {
+        Some(TakeDue { fence: self.fence.clone(), limit })
     }
 
     fn last_job(&self) -> ReplayJob {
@@ -358,8 +369,9 @@ fn schedules_become_events_when_due_with_their_deliveries() {
         assert_eq!(paged.iter().map(|found| found.schedule.id.0).collect::<Vec<_>>(), [2, 4, 3, 1]);
         let mut cancel = |id| commit(&mut outbox.writer, Write::CancelSchedule(ScheduleId(id)));
         assert_eq!([4, 4, 9].map(&mut cancel), [true, false, false].map(Outcome::Changed));
-        let mut take = |now, take_due| -> Vec<String> {
-            let committed = outbox.commit(Group { take_due, ..Group::default() }, at(now));
+        let mut take = |now, limit| -> Vec<String> {
+            let due = outbox.take_due(limit);
+            let committed = outbox.commit(Group { due, ..Group::default() }, at(now));
             let deliveries: u32 = committed.enqueued.iter().map(|(_, lanes)| lanes.iter().sum::<u32>()).sum();
             assert_eq!(deliveries as usize, committed.events.len());
             committed.events.iter().map(|event| event.name.as_str().to_owned()).collect()

@@ -58,7 +58,7 @@ fn a_job_makes_anew_what_was_appended_before_it() {
         let done = outbox.writer.commit(&mut list.into(), &Default::default(), NOON).expect("committed");
         assert_eq!(done.outcomes, [stored(1, 1), Outcome::Started(1), stored(2, 2)]);
         assert_eq!(done.events.iter().map(|event| event.id).collect::<Vec<_>>(), [1, 2]);
-        while !outbox.writer.step_replay_jobs(&Default::default(), NOON).expect("stepped").is_empty() {}
+        while !outbox.writer.step_replay_jobs(&outbox.fence, &Default::default(), NOON).expect("stepped").is_empty() {}
         let traced = [1, 2].map(|id| run(outbox.reader.trace(id)).expect("a trace").0.len());
         assert_eq!(traced, [1, 0]);
     });
@@ -67,16 +67,16 @@ fn a_job_makes_anew_what_was_appended_before_it() {
 #[test]
 fn a_schedule_is_cancelled_after_it_is_made_and_not_before() {
     on_both(|store| {
-        let mut writer = store.writer();
+        let mut outbox = Outbox::new(&store);
         let cancel = |id| Write::CancelSchedule(ScheduleId(id));
         let list = vec![cancel(1), later(1), append("a"), later(2), cancel(2), append("b")];
-        let mut group = Group { take_due: 9, ..list.into() };
-        let done = writer.commit(&mut group, &Default::default(), at(10)).expect("committed");
+        let mut group = Group { due: outbox.take_due(9), ..list.into() };
+        let done = outbox.writer.commit(&mut group, &Default::default(), at(10)).expect("committed");
         let changed = Outcome::Changed;
         let expected = [changed(false), scheduled(1), stored(1, 1), scheduled(2), changed(true), stored(2, 2)];
         assert_eq!(done.outcomes, expected);
         let names: Vec<&str> = done.events.iter().map(|event| event.name.as_str()).collect();
-        assert_eq!((names, writer.next_schedule()), (vec!["a", "b", "later"], Ok(None)));
+        assert_eq!((names, outbox.writer.next_schedule()), (vec!["a", "b", "later"], Ok(None)));
     });
 }
 
@@ -125,7 +125,8 @@ fn outcomes_stand_where_their_writes_do() {
             append("b"),
             keyed(),
         ];
-        let done = outbox.commit(Group { take_due: 9, ..list.into() }, at(10));
+        let due = outbox.take_due(9);
+        let done = outbox.commit(Group { due, ..list.into() }, at(10));
         let settled = |were_all_open| Outcome::Settled { were_all_open };
         let expected = [
             stored(3, 3),

@@ -5,6 +5,7 @@ pub mod deliveries;
 mod destinations;
 pub mod explain;
 pub mod jobs;
+pub mod nodes;
 pub mod orphans;
 pub mod page;
 pub mod presence;

@@ -20,13 +20,13 @@ use crate::domain::consumer::{ConsumerPolicy, ConsumerState, Fate, HeldBy, Membe
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::index::TopicId;
-use crate::domain::lease::{Grant, Lease, Turn};
+use crate::domain::lease::{Fence, Grant, Lease, LeaseName, Turn};
 use crate::domain::pattern::Pattern;
 use crate::domain::pending_writes::PendingWrites;
 use crate::domain::routes::ServiceId;
 use crate::protocol::consumer::JoinRequest;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::storage::{Claimed, ConsumerRecord};
+use crate::storage::{Claimed, ConsumerRecord, KnownConsumer};
 
 /// See the module.
 pub struct Consumer {
@@ -170,11 +170,6 @@ impl Consumer {
 
 /// The lease.
 impl Consumer {
-    /// Whether this process delivers its events.
-    pub fn is_held(&self) -> bool {
-        self.lease.is_held()
-    }
-
     fn state(&self) -> Option<&ConsumerState<Event>> {
         self.lease.holder().map(|holder| &holder.state)
     }
@@ -188,8 +183,19 @@ impl Consumer {
         self.lease.holder().is_some_and(|holder| holder.generation == generation)
     }
 
-    /// The fencing epoch in which changes are made, while this node holds the lease.
-    pub fn epoch(&self) -> Option<i64> {
+    /// What its changes carry, while it is held.
+    pub fn fence(&self) -> Option<Fence> {
+        let generation = self.lease.generation()?;
+        Some(Fence { lease: LeaseName::consumer(&self.name), generation })
+    }
+
+    /// As the store is asked for its lease.
+    pub fn known(&self) -> KnownConsumer {
+        let held = self.lease.generation().zip(self.epoch());
+        KnownConsumer { service: self.record.service, lease: LeaseName::consumer(&self.name), held }
+    }
+
+    fn epoch(&self) -> Option<i64> {
         self.lease.holder().map(|holder| holder.epoch)
     }
 
@@ -202,24 +208,16 @@ impl Consumer {
         self.is_asking = false;
     }
 
-    /// Whether the grant requires a new state, since the consumer was moved or another process may have changed it.
-    /// That is not so if this process has regained the lease and the epoch has risen by one: every other holder or move
-    /// would have raised it too.
+    /// Whether the store's answer means another machine: an operator has moved it, or others may have changed it.
     pub fn is_outdated_by(&self, grant: Grant, epoch: i64) -> bool {
         match self.lease.turn(grant) {
             Turn::Kept => self.epoch() != Some(epoch),
-            Turn::Regained => self.epoch().map(|own| own + 1) != Some(epoch),
-            Turn::Gained | Turn::Lost => true,
+            Turn::Regained | Turn::Gained | Turn::Lost => true,
             Turn::Elsewhere => false,
         }
     }
 
-    /// Continues in this epoch, which no other process has had.
-    pub fn keep(&mut self, epoch: i64) {
-        self.lease.holder_mut().into_iter().for_each(|holder| holder.epoch = epoch);
-    }
-
-    /// The consumer was moved: continues with what is stored.
+    /// It was moved: goes on from what is stored.
     pub fn moved(&mut self, record: ConsumerRecord, lease: Lease<Holder>) {
         self.has_lost = false;
         self.record = record;

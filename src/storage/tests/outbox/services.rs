@@ -29,30 +29,13 @@ fn a_new_service_begins_where_it_wants_to_and_only_once() {
 }
 
 #[test]
-fn a_service_is_held_by_one_writer_for_as_long_as_it_is_connected() {
-    let store = Store::postgres();
-    let [mut first, mut second] = [Outbox::new(&store), Outbox::new(&store)];
-    let (all, orders) = (first.all, first.orders);
-    let hold = |outbox: &mut Outbox, service| outbox.writer.lease_service(service).expect("an answer").grant;
-    assert_eq!((hold(&mut first, all), hold(&mut second, all)), (Grant::Taken, Grant::Elsewhere));
-    assert_eq!((hold(&mut first, all), hold(&mut second, orders)), (Grant::Kept, Grant::Taken));
-    drop(first);
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while hold(&mut second, all) != Grant::Taken {
-        assert!(std::time::Instant::now() < deadline, "the hold outlives its connection");
-    }
-    let store = Store::sqlite();
-    assert_eq!(hold(&mut Outbox::new(&store), 1), Grant::Kept);
-}
-
-#[test]
 fn commands_wait_for_who_holds_the_service_until_they_are_obeyed() {
     on_both(|store| {
         let mut outbox = Outbox::new(&store);
         let service = outbox.all;
         let change = |outbox: &mut Outbox, change| {
             outbox.commit(vec![Write::ChangeService(change)], NOON);
-            outbox.writer.lease_service(service).expect("held")
+            outbox.writer.lease_service(service, &LeaseName::service("all"), outbox.node.seeker()).expect("held")
         };
         let ask = |command: &str| ServiceChange::Asked { service, command: command.into() };
         let mut held = ["pause", "open", "pause"].map(|command| change(&mut outbox, ask(command)))[2].clone();
