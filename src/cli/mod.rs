@@ -17,6 +17,7 @@ mod health;
 mod job;
 mod jobs;
 mod migrate;
+mod nodes;
 mod output;
 mod payload;
 mod publish;
@@ -132,6 +133,8 @@ enum Command {
     Consumers(consumers::ConsumersArgs),
     /// Print who is connected, or close a connection.
     Sessions(sessions::SessionsArgs),
+    /// Show the nodes that share the store, and what each does for all.
+    Nodes(nodes::NodesArgs),
     /// Send everybody elsewhere before the node is stopped.
     Drain(drain::DrainArgs),
     /// Make tokens for clients, or make them void.
@@ -215,6 +218,7 @@ pub fn run() -> ExitCode {
             Command::Schedules(args) => schedules::run(&args, &config),
             Command::Consumers(args) => consumers::run(&args, &config),
             Command::Sessions(args) => sessions::run(&args, &config),
+            Command::Nodes(args) => nodes::run(&args, &config),
             Command::Drain(args) => drain::run(&args, &config),
             Command::Token(args) => token::run(&args, &config),
             Command::Secret(args) => secret::run(&args),

@@ -34,15 +34,16 @@ impl NodeConfig {
         if self.name.is_empty() { format!("{machine}:{}", address.port()) } else { self.name.clone() }
     }
 
-    /// The URL of the node that listens on `address`, on a machine of this name; without a slash at its end.
-    pub fn url_at(&self, address: SocketAddr, machine: &str) -> String {
+    /// The URL of the node that listens on `address`, on a machine of this name, with everything below `base_path`;
+    /// without a slash at its end.
+    pub fn url_at(&self, address: SocketAddr, machine: &str, base_path: &str) -> String {
         if let Some(url) = &self.url {
             return url.expose().as_str().trim_end_matches('/').to_owned();
         }
         if address.ip().is_unspecified() {
-            format!("http://{machine}:{}", address.port())
+            format!("http://{machine}:{}{base_path}", address.port())
         } else {
-            format!("http://{address}")
+            format!("http://{address}{base_path}")
         }
     }
 }

@@ -46,6 +46,7 @@ error_codes! {
     NotFound "not_found" 404 "There is nothing at this path.";
     EventNotFound "event_not_found" 404 "No event has this id, or it is no longer retained.";
     SessionNotFound "session_not_found" 404 "No session has this id.";
+    NodeNotFound "node_not_found" 404 "No node is known under this name; `data.known` lists those that are.";
     ServiceNotFound "service_not_found" 404 "No service is configured under this name; `data.known` lists those that are.";
     TokenNotFound "token_not_found" 404 "No token is configured under this name.";
     JobNotFound "job_not_found" 404 "No job has this id.";
@@ -82,6 +83,7 @@ error_codes! {
     StoreUnavailable "store_unavailable" 503 "The store cannot be used now; nothing of this request was acknowledged.";
     CommitTimeout "commit_timeout" 503 "The commit took too long; the event may or may not have been stored. Retry with an idempotency key.";
     Draining "draining" 503 "The process is shutting down; use another node or come back.";
+    NodeUnreachable "node_unreachable" 503 "The node is known, and did not answer.";
 }
 
 impl fmt::Display for ErrorCode {

@@ -105,7 +105,7 @@ impl Node {
             deliveries: deliveries.clone(),
             position: Arc::<LogPosition>::default(),
             cluster: Arc::new(Cluster::new(config.node.name_at(address, &machine))),
-            url: config.node.url_at(address, &machine),
+            url: config.node.url_at(address, &machine, &config.server.base_path),
             pushes: Arc::<PushLog>::default(),
             backlog: Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize()),
             health: Arc::clone(&health),

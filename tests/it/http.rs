@@ -141,7 +141,7 @@ fn unknown_query_parameters_are_422_naming_the_known() {
 #[test]
 fn where_no_query_parameters_are_known_none_is_taken() {
     let server = Server::start(Backend::Sqlite);
-    for path in ["/events/1", "/admin/actors"] {
+    for path in ["/events/1", "/admin/tokens"] {
         let response = server.get(&format!("{path}?verbose=1"));
         assert_eq!(response.error(422)["field"], "verbose", "{path}");
         let message = response.json()["message"].take();

@@ -49,6 +49,7 @@ mod limits;
 mod log_identity;
 mod long_poll;
 mod ndjson;
+mod nodes;
 mod operating;
 mod outages;
 mod pooler;

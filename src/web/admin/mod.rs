@@ -35,7 +35,10 @@ const DRAIN_SPREAD: Duration = Duration::from_secs(5);
 
 /// Answers with the whole actor tree.
 pub async fn actors(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    Query::parse(&req, &[], &[])?;
+    let query = Query::parse(&req, &["node"], &[])?;
+    if let Some(answer) = nodes::elsewhere(&req, &edge, &query).await? {
+        return Ok(answer);
+    }
     answer(&tree(&edge, None).await?)
 }
 

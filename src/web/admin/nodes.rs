@@ -1,15 +1,21 @@
-//! `GET /admin/nodes`: the nodes that share the store, and what each of them does for all.
+//! `GET /admin/nodes`: the nodes that share the store, and what each of them does for all. And what other nodes answer
+//! to an operator, with `?node=`.
 
-use actix_web::web::Data;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::answer;
 use crate::domain::membership::NodeRecord;
-use crate::protocol::error::ApiError;
+use crate::protocol::error::{ApiError, ErrorCode};
 use crate::web::Edge;
 use crate::web::query::Query;
-use crate::web::reply::Refusal;
+use crate::web::reply::{self, Refusal};
 
 /// Answers with all nodes, in the order of their names.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
@@ -37,4 +43,77 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
         })
     };
     answer(&nodes.iter().map(describe).collect::<Vec<_>>())
+}
+
+/// How long another node may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest answer that is passed on, in bytes.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// The value of `node` that asks all of them.
+const ALL: &str = "all";
+
+/// What another node answers to the request, or all of them, if that is asked for. `None`: this node answers.
+///
+/// The other node sees the caller's token, and judges it by itself.
+pub async fn elsewhere(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Result<Option<HttpResponse>, Refusal> {
+    let own = edge.parts.cluster.name();
+    let Some(name) = query.one("node").filter(|name| **name != **own) else { return Ok(None) };
+    // While the store is away, those are asked that were there before.
+    let known: Vec<NodeRecord> = match edge.parts.reader.nodes().await {
+        Ok(nodes) => nodes.into_iter().map(|(node, _)| node).collect(),
+        Err(_) => edge.parts.cluster.view().nodes.clone(),
+    };
+    let nodes: Vec<&NodeRecord> = known.iter().filter(|node| name == ALL || *node.name == *name).collect();
+    if nodes.is_empty() {
+        let known: Vec<_> = known.iter().map(|node| node.name.to_string()).collect();
+        let message = format!("no node is known under the name {name:?}");
+        return Err(ApiError::new(ErrorCode::NodeNotFound, message).with("known", known).into());
+    }
+    let answers = join_all(nodes.iter().map(|node| ask(req, query, node))).await;
+    if name != ALL {
+        let Some(answer) = answers.into_iter().next() else { return Ok(None) };
+        let (link, body) = answer?;
+        let link = link.map(|link| (header::LINK, link));
+        return Ok(Some(link.into_iter().fold(&mut reply::ok_builder(), |to, link| to.insert_header(link)).body(body)));
+    }
+    let said = nodes.iter().zip(answers).map(|(node, answer)| {
+        let data = answer.and_then(|(_, body)| data_of(&body));
+        let shown = data.unwrap_or_else(|error| json!({ "error": error.to_frame_value() }));
+        (node.name.to_string(), shown)
+    });
+    let data = json!({ "nodes": said.collect::<serde_json::Map<_, _>>() });
+    Ok(Some(reply::ok("success", data.to_string().as_bytes())))
+}
+
+/// The body that a node answers, and its link to the next page.
+async fn ask(
+    req: &HttpRequest,
+    query: &Query<'_>,
+    node: &NodeRecord,
+) -> Result<(Option<HeaderValue>, Bytes), ApiError> {
+    let unreachable = |reason: &dyn std::fmt::Display| {
+        let message = format!("node {:?} cannot be asked at {}: {reason}", &*node.name, node.url);
+        ApiError::transient(ErrorCode::NodeUnreachable, message)
+    };
+    let url = format!("{}{}?{}", node.url, req.path(), query.rewritten(&["node"], ("node", &node.name)));
+    let mut request = awc::Client::builder().timeout(PATIENCE).disable_redirects().finish().get(url);
+    if let Some(token) = req.headers().get(header::AUTHORIZATION) {
+        request = request.insert_header((header::AUTHORIZATION, token.clone()));
+    }
+    let mut answer = request.send().await.map_err(|error| unreachable(&error))?;
+    let body = tokio::time::timeout(PATIENCE, answer.body().limit(MAX_ANSWER)).await;
+    let body = body.map_err(|elapsed| unreachable(&elapsed))?.map_err(|error| unreachable(&error))?;
+    match answer.status() {
+        StatusCode::OK => Ok((answer.headers().get(header::LINK).cloned(), body)),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Err(unreachable(&"it does not accept the token: give all nodes the same admin.token"))
+        }
+        status => Err(unreachable(&format!("it answered {status}"))),
+    }
+}
+
+fn data_of(body: &[u8]) -> Result<Value, ApiError> {
+    let mut answer: Value = serde_json::from_slice(body)
+        .map_err(|error| ApiError::transient(ErrorCode::NodeUnreachable, format!("the answer is not JSON: {error}")))?;
+    Ok(answer["data"].take())
 }

@@ -6,6 +6,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
+use super::nodes;
 use crate::actors::shard::messages::{CountSubscribers, FindSessions, SubscriberCount};
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::ApiError;
@@ -19,7 +20,10 @@ const MAX_LIMIT: usize = 10_000;
 
 /// Answers with the sessions, in the order in which they were opened.
 pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let query = Query::parse(&req, &["pattern", "peer", "kind", "after", "limit"], &[])?;
+    let query = Query::parse(&req, &["node", "pattern", "peer", "kind", "after", "limit"], &[])?;
+    if let Some(answer) = nodes::elsewhere(&req, &edge, &query).await? {
+        return Ok(answer);
+    }
     let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let find = FindSessions {
         after: query.read("after", "the id of a session", |text| text.parse().ok())?,

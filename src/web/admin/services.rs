@@ -6,6 +6,7 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
+use super::nodes;
 use super::orphans::{orphans, shown};
 use super::{answer, find_service, known_services, tree};
 use crate::actors::client::messages::{Applied, Operate, ServiceCommand};
@@ -23,7 +24,10 @@ const OPERATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers with all services.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    Query::parse(&req, &[], &[])?;
+    let query = Query::parse(&req, &["node"], &[])?;
+    if let Some(answer) = nodes::elsewhere(&req, &edge, &query).await? {
+        return Ok(answer);
+    }
     let reports = observe(&edge).await?;
     let services = edge.parts.services.iter().map(|service| describe(&edge, service, &reports));
     let services = Value::from(futures_util::future::join_all(services).await);

@@ -1,0 +1,144 @@
+//! Several nodes as operators see them: `/admin/nodes`, `?node=`, `event-handler nodes`, and the names of nodes.
+
+use serde_json::{Value, json};
+
+use crate::support::command;
+use crate::support::postgres::Postgres;
+use crate::support::{Backend, Server, Service, eventually, for_each_backend};
+
+/// A node called `name` on the database at `url`.
+fn node(url: &str, name: &str) -> crate::support::server::Builder {
+    Server::builder().env("DATABASE_URL", url).env("EVENT_HANDLER__NODE__NAME", name)
+}
+
+fn two() -> [Server; 2] {
+    let url = Postgres::shared().url();
+    let nodes = ["a", "b"].map(|name| node(&url, name).env("ADMIN_TOKEN", "sesame").start());
+    eventually("they know each other", || nodes.iter().all(|node| listed(node).len() == 2).then_some(()));
+    nodes
+}
+
+fn listed(server: &Server) -> Vec<Value> {
+    server.get("/admin/nodes").data().as_array().expect("a list").clone()
+}
+
+#[test]
+fn a_node_says_what_it_is_and_what_it_holds() {
+    for_each_backend(|backend| {
+        let service = Service::start();
+        let builder = Server::builder().backend(backend).env("EVENT_HANDLER__NODE__NAME", "one");
+        let server = service.configure(builder, "billing", &[]).start();
+        let id = server.publish("a", json!({}));
+        let node = eventually("it holds everything", || {
+            listed(&server).into_iter().find(|node| node["holds"].as_array().expect("a list").len() == 4)
+        });
+        assert_eq!(node["holds"], json!(["jobs", "retention", "schedules", "service:billing"]));
+        assert_eq!(
+            (&node["name"], &node["state"], &node["end_of_log"], &node["lag"]),
+            (&json!("one"), &json!("up"), &json!(id), &json!(0))
+        );
+        assert_eq!(node["version"], env!("CARGO_PKG_VERSION"));
+        for time in ["started_at", "last_seen"] {
+            assert!(node[time].as_str().expect("a time").ends_with('Z'), "{node}");
+        }
+    });
+}
+
+#[test]
+fn without_a_name_a_node_is_called_after_its_machine_and_port() {
+    let server = Server::start(Backend::Sqlite);
+    let name = listed(&server)[0]["name"].as_str().expect("a name").to_owned();
+    let (machine, port) = name.rsplit_once(':').expect("two parts");
+    assert!(!machine.is_empty(), "{name}");
+    assert_eq!(port, server.addr().port().to_string());
+}
+
+#[test]
+fn a_drained_node_is_seen_by_the_others_and_one_that_ends_is_gone() {
+    let [a, mut b] = two();
+    b.post("/admin/drain", "").data();
+    let state = |name: &str| listed(&a).iter().find(|node| node["name"] == name).map(|node| node["state"].clone());
+    eventually("b is draining", || (state("b") == Some(json!("draining"))).then_some(()));
+    b.signal_terminate();
+    assert_eq!(b.wait_for_exit().code(), Some(0));
+    assert_eq!(state("b"), None, "it has left in good order");
+    assert_eq!(state("a"), Some(json!("up")));
+}
+
+#[test]
+fn a_node_that_was_killed_is_lost_until_it_is_back() {
+    let [a, mut b] = two();
+    b.kill9();
+    let state = || listed(&a).iter().find(|node| node["name"] == "b").map(|node| node["state"].clone());
+    eventually("b is lost", || (state() == Some(json!("lost"))).then_some(()));
+    b.restart();
+    eventually("b is back", || (state() == Some(json!("up"))).then_some(()));
+}
+
+#[test]
+fn a_name_that_another_node_uses_ends_the_start_and_one_that_was_killed_does_not() {
+    let url = Postgres::shared().url();
+    let mut first = node(&url, "same").start();
+    let output = node(&url, "same").run();
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("node.name: another node is running as \"same\""), "{said}");
+    first.publish("a", json!({}));
+    first.kill9();
+    first.restart();
+    eventually("it has its name", || (listed(&first)[0]["state"] == "up").then_some(()));
+}
+
+#[test]
+fn any_node_answers_for_any_other() {
+    let [a, b] = two();
+    let _session = b.ws();
+    let sessions = eventually("the session is seen", || {
+        let sessions = a.get("/admin/sessions?node=b").data();
+        (!sessions.as_array().expect("a list").is_empty()).then_some(sessions)
+    });
+    let peer = |sessions: &Value| sessions[0]["peer"].clone();
+    assert_eq!(peer(&sessions), peer(&b.get("/admin/sessions").data()));
+    assert_eq!(a.get("/admin/sessions?node=a").data(), json!([]));
+    let all = a.get("/admin/sessions?node=all").data();
+    assert_eq!((&all["nodes"]["a"], peer(&all["nodes"]["b"])), (&json!([]), peer(&sessions)));
+    let name = |tree: &Value| {
+        tree["children"].as_array().expect("children").iter().any(|child| child["details"]["node"] == "b")
+    };
+    assert!(name(&a.get("/admin/actors?node=b").data()));
+    assert!(!name(&a.get("/admin/actors").data()));
+    assert_eq!(a.get("/admin/services?node=b").data(), json!([]));
+    let unknown = a.get("/admin/actors?node=c").error(404);
+    assert_eq!((&unknown["code"], &unknown["known"]), (&json!("node_not_found"), &json!(["a", "b"])));
+}
+
+#[test]
+fn a_node_that_is_not_to_be_reached_is_said_to_be_so() {
+    let [a, mut b] = two();
+    b.kill9();
+    assert_eq!(a.get("/admin/actors?node=b").error(503)["code"], "node_unreachable");
+    let all = a.get("/admin/services?node=all").data();
+    assert_eq!(all["nodes"]["a"], json!([]));
+    assert_eq!(all["nodes"]["b"]["error"]["code"], "node_unreachable");
+}
+
+#[test]
+fn another_node_judges_the_token_by_itself() {
+    let url = Postgres::shared().url();
+    let a = node(&url, "a").env("ADMIN_TOKEN", "sesame").start();
+    let b = node(&url, "b").env("ADMIN_TOKEN", "another").start();
+    eventually("they know each other", || (listed(&a).len() == 2).then_some(()));
+    let refused = a.get("/admin/actors?node=b").error(503);
+    assert!(refused["message"].as_str().is_none_or(|message| !message.contains("sesame")), "{refused}");
+    assert_eq!(refused["code"], "node_unreachable");
+    drop(b);
+}
+
+#[test]
+fn the_command_line_lists_nodes() {
+    let [a, _b] = two();
+    let output = command::run(&a, &["nodes"]);
+    let said = command::text(&output);
+    let names: Vec<_> = said.lines().map(|line| line.split_whitespace().next().unwrap_or_default()).collect();
+    assert_eq!(names, ["NODE", "a", "b"], "{said}");
+}
