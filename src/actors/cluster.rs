@@ -63,6 +63,16 @@ impl Cluster {
         clock::steady().0 < self.valid_until.load(Ordering::Acquire)
     }
 
+    /// That of this node as a member; zero if it is none.
+    pub fn generation(&self) -> i64 {
+        self.view.load().term.map_or(0, |term| term.generation)
+    }
+
+    /// Whether other nodes share the store, as of the last answer of the store.
+    pub fn has_others(&self) -> bool {
+        self.view.load().nodes.iter().filter(|node| node.is_member()).count() > 1
+    }
+
     /// As of the last answer of the store.
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()

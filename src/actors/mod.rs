@@ -28,6 +28,7 @@ pub mod membership;
 pub mod persistence;
 pub mod push_log;
 pub mod registry;
+pub mod relay;
 pub mod router;
 pub mod service_slot;
 pub mod session;

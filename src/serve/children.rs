@@ -14,6 +14,7 @@ use crate::actors::persistence::intake::Backlog;
 use crate::actors::persistence::{self, Persistence, PersistenceParts};
 use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
+use crate::actors::relay::Relay;
 use crate::actors::router::{self, Router, RouterParts};
 use crate::actors::service_slot::ServiceSlots;
 use crate::actors::shard;
@@ -44,7 +45,7 @@ pub struct Shared {
 }
 
 /// Has the supervisor start them, but for the shards: see [`shard`].
-pub fn start(config: &Config, shared: &Shared) {
+pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     let Shared { actors, position, cluster, metrics, .. } = shared;
     // Where persistence may block.
     let store = Arbiter::new().handle();
@@ -75,6 +76,16 @@ pub fn start(config: &Config, shared: &Shared) {
         log_activity: config.log.activity,
     };
     let persistence = on_arbiter(store, &actors.persistence, move |life| Persistence::new(parts.clone(), life));
+
+    Relay {
+        store: shared.store.clone(),
+        position: Arc::clone(position),
+        cluster: Arc::clone(cluster),
+        router: actors.router.mailbox(),
+        services: Arc::clone(&shared.slots),
+        metrics: Arc::clone(metrics),
+    }
+    .start()?;
 
     let parts = ConsumersParts {
         config: config.consumers.clone(),
@@ -121,6 +132,7 @@ pub fn start(config: &Config, shared: &Shared) {
         let name = format!("client/{}", service.name);
         supervise(actors, ActorKind::Client, number, Child::new(name, address, client::MAILBOX, client));
     }
+    Ok(())
 }
 
 /// Has the supervisor start the shard of a worker, by sending each life of it to the worker's thread.

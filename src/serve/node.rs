@@ -111,7 +111,7 @@ impl Node {
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
         };
-        children::start(config, &shared);
+        children::start(config, &shared).map_err(|error| start_error(&error))?;
         let shard = ShardParts {
             config: config.subscribe.clone(),
             expiry_notice: config.access.expiry_notice.get(),

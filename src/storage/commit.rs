@@ -75,7 +75,10 @@ impl Writer {
             connection.begin()?;
             let written = group::write(connection, group, routes, context)?;
             injected(aborts)?;
-            connection.commit()?;
+            match group.notifies.filter(|_| written.appends()) {
+                Some(generation) => connection.commit_and_notify(generation)?,
+                None => connection.commit()?,
+            }
             injected(is_unconfirmed)?;
             Ok(written)
         })?;
@@ -116,7 +119,7 @@ impl Writer {
         let before = |at: usize| at - refused.range(..at).count();
         let fences =
             group.fences.iter().map(|(fence, part)| (fence.clone(), before(part.start)..before(part.end))).collect();
-        let mut rest = Group { writes: storable, fences, due: group.due.clone(), lead: group.lead };
+        let mut rest = Group { writes: storable, fences, due: group.due.clone(), ..*group };
         let committed = self.commit_whole(&mut rest, routes, now);
         let mut committed = committed.map_err(|error| {
             let kind = if error.kind.may_be_of_data() { StoreErrorKind::Invalid } else { error.kind };

@@ -62,6 +62,14 @@ impl Connection {
         Ok(on_backend!(self, c => c.batch_execute("COMMIT"))?)
     }
 
+    /// The same, and notifies the other nodes of how far the log reaches now; `generation` is that of this node.
+    pub fn commit_and_notify(&mut self, generation: i64) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(_) => self.commit(),
+            Self::Postgres(session) => postgres::commit_and_notify(session, generation),
+        }
+    }
+
     /// Rolls back the transaction, if one is open. Returns whether the connection can still be used.
     pub fn roll_back(&mut self) -> bool {
         match on_backend!(self, c => c.batch_execute("ROLLBACK")) {

@@ -26,6 +26,8 @@ pub struct Group {
     pub due: Option<TakeDue>,
     /// By how much dates may be ahead of the time, so that they need not go back; a day unless it is said.
     pub lead: Option<Duration>,
+    /// The generation of this node, if there are others: they are notified of what is appended.
+    pub notifies: Option<i64>,
 }
 
 impl Group {
@@ -90,6 +92,11 @@ struct Run {
 }
 
 impl Written {
+    /// Whether it appended anything.
+    pub fn appends(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
     /// The last id before the transaction; 0 if it appended nothing.
     pub fn prev(&self) -> EventId {
         self.runs.first().map_or(0, |run| run.tail.id)
@@ -119,7 +126,7 @@ pub(super) fn write(
     routes: &Routes,
     context: WriteContext,
 ) -> Result<Written, StoreError> {
-    let Group { writes, fences, due, lead } = group;
+    let Group { writes, fences, due, lead, notifies: _ } = group;
     let now = context.now;
     let void = leases::void(connection, fences.iter().map(|(fence, _)| fence).chain(due.iter().map(|due| &due.fence)))?;
     let is_void = |at: usize| fences.iter().any(|(fence, part)| part.contains(&at) && void.contains(&fence));

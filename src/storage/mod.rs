@@ -24,6 +24,7 @@ mod group;
 mod idempotency;
 mod identity;
 mod leases;
+mod listener;
 mod lock;
 mod membership;
 mod migrate;
@@ -57,6 +58,7 @@ pub use consumers::{
 pub use error::{StoreError, StoreErrorKind};
 pub use group::{Group, TakeDue};
 pub use leases::Seeker;
+pub use listener::Listener;
 pub use lock::StoreLock;
 pub use migrate::{is_current, migrate};
 pub use nodes::{BeatAnswer, NodeStatus};

@@ -16,7 +16,7 @@ use super::error::StoreError;
 use super::idempotency::{self, KeyUse, Plan};
 
 use super::schema::idempotency_keys;
-use super::session::PostgresSession;
+use super::session::{self, PostgresSession};
 
 /// The number of the advisory lock of the log; it must differ from those of other locks.
 const LOG: i64 = 7310868735423766380;
@@ -27,6 +27,14 @@ pub(super) fn begin(session: &mut PostgresSession) -> Result<(), StoreError> {
     let lock = LOG ^ i64::from(session.locks);
     let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({lock})");
     Ok(session.connection.batch_execute(&begin)?)
+}
+
+/// Ends a transaction that has appended, and notifies the nodes that listen, those that share these tables, of how far
+/// the log reaches and which node says so.
+pub(super) fn commit_and_notify(session: &mut PostgresSession, generation: i64) -> Result<(), StoreError> {
+    let channel = session::channel(&session.schema);
+    let said = format!("(SELECT id FROM events ORDER BY id DESC LIMIT 1) || ' {generation}'");
+    Ok(session.connection.batch_execute(&format!("SELECT pg_notify('{channel}', {said}); COMMIT"))?)
 }
 
 pub(super) fn append(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {

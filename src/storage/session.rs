@@ -213,6 +213,11 @@ pub(super) fn has_table(connection: &mut PgConnection, name: &str) -> Result<boo
     Ok(diesel::select(found).get_result::<Option<String>>(connection)?.is_some())
 }
 
+/// The channel on which the nodes that share the tables of this schema are notified of commits.
+pub(super) fn channel(schema: &str) -> String {
+    format!("event_handler_{:08x}", hash(schema))
+}
+
 /// FNV-1a in 31 bits. It must give the same number on every node and in every version.
 fn hash(text: &str) -> i32 {
     let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));

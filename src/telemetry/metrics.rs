@@ -73,6 +73,8 @@ metrics! {
         caught_up_frames: IntCounter = IntCounter::with_opts(opts("caught_up_frames_total", "Event frames queued for clients that were catching up.")),
         catch_ups: IntCounterVec = IntCounterVec::new(opts("catch_ups_total", "Times a client began to catch up, by reason."), &["reason"]),
         gaps: IntCounter = IntCounter::with_opts(opts("shard_gaps_total", "Times a shard read missed events from the store.")),
+        relay_up: IntGauge = IntGauge::with_opts(opts("relay_up", "Whether commits of other nodes are told at once; else they are found within a second.")),
+        relay_hints: IntCounter = IntCounter::with_opts(opts("relay_hints_total", "Commits of other nodes that were told at once.")),
         closes: IntCounterVec = IntCounterVec::new(opts("closes_total", "Ended sessions by close code; other: a code of the client's own; none: the client just went away."), &["code"]),
         frames_in: IntCounter = IntCounter::with_opts(opts("received_frames_total", "Text frames received from clients.")),
         frames_refused: IntCounterVec = IntCounterVec::new(opts("refused_frames_total", "Frames from clients answered with an error, by code."), &["code"]),

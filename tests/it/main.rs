@@ -56,6 +56,7 @@ mod pooler;
 mod publish;
 mod python;
 mod read;
+mod relay;
 mod resume_model;
 mod retention;
 mod schedules;

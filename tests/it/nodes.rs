@@ -13,7 +13,7 @@ fn node(url: &str, name: &str) -> crate::support::server::Builder {
 
 fn two() -> [Server; 2] {
     let url = Postgres::shared().url();
-    let nodes = ["a", "b"].map(|name| node(&url, name).env("ADMIN_TOKEN", "sesame").start());
+    let nodes = ["a", "b"].map(|name| node(&url, name).operated("sesame").start());
     eventually("they know each other", || nodes.iter().all(|node| listed(node).len() == 2).then_some(()));
     nodes
 }
@@ -125,8 +125,8 @@ fn a_node_that_is_not_to_be_reached_is_said_to_be_so() {
 #[test]
 fn another_node_judges_the_token_by_itself() {
     let url = Postgres::shared().url();
-    let a = node(&url, "a").env("ADMIN_TOKEN", "sesame").start();
-    let b = node(&url, "b").env("ADMIN_TOKEN", "another").start();
+    let a = node(&url, "a").operated("sesame").start();
+    let b = node(&url, "b").operated("another").start();
     eventually("they know each other", || (listed(&a).len() == 2).then_some(()));
     let refused = a.get("/admin/actors?node=b").error(503);
     assert!(refused["message"].as_str().is_none_or(|message| !message.contains("sesame")), "{refused}");

@@ -117,7 +117,7 @@ impl Handler<LeaseService> for Persistence {
 
     fn handle(&mut self, LeaseService { service, lease }: LeaseService, _: &mut Context<Self>) -> Self::Result {
         let leased = self.seek(|writer, seeker| writer.lease_service(service, &lease, seeker))?;
-        let is_alone = self.parts.cluster.view().nodes.iter().filter(|node| node.is_member()).count() == 1;
+        let is_alone = !self.parts.cluster.has_others();
         self.at_writer(|registry, writer| registry.count(writer, service, leased.grant.generation(), is_alone));
         Ok(leased)
     }

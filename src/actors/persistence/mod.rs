@@ -128,6 +128,7 @@ impl Persistence {
         let certainty = clock::certainty();
         group.due = self.take_due();
         group.lead = Some(certainty.lead);
+        group.notifies = self.parts.cluster.has_others().then(|| self.parts.cluster.generation());
         self.registry.note(&group.writes);
         let (took_due, has_saves) = (group.due.is_some(), group.has_saves());
         die_if(has_saves && faults::strikes(FaultPoint::WriterDiesBefore));

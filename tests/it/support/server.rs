@@ -27,9 +27,16 @@ pub struct Builder {
     /// A program with its arguments that starts the one under test.
     launcher: Vec<String>,
     dir: Arc<TempDir>,
+    /// Requests to `/admin` have its token.
+    is_operated: bool,
 }
 
 impl Builder {
+    /// Sets the token of operators, with which requests to `/admin` are made.
+    pub fn operated(self, token: &str) -> Self {
+        Self { is_operated: true, ..self.env("ADMIN_TOKEN", token) }
+    }
+
     /// Sets a variable; the program sees no others but `PATH`.
     pub fn env(mut self, name: &str, value: impl ToString) -> Self {
         self.env.insert(name.to_owned(), value.to_string());
@@ -159,7 +166,7 @@ impl Server {
     /// A server on a free loopback port with JSON logs, in a folder of its own.
     pub fn builder() -> Builder {
         let dir = Arc::new(TempDir::with_prefix("event-handler-").expect("a temporary folder"));
-        Builder { env: BTreeMap::new(), args: Vec::new(), launcher: Vec::new(), dir }
+        Builder { env: BTreeMap::new(), args: Vec::new(), launcher: Vec::new(), dir, is_operated: false }
             .env("HOST", "127.0.0.1")
             .env("PORT", "0")
             .env("APP_ENV", "production")
@@ -248,10 +255,10 @@ impl Server {
         if path.starts_with("/admin") { request.bearer(self.admin_token()) } else { request }
     }
 
-    /// The token that the server was given, or has made and keeps beside its data.
+    /// The token that the server was given by [`Builder::operated`], or has made and keeps beside its data.
     pub fn admin_token(&self) -> Option<String> {
-        if let Some(token) = self.spec.env.get("ADMIN_TOKEN") {
-            return Some(token.clone());
+        if self.spec.is_operated {
+            return self.spec.env.get("ADMIN_TOKEN").cloned();
         }
         let files = ["admin.token", "data/admin.token"].map(|name| self.spec.dir().join(name));
         let token = files.iter().find_map(|file| std::fs::read_to_string(file).ok())?;
