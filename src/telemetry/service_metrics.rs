@@ -64,16 +64,16 @@ impl ServiceMetrics {
         self.latency.observe(latency.as_secs_f64());
     }
 
-    /// Exports `state` as the present state of the breaker.
-    pub fn state(&self, state: BreakerState) {
-        for (at, known) in STATES.iter().enumerate() {
-            self.states[at].set(i64::from(*known == state));
+    /// Exports `state` as the present state of the breaker; `None` if another node exports it.
+    pub fn state(&self, state: Option<BreakerState>) {
+        for (at, known) in STATES.into_iter().enumerate() {
+            self.states[at].set(i64::from(Some(known) == state));
         }
     }
 
     /// Counts a transition of the breaker to `state`.
     pub fn turned(&self, state: BreakerState) {
-        self.state(state);
+        self.state(Some(state));
         if let Some(at) = STATES.iter().position(|known| *known == state) {
             self.transitions[at].inc();
         }

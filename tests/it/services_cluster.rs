@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::services::{operate, told};
 use crate::support::postgres::Postgres;
+use crate::support::server::metric;
 use crate::support::{Server, Service, eventually};
 
 /// Stays open for longer than a test, from the first failure on.
@@ -79,6 +80,25 @@ fn of_two_commands_at_two_nodes_the_later_one_counts() {
     let names = told.iter().map(|event| event["event_name"].as_str().expect("a name"));
     let names: Vec<_> = names.filter(|name| *name != "$sys.service.recovered").collect();
     assert_eq!(names, ["$sys.service.paused", "$sys.service.resumed"].repeat(5));
+}
+
+#[test]
+fn the_figures_of_a_service_are_those_of_the_node_that_delivers() {
+    let service = Service::start();
+    let [mut holder, standby] = start_two(&service, &[]);
+    operate(&holder, "pause");
+    for _ in 0..3 {
+        standby.publish("a", json!({}));
+    }
+    let figures = |node: &Server| {
+        let pending = metric(node, "event_handler_deliveries_pending{lane=\"normal\",service=\"billing\"} ");
+        let closed = metric(node, "event_handler_service_breaker_state{service=\"billing\",state=\"closed\"} ");
+        (pending, closed)
+    };
+    eventually("the holder has counted them", || (figures(&holder) == (3.0, 1.0)).then_some(()));
+    assert_eq!((figures(&standby), &told(&standby)["pending"]), ((0.0, 0.0), &json!(0)));
+    holder.kill9();
+    eventually("they move along", || (figures(&standby) == (3.0, 1.0)).then_some(()));
 }
 
 #[test]

@@ -36,7 +36,6 @@ impl Client {
             self.dispatcher.resume();
         }
         let state = self.dispatcher.breaker().state();
-        self.metrics.state(state);
         self.told.adopt(state, snapshot.is_some_and(|s| s.open_until.is_some()));
         self.kept.adopt(stored);
     }
@@ -72,6 +71,7 @@ impl Client {
         }
         self.lease = Lease::of(grant);
         self.hands_over = matches!(grant, Grant::Kept { is_wanted: true, .. });
+        self.observe_state();
         match turn {
             Turn::Kept | Turn::Elsewhere => {}
             Turn::Regained | Turn::Gained | Turn::Lost => {
@@ -93,6 +93,7 @@ impl Client {
             log::info!(service = self.name(); "lease of a service handed over");
             self.hands_over = false;
             self.lease = Lease::Follower;
+            self.observe_state();
             self.begin_anew();
         }
     }

@@ -1,5 +1,7 @@
 //! What a client reads from the store, and when it reads again.
 
+use std::time::Duration;
+
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
 
 use super::claims::Moment;
@@ -108,7 +110,9 @@ impl Client {
 
     /// Observes how long the oldest open delivery has waited.
     pub(super) fn observe_oldest(&self, ctx: &mut Context<Self>) {
-        let Some(service) = self.kept.id() else { return };
+        let Some(service) = self.kept.id().filter(|_| self.lease.is_held()) else {
+            return self.metrics.oldest(Duration::ZERO);
+        };
         let reader = self.parts.reader.clone();
         let oldest = async move { reader.oldest_open(service).await };
         ctx.spawn(oldest.into_actor(self).map(|oldest, this, _| {

@@ -77,6 +77,11 @@ impl Client {
         })
     }
 
+    /// The state of a service is exported by who delivers to it, so that it is exported once.
+    pub(super) fn observe_state(&self) {
+        self.metrics.state(self.lease.is_held().then(|| self.dispatcher.breaker().state()));
+    }
+
     pub(super) fn observe_figures(&self) {
         let in_flight = self.dispatcher.in_flight().count() + self.writes.unsettled();
         self.metrics.figures(in_flight, self.parts.slot.pending(), self.parts.slot.dead());
