@@ -75,16 +75,14 @@ impl LogPosition {
     }
 
     /// The end of the log for a subscription that begins at `start`: `known`, or, if `start` lies beyond it, what the
-    /// store says. A subscriber that comes from another node may be ahead of this one.
-    pub async fn end_for(&self, start: Start, known: EventId, reader: &Reader) -> EventId {
+    /// store says. A subscriber that comes from another node may be ahead of this one. An error while the store cannot
+    /// be read: without it nobody knows whether the subscriber misses anything.
+    pub async fn end_for(&self, start: Start, known: EventId, reader: &Reader) -> Result<EventId, ApiError> {
         if !matches!(start, Start::After(id) if id > known) {
-            return known;
+            return Ok(known);
         }
-        match reader.bounds().await {
-            Ok(bounds) => self.set(bounds),
-            Err(error) => log::warn!(error:%; "the end of the log cannot be read"),
-        }
-        self.last()
+        self.set(reader.bounds().await?);
+        Ok(self.last())
     }
 
     /// Everything up to `last` is committed.

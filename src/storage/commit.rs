@@ -69,11 +69,15 @@ impl Writer {
             (faults::strikes(FaultPoint::TransactionAborted), faults::strikes(FaultPoint::CommitUnconfirmed))
         };
         refuse_zero_bytes(&group.writes)?;
+        if !group.fences.is_empty() {
+            faults::stop_at(FaultPoint::StopsBefore);
+        }
         let connection = self.connected()?;
         let context = self.context(now);
         let mut written = self.keep(connection, |connection| {
             connection.begin()?;
             let written = group::write(connection, group, routes, context)?;
+            faults::stop_at(FaultPoint::StopsWithin);
             injected(aborts)?;
             match group.notifies.filter(|_| written.appends()) {
                 Some(generation) => connection.commit_and_notify(generation)?,

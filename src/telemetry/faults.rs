@@ -24,11 +24,15 @@ pub enum FaultPoint {
     ConsumersDieBefore,
     /// The actor of the consumers panics after it has stored, before anybody is told.
     ConsumersDieAfter,
+    /// The process stops, as by SIGSTOP, before a transaction of a holder.
+    StopsBefore,
+    /// The process stops within a transaction, after its writes: other nodes wait for its lock.
+    StopsWithin,
 }
 
 impl FaultPoint {
     /// All points.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::MailboxFull,
         Self::WriterDiesBefore,
         Self::StoreLocked,
@@ -39,6 +43,8 @@ impl FaultPoint {
         Self::LeaseRefused,
         Self::ConsumersDieBefore,
         Self::ConsumersDieAfter,
+        Self::StopsBefore,
+        Self::StopsWithin,
     ];
 
     /// The name of the point in requests of tests.
@@ -54,6 +60,8 @@ impl FaultPoint {
             Self::LeaseRefused => "lease_refused",
             Self::ConsumersDieBefore => "durables_die_before",
             Self::ConsumersDieAfter => "durables_die_after",
+            Self::StopsBefore => "stops_before",
+            Self::StopsWithin => "stops_within",
         }
     }
 }
@@ -64,8 +72,12 @@ pub const fn strikes(_: FaultPoint) -> bool {
     false
 }
 
+/// Stops the whole process here if that is due, until it is sent SIGCONT.
+#[cfg(not(feature = "fault-injection"))]
+pub const fn stop_at(_: FaultPoint) {}
+
 #[cfg(feature = "fault-injection")]
-pub use armed::{arm, hits, strikes};
+pub use armed::{arm, hits, stop_at, strikes};
 
 #[cfg(feature = "fault-injection")]
 mod armed {
@@ -92,5 +104,15 @@ mod armed {
         let is_struck = left.is_ok();
         HITS[point as usize].fetch_add(u64::from(is_struck), SeqCst);
         is_struck
+    }
+
+    /// Stops the whole process here if that is due, until it is sent SIGCONT.
+    pub fn stop_at(point: FaultPoint) {
+        if strikes(point) {
+            // It fails only for other processes.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+            // Another thread may be the one that takes the signal: this one goes no further meanwhile.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 }

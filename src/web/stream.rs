@@ -46,7 +46,7 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     if req.method() == Method::HEAD {
         return Ok(head().body(BoxBody::new(body::None::new())));
     }
-    let log_end = parts.position.end_for(start, log_end, &parts.reader).await;
+    let log_end = parts.position.end_for(start, log_end, &parts.reader).await?;
     connecting::check_open(&edge)?;
     let admission = access::admit_stream(&req, &edge, &caller)?;
     let Streaming { mut response, send_queue, input } =

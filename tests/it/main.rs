@@ -12,6 +12,7 @@ mod batch;
 #[cfg(feature = "fault-injection")]
 mod clock;
 mod cloud_events;
+mod cluster;
 mod commands;
 mod commands_operators;
 mod commands_tail;

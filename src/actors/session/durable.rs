@@ -66,8 +66,10 @@ impl Session {
         let (link, events, underway) = MemberLink::new();
         let (asked, pattern, filter) = (request.clone(), request.pattern.as_str().to_owned(), request.filter.clone());
         let joined = async move {
-            let log_end = position.end_for(request.start, log_end, &reader).await;
-            consumers.ask(Join { request, log_end, link }).await
+            match position.end_for(request.start, log_end, &reader).await {
+                Ok(log_end) => consumers.ask(Join { request, log_end, link }).await,
+                Err(error) => Ok(Err(error)),
+            }
         };
         joined
             .into_actor(self)

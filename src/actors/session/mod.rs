@@ -172,7 +172,10 @@ impl Session {
                 let (shard, position) = (self.attachment.shard.clone(), Arc::clone(&self.parts.position));
                 let reader = self.parts.reader.clone();
                 let open = async move {
-                    let log_end = position.end_for(start, log_end, &reader).await;
+                    let log_end = match position.end_for(start, log_end, &reader).await {
+                        Ok(log_end) => log_end,
+                        Err(error) => return Ok(Err(error)),
+                    };
                     let request = OpenSubscription { place, id, pattern, envelope, filter, start, log_end };
                     shard.send(request).await
                 };

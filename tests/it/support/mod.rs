@@ -16,6 +16,7 @@ pub mod server;
 pub mod service;
 pub mod sse;
 pub mod tail;
+pub mod tcp_proxy;
 pub mod tokens;
 pub mod ws;
 

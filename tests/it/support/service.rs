@@ -28,8 +28,9 @@ pub struct Delivery {
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub arrived: Instant,
-    /// The status it was answered with, once it was.
+    /// The status it was answered with, once it was, and when.
     pub status: Option<u16>,
+    pub answered: Option<Instant>,
 }
 
 impl Delivery {
@@ -299,6 +300,7 @@ impl Shared {
     fn answered(&self, order: usize, status: u16) {
         if let Some(delivery) = self.lock().deliveries.get_mut(order) {
             delivery.status = Some(status);
+            delivery.answered = Some(Instant::now());
         }
         self.changed.notify_all();
     }
@@ -364,6 +366,7 @@ fn read_request(reader: &mut impl BufRead, connection: usize) -> io::Result<Opti
         body,
         arrived: Instant::now(),
         status: None,
+        answered: None,
         headers,
     }))
 }

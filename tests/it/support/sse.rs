@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -36,8 +37,19 @@ impl EventStream {
 
     /// Like [`Self::open`], by any version of HTTP, for servers that may be going away.
     pub fn request(addr: SocketAddr, version: &str, path: &str, headers: &[&str]) -> io::Result<Self> {
+        Self::request_patient(addr, version, path, headers, PATIENCE)
+    }
+
+    /// Waits no longer than `patience` for anything.
+    pub fn request_patient(
+        addr: SocketAddr,
+        version: &str,
+        path: &str,
+        headers: &[&str],
+        patience: Duration,
+    ) -> io::Result<Self> {
         let mut stream = TcpStream::connect(addr)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
         stream.write_all(format!("GET {path} {version}\r\nHost: {addr}\r\n{lines}\r\n").as_bytes())?;
         let mut reader = BufReader::new(stream);
@@ -69,16 +81,20 @@ impl EventStream {
 
     /// The next block; none at the end of the stream.
     pub fn next_block(&mut self) -> Option<Block> {
+        self.try_block().unwrap_or_else(|error| panic!("no block came: {error}"))
+    }
+
+    /// Like [`Self::next_block`], for servers that may fall silent.
+    pub fn try_block(&mut self) -> io::Result<Option<Block>> {
         let mut block = Block::default();
         let mut data: Vec<String> = Vec::new();
         loop {
             let mut line = String::new();
             match self.reader.read_line(&mut line) {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("no block came: {error}"),
-            }
+                Ok(0) => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                read => read?,
+            };
             let line = line.strip_suffix('\n').expect("whole lines");
             if line.is_empty() {
                 break;
@@ -101,7 +117,7 @@ impl EventStream {
             self.last_id.clone_from(id);
         }
         self.retry = block.retry.or(self.retry);
-        Some(block)
+        Ok(Some(block))
     }
 
     /// The next event, which must come: id, name and data.

@@ -43,6 +43,16 @@ impl Socket {
 
     /// Like [`Self::connect`], for servers that may be going away.
     pub fn try_connect(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
+        Self::connect_patient(addr, path, headers, PATIENCE)
+    }
+
+    /// Waits no longer than `patience` for the answer.
+    pub fn connect_patient(
+        addr: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+        patience: Duration,
+    ) -> Result<Self, Error> {
         let mut request = format!("ws://{addr}{path}").into_client_request()?;
         for (name, value) in headers {
             let name = HeaderName::from_bytes(name.as_bytes()).expect("a header name");
@@ -50,7 +60,7 @@ impl Socket {
         }
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         match tungstenite::client(request, stream) {
             Ok((inner, _)) => Ok(Self { inner, barriers: 0 }),
             Err(HandshakeError::Failure(error)) => Err(error),
