@@ -8,7 +8,7 @@
 //! - [`actors`]: the supervisor and its children; thin shells around the decisions of `domain`.
 //! - [`runtime`]: what every actor needs: addresses, lives, supervised children, reports.
 //! - [`access`]: who callers are, and how much they may ask for.
-//! - [`storage`]: the log and the outbox, through diesel, on SQLite or PostgreSQL.
+//! - [`storage`]: the log and the outbox, through diesel, on SQLite or PostgreSQL. Beside it [`bus`]: Redis.
 //! - [`telemetry`]: logs, metrics, health, and the points at which tests inject faults.
 //! - [`config`]: what is configured, read into types of the floors below.
 //! - [`protocol`]: the wire types.
@@ -33,6 +33,7 @@
 
 pub mod access;
 pub mod actors;
+pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod domain;

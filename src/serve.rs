@@ -19,6 +19,7 @@ use self::reload::Reloading;
 use self::signals::{Hangups, StopSignals};
 use crate::access::AccessControl;
 use crate::actors::client::tls;
+use crate::bus::Redis;
 use crate::config::{self, Config, ConfigError, is_weak_admin_token};
 use crate::storage::{Durability, Schema, StoreLock, StoreOptions, StoreUrl};
 
@@ -74,6 +75,7 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
     let mut hangups = Hangups::listen();
     let store = store_options(&config)?;
     tls::check_files(&config)?;
+    let redis = Redis::new(&config.redis).map_err(|(key, reason)| config.error_at(key, reason))?;
     let access = Arc::new(access_control(&config)?);
     match take_store(&config, &store, &mut signals).await? {
         Some(lock) => lock.keep(),
@@ -89,7 +91,7 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
         workers => workers,
     };
     let (escalate, escalation) = oneshot::channel();
-    let node = Node::start(&config, store, access, address, workers, escalate)?;
+    let node = Node::start(&config, (store, redis), access, address, workers, escalate)?;
     let unusable = |reason: String| ServeError::Config(config.error_at("store.url", reason));
     if let Some(reason) = node.wait_for_store().await {
         return Err(unusable(reason));
@@ -104,9 +106,6 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
     node.wait_for_shards(workers).await;
     admin.tell(&config, address);
     log::info!(addr:% = address, workers, store:% = node.store.url, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
-    if config.redis.url.is_some() {
-        log::warn!(key = "redis.url"; "a Redis is configured, and not used by this version");
-    }
     if !address.ip().is_loopback() && !config.access.is_required() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }

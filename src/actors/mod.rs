@@ -8,6 +8,7 @@
 //! ├─ consumers          1    durable subscriptions: who has which event, ack floors
 //! ├─ shard/<n>          n    one per HTTP worker: subscriptions, fan-out, catch-up
 //! │  └─ session/<id>    n    one per subscriber's connection, on its thread; never restarted
+//! ├─ bus                0-1  what goes over Redis: reads events from a stream; only where one is configured
 //! └─ client/<service>   n    one per downstream service: breaker, retries, order; delivers from the outbox
 //! ```
 //!
@@ -18,6 +19,7 @@
 //! what a session and its shard share. Several actors use the rest: the [time](clock), the [end of the
 //! log](log_position), the [other nodes](cluster), what is [known of a service](service_slot), and how often events were [pushed](push_log).
 
+pub mod bus;
 pub mod client;
 pub mod clock;
 pub mod cluster;

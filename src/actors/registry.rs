@@ -9,6 +9,7 @@ use actix::dev::ToEnvelope;
 use actix::prelude::{Actor, Addr, Handler, Message};
 use futures_util::future::join_all;
 
+use super::bus::Bus;
 use super::client::Client;
 use super::consumers::Consumers;
 use super::membership::Membership;
@@ -31,6 +32,8 @@ pub struct Registry {
     pub membership: Address<Membership>,
     pub router: Address<Router>,
     pub consumers: Address<Consumers>,
+    /// Vacant without a Redis.
+    pub bus: Address<Bus>,
     /// One for each HTTP worker.
     pub shards: Arc<[Address<Shard>]>,
     /// By the names of their services.
@@ -46,6 +49,7 @@ impl Registry {
             membership: Address::vacant(),
             router: Address::vacant(),
             consumers: Address::vacant(),
+            bus: Address::vacant(),
             shards: (0..workers).map(|_| Address::vacant()).collect(),
             clients: Arc::new(services.map(|name| (name, Address::vacant())).collect()),
         }

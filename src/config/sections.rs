@@ -252,6 +252,23 @@ pub struct SupervisionConfig {
 pub struct RedisConfig {
     #[serde(deserialize_with = "redis_url")]
     pub url: Option<SecretUrl>,
+    /// Empty: the authorities of the system are trusted.
+    pub tls_ca_file: String,
+    pub ingest: IngestConfig,
+}
+
+/// The stream of Redis that is a way in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngestConfig {
+    pub enabled: bool,
+    #[serde(deserialize_with = "stream_name")]
+    pub stream: String,
+    pub trim: bool,
+    #[serde(deserialize_with = "whole::<1, 100_000_000, _, _>")]
+    pub dead_max: u64,
+    #[serde(deserialize_with = "span::<SECOND, DAY, _>")]
+    pub claim_after: Span,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -283,6 +300,15 @@ fn node_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
         return Ok(name);
     }
     Err(D::Error::custom(format!("must be 1 to 255 of A-Z a-z 0-9 - _ . : and not {name:?}")))
+}
+
+/// It is part of idempotency keys.
+fn stream_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    if (1..=255).contains(&name.len()) && !name.contains(char::is_control) {
+        return Ok(name);
+    }
+    Err(D::Error::custom(format!("must be 1 to 255 bytes without control characters, not {name:?}")))
 }
 
 fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

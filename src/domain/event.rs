@@ -169,6 +169,13 @@ impl Idempotency {
         format!("{KEY_SCOPE_END}{kind}:{name}{KEY_SCOPE_END}{key}").into()
     }
 
+    /// The key of an entry of a stream that has none of its own: another entry, or another content, is another key. No
+    /// key of a publisher is equal, with a scope or without.
+    pub fn entry_key(stream: &str, entry: impl fmt::Display, fingerprint: [u8; 16]) -> ByteString {
+        let content = u128::from_be_bytes(fingerprint);
+        format!("{KEY_SCOPE_END}stream:{stream}:{entry}:{content:032x}").into()
+    }
+
     /// The key without its scope, if it has one.
     pub fn bare_key(key: &str) -> Option<&str> {
         key.strip_prefix(KEY_SCOPE_END)?.split_once(KEY_SCOPE_END).map(|(_, key)| key)

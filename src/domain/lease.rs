@@ -33,6 +33,11 @@ impl LeaseName {
         Self("retention".into())
     }
 
+    /// To read the stream of Redis that is a way in.
+    pub fn ingest() -> Self {
+        Self("ingest".into())
+    }
+
     /// Whether any node may hold it, so that they are to be spread. A consumer is held where it has members.
     pub fn is_spread(&self) -> bool {
         !self.0.starts_with(CONSUMER)

@@ -12,6 +12,7 @@ pub mod dispatch;
 pub mod event;
 pub mod filter;
 pub mod index;
+pub mod ingest;
 pub mod key_order;
 pub mod lease;
 pub mod log;

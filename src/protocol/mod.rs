@@ -16,6 +16,7 @@ pub mod publish;
 pub mod raw_object;
 pub mod request;
 pub mod sse;
+pub mod stream_entry;
 pub mod subscription;
 pub mod webhook;
 pub mod wire;

@@ -68,7 +68,15 @@ pub fn append_from(
     headers: &PublishHeaders<'_>,
     scheduling: impl FnOnce() -> Scheduling,
 ) -> Result<Append, ApiError> {
-    let mut event = event_from(object, headers)?;
+    timed(object, event_from(object, headers)?, scheduling)
+}
+
+/// The request to append `event` at the time that `object` has, if it has one.
+pub(super) fn timed(
+    object: &RawObject<'_>,
+    mut event: NewEvent,
+    scheduling: impl FnOnce() -> Scheduling,
+) -> Result<Append, ApiError> {
     let Some(text) = object.text("deliver_at")? else { return Ok(Append::single(event)) };
     let Scheduling { now, random } = scheduling();
     let invalid = |reason| ApiError::field(ErrorCode::InvalidField, "deliver_at", reason);
@@ -123,7 +131,7 @@ pub fn parse_event(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRul
     event_from(&object, headers)
 }
 
-fn event_from(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Result<NewEvent, ApiError> {
+pub(super) fn event_from(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Result<NewEvent, ApiError> {
     let name = checked_name("event_name", object.required_text("event_name")?)?;
     let payload = ByteString::from(object.raw("payload").unwrap_or("{}"));
     let source = short_text(object, "source")?.unwrap_or(DEFAULT_SOURCE);

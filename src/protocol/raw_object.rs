@@ -36,6 +36,11 @@ impl<'a> RawObject<'a> {
         })
     }
 
+    /// Of these fields, each with the JSON text of its value.
+    pub fn of(fields: impl Iterator<Item = (&'a str, &'a RawValue)>) -> Self {
+        Self { fields: fields.map(|(name, value)| (Cow::Borrowed(name), value)).collect() }
+    }
+
     /// Refuses fields given twice and, when `strict`, fields not in `known`.
     pub fn check(&self, known: &[&str], strict: bool) -> Result<(), ApiError> {
         if strict && let Some((name, _)) = self.fields.iter().find(|(name, _)| !known.contains(&&**name)) {

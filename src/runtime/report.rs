@@ -18,6 +18,8 @@ pub enum ActorKind {
     Consumers,
     Shard,
     Session,
+    /// It ends before the others, as the clients do: what it has read is stored.
+    Bus,
     Client,
 }
 
@@ -32,6 +34,7 @@ impl ActorKind {
             Self::Consumers => "durables",
             Self::Shard => "shard",
             Self::Session => "session",
+            Self::Bus => "bus",
             Self::Client => "client",
         }
     }

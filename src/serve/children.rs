@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix_rt::Arbiter;
 use tokio::sync::{Notify, mpsc};
 
+use crate::actors::bus::{self, Bus, BusParts};
 use crate::actors::client::{self, Client, ClientParts};
 use crate::actors::cluster::Cluster;
 use crate::actors::consumers::{self, Consumers, ConsumersParts};
@@ -19,7 +20,9 @@ use crate::actors::router::{self, Router, RouterParts};
 use crate::actors::service_slot::ServiceSlots;
 use crate::actors::shard;
 use crate::actors::supervisor::messages::Supervise;
+use crate::bus::Redis;
 use crate::config::{Config, Span};
+use crate::protocol::publish::PublishRules;
 use crate::runtime::child::{Child, elsewhere, on_arbiter};
 use crate::runtime::life::{ChildId, Life};
 use crate::runtime::report::ActorKind;
@@ -40,6 +43,8 @@ pub struct Shared {
     pub url: String,
     pub pushes: Arc<PushLog>,
     pub backlog: Arc<Backlog>,
+    pub redis: Option<Redis>,
+    pub rules: PublishRules,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
 }
@@ -116,6 +121,22 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     let child = Child::new("membership".into(), &actors.membership, membership::MAILBOX, membership);
     supervise(actors, ActorKind::Membership, 0, child);
     supervise(actors, ActorKind::Consumers, 0, Child::new("durables".into(), &actors.consumers, c, consumers));
+    if let Some((redis, standing)) = shared.redis.clone().zip(shared.health.bus.clone()) {
+        let parts = BusParts {
+            redis,
+            standing,
+            ingest: config.redis.ingest.clone(),
+            rules: shared.rules,
+            persistence: actors.persistence.clone(),
+            cluster: Arc::clone(cluster),
+            backlog: Arc::clone(&shared.backlog),
+            health: Arc::clone(&shared.health),
+            metrics: Arc::clone(metrics),
+        };
+        // What comes in is read on a thread of its own.
+        let bus = on_arbiter(Arbiter::new().handle(), &actors.bus, move |life| Bus::new(parts.clone(), life));
+        supervise(actors, ActorKind::Bus, 0, Child::new("bus".into(), &actors.bus, bus::MAILBOX, bus));
+    }
     for (number, (service, slot)) in config.services.iter().zip(shared.slots.iter()).enumerate() {
         let address = &actors.clients[&service.name];
         let parts = ClientParts {

@@ -30,6 +30,7 @@ use crate::actors::shard::ShardParts;
 use crate::actors::supervisor::messages::{BeginFinish, FinishAll};
 use crate::actors::supervisor::{Supervisor, SupervisorParts};
 use crate::actors::worker::Worker;
+use crate::bus::Redis;
 use crate::config::{Config, ServiceConfig, UnknownFields};
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
@@ -69,7 +70,7 @@ impl Node {
     /// Starts all actors but the shards, which start with the threads of their connections.
     pub fn start(
         config: &Config,
-        store: StoreOptions,
+        (store, redis): (StoreOptions, Option<Redis>),
         access: Arc<AccessControl>,
         address: SocketAddr,
         workers: usize,
@@ -79,7 +80,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new().map_err(|error| start_error(&error))?);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let hang_timeout = STORE_PATIENCE.min(config.publish.commit_timeout.get());
-        let health = Arc::new(Health::new(hang_timeout, config.redis.url.is_some()));
+        let health = Arc::new(Health::new(hang_timeout, redis.is_some()));
         let watch = ReadWatch::new(Arc::clone(&health.store), Arc::clone(&metrics));
         let read = |options| Reader::new(options, watch.clone()).map_err(|error: StoreError| start_error(&error));
         let reader = read(store.clone())?;
@@ -98,6 +99,11 @@ impl Node {
         let names = config.services.iter().map(|service| service.name.clone());
         let actors = Registry::vacant(supervisor.start(), workers, names);
         let machine = machine();
+        let rules = PublishRules {
+            refuse_unknown: config.publish.unknown_fields == UnknownFields::Refuse,
+            max_batch: config.publish.max_batch,
+            max_event_bytes: config.server.max_body.as_usize(),
+        };
         let shared = Shared {
             actors: actors.clone(),
             store: store.clone(),
@@ -108,6 +114,8 @@ impl Node {
             url: config.node.url_at(address, &machine, &config.server.base_path),
             pushes: Arc::<PushLog>::default(),
             backlog: Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize()),
+            redis,
+            rules,
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
         };
@@ -129,11 +137,7 @@ impl Node {
             .collect();
         let Shared { position, cluster, pushes, backlog, .. } = shared;
         let edge = EdgeParts {
-            rules: PublishRules {
-                refuse_unknown: config.publish.unknown_fields == UnknownFields::Refuse,
-                max_batch: config.publish.max_batch,
-                max_event_bytes: config.server.max_body.as_usize(),
-            },
+            rules,
             config: Arc::new(config.clone()),
             is_loopback: address.ip().to_canonical().is_loopback(),
             access,

@@ -6,7 +6,7 @@ use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::telemetry::health::LastError;
+use crate::telemetry::last_error::LastError;
 
 /// SQLite's text for a page that the system failed to read or write.
 const IO_ERROR: &str = "disk I/O error";

@@ -14,7 +14,7 @@ use super::consumers::{self, Alteration};
 use super::error::StoreError;
 use super::outbox::{self, Enqueued};
 use super::write::{Outcome, Write};
-use super::{idempotency, identity, leases, position, postgres, revocations, schedules, sqlite};
+use super::{followers, idempotency, identity, leases, position, postgres, revocations, schedules, sqlite};
 
 /// The writes that go into one transaction.
 #[derive(Debug, Default)]
@@ -182,6 +182,10 @@ pub(super) fn write(
                     leases::forget(connection, &LeaseName::consumer(name))?;
                 }
                 Outcome::Changed(consumers::alter(connection, name, alteration)?)
+            }
+            Write::MovePosition { name, position } => {
+                followers::set_position(connection, name, position)?;
+                Outcome::Saved
             }
             Write::StartReplayJob(job) => Outcome::Started(outbox::start_replay_job(connection, job, now)?),
             Write::CancelReplayJob(id) => Outcome::Changed(outbox::cancel_replay_job(connection, *id, now)?),

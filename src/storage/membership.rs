@@ -7,6 +7,7 @@ use crate::domain::routes::ServiceId;
 
 use super::consumers::{self, KnownConsumer, LeasedConsumer};
 use super::error::StoreError;
+use super::followers::{self, LeasedFollower};
 use super::leases::{self, Seeker};
 use super::nodes::{self, BeatAnswer, NodeStatus};
 use super::outbox::{self, LeasedService};
@@ -51,6 +52,19 @@ impl Writer {
             let names: Vec<LeaseName> = known.iter().map(|known| known.lease.clone()).collect();
             let grants = leases::lease(connection, &names, seeker)?;
             consumers::leased(connection, known, &grants)
+        })
+    }
+
+    /// Asks for the lease of the follower of a log, whose position has this name, and reads that.
+    pub fn lease_follower(
+        &mut self,
+        lease: &LeaseName,
+        name: &str,
+        seeker: Seeker<'_>,
+    ) -> Result<LeasedFollower, StoreError> {
+        self.with(|connection| {
+            let grant = leases::lease(connection, std::slice::from_ref(lease), seeker)?[0];
+            Ok(LeasedFollower { grant, position: followers::position(connection, name)? })
         })
     }
 

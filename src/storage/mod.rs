@@ -19,6 +19,7 @@ mod connection;
 mod consumers;
 mod error;
 mod filter;
+mod followers;
 mod fragments;
 mod group;
 mod idempotency;
@@ -56,6 +57,7 @@ pub use consumers::{
     Alteration, ConsumerChange, ConsumerRecord, DeadLetter, KnownConsumer, LeasedConsumer, NewConsumer,
 };
 pub use error::{StoreError, StoreErrorKind};
+pub use followers::LeasedFollower;
 pub use group::{Group, TakeDue};
 pub use leases::Seeker;
 pub use listener::Listener;

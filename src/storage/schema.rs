@@ -181,3 +181,10 @@ diesel::table! {
         wanted_by -> Nullable<Text>,
     }
 }
+
+diesel::table! {
+    positions (name) {
+        name -> Text,
+        position -> Text,
+    }
+}

@@ -27,6 +27,8 @@ pub enum Write {
     OpenConsumer { new: NewConsumer, max: usize },
     /// Alters the consumer of this name: [`Outcome::Changed`].
     AlterConsumer { name: String, alteration: Alteration },
+    /// Stores how far the follower of a log has come: [`Outcome::Saved`].
+    MovePosition { name: String, position: String },
     /// Starts a replay job on events up to this place in the list: [`Outcome::Started`].
     StartReplayJob(NewReplayJob),
     /// Stops a replay job if it is running: [`Outcome::Changed`].

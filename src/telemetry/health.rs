@@ -8,25 +8,28 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, OnceCell};
 
+use super::bus_health::BusHealth;
+use super::last_error::LastError;
+
 /// The health of the process and its parts.
 #[derive(Debug)]
 pub struct Health {
     pub store: Arc<StoreHealth>,
     pub actors: Arc<ActorsHealth>,
     draining: AtomicBool,
-    /// The status of the bus in the answer.
-    bus: &'static str,
+    /// None if there is no bus.
+    pub bus: Option<Arc<BusHealth>>,
 }
 
 impl Health {
     /// Everything begins as down. See [`StoreHealth::new`] for `hang_timeout`. `has_bus` says whether a bus is
-    /// configured, which this version does not use.
+    /// configured.
     pub fn new(hang_timeout: Duration, has_bus: bool) -> Self {
         Self {
             store: Arc::new(StoreHealth::new(hang_timeout)),
             actors: Arc::default(),
             draining: AtomicBool::new(false),
-            bus: if has_bus { "not_used" } else { "not_configured" },
+            bus: has_bus.then(Arc::default),
         }
     }
 
@@ -44,29 +47,18 @@ impl Health {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Whether the process is ready, and the status of each part.
+    /// Whether the process is ready, and the status of each part. Without the bus it is ready too.
     pub fn describe(&self) -> (bool, Value) {
         let (store_ok, actors_ok) = (self.store.is_well(), self.actors.is_well());
         let ready = store_ok && actors_ok && !self.is_draining();
         let checks = json!({
             "store": self.store.describe(),
             "actors": self.actors.describe(),
-            "bus": { "status": self.bus },
+            "bus": self.bus.as_ref().map_or_else(|| json!({ "status": "not_configured" }), |bus| bus.describe()),
             "draining": self.is_draining(),
         });
         (ready, checks)
     }
-}
-
-/// The last error of the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastError {
-    /// The name of its kind.
-    pub kind: &'static str,
-    /// An explanation for any caller.
-    pub meaning: &'static str,
-    /// The store's own message in one line, for operators only.
-    pub message: String,
 }
 
 /// Whether the store takes writes and can be read.

@@ -61,6 +61,8 @@ metrics! {
         clock_departure: prometheus::Gauge = prometheus::Gauge::with_opts(opts("clock_departure_seconds", "By how much the wall clock is off, as far as that is not believed.")),
         store_read_errors: IntCounterVec = IntCounterVec::new(opts("store_read_errors_total", "Failed reads of the store by kind."), &["kind"]),
         store_up: IntGauge = IntGauge::with_opts(opts("store_up", "Whether the store takes writes and can be read.")),
+        bus_up: IntGauge = IntGauge::with_opts(opts("bus_up", "Whether every part of Redis that is in use works; 0 also without one.")),
+        ingested: IntCounterVec = IntCounterVec::new(opts("ingest_entries_total", "Entries of the Redis stream that were taken, by outcome."), &["outcome"]),
         trimmed: IntCounter = IntCounter::with_opts(opts("events_trimmed_total", "Events removed by retention.")),
         backlog: IntGauge = IntGauge::with_opts(opts("backlog_events", "Events waiting for their commit.")),
         log_last: IntGauge = IntGauge::with_opts(opts("log_last_id", "Id of the newest event.")),

@@ -1,7 +1,9 @@
 //! Logs, metrics and health of the program, and fault injection for tests.
 
+pub mod bus_health;
 pub mod faults;
 pub mod health;
+pub mod last_error;
 pub mod logging;
 pub mod metrics;
 #[cfg(target_os = "linux")]

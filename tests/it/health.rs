@@ -20,12 +20,11 @@ fn health_is_verbatim() {
 }
 
 #[test]
-fn a_redis_that_is_configured_and_not_used_is_told_of() {
-    let bus = |server: &Server| server.get("/health/ready").json()["checks"]["bus"]["status"].take();
-    let server = Server::builder().backend(Backend::Sqlite).env("REDIS_URL", "redis://127.0.0.1:6379").start();
-    assert_eq!(bus(&server), json!("not_used"));
-    server.wait_for_log(|line| line["level"] == "warn" && line["key"] == "redis.url");
-    assert_eq!(bus(&Server::start(Backend::Sqlite)), json!("not_configured"));
+fn without_a_redis_the_bus_is_not_configured() {
+    let server = Server::start(Backend::Sqlite);
+    assert_eq!(server.get("/health/ready").json()["checks"]["bus"], json!({"status": "not_configured"}));
+    assert_eq!(metric(&server, "event_handler_bus_up "), 0.0);
+    assert!(!server.get("/admin/actors").text().contains("\"bus\""));
 }
 
 #[test]

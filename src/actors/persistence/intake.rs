@@ -44,18 +44,34 @@ impl Backlog {
         self.max_events
     }
 
+    /// Whether anything fits.
+    pub fn has_room(&self) -> bool {
+        self.events() < self.max_events && self.bytes.load(Ordering::Relaxed) < self.max_bytes
+    }
+
+    /// Takes the room of what was read while there [was some](Self::has_room), whether it fits or not.
+    pub fn occupy(self: &Arc<Self>, appends: &[Append]) -> Permit {
+        let events = appends.iter().map(|append| append.events.len()).sum();
+        let bytes = appends.iter().map(Append::bytes).sum();
+        self.take(events, bytes).0
+    }
+
     fn admit(self: &Arc<Self>, append: &Append) -> Option<Permit> {
-        let permit = Permit { backlog: Arc::clone(self), events: append.events.len(), bytes: append.bytes() };
-        let events = self.events.fetch_add(permit.events, Ordering::Relaxed);
-        let bytes = self.bytes.fetch_add(permit.bytes, Ordering::Relaxed);
+        let (permit, [events, bytes]) = self.take(append.events.len(), append.bytes());
         let fits = events + permit.events <= self.max_events && bytes + permit.bytes <= self.max_bytes;
         (fits || events == 0).then_some(permit)
+    }
+
+    /// Takes room; with how many events and bytes waited before.
+    fn take(self: &Arc<Self>, events: usize, bytes: usize) -> (Permit, [usize; 2]) {
+        let before = [self.events.fetch_add(events, Ordering::Relaxed), self.bytes.fetch_add(bytes, Ordering::Relaxed)];
+        (Permit { backlog: Arc::clone(self), events, bytes }, before)
     }
 }
 
 /// A place in the backlog. It is released when dropped.
 #[derive(Debug)]
-struct Permit {
+pub struct Permit {
     backlog: Arc<Backlog>,
     events: usize,
     bytes: usize,
@@ -186,5 +202,29 @@ fn answer_all(places: Vec<Place>, reply: AppendReply) {
                 let _ = place.reply.send(Err(failure.clone()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::NewEvent;
+
+    #[test]
+    fn what_is_read_takes_room_until_it_is_stored() {
+        let backlog = Backlog::new(2, 1 << 20);
+        let append = || Append::single(NewEvent::plain("a", "{}"));
+        let read = [append(), append(), append()];
+        let room = backlog.occupy(&read);
+        assert_eq!((backlog.events(), backlog.has_room()), (3, false));
+        assert!(backlog.admit(&append()).is_none(), "publishers are told");
+        drop(room);
+        let publish = backlog.admit(&append()).expect("room");
+        assert!(backlog.has_room());
+        let _other = backlog.admit(&append()).expect("room");
+        assert!(!backlog.has_room(), "nothing is read");
+        drop(publish);
+        assert!(backlog.has_room());
+        assert!(!Backlog::new(2, 0).has_room());
     }
 }

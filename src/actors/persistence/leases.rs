@@ -3,12 +3,14 @@
 use actix::prelude::{Context, Handler};
 
 use super::Persistence;
-use super::messages::{AppendFailure, BeatMembership, LeaseConsumers, LeaseService, LeaveNodes, ReleaseLease};
+use super::messages::{
+    AppendFailure, BeatMembership, LeaseConsumers, LeaseFollower, LeaseService, LeaveNodes, ReleaseLease,
+};
 use crate::actors::clock;
 use crate::actors::cluster::Cluster;
 use crate::domain::lease::{Fence, Grant, LeaseName};
 use crate::domain::placement::Placement;
-use crate::storage::{BeatAnswer, LeasedConsumer, LeasedService, Seeker, StoreError, Writer};
+use crate::storage::{BeatAnswer, LeasedConsumer, LeasedFollower, LeasedService, Seeker, StoreError, Writer};
 
 /// What persistence does for all nodes while it has the lease.
 #[derive(Debug)]
@@ -130,6 +132,16 @@ impl Handler<LeaseConsumers> for Persistence {
         // What the earlier state of a consumer has sent is stored before its marks are read for the next one.
         self.flush();
         self.seek(|writer, seeker| writer.lease_consumers(&known, seeker))
+    }
+}
+
+impl Handler<LeaseFollower> for Persistence {
+    type Result = Result<LeasedFollower, AppendFailure>;
+
+    fn handle(&mut self, LeaseFollower { lease, position }: LeaseFollower, _: &mut Context<Self>) -> Self::Result {
+        // What it has sent before is stored before its position is read.
+        self.flush();
+        self.seek(|writer, seeker| writer.lease_follower(&lease, &position, seeker))
     }
 }
 

@@ -11,7 +11,9 @@ use crate::domain::membership::Beat;
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{BeatAnswer, KnownConsumer, LeasedConsumer, LeasedService, NodeStatus, Outcome, Write};
+use crate::storage::{
+    BeatAnswer, KnownConsumer, LeasedConsumer, LeasedFollower, LeasedService, NodeStatus, Outcome, Write,
+};
 
 /// Store these events. The answer comes after the commit, with one outcome for each append, in order.
 #[derive(Debug, Message)]
@@ -100,6 +102,14 @@ pub struct LeaseService {
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<LeasedConsumer>, AppendFailure>")]
 pub struct LeaseConsumers(pub Vec<KnownConsumer>);
+
+/// Ask for the lease of the follower of a log; answers whether this node has it, and with the position of this name.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<LeasedFollower, AppendFailure>")]
+pub struct LeaseFollower {
+    pub lease: LeaseName,
+    pub position: String,
+}
 
 /// Let another node take a lease.
 #[derive(Debug, Message)]

@@ -102,8 +102,8 @@ impl Supervisor {
             Verdict::RestartAfter(delay) => {
                 log::error!(actor = name.as_str(), reason, delay_ms = delay.as_millis() as u64; "actor failed, restarting");
                 ctx.run_later(delay, move |this, ctx| {
-                    // The others are needed to the end; a new client would begin deliveries.
-                    if this.is_finishing && id.kind == ActorKind::Client {
+                    // The others are needed to the end; a new client or bus would begin what it is not to begin.
+                    if this.is_finishing && id.kind > ActorKind::Session {
                         return;
                     }
                     this.start(id, ctx);
@@ -206,7 +206,7 @@ impl Handler<ObserveTree> for Supervisor {
 impl Handler<BeginFinish> for Supervisor {
     type Result = ();
 
-    /// The clients begin no delivery any more, and settle those in flight while the sessions leave.
+    /// The clients begin no delivery any more, and settle those in flight while the sessions leave; the bus reads no more.
     fn handle(&mut self, BeginFinish: BeginFinish, _: &mut Self::Context) {
         self.is_finishing = true;
         for (_, supervision) in self.children.iter().filter(|(id, _)| id.kind > ActorKind::Session) {

@@ -8,7 +8,9 @@ use crate::domain::event::{Append, AppendOutcome, NewEvent, Schedule, ScheduleId
 use crate::domain::lease::{Fence, Grant, LeaseName};
 use crate::domain::membership::{Beat, BeatOutcome, Term};
 use crate::domain::placement::Placement;
-use crate::storage::{BeatAnswer, Group, NodeStatus, Outcome, Seeker, ServiceChange, Settled, TakeDue, Write, Writer};
+use crate::storage::{
+    BeatAnswer, Group, LeasedFollower, NodeStatus, Outcome, Seeker, ServiceChange, Settled, TakeDue, Write, Writer,
+};
 
 /// A node, which acts through whatever writer is given.
 pub(super) struct Node {
@@ -261,5 +263,31 @@ fn what_is_due_is_appended_by_who_has_the_lease() {
             committed.expect("committed").events.len()
         };
         assert_eq!([take(&stale), take(&current)], [0, 1]);
+    });
+}
+
+#[test]
+fn the_position_of_a_follower_moves_with_what_it_writes() {
+    on_both(|store| {
+        let writer = &mut store.writer();
+        let (mut a, mut b) = (Node::joined_for(NONE, "x", writer), Node::joined("y", writer));
+        let known = |node: &mut Node, writer: &mut Writer, name: &str| {
+            writer.lease_follower(&billing(), name, node.seeker()).expect("the store answers")
+        };
+        let stale = a.take(writer, &billing());
+        assert_eq!(known(&mut a, writer, "in").position, None);
+        let commit = |writer: &mut Writer, fence: &Fence, position: &str| {
+            let position = Write::MovePosition { name: "in".to_owned(), position: position.to_owned() };
+            let mut group = Group::default();
+            group.extend(Some(fence.clone()), [Write::Append(single("a")), position]);
+            writer.commit(&mut group, &Default::default(), NOON).expect("committed").events.len()
+        };
+        assert_eq!([commit(writer, &stale, "9-1"), commit(writer, &stale, "7-1")], [1, 1]);
+        b.renew(writer, true);
+        let current = b.take(writer, &billing());
+        assert_eq!(commit(writer, &stale, "8-1"), 0);
+        let LeasedFollower { grant, position } = known(&mut b, writer, "in");
+        assert_eq!((grant.generation(), position.as_deref()), (Some(current.generation), Some("7-1")));
+        assert_eq!(known(&mut b, writer, "other").position, None);
     });
 }

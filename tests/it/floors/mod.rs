@@ -13,7 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["protocol"],
     &["config"],
     &["telemetry"],
-    &["storage"],
+    &["storage", "bus"],
     &["access"],
     &["runtime"],
     &["actors"],

@@ -12,6 +12,7 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod program;
 pub mod raw;
+pub mod redis;
 pub mod server;
 pub mod service;
 pub mod sse;
@@ -23,6 +24,7 @@ pub mod ws;
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, for_each_backend};
+pub use redis::Redis;
 pub use server::Server;
 pub use service::{Answer, Service};
 pub use tail::Tail;

@@ -1,0 +1,340 @@
+//! Ingest: the entries of a Redis stream become events.
+//!
+//! - *IN-1* An entry is acknowledged after its commit, or when it is in the stream of what was refused.
+//! - *IN-2* The holder of the lease alone reads, and goes on from the position that is stored with the events. What an
+//!   earlier one was given and has not stored comes again, in order.
+//! - *IN-3* An entry that is read again is stored once: its id and content are its idempotency key.
+//! - *IN-4* One batch is in hand, and none is read while the store is away or the backlog is full.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::BusParts;
+use super::standing::{Standing, Stop};
+use crate::actors::clock::scheduling;
+use crate::actors::persistence::messages::{LeaseFollower, ReleaseLease};
+use crate::bus::{BusError, Link, Refused, Stream};
+use crate::domain::event::{Append, AppendOutcome};
+use crate::domain::ingest::{BatchSize, Entry, EntryId, begin};
+use crate::domain::lease::{Fence, Grant, LeaseName};
+use crate::protocol::error::ApiError;
+use crate::protocol::stream_entry::parse_entry;
+use crate::storage::{LeasedFollower, Outcome, Write};
+
+/// The name of the part.
+pub const PART: &str = "ingest";
+/// Another one, that fails alone: what was refused cannot be written there.
+const DEAD: &str = "ingest of what was refused";
+/// How often the lease is asked for.
+const LEASE_INTERVAL: Duration = Duration::from_millis(500);
+/// For how long a node that has handed the lease over asks for none.
+const HANDED_OVER: Duration = Duration::from_secs(2);
+/// How long a read waits for the first entry.
+const BLOCK: Duration = Duration::from_millis(500);
+/// How often it is looked whether there is room again.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The longest time between two looks for entries that nobody acknowledges.
+const CLAIM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What operators are told of it.
+#[derive(Debug, Default)]
+pub struct Reading {
+    is_held: AtomicBool,
+    entries: AtomicU64,
+    refused: AtomicU64,
+    batch_size: AtomicU64,
+}
+
+impl Reading {
+    pub fn describe(&self) -> Value {
+        let Self { is_held, entries, refused, batch_size } = self;
+        json!({
+            "is_held": is_held.load(Relaxed),
+            "entries": entries.load(Relaxed),
+            "refused": refused.load(Relaxed),
+            "batch_size": batch_size.load(Relaxed),
+        })
+    }
+}
+
+/// See the module.
+pub struct Ingest {
+    parts: BusParts,
+    stream: Stream,
+    /// The name of the position.
+    position: String,
+    standing: Standing,
+    stop: Stop,
+    reading: Arc<Reading>,
+    size: BatchSize,
+    /// When an entry could not be buried last.
+    unburied_at: Option<Instant>,
+}
+
+/// What the holder of the lease has.
+struct Held {
+    fence: Fence,
+    position: Option<EntryId>,
+    asked_at: Instant,
+}
+
+/// Which entries are read that were given to somebody before. Those after `start` come as new ones.
+struct Earlier {
+    start: EntryId,
+    /// Own ones after this; none once all were read.
+    pending: Option<EntryId>,
+    /// Anybody's from this one on.
+    claim: EntryId,
+    claim_at: Instant,
+}
+
+impl Ingest {
+    pub fn new(parts: &BusParts, standing: Standing, stop: Stop, reading: Arc<Reading>) -> Self {
+        let stream = Stream::new(parts.ingest.clone(), parts.cluster.name());
+        let position = format!("ingest:{}", stream.name());
+        let (size, unburied_at) = (BatchSize::default(), None);
+        Self { parts: parts.clone(), stream, position, standing, stop, reading, size, unburied_at }
+    }
+
+    /// Reads until it is to stop, or Redis fails. Whatever is doubtful begins anew from what is stored.
+    pub async fn run(&mut self) -> Result<(), BusError> {
+        loop {
+            let Some(held) = self.wait_for_lease().await else { return Ok(()) };
+            let redis = self.parts.redis.clone();
+            let links = async { tokio::try_join!(redis.connect(), redis.connect()) };
+            let Some(links) = self.stop.or(links).await else { return Ok(()) };
+            if self.follow(held, links?).await?.is_none() || self.stop.or(tokio::time::sleep(PAUSE)).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// None: it is to stop.
+    async fn wait_for_lease(&mut self) -> Option<Held> {
+        loop {
+            let mut wait = PAUSE;
+            if self.may_read()
+                && let Some((held, is_wanted)) = self.stop.or(self.ask()).await?
+            {
+                wait = LEASE_INTERVAL;
+                match held {
+                    Some(held) if !is_wanted => return Some(held),
+                    Some(held) => {
+                        self.hand_over(held.fence);
+                        wait = HANDED_OVER;
+                    }
+                    // Another node reads.
+                    None => self.standing.up(PART),
+                }
+            }
+            self.reading.is_held.store(false, Relaxed);
+            self.stop.or(tokio::time::sleep(wait)).await?;
+        }
+    }
+
+    /// Asks for the lease: what this node has, and whether another is to have it. None: the store does not answer.
+    async fn ask(&self) -> Option<(Option<Held>, bool)> {
+        let asked_at = Instant::now();
+        let question = LeaseFollower { lease: LeaseName::ingest(), position: self.position.clone() };
+        let LeasedFollower { grant, position } = self.parts.persistence.ask(question).await.ok()?.ok()?;
+        let position = position.as_deref().and_then(EntryId::parse);
+        let held = grant.generation().map(|generation| {
+            let fence = Fence { lease: LeaseName::ingest(), generation };
+            Held { fence, position, asked_at }
+        });
+        Some((held, matches!(grant, Grant::Kept { is_wanted: true, .. })))
+    }
+
+    /// Nothing is under way.
+    fn hand_over(&self, fence: Fence) {
+        if self.parts.persistence.tell(ReleaseLease(fence)).is_ok() {
+            log::info!("lease of the redis stream handed over");
+        }
+    }
+
+    /// Whether what is read can be stored.
+    fn may_read(&self) -> bool {
+        let BusParts { cluster, backlog, health, .. } = &self.parts;
+        health.store.is_up() && backlog.has_room() && cluster.may_act() && !health.is_draining()
+    }
+
+    /// Reads as the holder of the lease, for as long as it is that and the store takes what is read. None: it is to stop.
+    async fn follow(
+        &mut self,
+        mut held: Held,
+        (mut reader, mut commands): (Link, Link),
+    ) -> Result<Option<()>, BusError> {
+        let stop = self.stop.clone();
+        let start = begin(held.position, self.stream.last(&mut commands).await?);
+        self.stream.place_group(&mut commands, start).await?;
+        log::info!(stream = self.stream.name(), after:% = start; "reading a redis stream");
+        self.standing.up(PART);
+        self.reading.is_held.store(true, Relaxed);
+        let claim_at = Instant::now() + self.claim_interval();
+        let mut earlier = Earlier { start, pending: Some(EntryId::ZERO), claim: EntryId::ZERO, claim_at };
+        loop {
+            if held.asked_at.elapsed() >= LEASE_INTERVAL {
+                let Some(answer) = stop.or(self.ask()).await else { return Ok(None) };
+                match answer {
+                    Some((Some(now), false)) if now.fence == held.fence => held = now,
+                    Some((Some(now), true)) => {
+                        self.hand_over(now.fence);
+                        return Ok(stop.or(tokio::time::sleep(HANDED_OVER)).await);
+                    }
+                    Some(_) => return Ok(Some(())),
+                    None => held.asked_at = Instant::now(),
+                }
+            }
+            if !self.may_read() {
+                if stop.or(tokio::time::sleep(PAUSE)).await.is_none() {
+                    return Ok(None);
+                }
+                continue;
+            }
+            if stop.is_told() {
+                return Ok(None);
+            }
+            // It is brought to its end: what Redis has given out would be in nobody's hands.
+            let (entries, is_new) = self.read(&mut reader, &mut earlier).await?;
+            self.size.came(entries.len(), entries.iter().map(Entry::bytes).sum());
+            self.reading.batch_size.store(self.size.get() as u64, Relaxed);
+            if !entries.is_empty() && self.take(entries, is_new, &held.fence, &mut commands).await?.is_none() {
+                return Ok(Some(()));
+            }
+        }
+    }
+
+    /// The next entries, and whether nobody was given them before.
+    async fn read(&self, link: &mut Link, earlier: &mut Earlier) -> Result<(Vec<Entry>, bool), BusError> {
+        let count = self.size.get();
+        if let Some(after) = earlier.pending {
+            let mut entries = self.stream.read_pending(link, after, count).await?;
+            earlier.pending = entries.last().map(|entry| entry.id).filter(|last| *last < earlier.start);
+            entries.retain(|entry| entry.id <= earlier.start);
+            return Ok((entries, false));
+        }
+        if Instant::now() >= earlier.claim_at {
+            let (next, entries) = self.stream.claim(link, earlier.claim, count).await?;
+            earlier.claim = next;
+            if next == EntryId::ZERO {
+                earlier.claim_at = Instant::now() + self.claim_interval();
+                // Whatever could not be buried was claimed and tried again since.
+                if self.unburied_at.is_some_and(|at| at.elapsed() > 3 * self.parts.ingest.claim_after.get()) {
+                    self.standing.up(DEAD);
+                }
+            }
+            return Ok((entries, false));
+        }
+        Ok((self.stream.read_new(link, count, BLOCK).await?, true))
+    }
+
+    /// How often entries are looked for that nobody acknowledges.
+    fn claim_interval(&self) -> Duration {
+        CLAIM_INTERVAL.min(self.parts.ingest.claim_after.get() / 2)
+    }
+
+    /// Stores what can be an event, and acknowledges it. None: it is not known to be stored.
+    async fn take(
+        &mut self,
+        entries: Vec<Entry>,
+        is_new: bool,
+        fence: &Fence,
+        link: &mut Link,
+    ) -> Result<Option<()>, BusError> {
+        let last = entries.last().map(|entry| entry.id).filter(|_| is_new);
+        let (mut appends, mut stored, mut done, mut refused) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for entry in entries {
+            if entry.fields.is_empty() {
+                done.push(entry.id);
+                self.count("gone", 1);
+                continue;
+            }
+            match parse_entry(&entry, self.stream.name(), &self.parts.rules, scheduling) {
+                Ok(append) => {
+                    appends.push(append);
+                    stored.push(entry);
+                }
+                Err(error) => refused.push(refusal(entry, &error)),
+            }
+        }
+        let Some(outcomes) = self.commit(appends, last, fence).await else { return Ok(None) };
+        for (entry, outcome) in stored.into_iter().zip(outcomes) {
+            let error = match outcome {
+                AppendOutcome::Stored { .. } | AppendOutcome::Scheduled { replayed: false, .. } => {
+                    self.count("stored", 1);
+                    done.push(entry.id);
+                    continue;
+                }
+                AppendOutcome::Replayed { .. } | AppendOutcome::Scheduled { replayed: true, .. } => {
+                    self.count("repeated", 1);
+                    done.push(entry.id);
+                    continue;
+                }
+                AppendOutcome::KeyReused { .. } => ApiError::key_reused(),
+                AppendOutcome::Unstorable => ApiError::unstorable(),
+            };
+            refused.push(refusal(entry, &error));
+        }
+        done.extend(self.bury(&refused, link).await?);
+        self.stream.acknowledge(link, &done).await?;
+        self.reading.entries.fetch_add(done.len() as u64, Relaxed);
+        Ok(Some(()))
+    }
+
+    /// Stores the events and how far they go, in one transaction; one outcome for each.
+    async fn commit(&self, appends: Vec<Append>, last: Option<EntryId>, fence: &Fence) -> Option<Vec<AppendOutcome>> {
+        let _room = self.parts.backlog.occupy(&appends);
+        let count = appends.len();
+        let moved = |last: EntryId| Write::MovePosition { name: self.position.clone(), position: last.to_string() };
+        let writes: Vec<Write> = appends.into_iter().map(Write::Append).chain(last.map(moved)).collect();
+        if writes.is_empty() {
+            return Some(Vec::new());
+        }
+        let Some(answer) = self.parts.persistence.commit_all(Some(fence.clone()), writes) else {
+            // Its mailbox is full, or it is about to be restarted.
+            tokio::time::sleep(PAUSE).await;
+            return None;
+        };
+        // After a failure, what was stored is found by its position and its keys.
+        let outcomes: Vec<_> = answer.await.ok()?.ok()?.into_iter().filter_map(Outcome::appended).collect();
+        // Fewer: another node has the lease, and nothing of it was written.
+        (outcomes.len() == count).then_some(outcomes)
+    }
+
+    /// Writes down what was refused. Returns what is there; the rest stays pending, and is tried again when it is
+    /// claimed.
+    async fn bury(&mut self, refused: &[Refused], link: &mut Link) -> Result<Vec<EntryId>, BusError> {
+        let mut buried = Vec::with_capacity(refused.len());
+        if refused.is_empty() {
+            return Ok(buried);
+        }
+        let mut failure = None;
+        for (refused, answer) in refused.iter().zip(self.stream.bury(link, refused).await?) {
+            match answer {
+                Ok(()) => buried.push(refused.entry.id),
+                Err(error) => failure = Some(error),
+            }
+        }
+        self.count("refused", buried.len() as u64);
+        self.reading.refused.fetch_add(buried.len() as u64, Relaxed);
+        if let Some(error) = failure {
+            self.unburied_at = Some(Instant::now());
+            self.standing.down(DEAD, &error);
+        } else {
+            self.standing.up(DEAD);
+        }
+        Ok(buried)
+    }
+
+    fn count(&self, outcome: &str, entries: u64) {
+        self.parts.metrics.ingested.with_label_values(&[outcome]).inc_by(entries);
+    }
+}
+
+fn refusal(entry: Entry, error: &ApiError) -> Refused {
+    log::debug!(entry:% = entry.id, code = error.code().as_str(); "an entry of the redis stream cannot be an event");
+    Refused { entry, code: error.code().as_str(), message: error.message().to_owned() }
+}

@@ -1,0 +1,154 @@
+//! The bus: what goes over Redis. It runs only where one is configured.
+//!
+//! Each part of it is a task of its own with connections of its own, and begins anew after any failure. A part that
+//! fails leaves the others alone. The store has the truth: a part goes on from what is stored.
+
+mod ingest;
+mod standing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::{
+    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, MessageResult,
+    ResponseActFuture, WrapFuture as _,
+};
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::{oneshot, watch};
+
+use self::ingest::{Ingest, Reading};
+use self::standing::{Standing, Stop, keep};
+use super::cluster::Cluster;
+use super::persistence::Persistence;
+use super::persistence::intake::Backlog;
+use crate::bus::{BusError, Redis};
+use crate::config::IngestConfig;
+use crate::protocol::publish::PublishRules;
+use crate::runtime::address::Address;
+use crate::runtime::child::Finish;
+use crate::runtime::life::Life;
+use crate::runtime::report::{Details, Observe};
+use crate::telemetry::bus_health::BusHealth;
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
+
+/// Messages that may wait.
+pub const MAILBOX: usize = 16;
+/// How often it is looked whether the server answers.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// The name of the part that only looks whether the server answers.
+const CONNECTION: &str = "connection";
+
+/// What the actor is made of; kept to make another.
+#[derive(Clone)]
+pub struct BusParts {
+    pub redis: Redis,
+    /// How the parts of the bus are.
+    pub standing: Arc<BusHealth>,
+    pub ingest: IngestConfig,
+    pub rules: PublishRules,
+    pub persistence: Address<Persistence>,
+    pub cluster: Arc<Cluster>,
+    pub backlog: Arc<Backlog>,
+    pub health: Arc<Health>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// See the module.
+pub struct Bus {
+    parts: BusParts,
+    standing: Standing,
+    stop: (watch::Sender<bool>, Stop),
+    /// Tasks that have not ended.
+    running: usize,
+    reading: Arc<Reading>,
+    finished: Vec<oneshot::Sender<()>>,
+    life: Life,
+}
+
+impl Bus {
+    pub fn new(parts: BusParts, life: Life) -> Self {
+        let standing = Standing { health: Arc::clone(&parts.standing), metrics: Arc::clone(&parts.metrics) };
+        let (stop, reading) = (Stop::new(), Arc::default());
+        Self { parts, standing, stop, running: 0, reading, finished: Vec::new(), life }
+    }
+
+    /// Runs a task for as long as the actor lives.
+    fn run(&mut self, task: LocalBoxFuture<'static, ()>, ctx: &mut Context<Self>) {
+        self.running += 1;
+        ctx.spawn(task.into_actor(self).map(|(), this, ctx| {
+            this.running -= 1;
+            this.end_if_finished(ctx);
+        }));
+    }
+
+    fn end_if_finished(&mut self, ctx: &mut Context<Self>) {
+        if self.running == 0 && !self.finished.is_empty() {
+            self.life.finish();
+            for finished in self.finished.drain(..) {
+                let _ = finished.send(());
+            }
+            ctx.stop();
+        }
+    }
+}
+
+/// Whether the server answers, also where nothing else is asked of it.
+async fn connection(redis: &Redis, standing: &Standing, stop: &Stop) -> Result<(), BusError> {
+    let Some(link) = stop.or(redis.connect()).await else { return Ok(()) };
+    let mut link = link?;
+    loop {
+        let Some(answer) = stop.or(link.ping()).await else { return Ok(()) };
+        answer?;
+        standing.up(CONNECTION);
+        if stop.or(tokio::time::sleep(PING_INTERVAL)).await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+impl Actor for Bus {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        let (redis, standing, stop) = (self.parts.redis.clone(), self.standing.clone(), self.stop.1.clone());
+        let task = async move {
+            keep(CONNECTION, &standing, &stop, async || connection(&redis, &standing, &stop).await).await;
+        };
+        self.run(Box::pin(task), ctx);
+        if self.parts.ingest.enabled {
+            let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+            let mut ingest = Ingest::new(&self.parts, standing.clone(), stop.clone(), Arc::clone(&self.reading));
+            let task = async move { keep(ingest::PART, &standing, &stop, async || ingest.run().await).await };
+            self.run(Box::pin(task), ctx);
+        }
+    }
+}
+
+impl Handler<Observe> for Bus {
+    type Result = MessageResult<Observe>;
+
+    fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
+        let ingest = self.parts.ingest.enabled.then(|| self.reading.describe());
+        MessageResult(Details::of(serde_json::json!({
+            "redis": self.parts.standing.describe_in_full(),
+            "ingest": ingest,
+        })))
+    }
+}
+
+impl Handler<Finish> for Bus {
+    type Result = ResponseActFuture<Self, ()>;
+
+    /// What was read is stored and acknowledged.
+    fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
+        let (done, finished) = oneshot::channel();
+        self.finished.push(done);
+        self.stop.0.send_replace(true);
+        self.end_if_finished(ctx);
+        Box::pin(finished.into_actor(self).map(|_, _, _| ()))
+    }
+}
+
+crate::supervised!(Bus);
