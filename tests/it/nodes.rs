@@ -76,20 +76,6 @@ fn a_node_that_was_killed_is_lost_until_it_is_back() {
 }
 
 #[test]
-fn a_name_that_another_node_uses_ends_the_start_and_one_that_was_killed_does_not() {
-    let url = Postgres::shared().url();
-    let mut first = node(&url, "same").start();
-    let output = node(&url, "same").run();
-    assert_eq!(output.status.code(), Some(78), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("node.name: another node is running as \"same\""), "{said}");
-    first.publish("a", json!({}));
-    first.kill9();
-    first.restart();
-    eventually("it has its name", || (listed(&first)[0]["state"] == "up").then_some(()));
-}
-
-#[test]
 fn any_node_answers_for_any_other() {
     let [a, b] = two();
     let _session = b.ws();

@@ -68,14 +68,14 @@ impl Persistence {
             None => registry.register(writer, now()),
             Some(_) => registry.resolve_doubt(writer),
         });
+        if self.watch.writer().is_ok_and(|writer| writer.is_set_back()) {
+            self.go_on_after_set_back();
+        }
         let Self { watch, duties, placement, parts, .. } = self;
         if let Ok(writer) = watch.writer()
             && let Err(error) = duties.ask(writer, leases::seeker(&parts.cluster, placement))
         {
             watch.failed(error);
-        }
-        if self.watch.writer().is_ok_and(|writer| writer.is_set_back()) {
-            self.go_on_after_set_back();
         }
     }
 

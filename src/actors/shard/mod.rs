@@ -178,6 +178,8 @@ impl Shard {
     }
 
     fn open_session(&mut self, connection: Rc<Connection>) -> Place {
+        // Who comes now is told of the log as it is, and so is not among those who are sent back.
+        self.check_log();
         let session = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         log::debug!(session, peer = connection.peer_name().as_str(); "session opened");
         let slot = self.subscribers.insert(Subscriber::new(session, connection, self.head.position()));

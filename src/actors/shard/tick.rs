@@ -85,7 +85,7 @@ impl Shard {
     }
 
     /// Closes the subscribers if the log has become another one, so that they come back and are told.
-    fn check_log(&mut self) {
+    pub(super) fn check_log(&mut self) {
         if self.head.is_other_log(self.parts.position.log_id()) {
             self.subscribers.iter().for_each(|subscriber| subscriber.connection.close(CloseReason::ActorRestarted));
         }
