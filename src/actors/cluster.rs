@@ -73,6 +73,11 @@ impl Cluster {
         self.view.load().nodes.iter().filter(|node| node.is_member()).count() > 1
     }
 
+    /// The same for what was granted to this node as the member of this generation.
+    pub fn may_act_in(&self, generation: i64) -> bool {
+        self.generation() == generation && self.may_act()
+    }
+
     /// As of the last answer of the store.
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()

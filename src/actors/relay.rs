@@ -1,19 +1,19 @@
 //! The relay between nodes: what another node has committed is told at once.
 //!
-//! A thread of its own waits for notifications of the database, and hands them on as the empty batch that a commit of
-//! others always is. They are hints: without them the next look at the store finds the same.
+//! A thread of its own waits for notifications of the database, and has persistence look at the store when one has come.
+//! They are hints: without them the next look finds the same.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::cluster::Cluster;
 use super::log_position::LogPosition;
-use super::persistence::messages::EventsCommitted;
-use super::service_slot::ServiceSlots;
+use super::persistence::Persistence;
+use super::persistence::messages::LookAtLog;
 use crate::domain::event::EventId;
-use crate::protocol::log_batch::LogBatch;
-use crate::runtime::address::{Mailbox, Undelivered};
+use crate::runtime::address::Address;
 use crate::storage::{Listener, StoreError, StoreOptions};
 use crate::telemetry::metrics::Metrics;
 
@@ -27,9 +27,10 @@ pub struct Relay {
     pub store: StoreOptions,
     pub position: Arc<LogPosition>,
     pub cluster: Arc<Cluster>,
-    pub router: Mailbox<EventsCommitted>,
-    pub services: ServiceSlots,
+    pub persistence: Address<Persistence>,
     pub metrics: Arc<Metrics>,
+    /// Persistence is about to look.
+    pub is_looking: Arc<AtomicBool>,
 }
 
 impl Relay {
@@ -69,16 +70,11 @@ impl Relay {
         }
     }
 
+    /// Has persistence look. What a notification says is not believed: whoever reaches the database may send one.
     fn told(&self, last: EventId) {
         // The look at the store was quicker.
-        if last <= self.position.last() {
-            return;
+        if last > self.position.last() && !self.is_looking.swap(true, Ordering::AcqRel) {
+            let _ = self.persistence.tell(LookAtLog(Arc::clone(&self.is_looking)));
         }
-        self.metrics.relay_hints.inc();
-        self.position.advance(last);
-        if self.router.tell(EventsCommitted(LogBatch::new(last, Vec::new()))) == Err(Undelivered::Full) {
-            self.metrics.mailbox_full.with_label_values(&["router"]).inc();
-        }
-        self.services.iter().for_each(|slot| slot.wake());
     }
 }

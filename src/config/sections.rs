@@ -23,8 +23,8 @@ pub struct NodeConfig {
     /// Empty: see [`Self::name_at`].
     #[serde(deserialize_with = "node_name")]
     pub name: String,
-    /// None: see [`Self::url_at`].
-    #[serde(deserialize_with = "http_url")]
+    /// None: see [`Self::url_at`]. It is shown, so it holds no secret.
+    #[serde(deserialize_with = "plain_url")]
     pub url: Option<SecretUrl>,
 }
 
@@ -292,14 +292,26 @@ fn host_names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Erro
     }
 }
 
+fn plain_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SecretUrl>, D::Error> {
+    let url = http_url(from)?;
+    let is_plain = |url: &url::Url| {
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none()
+    };
+    match url.as_ref().is_none_or(|url| is_plain(url.expose())) {
+        true => Ok(url),
+        false => Err(D::Error::custom("must have no user name, password, query or fragment: it is shown to operators")),
+    }
+}
+
 /// What is in a name stands in URLs and stored lists.
 fn node_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
-    if name.len() <= 255 && name.bytes().all(is_allowed) {
+    // `?node=all` asks all of them.
+    if name.len() <= 255 && name.bytes().all(is_allowed) && name != "all" {
         return Ok(name);
     }
-    Err(D::Error::custom(format!("must be 1 to 255 of A-Z a-z 0-9 - _ . : and not {name:?}")))
+    Err(D::Error::custom(format!("must be 1 to 255 of A-Z a-z 0-9 - _ . : and not \"all\", not {name:?}")))
 }
 
 /// It is part of idempotency keys.

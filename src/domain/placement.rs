@@ -73,11 +73,16 @@ impl Placement {
             return Step::Keep { is_wanted };
         }
         let takers = nodes.iter().filter(|other| other.is_member() && !other.is_draining).map(|other| &*other.name);
-        let is_to_hold = !lease.is_spread() || preferred(lease.as_str(), takers) == Some(node);
+        let is_leaving =
+            nodes.iter().any(|own| *own.name == *node && own.is_draining) && takers.clone().next().is_some();
+        let is_to_hold = !lease.is_spread() || preferred(lease.as_str(), takers.clone()) == Some(node);
         if is_held {
             let is_asked = record.is_some_and(|record| record.wanted_by.as_deref() == Some(node));
             let wants = lease.is_spread() && is_to_hold && !is_asked && now >= term.since.plus(SETTLING);
             return if wants { Step::Want } else { Step::Wait };
+        }
+        if is_leaving {
+            return Step::Wait;
         }
         let free_since = *self.free_since.entry(lease.clone()).or_insert(now);
         if is_to_hold || now >= free_since.plus(PATIENCE) {
@@ -163,6 +168,18 @@ mod tests {
             Step::Take,
             "nobody else is there"
         );
+    }
+
+    #[test]
+    fn a_node_that_drains_takes_nothing_that_another_can_take() {
+        let draining = NodeRecord { is_draining: true, ..member("a") };
+        let lease = LeaseName::schedules();
+        let mut a = Placement::default();
+        let mut step = |nodes: &[NodeRecord], at| a.step(&lease, None, ("a", TERM), nodes, second(at));
+        assert_eq!(step(&[draining.clone(), member("b")], 1), Step::Wait);
+        assert_eq!(step(&[draining.clone(), member("b")], 99), Step::Wait, "however long it is free");
+        let alone = [draining];
+        assert_eq!([step(&alone, 99), step(&alone, 101)], [Step::Wait, Step::Take], "nobody else is there");
     }
 
     #[test]

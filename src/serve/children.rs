@@ -86,9 +86,9 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
         store: shared.store.clone(),
         position: Arc::clone(position),
         cluster: Arc::clone(cluster),
-        router: actors.router.mailbox(),
-        services: Arc::clone(&shared.slots),
+        persistence: actors.persistence.clone(),
         metrics: Arc::clone(metrics),
+        is_looking: Arc::default(),
     }
     .start()?;
 

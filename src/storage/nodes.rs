@@ -48,8 +48,10 @@ pub(super) fn beat(connection: &mut Connection, status: &NodeStatus, beat: Beat)
     let outcome = match beat {
         Beat::Join => join(connection, status, now)?,
         Beat::Renew { generation, judges } => {
+            let was_in_time = is_in_time(connection, status, generation, now)?;
             let outcome = renew(connection, status, generation, now)?;
-            if judges && outcome == BeatOutcome::Renewed {
+            // The beat itself may have been held up, with those of all others.
+            if judges && was_in_time && outcome == BeatOutcome::Renewed {
                 end_expired(connection, now)?;
             }
             outcome
@@ -127,6 +129,18 @@ fn join(connection: &mut Connection, status: &NodeStatus, now: Timestamp) -> Res
     }
     // Another process has joined under this name just now.
     Ok(BeatOutcome::NameHeld { generation: 0, expires_at: now })
+}
+
+/// Whether the time of the member is not over yet.
+fn is_in_time(
+    connection: &mut Connection,
+    status: &NodeStatus,
+    generation: i64,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let of_it = nodes::table.find(&*status.name).select((nodes::generation, nodes::expires_at));
+    let known: Option<(i64, i64)> = on_backend!(connection, c => of_it.first(c).optional())?;
+    Ok(known.is_some_and(|(known, expires_at)| known == generation && expires_at > now.0))
 }
 
 fn renew(

@@ -109,6 +109,20 @@ fn a_node_that_is_not_to_be_reached_is_said_to_be_so() {
 }
 
 #[test]
+fn a_request_is_passed_on_once() {
+    let url = Postgres::shared().url();
+    let a = node(&url, "a").operated("sesame").start();
+    let elsewhere = format!("http://{}", a.addr());
+    let b = node(&url, "b").operated("sesame").env("EVENT_HANDLER__NODE__URL", &elsewhere).start();
+    eventually("they know each other", || (listed(&a).len() == 2).then_some(()));
+    let refused = a.get("/admin/actors?node=b").error(503);
+    assert_eq!(refused["code"], "node_unreachable");
+    let all = a.get("/admin/services?node=all").data();
+    assert_eq!((&all["nodes"]["a"], &all["nodes"]["b"]["error"]["code"]), (&json!([]), &json!("node_unreachable")));
+    drop(b);
+}
+
+#[test]
 fn another_node_judges_the_token_by_itself() {
     let url = Postgres::shared().url();
     let a = node(&url, "a").operated("sesame").start();

@@ -1,7 +1,7 @@
 //! What one node commits reaches subscribers of another at once.
 
 use diesel::connection::SimpleConnection as _;
-use diesel::{Connection as _, PgConnection};
+use diesel::{Connection as _, PgConnection, RunQueryDsl as _};
 use serde_json::json;
 
 use crate::support::postgres::Postgres;
@@ -72,6 +72,34 @@ fn a_relay_that_is_cut_off_misses_nothing_and_comes_back() {
         assert_eq!(ws.recv_json()["id"], id);
         (hints(&b) > before).then_some(())
     });
+}
+
+/// Whoever reaches the database may notify.
+#[test]
+fn a_notification_is_not_believed() {
+    #[derive(diesel::QueryableByName)]
+    struct Listening {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        query: String,
+    }
+    let url = Postgres::shared().url();
+    let [a, b] = two(&url);
+    let first = a.publish("a.b", json!({}));
+    let mut database = PgConnection::establish(&url).expect("a connection");
+    let listening = "SELECT query FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()";
+    let listening: Listening = diesel::sql_query(listening).get_result(&mut database).expect("a relay");
+    let channel = listening.query.trim_start_matches("LISTEN ").to_owned();
+    for said in ["1000 5", "9223372036854775807 5", "", "x", "-1 -1"] {
+        database.batch_execute(&format!("NOTIFY {channel}, '{said}'")).expect("sent");
+    }
+    let mut early = subscribe(&b);
+    let id = a.publish("a.b", json!({}));
+    assert_eq!((id, early.recv_json()["id"].as_i64()), (first + 1, Some(id)));
+    let reply = b.ws().request(json!({"action": "subscribe", "event_name": ">", "id": 1}));
+    assert_eq!(reply["last_id"], id);
+    for node in b.get("/admin/nodes").data().as_array().expect("a list") {
+        assert!(node["end_of_log"].as_i64() <= Some(id), "{node}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::services::{operate, told};
 use crate::support::postgres::Postgres;
 use crate::support::server::metric;
-use crate::support::{Server, Service, eventually};
+use crate::support::{Answer, Server, Service, eventually};
 
 /// Stays open for longer than a test, from the first failure on.
 const BRITTLE: &[(&str, &str)] =
@@ -99,6 +99,40 @@ fn the_figures_of_a_service_are_those_of_the_node_that_delivers() {
     assert_eq!((figures(&standby), &told(&standby)["pending"]), ((0.0, 0.0), &json!(0)));
     holder.kill9();
     eventually("they move along", || (figures(&standby) == (3.0, 1.0)).then_some(()));
+}
+
+/// A node that is stopped waits for the answer of one service; the other one goes on elsewhere meanwhile.
+#[test]
+fn a_slow_service_of_a_node_that_is_stopped_holds_up_no_other() {
+    let (slow, quick) = (Service::answering(|_| Answer::Hang), Service::start());
+    let url = Postgres::shared().url();
+    let [mut stopped, other] = NAMES.map(|name| {
+        let builder = Server::builder().env("DATABASE_URL", &url).env("EVENT_HANDLER__NODE__NAME", name);
+        let builder = slow.configure(builder.operated("sesame"), "billing", &[("timeout", "20s")]);
+        let server = quick.configure(builder, "audit", &[]).start();
+        eventually("both services are held", || {
+            let nodes = server.get("/admin/nodes").data();
+            nodes[nodes.as_array().expect("a list").len() - 1]["holds"]
+                .to_string()
+                .contains("service:billing")
+                .then_some(())
+        });
+        server
+    });
+    let id = other.publish("a", json!({}));
+    quick.wait_for_accepted(&[id]);
+    eventually("the slow one has it", || (!slow.deliveries().is_empty()).then_some(()));
+    stopped.signal_terminate();
+    let id = other.publish("a", json!({}));
+    quick.wait_for_accepted(&[id]);
+    let nodes = other.get("/admin/nodes").data();
+    let held = |name: &str| {
+        let mut nodes = nodes.as_array().expect("a list").iter();
+        nodes.find(|node| node["name"] == name).map(|node| node["holds"].to_string()).unwrap_or_default()
+    };
+    assert!(held(NAMES[0]).contains("service:billing") && held(NAMES[1]).contains("service:audit"), "{nodes}");
+    slow.behave(|_| Answer::Status(200));
+    stopped.kill9();
 }
 
 #[test]

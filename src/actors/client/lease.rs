@@ -1,6 +1,7 @@
 //! The lease of a service, and the state with which its holder begins.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use actix::prelude::{ActorFuture, ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use futures_util::future::OptionFuture;
@@ -8,9 +9,44 @@ use futures_util::future::OptionFuture;
 use super::Client;
 use crate::actors::persistence::messages::{LeaseService, ReleaseLease};
 use crate::domain::breaker::BreakerSnapshot;
+use crate::domain::event::Timestamp;
 use crate::domain::lease::{Fence, Grant, Lease, Turn};
 use crate::domain::work::WorkId;
 use crate::storage::{LeasedService, Registered};
+
+/// How long nothing is sent, so that what is under way ends and the lease can be handed over.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long it goes on sending, if that was not enough.
+const NEXT_TRY: Duration = Duration::from_secs(30);
+
+/// Whether another node is to have the lease, and waits for it.
+#[derive(Debug, Default)]
+pub(super) enum HandingOver {
+    #[default]
+    No,
+    /// Nothing is sent since then.
+    Since(Timestamp),
+    /// The service answers too slowly: not before then.
+    NotBefore(Timestamp),
+}
+
+impl HandingOver {
+    /// Another node asks for the lease, or none does.
+    fn asked(&mut self, is_wanted: bool, now: Timestamp) {
+        match self {
+            _ if !is_wanted => *self = Self::No,
+            Self::No => *self = Self::Since(now),
+            Self::Since(since) if now >= since.plus(SILENCE) => *self = Self::NotBefore(now.plus(NEXT_TRY)),
+            Self::NotBefore(then) if now >= *then => *self = Self::Since(now),
+            Self::Since(_) | Self::NotBefore(_) => {}
+        }
+    }
+
+    /// Whether nothing is sent. A slow answer holds up the service for a bounded time.
+    pub(super) fn is_silent(&self, now: Timestamp) -> bool {
+        matches!(self, Self::Since(since) if now < since.plus(SILENCE))
+    }
+}
 
 impl Client {
     /// Begins with the state of the service, if the store knows the service only now. Returns whether that is so.
@@ -55,10 +91,12 @@ impl Client {
     /// The same; done when the answer is known, with the commands that other nodes have taken.
     pub(super) fn lease_asked(&self) -> impl ActorFuture<Self, Output = ()> + use<> {
         let ask = |service| self.parts.persistence.ask(LeaseService { service, lease: self.lease_name.clone() });
+        let term = self.parts.cluster.generation();
         let asked = OptionFuture::from(self.kept.id().map(ask));
-        asked.into_actor(self).map(|answer, this, _| {
+        asked.into_actor(self).map(move |answer, this, _| {
             // While the store is away nothing can be settled, so nothing is sent. The lease stays as it was.
             let Some(Ok(Ok(LeasedService { grant, state, commands }))) = answer else { return };
+            this.term = term;
             this.granted(grant, state);
             this.apply_all(commands);
         })
@@ -70,7 +108,8 @@ impl Client {
             self.adopt(stored);
         }
         self.lease = Lease::of(grant);
-        self.hands_over = matches!(grant, Grant::Kept { is_wanted: true, .. });
+        let is_wanted = matches!(grant, Grant::Kept { is_wanted: true, .. });
+        self.handing_over.asked(is_wanted, self.clock.now());
         self.observe_state();
         match turn {
             Turn::Kept | Turn::Elsewhere => {}
@@ -83,7 +122,9 @@ impl Client {
 
     /// Hands the lease over to the node that is to have it, once nothing is under way and all is stored.
     pub(super) fn hand_over(&mut self) {
-        if !self.hands_over || !self.writes.is_empty() || self.kept.is_changed() {
+        // A node that ends hands over what is done, whatever another service of it still waits for.
+        let is_asked = matches!(self.handing_over, HandingOver::Since(_)) || !self.drained.is_empty();
+        if !is_asked || !self.writes.is_empty() || self.kept.is_changed() {
             return;
         }
         // Whoever is persistence then may be another one: the fence is the same.
@@ -91,7 +132,7 @@ impl Client {
             && self.parts.persistence.tell(ReleaseLease(fence)).is_ok()
         {
             log::info!(service = self.name(); "lease of a service handed over");
-            self.hands_over = false;
+            self.handing_over = HandingOver::No;
             self.lease = Lease::Follower;
             self.observe_state();
             self.begin_anew();
@@ -107,5 +148,24 @@ impl Client {
         drop(self.dispatcher.release());
         let under_way: HashSet<WorkId> = self.under_way().collect();
         self.claims.reset(|id| under_way.contains(&id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hand_over_holds_up_a_service_for_a_bounded_time() {
+        let at = |seconds: u64| Timestamp(0).plus(Duration::from_secs(seconds));
+        let mut handing_over = HandingOver::default();
+        let mut silent = Vec::new();
+        for second in 0..40 {
+            handing_over.asked(true, at(second));
+            silent.extend(handing_over.is_silent(at(second)).then_some(second));
+        }
+        assert_eq!(silent, [0, 1, 32, 33]);
+        handing_over.asked(false, at(33));
+        assert!(!handing_over.is_silent(at(33)));
     }
 }

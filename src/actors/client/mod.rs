@@ -38,6 +38,7 @@ use tokio::sync::oneshot;
 use self::attempts::Attempts;
 use self::claims::Claims;
 use self::kept::Kept;
+use self::lease::HandingOver;
 use self::messages::ReadTls;
 use self::reading::Rounds;
 use self::report::Rate;
@@ -94,8 +95,9 @@ pub struct Client {
     kept: Kept,
     lease_name: LeaseName,
     lease: Lease<Confidence>,
-    /// Another node is to have the lease once nothing is under way: nothing more is sent.
-    hands_over: bool,
+    handing_over: HandingOver,
+    /// The generation of this node as a member when its lease was confirmed last.
+    term: i64,
     dispatcher: Dispatcher,
     claims: Claims,
     rounds: Rounds,
@@ -122,7 +124,8 @@ impl Client {
             kept: Kept::default(),
             lease_name: LeaseName::service(&parts.service.name),
             lease: Lease::default(),
-            hands_over: false,
+            handing_over: HandingOver::default(),
+            term: 0,
             dispatcher: Dispatcher::new(policy::dispatch_policy(options), None, clock.now()),
             claims: Claims::default(),
             rounds: Rounds::default(),
@@ -144,7 +147,7 @@ impl Client {
 
     /// Does all that can be done now: sends, reads, writes, and sets the timer for the rest.
     fn pump(&mut self, ctx: &mut Context<Self>) {
-        if self.lease.may_act() && !self.hands_over {
+        if self.lease.may_act() && !self.handing_over.is_silent(self.clock.now()) {
             let until = self.send_all(ctx);
             self.read(ctx);
             self.set_timer(until, ctx);
@@ -162,7 +165,7 @@ impl Client {
     /// Sends what may go out. Returns when there may be more.
     fn send_all(&mut self, ctx: &mut Context<Self>) -> Option<Timestamp> {
         // The lease is looked at before each request: a node that was frozen may have lost it.
-        while self.writes.unsettled() < MAX_UNSETTLED && self.parts.cluster.may_act() {
+        while self.writes.unsettled() < MAX_UNSETTLED && self.parts.cluster.may_act_in(self.term) {
             let now = self.clock.now();
             match self.dispatcher.next(now, rand::random()) {
                 Next::Send(work) => self.send(&work, ctx),

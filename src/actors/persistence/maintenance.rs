@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::registry::ServiceRegistry;
 use super::{Persistence, leases};
 use crate::actors::clock::{self, now};
+use crate::domain::event::LogBounds;
 use crate::protocol::log_batch::LogBatch;
 use crate::storage::{Group, RetentionPolicy, StoreError, StoreErrorKind, StoreUrl, Writer};
 
@@ -60,10 +61,7 @@ impl Persistence {
                 Ok(())
             });
         }
-        if known.is_none_or(|known| bounds.last > known.last) {
-            self.tell_router(LogBatch::new(bounds.last, Vec::new()));
-            self.registry.wake_all();
-        }
+        self.tell_of_others(known, bounds);
         self.at_writer(|registry, writer| match registry.routes() {
             None => registry.register(writer, now()),
             Some(_) => registry.resolve_doubt(writer),
@@ -77,6 +75,30 @@ impl Persistence {
         {
             watch.failed(error);
         }
+    }
+
+    /// Looks how far the log reaches, since other nodes may have committed something.
+    pub(super) fn look_at_log(&mut self) {
+        let Some(known) = self.parts.position.get() else { return };
+        let mut found = known;
+        self.at_writer(|_, writer| {
+            found = writer.bounds()?;
+            Ok(())
+        });
+        self.parts.position.set(found);
+        if self.tell_of_others(Some(known), found) {
+            self.parts.metrics.relay_hints.inc();
+        }
+    }
+
+    /// Tells everybody if the log goes on beyond what was known; whether it does.
+    fn tell_of_others(&mut self, known: Option<LogBounds>, bounds: LogBounds) -> bool {
+        let is_new = known.is_none_or(|known| bounds.last > known.last);
+        if is_new {
+            self.tell_router(LogBatch::new(bounds.last, Vec::new()));
+            self.registry.wake_all();
+        }
+        is_new
     }
 
     /// The store lacks events that are known. A commit says so, before anything is published; if it fails, the next tick

@@ -1,6 +1,7 @@
 //! The messages that persistence takes and sends.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use actix::prelude::Message;
 use tokio::sync::oneshot;
@@ -110,6 +111,12 @@ pub struct LeaseFollower {
     pub lease: LeaseName,
     pub position: String,
 }
+
+/// Other nodes may have committed something: look how far the log reaches. The flag is cleared before the look, so that
+/// one look is told at a time, and none is missing.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LookAtLog(pub Arc<AtomicBool>);
 
 /// Let another node take a lease.
 #[derive(Debug, Message)]

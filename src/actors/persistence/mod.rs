@@ -18,6 +18,7 @@ mod registry;
 mod store_watch;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
@@ -27,7 +28,9 @@ use tokio::sync::oneshot;
 use self::group::{Replies, Waiting};
 use self::intake::Backlog;
 use self::leases::Duties;
-use self::messages::{AppendEvents, AppendFailure, CommitReply, CommitWrites, EventsCommitted, ReleaseLease};
+use self::messages::{
+    AppendEvents, AppendFailure, CommitReply, CommitWrites, EventsCommitted, LookAtLog, ReleaseLease,
+};
 use self::registry::ServiceRegistry;
 use self::store_watch::StoreWatch;
 use super::clock::{self, now};
@@ -267,6 +270,15 @@ impl Handler<CommitWrites> for Persistence {
     }
 }
 
+impl Handler<LookAtLog> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, LookAtLog(is_looking): LookAtLog, _: &mut Self::Context) {
+        is_looking.store(false, Ordering::Release);
+        self.look_at_log();
+    }
+}
+
 impl Handler<Observe> for Persistence {
     type Result = MessageResult<Observe>;
 
@@ -319,4 +331,4 @@ impl Address<Persistence> {
     }
 }
 
-crate::supervised!(Persistence, AppendEvents, CommitWrites, ReleaseLease);
+crate::supervised!(Persistence, AppendEvents, CommitWrites, LookAtLog, ReleaseLease);

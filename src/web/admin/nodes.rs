@@ -49,6 +49,8 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest answer that is passed on, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// The header that names the node for which a request is passed on. It is passed on once.
+const HOP: &str = "event-handler-node";
 /// The value of `node` that asks all of them.
 const ALL: &str = "all";
 
@@ -58,6 +60,11 @@ const ALL: &str = "all";
 pub async fn elsewhere(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Result<Option<HttpResponse>, Refusal> {
     let own = edge.parts.cluster.name();
     let Some(name) = query.one("node").filter(|name| **name != **own) else { return Ok(None) };
+    // What another node passes on is for this node, or for none.
+    if req.headers().contains_key(HOP) {
+        let message = format!("node {:?} answers here, and not {name:?}", &**own);
+        return Err(ApiError::transient(ErrorCode::NodeUnreachable, message).into());
+    }
     // While the store is away, those are asked that were there before.
     let known: Vec<NodeRecord> = match edge.parts.reader.nodes().await {
         Ok(nodes) => nodes.into_iter().map(|(node, _)| node).collect(),
@@ -95,8 +102,12 @@ async fn ask(
         let message = format!("node {:?} cannot be asked at {}: {reason}", &*node.name, node.url);
         ApiError::transient(ErrorCode::NodeUnreachable, message)
     };
+    if !node.is_member() {
+        return Err(unreachable(&format!("it was found lost, and seen last at {}", node.seen_at)));
+    }
     let url = format!("{}{}?{}", node.url, req.path(), query.rewritten(&["node"], ("node", &node.name)));
     let mut request = awc::Client::builder().timeout(PATIENCE).disable_redirects().finish().get(url);
+    request = request.insert_header((HOP, &*node.name));
     if let Some(token) = req.headers().get(header::AUTHORIZATION) {
         request = request.insert_header((header::AUTHORIZATION, token.clone()));
     }
@@ -104,7 +115,8 @@ async fn ask(
     let body = tokio::time::timeout(PATIENCE, answer.body().limit(MAX_ANSWER)).await;
     let body = body.map_err(|elapsed| unreachable(&elapsed))?.map_err(|error| unreachable(&error))?;
     match answer.status() {
-        StatusCode::OK => Ok((answer.headers().get(header::LINK).cloned(), body)),
+        StatusCode::OK if data_of(&body).is_ok() => Ok((answer.headers().get(header::LINK).cloned(), body)),
+        StatusCode::OK => Err(unreachable(&"its answer is none of a node")),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Err(unreachable(&"it does not accept the token: give all nodes the same admin.token"))
         }
@@ -113,7 +125,7 @@ async fn ask(
 }
 
 fn data_of(body: &[u8]) -> Result<Value, ApiError> {
-    let mut answer: Value = serde_json::from_slice(body)
-        .map_err(|error| ApiError::transient(ErrorCode::NodeUnreachable, format!("the answer is not JSON: {error}")))?;
-    Ok(answer["data"].take())
+    let mut answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    let data = answer.get_mut("data").map(Value::take).filter(|_| answer["status"] == "ok");
+    data.ok_or_else(|| ApiError::transient(ErrorCode::NodeUnreachable, "the answer is none of a node"))
 }

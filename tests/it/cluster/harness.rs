@@ -213,6 +213,7 @@ impl Node {
     }
 
     /// Makes it fail at a point once.
+    #[cfg(feature = "fault-injection")]
     pub fn arm(&self, point: &str) {
         self.server.post(&format!("/admin/fault/{point}?times=1"), "").data();
     }

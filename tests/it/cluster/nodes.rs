@@ -1,8 +1,7 @@
 //! The nodes among each other: names, what each does for all, one order of events.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use event_handler::domain::placement::preferred;
 use serde_json::json;
@@ -129,6 +128,9 @@ fn publishes_on_three_nodes_have_one_order() {
 #[cfg(feature = "fault-injection")]
 #[test]
 fn a_node_frozen_in_a_transaction_holds_up_others_for_two_seconds_at_most() {
+    use std::thread;
+    use std::time::Duration;
+
     const AT_MOST: Duration = Duration::from_millis(2_000);
     let cluster = Cluster::start_on(Postgres::shared(), 2, |_, builder| builder);
     let [frozen, other] = [&cluster.nodes[0], &cluster.nodes[1]];
