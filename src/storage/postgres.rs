@@ -12,7 +12,7 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Quer
 use crate::domain::event::{EventId, NewEvent, Timestamp};
 
 use super::append::{AppendBatch, Tail, newest};
-use super::error::StoreError;
+use super::error::{StoreError, StoreErrorKind};
 use super::idempotency::{self, KeyUse, Plan};
 
 use super::schema::idempotency_keys;
@@ -21,12 +21,38 @@ use super::session::{self, PostgresSession};
 /// The number of the advisory lock of the log; it must differ from those of other locks.
 const LOG: i64 = 7310868735423766380;
 
+/// How long a transaction waits for the lock of the log before it looks who has it.
+const FIRST_WAIT_MS: u32 = 1_200;
+
 /// Begins a writing transaction and takes the lock of the log. With READ COMMITTED, the next statement sees everything
 /// that was committed before the lock was taken.
+///
+/// A session whose client has stopped in the middle of a statement is under no time-out of the server: it is neither idle
+/// nor executes anything. If such a one has the lock, it is ended.
 pub(super) fn begin(session: &mut PostgresSession) -> Result<(), StoreError> {
     let lock = LOG ^ i64::from(session.locks);
-    let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({lock})");
-    Ok(session.connection.batch_execute(&begin)?)
+    let take = format!("SELECT pg_advisory_xact_lock({lock})");
+    const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+    let patience = format!("SET LOCAL lock_timeout = {FIRST_WAIT_MS}");
+    let first = session.connection.batch_execute(&format!("{BEGIN}; {patience}; {take}"));
+    match first.map_err(StoreError::from) {
+        Err(error) if error.kind == StoreErrorKind::Locked => {
+            session.connection.batch_execute("ROLLBACK")?;
+            session.connection.batch_execute(&end_of_stopped(lock))?;
+            Ok(session.connection.batch_execute(&format!("{BEGIN}; {take}"))?)
+        }
+        first => first,
+    }
+}
+
+/// Ends the session that has the lock of the log, if it has waited for its client for a second.
+fn end_of_stopped(lock: i64) -> String {
+    format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid) \
+         WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND (classid::bigint << 32) | objid::bigint = {lock} \
+         AND wait_event_type = 'Client' AND clock_timestamp() - state_change > interval '1 s' \
+         AND datname = current_database() AND usename = current_user"
+    )
 }
 
 /// Ends a transaction that has appended, and notifies the nodes that listen, those that share these tables, of how far
