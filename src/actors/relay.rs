@@ -4,14 +4,14 @@
 //! They are hints: without them the next look finds the same.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use super::cluster::Cluster;
 use super::log_position::LogPosition;
 use super::persistence::Persistence;
-use super::persistence::messages::LookAtLog;
+use super::persistence::messages::{LookAtLog, LookDue};
 use crate::domain::event::EventId;
 use crate::runtime::address::Address;
 use crate::storage::{Listener, StoreError, StoreOptions};
@@ -29,8 +29,8 @@ pub struct Relay {
     pub cluster: Arc<Cluster>,
     pub persistence: Address<Persistence>,
     pub metrics: Arc<Metrics>,
-    /// Persistence is about to look.
-    pub is_looking: Arc<AtomicBool>,
+    /// Whether persistence is about to look.
+    pub is_look_due: Arc<AtomicBool>,
 }
 
 impl Relay {
@@ -73,8 +73,12 @@ impl Relay {
     /// Has persistence look. What a notification says is not believed: whoever reaches the database may send one.
     fn told(&self, last: EventId) {
         // The look at the store was quicker.
-        if last > self.position.last() && !self.is_looking.swap(true, Ordering::AcqRel) {
-            let _ = self.persistence.tell(LookAtLog(Arc::clone(&self.is_looking)));
+        if last <= self.position.last() {
+            return;
+        }
+        if let Some(due) = LookDue::begin(&self.is_look_due) {
+            // Without a writer, the next one looks when it begins.
+            let _ = self.persistence.tell(LookAtLog(due));
         }
     }
 }

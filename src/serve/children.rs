@@ -88,7 +88,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
         cluster: Arc::clone(cluster),
         persistence: actors.persistence.clone(),
         metrics: Arc::clone(metrics),
-        is_looking: Arc::default(),
+        is_look_due: Arc::default(),
     }
     .start()?;
 

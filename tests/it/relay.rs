@@ -74,6 +74,25 @@ fn a_relay_that_is_cut_off_misses_nothing_and_comes_back() {
     });
 }
 
+/// A look that dies with the writer is not waited for.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn a_relay_outlives_its_writer() {
+    let [a, b] = two(&Postgres::shared().url());
+    let mut ws = subscribe(&b);
+    for _ in 0..3 {
+        b.post("/admin/fault/persistence", "").data();
+        let id = a.publish("a.b", json!({}));
+        assert_eq!(ws.recv_json()["id"], id);
+    }
+    let before = hints(&b);
+    eventually("it tells again", || {
+        let id = a.publish("a.b", json!({}));
+        assert_eq!(ws.recv_json()["id"], id);
+        (hints(&b) > before).then_some(())
+    });
+}
+
 /// Whoever reaches the database may notify.
 #[test]
 fn a_notification_is_not_believed() {

@@ -136,6 +136,18 @@ fn a_slow_service_of_a_node_that_is_stopped_holds_up_no_other() {
 }
 
 #[test]
+fn what_a_node_has_published_just_before_it_left_is_counted() {
+    let service = Service::start();
+    let [holder, mut standby] = start_two(&service, &[]);
+    operate(&holder, "pause");
+    for _ in 0..3 {
+        standby.publish("a", json!({}));
+    }
+    assert!(standby.terminate().success());
+    eventually("the holder has counted them", || (told(&holder)["pending"] == 3).then_some(()));
+}
+
+#[test]
 fn a_command_changes_nothing_but_what_it_says() {
     let service = Service::start();
     service.answer(500);

@@ -96,6 +96,7 @@ impl Persistence {
         let is_new = known.is_none_or(|known| bounds.last > known.last);
         if is_new {
             self.tell_router(LogBatch::new(bounds.last, Vec::new()));
+            self.registry.others_have_committed();
             self.registry.wake_all();
         }
         is_new

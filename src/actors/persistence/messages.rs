@@ -1,7 +1,7 @@
 //! The messages that persistence takes and sends.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::prelude::Message;
 use tokio::sync::oneshot;
@@ -112,11 +112,28 @@ pub struct LeaseFollower {
     pub position: String,
 }
 
-/// Other nodes may have committed something: look how far the log reaches. The flag is cleared before the look, so that
-/// one look is told at a time, and none is missing.
+/// Other nodes may have committed something: look how far the log reaches.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct LookAtLog(pub Arc<AtomicBool>);
+pub struct LookAtLog(pub LookDue);
+
+/// A look that is due, of which there is one at a time. It is over when this is dropped: before the look, so that none is
+/// missing, or with a message that nobody takes.
+#[derive(Debug)]
+pub struct LookDue(Arc<AtomicBool>);
+
+impl LookDue {
+    /// `None`: one is due already.
+    pub fn begin(is_due: &Arc<AtomicBool>) -> Option<Self> {
+        (!is_due.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(is_due)))
+    }
+}
+
+impl Drop for LookDue {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
 
 /// Let another node take a lease.
 #[derive(Debug, Message)]

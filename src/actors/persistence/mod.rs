@@ -18,7 +18,6 @@ mod registry;
 mod store_watch;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, ActorContext, AsyncContext, Context, Handler, MessageResult};
@@ -193,6 +192,9 @@ impl Persistence {
                 }
                 if !committed.events.is_empty() {
                     let batch = LogBatch::new(committed.prev, std::mem::take(&mut committed.events));
+                    if batch.prev > self.parts.position.last() {
+                        self.registry.others_have_committed();
+                    }
                     self.parts.position.advance(batch.last());
                     self.tell_router(batch);
                 }
@@ -273,8 +275,8 @@ impl Handler<CommitWrites> for Persistence {
 impl Handler<LookAtLog> for Persistence {
     type Result = ();
 
-    fn handle(&mut self, LookAtLog(is_looking): LookAtLog, _: &mut Self::Context) {
-        is_looking.store(false, Ordering::Release);
+    fn handle(&mut self, LookAtLog(due): LookAtLog, _: &mut Self::Context) {
+        drop(due);
         self.look_at_log();
     }
 }

@@ -28,11 +28,21 @@ pub struct ServiceRegistry {
     routes: Option<Routes>,
     /// When the next schedule is due; `None` if nothing is scheduled.
     next_schedule: Option<Timestamp>,
-    /// The services whose leases this node holds: in which generation, and when to count again.
-    counted: HashMap<ServiceId, (i64, Instant)>,
+    /// The services whose leases this node holds.
+    counted: HashMap<ServiceId, Counted>,
     /// A commit failed, and may be stored all the same: the figures are to be counted anew.
     is_in_doubt: bool,
     has_told_of_orphans: bool,
+}
+
+/// The last count of what is to be delivered to a service.
+struct Counted {
+    /// That of the lease.
+    generation: i64,
+    /// Other nodes have committed something since.
+    is_stale: bool,
+    /// Not again before this.
+    next: Instant,
 }
 
 impl ServiceRegistry {
@@ -170,7 +180,7 @@ impl ServiceRegistry {
         held: Option<i64>,
         is_alone: bool,
     ) -> Result<(), StoreError> {
-        /// Counting takes this share of the time at most: the more there is, the longer it takes.
+        /// Counting takes a fiftieth of the time at most: the more there is, the longer it takes.
         const SHARE: u32 = 50;
         const INTERVAL: Duration = Duration::from_secs(1);
         let Some(slot) = self.slots.iter().find(|slot| slot.id() == Some(service)) else { return Ok(()) };
@@ -180,15 +190,20 @@ impl ServiceRegistry {
             return Ok(());
         };
         let begin = Instant::now();
-        let known = self.counted.get(&service).filter(|(known, _)| *known == generation);
-        if known.is_some_and(|(_, next)| is_alone || begin < *next) {
+        let known = self.counted.get(&service).filter(|known| known.generation == generation);
+        if known.is_some_and(|known| is_alone && !known.is_stale || begin < known.next) {
             return Ok(());
         }
         slot.set(&writer.pending(service)?);
         slot.wake_for_renewed();
         let next = Instant::now() + INTERVAL.max(begin.elapsed() * SHARE);
-        self.counted.insert(service, (generation, next));
+        self.counted.insert(service, Counted { generation, is_stale: false, next });
         Ok(())
+    }
+
+    /// Other nodes have committed something, perhaps deliveries.
+    pub fn others_have_committed(&mut self) {
+        self.counted.values_mut().for_each(|counted| counted.is_stale = true);
     }
 
     /// A commit was not confirmed.
