@@ -7,6 +7,7 @@ mod crypto;
 mod jwt;
 mod keys;
 pub mod limits;
+pub mod node_request;
 mod tokens;
 
 use std::collections::HashSet;

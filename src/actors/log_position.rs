@@ -5,6 +5,7 @@ use std::sync::{PoisonError, RwLock};
 
 use crate::domain::event::{EventId, LogBounds};
 use crate::domain::log::{LogId, Seen};
+use crate::domain::secret::Secret;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::subscription::Start;
 use crate::storage::Reader;
@@ -20,6 +21,8 @@ pub struct LogPosition {
     last: AtomicI64,
     /// Written when the store is opened, and read once for each request or delivery.
     log: RwLock<Option<LogId>>,
+    /// What only the nodes on the store know; empty until the store was opened for the first time.
+    key: RwLock<Secret>,
     /// The newest event at the last look at the store, for a writer that replaces a failed one.
     seen: RwLock<Option<Seen>>,
 }
@@ -55,6 +58,18 @@ impl LogPosition {
             return;
         }
         *self.log.write().unwrap_or_else(PoisonError::into_inner) = Some(log);
+    }
+
+    /// What only the nodes on the store know; empty until the store was opened for the first time.
+    pub fn key(&self) -> Secret {
+        self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The nodes on the store know this.
+    pub fn set_key(&self, key: &Secret) {
+        if !self.key().matches(key.expose()) {
+            *self.key.write().unwrap_or_else(PoisonError::into_inner) = key.clone();
+        }
     }
 
     /// The newest event, as of a second ago at most.

@@ -4,6 +4,7 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQ
 
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::log::{Found, LogId, Restored, Seen};
+use crate::domain::secret::Secret;
 
 use super::append::newest;
 use super::connection::{Connection, on_backend};
@@ -15,6 +16,12 @@ pub(super) fn id(connection: &mut Connection) -> Result<LogId, StoreError> {
     let row: Option<String> = on_backend!(connection, c => log::table.select(log::id).first(c).optional())?;
     let unreadable = || StoreError::new(StoreErrorKind::Corrupt, "the table log has no readable identity");
     row.as_deref().and_then(LogId::parse).ok_or_else(unreadable)
+}
+
+/// What only the nodes on this store know.
+pub(super) fn key(connection: &mut Connection) -> Result<Secret, StoreError> {
+    let key: String = on_backend!(connection, c => log::table.select(log::key).first(c))?;
+    Ok(Secret::new(key))
 }
 
 /// How far the log goes now, compared with `seen`, the last id that somebody knows.

@@ -148,6 +148,7 @@ diesel::table! {
     log (one) {
         one -> SmallInt,
         id -> Text,
+        key -> Text,
     }
 }
 

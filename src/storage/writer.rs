@@ -5,6 +5,7 @@ use diesel::{OptionalExtension as _, RunQueryDsl as _};
 use crate::domain::event::{LogBounds, Timestamp};
 use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::routes::ServiceId;
+use crate::domain::secret::Secret;
 
 use super::append::newest;
 use super::beside::HighWaterMark;
@@ -27,6 +28,8 @@ pub struct Writer {
     pub(super) services: Vec<ServiceId>,
     /// The identity of the log, as of the last look.
     pub(super) log: Option<LogId>,
+    /// What only the nodes on this store know, as of the last connection.
+    key: Secret,
     /// The newest event that this writer knows. New ids are greater than its id.
     seen: Option<Seen>,
     /// The store lacks events that this writer knows: it was restored from an older copy.
@@ -45,9 +48,17 @@ impl Writer {
 
     /// Like [`Self::open`], for a process that knows events up to `seen` already.
     pub fn resume(options: StoreOptions, seen: Option<Seen>) -> Result<Self, StoreError> {
-        let (connection, log, mark) = (None, None, None);
-        let mut writer =
-            Self { options, connection, services: Vec::new(), log, seen, is_set_back: false, is_declared: false, mark };
+        let mut writer = Self {
+            options,
+            connection: None,
+            services: Vec::new(),
+            log: None,
+            key: Secret::default(),
+            seen,
+            is_set_back: false,
+            is_declared: false,
+            mark: None,
+        };
         writer.bounds()?;
         writer.options.create = false;
         Ok(writer)
@@ -56,6 +67,11 @@ impl Writer {
     /// The identity of the log; `None` before the store was opened.
     pub fn log(&self) -> Option<LogId> {
         self.log
+    }
+
+    /// What only the nodes on this store know: they sign with it what they say to each other past the store.
+    pub fn key(&self) -> &Secret {
+        &self.key
     }
 
     /// The newest event that is known.
@@ -188,6 +204,7 @@ impl Writer {
         }
         let mut connection = Connection::open(&self.options, Access::Write)?;
         migrate::run(&mut connection)?;
+        self.key = identity::key(&mut connection)?;
         let known = self.seen;
         if let StoreUrl::Sqlite(path) = &self.options.url {
             let mark = self.mark.insert(HighWaterMark::of(path));

@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use actix_web::HttpRequest;
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header;
+use actix_web::http::{Method, header};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use url::form_urlencoded;
 
 use super::{Edge, reply};
 use crate::access::limits::{PeerAdmission, RateKey};
+use crate::access::node_request::{self, NodeRequest};
 use crate::actors::clock::{now, steady};
 use crate::config::ProxyHeader;
 use crate::domain::access::Caller;
@@ -122,6 +123,9 @@ pub async fn guard_admin(
 /// Admits operators: callers with the admin token, or with one of the scope `admin`. The address of a request proves
 /// nothing: behind a proxy on this machine every request looks local.
 pub fn admin(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
+    if is_of_node(req, edge)? {
+        return Ok(());
+    }
     let access = &edge.parts.access;
     if !access.can_administer() {
         let advice = "no token opens /admin: set ADMIN_TOKEN, or admin.token_file to a file that can be written";
@@ -129,6 +133,18 @@ pub fn admin(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
     }
     let principal = access.authenticate(bearer(req), now())?;
     if principal.grants.admin { Ok(()) } else { Err(permit::no_admin()) }
+}
+
+/// Whether another node passes this request on, which has judged its caller. A signature that does not hold is refused,
+/// so that nobody takes such a request for one of its caller.
+fn is_of_node(req: &HttpRequest, edge: &Edge) -> Result<bool, ApiError> {
+    let Some(signature) = req.headers().get(node_request::SIGNATURE) else { return Ok(false) };
+    let asked = NodeRequest { to: edge.parts.cluster.name(), path: req.path(), query: req.query_string() };
+    let signature = signature.to_str().unwrap_or_default();
+    if req.method() == Method::GET && asked.is_signed(&edge.parts.position.key(), signature, now()) {
+        return Ok(true);
+    }
+    Err(ApiError::new(ErrorCode::Unauthorized, "this is no request that a node on the same store has signed"))
 }
 
 fn bearer(req: &HttpRequest) -> Option<&str> {

@@ -1,10 +1,18 @@
 //! Several nodes as operators see them: `/admin/nodes`, `?node=`, `event-handler nodes`, and the names of nodes.
 
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::thread;
+
 use serde_json::{Value, json};
 
 use crate::support::command;
 use crate::support::postgres::Postgres;
+use crate::support::server::wait_for_status;
 use crate::support::{Backend, Server, Service, eventually, for_each_backend};
+
+/// What a node signs the requests with that it passes on.
+const SIGNATURE: &str = "event-handler-node-signature";
 
 /// A node called `name` on the database at `url`.
 fn node(url: &str, name: &str) -> crate::support::server::Builder {
@@ -123,15 +131,49 @@ fn a_request_is_passed_on_once() {
 }
 
 #[test]
-fn another_node_judges_the_token_by_itself() {
+fn a_node_is_asked_whatever_its_admin_token_is() {
     let url = Postgres::shared().url();
     let a = node(&url, "a").operated("sesame").start();
     let b = node(&url, "b").operated("another").start();
     eventually("they know each other", || (listed(&a).len() == 2).then_some(()));
-    let refused = a.get("/admin/actors?node=b").error(503);
-    assert!(refused["message"].as_str().is_none_or(|message| !message.contains("sesame")), "{refused}");
-    assert_eq!(refused["code"], "node_unreachable");
+    assert_eq!(a.get("/admin/services?node=b").data(), json!([]));
     drop(b);
+}
+
+#[test]
+fn the_token_of_a_caller_stays_at_the_node_that_it_asks() {
+    let url = Postgres::shared().url();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let elsewhere = format!("http://{}", listener.local_addr().expect("an address"));
+    let a = node(&url, "a").operated("sesame").start();
+    let _b = node(&url, "b").operated("sesame").env("EVENT_HANDLER__NODE__URL", &elsewhere).start();
+    eventually("they know each other", || (listed(&a).len() == 2).then_some(()));
+    let heard = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a request");
+            head.push(byte[0]);
+        }
+        String::from_utf8(head).expect("text").to_lowercase()
+    });
+    assert_eq!(a.get("/admin/actors?node=b").error(503)["code"], "node_unreachable");
+    let heard = heard.join().expect("no panic");
+    assert!(heard.starts_with("get /admin/actors?node=b ") && heard.contains(SIGNATURE), "{heard}");
+    assert!(!heard.contains("sesame") && !heard.contains("authorization"), "{heard}");
+}
+
+#[test]
+fn a_signature_that_no_node_has_made_opens_nothing() {
+    for_each_backend(|backend| {
+        let server = Server::builder().backend(backend).operated("sesame").start();
+        wait_for_status(&server, "/health/ready", 200);
+        for signature in ["", "0,AAAA", "1900000000,AAAA"] {
+            let request = server.request("GET", "/admin/services").header(SIGNATURE, signature);
+            assert_eq!(request.send().error(401)["code"], "unauthorized", "{signature:?}");
+        }
+    });
 }
 
 #[test]

@@ -85,6 +85,7 @@ impl StoreWatch {
                 if let Some(writer) = &self.writer {
                     position.set_seen(writer.seen());
                     writer.log().into_iter().for_each(|log| position.set_log_id(log));
+                    position.set_key(writer.key());
                 }
                 position.set(bounds);
                 if !was_well {

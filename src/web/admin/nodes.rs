@@ -11,6 +11,8 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::answer;
+use crate::access::node_request::{self, NodeRequest};
+use crate::actors::clock::now;
 use crate::domain::membership::NodeRecord;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::web::Edge;
@@ -49,19 +51,18 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest answer that is passed on, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
-/// The header that names the node for which a request is passed on. It is passed on once.
-const HOP: &str = "event-handler-node";
 /// The value of `node` that asks all of them.
 const ALL: &str = "all";
 
 /// What another node answers to the request, or all of them, if that is asked for. `None`: this node answers.
 ///
-/// The other node sees the caller's token, and judges it by itself.
+/// This node has judged the caller, and signs what it passes on. The caller's token stays here: where a node is reached
+/// is what somebody has written into the store.
 pub async fn elsewhere(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Result<Option<HttpResponse>, Refusal> {
     let own = edge.parts.cluster.name();
     let Some(name) = query.one("node").filter(|name| **name != **own) else { return Ok(None) };
     // What another node passes on is for this node, or for none.
-    if req.headers().contains_key(HOP) {
+    if req.headers().contains_key(node_request::SIGNATURE) {
         let message = format!("node {:?} answers here, and not {name:?}", &**own);
         return Err(ApiError::transient(ErrorCode::NodeUnreachable, message).into());
     }
@@ -76,7 +77,7 @@ pub async fn elsewhere(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Res
         let message = format!("no node is known under the name {name:?}");
         return Err(ApiError::new(ErrorCode::NodeNotFound, message).with("known", known).into());
     }
-    let answers = join_all(nodes.iter().map(|node| ask(req, query, node))).await;
+    let answers = join_all(nodes.iter().map(|node| ask(req, edge, query, node))).await;
     if name != ALL {
         let Some(answer) = answers.into_iter().next() else { return Ok(None) };
         let (link, body) = answer?;
@@ -95,6 +96,7 @@ pub async fn elsewhere(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Res
 /// The body that a node answers, and its link to the next page.
 async fn ask(
     req: &HttpRequest,
+    edge: &Edge,
     query: &Query<'_>,
     node: &NodeRecord,
 ) -> Result<(Option<HeaderValue>, Bytes), ApiError> {
@@ -105,12 +107,11 @@ async fn ask(
     if !node.is_member() {
         return Err(unreachable(&format!("it was found lost, and seen last at {}", node.seen_at)));
     }
-    let url = format!("{}{}?{}", node.url, req.path(), query.rewritten(&["node"], ("node", &node.name)));
-    let mut request = awc::Client::builder().timeout(PATIENCE).disable_redirects().finish().get(url);
-    request = request.insert_header((HOP, &*node.name));
-    if let Some(token) = req.headers().get(header::AUTHORIZATION) {
-        request = request.insert_header((header::AUTHORIZATION, token.clone()));
-    }
+    let (path, query) = (req.path(), query.rewritten(&["node"], ("node", &node.name)));
+    let url = format!("{}{path}?{query}", node.url);
+    let signature = NodeRequest { to: &node.name, path, query: &query }.sign(&edge.parts.position.key(), now());
+    let request = awc::Client::builder().timeout(PATIENCE).disable_redirects().finish().get(url);
+    let request = request.insert_header((node_request::SIGNATURE, signature));
     let mut answer = request.send().await.map_err(|error| unreachable(&error))?;
     let body = tokio::time::timeout(PATIENCE, answer.body().limit(MAX_ANSWER)).await;
     let body = body.map_err(|elapsed| unreachable(&elapsed))?.map_err(|error| unreachable(&error))?;
@@ -118,7 +119,7 @@ async fn ask(
         StatusCode::OK if data_of(&body).is_ok() => Ok((answer.headers().get(header::LINK).cloned(), body)),
         StatusCode::OK => Err(unreachable(&"its answer is none of a node")),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Err(unreachable(&"it does not accept the token: give all nodes the same admin.token"))
+            Err(unreachable(&"it does not take this for a request of a node on the same store"))
         }
         status => Err(unreachable(&format!("it answered {status}"))),
     }

@@ -1,0 +1,2 @@
+-- What only the nodes on this database know: they sign with it what they say to each other past the database.
+ALTER TABLE log ADD COLUMN key TEXT NOT NULL DEFAULT replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '');
