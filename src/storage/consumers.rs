@@ -68,6 +68,8 @@ impl ConsumerRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeasedConsumer {
     pub grant: Grant,
+    /// The generation of the membership for which it was asked; zero of a node that is no member.
+    pub term: i64,
     pub record: ConsumerRecord,
     /// The marks above the ack floor, in the order of ids. `None` if the caller knows them already or another process
     /// has the lease.
@@ -201,6 +203,7 @@ pub(super) fn leased(
     connection: &mut Connection,
     known: &[KnownConsumer],
     grants: &[Grant],
+    term: i64,
 ) -> Result<Vec<LeasedConsumer>, StoreError> {
     let services: Vec<ServiceId> = known.iter().map(|known| known.service).collect();
     let query = durables::table.filter(durables::service.eq_any(&services));
@@ -216,7 +219,8 @@ pub(super) fn leased(
             Some(generation) if *held == Some((generation, record.fencing_epoch)) => None,
             Some(_) => Some(marks(connection, &record)?),
         };
-        all.push(LeasedConsumer { grant: *grant, record, marks, has_renewed: renewed.contains(service) });
+        let has_renewed = renewed.contains(service);
+        all.push(LeasedConsumer { grant: *grant, term, record, marks, has_renewed });
     }
     Ok(all)
 }

@@ -50,8 +50,9 @@ impl Writer {
     ) -> Result<Vec<LeasedConsumer>, StoreError> {
         self.with(|connection| {
             let names: Vec<LeaseName> = known.iter().map(|known| known.lease.clone()).collect();
+            let term = seeker.term.map_or(0, |term| term.generation);
             let grants = leases::lease(connection, &names, seeker)?;
-            consumers::leased(connection, known, &grants)
+            consumers::leased(connection, known, &grants, term)
         })
     }
 

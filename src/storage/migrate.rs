@@ -3,7 +3,7 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::migration::{Migration as _, MigrationSource};
-use diesel::sql_types::{Bool, Text};
+use diesel::sql_types::{Array, Bool, Text};
 use diesel::sqlite::Sqlite;
 use diesel::{Connection as _, PgConnection, RunQueryDsl as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -38,9 +38,59 @@ const TABLES: [&str; 8] = [
     "service_commands",
 ];
 
-/// Creates the store if it is missing, and applies the missing migrations. Returns their versions.
+/// The tables of later migrations that the role must be able to write. Of `log` it need only read the one row.
+const LATER: [&str; 8] =
+    ["durables", "durable_marks", "revocations", "clock_turns", "log_gaps", "nodes", "leases", "positions"];
+
+/// Creates the store if it is missing, and applies the missing migrations. Returns their versions. Fails with
+/// [`StoreErrorKind::Unusable`] if the role may not use the tables.
 pub fn migrate(options: &StoreOptions) -> Result<Vec<String>, StoreError> {
-    run(&mut Connection::open(options, Access::Write)?)
+    let mut connection = Connection::open(options, Access::Write)?;
+    refuse_closed_schema(&mut connection)?;
+    let applied = run(&mut connection)?;
+    refuse_closed_tables(&mut connection)?;
+    Ok(applied)
+}
+
+/// A schema that a role may not use looks to it as if it were empty.
+fn refuse_closed_schema(connection: &mut Connection) -> Result<(), StoreError> {
+    let place = place(connection);
+    let Connection::Postgres(PostgresSession { connection, schema, .. }) = connection else { return Ok(()) };
+    let is_closed = diesel::dsl::sql::<Bool>("EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = ")
+        .bind::<Text, _>(&**schema)
+        .sql(" AND NOT has_schema_privilege(oid, 'USAGE'))");
+    let is_closed: bool = diesel::select(is_closed).get_result(connection)?;
+    if is_closed { Err(refused(&place, "USAGE on the schema is missing")) } else { Ok(()) }
+}
+
+fn refuse_closed_tables(connection: &mut Connection) -> Result<(), StoreError> {
+    #[derive(diesel::QueryableByName)]
+    struct Closed {
+        #[diesel(sql_type = Text)]
+        table: String,
+    }
+    const CLOSED: &str = "SELECT c.relname::text AS table FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = $1 AND (c.relname = ANY($2) AND NOT (has_table_privilege(c.oid, 'SELECT') \
+         AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') \
+         AND has_table_privilege(c.oid, 'DELETE')) OR c.relname = 'log' AND NOT has_table_privilege(c.oid, 'SELECT')) \
+         ORDER BY c.relname";
+    let place = place(connection);
+    let Connection::Postgres(PostgresSession { connection, schema, .. }) = connection else { return Ok(()) };
+    let tables: Vec<&str> = TABLES.iter().chain(&LATER).copied().collect();
+    let query = diesel::sql_query(CLOSED).bind::<Text, _>(&**schema).bind::<Array<Text>, _>(tables);
+    let closed: Vec<Closed> = query.load(connection)?;
+    if closed.is_empty() {
+        return Ok(());
+    }
+    let closed: Vec<String> = closed.into_iter().map(|closed| closed.table).collect();
+    Err(refused(&place, &format!("SELECT, INSERT, UPDATE or DELETE is missing on {}", closed.join(", "))))
+}
+
+fn refused(place: &str, reason: &str) -> StoreError {
+    let message =
+        format!("does not let this role make or use tables in {place} ({reason}); grant that, or {ELSEWHERE}");
+    StoreError::new(StoreErrorKind::Unusable, message)
 }
 
 /// Whether [`migrate`] would do nothing.
@@ -192,7 +242,7 @@ fn or_refused(error: StoreError, place: &str) -> StoreError {
     let message = if error.message.contains("already exists") {
         format!("has something of another program in {place} ({}); {ELSEWHERE}", error.message)
     } else if error.message.contains("permission denied") {
-        format!("does not let this role make or use tables in {place} ({}); grant that, or {ELSEWHERE}", error.message)
+        return refused(place, &error.message);
     } else {
         return error;
     };

@@ -191,6 +191,31 @@ fn a_role_that_may_not_create_works_on_a_schema_that_is_up_to_date() {
 }
 
 #[test]
+fn a_role_without_rights_on_the_tables_ends_the_start() {
+    let url = Postgres::shared().url();
+    let role = format!("guest_{}", url.rsplit('_').next().expect("a number"));
+    let theirs = url.replacen("postgres@", &format!("{role}@"), 1);
+    execute(&url, &format!("CREATE ROLE {role} LOGIN"));
+    assert!(on(&url).arg("migrate").run().status.success());
+    for (grant, missing) in [
+        ("", "USAGE on the schema"),
+        ("USAGE ON SCHEMA event_handler", "permission denied for table __diesel_schema_migrations"),
+        ("SELECT ON ALL TABLES IN SCHEMA event_handler", "on clock_turns, deliveries, "),
+        ("INSERT, UPDATE, DELETE ON event_handler.events", "on clock_turns, deliveries, "),
+    ] {
+        if !grant.is_empty() {
+            execute(&url, &format!("GRANT {grant} TO {role}"));
+        }
+        let said = refusal(&on(&theirs));
+        assert!(said.contains("does not let this role") && said.contains(missing), "{grant}: {said}");
+        assert!(!grant.contains("event_handler.events") || !said.contains(" events,"), "{said}");
+    }
+    execute(&url, &format!("GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA event_handler TO {role}"));
+    execute(&url, &format!("REVOKE SELECT ON event_handler.log FROM {role}"));
+    assert!(refusal(&on(&theirs)).contains("is missing on log)"));
+}
+
+#[test]
 fn a_database_that_cannot_hold_every_text_is_refused() {
     let postgres = Postgres::shared();
     postgres.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");

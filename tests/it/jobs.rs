@@ -1,9 +1,12 @@
 //! Redrives and replays.
 
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, PgConnection};
 use serde_json::{Value, json};
 
+use crate::databases::database_url;
 use crate::services::{HASTY, deliveries, operate, start, told};
-use crate::support::{Answer, Service, eventually, for_each_backend};
+use crate::support::{Answer, Backend, Service, eventually, for_each_backend};
 
 #[test]
 fn what_is_rejected_is_dead_until_it_is_redriven() {
@@ -106,6 +109,22 @@ fn a_job_can_be_cancelled() {
         let made = server.get("/admin/jobs").data()[0]["made"].as_u64().expect("a number");
         assert_eq!(service.ids().len() as u64, made);
     });
+}
+
+#[test]
+fn a_replay_that_may_have_been_started_is_said_to_be_so() {
+    let service = Service::start();
+    let server = start(Backend::Postgres, &service, HASTY);
+    server.publish("a", json!({}));
+    let mut other = PgConnection::establish(&database_url(&server.spec())).expect("connect");
+    let locked = other.transaction(|other| {
+        other.batch_execute("LOCK TABLE event_handler.delivery_jobs IN ACCESS EXCLUSIVE MODE")?;
+        let body = json!({"service": "billing", "from": 1, "event_name": "a"});
+        diesel::QueryResult::Ok(server.post("/admin/replay", body))
+    });
+    let refused = locked.expect("a lock");
+    assert_eq!(refused.error(503)["code"], "store_unavailable");
+    assert!(refused.text().contains("look at /admin/jobs"), "{}", refused.text());
 }
 
 #[test]

@@ -24,7 +24,10 @@ impl Consumers {
         let now = self.clock.now();
         let (metrics, pushes) = (&self.parts.metrics, &self.parts.pushes);
         // Another node may deliver them, as long as this one cannot say that none does.
-        let Some(consumer) = self.consumers.get_mut(name).filter(|_| self.parts.cluster.may_act()) else { return };
+        let cluster = &self.parts.cluster;
+        let Some(consumer) = self.consumers.get_mut(name).filter(|known| cluster.may_act_in(known.term)) else {
+            return;
+        };
         consumer.deliver(now, self.is_finishing, |id, delivery, is_sent| {
             metrics.durable_deliveries.inc();
             if delivery > 1 {

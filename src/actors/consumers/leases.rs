@@ -56,7 +56,7 @@ impl Consumers {
 
     /// Adds a consumer that was found in the store.
     pub(super) fn open(&mut self, held: LeasedConsumer, ctx: &mut Context<Self>) {
-        let LeasedConsumer { grant, record, marks, has_renewed } = held;
+        let LeasedConsumer { grant, term, record, marks, has_renewed } = held;
         if self.consumers.contains_key(&*record.name) {
             return;
         }
@@ -75,6 +75,7 @@ impl Consumers {
         let lease = self.lease(&record, grant, marks);
         let mut consumer = Consumer::new(record, pattern, filter, topic);
         consumer.replace(lease);
+        consumer.term = term;
         let name = Arc::clone(consumer.name());
         self.by_topic.entry(topic).or_default().push(Arc::clone(&name));
         self.consumers.insert(Arc::clone(&name), consumer);
@@ -137,9 +138,10 @@ impl Consumers {
     }
 
     fn leased(&mut self, held: LeasedConsumer, ctx: &mut Context<Self>) {
-        let LeasedConsumer { grant, record, marks, has_renewed } = held;
+        let LeasedConsumer { grant, term, record, marks, has_renewed } = held;
         let Some(consumer) = self.consumers.get_mut(&*record.name) else { return };
         let name = Arc::clone(consumer.name());
+        consumer.term = term;
         if consumer.is_outdated_by(grant, record.fencing_epoch) {
             if grant != Grant::Elsewhere && marks.is_none() {
                 // The lease was released after the request, so it is asked for again.

@@ -28,16 +28,18 @@ pub struct Duties {
 pub struct Duty {
     lease: LeaseName,
     fence: Option<Fence>,
+    /// The generation of this node's membership to which the lease was granted.
+    term: i64,
 }
 
 impl Duty {
     fn of(lease: LeaseName) -> Self {
-        Self { lease, fence: None }
+        Self { lease, fence: None, term: 0 }
     }
 
     /// What its writes carry; none if another node does it.
     pub fn fence(&self, cluster: &Cluster) -> Option<&Fence> {
-        self.fence.as_ref().filter(|_| cluster.may_act())
+        self.fence.as_ref().filter(|_| cluster.may_act_in(self.term))
     }
 }
 
@@ -56,6 +58,7 @@ impl Duties {
     pub fn ask(&mut self, writer: &mut Writer, seeker: Seeker<'_>) -> Result<(), StoreError> {
         let mut duties = [&mut self.schedules, &mut self.jobs, &mut self.retention];
         let names = duties.each_ref().map(|duty| duty.lease.clone());
+        let term = seeker.term.map_or(0, |term| term.generation);
         let grants = writer.lease(&names, seeker)?;
         for (duty, grant) in duties.iter_mut().zip(grants) {
             let held = grant.generation().map(|generation| Fence { lease: duty.lease.clone(), generation });
@@ -64,6 +67,7 @@ impl Duties {
                 writer.release(fence)?;
             }
             duty.fence = held.filter(|_| !is_wanted);
+            duty.term = term;
         }
         Ok(())
     }
@@ -153,5 +157,29 @@ impl Handler<ReleaseLease> for Persistence {
         self.flush();
         // If it fails, the lease ends with the membership.
         let _ = self.directly(|writer| writer.release(&fence));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::cluster::View;
+    use crate::domain::event::Timestamp;
+    use crate::domain::membership::Term;
+
+    #[test]
+    fn a_duty_is_done_only_in_the_membership_to_which_it_was_granted() {
+        let cluster = Cluster::new("one");
+        let member = |generation| {
+            let term = Some(Term { generation, valid_until: Timestamp(i64::MAX), since: Timestamp(0) });
+            cluster.set(View { term, nodes: Vec::new() });
+        };
+        let lease = LeaseName::retention();
+        let duty = Duty { fence: Some(Fence { lease: lease.clone(), generation: 3 }), lease, term: 7 };
+        member(7);
+        assert!(duty.fence(&cluster).is_some());
+        // Another node may have taken it before this one became a member again.
+        member(8);
+        assert!(duty.fence(&cluster).is_none());
     }
 }

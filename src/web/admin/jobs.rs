@@ -103,7 +103,7 @@ async fn make_anew(edge: &Edge, kind: ReplayJobKind, request: JobRequest) -> Res
         let is_nothing = counted.count == 0 && counted.is_complete();
         let job_id = match request.dry_run || is_nothing {
             true => None,
-            false => match commit(edge, Write::StartReplayJob(job)).await? {
+            false => match commit(edge, Write::StartReplayJob(job)).await.map_err(in_doubt)? {
                 Outcome::Started(id) => Some(id),
                 _ => None,
             },
@@ -126,6 +126,17 @@ async fn make_anew(edge: &Edge, kind: ReplayJobKind, request: JobRequest) -> Res
     };
     let data = json!({ "dry_run": request.dry_run, "count": total, "exact": exact, "services": Value::from(rows) });
     Ok(reply::ok(message, data.to_string().as_bytes()))
+}
+
+/// A job that is made twice delivers twice: whoever is to ask again is told to look first.
+fn in_doubt(error: ApiError) -> ApiError {
+    match error.code() {
+        code @ (ErrorCode::StoreUnavailable | ErrorCode::CommitTimeout) => {
+            let advice = "a job may have been started all the same: look at /admin/jobs before you ask again";
+            ApiError::transient(code, format!("{}; {advice}", error.message()))
+        }
+        _ => error,
+    }
 }
 
 /// The range of ids that all bounds of the request allow, which ends at the present end of the log.

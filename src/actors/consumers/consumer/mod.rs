@@ -37,6 +37,8 @@ pub struct Consumer {
     filter: Option<Filter>,
     topic: TopicId,
     lease: Lease<Holder>,
+    /// The generation of this node's membership in which it last learned who has the lease.
+    pub(super) term: i64,
     members: Members,
     /// At most one write: the state itself collects changes, since later ones replace earlier ones.
     writes: PendingWrites<Saving>,
@@ -67,6 +69,7 @@ impl Consumer {
             filter,
             topic,
             lease: Lease::Follower,
+            term: 0,
             members: Members::default(),
             writes: PendingWrites::default(),
             answers: Answers::default(),
