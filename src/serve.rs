@@ -44,7 +44,7 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
     let url =
         StoreUrl::parse(config.store.url.expose()).map_err(|error| config.error_at("store.url", error.to_string()))?;
     Ok(StoreOptions {
-        url,
+        read_url: read_url(config, &url)?,
         schema: Schema::new(config.store.schema.as_str()),
         durability: match config.store.durability {
             config::Durability::Full => Durability::Full,
@@ -54,8 +54,23 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
         busy_timeout: config.store.busy_timeout.get(),
         connect_timeout: config.store.connect_timeout.get(),
         idempotency_window: config.publish.idempotency_window.get(),
-        create: true,
+        ..StoreOptions::new(url)
     })
+}
+
+/// The replica of the store, if the configuration names one.
+fn read_url(config: &Config, store: &StoreUrl) -> Result<Option<StoreUrl>, ConfigError> {
+    let text = config.store.read_url.expose();
+    let refused = |reason: String| config.error_at("store.read_url", reason);
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    match (store, StoreUrl::parse(text).map_err(|error| refused(error.to_string()))?) {
+        (StoreUrl::Postgres(_), url @ StoreUrl::Postgres(_)) => Ok(Some(url)),
+        _ => {
+            Err(refused("only a PostgreSQL server has replicas: this key and store.url must both name one".to_owned()))
+        }
+    }
 }
 
 /// By what callers are known, as the configuration says; the file of keys is read.

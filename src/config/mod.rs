@@ -123,7 +123,9 @@ impl Config {
         let keys = reference::sections().into_iter().flat_map(|section| section.keys).map(|key| key.path);
         // The password is not shown, so a changed one is not visible in the values.
         let differs = |path: &String| {
-            at(&old, path) != at(&new, path) || path == "store.url" && self.store.url != other.store.url
+            at(&old, path) != at(&new, path)
+                || path == "store.url" && self.store.url != other.store.url
+                || path == "store.read_url" && self.store.read_url != other.store.read_url
         };
         let names = |config: &Self| config.services.iter().map(|service| service.name.clone()).collect::<BTreeSet<_>>();
         let find = |config: &'_ Self, name: &str| config.services.iter().find(|service| service.name == name).cloned();

@@ -114,6 +114,8 @@ pub enum Durability {
 pub struct StoreConfig {
     /// As it was written; empty means the SQLite file under `data/`.
     pub url: DatabaseUrl,
+    /// As it was written; empty means none.
+    pub read_url: DatabaseUrl,
     #[serde(deserialize_with = "schema")]
     pub schema: String,
     pub durability: Durability,

@@ -50,7 +50,7 @@ const STORE_PATIENCE: Duration = Duration::from_secs(4);
 const MAX_DELIVERY_READERS: usize = 4;
 /// How often revocations and the file of keys are looked at.
 const ACCESS_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a read that failed is tried again.
+/// How often a read that failed is tried again, and the replica is looked at.
 const READ_CARE_INTERVAL: Duration = Duration::from_millis(500);
 /// Of the grace period, what is kept for commits and for the HTTP server to finish.
 const FINISH_SHARE: u32 = 4;
@@ -87,7 +87,7 @@ impl Node {
         let slots: ServiceSlots = config.services.iter().map(slot).collect();
         // Enough for what all clients read at a time; each reads one thing after the other.
         let readers = slots.len().clamp(1, MAX_DELIVERY_READERS) as u32;
-        let deliveries = read(StoreOptions { readers, ..store.clone() })?;
+        let deliveries = read(StoreOptions { readers, read_url: None, ..store.clone() })?;
         let supervisor = Supervisor::new(SupervisorParts {
             restarts: restart_policy(config),
             health: Arc::clone(&health.actors),
@@ -224,13 +224,20 @@ impl Node {
         store.unusable().now_or_never()
     }
 
-    /// Tries reads that have failed until they succeed.
+    /// Tries reads that have failed until they succeed, and looks after the replica.
     pub fn watch_reads(&self) {
         let reader = self.edge.reader.clone();
         actix_rt::spawn(async move {
             loop {
                 tokio::time::sleep(READ_CARE_INTERVAL).await;
                 reader.retry_failed().await;
+            }
+        });
+        let reader = self.edge.reader.clone();
+        actix_rt::spawn(async move {
+            loop {
+                reader.look_at_replica().await;
+                tokio::time::sleep(READ_CARE_INTERVAL).await;
             }
         });
     }

@@ -203,7 +203,7 @@ fn set_up(connection: &mut SqliteConnection, options: &StoreOptions, access: Acc
 
 fn sqlite_settings(options: &StoreOptions, access: Access) -> String {
     let busy = options.busy_timeout.as_millis();
-    if access == Access::Read {
+    if access != Access::Write {
         return format!("PRAGMA busy_timeout = {busy}; PRAGMA query_only = ON; PRAGMA cache_size = -4096;");
     }
     let synchronous = match options.durability {

@@ -2,7 +2,7 @@
 
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
-use crate::domain::event::{EventId, Timestamp};
+use crate::domain::event::{EventId, LogBounds, Timestamp};
 use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::secret::Secret;
 
@@ -14,8 +14,41 @@ use super::schema::{clock_turns, events, log, log_gaps};
 /// The identity of the log.
 pub(super) fn id(connection: &mut Connection) -> Result<LogId, StoreError> {
     let row: Option<String> = on_backend!(connection, c => log::table.select(log::id).first(c).optional())?;
+    readable(row)
+}
+
+fn readable(id: Option<String>) -> Result<LogId, StoreError> {
     let unreadable = || StoreError::new(StoreErrorKind::Corrupt, "the table log has no readable identity");
-    row.as_deref().and_then(LogId::parse).ok_or_else(unreadable)
+    id.as_deref().and_then(LogId::parse).ok_or_else(unreadable)
+}
+
+/// Which log a store has and how far it goes, as of one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LogExtent {
+    log: LogId,
+    /// The first id that the last restore left out. A store that does not know of it may show ids that are gone.
+    gap: Option<EventId>,
+    pub bounds: LogBounds,
+}
+
+impl LogExtent {
+    /// Whether both are of one log, and know of the same restores.
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.log == other.log && self.gap == other.gap
+    }
+}
+
+/// See [`LogExtent`].
+pub(super) fn extent(connection: &mut Connection) -> Result<LogExtent, StoreError> {
+    let id = log::table.select(log::id).limit(1).single_value();
+    let gap = log_gaps::table.select(log_gaps::first_id).order(log_gaps::first_id.desc()).limit(1).single_value();
+    let earliest = events::table.select(events::id).order(events::id.asc()).limit(1).single_value();
+    let last = events::table.select(events::id).order(events::id.desc()).limit(1).single_value();
+    let query = diesel::select((id, gap, earliest, last));
+    type Row = (Option<String>, Option<i64>, Option<i64>, Option<i64>);
+    let (id, gap, earliest, last): Row = on_backend!(connection, c => query.first(c))?;
+    let bounds = LogBounds { earliest: earliest.unwrap_or(1), last: last.unwrap_or(0) };
+    Ok(LogExtent { log: readable(id)?, gap, bounds })
 }
 
 /// What only the nodes on this store know.

@@ -11,13 +11,18 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::error::{StoreError, StoreErrorKind};
-use super::options::StoreOptions;
+use super::options::{Access, Reached, StoreOptions};
 use super::session;
 use super::url::StoreUrl;
 use crate::domain::event::EventId;
 
 /// A connection that listens. It stays on the thread that made it.
-pub struct Listener(NonNull<pq_sys::PGconn>);
+pub struct Listener {
+    connection: NonNull<pq_sys::PGconn>,
+    reached: Reached,
+    /// How often the writer had connected.
+    made: u64,
+}
 
 impl Listener {
     /// Connects and begins to listen; blocks. `None` where no other process can have the store.
@@ -27,13 +32,18 @@ impl Listener {
     pub fn open(options: &StoreOptions) -> Result<Option<Self>, StoreError> {
         let StoreUrl::Postgres(url) = &options.url else { return Ok(None) };
         let channel = session::channel(&options.schema.found()?);
-        let conninfo = text(&options.postgres_conninfo(url))?;
+        let (reached, made) = (options.reached.clone(), options.reached.connections());
+        // Where the writer is.
+        let mut conninfos = options.conninfos(url, Access::Write);
+        let place = reached.host() % conninfos.len();
+        let conninfo = text(&conninfos.swap_remove(place))?;
         // SAFETY: `conninfo` ends with a zero byte, and libpq copies what it needs of it.
         let connection = unsafe { pq_sys::PQconnectdb(conninfo.as_ptr()) };
         let out_of_memory = || StoreError::new(StoreErrorKind::Unavailable, "no memory for a connection");
-        let listener = Self(NonNull::new(connection).ok_or_else(out_of_memory)?);
+        let connection = NonNull::new(connection).ok_or_else(out_of_memory)?;
+        let listener = Self { connection, reached, made };
         // SAFETY: the pointer is that of a connection, which ends when `listener` is dropped.
-        if unsafe { pq_sys::PQstatus(listener.0.as_ptr()) } != pq_sys::ConnStatusType::CONNECTION_OK {
+        if unsafe { pq_sys::PQstatus(listener.connection.as_ptr()) } != pq_sys::ConnStatusType::CONNECTION_OK {
             return Err(listener.failure());
         }
         listener.execute(&format!("LISTEN {}", session::quoted(&channel)))?;
@@ -42,13 +52,19 @@ impl Listener {
 
     /// Waits for a notification, for as long as `patience`; how far the log reaches, if one has come. What the node of
     /// the generation `own` has committed is passed over.
+    ///
+    /// Fails also when the writer has connected anew since: this connection may lead to an earlier primary, which notifies
+    /// nobody.
     pub fn wait(&self, patience: Duration, own: impl Fn() -> i64) -> Result<Option<EventId>, StoreError> {
+        if self.reached.connections() != self.made {
+            return Err(StoreError::new(StoreErrorKind::Unavailable, "the writer has connected anew"));
+        }
         let newest = self.newest(&own)?;
         if newest.is_some() {
             return Ok(newest);
         }
         // SAFETY: the connection is open, and so is its socket until `self` is dropped; libpq gives -1 if it has none.
-        let socket = unsafe { pq_sys::PQsocket(self.0.as_ptr()) };
+        let socket = unsafe { pq_sys::PQsocket(self.connection.as_ptr()) };
         if socket < 0 {
             return Err(self.failure());
         }
@@ -65,12 +81,12 @@ impl Listener {
     /// What the notifications of others say that have come: the greatest.
     fn newest(&self, own: &impl Fn() -> i64) -> Result<Option<EventId>, StoreError> {
         // SAFETY: the connection is open.
-        if unsafe { pq_sys::PQconsumeInput(self.0.as_ptr()) } == 0 {
+        if unsafe { pq_sys::PQconsumeInput(self.connection.as_ptr()) } == 0 {
             return Err(self.failure());
         }
         let mut newest = None;
         // SAFETY: the connection is open; what is returned is null, or a notification that is freed below.
-        while let Some(notification) = NonNull::new(unsafe { pq_sys::PQnotifies(self.0.as_ptr()) }) {
+        while let Some(notification) = NonNull::new(unsafe { pq_sys::PQnotifies(self.connection.as_ptr()) }) {
             // SAFETY: the notification is not freed yet, and its `extra` is a text that ends with a zero byte.
             let said = unsafe { CStr::from_ptr(notification.as_ref().extra) };
             let said = said.to_str().ok().and_then(|said| said.split_once(' '));
@@ -86,7 +102,7 @@ impl Listener {
         let sql = text(sql)?;
         // SAFETY: the connection is open, and `sql` ends with a zero byte. Both calls allow for a result that is null.
         let status = unsafe {
-            let result = pq_sys::PQexec(self.0.as_ptr(), sql.as_ptr());
+            let result = pq_sys::PQexec(self.connection.as_ptr(), sql.as_ptr());
             let status = pq_sys::PQresultStatus(result);
             pq_sys::PQclear(result);
             status
@@ -96,7 +112,7 @@ impl Listener {
 
     fn failure(&self) -> StoreError {
         // SAFETY: the connection is there, and its message is a text that ends with a zero byte until the next call.
-        let message = unsafe { CStr::from_ptr(pq_sys::PQerrorMessage(self.0.as_ptr())) };
+        let message = unsafe { CStr::from_ptr(pq_sys::PQerrorMessage(self.connection.as_ptr())) };
         StoreError::new(StoreErrorKind::Unavailable, message.to_string_lossy().trim())
     }
 }
@@ -104,7 +120,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         // SAFETY: the connection is there, and is not used any more.
-        unsafe { pq_sys::PQfinish(self.0.as_ptr()) };
+        unsafe { pq_sys::PQfinish(self.connection.as_ptr()) };
     }
 }
 

@@ -1,10 +1,11 @@
 //! The options of the store.
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::error::{StoreError, StoreErrorKind};
-use super::url::{StoreUrl, has_many_hosts, parameter};
+use super::url::{StoreUrl, has_many_hosts, parameter, single_hosts};
 
 /// What a committed event survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,6 +24,8 @@ pub(super) enum Access {
     Write,
     /// To read only.
     Read,
+    /// To read only, from a replica.
+    Replica,
 }
 
 /// The PostgreSQL schema with the tables. Clones share which one was found.
@@ -56,10 +59,39 @@ impl Schema {
     }
 }
 
+/// Where the connections of this process lead. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Reached(Arc<(AtomicUsize, AtomicU64)>);
+
+impl Reached {
+    /// Of several hosts, the place of the one that was reached last. It is tried first.
+    pub(super) fn host(&self) -> usize {
+        self.0.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_host(&self, place: usize) {
+        self.0.0.store(place, Ordering::Relaxed);
+    }
+
+    /// How often a writer has connected.
+    pub(super) fn connections(&self) -> u64 {
+        self.0.1.load(Ordering::Acquire)
+    }
+
+    /// A writer has connected. Where other connections lead, there may be no primary any more.
+    pub(super) fn connected(&self) {
+        self.0.1.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 /// The options that the writer and the readers share.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     pub url: StoreUrl,
+    /// Replicas of a PostgreSQL server, from which events are read.
+    pub read_url: Option<StoreUrl>,
+    /// Shared by all who use this store.
+    pub reached: Reached,
     /// Used on PostgreSQL only.
     pub schema: Schema,
     pub durability: Durability,
@@ -81,6 +113,8 @@ impl StoreOptions {
     pub fn new(url: StoreUrl) -> Self {
         Self {
             url,
+            read_url: None,
+            reached: Reached::default(),
             schema: Schema::new(Schema::DEFAULT),
             durability: Durability::Full,
             readers: 4,
@@ -91,26 +125,45 @@ impl StoreOptions {
         }
     }
 
-    /// Adds parameters to `url` so that libpq notices a dead peer within seconds and, of several hosts, chooses one
-    /// that takes writes. Parameters in `url` take precedence.
-    pub(super) fn postgres_conninfo(&self, url: &str) -> String {
-        let connect_seconds = self.connect_timeout.as_secs().clamp(2, 60).to_string();
+    /// The options for the replica, if there is one.
+    pub(super) fn replica(&self) -> Option<Self> {
+        let url = self.read_url.clone()?;
+        Some(Self { url, read_url: None, reached: Reached::default(), ..self.clone() })
+    }
+
+    /// How to connect to each host that `url` names, with parameters by which libpq notices a dead peer within seconds
+    /// and tells a primary from a standby. Those in `url` take precedence.
+    ///
+    /// Only where a standby is preferred, libpq has to choose among the hosts itself.
+    pub(super) fn conninfos(&self, url: &str, access: Access) -> Vec<String> {
+        let has_many = has_many_hosts(url);
+        let wanted = if access == Access::Replica { "prefer-standby" } else { "read-write" };
+        let target = parameter(url, "target_session_attrs").or(has_many.then_some(wanted));
+        // A host that does not answer must cost little when there are others.
+        let connect_seconds = if has_many { MANY_HOSTS_SECONDS } else { self.connect_timeout.as_secs().clamp(2, 60) };
+        let connect_seconds = connect_seconds.to_string();
         let defaults = [
             ("application_name", "event-handler"),
             ("connect_timeout", connect_seconds.as_str()),
-            ("keepalives_idle", "5"),
-            ("keepalives_interval", "2"),
+            ("keepalives_idle", "2"),
+            ("keepalives_interval", "1"),
             ("keepalives_count", "3"),
-            ("tcp_user_timeout", "10000"),
+            ("tcp_user_timeout", "5000"),
         ];
-        let mut conninfo = url.to_owned();
-        let writable = has_many_hosts(url).then_some(("target_session_attrs", "read-write"));
-        for (name, value) in defaults.into_iter().chain(writable) {
-            if parameter(url, name).is_none() {
-                let separator = if conninfo.contains('?') { '&' } else { '?' };
-                conninfo += &format!("{separator}{name}={value}");
+        let target_parameter = target.map(|target| ("target_session_attrs", target));
+        let complete = |mut conninfo: String| {
+            for (name, value) in defaults.into_iter().chain(target_parameter) {
+                if parameter(url, name).is_none() {
+                    let separator = if conninfo.contains('?') { '&' } else { '?' };
+                    conninfo += &format!("{separator}{name}={value}");
+                }
             }
-        }
-        conninfo
+            conninfo
+        };
+        let hosts = if target == Some("prefer-standby") { vec![url.to_owned()] } else { single_hosts(url) };
+        hosts.into_iter().map(complete).collect()
     }
 }
+
+/// Seconds in which each of several hosts must answer; libpq waits no shorter time.
+const MANY_HOSTS_SECONDS: u64 = 2;

@@ -1,6 +1,7 @@
 //! The query behind `GET /events`: a page of the log.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use crate::domain::delivery::EventStatus;
 use crate::domain::event::{Event, EventId, Timestamp};
@@ -15,6 +16,9 @@ use super::position::{self, IdRange};
 
 /// The default limit of a page, in bytes.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// After this time a long search lets other reads go first.
+pub(super) const MAX_SLICE: Duration = Duration::from_millis(20);
 
 /// Order of the events in a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,6 +90,8 @@ pub struct EventPage {
 /// A query under way, which runs in bounded steps.
 pub(super) struct Search {
     query: EventQuery,
+    /// The end of the log for this search; none stands for what the connection has.
+    end: Option<EventId>,
     started: Option<Started>,
 }
 
@@ -98,14 +104,30 @@ struct Started {
 
 impl Search {
     pub fn new(query: EventQuery) -> Self {
-        Self { query, started: None }
+        Self { query, end: None, started: None }
+    }
+
+    /// A search on a replica, for events up to `end`. It finds no statuses, which may be old there.
+    pub fn up_to(end: EventId, query: EventQuery) -> Self {
+        Self { query, end: Some(end), started: None }
+    }
+
+    /// Executes statements for a moment. Returns the page when it is complete.
+    pub fn slice(&mut self, connection: &mut Connection) -> Result<Option<EventPage>, StoreError> {
+        let begun = Instant::now();
+        loop {
+            let page = self.step(connection)?;
+            if page.is_some() || begun.elapsed() > MAX_SLICE {
+                return Ok(page);
+            }
+        }
     }
 
     /// Executes one statement, or a few in the first step. Returns the page when it is complete.
-    pub fn step(&mut self, connection: &mut Connection) -> Result<Option<EventPage>, StoreError> {
+    fn step(&mut self, connection: &mut Connection) -> Result<Option<EventPage>, StoreError> {
         let started = match &mut self.started {
             Some(started) => started,
-            None => self.started.insert(Started::new(connection, &self.query)?),
+            None => self.started.insert(Started::new(connection, &self.query, self.end)?),
         };
         let Started { filter, page, other_side } = started;
         if !page.is_done() {
@@ -116,16 +138,19 @@ impl Search {
         let done = page.is_done() && other_side.is_done();
         let Some(started) = self.started.take_if(|_| done) else { return Ok(None) };
         let mut page = started.into_page(&self.query);
-        let ids: Vec<EventId> = page.events.iter().map(|event| event.id).collect();
-        page.statuses = outbox::statuses(connection, &ids)?;
+        if self.end.is_none() {
+            let ids: Vec<EventId> = page.events.iter().map(|event| event.id).collect();
+            page.statuses = outbox::statuses(connection, &ids)?;
+        }
         Ok(Some(page))
     }
 }
 
 impl Started {
-    fn new(connection: &mut Connection, query: &EventQuery) -> Result<Self, StoreError> {
+    fn new(connection: &mut Connection, query: &EventQuery, end: Option<EventId>) -> Result<Self, StoreError> {
         // The filter knows only names committed before it is made, so the range of ids is fixed before that.
-        let log = position::bounds(connection)?;
+        let mut log = position::bounds(connection)?;
+        log.last = end.map_or(log.last, |end| end.min(log.last));
         let (range, is_exact) = position::dated(connection, log, query.since, query.until)?;
         let dated = (!is_exact).then_some((query.since, query.until));
         let patterns = query.patterns.clone();

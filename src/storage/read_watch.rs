@@ -26,6 +26,16 @@ impl ReadWatch {
         Self { health, metrics, failed: Arc::default() }
     }
 
+    /// The metrics of the process.
+    pub(super) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// The health of the store.
+    pub(super) fn health(&self) -> Arc<StoreHealth> {
+        Arc::clone(&self.health)
+    }
+
     /// Reports a failed read. `again` repeats it.
     pub(super) fn failed(
         &self,

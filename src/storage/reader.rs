@@ -2,11 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 
 use crate::domain::access::Identity;
 use crate::domain::consumer::Mark;
@@ -22,22 +18,17 @@ use super::options::{Access, StoreOptions};
 use super::outbox::{
     self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Orphan, ReplayJob,
 };
-use super::query::{EventPage, EventQuery, Search};
+use super::pool::{Failed, Pool};
+use super::query::{EventPage, EventQuery, MAX_SLICE, Search};
 use super::read_watch::ReadWatch;
+use super::replica::Replica;
 use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, SchedulePosition, Scheduled};
 use super::{filter, leases, position, revocations};
 
-/// How many reads may wait for each connection.
-const WAITING_PER_READER: usize = 64;
 /// The longest time that one read may take. Each read is a small step, so only a server that hangs exceeds it; the
 /// connection is lost until the server comes back.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the shutdown waits for reads under way.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
-/// After this time a long search lets other reads go first.
-const MAX_SLICE: Duration = Duration::from_millis(20);
-
 /// A pool of read connections; clones share it.
 ///
 /// Reads run on blocking threads, as many at a time as there are connections. A bounded number of others waits; when
@@ -47,37 +38,19 @@ const MAX_SLICE: Duration = Duration::from_millis(20);
 pub struct Reader(Arc<Shared>);
 
 struct Shared {
-    options: StoreOptions,
-    slots: r2d2::Pool<Slots>,
-    /// One permit for each read that runs.
-    running: Arc<Semaphore>,
-    /// One permit for each read that runs or waits.
-    admitted: Arc<Semaphore>,
-    /// Raised when a connection fails. Connections of earlier generations are closed, because they probably lead to the
-    /// same dead server.
-    generation: AtomicU64,
+    primary: Pool,
+    /// Where events are read, if the options name one.
+    replica: Option<Replica>,
     watch: ReadWatch,
 }
 
 impl Reader {
-    /// Makes the pool; each connection is opened when it is first needed. Failed reads are reported to `watch`.
+    /// Makes the pools; each connection is opened when it is first needed. Failed reads are reported to `watch`, which
+    /// hears nothing of those that the replica could not serve.
     pub fn new(options: StoreOptions, watch: ReadWatch) -> Result<Self, StoreError> {
-        let readers = options.readers.max(1);
-        let slots = r2d2::Pool::builder()
-            .max_size(readers)
-            .min_idle(Some(0))
-            .test_on_check_out(false)
-            .max_lifetime(None)
-            .build(Slots)
-            .map_err(|error| StoreError::new(StoreErrorKind::Internal, error.to_string()))?;
-        Ok(Self(Arc::new(Shared {
-            slots,
-            running: Arc::new(Semaphore::new(readers as usize)),
-            admitted: Arc::new(Semaphore::new(readers as usize * (1 + WAITING_PER_READER))),
-            generation: AtomicU64::new(0),
-            watch,
-            options,
-        })))
+        let replica = options.replica().map(|options| Replica::new(options, &watch)).transpose()?;
+        let patience = (options.connect_timeout, READ_TIMEOUT);
+        Ok(Self(Arc::new(Shared { primary: Pool::new(options, Access::Read, patience)?, replica, watch })))
     }
 
     /// One event and its processing status.
@@ -92,18 +65,17 @@ impl Reader {
 
     /// A page of events.
     pub async fn query(&self, query: EventQuery) -> Result<EventPage, StoreError> {
+        // What selects by status is not in the events alone.
+        if let Some(replica) = self.0.replica.as_ref().filter(|_| query.status.is_none())
+            && let Some(mut page) = replica.query(&self.0.primary, &query).await
+        {
+            let ids: Vec<EventId> = page.events.iter().map(|event| event.id).collect();
+            page.statuses = self.read(move |connection| outbox::statuses(connection, &ids)).await?;
+            return Ok(page);
+        }
         let mut search = Search::new(query);
         loop {
-            let slice = move |connection: &mut Connection, search: &mut Search| {
-                let begun = Instant::now();
-                loop {
-                    let page = search.step(connection)?;
-                    if page.is_some() || begun.elapsed() > MAX_SLICE {
-                        return Ok(page);
-                    }
-                }
-            };
-            let (page, rest) = self.run(search, slice).await?;
+            let (page, rest) = self.run(search, |connection, search: &mut Search| search.slice(connection)).await?;
             match page {
                 Some(page) => return Ok(page),
                 None => search = rest,
@@ -113,6 +85,11 @@ impl Reader {
 
     /// The next events of the log after a known position.
     pub async fn scan(&self, scan: Scan) -> Result<ScanPage, StoreError> {
+        if let Some(replica) = &self.0.replica
+            && let Some(page) = replica.scan(&self.0.primary, &scan).await
+        {
+            return Ok(page);
+        }
         self.read(move |connection| scan::scan(connection, &scan)).await
     }
 
@@ -246,10 +223,9 @@ impl Reader {
 
     /// Waits shortly for reads under way and closes the connections. A later read would open another one.
     pub async fn close(&self) {
-        let readers = self.0.slots.max_size();
-        if let Ok(Ok(_all)) = timeout(CLOSE_TIMEOUT, self.0.running.acquire_many(readers)).await {
-            let slots: Vec<_> = (0..readers).filter_map(|_| self.0.slots.get().ok()).collect();
-            slots.into_iter().for_each(|mut slot| drop(slot.take()));
+        self.0.primary.close().await;
+        if let Some(replica) = &self.0.replica {
+            replica.close().await;
         }
     }
 
@@ -260,116 +236,48 @@ impl Reader {
         self.run((), move |connection, ()| work(connection)).await.map(|(done, ())| done)
     }
 
-    /// Runs `work` on a connection and returns `state` with its result. `work` is repeated on a new connection if the
-    /// first one was dead, so a failed attempt must leave `state` unchanged.
+    /// Reads the primary; see [`Pool::run`].
     async fn run<S: Send + 'static, T: Send + 'static>(
         &self,
-        mut state: S,
+        state: S,
         work: impl Fn(&mut Connection, &mut S) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<(T, S), StoreError> {
-        let permits = self.admit().await?;
-        let shared = Arc::clone(&self.0);
-        let task = actix_rt::task::spawn_blocking(move || {
-            // The permits are kept to the end of the read, even if nobody awaits its result.
-            let _permits = permits;
-            match shared.attempt(|connection| work(connection, &mut state)) {
-                Ok(done) => Ok((done, state)),
-                Err(error) => {
-                    shared.watch.failed(&error, move |connection| work(connection, &mut state).map(drop));
-                    Err(error)
+        let Shared { primary, watch, .. } = &*self.0;
+        primary.run(state, work).await.map_err(|Failed { error, again }| {
+            match again {
+                _ if error.kind == StoreErrorKind::Busy => {}
+                Some((mut state, work)) => {
+                    watch.failed(&error, move |connection| work(connection, &mut state).map(drop));
                 }
+                None => watch.failed(&error, |connection| position::bounds(connection).map(drop)),
             }
-        });
-        match timeout(READ_TIMEOUT, task).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(error)) => Err(StoreError::new(StoreErrorKind::Internal, error.to_string())),
-            Err(_) => {
-                let error = StoreError::new(StoreErrorKind::Unavailable, "a read of the store has timed out");
-                self.0.watch.failed(&error, |connection| position::bounds(connection).map(drop));
-                Err(error)
-            }
-        }
+            error
+        })
     }
 
     /// Repeats the read that has failed, if there is one. To be called periodically, so that the store counts as
     /// readable again.
     pub async fn retry_failed(&self) {
-        let watch = self.0.watch.clone();
+        let Shared { primary, watch, .. } = &*self.0;
         let Some(mut failed) = watch.take_failed() else { return };
-        let permits = match self.admit().await {
+        let permits = match primary.admit().await {
             Ok(permits) => permits,
             Err(busy) => return watch.retried(failed, Err(busy)),
         };
-        let shared = Arc::clone(&self.0);
+        let (primary, watch) = (primary.clone(), watch.clone());
         let tried = actix_rt::task::spawn_blocking(move || {
             let _permits = permits;
-            let outcome = shared.attempt(&mut failed);
+            let outcome = primary.attempt(&mut failed);
             watch.retried(failed, outcome);
         });
         // It fails only by a panic, which the panic hook logs.
         let _ = tried.await;
     }
 
-    async fn admit(&self) -> Result<[OwnedSemaphorePermit; 2], StoreError> {
-        let busy = |message| StoreError::new(StoreErrorKind::Busy, message);
-        let admitted = Arc::clone(&self.0.admitted).try_acquire_owned();
-        let admitted = admitted.map_err(|_| busy("too many reads are waiting for the store"))?;
-        let running = Arc::clone(&self.0.running).acquire_owned();
-        match timeout(self.0.options.connect_timeout, running).await {
-            Ok(Ok(running)) => Ok([admitted, running]),
-            _ => Err(busy("other reads have kept all connections busy for too long")),
+    /// Looks whether the replica can be read and how far it is. To be called periodically; does nothing without one.
+    pub async fn look_at_replica(&self) {
+        if let Some(replica) = &self.0.replica {
+            replica.look(&self.0.primary).await;
         }
-    }
-}
-
-impl Shared {
-    /// Runs `work`, and once more on a new connection if the pooled one turns out to be dead.
-    fn attempt<T>(&self, mut work: impl FnMut(&mut Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let slots = self.slots.get();
-        let mut slot = slots.map_err(|error| StoreError::new(StoreErrorKind::Internal, error.to_string()))?;
-        let generation = self.generation.load(Ordering::Relaxed);
-        if let Some((mut connection, made)) = slot.take()
-            && made == generation
-            && connection.verify().is_ok()
-        {
-            match work(&mut connection) {
-                Err(error) if error.kind == StoreErrorKind::Unavailable => {
-                    self.generation.fetch_max(generation + 1, Ordering::Relaxed);
-                }
-                Err(error) => return Err(error),
-                Ok(done) => {
-                    *slot = Some((connection, made));
-                    return Ok(done);
-                }
-            }
-        }
-        let generation = self.generation.load(Ordering::Relaxed);
-        let mut connection = Connection::open(&self.options, Access::Read)?;
-        let done = work(&mut connection)?;
-        *slot = Some((connection, generation));
-        Ok(done)
-    }
-}
-
-/// A place for a connection and its generation.
-///
-/// The pool manages places and not connections: r2d2 would retry a failing connect until its own timeout, and hide the
-/// error.
-struct Slots;
-
-impl r2d2::ManageConnection for Slots {
-    type Connection = Option<(Connection, u64)>;
-    type Error = std::convert::Infallible;
-
-    fn connect(&self) -> Result<Self::Connection, Self::Error> {
-        Ok(None)
-    }
-
-    fn is_valid(&self, _: &mut Self::Connection) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
-    fn has_broken(&self, _: &mut Self::Connection) -> bool {
-        false
     }
 }

@@ -1,7 +1,8 @@
 //! A session with a PostgreSQL server: checks before its use, and its settings.
 //!
 //! The writer first rules out a pooler that shares server connections between sessions, because settings would reach
-//! other applications there. Readers cannot connect before the writer has done so and has found the schema.
+//! other applications there. Readers cannot connect before the writer has done so and has found the schema. A replica is
+//! another server, so it is looked at in the same way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,17 +39,22 @@ pub(super) struct PostgresSession {
 impl PostgresSession {
     pub fn open(url: &str, options: &StoreOptions, access: Access) -> Result<Self, StoreError> {
         let known = match access {
-            Access::Read => Some(options.schema.found()?),
+            Access::Read | Access::Replica => Some(options.schema.found()?),
             Access::Write => None,
         };
-        let conninfo = options.postgres_conninfo(url);
-        let mut connection = establish(&conninfo)?;
+        let (mut connection, conninfo) = reach(options, url, access)?;
+        if access != Access::Read {
+            refuse_pooler(&mut connection, &conninfo)?;
+        }
+        if access != Access::Replica {
+            refuse_standby(&mut connection)?;
+        }
         let schema = match known {
             Some(schema) => schema,
             None => {
-                refuse_pooler(&mut connection, &conninfo)?;
                 refuse_encoding(&mut connection)?;
                 let schema = find_schema(&mut connection, &options.schema.name)?;
+                options.reached.connected();
                 options.schema.set_found(&schema);
                 schema
             }
@@ -72,7 +78,7 @@ fn settings(options: &StoreOptions, access: Access, schema: &str) -> String {
         }
         Durability::Normal => "SET synchronous_commit = off",
     };
-    let read_only = if access == Access::Read { "SET default_transaction_read_only = on;" } else { "" };
+    let read_only = if access != Access::Write { "SET default_transaction_read_only = on;" } else { "" };
     let statement = STATEMENT_TIMEOUT.as_millis();
     let lock = options.busy_timeout.as_millis();
     let idle = IDLE_IN_TRANSACTION.as_millis();
@@ -88,6 +94,38 @@ fn settings(options: &StoreOptions, access: Access, schema: &str) -> String {
          SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off;",
         quoted(schema)
     )
+}
+
+/// Connects to the first host of `url` that answers and is of the right kind, beginning with the one that was reached
+/// last. Also returns how.
+fn reach(options: &StoreOptions, url: &str, access: Access) -> Result<(PgConnection, String), StoreError> {
+    let mut conninfos = options.conninfos(url, access);
+    let count = conninfos.len();
+    let mut failures: Vec<StoreError> = Vec::new();
+    let mut answers = None;
+    for place in (options.reached.host()..).take(count).map(|place| place % count) {
+        match establish(&conninfos[place]) {
+            Ok(connection) => {
+                options.reached.set_host(place);
+                return Ok((connection, conninfos.swap_remove(place)));
+            }
+            Err(error) if error.kind == StoreErrorKind::Unusable => return Err(error),
+            Err(error) => {
+                if !error.message.contains("timeout expired") {
+                    answers.get_or_insert(place);
+                }
+                failures.push(error);
+            }
+        }
+    }
+    // A host that says that it takes no writes may take them the next time. One that says nothing costs time.
+    answers.into_iter().for_each(|place| options.reached.set_host(place));
+    let messages: Vec<&str> = failures.iter().map(|failure| failure.message.as_str()).collect();
+    let kind = match failures.as_slice() {
+        [failure] => failure.kind,
+        _ => StoreErrorKind::Unavailable,
+    };
+    Err(StoreError::new(kind, messages.join("; ")))
 }
 
 fn establish(conninfo: &str) -> Result<PgConnection, StoreError> {
@@ -174,6 +212,15 @@ fn pooled() -> StoreError {
          = transaction or statement); sessions are needed here: set pool_mode = session for this database, or name \
          the server itself",
     )
+}
+
+/// A standby takes no writes, and what it lacks would count as lost.
+fn refuse_standby(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let recovers = diesel::dsl::sql::<Bool>("pg_is_in_recovery()");
+    if diesel::select(recovers).get_result(connection)? {
+        return Err(StoreError::new(StoreErrorKind::ReadOnly, "this is a standby, which takes no writes"));
+    }
+    Ok(())
 }
 
 /// Only UTF8 and SQL_ASCII can store every text.

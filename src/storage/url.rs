@@ -74,6 +74,12 @@ pub(super) fn has_many_hosts(url: &str) -> bool {
     authority(url).hosts.contains(',') || parameter(url, "host").is_some_and(|hosts| hosts.contains(','))
 }
 
+/// A PostgreSQL URL for each host that `url` names, in their order. One with the hosts in its parameters stays whole.
+pub(super) fn single_hosts(url: &str) -> Vec<String> {
+    let Authority { before, hosts, after } = authority(url);
+    hosts.split(',').map(|host| format!("{before}{host}{after}")).collect()
+}
+
 /// The value of the parameter `name` in the query of a PostgreSQL URL.
 pub(super) fn parameter<'a>(url: &'a str, name: &str) -> Option<&'a str> {
     let (_, query) = url.split_once('?')?;
@@ -295,6 +301,16 @@ mod tests {
         }
         for bad in ["postgres://a:x,b/db", "postgres://a,b:99999/db"] {
             assert!(StoreUrl::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_taken_apart() {
+        let url = "postgres://u:p,q@a:1,[::1]:2,c/db?connect_timeout=3";
+        let each = ["a:1", "[::1]:2", "c"].map(|host| format!("postgres://u:p,q@{host}/db?connect_timeout=3"));
+        assert_eq!(single_hosts(url), each);
+        for whole in ["postgres://h/db", "postgres:///db?host=a,b"] {
+            assert_eq!(single_hosts(whole), [whole]);
         }
     }
 

@@ -203,7 +203,10 @@ impl Writer {
             return Ok(connection);
         }
         let mut connection = Connection::open(&self.options, Access::Write)?;
-        migrate::run(&mut connection)?;
+        let applied = migrate::run(&mut connection)?;
+        if !applied.is_empty() {
+            log::info!(count = applied.len(); "migrations applied");
+        }
         self.key = identity::key(&mut connection)?;
         let known = self.seen;
         if let StoreUrl::Sqlite(path) = &self.options.url {

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, OnceCell};
 
 use super::bus_health::BusHealth;
 use super::last_error::LastError;
+use super::replica_health::ReplicaHealth;
 
 /// The health of the process and its parts.
 #[derive(Debug)]
@@ -47,16 +48,20 @@ impl Health {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Whether the process is ready, and the status of each part. Without the bus it is ready too.
+    /// Whether the process is ready, and the status of each part. Without the bus it is ready too, and without the
+    /// replica.
     pub fn describe(&self) -> (bool, Value) {
         let (store_ok, actors_ok) = (self.store.is_well(), self.actors.is_well());
         let ready = store_ok && actors_ok && !self.is_draining();
-        let checks = json!({
+        let mut checks = json!({
             "store": self.store.describe(),
             "actors": self.actors.describe(),
             "bus": self.bus.as_ref().map_or_else(|| json!({ "status": "not_configured" }), |bus| bus.describe()),
             "draining": self.is_draining(),
         });
+        if let Some(replica) = self.store.replica.describe() {
+            checks["replica"] = replica;
+        }
         (ready, checks)
     }
 }
@@ -77,6 +82,8 @@ pub struct StoreHealth {
     busy_since: AtomicU64,
     /// Why the store cannot be read; `None` if it can.
     unreadable: Mutex<Option<LastError>>,
+    /// How its replica is.
+    pub replica: ReplicaHealth,
 }
 
 /// An operation of the writer; see [`StoreHealth::begin`].
@@ -102,6 +109,7 @@ impl StoreHealth {
             created: Instant::now(),
             busy_since: AtomicU64::new(0),
             unreadable: Mutex::default(),
+            replica: ReplicaHealth::default(),
         }
     }
 
@@ -199,6 +207,9 @@ impl StoreHealth {
         let mut described = self.describe();
         if let Some(LastError { message, .. }) = self.reason().or_else(|| lock(&self.unreadable).clone()) {
             described["details"] = message.into();
+        }
+        if let Some(replica) = self.replica.describe_in_full() {
+            described["replica"] = replica;
         }
         described
     }

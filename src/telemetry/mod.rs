@@ -8,4 +8,5 @@ pub mod logging;
 pub mod metrics;
 #[cfg(target_os = "linux")]
 mod process;
+pub mod replica_health;
 pub mod service_metrics;

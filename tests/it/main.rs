@@ -33,6 +33,7 @@ mod encoding;
 mod example_services;
 mod examples;
 mod examples_browser;
+mod failover;
 #[cfg(feature = "fault-injection")]
 mod faults;
 mod filters;

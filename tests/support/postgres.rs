@@ -24,9 +24,9 @@ dir=$1; shift
 "$@" >>"$dir/log" 2>&1 &
 server=$!
 read word
-kill -QUIT $server
+if [ "$word" = end ]; then kill -INT $server; else kill -QUIT $server; fi
 wait $server
-[ "$word" = keep ] || rm -rf "$dir"
+[ -n "$word" ] || rm -rf "$dir"
 "#;
 
 /// A running server; ends with its owner.
@@ -47,21 +47,22 @@ impl Postgres {
 
     /// Starts a server with no data.
     pub fn start() -> Self {
-        let bin = find_binaries();
-        let dir = tempfile::Builder::new().prefix("postgres-").tempdir().expect("a temporary directory").keep();
-        if let Some((uid, gid)) = unprivileged() {
-            chown(&dir, Some(uid), Some(gid)).expect("give the directory to an unprivileged user");
-        }
-        let output = as_unprivileged(&bin.join("initdb"))
+        let postgres = Self::vacant();
+        let output = as_unprivileged(&postgres.bin.join("initdb"))
             .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"])
-            .arg(dir.join("data"))
-            .current_dir(&dir)
+            .arg(postgres.dir.join("data"))
+            .current_dir(&postgres.dir)
             .output()
             .expect("run initdb");
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        let postgres = Self { bin, dir, server: Mutex::new((0, None)), databases: AtomicU32::new(0) };
         postgres.start_again();
         postgres
+    }
+
+    /// A server without data, which does not run.
+    fn vacant() -> Self {
+        let dir = unprivileged_dir("postgres-");
+        Self { bin: find_binaries(), dir, server: Mutex::new((0, None)), databases: AtomicU32::new(0) }
     }
 
     /// The URL of a new, empty database.
@@ -77,12 +78,28 @@ impl Postgres {
         connection.batch_execute(sql).expect(sql);
     }
 
+    /// The number that `sql` gives.
+    pub fn count(&self, sql: &str) -> i64 {
+        let mut connection = PgConnection::establish(&self.url_of("postgres")).expect("connect to PostgreSQL");
+        let number = diesel::dsl::sql::<diesel::sql_types::BigInt>(&format!("({sql})"));
+        diesel::RunQueryDsl::get_result(diesel::select(number), &mut connection).expect(sql)
+    }
+
     /// Ends the server as a crash would, at once and without a checkpoint. Its data stay.
     pub fn stop(&self) {
+        self.end_with("keep");
+    }
+
+    /// Ends the server in good order: its standbys have all that it has. Its data stay.
+    pub fn end(&self) {
+        self.end_with("end");
+    }
+
+    fn end_with(&self, word: &str) {
         let holder = self.server.lock().unwrap_or_else(PoisonError::into_inner).1.take();
         if let Some(mut holder) = holder {
             let mut order = holder.stdin.take().expect("a pipe");
-            order.write_all(b"keep\n").expect("write to the pipe");
+            writeln!(order, "{word}").expect("write to the pipe");
             drop(order);
             holder.wait().expect("wait for PostgreSQL");
         }
@@ -108,12 +125,49 @@ impl Postgres {
 
     /// Takes a backup of the whole server while it runs, for [`set_back`](Self::set_back).
     pub fn back_up(&self) {
-        let port = self.server.lock().unwrap_or_else(PoisonError::into_inner).0;
+        self.copy(self, "backup", &["-X", "fetch"]);
+    }
+
+    /// Starts a server that streams from this one. `name` is what it calls itself.
+    pub fn standby(&self, name: &str) -> Self {
+        let standby = Self::vacant();
+        standby.stream_from(self, name);
+        standby
+    }
+
+    /// Begins anew with a copy of `primary`, from which it streams; whatever it has is gone.
+    pub fn stream_from(&self, primary: &Self, name: &str) {
+        self.stop();
+        if self.dir.join("data").exists() {
+            fs::remove_dir_all(self.dir.join("data")).expect("removed");
+        }
+        let connection = format!("host=127.0.0.1 port={} user=postgres application_name={name}", primary.port());
+        self.copy(primary, "data", &["-X", "stream", "-R", "-d", &connection]);
+        self.start_again();
+    }
+
+    /// Makes a standby the primary, and waits until it takes writes.
+    pub fn promote(&self) {
+        self.execute("SELECT pg_promote()");
+    }
+
+    /// Kills every process of the server with SIGKILL. [`stop`](Self::stop) must follow before it starts again.
+    pub fn kill(&self) {
+        self.freeze().signal(Signal::KILL);
+    }
+
+    pub fn port(&self) -> u16 {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Copies the data of `source`, while it runs, into the folder `to` of this server.
+    fn copy(&self, source: &Self, to: &str, more: &[&str]) {
         // Only some programs may be linked to from where they were found.
         let postgres = fs::canonicalize(self.bin.join("postgres")).expect("a program");
         let output = as_unprivileged(&postgres.with_file_name("pg_basebackup"))
-            .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string(), "-X", "fetch", "-c", "fast", "-D"])
-            .arg(self.dir.join("backup"))
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &source.port().to_string(), "-c", "fast", "-D"])
+            .arg(self.dir.join(to))
+            .args(more)
             .current_dir(&self.dir)
             .output()
             .expect("run pg_basebackup");
@@ -186,9 +240,9 @@ impl Postgres {
         self.log().contains("could not bind")
     }
 
-    fn url_of(&self, database: &str) -> String {
-        let port = self.server.lock().unwrap_or_else(PoisonError::into_inner).0;
-        format!("postgres://postgres@127.0.0.1:{port}/{database}")
+    /// The URL of a database of this server.
+    pub fn url_of(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port())
     }
 }
 
@@ -223,7 +277,8 @@ impl Drop for Postgres {
     }
 }
 
-fn find_binaries() -> PathBuf {
+/// Where the programs of PostgreSQL are.
+pub fn find_binaries() -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = env::split_paths(&path).collect();
     let mut debian: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
@@ -244,7 +299,17 @@ pub fn unprivileged() -> Option<(u32, u32)> {
     (id(&["-u"]) == 0).then(|| (id(&["-u", "nobody"]), id(&["-g", "nobody"])))
 }
 
-fn as_unprivileged(program: &Path) -> Command {
+/// A temporary folder of the user that runs the server. It stays.
+pub fn unprivileged_dir(prefix: &str) -> PathBuf {
+    let dir = tempfile::Builder::new().prefix(prefix).tempdir().expect("a temporary directory").keep();
+    if let Some((uid, gid)) = unprivileged() {
+        chown(&dir, Some(uid), Some(gid)).expect("give the directory to an unprivileged user");
+    }
+    dir
+}
+
+/// Runs `program` as the user that runs the server.
+pub fn as_unprivileged(program: &Path) -> Command {
     let Some((uid, gid)) = unprivileged() else { return Command::new(program) };
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg("--clear-groups").arg(program);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::messages::AppendFailure;
 use crate::actors::log_position::LogPosition;
 use crate::domain::event::LogBounds;
-use crate::storage::{self, StoreError, StoreErrorKind, StoreOptions, Writer};
+use crate::storage::{StoreError, StoreErrorKind, StoreOptions, Writer};
 use crate::telemetry::health::StoreHealth;
 use crate::telemetry::metrics::Metrics;
 
@@ -108,13 +108,7 @@ impl StoreWatch {
     fn try_store(&mut self, was_well: bool, position: &LogPosition) -> Result<LogBounds, StoreError> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
-            None => {
-                let applied = storage::migrate(&self.options)?;
-                if !applied.is_empty() {
-                    log::info!(count = applied.len(); "migrations applied");
-                }
-                self.writer.insert(Writer::resume(self.options.clone(), position.seen())?)
-            }
+            None => self.writer.insert(Writer::resume(self.options.clone(), position.seen())?),
         };
         if !was_well {
             writer.probe()?;
