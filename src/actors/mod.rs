@@ -25,6 +25,7 @@ pub mod clock;
 pub mod cluster;
 pub mod connection;
 pub mod consumers;
+pub mod follower;
 pub mod log_position;
 pub mod membership;
 pub mod persistence;

@@ -104,6 +104,11 @@ impl BusError {
         Self { reason: BusReason::Hanging, message: "no answer in time".to_owned() }
     }
 
+    /// The connection has ended.
+    pub fn lost() -> Self {
+        Self { reason: BusReason::Lost, message: "the connection has ended".to_owned() }
+    }
+
     /// It has answered something else than was asked for.
     pub fn unexpected(what: &str) -> Self {
         Self { reason: BusReason::Other, message: format!("an unexpected answer to {what}") }

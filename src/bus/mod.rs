@@ -3,6 +3,7 @@
 //! Nothing that Redis holds is needed to be right. Who uses a [`Link`] drops it after any failure, and makes another.
 
 mod error;
+mod pubsub;
 mod stream;
 
 use std::future::Future;
@@ -17,6 +18,7 @@ use redis::{
 };
 
 pub use self::error::{BusError, BusReason};
+pub use self::pubsub::{Publication, Subscription, publish};
 pub use self::stream::{Refused, Stream};
 use crate::config::RedisConfig;
 

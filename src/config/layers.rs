@@ -14,6 +14,8 @@ const PREFIX: &str = "EVENT_HANDLER__";
 
 /// Keys whose values must be text: a number could be spelled differently when it is read, and so become another secret.
 const TEXT_ONLY: [&str; 1] = ["admin.token"];
+/// Keys whose values are maps with names of the user's choice. A later one replaces an earlier one whole.
+const MAPS: [&str; 1] = ["redis.pubsub.sources"];
 
 /// Who set each key; keys not in it keep their built-in value.
 pub(super) type Origins = BTreeMap<String, Origin>;
@@ -79,7 +81,11 @@ impl Layers {
         for (name, value) in table {
             path.push(name);
             match value {
-                Value::Table(inner) if self.lookup(origin, path)?.is_table() => self.merge(origin, path, inner)?,
+                Value::Table(inner)
+                    if self.lookup(origin, path)?.is_table() && !MAPS.contains(&path.join(".").as_str()) =>
+                {
+                    self.merge(origin, path, inner)?;
+                }
                 Value::Integer(_) if TEXT_ONLY.contains(&path.join(".").as_str()) => {
                     return Err(ConfigError::of_key(origin.clone(), path.join("."), "must be text in quotation marks"));
                 }
@@ -175,6 +181,9 @@ impl Layers {
     ) -> Result<(), ConfigError> {
         let key = path.join(".");
         let slot = self.lookup(origin, path)?;
+        if MAPS.contains(&key.as_str()) {
+            *slot = Value::Table(Table::new());
+        }
         *slot = value(slot).map_err(|reason| ConfigError::of_key(origin.clone(), &key, reason))?;
         self.origins.insert(key, origin.clone());
         Ok(())

@@ -31,7 +31,7 @@ use self::layers::{Layers, Origins, origin_of};
 pub use self::secret::{DatabaseUrl, SecretUrl};
 pub use self::sections::{
     AdminConfig, ConsumersConfig, Durability, IngestConfig, LogConfig, LogFormat, NodeConfig, ProxyHeader,
-    PublishConfig, RedisConfig, RetentionConfig, ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig,
+    PubSubConfig, PublishConfig, RedisConfig, RetentionConfig, ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig,
     SupervisionConfig, UnknownFields,
 };
 pub use self::services::{ServiceConfig, StartFrom};

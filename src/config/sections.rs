@@ -2,6 +2,7 @@
 //!
 //! No field has a default here: a key missing from `config/default.toml` would stop every start.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::de::Error;
@@ -257,6 +258,7 @@ pub struct RedisConfig {
     /// Empty: the authorities of the system are trusted.
     pub tls_ca_file: String,
     pub ingest: IngestConfig,
+    pub pubsub: PubSubConfig,
 }
 
 /// The stream of Redis that is a way in.
@@ -271,6 +273,20 @@ pub struct IngestConfig {
     pub dead_max: u64,
     #[serde(deserialize_with = "span::<SECOND, DAY, _>")]
     pub claim_after: Span,
+}
+
+/// The publish/subscribe of Redis, as the services of the auction system speak it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PubSubConfig {
+    pub out: bool,
+    #[serde(rename = "in")]
+    pub inward: bool,
+    #[serde(deserialize_with = "whole::<1, 1_000_000, _, _>")]
+    pub history: usize,
+    #[serde(deserialize_with = "whole::<1, 1_000_000, _, _>")]
+    pub deadletter: usize,
+    pub sources: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

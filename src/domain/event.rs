@@ -162,6 +162,8 @@ pub struct Idempotency {
 
 /// Ends the scope of a key. Neither keys nor names have control characters.
 const KEY_SCOPE_END: char = '\u{1f}';
+/// Begins the key of what has come by publish/subscribe. No kind of a publisher is called so.
+const HEARD: &str = "pubsub:";
 
 impl Idempotency {
     /// The key `key` of the publisher called `name`, among those of its `kind`.
@@ -174,6 +176,17 @@ impl Idempotency {
     pub fn entry_key(stream: &str, entry: impl fmt::Display, fingerprint: [u8; 16]) -> ByteString {
         let content = u128::from_be_bytes(fingerprint);
         format!("{KEY_SCOPE_END}stream:{stream}:{entry}:{content:032x}").into()
+    }
+
+    /// The key of an event that has come by publish/subscribe, whose envelope has an id with this digest. No key of a
+    /// publisher is equal.
+    pub fn heard_key(digest: [u8; 16]) -> ByteString {
+        format!("{KEY_SCOPE_END}{HEARD}{:032x}", u128::from_be_bytes(digest)).into()
+    }
+
+    /// Whether its event has come by publish/subscribe.
+    pub fn is_heard(key: &str) -> bool {
+        key.strip_prefix(KEY_SCOPE_END).is_some_and(|scope| scope.starts_with(HEARD))
     }
 
     /// The key without its scope, if it has one.

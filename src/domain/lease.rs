@@ -38,6 +38,16 @@ impl LeaseName {
         Self("ingest".into())
     }
 
+    /// To publish events on the channels of Redis.
+    pub fn pubsub_out() -> Self {
+        Self("pubsub:out".into())
+    }
+
+    /// To hear events from the channels of Redis.
+    pub fn pubsub_in() -> Self {
+        Self("pubsub:in".into())
+    }
+
     /// Whether any node may hold it, so that they are to be spread. A consumer is held where it has members.
     pub fn is_spread(&self) -> bool {
         !self.0.starts_with(CONSUMER)

@@ -11,6 +11,8 @@ pub mod delivery;
 pub mod dispatch;
 pub mod event;
 pub mod filter;
+pub mod follow;
+pub mod inbox;
 pub mod index;
 pub mod ingest;
 pub mod key_order;

@@ -7,9 +7,13 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::event_json::write_string;
 use super::raw_object::RawObject;
-use crate::domain::event::{Event, EventId};
+use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::log::LogId;
 use crate::domain::name::EventName;
+
+/// An event of this name would come on the channel of all events, and nobody could tell which it is: it goes neither out
+/// nor in by publish/subscribe.
+pub const ALL: &str = "all";
 
 /// Appends the envelope of `event`, as one of `source`.
 ///
@@ -37,8 +41,18 @@ pub fn write_envelope(out: &mut Vec<u8>, log: LogId, event: &Event, source: &str
     out.push(b'}');
 }
 
+/// The dead letter of a delivery whose event is in `envelope`: `{"event":…,"error":{"message","stack","timestamp"}}`.
+pub fn dead_letter(envelope: &[u8], message: &str, at: Timestamp) -> Vec<u8> {
+    let mut out = [br#"{"event":"#, envelope, br#","error":{"message":"#].concat();
+    write_string(&mut out, message);
+    // With milliseconds, as its readers write it themselves.
+    let at = Timestamp(at.0 - at.0.rem_euclid(1_000)).to_string().replace("000Z", "Z");
+    let _ = write!(out, r#","stack":"","timestamp":"{at}"}}}}"#);
+    out
+}
+
 /// The UUID (version 5) of the identity of the log and the event's id.
-fn event_uuid(log: LogId, id: EventId) -> String {
+pub fn event_uuid(log: LogId, id: EventId) -> String {
     let name = [&log.to_bytes()[..], id.to_string().as_bytes()].concat();
     let sha1 = digest(&SHA1_FOR_LEGACY_USE_ONLY, &name);
     let sha1 = sha1.as_ref().try_into().expect("invariant: SHA-1 has twenty bytes");
@@ -69,7 +83,6 @@ fn write_compact(out: &mut Vec<u8>, json: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::Timestamp;
 
     fn log() -> LogId {
         LogId::parse("6ba7b810-9dad-41d1-80b4-00c04fd430c8").expect("valid")
@@ -110,6 +123,15 @@ mod tests {
         ] {
             assert_eq!(enveloped("lot:won", payload), around(data));
         }
+    }
+
+    #[test]
+    fn a_dead_letter_has_its_envelope_and_the_reason() {
+        let letter = |us| String::from_utf8(dead_letter(b"{}", "a \"b\"", Timestamp(us))).expect("UTF-8");
+        let around =
+            |at: &str| format!(r#"{{"event":{{}},"error":{{"message":"a \"b\"","stack":"","timestamp":"{at}"}}}}"#);
+        assert_eq!(letter(1_690_891_200_123_999), around("2023-08-01T12:00:00.123Z"));
+        assert_eq!(letter(1_690_891_200_000_000), around("2023-08-01T12:00:00.000Z"));
     }
 
     #[test]

@@ -6,10 +6,11 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::domain::delivery::{DeadReason, EventStatus};
-use crate::domain::event::{Event, NewEvent, Priority, Schedule, Timestamp};
+use crate::domain::event::{Event, EventId, NewEvent, Priority, Schedule, Timestamp};
 
 /// Appends the event as `/events` shows it: six members that every event has, and what was given beyond them.
 pub fn write_event(out: &mut Vec<u8>, event: &Event, status: EventStatus) {
@@ -27,6 +28,8 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event, status: EventStatus) {
     }
     out.push(b'}');
 }
+
+const DELIVERY_DEAD: &str = "$sys.delivery.dead";
 
 /// `$sys.delivery.dead`: the delivery of `event` to `service`, or to the durable subscription of this name, was given up.
 /// Nothing for the Event Handler's own events: what is told of their deliveries could die for ever.
@@ -51,7 +54,27 @@ pub fn delivery_dead(
         "error": error,
     });
     durable.into_iter().for_each(|durable| payload["durable"] = durable.into());
-    Some(NewEvent::own("$sys.delivery.dead", payload.to_string()))
+    Some(NewEvent::own(DELIVERY_DEAD, payload.to_string()))
+}
+
+/// What `$sys.delivery.dead` tells.
+#[derive(Debug, Deserialize)]
+pub struct DeadDelivery {
+    pub service: String,
+    pub event_id: EventId,
+    pub reason: String,
+    pub attempts: u32,
+    pub error: Option<String>,
+    /// Of the members of this durable subscription, and not of a service.
+    pub durable: Option<String>,
+}
+
+impl DeadDelivery {
+    /// Reads what [`delivery_dead`] has written; none if `event` is another one.
+    pub fn of(event: &Event) -> Option<Self> {
+        let is_it = event.name.as_str() == DELIVERY_DEAD;
+        is_it.then(|| serde_json::from_str(&event.payload).ok()).flatten()
+    }
 }
 
 /// Appends an event that waits until it is due, as `/schedules` shows it.

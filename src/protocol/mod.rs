@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod error;
 pub mod event_json;
 pub mod frame;
+pub mod heard;
 pub mod job_request;
 pub mod log_batch;
 pub mod permit;

@@ -118,7 +118,7 @@ fn schedule_of(key: &str) -> u128 {
     u128::from_be_bytes(short_digest([b"schedule", key.as_bytes()]))
 }
 
-fn short_digest(parts: [&[u8]; 2]) -> [u8; 16] {
+pub(super) fn short_digest(parts: [&[u8]; 2]) -> [u8; 16] {
     let mut short = [0; 16];
     short.copy_from_slice(&Sha256::digest(parts.concat())[..16]);
     short

@@ -4,11 +4,13 @@
 //! - [`child`]: a supervised actor as its supervisor sees it, whatever it does.
 //! - [`life`]: what an actor is given for one generation of it.
 //! - [`report`]: what an actor tells operators.
+//! - [`stop`]: how its tasks learn that it is to end.
 
 pub mod address;
 pub mod child;
 pub mod life;
 pub mod report;
+pub mod stop;
 
 /// Makes an actor one that can be [supervised](child::Supervised), and be [told](address::Address::tell) these messages.
 ///

@@ -60,8 +60,10 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     let renewed = Arc::<Notify>::default();
 
     let shards = actors.shards.iter().map(|shard| (ActorKind::Shard, shard.mailbox()));
+    let goes_out = shared.redis.is_some() && config.redis.pubsub.out;
+    let bus = goes_out.then(|| (ActorKind::Bus, actors.bus.mailbox()));
     let parts = RouterParts {
-        followers: shards.chain([(ActorKind::Consumers, actors.consumers.mailbox())]).collect(),
+        followers: shards.chain([(ActorKind::Consumers, actors.consumers.mailbox())]).chain(bus).collect(),
         position: Arc::clone(position),
         metrics: Arc::clone(metrics),
     };
@@ -126,6 +128,9 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
             redis,
             standing,
             ingest: config.redis.ingest.clone(),
+            pubsub: config.redis.pubsub.clone(),
+            reader: shared.deliveries.clone(),
+            position: Arc::clone(position),
             rules: shared.rules,
             persistence: actors.persistence.clone(),
             cluster: Arc::clone(cluster),

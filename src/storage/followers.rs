@@ -1,10 +1,16 @@
-//! How far whoever follows a log has come.
+//! Whoever follows a log: how far it has come, and what it reads next.
+
+use std::collections::HashSet;
 
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
-use super::schema::positions;
+use super::position;
+use super::scan::{Scan, ScanPage, scan};
+use super::schema::{heard_events, positions};
+use crate::domain::event::{Event, EventId};
+use crate::domain::follow::missed;
 use crate::domain::lease::Grant;
 
 /// The lease of a follower, and from where it is to go on.
@@ -37,3 +43,57 @@ pub(super) fn set_position(connection: &mut Connection, name: &str, position: &s
     }
     Ok(())
 }
+
+/// The next events of the log for a follower.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowPage {
+    pub events: Vec<Event>,
+    /// Those of them that came by publish/subscribe.
+    pub heard: HashSet<EventId>,
+    /// From where to go on.
+    pub through: EventId,
+    /// How many ids before that retention has removed unread.
+    pub missed: u64,
+}
+
+/// The events after `after`: at most so many, of about so many bytes together.
+pub(super) fn follow(
+    connection: &mut Connection,
+    after: EventId,
+    (max_events, max_bytes): (usize, usize),
+) -> Result<FollowPage, StoreError> {
+    let log = position::bounds(connection)?;
+    let start = after.max(log.earliest - 1);
+    let through = start.saturating_add(i64::try_from(max_events).unwrap_or(i64::MAX)).min(log.last);
+    // Before the events: retention removes the marks of events after these.
+    let marks = heard_events::table
+        .filter(heard_events::event_id.gt(start))
+        .filter(heard_events::event_id.le(through))
+        .select(heard_events::event_id);
+    let heard: Vec<EventId> = on_backend!(connection, c => marks.load(c))?;
+    let page = Scan { after: start, through: Some(through), patterns: Vec::new(), max_events, max_bytes };
+    let ScanPage { events, scanned_through, earliest } = scan(connection, &page)?;
+    let through = scanned_through.max(start);
+    let found = events.iter().filter(|event| event.id < earliest).count();
+    let missed = missed(after, through, earliest, found);
+    Ok(FollowPage { events, heard: heard.into_iter().collect(), through, missed })
+}
+
+/// These events came by publish/subscribe.
+pub(super) fn mark_heard(connection: &mut Connection, ids: &[EventId]) -> Result<(), StoreError> {
+    for ids in ids.chunks(MAX_ROWS) {
+        let rows: Vec<_> = ids.iter().map(|id| heard_events::event_id.eq(*id)).collect();
+        match connection {
+            Connection::Sqlite(file) => {
+                diesel::insert_into(heard_events::table).values(rows).execute(&mut file.connection)?;
+            }
+            Connection::Postgres(session) => {
+                diesel::insert_into(heard_events::table).values(rows).execute(&mut session.connection)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rows of one statement: SQLite has 32766 parameters.
+const MAX_ROWS: usize = 1024;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::domain::event::{Append, Event, EventId, Timestamp};
+use crate::domain::event::{Append, Event, EventId, Idempotency, Timestamp};
 use crate::domain::lease::{Fence, LeaseName};
 use crate::domain::log::{Restored, Seen};
 use crate::domain::routes::Routes;
@@ -254,6 +254,8 @@ impl Appender<'_> {
             position::turn_back(connection, tail.id + 1, tail.created_at)?;
         }
         outbox::enqueue(connection, self.routes, new.zip(tail.id + 1..), &mut self.written.enqueued)?;
+        let heard: Vec<_> = plan.keys.iter().filter(|used| Idempotency::is_heard(&used.key)).collect();
+        followers::mark_heard(connection, &heard.iter().map(|used| used.first_id).collect::<Vec<_>>())?;
         for (schedule, event) in plan.schedules(&batch) {
             schedules::insert(connection, schedule, event, now, self.schedules)?;
             self.schedules += 1;

@@ -59,7 +59,7 @@ pub use consumers::{
     Alteration, ConsumerChange, ConsumerRecord, DeadLetter, KnownConsumer, LeasedConsumer, NewConsumer,
 };
 pub use error::{StoreError, StoreErrorKind};
-pub use followers::LeasedFollower;
+pub use followers::{FollowPage, LeasedFollower};
 pub use group::{Group, TakeDue};
 pub use leases::Seeker;
 pub use listener::Listener;

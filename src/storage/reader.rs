@@ -14,6 +14,7 @@ use crate::domain::routes::ServiceId;
 use super::connection::Connection;
 use super::consumers::{self, ConsumerRecord};
 use super::error::{StoreError, StoreErrorKind};
+use super::followers::{self, FollowPage};
 use super::options::{Access, StoreOptions};
 use super::outbox::{
     self, AttemptRecord, Claim, Claimed, Counting, DeliveryFilter, DeliveryPage, DeliveryRecord, Orphan, ReplayJob,
@@ -91,6 +92,11 @@ impl Reader {
             return Ok(page);
         }
         self.read(move |connection| scan::scan(connection, &scan)).await
+    }
+
+    /// The next events for a follower of the log that has come up to `after`: at most so many, of about so many bytes.
+    pub async fn follow(&self, after: EventId, limits: (usize, usize)) -> Result<FollowPage, StoreError> {
+        self.read(move |connection| followers::follow(connection, after, limits)).await
     }
 
     /// All nodes that are known, each with the names of the leases that it holds.

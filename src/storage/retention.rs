@@ -11,7 +11,7 @@ use super::append::newest;
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::position::{self, IdRange, Stretch};
-use super::schema::{clock_turns, deliveries, delivery_attempts, events, idempotency_keys};
+use super::schema::{clock_turns, deliveries, delivery_attempts, events, heard_events, idempotency_keys};
 use super::{identity, outbox};
 
 /// Which events are kept. `None` sets no limit. The newest event is always kept.
@@ -55,7 +55,7 @@ pub(super) fn trim(
     if cut <= bounds.earliest {
         return Ok(Trimmed { removed: 0, earliest: bounds.earliest, more_due: due > bounds.earliest });
     }
-    // The rows that refer to an event are removed before it, so that a step that is interrupted leaves no orphaned
+    // Most rows that refer to an event are removed before it, so that a step that is interrupted leaves no orphaned
     // rows.
     let attempts = delivery_attempts::table.filter(delivery_attempts::event_id.lt(cut));
     on_backend!(connection, c => diesel::delete(attempts).execute(c))?;
@@ -63,6 +63,9 @@ pub(super) fn trim(
     on_backend!(connection, c => diesel::delete(sent).execute(c))?;
     let old = events::table.filter(events::id.lt(cut));
     let removed = on_backend!(connection, c => diesel::delete(old).execute(c))?;
+    // After the events: who reads an event has read before whether it has a mark.
+    let heard = heard_events::table.filter(heard_events::event_id.lt(cut));
+    on_backend!(connection, c => diesel::delete(heard).execute(c))?;
     let turns = clock_turns::table.filter(clock_turns::first_id.le(cut));
     on_backend!(connection, c => diesel::delete(turns).execute(c))?;
     let earliest = position::bounds(connection)?.earliest;

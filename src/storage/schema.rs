@@ -189,3 +189,9 @@ diesel::table! {
         position -> Text,
     }
 }
+
+diesel::table! {
+    heard_events (event_id) {
+        event_id -> BigInt,
+    }
+}

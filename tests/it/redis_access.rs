@@ -4,13 +4,14 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use serde_json::json;
 
 use crate::redis_ingest::{IN, payloads, reading, wait_for_bus, wait_for_events};
+use crate::redis_pubsub_out::{ALL, wait_until_held};
 use crate::support::{Backend, Redis, Server, eventually};
 
 /// The rules that `docs/operating.md` gives, for a user of this name and password.
 fn rules() -> Vec<String> {
     let operating = include_str!("../../docs/operating.md");
-    let line = operating.lines().find_map(|line| line.strip_prefix("ACL SETUSER event-handler ")).expect("the rules");
-    line.replace("PASSWORD", "s3cret").split(' ').map(str::to_owned).collect()
+    let lines = operating.lines().filter_map(|line| line.strip_prefix("ACL SETUSER event-handler "));
+    lines.flat_map(|line| line.split(' ')).map(|rule| rule.replace("PASSWORD", "s3cret")).collect()
 }
 
 fn set_user(redis: &Redis, rules: &[String]) {
@@ -25,7 +26,8 @@ fn url_as(redis: &Redis, login: &str) -> String {
 
 fn as_user(redis: &Redis) -> Server {
     let url = url_as(redis, "event-handler:s3cret");
-    reading(redis, Backend::Sqlite).env("REDIS_URL", url).start()
+    let both_ways = reading(redis, Backend::Sqlite).env("EVENT_HANDLER__REDIS__PUBSUB__OUT", "true");
+    both_ways.env("EVENT_HANDLER__REDIS__PUBSUB__IN", "true").env("REDIS_URL", url).start()
 }
 
 #[test]
@@ -37,6 +39,12 @@ fn the_documented_rules_are_enough() {
     redis.add(IN, &[("event_name", "")]);
     redis.wait_until_taken(IN);
     assert_eq!((payloads(&server, "a").len(), redis.length("events:in:dead")), (3, 1));
+    wait_until_held(&server, "pubsub_in");
+    redis.publish_all(ALL, [r#"{"type":"b","source":"s","data":{}}"#.to_owned()]);
+    wait_for_events(&server, 4);
+    wait_until_held(&server, "pubsub_out");
+    server.publish("c", json!({}));
+    eventually("it went out", || (redis.list("events:history:c").len() == 1).then_some(()));
     wait_for_bus(&server, "ok");
     assert!(!server.log_text().contains("s3cret"));
 }

@@ -13,29 +13,24 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::BusParts;
-use super::standing::{Standing, Stop};
+use super::standing::Standing;
 use crate::actors::clock::scheduling;
-use crate::actors::persistence::messages::{LeaseFollower, ReleaseLease};
+use crate::actors::follower::tenure::{Candidate, PAUSE, Renewal, Tenure};
 use crate::bus::{BusError, Link, Refused, Stream};
 use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::ingest::{BatchSize, Entry, EntryId, begin};
-use crate::domain::lease::{Fence, Grant, LeaseName};
+use crate::domain::lease::{Fence, LeaseName};
 use crate::protocol::error::ApiError;
 use crate::protocol::stream_entry::parse_entry;
-use crate::storage::{LeasedFollower, Outcome, Write};
+use crate::runtime::stop::Stop;
+use crate::storage::{Outcome, Write};
 
 /// The name of the part.
 pub const PART: &str = "ingest";
 /// Another one, that fails alone: what was refused cannot be written there.
 const DEAD: &str = "ingest of what was refused";
-/// How often the lease is asked for.
-const LEASE_INTERVAL: Duration = Duration::from_millis(500);
-/// For how long a node that has handed the lease over asks for none.
-const HANDED_OVER: Duration = Duration::from_secs(2);
 /// How long a read waits for the first entry.
 const BLOCK: Duration = Duration::from_millis(500);
-/// How often it is looked whether there is room again.
-const PAUSE: Duration = Duration::from_millis(20);
 /// The longest time between two looks for entries that nobody acknowledges.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -64,21 +59,12 @@ impl Reading {
 pub struct Ingest {
     parts: BusParts,
     stream: Stream,
-    /// The name of the position.
-    position: String,
+    candidate: Candidate,
     standing: Standing,
-    stop: Stop,
     reading: Arc<Reading>,
     size: BatchSize,
     /// When an entry could not be buried last.
     unburied_at: Option<Instant>,
-}
-
-/// What the holder of the lease has.
-struct Held {
-    fence: Fence,
-    position: Option<EntryId>,
-    asked_at: Instant,
 }
 
 /// Which entries are read that were given to somebody before. Those after `start` come as new ones.
@@ -94,81 +80,37 @@ struct Earlier {
 impl Ingest {
     pub fn new(parts: &BusParts, standing: Standing, stop: Stop, reading: Arc<Reading>) -> Self {
         let stream = Stream::new(parts.ingest.clone(), parts.cluster.name());
-        let position = format!("ingest:{}", stream.name());
+        let candidate = parts.candidate(LeaseName::ingest(), format!("ingest:{}", stream.name()), stop);
         let (size, unburied_at) = (BatchSize::default(), None);
-        Self { parts: parts.clone(), stream, position, standing, stop, reading, size, unburied_at }
+        Self { parts: parts.clone(), stream, candidate, standing, reading, size, unburied_at }
     }
 
     /// Reads until it is to stop, or Redis fails. Whatever is doubtful begins anew from what is stored.
     pub async fn run(&mut self) -> Result<(), BusError> {
+        let stop = self.candidate.stop.clone();
         loop {
-            let Some(held) = self.wait_for_lease().await else { return Ok(()) };
+            self.reading.is_held.store(false, Relaxed);
+            // Another node reads: all is well here.
+            let elsewhere = || self.standing.up(PART);
+            let Some(held) = self.candidate.wait(|| self.parts.may_take(), elsewhere).await else { return Ok(()) };
             let redis = self.parts.redis.clone();
             let links = async { tokio::try_join!(redis.connect(), redis.connect()) };
-            let Some(links) = self.stop.or(links).await else { return Ok(()) };
-            if self.follow(held, links?).await?.is_none() || self.stop.or(tokio::time::sleep(PAUSE)).await.is_none() {
+            let Some(links) = stop.or(links).await else { return Ok(()) };
+            if self.follow(held, links?).await?.is_none() || stop.or(tokio::time::sleep(PAUSE)).await.is_none() {
                 return Ok(());
             }
         }
     }
 
-    /// None: it is to stop.
-    async fn wait_for_lease(&mut self) -> Option<Held> {
-        loop {
-            let mut wait = PAUSE;
-            if self.may_read()
-                && let Some((held, is_wanted)) = self.stop.or(self.ask()).await?
-            {
-                wait = LEASE_INTERVAL;
-                match held {
-                    Some(held) if !is_wanted => return Some(held),
-                    Some(held) => {
-                        self.hand_over(held.fence);
-                        wait = HANDED_OVER;
-                    }
-                    // Another node reads.
-                    None => self.standing.up(PART),
-                }
-            }
-            self.reading.is_held.store(false, Relaxed);
-            self.stop.or(tokio::time::sleep(wait)).await?;
-        }
-    }
-
-    /// Asks for the lease: what this node has, and whether another is to have it. None: the store does not answer.
-    async fn ask(&self) -> Option<(Option<Held>, bool)> {
-        let asked_at = Instant::now();
-        let question = LeaseFollower { lease: LeaseName::ingest(), position: self.position.clone() };
-        let LeasedFollower { grant, position } = self.parts.persistence.ask(question).await.ok()?.ok()?;
-        let position = position.as_deref().and_then(EntryId::parse);
-        let held = grant.generation().map(|generation| {
-            let fence = Fence { lease: LeaseName::ingest(), generation };
-            Held { fence, position, asked_at }
-        });
-        Some((held, matches!(grant, Grant::Kept { is_wanted: true, .. })))
-    }
-
-    /// Nothing is under way.
-    fn hand_over(&self, fence: Fence) {
-        if self.parts.persistence.tell(ReleaseLease(fence)).is_ok() {
-            log::info!("lease of the redis stream handed over");
-        }
-    }
-
-    /// Whether what is read can be stored.
-    fn may_read(&self) -> bool {
-        let BusParts { cluster, backlog, health, .. } = &self.parts;
-        health.store.is_up() && backlog.has_room() && cluster.may_act() && !health.is_draining()
-    }
-
     /// Reads as the holder of the lease, for as long as it is that and the store takes what is read. None: it is to stop.
     async fn follow(
         &mut self,
-        mut held: Held,
+        mut held: Tenure,
         (mut reader, mut commands): (Link, Link),
     ) -> Result<Option<()>, BusError> {
-        let stop = self.stop.clone();
-        let start = begin(held.position, self.stream.last(&mut commands).await?);
+        let stop = self.candidate.stop.clone();
+        let position = held.position.as_deref().and_then(EntryId::parse);
+        let start = begin(position, self.stream.last(&mut commands).await?);
         self.stream.place_group(&mut commands, start).await?;
         log::info!(stream = self.stream.name(), after:% = start; "reading a redis stream");
         self.standing.up(PART);
@@ -176,26 +118,17 @@ impl Ingest {
         let claim_at = Instant::now() + self.claim_interval();
         let mut earlier = Earlier { start, pending: Some(EntryId::ZERO), claim: EntryId::ZERO, claim_at };
         loop {
-            if held.asked_at.elapsed() >= LEASE_INTERVAL {
-                let Some(answer) = stop.or(self.ask()).await else { return Ok(None) };
-                match answer {
-                    Some((Some(now), false)) if now.fence == held.fence => held = now,
-                    Some((Some(now), true)) => {
-                        self.hand_over(now.fence);
-                        return Ok(stop.or(tokio::time::sleep(HANDED_OVER)).await);
-                    }
-                    Some(_) => return Ok(Some(())),
-                    None => held.asked_at = Instant::now(),
-                }
+            match self.candidate.renew(&mut held).await {
+                Some(Renewal::Held) => {}
+                Some(Renewal::Wanted) => return Ok(self.candidate.hand_over(held).await),
+                Some(Renewal::Lost) => return Ok(Some(())),
+                None => return Ok(None),
             }
-            if !self.may_read() {
+            if !self.parts.may_take() || !self.candidate.may_act(&held) {
                 if stop.or(tokio::time::sleep(PAUSE)).await.is_none() {
                     return Ok(None);
                 }
                 continue;
-            }
-            if stop.is_told() {
-                return Ok(None);
             }
             // It is brought to its end: what Redis has given out would be in nobody's hands.
             let (entries, is_new) = self.read(&mut reader, &mut earlier).await?;
@@ -288,7 +221,8 @@ impl Ingest {
     async fn commit(&self, appends: Vec<Append>, last: Option<EntryId>, fence: &Fence) -> Option<Vec<AppendOutcome>> {
         let _room = self.parts.backlog.occupy(&appends);
         let count = appends.len();
-        let moved = |last: EntryId| Write::MovePosition { name: self.position.clone(), position: last.to_string() };
+        let moved =
+            |last: EntryId| Write::MovePosition { name: self.candidate.position.clone(), position: last.to_string() };
         let writes: Vec<Write> = appends.into_iter().map(Write::Append).chain(last.map(moved)).collect();
         if writes.is_empty() {
             return Some(Vec::new());

@@ -3,7 +3,10 @@
 //! Each part of it is a task of its own with connections of its own, and begins anew after any failure. A part that
 //! fails leaves the others alone. The store has the truth: a part goes on from what is stored.
 
+mod hear;
 mod ingest;
+mod out;
+mod own_events;
 mod standing;
 
 use std::sync::Arc;
@@ -14,26 +17,35 @@ use actix::prelude::{
     ResponseActFuture, WrapFuture as _,
 };
 use futures_util::future::LocalBoxFuture;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
+use self::hear::{Hear, Hearing};
 use self::ingest::{Ingest, Reading};
-use self::standing::{Standing, Stop, keep};
+use self::out::Out;
+use self::standing::{Standing, keep};
 use super::cluster::Cluster;
+use super::follower::Following;
+use super::follower::tenure::Candidate;
+use super::log_position::LogPosition;
 use super::persistence::Persistence;
 use super::persistence::intake::Backlog;
+use super::router::messages::RouteBatch;
 use crate::bus::{BusError, Redis};
-use crate::config::IngestConfig;
+use crate::config::{IngestConfig, PubSubConfig};
+use crate::domain::lease::LeaseName;
 use crate::protocol::publish::PublishRules;
 use crate::runtime::address::Address;
 use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
+use crate::runtime::stop::Stop;
+use crate::storage::Reader;
 use crate::telemetry::bus_health::BusHealth;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// Messages that may wait.
-pub const MAILBOX: usize = 16;
+/// Messages that may wait. Each commit is one, and takes no time.
+pub const MAILBOX: usize = 1024;
 /// How often it is looked whether the server answers.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// The name of the part that only looks whether the server answers.
@@ -46,12 +58,28 @@ pub struct BusParts {
     /// How the parts of the bus are.
     pub standing: Arc<BusHealth>,
     pub ingest: IngestConfig,
+    pub pubsub: PubSubConfig,
     pub rules: PublishRules,
+    pub reader: Reader,
+    pub position: Arc<LogPosition>,
     pub persistence: Address<Persistence>,
     pub cluster: Arc<Cluster>,
     pub backlog: Arc<Backlog>,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
+}
+
+impl BusParts {
+    /// Whether what comes in can be stored.
+    fn may_take(&self) -> bool {
+        let Self { cluster, backlog, health, .. } = self;
+        health.store.is_up() && backlog.has_room() && cluster.may_act() && !health.is_draining()
+    }
+
+    fn candidate(&self, lease: LeaseName, position: String, stop: Stop) -> Candidate {
+        let (persistence, cluster) = (self.persistence.clone(), Arc::clone(&self.cluster));
+        Candidate { lease, position, persistence, cluster, stop }
+    }
 }
 
 /// See the module.
@@ -62,6 +90,10 @@ pub struct Bus {
     /// Tasks that have not ended.
     running: usize,
     reading: Arc<Reading>,
+    /// Notified when there may be events to go out.
+    wake: Arc<Notify>,
+    sending: Arc<Following>,
+    hearing: Arc<Hearing>,
     finished: Vec<oneshot::Sender<()>>,
     life: Life,
 }
@@ -69,8 +101,19 @@ pub struct Bus {
 impl Bus {
     pub fn new(parts: BusParts, life: Life) -> Self {
         let standing = Standing { health: Arc::clone(&parts.standing), metrics: Arc::clone(&parts.metrics) };
-        let (stop, reading) = (Stop::new(), Arc::default());
-        Self { parts, standing, stop, running: 0, reading, finished: Vec::new(), life }
+        let (reading, wake, sending, hearing) = Default::default();
+        Self {
+            parts,
+            standing,
+            stop: Stop::new(),
+            running: 0,
+            reading,
+            wake,
+            sending,
+            hearing,
+            finished: Vec::new(),
+            life,
+        }
     }
 
     /// Runs a task for as long as the actor lives.
@@ -123,6 +166,28 @@ impl Actor for Bus {
             let task = async move { keep(ingest::PART, &standing, &stop, async || ingest.run().await).await };
             self.run(Box::pin(task), ctx);
         }
+        if self.parts.pubsub.inward {
+            let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+            let hear = Hear::new(&self.parts, standing.clone(), stop.clone(), Arc::clone(&self.hearing));
+            let task = async move { keep(hear::PART, &standing, &stop, async || hear.run().await).await };
+            self.run(Box::pin(task), ctx);
+        }
+        if self.parts.pubsub.out {
+            let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+            let wake = (Arc::clone(&self.wake), Arc::clone(&self.sending));
+            let mut out = Out::new(&self.parts, standing.clone(), stop.clone(), wake);
+            let task = async move { keep(out::PART, &standing, &stop, async || out.run().await).await };
+            self.run(Box::pin(task), ctx);
+        }
+    }
+}
+
+impl Handler<RouteBatch> for Bus {
+    type Result = ();
+
+    /// A hint: the events are read from the store.
+    fn handle(&mut self, _: RouteBatch, _: &mut Self::Context) {
+        self.wake.notify_one();
     }
 }
 
@@ -131,9 +196,13 @@ impl Handler<Observe> for Bus {
 
     fn handle(&mut self, Observe: Observe, _: &mut Self::Context) -> Self::Result {
         let ingest = self.parts.ingest.enabled.then(|| self.reading.describe());
+        let hear = self.parts.pubsub.inward.then(|| self.hearing.describe());
+        let out = self.parts.pubsub.out.then(|| self.sending.describe());
         MessageResult(Details::of(serde_json::json!({
             "redis": self.parts.standing.describe_in_full(),
             "ingest": ingest,
+            "pubsub_in": hear,
+            "pubsub_out": out,
         })))
     }
 }
@@ -151,4 +220,4 @@ impl Handler<Finish> for Bus {
     }
 }
 
-crate::supervised!(Bus);
+crate::supervised!(Bus, RouteBatch);

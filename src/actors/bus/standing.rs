@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
 use crate::bus::BusError;
 use crate::domain::retry::{RetryDelays, RetrySchedule, RetryVerdict};
+use crate::runtime::stop::Stop;
 use crate::telemetry::bus_health::{BusHealth, BusState};
 use crate::telemetry::last_error::LastError;
 use crate::telemetry::metrics::Metrics;
@@ -42,31 +41,6 @@ impl Standing {
             Some(BusState::Down(part, LastError { kind, message, .. })) => {
                 log::warn!(part, reason = kind, error = message.as_str(); "redis is down");
             }
-        }
-    }
-}
-
-/// Whether the actor is to end. What has begun is brought to its end.
-#[derive(Clone)]
-pub struct Stop(watch::Receiver<bool>);
-
-impl Stop {
-    pub fn new() -> (watch::Sender<bool>, Self) {
-        let (sender, receiver) = watch::channel(false);
-        (sender, Self(receiver))
-    }
-
-    pub fn is_told(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// What `work` gives; none if the actor is to end meanwhile, and then the work is dropped.
-    pub async fn or<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut receiver = self.0.clone();
-        tokio::select! {
-            biased;
-            _ = receiver.wait_for(|is_told| *is_told) => None,
-            done = work => Some(done),
         }
     }
 }

@@ -141,6 +141,24 @@ fn short_variables_set_their_keys() {
 }
 
 #[test]
+fn a_map_is_replaced_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("map.toml");
+    const KEY: &str = "EVENT_HANDLER__REDIS__PUBSUB__SOURCES";
+    for text in ["[redis.pubsub.sources]\napi = \"A\"\nb = \"B\"", "redis.pubsub.sources = { api = \"A\", b = \"B\" }"]
+    {
+        std::fs::write(&file, text).unwrap();
+        let of_file = load(Some(&file), &[], &[]).unwrap();
+        assert_eq!(of_file.redis.pubsub.sources.iter().map(|(k, v)| format!("{k}{v}")).collect::<String>(), "apiAbB");
+        assert!(of_file.to_toml_redacted().contains("b = \"B\""), "{}", of_file.to_toml_redacted());
+        let by_environment = load(Some(&file), &[(KEY, "{ c = \"C\" }")], &[]).unwrap().redis.pubsub.sources;
+        assert_eq!(by_environment.keys().collect::<Vec<_>>(), ["c"]);
+    }
+    std::fs::write(&file, "[redis.pubsub]\nsources = 7").unwrap();
+    assert!(load(Some(&file), &[], &[]).unwrap_err().to_string().contains("redis.pubsub.sources: must be"));
+}
+
+#[test]
 fn empty_short_variables_count_as_unset() {
     let config = load(None, &[("PORT", ""), ("DATABASE_URL", " "), ("NODE_ENV", ""), ("RUST_LOG", "")], &[]).unwrap();
     assert_eq!((config.server.port, config.log.level.as_str()), (4300, "info"));

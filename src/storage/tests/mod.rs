@@ -4,6 +4,7 @@ mod append;
 mod clock;
 mod consumers;
 mod faults;
+mod followers;
 mod leases;
 mod outbox;
 mod outbox_plans;

@@ -78,6 +78,15 @@ pub fn python() -> Command {
     command
 }
 
+/// Node with the clients of Redis that the tests use.
+pub fn node_with_clients() -> Command {
+    let modules = root().join("target/node/node_modules");
+    assert!(modules.exists(), "{} is missing; ./tests/run creates it", modules.display());
+    let mut command = command("node");
+    command.env("NODE_PATH", modules);
+    command
+}
+
 /// The root of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, ConnectionLike as _, FromRedisValue, RedisResult, Value};
@@ -197,6 +198,41 @@ impl Redis {
         eventually("all is acknowledged", || (self.length(stream) + self.pending(stream) == 0).then_some(()));
     }
 
+    /// All of a list, from its head on.
+    pub fn list(&self, key: &str) -> Vec<String> {
+        self.run(&["LRANGE", key, "0", "-1"])
+    }
+
+    /// Whatever is published on `channel` from now on.
+    pub fn subscribe(&self, channel: &str) -> Subscriber {
+        let mut connection = self.connection().expect("connected");
+        connection.set_read_timeout(None).expect("a socket");
+        let (channel, received) = (channel.to_owned(), Arc::<Mutex<Vec<String>>>::default());
+        let (subscribed, is_subscribed) = mpsc::channel();
+        let messages = Arc::clone(&received);
+        std::thread::spawn(move || {
+            let mut pubsub = connection.as_pubsub();
+            pubsub.subscribe(&channel).expect("subscribed");
+            subscribed.send(()).expect("somebody waits");
+            // It ends with the server.
+            while let Ok(message) = pubsub.get_message() {
+                let text = message.get_payload().expect("a text");
+                messages.lock().expect("no panic").push(text);
+            }
+        });
+        is_subscribed.recv_timeout(PATIENCE).expect("subscribed");
+        Subscriber(received)
+    }
+
+    /// Publishes these, in one request.
+    pub fn publish_all(&self, channel: &str, messages: impl IntoIterator<Item = String>) {
+        let mut commands = redis::pipe();
+        for message in messages {
+            commands.cmd("PUBLISH").arg(channel).arg(message).ignore();
+        }
+        self.run_all(&commands);
+    }
+
     fn connection(&self) -> RedisResult<Connection> {
         let login = self.login.as_deref().unwrap_or_default();
         let client = Client::open(format!("redis://{login}127.0.0.1:{}", self.port))?;
@@ -208,6 +244,20 @@ impl Redis {
 
     fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// What a subscriber of a channel has received.
+pub struct Subscriber(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber {
+    pub fn received(&self) -> Vec<String> {
+        self.0.lock().expect("no panic").clone()
+    }
+
+    /// Waits until so many messages have come, and returns them all.
+    pub fn wait_for(&self, count: usize) -> Vec<String> {
+        eventually(&format!("{count} messages"), || Some(self.received()).filter(|received| received.len() >= count))
     }
 }
 

@@ -1,0 +1,232 @@
+//! What others publish by the publish/subscribe of Redis becomes events.
+//!
+//! - *PI-1* It comes at most once: Redis keeps nothing for a subscriber that is away. What came is stored, unless there
+//!   was no room for it while the store was away, or another node has taken the lease.
+//! - *PI-2* What is stored has a mark and does not go out again; what is ours is not stored. So nothing goes in circles.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::BusParts;
+use super::own_events::OwnEvents;
+use super::standing::Standing;
+use crate::actors::follower::tenure::{Candidate, PAUSE, Renewal, Tenure};
+use crate::bus::{BusError, Subscription};
+use crate::domain::event::{Append, AppendOutcome};
+use crate::domain::inbox::Inbox;
+use crate::domain::lease::{Fence, LeaseName};
+use crate::protocol::error::ApiError;
+use crate::protocol::heard::{Heard, read_envelope};
+use crate::runtime::stop::Stop;
+use crate::storage::{Outcome, Write};
+
+/// The name of the part.
+pub const PART: &str = "pubsub in";
+/// The most messages that one transaction stores, and about the most bytes.
+const BATCH: (usize, usize) = (1024, 4 << 20);
+/// How often the lease is looked at while nothing comes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What operators are told of it.
+#[derive(Debug, Default)]
+pub struct Hearing {
+    is_held: AtomicBool,
+    waiting: AtomicUsize,
+    stored: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Hearing {
+    pub fn describe(&self) -> Value {
+        let Self { is_held, waiting, stored, lost } = self;
+        json!({
+            "is_held": is_held.load(Relaxed),
+            "waiting": waiting.load(Relaxed),
+            "stored": stored.load(Relaxed),
+            "lost": lost.load(Relaxed),
+        })
+    }
+}
+
+/// See the module.
+pub struct Hear {
+    parts: BusParts,
+    candidate: Candidate,
+    own: OwnEvents,
+    standing: Standing,
+    hearing: Arc<Hearing>,
+    /// Whether it was told that messages are lost, and none was stored since.
+    is_losing: Cell<bool>,
+}
+
+impl Hear {
+    pub fn new(parts: &BusParts, standing: Standing, stop: Stop, hearing: Arc<Hearing>) -> Self {
+        let candidate = parts.candidate(LeaseName::pubsub_in(), "pubsub:in".to_owned(), stop);
+        let own = OwnEvents { reader: parts.reader.clone(), position: Arc::clone(&parts.position) };
+        Self { parts: parts.clone(), candidate, own, standing, hearing, is_losing: Cell::new(false) }
+    }
+
+    /// Hears until it is to stop, or Redis fails.
+    pub async fn run(&self) -> Result<(), BusError> {
+        let stop = &self.candidate.stop;
+        loop {
+            let elsewhere = || self.standing.up(PART);
+            let Some(held) = self.candidate.wait(|| self.may_act(), elsewhere).await else { return Ok(()) };
+            let fence = held.fence.clone();
+            let heard = match stop.or(self.parts.redis.subscribe()).await {
+                None => return Ok(()),
+                Some(Ok(subscription)) => self.hear(held, subscription).await,
+                Some(Err(error)) => Err(error),
+            };
+            self.hearing.is_held.store(false, Relaxed);
+            if heard.is_err() {
+                // Perhaps another node can do it.
+                self.candidate.release(fence);
+            }
+            if heard?.is_none() || stop.or(tokio::time::sleep(PAUSE)).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether what comes can be stored. It comes also while the node is drained, since nobody keeps it.
+    fn may_act(&self) -> bool {
+        let BusParts { cluster, backlog, health, .. } = &self.parts;
+        health.store.is_up() && backlog.has_room() && cluster.may_act()
+    }
+
+    /// Hears as the holder of the lease, for as long as it is that. What has come is stored before it ends. None: it is
+    /// to stop.
+    async fn hear(&self, mut held: Tenure, subscription: Subscription) -> Result<Option<()>, BusError> {
+        log::info!("hearing what is published by redis");
+        self.standing.up(PART);
+        self.hearing.is_held.store(true, Relaxed);
+        let (mut subscription, mut failure, mut is_stopping) = (Some(subscription), None, false);
+        let (mut inbox, mut pending) = (Inbox::default(), Vec::new());
+        loop {
+            match self.candidate.renew(&mut held).await {
+                Some(Renewal::Held) => {}
+                Some(Renewal::Wanted) => subscription = None,
+                Some(Renewal::Lost) => {
+                    self.lose(pending.len() + inbox.len());
+                    return Ok(Some(()));
+                }
+                None => (subscription, is_stopping) = (None, true),
+            }
+            while pending.is_empty() && !inbox.is_empty() {
+                pending = self.read(inbox.take(BATCH.0, BATCH.1));
+            }
+            self.hearing.waiting.store(pending.len() + inbox.len(), Relaxed);
+            let may_act = self.may_act() && self.candidate.may_act(&held);
+            if subscription.is_none() && (pending.is_empty() || (is_stopping && !may_act)) {
+                self.lose(pending.len() + inbox.len());
+                return match failure {
+                    _ if is_stopping => Ok(None),
+                    Some(error) => Err(error),
+                    None => Ok(self.candidate.hand_over(held).await),
+                };
+            }
+            let is_idle = pending.is_empty();
+            let is_stored = {
+                let mut storing = pin!(async {
+                    if is_idle || !may_act {
+                        tokio::time::sleep(if is_idle { LOOK_INTERVAL } else { PAUSE }).await;
+                        return false;
+                    }
+                    let is_stored = self.store(&pending, &held.fence).await.is_some();
+                    if !is_stored {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    is_stored
+                });
+                loop {
+                    tokio::select! {
+                        biased;
+                        is_stored = &mut storing => break is_stored,
+                        message = next(&mut subscription) => match message {
+                            Ok(message) => self.lose(usize::from(!inbox.push(message))),
+                            Err(error) => (subscription, failure) = (None, Some(error)),
+                        },
+                    }
+                    if is_idle {
+                        break false;
+                    }
+                }
+            };
+            if is_stored {
+                pending.clear();
+                self.is_losing.set(false);
+            }
+        }
+    }
+
+    /// What of these can be an event.
+    fn read(&self, messages: Vec<Vec<u8>>) -> Vec<Heard> {
+        let read = |message: Vec<u8>| match read_envelope(&message, &self.parts.rules, rand::random()) {
+            Ok(heard) => Some(heard),
+            Err(error) => {
+                self.refused(&error);
+                None
+            }
+        };
+        messages.into_iter().filter_map(read).collect()
+    }
+
+    /// Stores what is neither ours nor stored. None: it is not known to be stored; trying again does no harm.
+    async fn store(&self, heard: &[Heard], fence: &Fence) -> Option<()> {
+        let own = self.own.among(heard).await.ok()?;
+        let new = heard.iter().zip(&own).filter(|(_, is_own)| !**is_own).map(|(heard, _)| heard);
+        let appends: Vec<Append> = new.map(|heard| Append::single(heard.event.clone())).collect();
+        let _room = self.parts.backlog.occupy(&appends);
+        if !appends.is_empty() {
+            let writes = appends.into_iter().map(Write::Append).collect();
+            let outcomes = self.parts.persistence.commit_all(Some(fence.clone()), writes)?.await.ok()?.ok()?;
+            for outcome in outcomes {
+                match outcome {
+                    Outcome::Appended(AppendOutcome::Stored { .. }) => {
+                        self.count("stored", 1);
+                        self.hearing.stored.fetch_add(1, Relaxed);
+                    }
+                    Outcome::Appended(AppendOutcome::Unstorable) => self.refused(&ApiError::unstorable()),
+                    Outcome::Appended(_) => self.count("repeated", 1),
+                    // Another node has the lease.
+                    _ => return None,
+                }
+            }
+        }
+        self.count("own", own.iter().filter(|is_own| **is_own).count());
+        Some(())
+    }
+
+    fn refused(&self, error: &ApiError) {
+        log::debug!(code = error.code().as_str(), reason = error.message(); "a message of redis cannot be an event");
+        self.count(error.code().as_str(), 1);
+    }
+
+    fn lose(&self, messages: usize) {
+        if messages > 0 {
+            self.count("lost", messages);
+            self.hearing.lost.fetch_add(messages as u64, Relaxed);
+            if !self.is_losing.replace(true) {
+                log::error!("what is published by redis is lost: it cannot be stored, and there is no room to wait");
+            }
+        }
+    }
+
+    fn count(&self, outcome: &str, messages: usize) {
+        self.parts.metrics.pubsub_heard.with_label_values(&[outcome]).inc_by(messages as u64);
+    }
+}
+
+/// The next message. Without a subscription there is none.
+async fn next(subscription: &mut Option<Subscription>) -> Result<Vec<u8>, BusError> {
+    match subscription {
+        Some(subscription) => subscription.next().await,
+        None => std::future::pending().await,
+    }
+}
