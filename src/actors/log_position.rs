@@ -1,20 +1,24 @@
 //! Which log it is and where it ends, for all actors and endpoints of this node.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use arc_swap::ArcSwapOption;
 
 use crate::domain::event::{EventId, LogBounds};
 use crate::domain::log::{LogId, Seen};
+use crate::domain::relay::Span;
 use crate::domain::secret::Secret;
 use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::relay::RelayKey;
 use crate::protocol::subscription::Start;
-use crate::storage::Reader;
+use crate::storage::{Reader, Writer};
 
 /// The retained bounds of the log, as persistence last knew them.
 ///
 /// LP-1: `last` is raised before any event up to it is acknowledged. So a subscription that precedes a publish begins
 /// before its event, and whoever reads `last` after a publish sees at least the id of its event.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct LogPosition {
     known: AtomicBool,
     earliest: AtomicI64,
@@ -23,7 +27,9 @@ pub struct LogPosition {
     log: RwLock<Option<LogId>>,
     /// What only the nodes on the store know; empty until the store was opened for the first time.
     key: RwLock<Secret>,
-    /// The newest event at the last look at the store, for a writer that replaces a failed one.
+    /// As of the present session with the store.
+    relay_key: ArcSwapOption<RelayKey>,
+    /// The newest event that was seen of the log, for a writer that replaces a failed one.
     seen: RwLock<Option<Seen>>,
 }
 
@@ -72,14 +78,33 @@ impl LogPosition {
         }
     }
 
-    /// The newest event, as of a second ago at most.
+    /// By what batches of other nodes are known; none until the store was opened for the first time.
+    pub fn relay_key(&self) -> Option<Arc<RelayKey>> {
+        self.relay_key.load_full()
+    }
+
+    /// Takes what the writer knows of the log and of its store.
+    pub fn learn_of(&self, writer: &mut Writer) {
+        writer.log().into_iter().for_each(|log| self.set_log_id(log));
+        writer.seen().into_iter().for_each(|seen| self.saw(seen));
+        let (key, known) = (writer.relay_key(), self.relay_key.load());
+        if key.as_ref().map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr) {
+            self.set_key(writer.key());
+            self.relay_key.store(key);
+        }
+    }
+
+    /// The newest event that was committed by this node or shown here.
     pub fn seen(&self) -> Option<Seen> {
         *self.seen.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest event that the writer has seen.
-    pub fn set_seen(&self, seen: Option<Seen>) {
-        *self.seen.write().unwrap_or_else(PoisonError::into_inner) = seen;
+    /// This event of the log is committed. What is newer of the same log stays.
+    pub fn saw(&self, seen: Seen) {
+        let mut known = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none_or(|known| known.log != seen.log || known.last < seen.last) {
+            *known = Some(seen);
+        }
     }
 
     /// Takes the bounds that were read from the store.
@@ -98,6 +123,11 @@ impl LogPosition {
         }
         self.set(reader.bounds().await?);
         Ok(self.last())
+    }
+
+    /// The batch is committed; whether it continues what was known, as nobody else has said meanwhile.
+    pub fn follow(&self, Span { prev, last }: Span) -> bool {
+        self.last.compare_exchange(prev, last, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Everything up to `last` is committed.

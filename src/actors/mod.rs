@@ -8,7 +8,7 @@
 //! ├─ consumers          1    durable subscriptions: who has which event, ack floors
 //! ├─ shard/<n>          n    one per HTTP worker: subscriptions, fan-out, catch-up
 //! │  └─ session/<id>    n    one per subscriber's connection, on its thread; never restarted
-//! ├─ bus                0-1  what goes over Redis: reads events from a stream; only where one is configured
+//! ├─ bus                0-1  what goes over Redis: events from a stream, batches between nodes
 //! └─ client/<service>   n    one per downstream service: breaker, retries, order; delivers from the outbox
 //! ```
 //!
@@ -17,7 +17,7 @@
 //!
 //! [`registry`] has the addresses. [`worker`] has what lives on each HTTP thread beside its actors, and [`connection`]
 //! what a session and its shard share. Several actors use the rest: the [time](clock), the [end of the
-//! log](log_position), the [other nodes](cluster), what is [known of a service](service_slot), and how often events were [pushed](push_log).
+//! log](log_position), what Redis [remembers](remembered) of it, the [other nodes](cluster), what is [known of a service](service_slot), and how often events were [pushed](push_log).
 
 pub mod bus;
 pub mod client;
@@ -32,6 +32,7 @@ pub mod persistence;
 pub mod push_log;
 pub mod registry;
 pub mod relay;
+pub mod remembered;
 pub mod router;
 pub mod service_slot;
 pub mod session;

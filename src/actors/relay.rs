@@ -4,9 +4,9 @@
 //! They are hints: without them the next look finds the same.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cluster::Cluster;
 use super::log_position::LogPosition;
@@ -22,15 +22,49 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Before it connects anew.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// For how long it waits for a batch that comes by Redis.
+const GRACE: Duration = Duration::from_millis(10);
+
 /// What the relay tells, and to whom.
 pub struct Relay {
     pub store: StoreOptions,
     pub position: Arc<LogPosition>,
     pub cluster: Arc<Cluster>,
-    pub persistence: Address<Persistence>,
+    pub looks: Looks,
     pub metrics: Arc<Metrics>,
+}
+
+/// Has persistence look how far the log reaches, for all that learn of commits of other nodes.
+#[derive(Clone)]
+pub struct Looks {
+    persistence: Address<Persistence>,
     /// Whether persistence is about to look.
-    pub is_look_due: Arc<AtomicBool>,
+    is_due: Arc<AtomicBool>,
+    /// Whether batches of other nodes come by Redis.
+    is_relayed: Arc<AtomicBool>,
+}
+
+impl Looks {
+    pub fn of(persistence: Address<Persistence>) -> Self {
+        Self { persistence, is_due: Arc::default(), is_relayed: Arc::default() }
+    }
+
+    /// A look is due. Those that are due at the same time are one.
+    pub fn look(&self) {
+        if let Some(due) = LookDue::begin(&self.is_due) {
+            // Without a writer, the next one looks when it begins.
+            let _ = self.persistence.tell(LookAtLog(due));
+        }
+    }
+
+    /// Whether batches of other nodes come by Redis from now on.
+    pub fn set_relayed(&self, is_relayed: bool) {
+        self.is_relayed.store(is_relayed, Ordering::Release);
+    }
+
+    fn is_relayed(&self) -> bool {
+        self.is_relayed.load(Ordering::Acquire)
+    }
 }
 
 impl Relay {
@@ -73,12 +107,14 @@ impl Relay {
     /// Has persistence look. What a notification says is not believed: whoever reaches the database may send one.
     fn told(&self, last: EventId) {
         // The look at the store was quicker.
-        if last <= self.position.last() {
-            return;
+        let is_known = || last <= self.position.last();
+        // Redis is given the batch a moment later than the database notifies, and then nothing has to be read.
+        let end = Instant::now() + GRACE;
+        while !is_known() && self.looks.is_relayed() && Instant::now() < end {
+            thread::sleep(GRACE / 20);
         }
-        if let Some(due) = LookDue::begin(&self.is_look_due) {
-            // Without a writer, the next one looks when it begins.
-            let _ = self.persistence.tell(LookAtLog(due));
+        if !is_known() {
+            self.looks.look();
         }
     }
 }

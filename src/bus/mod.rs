@@ -5,6 +5,7 @@
 mod error;
 mod pubsub;
 mod stream;
+mod subscription;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,8 +19,9 @@ use redis::{
 };
 
 pub use self::error::{BusError, BusReason};
-pub use self::pubsub::{Publication, Subscription, publish};
+pub use self::pubsub::{CHANNEL, Publication, publish};
 pub use self::stream::{Refused, Stream};
+pub use self::subscription::Subscription;
 use crate::config::RedisConfig;
 
 /// How long connecting may take, and the answer to a command beyond the time for which it blocks.

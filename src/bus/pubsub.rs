@@ -1,22 +1,16 @@
 //! Publish/subscribe of Redis, with the lists that keep what was published: channels and lists of the auction system.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
-use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use redis::aio::PubSubStream;
-use redis::{Pipeline, Value};
+use redis::Pipeline;
 
-use super::{BusError, BusReason, Link, PATIENCE, Redis};
+use super::{BusError, BusReason, Link};
 use crate::config::PubSubConfig;
 use crate::protocol::envelope::ALL;
 
 /// The channel of all events.
-const CHANNEL: &str = "events:all";
+pub const CHANNEL: &str = "events:all";
 const DEAD_LETTERS: &str = "events:deadletter";
-/// How often it is looked whether the server of a subscription answers.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What goes out as one event.
 #[derive(Debug)]
@@ -68,48 +62,5 @@ fn keep(commands: &mut Pipeline, list: &str, texts: &[&[u8]], room: usize) {
     if !kept.is_empty() {
         commands.cmd("LPUSH").arg(list).arg(kept);
         commands.cmd("LTRIM").arg(list).arg(0).arg(room - 1);
-    }
-}
-
-/// What others publish, all of it: each event comes on two channels, of which this is one.
-pub struct Subscription {
-    messages: PubSubStream,
-    /// Ends when the server does not answer.
-    failure: Pin<Box<dyn Future<Output = BusError>>>,
-}
-
-impl Redis {
-    /// Subscribes to the channel of all events, on a connection of its own.
-    pub async fn subscribe(&self) -> Result<Subscription, BusError> {
-        let subscribing = async {
-            let mut pubsub = self.client.get_async_pubsub().await?;
-            pubsub.subscribe(CHANNEL).await?;
-            Ok(pubsub.split())
-        };
-        let (mut sink, messages) = self.in_time(PATIENCE, subscribing).await?;
-        let redis = self.clone();
-        let failure = async move {
-            loop {
-                tokio::time::sleep(PING_INTERVAL).await;
-                if let Err(error) = redis.in_time(PATIENCE, sink.ping::<Value>()).await {
-                    return error;
-                }
-            }
-        };
-        Ok(Subscription { messages, failure: Box::pin(failure) })
-    }
-}
-
-impl Subscription {
-    /// The next message. Nothing is lost if this is dropped before.
-    pub async fn next(&mut self) -> Result<Vec<u8>, BusError> {
-        tokio::select! {
-            biased;
-            message = self.messages.next() => match message {
-                Some(message) => Ok(message.get_payload_bytes().to_vec()),
-                None => Err(BusError::lost()),
-            },
-            error = &mut self.failure => Err(error),
-        }
     }
 }

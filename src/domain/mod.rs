@@ -27,6 +27,7 @@ pub mod pending_writes;
 pub mod placement;
 pub mod priority;
 pub mod rate;
+pub mod relay;
 pub mod restart;
 pub mod retry;
 pub mod routes;

@@ -15,7 +15,8 @@ use crate::actors::persistence::intake::Backlog;
 use crate::actors::persistence::{self, Persistence, PersistenceParts};
 use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
-use crate::actors::relay::Relay;
+use crate::actors::relay::{Looks, Relay};
+use crate::actors::remembered::Remembered;
 use crate::actors::router::{self, Router, RouterParts};
 use crate::actors::service_slot::ServiceSlots;
 use crate::actors::shard;
@@ -69,9 +70,12 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     };
     let router = on_arbiter(Arbiter::current(), &actors.router, move |life| Router::new(parts.clone(), life));
 
+    let remembered = shared.redis.is_some().then(Arc::<Remembered>::default);
     let parts = PersistenceParts {
         store: shared.store.clone(),
         router: actors.router.mailbox(),
+        relay: shared.redis.is_some().then(|| actors.bus.mailbox()),
+        remembered: remembered.clone(),
         services: Arc::clone(&shared.slots),
         renewed: Arc::clone(&renewed),
         retention: retention(config),
@@ -84,13 +88,13 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     };
     let persistence = on_arbiter(store, &actors.persistence, move |life| Persistence::new(parts.clone(), life));
 
+    let looks = Looks::of(actors.persistence.clone());
     Relay {
         store: shared.store.clone(),
         position: Arc::clone(position),
         cluster: Arc::clone(cluster),
-        persistence: actors.persistence.clone(),
+        looks: looks.clone(),
         metrics: Arc::clone(metrics),
-        is_look_due: Arc::default(),
     }
     .start()?;
 
@@ -123,7 +127,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     let child = Child::new("membership".into(), &actors.membership, membership::MAILBOX, membership);
     supervise(actors, ActorKind::Membership, 0, child);
     supervise(actors, ActorKind::Consumers, 0, Child::new("durables".into(), &actors.consumers, c, consumers));
-    if let Some((redis, standing)) = shared.redis.clone().zip(shared.health.bus.clone()) {
+    if let Some(((redis, standing), remembered)) = shared.redis.clone().zip(shared.health.bus.clone()).zip(remembered) {
         let parts = BusParts {
             redis,
             standing,
@@ -133,6 +137,9 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
             position: Arc::clone(position),
             rules: shared.rules,
             persistence: actors.persistence.clone(),
+            router: actors.router.mailbox(),
+            looks: matches!(shared.store.url, StoreUrl::Postgres(_)).then_some(looks),
+            remembered,
             cluster: Arc::clone(cluster),
             backlog: Arc::clone(&shared.backlog),
             health: Arc::clone(&shared.health),

@@ -1,5 +1,6 @@
 //! The identity of the stored log, and how far the log goes.
 
+use diesel::sql_types::Text;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::event::{EventId, LogBounds, Timestamp};
@@ -55,6 +56,21 @@ pub(super) fn extent(connection: &mut Connection) -> Result<LogExtent, StoreErro
 pub(super) fn key(connection: &mut Connection) -> Result<Secret, StoreError> {
     let key: String = on_backend!(connection, c => log::table.select(log::key).first(c))?;
     Ok(Secret::new(key))
+}
+
+/// Which database, in which run of which server: what is committed to another one need not be in this one.
+pub(super) fn server(connection: &mut Connection) -> Result<String, StoreError> {
+    match connection {
+        Connection::Sqlite(_) => Ok(String::new()),
+        Connection::Postgres(session) => {
+            let server = diesel::dsl::sql::<Text>(
+                "extract(epoch FROM pg_postmaster_start_time())::text || ' ' || \
+                 (SELECT oid FROM pg_database WHERE datname = current_database())::text",
+            );
+            let server: String = diesel::select(server).get_result(&mut session.connection)?;
+            Ok(format!("{server} {}", session.schema))
+        }
+    }
 }
 
 /// How far the log goes now, compared with `seen`, the last id that somebody knows.

@@ -1,11 +1,14 @@
 //! The writer: the one connection of a process that changes the store.
 
+use std::sync::Arc;
+
 use diesel::{OptionalExtension as _, RunQueryDsl as _};
 
 use crate::domain::event::{LogBounds, Timestamp};
 use crate::domain::log::{Found, LogId, Restored, Seen};
 use crate::domain::routes::ServiceId;
 use crate::domain::secret::Secret;
+use crate::protocol::relay::RelayKey;
 
 use super::append::newest;
 use super::beside::HighWaterMark;
@@ -30,6 +33,9 @@ pub struct Writer {
     pub(super) log: Option<LogId>,
     /// What only the nodes on this store know, as of the last connection.
     key: Secret,
+    /// The database server of that connection.
+    server: String,
+    relay_key: Option<Arc<RelayKey>>,
     /// The newest event that this writer knows. New ids are greater than its id.
     seen: Option<Seen>,
     /// The store lacks events that this writer knows: it was restored from an older copy.
@@ -54,6 +60,8 @@ impl Writer {
             services: Vec::new(),
             log: None,
             key: Secret::default(),
+            server: String::new(),
+            relay_key: None,
             seen,
             is_set_back: false,
             is_declared: false,
@@ -72,6 +80,32 @@ impl Writer {
     /// What only the nodes on this store know: they sign with it what they say to each other past the store.
     pub fn key(&self) -> &Secret {
         &self.key
+    }
+
+    /// By what the nodes on this store know each other's batches, as of the last connection; none before the first.
+    pub fn relay_key(&mut self) -> Option<Arc<RelayKey>> {
+        let log = self.log?;
+        if self.relay_key.as_ref().is_none_or(|key| key.log() != log) {
+            self.relay_key = Some(Arc::new(RelayKey::new(&self.key, log, &self.server)));
+        }
+        self.relay_key.clone()
+    }
+
+    /// Another node has committed this event, and it was shown here. A store that is known to be set back stays so.
+    pub fn learn(&mut self, seen: Seen) {
+        if !self.is_set_back && self.log == Some(seen.log) && self.seen.is_some_and(|known| known.last < seen.last) {
+            self.see(seen);
+        }
+    }
+
+    /// Somebody remembers this event of an earlier time: looks whether the log still has it.
+    pub fn recall(&mut self, seen: Seen) -> Result<(), StoreError> {
+        let found = self.with(|connection| identity::found(connection, Some(seen.last)))?;
+        if seen.log == found.log && Restored::decide(&seen, &found, found.log).is_some() {
+            self.seen = Some(seen);
+            self.is_set_back = true;
+        }
+        Ok(())
     }
 
     /// The newest event that is known.
@@ -208,6 +242,8 @@ impl Writer {
             log::info!(count = applied.len(); "migrations applied");
         }
         self.key = identity::key(&mut connection)?;
+        self.server = identity::server(&mut connection)?;
+        self.relay_key = None;
         let known = self.seen;
         if let StoreUrl::Sqlite(path) = &self.options.url {
             let mark = self.mark.insert(HighWaterMark::of(path));

@@ -84,6 +84,8 @@ metrics! {
         gaps: IntCounter = IntCounter::with_opts(opts("shard_gaps_total", "Times a shard read missed events from the store.")),
         relay_up: IntGauge = IntGauge::with_opts(opts("relay_up", "Whether commits of other nodes are told at once; else they are found within a second.")),
         relay_hints: IntCounter = IntCounter::with_opts(opts("relay_hints_total", "Commits of other nodes that were told at once.")),
+        relay_sent: IntCounterVec = IntCounterVec::new(opts("relay_sent_total", "Messages with committed batches for other nodes by way of Redis, by outcome."), &["outcome"]),
+        relay_received: IntCounterVec = IntCounterVec::new(opts("relay_received_total", "Messages with batches that came by way of Redis, by what became of them."), &["verdict"]),
         closes: IntCounterVec = IntCounterVec::new(opts("closes_total", "Ended sessions by close code; other: a code of the client's own; none: the client just went away."), &["code"]),
         frames_in: IntCounter = IntCounter::with_opts(opts("received_frames_total", "Text frames received from clients.")),
         frames_refused: IntCounterVec = IntCounterVec::new(opts("refused_frames_total", "Frames from clients answered with an error, by code."), &["code"]),

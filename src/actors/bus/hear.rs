@@ -16,7 +16,7 @@ use super::BusParts;
 use super::own_events::OwnEvents;
 use super::standing::Standing;
 use crate::actors::follower::tenure::{Candidate, PAUSE, Renewal, Tenure};
-use crate::bus::{BusError, Subscription};
+use crate::bus::{self, BusError, Subscription};
 use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::inbox::Inbox;
 use crate::domain::lease::{Fence, LeaseName};
@@ -78,7 +78,7 @@ impl Hear {
             let elsewhere = || self.standing.up(PART);
             let Some(held) = self.candidate.wait(|| self.may_act(), elsewhere).await else { return Ok(()) };
             let fence = held.fence.clone();
-            let heard = match stop.or(self.parts.redis.subscribe()).await {
+            let heard = match stop.or(self.parts.redis.subscribe(bus::CHANNEL)).await {
                 None => return Ok(()),
                 Some(Ok(subscription)) => self.hear(held, subscription).await,
                 Some(Err(error)) => Err(error),

@@ -5,10 +5,13 @@
 
 mod hear;
 mod ingest;
+mod newest;
 mod out;
 mod own_events;
+mod relay;
 mod standing;
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +24,9 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::hear::{Hear, Hearing};
 use self::ingest::{Ingest, Reading};
+use self::newest::Newest;
 use self::out::Out;
+use self::relay::{Outgoing, Relay};
 use self::standing::{Standing, keep};
 use super::cluster::Cluster;
 use super::follower::Following;
@@ -29,12 +34,15 @@ use super::follower::tenure::Candidate;
 use super::log_position::LogPosition;
 use super::persistence::Persistence;
 use super::persistence::intake::Backlog;
+use super::persistence::messages::{EventsCommitted, RelayBatch};
+use super::relay::Looks;
+use super::remembered::Remembered;
 use super::router::messages::RouteBatch;
 use crate::bus::{BusError, Redis};
 use crate::config::{IngestConfig, PubSubConfig};
 use crate::domain::lease::LeaseName;
 use crate::protocol::publish::PublishRules;
-use crate::runtime::address::Address;
+use crate::runtime::address::{Address, Mailbox};
 use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
@@ -44,7 +52,7 @@ use crate::telemetry::bus_health::BusHealth;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// Messages that may wait. Each commit is one, and takes no time.
+/// Messages that may wait. Each commit is one or two, and takes no time.
 pub const MAILBOX: usize = 1024;
 /// How often it is looked whether the server answers.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -63,6 +71,11 @@ pub struct BusParts {
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub persistence: Address<Persistence>,
+    /// Who passes batches of other nodes on.
+    pub router: Mailbox<EventsCommitted>,
+    /// None where no other node can have the store.
+    pub looks: Option<Looks>,
+    pub remembered: Arc<Remembered>,
     pub cluster: Arc<Cluster>,
     pub backlog: Arc<Backlog>,
     pub health: Arc<Health>,
@@ -90,6 +103,7 @@ pub struct Bus {
     /// Tasks that have not ended.
     running: usize,
     reading: Arc<Reading>,
+    outgoing: Rc<Outgoing>,
     /// Notified when there may be events to go out.
     wake: Arc<Notify>,
     sending: Arc<Following>,
@@ -101,13 +115,14 @@ pub struct Bus {
 impl Bus {
     pub fn new(parts: BusParts, life: Life) -> Self {
         let standing = Standing { health: Arc::clone(&parts.standing), metrics: Arc::clone(&parts.metrics) };
-        let (reading, wake, sending, hearing) = Default::default();
+        let (reading, outgoing, wake, sending, hearing) = Default::default();
         Self {
             parts,
             standing,
             stop: Stop::new(),
             running: 0,
             reading,
+            outgoing,
             wake,
             sending,
             hearing,
@@ -160,6 +175,16 @@ impl Actor for Bus {
             keep(CONNECTION, &standing, &stop, async || connection(&redis, &standing, &stop).await).await;
         };
         self.run(Box::pin(task), ctx);
+        let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+        let newest = Newest::new(&self.parts, (standing.clone(), stop.clone()));
+        let task = async move { keep(newest::PART, &standing, &stop, async || newest.run().await).await };
+        self.run(Box::pin(task), ctx);
+        if let Some(looks) = self.parts.looks.clone() {
+            let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+            let relay = Relay::new(&self.parts, looks, (standing.clone(), stop.clone()), Rc::clone(&self.outgoing));
+            let task = async move { keep(relay::PART, &standing, &stop, async || relay.run().await).await };
+            self.run(Box::pin(task), ctx);
+        }
         if self.parts.ingest.enabled {
             let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
             let mut ingest = Ingest::new(&self.parts, standing.clone(), stop.clone(), Arc::clone(&self.reading));
@@ -191,6 +216,16 @@ impl Handler<RouteBatch> for Bus {
     }
 }
 
+impl Handler<RelayBatch> for Bus {
+    type Result = ();
+
+    fn handle(&mut self, batch: RelayBatch, _: &mut Self::Context) {
+        if !self.outgoing.push(batch) {
+            self.parts.metrics.relay_sent.with_label_values(&["dropped"]).inc();
+        }
+    }
+}
+
 impl Handler<Observe> for Bus {
     type Result = MessageResult<Observe>;
 
@@ -203,6 +238,7 @@ impl Handler<Observe> for Bus {
             "ingest": ingest,
             "pubsub_in": hear,
             "pubsub_out": out,
+            "relay": self.parts.looks.is_some().then(|| self.outgoing.describe()),
         })))
     }
 }
@@ -220,4 +256,4 @@ impl Handler<Finish> for Bus {
     }
 }
 
-crate::supervised!(Bus, RouteBatch);
+crate::supervised!(Bus, RelayBatch, RouteBatch);

@@ -34,6 +34,8 @@ pub fn parts(store: StoreOptions, services: ServiceSlots, position: Arc<LogPosit
     PersistenceParts {
         store,
         router: Address::<Router>::vacant().mailbox(),
+        relay: None,
+        remembered: None,
         retention: RetentionPolicy::default(),
         services,
         renewed: Arc::default(),

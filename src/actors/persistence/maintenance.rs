@@ -62,13 +62,12 @@ impl Persistence {
             });
         }
         self.tell_of_others(known, bounds);
+        self.recall();
         self.at_writer(|registry, writer| match registry.routes() {
             None => registry.register(writer, now()),
             Some(_) => registry.resolve_doubt(writer),
         });
-        if self.watch.writer().is_ok_and(|writer| writer.is_set_back()) {
-            self.go_on_after_set_back();
-        }
+        self.go_on_if_set_back();
         let Self { watch, duties, placement, parts, .. } = self;
         if let Ok(writer) = watch.writer()
             && let Err(error) = duties.ask(writer, leases::seeker(&parts.cluster, placement))
@@ -100,6 +99,31 @@ impl Persistence {
             self.registry.wake_all();
         }
         is_new
+    }
+
+    /// Other nodes have committed batches that the router has got already.
+    pub(super) fn note_relayed(&mut self) {
+        self.registry.others_have_committed();
+        self.registry.wake_all();
+    }
+
+    /// Looks whether the log has the event that Redis remembers.
+    pub(super) fn recall(&mut self) {
+        let Some(seen) = self.recalled else { return };
+        let mut is_done = false;
+        self.at_writer(|_, writer| {
+            writer.recall(seen)?;
+            is_done = true;
+            Ok(())
+        });
+        self.recalled = self.recalled.filter(|_| !is_done);
+    }
+
+    /// Goes on after a set-back, if the store is known to have been set back.
+    pub(super) fn go_on_if_set_back(&mut self) {
+        if self.watch.writer().is_ok_and(|writer| writer.is_set_back()) {
+            self.go_on_after_set_back();
+        }
     }
 
     /// The store lacks events that are known. A commit says so, before anything is published; if it fails, the next tick

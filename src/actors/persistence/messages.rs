@@ -8,10 +8,12 @@ use tokio::sync::oneshot;
 
 use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::lease::{Fence, LeaseName};
+use crate::domain::log::Seen;
 use crate::domain::membership::Beat;
 use crate::domain::routes::ServiceId;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::log_batch::LogBatch;
+use crate::protocol::relay::RelayKey;
 use crate::storage::{
     BeatAnswer, KnownConsumer, LeasedConsumer, LeasedFollower, LeasedService, NodeStatus, Outcome, Write,
 };
@@ -133,6 +135,25 @@ impl Drop for LookDue {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
+}
+
+/// Batches of other nodes were taken, perhaps with deliveries.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct NoteRelayed(pub LookDue);
+
+/// Redis remembers this event of the log: look whether the log still has it.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct RecallNewest(pub Seen);
+
+/// A batch was committed by this node, and there are others: they are told.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub struct RelayBatch {
+    pub batch: Arc<LogBatch>,
+    /// That of the session in which it was committed.
+    pub key: Arc<RelayKey>,
 }
 
 /// Let another node take a lease.

@@ -28,15 +28,18 @@ use self::group::{Replies, Waiting};
 use self::intake::Backlog;
 use self::leases::Duties;
 use self::messages::{
-    AppendEvents, AppendFailure, CommitReply, CommitWrites, EventsCommitted, LookAtLog, ReleaseLease,
+    AppendEvents, AppendFailure, CommitReply, CommitWrites, EventsCommitted, LookAtLog, NoteRelayed, RecallNewest,
+    RelayBatch, ReleaseLease,
 };
 use self::registry::ServiceRegistry;
 use self::store_watch::StoreWatch;
 use super::clock::{self, now};
 use super::cluster::Cluster;
 use super::log_position::LogPosition;
+use super::remembered::Remembered;
 use super::service_slot::ServiceSlots;
 use crate::domain::lease::Fence;
+use crate::domain::log::Seen;
 use crate::domain::placement::Placement;
 use crate::protocol::log_batch::LogBatch;
 use crate::runtime::address::{Address, Mailbox, Undelivered};
@@ -66,6 +69,10 @@ pub struct PersistenceParts {
     pub store: StoreOptions,
     /// Who passes committed batches on.
     pub router: Mailbox<EventsCommitted>,
+    /// Who tells the other nodes of committed batches, if there is a Redis.
+    pub relay: Option<Mailbox<RelayBatch>>,
+    /// What Redis remembers of the log, if there is one.
+    pub remembered: Option<Arc<Remembered>>,
     pub retention: RetentionPolicy,
     pub services: ServiceSlots,
     /// Notified when dead letters of consumers were reopened.
@@ -91,12 +98,19 @@ pub struct Persistence {
     next_bounding: Instant,
     last_group: usize,
     last_commit: Duration,
+    /// What Redis remembers, until it was looked for.
+    recalled: Option<Seen>,
     life: Life,
 }
 
 impl Persistence {
     pub fn new(parts: PersistenceParts, life: Life) -> Self {
-        let watch = StoreWatch::new(parts.store.clone(), Arc::clone(&parts.health), Arc::clone(&parts.metrics));
+        let watch = StoreWatch::new(
+            parts.store.clone(),
+            parts.remembered.clone(),
+            Arc::clone(&parts.health),
+            Arc::clone(&parts.metrics),
+        );
         Self {
             registry: ServiceRegistry::new(Arc::clone(&parts.services), Arc::clone(&parts.renewed)),
             parts,
@@ -109,6 +123,7 @@ impl Persistence {
             next_bounding: Instant::now(),
             last_group: 0,
             last_commit: Duration::ZERO,
+            recalled: None,
             life,
         }
     }
@@ -170,18 +185,18 @@ impl Persistence {
         let writer = self.watch.writer()?;
         let unregistered = AppendFailure::StoreUnavailable("the services are not registered yet");
         let routes = self.registry.routes().ok_or(unregistered)?;
+        self.parts.position.seen().into_iter().for_each(|seen| writer.learn(seen));
         let begin = Instant::now();
         let operation = self.parts.health.begin();
         let written = writer.commit(group, routes, now());
-        let log = writer.log();
+        // The log may have got another identity. It is set before anything is announced under it.
+        self.parts.position.learn_of(writer);
         drop(operation);
         match written {
             Ok(mut committed) => {
                 self.last_commit = begin.elapsed();
                 self.last_group = committed.events.len();
                 self.parts.metrics.commit(self.last_group, self.last_commit);
-                // The log may have got another identity. It is set before anything is announced under it.
-                log.into_iter().for_each(|log| self.parts.position.set_log_id(log));
                 if self.parts.log_activity {
                     for event in &committed.events {
                         log::info!(target: "event_handler::activity", id = event.id, event_name = event.name.as_str(); "committed");
@@ -196,7 +211,10 @@ impl Persistence {
                         self.registry.others_have_committed();
                     }
                     self.parts.position.advance(batch.last());
-                    self.tell_router(batch);
+                    self.tell_router(Arc::clone(&batch));
+                    if group.notifies.is_some() {
+                        self.tell_nodes(batch);
+                    }
                 }
                 Ok(committed)
             }
@@ -220,6 +238,14 @@ impl Persistence {
     fn tell_router(&self, batch: Arc<LogBatch>) {
         if self.parts.router.tell(EventsCommitted(batch)) == Err(Undelivered::Full) {
             self.parts.metrics.mailbox_full.with_label_values(&["router"]).inc();
+        }
+    }
+
+    /// A hint too. Nodes that miss it find the gap, or are notified by the database.
+    fn tell_nodes(&self, batch: Arc<LogBatch>) {
+        let Some((relay, key)) = self.parts.relay.as_ref().zip(self.parts.position.relay_key()) else { return };
+        if relay.tell(RelayBatch { batch, key }) == Err(Undelivered::Full) {
+            self.parts.metrics.mailbox_full.with_label_values(&["bus"]).inc();
         }
     }
 }
@@ -281,6 +307,25 @@ impl Handler<LookAtLog> for Persistence {
     }
 }
 
+impl Handler<NoteRelayed> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, NoteRelayed(due): NoteRelayed, _: &mut Self::Context) {
+        drop(due);
+        self.note_relayed();
+    }
+}
+
+impl Handler<RecallNewest> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, RecallNewest(seen): RecallNewest, _: &mut Self::Context) {
+        self.recalled = Some(seen);
+        self.recall();
+        self.go_on_if_set_back();
+    }
+}
+
 impl Handler<Observe> for Persistence {
     type Result = MessageResult<Observe>;
 
@@ -333,4 +378,4 @@ impl Address<Persistence> {
     }
 }
 
-crate::supervised!(Persistence, AppendEvents, CommitWrites, LookAtLog, ReleaseLease);
+crate::supervised!(Persistence, AppendEvents, CommitWrites, LookAtLog, NoteRelayed, RecallNewest, ReleaseLease);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::messages::AppendFailure;
 use crate::actors::log_position::LogPosition;
+use crate::actors::remembered::Remembered;
 use crate::domain::event::LogBounds;
 use crate::storage::{StoreError, StoreErrorKind, StoreOptions, Writer};
 use crate::telemetry::health::StoreHealth;
@@ -13,9 +14,14 @@ use crate::telemetry::metrics::Metrics;
 /// How often a working store is checked.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the start waits for what Redis remembers of the log.
+const REDIS_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The writer while the store works, and the last error while it does not.
 pub struct StoreWatch {
     options: StoreOptions,
+    /// What is waited for when the store is opened for the first time.
+    remembered: Option<Arc<Remembered>>,
     health: Arc<StoreHealth>,
     metrics: Arc<Metrics>,
     writer: Option<Writer>,
@@ -25,8 +31,13 @@ pub struct StoreWatch {
 
 impl StoreWatch {
     /// A watch over a store that is still to be opened.
-    pub fn new(options: StoreOptions, health: Arc<StoreHealth>, metrics: Arc<Metrics>) -> Self {
-        Self { options, health, metrics, writer: None, last_error: None, next_probe: Instant::now() }
+    pub fn new(
+        options: StoreOptions,
+        remembered: Option<Arc<Remembered>>,
+        health: Arc<StoreHealth>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { options, remembered, health, metrics, writer: None, last_error: None, next_probe: Instant::now() }
     }
 
     /// The writer, or why there is none now. Never blocks: [`Self::check`] tries the store.
@@ -82,10 +93,8 @@ impl StoreWatch {
         self.options.create = position.get().is_none();
         match self.try_store(was_well, position) {
             Ok(bounds) => {
-                if let Some(writer) = &self.writer {
-                    position.set_seen(writer.seen());
-                    writer.log().into_iter().for_each(|log| position.set_log_id(log));
-                    position.set_key(writer.key());
+                if let Some(writer) = &mut self.writer {
+                    position.learn_of(writer);
                 }
                 position.set(bounds);
                 if !was_well {
@@ -108,8 +117,22 @@ impl StoreWatch {
     fn try_store(&mut self, was_well: bool, position: &LogPosition) -> Result<LogBounds, StoreError> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
-            None => self.writer.insert(Writer::resume(self.options.clone(), position.seen())?),
+            None => {
+                let writer = self.writer.insert(Writer::resume(self.options.clone(), position.seen())?);
+                if let Some(remembered) = self.remembered.take() {
+                    // By these Redis is asked.
+                    position.learn_of(writer);
+                    match remembered.wait(REDIS_PATIENCE) {
+                        Some(seen) => seen.map_or(Ok(()), |seen| writer.recall(seen))?,
+                        None => log::warn!(
+                            "redis does not say how far the log was shown: if the store was set back while nobody ran, that is noticed once it answers"
+                        ),
+                    }
+                }
+                writer
+            }
         };
+        position.seen().into_iter().for_each(|seen| writer.learn(seen));
         if !was_well {
             writer.probe()?;
         }

@@ -11,15 +11,16 @@ use super::history::Outcome;
 use crate::support::postgres::Postgres;
 use crate::support::server::Builder;
 use crate::support::tcp_proxy::TcpProxy;
-use crate::support::{Server, Service, eventually};
+use crate::support::{Redis, Server, Service, eventually};
 
 /// What opens `/admin` of all nodes.
 const ADMIN_TOKEN: &str = "token-of-all-nodes";
 
-/// A node with its link to PostgreSQL.
+/// A node with its links to PostgreSQL and, if there is one, to Redis.
 pub struct Node {
     pub name: String,
     pub link: TcpProxy,
+    pub redis_link: Option<TcpProxy>,
     pub server: Server,
     address: Arc<Mutex<SocketAddr>>,
 }
@@ -51,8 +52,18 @@ impl Cluster {
 
     /// So many nodes on a database of their own.
     pub fn start_on(postgres: &Postgres, count: usize, configure: impl Fn(&str, Builder) -> Builder) -> Self {
+        Self::start_with(postgres, None, count, configure)
+    }
+
+    /// The same, with a Redis.
+    pub fn start_with(
+        postgres: &Postgres,
+        redis: Option<&Redis>,
+        count: usize,
+        configure: impl Fn(&str, Builder) -> Builder,
+    ) -> Self {
         let url = postgres.url();
-        let nodes = (1..=count).map(|number| Node::start(&format!("n{number}"), &url, &configure)).collect();
+        let nodes = (1..=count).map(|number| Node::start(&format!("n{number}"), &url, redis, &configure)).collect();
         let cluster = Self { url, nodes };
         cluster.wait_for_members(count);
         cluster
@@ -137,7 +148,7 @@ impl Cluster {
 }
 
 impl Node {
-    fn start(name: &str, url: &str, configure: &impl Fn(&str, Builder) -> Builder) -> Self {
+    fn start(name: &str, url: &str, redis: Option<&Redis>, configure: &impl Fn(&str, Builder) -> Builder) -> Self {
         let (head, database) = url.rsplit_once('/').expect("a database");
         let upstream = head.rsplit_once('@').expect("a user").1.parse().expect("an address");
         let link = TcpProxy::to(upstream);
@@ -147,9 +158,14 @@ impl Node {
             .operated(ADMIN_TOKEN)
             .env("EVENT_HANDLER__NODE__NAME", name)
             .env("EVENT_HANDLER__SERVER__WORKERS", 1);
+        let redis_link = redis.map(|redis| TcpProxy::to(([127, 0, 0, 1], redis.port()).into()));
+        let builder = match &redis_link {
+            Some(link) => builder.env("REDIS_URL", format!("redis://{}", link.addr())),
+            None => builder,
+        };
         let server = configure(name, builder).start();
         let address = Arc::new(Mutex::new(server.addr()));
-        Self { name: name.to_owned(), link, server, address }
+        Self { name: name.to_owned(), link, redis_link, server, address }
     }
 
     pub fn address(&self) -> Address {

@@ -10,8 +10,9 @@ use super::checker::assert_kept;
 use super::clients::{Clients, read_log};
 use super::harness::{Cluster, serve};
 use crate::support::postgres::Postgres;
+use crate::support::server::metric;
 use crate::support::tcp_proxy::Cut;
-use crate::support::{Service, eventually};
+use crate::support::{Redis, Service, eventually};
 
 /// The services that each node that runs holds.
 type Spread = BTreeMap<String, BTreeSet<String>>;
@@ -115,13 +116,22 @@ fn schedules_go_on_when_their_node_dies() {
 
 #[test]
 fn publishes_on_three_nodes_have_one_order() {
-    let cluster = Cluster::start(|_, builder| builder);
-    let clients = Clients::start(&cluster, 9, 1);
-    clients.wait_for_acknowledged(900);
-    let history = clients.finish(&cluster, &[]);
-    let by_node: BTreeSet<&str> = history.publishes.iter().map(|publish| &*publish.node).collect();
-    assert_eq!(by_node.len(), 3, "{by_node:?}");
-    assert_kept(&history);
+    for redis in [None, Some(Redis::start())] {
+        let cluster = Cluster::start_with(Postgres::shared(), redis.as_ref(), 3, |_, builder| builder);
+        let clients = Clients::start(&cluster, 9, 1);
+        clients.wait_for_acknowledged(900);
+        let relayed = |verdict: &str| {
+            let name = format!("event_handler_relay_received_total{{verdict=\"{verdict}\"}} ");
+            cluster.nodes.iter().map(|node| metric(&node.server, &name)).sum::<f64>()
+        };
+        let [taken, gaps, unproven] = ["taken", "gap", "unproven"].map(relayed);
+        eprintln!("by redis: {taken} taken, {gaps} gaps");
+        assert!(unproven == 0.0 && (taken > 0.0) == redis.is_some());
+        let history = clients.finish(&cluster, &[]);
+        let by_node: BTreeSet<&str> = history.publishes.iter().map(|publish| &*publish.node).collect();
+        assert_eq!(by_node.len(), 3, "{by_node:?}");
+        assert_kept(&history);
+    }
 }
 
 /// The database gives up a transaction that waits for its client, and so its lock.
