@@ -129,7 +129,7 @@ fn check(options: &StoreOptions) -> Result<(), StoreError> {
     if !migrate::has_table(&mut connection, "events")? {
         return Err(StoreError::new(StoreErrorKind::Unusable, "it has no tables of a store"));
     }
-    migrate::run(&mut connection)?;
+    migrate::run(&mut connection, migrate::Use::First)?;
     drop(connection);
     connection::close(options)
 }

@@ -27,7 +27,7 @@ pub fn compact(options: &StoreOptions) -> Result<Option<Compacted>, StoreError> 
     let options = StoreOptions { create: false, ..options.clone() };
     let mut connection = Connection::open(&options, Access::Write)?;
     // This refuses databases of other programs.
-    migrate::is_behind(&mut connection)?;
+    migrate::is_behind(&mut connection, migrate::Use::First)?;
     let Connection::Sqlite(file) = &mut connection else { return Ok(None) };
     sqlite::checkpoint(&mut file.connection)?;
     let before = file.length()?;

@@ -39,17 +39,31 @@ const TABLES: [&str; 8] = [
 ];
 
 /// The tables of later migrations that the role must be able to write. Of `log` it need only read the one row.
-const LATER: [&str; 8] =
-    ["durables", "durable_marks", "revocations", "clock_turns", "log_gaps", "nodes", "leases", "positions"];
+const LATER: [&str; 9] = [
+    "durables",
+    "durable_marks",
+    "revocations",
+    "clock_turns",
+    "log_gaps",
+    "nodes",
+    "leases",
+    "positions",
+    "heard_events",
+];
+
+/// Whether this process has used the store before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// The store is refused if the role may not use all tables, or a newer program has changed the schema.
+    First,
+    /// The process goes on beside a newer program, whose migrations only add: nodes are replaced one after the other.
+    Further,
+}
 
 /// Creates the store if it is missing, and applies the missing migrations. Returns their versions. Fails with
 /// [`StoreErrorKind::Unusable`] if the role may not use the tables.
 pub fn migrate(options: &StoreOptions) -> Result<Vec<String>, StoreError> {
-    let mut connection = Connection::open(options, Access::Write)?;
-    refuse_closed_schema(&mut connection)?;
-    let applied = run(&mut connection)?;
-    refuse_closed_tables(&mut connection)?;
-    Ok(applied)
+    run(&mut Connection::open(options, Access::Write)?, Use::First)
 }
 
 /// A schema that a role may not use looks to it as if it were empty.
@@ -95,25 +109,32 @@ fn refused(place: &str, reason: &str) -> StoreError {
 
 /// Whether [`migrate`] would do nothing.
 pub fn is_current(options: &StoreOptions) -> Result<bool, StoreError> {
-    Ok(!is_behind(&mut Connection::open(options, Access::Read)?)?)
+    Ok(!is_behind(&mut Connection::open(options, Access::Read)?, Use::First)?)
 }
 
 /// Applies the missing migrations. Fails with [`StoreErrorKind::Unusable`] if the tables belong to another program or
 /// to a newer version of this one, or if the role may not create them.
-pub(super) fn run(connection: &mut Connection) -> Result<Vec<String>, StoreError> {
+pub(super) fn run(connection: &mut Connection, usage: Use) -> Result<Vec<String>, StoreError> {
     let place = place(connection);
-    bring_up_to_date(connection).map_err(|failure| match failure {
+    if usage == Use::First {
+        refuse_closed_schema(connection)?;
+    }
+    let applied = bring_up_to_date(connection, usage).map_err(|failure| match failure {
         Failure::Store(error) => or_refused(error, &place),
         // The harness boxes the error, so its text has to tell the kind.
         Failure::Migration(error) => {
             let kind = StoreErrorKind::of_message(&error.to_string()).unwrap_or(StoreErrorKind::Internal);
             or_refused(StoreError::new(kind, format!("schema migration: {error}")), &place)
         }
-    })
+    })?;
+    if usage == Use::First {
+        refuse_closed_tables(connection)?;
+    }
+    Ok(applied)
 }
 
-fn bring_up_to_date(connection: &mut Connection) -> Result<Vec<String>, Failure> {
-    if !is_behind(connection)? {
+fn bring_up_to_date(connection: &mut Connection, usage: Use) -> Result<Vec<String>, Failure> {
+    if !is_behind(connection, usage)? {
         return Ok(Vec::new());
     }
     match connection {
@@ -129,7 +150,7 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<Vec<String>, Failure>
 }
 
 /// Whether migrations are missing. Fails if the tables were not made by migrations of this program.
-pub(super) fn is_behind(connection: &mut Connection) -> Result<bool, StoreError> {
+pub(super) fn is_behind(connection: &mut Connection, usage: Use) -> Result<bool, StoreError> {
     let known = versions()?;
     let is_ours = |applied: &[String]| known.first().is_some_and(|first| applied.contains(first));
     let mut applied = applied_versions(connection)?;
@@ -148,7 +169,7 @@ pub(super) fn is_behind(connection: &mut Connection) -> Result<bool, StoreError>
         }
     }
     match (applied.last(), known.last()) {
-        (Some(theirs), Some(ours)) if theirs > ours => {
+        (Some(theirs), Some(ours)) if theirs > ours && usage == Use::First => {
             let message = format!(
                 "has a store of a newer version: its schema is {theirs}, this program ({}) knows up to {ours}; start a \
                  program at least as new as the one that made it",
@@ -269,5 +290,19 @@ impl From<diesel::result::Error> for Failure {
 impl From<Box<dyn std::error::Error + Send + Sync>> for Failure {
     fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
         Self::Migration(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rights_on_all_tables_are_looked_at() {
+        let lines = include_str!("schema.rs").lines();
+        let tables = lines.filter_map(|line| line.strip_prefix("    ")?.split_once(" (")?.0.split(' ').next());
+        let known: Vec<&str> = TABLES.into_iter().chain(LATER).chain(["log"]).collect();
+        let missing: Vec<&str> = tables.filter(|table| !known.contains(table)).collect();
+        assert_eq!(missing, [] as [&str; 0]);
     }
 }

@@ -237,7 +237,9 @@ impl Writer {
             return Ok(connection);
         }
         let mut connection = Connection::open(&self.options, Access::Write)?;
-        let applied = migrate::run(&mut connection)?;
+        let is_first = self.log.is_none() && self.seen.is_none();
+        let usage = if is_first { migrate::Use::First } else { migrate::Use::Further };
+        let applied = migrate::run(&mut connection, usage)?;
         if !applied.is_empty() {
             log::info!(count = applied.len(); "migrations applied");
         }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::postgres::Postgres;
 use crate::support::server::{Builder, wait_for_status};
-use crate::support::{Backend, Server, for_each_backend};
+use crate::support::{Backend, Server, eventually, for_each_backend};
 
 /// What another program may have where it keeps its own events.
 const FOREIGN: &str = "CREATE TABLE events (id INTEGER PRIMARY KEY, title TEXT); INSERT INTO events VALUES (7, 'x')";
@@ -142,6 +142,25 @@ fn a_store_newer_than_the_program_is_refused() {
         server.restart();
         assert_eq!(server.publish("a", json!(2)), 2);
     });
+}
+
+#[test]
+fn a_server_that_runs_goes_on_when_a_newer_one_has_changed_the_schema() {
+    let url = Postgres::shared().url();
+    let server = on(&url).start();
+    server.publish("a", json!(1));
+    execute(&url, "INSERT INTO event_handler.__diesel_schema_migrations (version) VALUES ('20990101000000')");
+    execute(
+        &url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    );
+    eventually("it has connected again", || {
+        let answer = server.request("POST", "/publish").json(json!({"event_name": "a"})).try_send().ok()?;
+        (answer.status == 200).then_some(())
+    });
+    let said = refusal(&on(&url));
+    assert!(said.contains("20990101000000"), "{said}");
 }
 
 /// The version that a migration had before stays known.

@@ -33,6 +33,8 @@ wait $server
 pub struct Postgres {
     bin: PathBuf,
     dir: PathBuf,
+    /// An address at which it is reached, beside that of the loopback interface.
+    also_at: Option<String>,
     /// Where to listen, and the process that holds the server while it runs.
     server: Mutex<(u16, Option<Child>)>,
     databases: AtomicU32,
@@ -47,7 +49,12 @@ impl Postgres {
 
     /// Starts a server with no data.
     pub fn start() -> Self {
-        let postgres = Self::vacant();
+        Self::start_at(None)
+    }
+
+    /// The same, to be reached at another address too.
+    pub fn start_at(also_at: Option<String>) -> Self {
+        let mut postgres = Self::vacant();
         let output = as_unprivileged(&postgres.bin.join("initdb"))
             .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"])
             .arg(postgres.dir.join("data"))
@@ -55,6 +62,12 @@ impl Postgres {
             .output()
             .expect("run initdb");
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        if also_at.is_some() {
+            let rules = postgres.dir.join("data/pg_hba.conf");
+            let mut rules = fs::OpenOptions::new().append(true).open(rules).expect("its rules");
+            rules.write_all(b"host all all 10.0.0.0/8 trust\n").expect("write a rule");
+        }
+        postgres.also_at = also_at;
         postgres.start_again();
         postgres
     }
@@ -62,7 +75,8 @@ impl Postgres {
     /// A server without data, which does not run.
     fn vacant() -> Self {
         let dir = unprivileged_dir("postgres-");
-        Self { bin: find_binaries(), dir, server: Mutex::new((0, None)), databases: AtomicU32::new(0) }
+        let (bin, server) = (find_binaries(), Mutex::new((0, None)));
+        Self { bin, dir, also_at: None, server, databases: AtomicU32::new(0) }
     }
 
     /// The URL of a new, empty database.
@@ -195,6 +209,7 @@ impl Postgres {
 
     fn launch(&self, port: u16) -> Child {
         let server = as_unprivileged(&self.bin.join("postgres"));
+        let addresses = ["127.0.0.1"].into_iter().chain(self.also_at.as_deref()).collect::<Vec<_>>().join(",");
         Command::new("sh")
             .args(["-c", HOLDER, "sh"])
             .arg(&self.dir)
@@ -204,7 +219,7 @@ impl Postgres {
             .arg(self.dir.join("data"))
             .args(["-p", &port.to_string(), "-k"])
             .arg(&self.dir)
-            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"])
+            .args(["-c", &format!("listen_addresses={addresses}"), "-c", "fsync=off", "-c", "max_connections=200"])
             .current_dir(&self.dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

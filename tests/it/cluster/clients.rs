@@ -1,5 +1,6 @@
 //! Clients that go on whatever happens to the nodes, and write down all that they see.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use super::harness::{Address, Cluster};
 use super::history::{
     Answer, At, ConsumerHistory, Given, History, Post, Publish, Push, ServiceHistory, Stored, Subscriber,
 };
+use crate::databases::number;
 use crate::support::Service;
 use crate::support::http::{Connection, Request, Response};
 use crate::support::load::is_timeout;
@@ -31,6 +33,9 @@ const PERSISTENCE: Duration = Duration::from_secs(60);
 /// Between two publishes of one publisher.
 const PACE: Duration = Duration::from_millis(12);
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Up to where the events of the durable subscription are acknowledged.
+const FLOOR: &str = "SELECT coalesce(max(floor), 0) AS n FROM event_handler.durables WHERE name = 'work'";
 
 /// The clients of a cluster, from [`Clients::start`] to [`Clients::finish`].
 pub struct Clients {
@@ -119,8 +124,8 @@ impl Clients {
             });
         }
         self.eventually("everything is acknowledged", || {
-            let acked: std::collections::BTreeSet<i64> =
-                lock(&shared.consumer).acked.iter().map(|acked| acked.id).collect();
+            self.confirm(number(&cluster.url, FLOOR));
+            let acked: BTreeSet<i64> = lock(&shared.consumer).acked.iter().map(|acked| acked.id).collect();
             wanted.iter().all(|id| acked.contains(id))
         });
         for (name, _) in services {
@@ -147,6 +152,17 @@ impl Clients {
             services: services.iter().map(history).collect(),
             consumers: vec![lock(&shared.consumer).clone()],
         }
+    }
+
+    /// What was given out up to the ack `floor` in the store was acknowledged. A node that ended after the commit has told
+    /// nobody.
+    fn confirm(&self, floor: i64) {
+        let mut consumer = lock(&self.shared.consumer);
+        let acked: BTreeSet<i64> = consumer.acked.iter().map(|acked| acked.id).collect();
+        let untold: BTreeSet<i64> =
+            consumer.given.iter().map(|given| given.id).filter(|id| *id <= floor && !acked.contains(id)).collect();
+        let at = self.shared.now();
+        consumer.acked.extend(untold.into_iter().map(|id| Given { at, node: "the store".to_owned(), id }));
     }
 
     /// Waits long for `condition`. If it never holds, the checker shows more than a panic here would.

@@ -69,6 +69,11 @@ impl Cluster {
         cluster
     }
 
+    /// Starts one more node.
+    pub fn add(&mut self, name: &str, configure: &impl Fn(&str, Builder) -> Builder) {
+        self.nodes.push(Node::start(name, &self.url, None, configure));
+    }
+
     pub fn addresses(&self) -> Vec<Address> {
         self.nodes.iter().map(Node::address).collect()
     }
@@ -147,17 +152,19 @@ impl Cluster {
     }
 }
 
+/// A node on the database at `url`.
+pub fn node_on(name: &str, url: &str) -> Builder {
+    let builder = Server::builder().env("DATABASE_URL", url).operated(ADMIN_TOKEN);
+    builder.env("EVENT_HANDLER__NODE__NAME", name).env("EVENT_HANDLER__SERVER__WORKERS", 1)
+}
+
 impl Node {
     fn start(name: &str, url: &str, redis: Option<&Redis>, configure: &impl Fn(&str, Builder) -> Builder) -> Self {
         let (head, database) = url.rsplit_once('/').expect("a database");
         let upstream = head.rsplit_once('@').expect("a user").1.parse().expect("an address");
         let link = TcpProxy::to(upstream);
         let url = format!("postgres://postgres@{}/{database}", link.addr());
-        let builder = Server::builder()
-            .env("DATABASE_URL", url)
-            .operated(ADMIN_TOKEN)
-            .env("EVENT_HANDLER__NODE__NAME", name)
-            .env("EVENT_HANDLER__SERVER__WORKERS", 1);
+        let builder = node_on(name, &url);
         let redis_link = redis.map(|redis| TcpProxy::to(([127, 0, 0, 1], redis.port()).into()));
         let builder = match &redis_link {
             Some(link) => builder.env("REDIS_URL", format!("redis://{}", link.addr())),

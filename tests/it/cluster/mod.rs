@@ -3,11 +3,14 @@
 mod checker;
 mod checker_tests;
 mod clients;
+mod deployed;
+mod dropped_packets;
 mod harness;
 mod history;
 mod nodes;
 mod storm;
 mod take_over;
+mod upgrade;
 
 /// Whether there is time for much: `./tests/run long`.
 fn is_long() -> bool {

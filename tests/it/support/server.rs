@@ -24,6 +24,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_event-handler");
 pub struct Builder {
     env: BTreeMap<String, String>,
     args: Vec<String>,
+    program: PathBuf,
     /// A program with its arguments that starts the one under test.
     launcher: Vec<String>,
     dir: Arc<TempDir>,
@@ -59,6 +60,11 @@ impl Builder {
     pub fn launched_by(mut self, launcher: &[&str]) -> Self {
         self.launcher = launcher.iter().map(ToString::to_string).collect();
         self
+    }
+
+    /// Runs another build of the program.
+    pub fn program(self, program: &Path) -> Self {
+        Self { program: program.to_owned(), ..self }
     }
 
     /// Keeps the events in a database of `backend`.
@@ -120,7 +126,7 @@ impl Builder {
         command
             .args(["--pdeathsig", "KILL"])
             .args(&self.launcher)
-            .arg(PROGRAM)
+            .arg(&self.program)
             .args(&self.args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -166,7 +172,8 @@ impl Server {
     /// A server on a free loopback port with JSON logs, in a folder of its own.
     pub fn builder() -> Builder {
         let dir = Arc::new(TempDir::with_prefix("event-handler-").expect("a temporary folder"));
-        Builder { env: BTreeMap::new(), args: Vec::new(), launcher: Vec::new(), dir, is_operated: false }
+        let program = PROGRAM.into();
+        Builder { env: BTreeMap::new(), args: Vec::new(), program, launcher: Vec::new(), dir, is_operated: false }
             .env("HOST", "127.0.0.1")
             .env("PORT", "0")
             .env("APP_ENV", "production")
@@ -229,6 +236,11 @@ impl Server {
         self.process.kill();
         self.process = Process::spawn(&self.spec);
         self.addr = self.process.wait_until_listening();
+    }
+
+    /// The next restart is with the program under test, whichever runs now.
+    pub fn upgrade(&mut self) {
+        self.spec.program = PROGRAM.into();
     }
 
     /// Resident memory, in bytes.
