@@ -102,7 +102,8 @@ impl Writer {
     pub fn recall(&mut self, seen: Seen) -> Result<(), StoreError> {
         let found = self.with(|connection| identity::found(connection, Some(seen.last)))?;
         if seen.log == found.log && Restored::decide(&seen, &found, found.log).is_some() {
-            self.seen = Some(seen);
+            // What this writer knows may be newer, and ids are given above all of it.
+            self.seen = self.seen.filter(|known| known.last > seen.last.max(found.last)).or(Some(seen));
             self.is_set_back = true;
         }
         Ok(())

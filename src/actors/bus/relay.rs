@@ -199,7 +199,7 @@ impl Relay {
         }
     }
 
-    fn take(&self, window: &mut Window<(Arc<LogBatch>, Seen)>, message: &[u8]) {
+    fn take(&self, window: &mut Window<Opened>, message: &[u8]) {
         let position = &self.parts.position;
         let Some(message) = Relayed::parse(message) else { return self.count("unproven") };
         // Own ones are known too.
@@ -214,8 +214,8 @@ impl Relay {
             return self.looks.look();
         };
         let seen = Seen { log: key.log(), last: newest.id, at: newest.created_at };
-        let batch = (LogBatch::new(message.span.prev, events), seen);
-        match window.offer(position.last(), message.span, batch, steady()) {
+        let opened = Opened { batch: LogBatch::new(message.span.prev, events), seen, key };
+        match window.offer(position.last(), message.span, opened, steady()) {
             Verdict::Kept => self.route(window),
             Verdict::Known => self.count("known"),
             Verdict::Gap => self.gap(),
@@ -223,9 +223,14 @@ impl Relay {
     }
 
     /// Gives the router what continues the log.
-    fn route(&self, window: &mut Window<(Arc<LogBatch>, Seen)>) {
+    fn route(&self, window: &mut Window<Opened>) {
         let position = &self.parts.position;
-        while let Some((span, (batch, seen))) = window.next(position.last()) {
+        while let Some((span, Opened { batch, seen, key })) = window.next(position.last()) {
+            // While it waited, the log may have become another one.
+            if position.relay_key().is_none_or(|now| !Arc::ptr_eq(&now, &key)) {
+                self.gap();
+                continue;
+            }
             // Whatever becomes of the store, the id is not given out again.
             position.saw(seen);
             if !position.follow(span) {
@@ -252,6 +257,14 @@ impl Relay {
     fn count(&self, verdict: &str) {
         self.parts.metrics.relay_received.with_label_values(&[verdict]).inc();
     }
+}
+
+/// A batch that a node on the same store has sealed.
+struct Opened {
+    batch: Arc<LogBatch>,
+    seen: Seen,
+    /// Under which it was opened.
+    key: Arc<RelayKey>,
 }
 
 /// Batches can be sent, and come, until it is dropped.

@@ -244,3 +244,25 @@ fn retention_by_number_counts_events_not_ids_that_were_left_out() {
         assert_eq!(trimmed(&mut writer, 1), 20 + MARGIN + 2);
     });
 }
+
+/// What others remember may be old: a Redis that was set back too, or one that repeats what it was once told.
+#[test]
+fn an_older_memory_does_not_replace_a_newer_one() {
+    let store = Store::sqlite();
+    let mut writer = store.writer();
+    append(&mut writer, 10, 0);
+    let backup = copy(&store, "backup");
+    append(&mut writer, 10, 1);
+    let old = writer.seen().expect("an event");
+    for second in 2..7 {
+        append(&mut writer, 50_000, second);
+    }
+    let shown = writer.seen().expect("an event").last;
+    assert!(shown > old.last + MARGIN);
+    drop(writer);
+    put_back(&store, &backup);
+    let mut writer = store.writer();
+    assert!(writer.is_set_back());
+    writer.recall(old).expect("a look");
+    assert_eq!(append(&mut writer, 1, 8)[0], shown + MARGIN + 1, "no id is given out again");
+}
