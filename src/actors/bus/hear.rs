@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
 use super::BusParts;
 use super::own_events::OwnEvents;
@@ -88,7 +89,7 @@ impl Hear {
                 // Perhaps another node can do it.
                 self.candidate.release(fence);
             }
-            if heard?.is_none() || stop.or(tokio::time::sleep(PAUSE)).await.is_none() {
+            if heard?.is_none() || stop.or(sleep(PAUSE)).await.is_none() {
                 return Ok(());
             }
         }
@@ -106,61 +107,50 @@ impl Hear {
         log::info!("hearing what is published by redis");
         self.standing.up(PART);
         self.hearing.is_held.store(true, Relaxed);
-        let (mut subscription, mut failure, mut is_stopping) = (Some(subscription), None, false);
-        let (mut inbox, mut pending) = (Inbox::default(), Vec::new());
+        let mut from = Source { subscription: Some(subscription), failure: None, inbox: Inbox::default() };
+        let (mut pending, mut is_stopping) = (Vec::new(), false);
         loop {
-            match self.candidate.renew(&mut held).await {
+            match self.meanwhile(&mut from, self.candidate.renew(&mut held)).await {
                 Some(Renewal::Held) => {}
-                Some(Renewal::Wanted) => subscription = None,
+                Some(Renewal::Wanted) => from.subscription = None,
                 Some(Renewal::Lost) => {
-                    self.lose(pending.len() + inbox.len());
+                    self.lose(pending.len() + from.inbox.len());
                     return Ok(Some(()));
                 }
-                None => (subscription, is_stopping) = (None, true),
+                None => (from.subscription, is_stopping) = (None, true),
             }
-            while pending.is_empty() && !inbox.is_empty() {
-                pending = self.read(inbox.take(BATCH.0, BATCH.1));
+            while pending.is_empty() && !from.inbox.is_empty() {
+                pending = self.read(from.inbox.take(BATCH.0, BATCH.1));
             }
-            self.hearing.waiting.store(pending.len() + inbox.len(), Relaxed);
+            self.hearing.waiting.store(pending.len() + from.inbox.len(), Relaxed);
             let may_act = self.may_act() && self.candidate.may_act(&held);
-            if subscription.is_none() && (pending.is_empty() || (is_stopping && !may_act)) {
-                self.lose(pending.len() + inbox.len());
-                return match failure {
+            if from.subscription.is_none() && (pending.is_empty() || (is_stopping && !may_act)) {
+                self.lose(pending.len() + from.inbox.len());
+                return match from.failure {
                     _ if is_stopping => Ok(None),
                     Some(error) => Err(error),
                     None => Ok(self.candidate.hand_over(held).await),
                 };
             }
-            let is_idle = pending.is_empty();
-            let is_stored = {
-                let mut storing = pin!(async {
-                    if is_idle || !may_act {
-                        tokio::time::sleep(if is_idle { LOOK_INTERVAL } else { PAUSE }).await;
-                        return false;
-                    }
-                    let is_stored = self.store(&pending, &held.fence).await.is_some();
-                    if !is_stored {
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                    is_stored
-                });
-                loop {
-                    tokio::select! {
-                        biased;
-                        is_stored = &mut storing => break is_stored,
-                        message = next(&mut subscription) => match message {
-                            Ok(message) => self.lose(usize::from(!inbox.push(message))),
-                            Err(error) => (subscription, failure) = (None, Some(error)),
-                        },
-                    }
-                    if is_idle {
-                        break false;
-                    }
-                }
-            };
-            if is_stored {
+            if pending.is_empty() {
+                self.lose(timeout(LOOK_INTERVAL, from.receive()).await.unwrap_or(0));
+            } else if may_act && self.meanwhile(&mut from, self.store(&pending, &held.fence)).await.is_some() {
                 pending.clear();
                 self.is_losing.set(false);
+            } else {
+                self.meanwhile(&mut from, sleep(PAUSE)).await;
+            }
+        }
+    }
+
+    /// What `work` gives. Messages come in meanwhile: nobody else bounds their number.
+    async fn meanwhile<T>(&self, from: &mut Source, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                lost = from.receive() => self.lose(lost),
             }
         }
     }
@@ -223,10 +213,24 @@ impl Hear {
     }
 }
 
-/// The next message. Without a subscription there is none.
-async fn next(subscription: &mut Option<Subscription>) -> Result<Vec<u8>, BusError> {
-    match subscription {
-        Some(subscription) => subscription.next().await,
-        None => std::future::pending().await,
+/// Where messages come from, and those that wait.
+struct Source {
+    subscription: Option<Subscription>,
+    /// Why the subscription has ended, if it has ended by itself.
+    failure: Option<BusError>,
+    inbox: Inbox,
+}
+
+impl Source {
+    /// Takes the next message, or learns that there is none any more. How many are lost, because there is no room.
+    async fn receive(&mut self) -> usize {
+        let Some(subscription) = &mut self.subscription else { return std::future::pending().await };
+        match subscription.next().await {
+            Ok(message) => usize::from(!self.inbox.push(message)),
+            Err(error) => {
+                (self.subscription, self.failure) = (None, Some(error));
+                0
+            }
+        }
     }
 }
