@@ -27,6 +27,25 @@ pub fn start_on_postgres(bench: &Bench, binary: &Path, programs: &Path, settings
     launch(bench, binary, &database.url, database.scratch, vec![database.server], settings)
 }
 
+/// Two nodes on one database. What they stand on ends with the first.
+pub fn start_two_on_postgres(
+    bench: &Bench,
+    binary: &Path,
+    programs: &Path,
+    redis: Option<(Process, String)>,
+) -> io::Result<[System; 2]> {
+    let database = postgres::start(bench, programs)?;
+    let mut supports = vec![database.server];
+    let mut settings = Vec::new();
+    if let Some((server, url)) = redis {
+        supports.push(server);
+        settings.push(("REDIS_URL".to_owned(), url));
+    }
+    let scratch = bench.scratch("event-handler")?;
+    let one = launch(bench, binary, &database.url, database.scratch, supports, &settings)?;
+    Ok([one, launch(bench, binary, &database.url, scratch, Vec::new(), &settings)?])
+}
+
 fn launch(
     bench: &Bench,
     binary: &Path,

@@ -4,6 +4,7 @@ mod event_handler;
 mod nchan;
 mod node;
 mod postgres;
+mod redis;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -88,6 +89,19 @@ impl Subject {
             Kind::Postgres { binary, programs } => event_handler::start_on_postgres(bench, binary, programs, settings),
             _ => Err(io::Error::other(format!("{} has no such settings", self.name))),
         }
+    }
+
+    /// Starts two nodes of the Event Handler on one empty PostgreSQL, with a Redis or without; none if there is no Redis.
+    pub fn start_two(&self, bench: &Bench, with_redis: bool) -> io::Result<Option<[System; 2]>> {
+        let Kind::Postgres { binary, programs } = &self.kind else {
+            return Err(io::Error::other(format!("{} has one node", self.name)));
+        };
+        let redis = if with_redis { redis::start(bench)? } else { None };
+        if with_redis && redis.is_none() {
+            eprintln!("   left out: redis is not installed ({})", redis::INSTALL);
+            return Ok(None);
+        }
+        event_handler::start_two_on_postgres(bench, binary, programs, redis).map(Some)
     }
 
     /// Starts it on the store in `directory`, which stays; only for those that store in a file.

@@ -8,6 +8,7 @@ mod filters;
 mod history;
 mod idle;
 mod publish;
+mod relay;
 mod resume;
 mod stall;
 mod start;
@@ -71,6 +72,12 @@ pub const ALL: &[Scenario] = &[
         about: "memory of silent WebSockets and SSE clients with one subscription each",
         takes: |subject| !subject.is_postgres(),
         run: idle::run,
+    },
+    Scenario {
+        name: "relay",
+        about: "200-byte events from one of two nodes on one PostgreSQL to a subscriber of the other, 100 a second",
+        takes: Subject::is_postgres,
+        run: relay::run,
     },
     Scenario {
         name: "resume",
