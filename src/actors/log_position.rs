@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use arc_swap::ArcSwapOption;
 
 use crate::domain::event::{EventId, LogBounds};
-use crate::domain::log::{LogId, Seen};
+use crate::domain::log::{LogId, Lost, Seen};
 use crate::domain::relay::Span;
 use crate::domain::secret::Secret;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -31,6 +31,8 @@ pub struct LogPosition {
     relay_key: ArcSwapOption<RelayKey>,
     /// The newest event that was seen of the log, for a writer that replaces a failed one.
     seen: RwLock<Option<Seen>>,
+    /// What the log has lost the last time that it was set back.
+    lost: RwLock<Option<Lost>>,
 }
 
 impl LogPosition {
@@ -87,6 +89,7 @@ impl LogPosition {
     pub fn learn_of(&self, writer: &mut Writer) {
         writer.log().into_iter().for_each(|log| self.set_log_id(log));
         writer.seen().into_iter().for_each(|seen| self.saw(seen));
+        self.set_lost(writer.lost());
         let (key, known) = (writer.relay_key(), self.relay_key.load());
         if key.as_ref().map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr) {
             self.set_key(writer.key());
@@ -105,6 +108,19 @@ impl LogPosition {
         if known.is_none_or(|known| known.log != seen.log || known.last < seen.last) {
             *known = Some(seen);
         }
+    }
+
+    /// What the log has lost the last time that it was set back.
+    fn set_lost(&self, lost: Option<Lost>) {
+        *self.lost.write().unwrap_or_else(PoisonError::into_inner) = lost;
+    }
+
+    /// After which event a subscription begins, and whether nothing is missing that was to come before.
+    pub fn place(&self, start: Start, bounds: LogBounds, log_end: EventId) -> (EventId, bool) {
+        let (from, is_whole) = start.place(bounds, log_end);
+        let lost = *self.lost.read().unwrap_or_else(PoisonError::into_inner);
+        let misses = matches!(start, Start::After(id) if lost.is_some_and(|lost| lost.misses(id)));
+        (from, is_whole && !misses)
     }
 
     /// Takes the bounds that were read from the store.

@@ -4,6 +4,7 @@
 
 mod error;
 mod pubsub;
+mod sentinel;
 mod stream;
 mod subscription;
 
@@ -20,9 +21,10 @@ use redis::{
 
 pub use self::error::{BusError, BusReason};
 pub use self::pubsub::{CHANNEL, Publication, publish};
+use self::sentinel::Sentinels;
 pub use self::stream::{Refused, Stream};
 pub use self::subscription::Subscription;
-use crate::config::RedisConfig;
+use crate::config::{RedisConfig, SecretUrl};
 
 /// How long connecting may take, and the answer to a command beyond the time for which it blocks.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -32,6 +34,14 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// A configured server.
 #[derive(Clone)]
 pub struct Redis {
+    server: Server,
+    /// Where the primary is asked for; none if `server` is it.
+    sentinels: Option<Arc<Sentinels>>,
+}
+
+/// How to connect to a server.
+#[derive(Clone)]
+struct Server {
     client: Client,
     secret: Option<Arc<str>>,
 }
@@ -40,8 +50,49 @@ impl Redis {
     /// The server of the configuration; none if there is none. The error names the key and what is wrong with it.
     pub fn new(config: &RedisConfig) -> Result<Option<Self>, (&'static str, String)> {
         let Some(url) = &config.url else { return Ok(None) };
-        // The reasons are texts of the client itself, and repeat nothing of the URL.
-        let refused = |error: RedisError| ("redis.url", error.to_string());
+        let server = Server::new(url, &config.tls_ca_file).map_err(|refused| refused.of_key("redis.url"))?;
+        let sentinels = Sentinels::new(url, config).map_err(|refused| refused.of_key("redis.sentinels"))?;
+        Ok(Some(Self { server, sentinels: sentinels.map(Arc::new) }))
+    }
+
+    /// Makes a connection.
+    pub async fn connect(&self) -> Result<Link, BusError> {
+        let mut link = self.primary().await?.connect(PATIENCE).await?;
+        if self.sentinels.is_some() {
+            sentinel::refuse_replica(&mut link).await?;
+        }
+        Ok(link)
+    }
+
+    /// Where to connect to now.
+    async fn primary(&self) -> Result<Server, BusError> {
+        match &self.sentinels {
+            None => Ok(self.server.clone()),
+            Some(sentinels) => sentinels.primary(&self.server).await,
+        }
+    }
+}
+
+/// Why a configured server cannot be one.
+enum RefusedConfig {
+    /// The reason is a text of the client itself, and repeats nothing of the URL.
+    Url(String),
+    CaFile(String),
+}
+
+impl RefusedConfig {
+    /// The key that is wrong, if that of the URL is `url`, and why.
+    fn of_key(self, url: &'static str) -> (&'static str, String) {
+        match self {
+            Self::Url(reason) => (url, reason),
+            Self::CaFile(reason) => ("redis.tls_ca_file", reason),
+        }
+    }
+}
+
+impl Server {
+    fn new(url: &SecretUrl, ca_file: &str) -> Result<Self, RefusedConfig> {
+        let refused = |error: RedisError| RefusedConfig::Url(error.to_string());
         let info = url.expose().clone().into_connection_info().map_err(refused)?;
         let secret = info.redis_settings().password().map(Arc::from);
         // No command waits until those before it are acknowledged.
@@ -53,19 +104,18 @@ impl Redis {
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
         let client = if url.expose().scheme() == "rediss" {
-            with_tls(info, &config.tls_ca_file)?
+            with_tls(info, ca_file).map_err(RefusedConfig::CaFile)?
         } else {
             Client::open(info).map_err(refused)?
         };
-        Ok(Some(Self { client, secret }))
+        Ok(Self { client, secret })
     }
 
-    /// Makes a connection.
-    pub async fn connect(&self) -> Result<Link, BusError> {
+    async fn connect(&self, patience: Duration) -> Result<Link, BusError> {
         // Blocking reads take longer than any fixed time: see [`Link::ask`].
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let connected = self.in_time(PATIENCE, self.client.get_multiplexed_async_connection_with_config(&config));
-        Ok(Link { connection: connected.await?, redis: self.clone() })
+        let connected = self.in_time(patience, self.client.get_multiplexed_async_connection_with_config(&config));
+        Ok(Link { connection: connected.await?, server: self.clone() })
     }
 
     async fn in_time<T>(
@@ -81,27 +131,26 @@ impl Redis {
 }
 
 /// The authorities of the system are trusted, or those of the file alone.
-fn with_tls(info: ConnectionInfo, ca_file: &str) -> Result<Client, (&'static str, String)> {
-    const KEY: &str = "redis.tls_ca_file";
+fn with_tls(info: ConnectionInfo, ca_file: &str) -> Result<Client, String> {
     let root_cert = match ca_file {
         "" => None,
         file => {
-            let pem = std::fs::read(file).map_err(|error| (KEY, format!("{file}: {error}")))?;
+            let pem = std::fs::read(file).map_err(|error| format!("{file}: {error}"))?;
             if !pem.windows(10).any(|window| window == b"-----BEGIN") {
-                return Err((KEY, format!("{file}: no certificate in it")));
+                return Err(format!("{file}: no certificate in it"));
             }
             Some(pem)
         }
     };
     let certificates = TlsCertificates { client_tls: None, root_cert };
-    Client::build_with_tls(info, certificates).map_err(|error| (KEY, format!("{ca_file}: {error}")))
+    Client::build_with_tls(info, certificates).map_err(|error| format!("{ca_file}: {error}"))
 }
 
 /// A connection. Several may ask over it at once, unless one blocks.
 #[derive(Clone)]
 pub struct Link {
     connection: MultiplexedConnection,
-    redis: Redis,
+    server: Server,
 }
 
 impl Link {
@@ -112,16 +161,16 @@ impl Link {
 
     /// The answer to a command that blocks for at most `blocks`.
     pub async fn ask(&mut self, command: &Cmd, blocks: Duration) -> Result<Value, BusError> {
-        let Self { connection, redis } = self;
-        redis.in_time(blocks + PATIENCE, command.query_async(connection)).await
+        let Self { connection, server } = self;
+        server.in_time(blocks + PATIENCE, command.query_async(connection)).await
     }
 
     /// The answers to several commands, each of which may have failed.
     pub async fn ask_all(&mut self, commands: &Pipeline) -> Result<Vec<Result<Value, BusError>>, BusError> {
-        let Self { connection, redis } = self;
+        let Self { connection, server } = self;
         let answers = connection.send_packed_commands(commands, 0, commands.len());
-        let answers = redis.in_time(PATIENCE, answers).await?.into_iter();
-        let secret = redis.secret.as_deref();
+        let answers = server.in_time(PATIENCE, answers).await?.into_iter();
+        let secret = server.secret.as_deref();
         Ok(answers.map(|answer| answer.extract_error().map_err(|error| BusError::of(&error, secret))).collect())
     }
 }

@@ -22,17 +22,17 @@ pub struct Subscription {
 impl Redis {
     /// Subscribes to a channel, on a connection of its own: what is published from now on comes.
     pub async fn subscribe(&self, channel: &str) -> Result<Subscription, BusError> {
+        let server = self.primary().await?;
         let subscribing = async {
-            let mut pubsub = self.client.get_async_pubsub().await?;
+            let mut pubsub = server.client.get_async_pubsub().await?;
             pubsub.subscribe(channel).await?;
             Ok(pubsub.split())
         };
-        let (mut sink, messages) = self.in_time(PATIENCE, subscribing).await?;
-        let redis = self.clone();
+        let (mut sink, messages) = server.in_time(PATIENCE, subscribing).await?;
         let failure = async move {
             loop {
                 tokio::time::sleep(PING_INTERVAL).await;
-                if let Err(error) = redis.in_time(PATIENCE, sink.ping::<Value>()).await {
+                if let Err(error) = server.in_time(PATIENCE, sink.ping::<Value>()).await {
                     return error;
                 }
             }

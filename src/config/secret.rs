@@ -99,6 +99,13 @@ pub(super) fn redis_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Sec
     optional_url(&String::deserialize(from)?, ["redis", "rediss"]).map_err(D::Error::custom)
 }
 
+/// Reads the URLs of Sentinels.
+pub(super) fn redis_urls<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SecretUrl>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let urls = texts.iter().map(|text| optional_url(text, ["redis", "rediss"]).map_err(D::Error::custom));
+    urls.filter_map(Result::transpose).collect()
+}
+
 /// Reads the base URL of a service; empty is none.
 pub(super) fn http_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SecretUrl>, D::Error> {
     optional_url(&String::deserialize(from)?, ["http", "https"]).map_err(D::Error::custom)

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::access::{admin_token, networks, shown_networks};
 use super::checks::{browser_origin, check_log_filter, checked_base_path, is_host_name};
-use super::secret::{DatabaseUrl, SecretUrl, http_url, redis_url};
+use super::secret::{DatabaseUrl, SecretUrl, http_url, redis_url, redis_urls};
 use super::units::{
     DAY, GIB, HOUR, KIB, MIB, MINUTE, PIB, SECOND, Size, Span, optional_size, optional_span, optional_whole, size,
     span, whole,
@@ -255,6 +255,9 @@ pub struct SupervisionConfig {
 pub struct RedisConfig {
     #[serde(deserialize_with = "redis_url")]
     pub url: Option<SecretUrl>,
+    /// If there are any, the host in `url` is the name that they have for the primary.
+    #[serde(deserialize_with = "redis_urls")]
+    pub sentinels: Vec<SecretUrl>,
     /// Empty: the authorities of the system are trusted.
     pub tls_ca_file: String,
     pub ingest: IngestConfig,

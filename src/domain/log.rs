@@ -130,6 +130,27 @@ pub fn resume_after(seen: &Seen, found: &Found, verdict: Verdict) -> Option<Even
     is_due.then(|| seen.last.max(found.last).saturating_add(MARGIN))
 }
 
+/// What a log has lost: the events after `last` and up to `known`, or some of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// The newest event that the store had.
+    pub last: EventId,
+    /// The newest event that was known.
+    pub known: EventId,
+}
+
+impl Lost {
+    /// What is lost, if the ids after `last` and up to `after` were left out.
+    pub fn of_gap(last: EventId, after: EventId) -> Self {
+        Self { last, known: after.saturating_sub(MARGIN) }
+    }
+
+    /// Whether somebody who has seen the event `after`, which is gone, misses another one that is gone.
+    pub fn misses(&self, after: EventId) -> bool {
+        self.last < after && after < self.known
+    }
+}
+
 /// A log that goes on after it was set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restored {
@@ -180,6 +201,13 @@ mod tests {
 
     const A: LogId = LogId(0xaaaa);
     const B: LogId = LogId(0xbbbb);
+
+    #[test]
+    fn who_has_seen_some_of_what_is_gone_misses_the_rest() {
+        let lost = Lost::of_gap(10, 15 + MARGIN);
+        assert_eq!(lost, Lost { last: 10, known: 15 });
+        assert_eq!([10, 11, 14, 15, 16].map(|after| lost.misses(after)), [false, true, true, false, false]);
+    }
 
     #[test]
     fn an_identity_is_a_uuid() {

@@ -4,7 +4,7 @@ use diesel::sql_types::Text;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::event::{EventId, LogBounds, Timestamp};
-use crate::domain::log::{Found, LogId, Restored, Seen};
+use crate::domain::log::{Found, LogId, Lost, Restored, Seen};
 use crate::domain::secret::Secret;
 
 use super::append::newest;
@@ -131,6 +131,13 @@ fn rename(connection: &mut Connection, id: LogId) -> Result<(), StoreError> {
     let update = diesel::update(log::table).set(log::id.eq(id.to_string()));
     on_backend!(connection, c => update.execute(c))?;
     Ok(())
+}
+
+/// What the log has lost the last time that it was set back.
+pub(super) fn lost(connection: &mut Connection) -> Result<Option<Lost>, StoreError> {
+    let row = log_gaps::table.order(log_gaps::first_id.desc()).select((log_gaps::first_id, log_gaps::width));
+    let newest: Option<(EventId, i64)> = on_backend!(connection, c => row.first(c).optional())?;
+    Ok(newest.map(|(first, width)| Lost::of_gap(first - 1, first - 1 + width)))
 }
 
 /// The ids that a restore has left out: the first of each gap and the number of ids, the highest gap first.

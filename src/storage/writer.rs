@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diesel::{OptionalExtension as _, RunQueryDsl as _};
 
 use crate::domain::event::{LogBounds, Timestamp};
-use crate::domain::log::{Found, LogId, Restored, Seen};
+use crate::domain::log::{Found, LogId, Lost, Restored, Seen};
 use crate::domain::routes::ServiceId;
 use crate::domain::secret::Secret;
 use crate::protocol::relay::RelayKey;
@@ -40,6 +40,8 @@ pub struct Writer {
     seen: Option<Seen>,
     /// The store lacks events that this writer knows: it was restored from an older copy.
     pub(super) is_set_back: bool,
+    /// What the store has lost the last time that it was set back, as of the last look.
+    lost: Option<Lost>,
     /// An operator has declared the store restored.
     pub(super) is_declared: bool,
     /// The high-water mark beside a SQLite file.
@@ -64,6 +66,7 @@ impl Writer {
             relay_key: None,
             seen,
             is_set_back: false,
+            lost: None,
             is_declared: false,
             mark: None,
         };
@@ -118,6 +121,11 @@ impl Writer {
     /// `$sys.log.restored` and gives ids greater than all that are known.
     pub fn is_set_back(&self) -> bool {
         self.is_set_back
+    }
+
+    /// What the store has lost the last time that it was set back.
+    pub fn lost(&self) -> Option<Lost> {
+        self.lost
     }
 
     /// Does `work` in a transaction that holds the writer's lock.
@@ -265,7 +273,12 @@ impl Writer {
     fn look(&mut self, connection: &mut Connection) -> Result<Found, StoreError> {
         let found = identity::found(connection, self.seen.map(|seen| seen.last))?;
         self.log = Some(found.log);
-        self.is_set_back = self.seen.is_some_and(|seen| Restored::decide(&seen, &found, found.log).is_some());
+        let restored = self.seen.and_then(|seen| Restored::decide(&seen, &found, found.log));
+        self.is_set_back = restored.is_some();
+        self.lost = match restored {
+            Some(Restored { last, known, .. }) => Some(Lost { last, known }),
+            None => identity::lost(connection)?,
+        };
         if !self.is_set_back {
             self.see(found.seen());
         }

@@ -85,7 +85,7 @@ async fn recovery(edge: &Edge, query: &Query<'_>, events: &EventQuery) -> Result
     let Some(after) = events.after else { return Ok(None) };
     let log_end = position.end_for(Start::After(after), position.last(), &edge.parts.reader).await?;
     let start = Start::After(after).in_log(position.log_id(), given);
-    let place = position.get().map(|bounds| start.place(bounds, log_end));
+    let place = position.get().map(|bounds| position.place(start, bounds, log_end));
     Ok(place.map(|(from, is_whole)| Recovery { from, is_whole }))
 }
 

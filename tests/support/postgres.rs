@@ -88,8 +88,7 @@ impl Postgres {
 
     /// Runs `sql` as the superuser, in the maintenance database.
     pub fn execute(&self, sql: &str) {
-        let mut connection = PgConnection::establish(&self.url_of("postgres")).expect("connect to PostgreSQL");
-        connection.batch_execute(sql).expect(sql);
+        execute(&self.url_of("postgres"), sql);
     }
 
     /// The number that `sql` gives.
@@ -176,9 +175,7 @@ impl Postgres {
 
     /// Copies the data of `source`, while it runs, into the folder `to` of this server.
     fn copy(&self, source: &Self, to: &str, more: &[&str]) {
-        // Only some programs may be linked to from where they were found.
-        let postgres = fs::canonicalize(self.bin.join("postgres")).expect("a program");
-        let output = as_unprivileged(&postgres.with_file_name("pg_basebackup"))
+        let output = as_unprivileged(&real_binaries(&self.bin).join("pg_basebackup"))
             .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &source.port().to_string(), "-c", "fast", "-D"])
             .arg(self.dir.join(to))
             .args(more)
@@ -292,6 +289,12 @@ impl Drop for Postgres {
     }
 }
 
+/// Runs `sql` at the database of `url`.
+pub fn execute(url: &str, sql: &str) {
+    let mut connection = PgConnection::establish(url).expect("connect to PostgreSQL");
+    connection.batch_execute(sql).expect(sql);
+}
+
 /// Where the programs of PostgreSQL are.
 pub fn find_binaries() -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -303,6 +306,12 @@ pub fn find_binaries() -> PathBuf {
     places.extend(debian.into_iter().rev());
     let complete = |dir: &PathBuf| dir.join("initdb").is_file() && dir.join("postgres").is_file();
     places.into_iter().find(complete).expect("no PostgreSQL server found: install the Debian package `postgresql`")
+}
+
+/// Where all programs of PostgreSQL are. Only some may be linked to from where they were found, in `bin`.
+pub fn real_binaries(bin: &Path) -> PathBuf {
+    let postgres = fs::canonicalize(bin.join("postgres")).expect("a program");
+    postgres.parent().expect("a folder").to_owned()
 }
 
 /// The user that runs the server when we are root, which PostgreSQL refuses.
@@ -331,7 +340,7 @@ pub fn as_unprivileged(program: &Path) -> Command {
     command
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
 }

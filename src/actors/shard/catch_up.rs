@@ -177,8 +177,10 @@ impl Shard {
         }
         self.parts.metrics.gaps.inc();
         let after = self.head.position();
+        // Nothing is shown that the writer has not seen, so that it would notice if the store lacked it one day.
+        let through = Some(self.parts.position.last());
         let scan =
-            Scan { after, through: None, patterns: Vec::new(), max_events: PAGE_EVENTS * 4, max_bytes: PAGE_BYTES * 4 };
+            Scan { after, through, patterns: Vec::new(), max_events: PAGE_EVENTS * 4, max_bytes: PAGE_BYTES * 4 };
         let reader = self.parts.reader.clone();
         let read = async move { reader.scan(scan).await };
         ctx.spawn(read.into_actor(self).map(move |page, this, ctx| this.take_fill(page, ctx)));

@@ -20,7 +20,7 @@ impl Handler<OpenStream> for Shard {
     fn handle(&mut self, request: OpenStream, ctx: &mut Context<Self>) -> Self::Result {
         let OpenStream { place, patterns, envelope, filter, start, log_end } = request;
         let bounds = self.parts.position.bounds()?;
-        let (from, recovered) = start.place(bounds, log_end);
+        let (from, recovered) = self.parts.position.place(start, bounds, log_end);
         let (last_id, earliest_id) = (bounds.last.max(log_end), bounds.earliest);
         let state = Subscribed { last_id, recovered, earliest_id, log: self.parts.position.log_id() };
         if let Some(subscriber) = self.subscribers.of(place) {

@@ -36,7 +36,7 @@ impl Shard {
             return Err(ApiError::new(ErrorCode::TooManySubscriptions, advice));
         }
         let last_id = bounds.last.max(log_end);
-        let (mut from, recovered) = start.place(bounds, log_end);
+        let (mut from, recovered) = self.parts.position.place(start, bounds, log_end);
         if let Some(id) = &id {
             let state =
                 Subscribed { last_id, recovered, earliest_id: bounds.earliest, log: self.parts.position.log_id() };
