@@ -168,6 +168,12 @@ impl Process {
         self.0.try_wait().ok().flatten()
     }
 
+    /// Ends it without any warning.
+    pub fn kill(mut self) -> io::Result<()> {
+        self.0.kill()?;
+        self.0.wait().map(drop)
+    }
+
     /// Asks it to end, and makes it after [`Self::STOP_LIMIT`].
     fn stop(&mut self) -> io::Result<ExitStatus> {
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw);

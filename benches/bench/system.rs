@@ -25,6 +25,8 @@ pub struct System {
     pub dialect: Dialect,
     /// From before the start of the server's process to its first answer.
     pub started_in: Duration,
+    /// Further nodes, which take their share of the load.
+    others: Vec<System>,
     /// The server first, then what it stands on; stopped in this order, before `scratch` goes.
     processes: Vec<Process>,
     scratch: TempDir,
@@ -45,14 +47,33 @@ impl System {
         let mut processes = vec![server];
         processes.extend(supports);
         match ready {
-            Ok(()) => Ok(Self { addr, dialect, started_in, processes, scratch }),
+            Ok(()) => Ok(Self { addr, dialect, started_in, others: Vec::new(), processes, scratch }),
             Err(error) => Err(io::Error::other(format!("{error}\n{}", log_of(scratch.path())))),
         }
     }
 
+    /// Has others take their share of the load. They end before this one.
+    pub fn join(&mut self, others: Vec<Self>) {
+        self.others = others;
+    }
+
+    /// Where a connection of this number leads to.
+    pub fn addr_of(&self, connection: usize) -> SocketAddr {
+        match connection % (1 + self.others.len()) {
+            0 => self.addr,
+            other => self.others[other - 1].addr,
+        }
+    }
+
+    /// Kills the server without any warning.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.processes.remove(0).kill()
+    }
+
     /// Of all processes together.
     pub fn usage(&self) -> io::Result<Usage> {
-        Usage::of(self.processes.iter().map(Process::id))
+        let others = self.others.iter().flat_map(|other| &other.processes);
+        Usage::of(self.processes.iter().chain(others).map(Process::id))
     }
 
     /// Of the server alone.

@@ -157,7 +157,7 @@ pub fn closed_loop(
 ) -> io::Result<Outcome> {
     let mut poll = Poll::new()?;
     let mut pool = (0..connections)
-        .map(|index| Ok((Connection::open(system.addr, &poll, Token(index))?, 0_u64)))
+        .map(|index| Ok((Connection::open(system.addr_of(index), &poll, Token(index))?, 0_u64)))
         .collect::<io::Result<Vec<_>>>()?;
     let meter = Meter::start(system)?;
     let (began, mut last_answer) = (Instant::now(), Instant::now());

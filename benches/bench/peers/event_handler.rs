@@ -27,6 +27,21 @@ pub fn start_on_postgres(bench: &Bench, binary: &Path, programs: &Path, settings
     launch(bench, binary, &database.url, database.scratch, vec![database.server], settings)
 }
 
+/// So many nodes on one database, which the last of them has.
+pub fn start_nodes(
+    bench: &Bench,
+    binary: &Path,
+    programs: &Path,
+    count: usize,
+    settings: &Settings,
+) -> io::Result<Vec<System>> {
+    let database = postgres::start(bench, programs)?;
+    let url = database.url;
+    let first = launch(bench, binary, &url, database.scratch, vec![database.server], settings)?;
+    let others = (1..count).map(|_| launch(bench, binary, &url, bench.scratch("event-handler")?, Vec::new(), settings));
+    others.chain([Ok(first)]).collect()
+}
+
 /// Two nodes on one database. What they stand on ends with the first.
 pub fn start_two_on_postgres(
     bench: &Bench,

@@ -4,7 +4,7 @@ mod event_handler;
 mod nchan;
 mod node;
 mod postgres;
-mod redis;
+pub mod redis;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -88,6 +88,14 @@ impl Subject {
             Kind::Sqlite { binary } => event_handler::start(bench, binary, None, settings),
             Kind::Postgres { binary, programs } => event_handler::start_on_postgres(bench, binary, programs, settings),
             _ => Err(io::Error::other(format!("{} has no such settings", self.name))),
+        }
+    }
+
+    /// Starts several nodes on one empty database. The last of them has the database, so they are to be dropped in order.
+    pub fn start_nodes(&self, bench: &Bench, count: usize, settings: &[(String, String)]) -> io::Result<Vec<System>> {
+        match &self.kind {
+            Kind::Postgres { binary, programs } => event_handler::start_nodes(bench, binary, programs, count, settings),
+            _ => Err(io::Error::other(format!("{} has one node", self.name))),
         }
     }
 

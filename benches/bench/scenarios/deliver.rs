@@ -147,14 +147,14 @@ impl Publisher {
     }
 }
 
-type Settings = Vec<(String, String)>;
+pub type Settings = Vec<(String, String)>;
 
 fn of_all(sinks: &[Sink]) -> Settings {
     let services = sinks.iter().enumerate();
     services.flat_map(|(number, sink)| service(&format!("s{number}"), sink, "live.>")).collect()
 }
 
-fn service(name: &str, sink: &Sink, route: &str) -> Settings {
+pub fn service(name: &str, sink: &Sink, route: &str) -> Settings {
     let upper = name.to_uppercase();
     vec![
         (format!("EVENT_HANDLER__SERVICES__{upper}__URL"), format!("http://{}", sink.addr)),

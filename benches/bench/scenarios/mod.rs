@@ -7,6 +7,8 @@ mod fan_out;
 mod filters;
 mod history;
 mod idle;
+mod ingest;
+mod nodes;
 mod publish;
 mod relay;
 mod resume;
@@ -54,6 +56,18 @@ pub const ALL: &[Scenario] = &[
         about: "events through a durable subscription, stored before, and acknowledged and that stored after",
         takes: Subject::is_event_handler,
         run: durable::run,
+    },
+    Scenario {
+        name: "ingest",
+        about: "events that come by a stream of Redis",
+        takes: Subject::is_event_handler,
+        run: ingest::run,
+    },
+    Scenario {
+        name: "nodes",
+        about: "1, 2 and 3 nodes on one PostgreSQL: publishes, and how soon a killed one is replaced",
+        takes: Subject::is_postgres,
+        run: nodes::run,
     },
     Scenario {
         name: "fan-out",
