@@ -54,6 +54,7 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
         busy_timeout: config.store.busy_timeout.get(),
         connect_timeout: config.store.connect_timeout.get(),
         idempotency_window: config.publish.idempotency_window.get(),
+        max_types: config.state.max_types,
         ..StoreOptions::new(url)
     })
 }

@@ -103,7 +103,21 @@ impl ApiClient {
     }
 
     async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+        self.send_if(method, path, body, None).await
+    }
+
+    /// Sends a request with a header that makes a condition.
+    pub async fn send_if(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        condition: Option<(&'static str, String)>,
+    ) -> Result<Answer, Failure> {
         let mut request = self.http.request(method, self.target.http(path));
+        if let Some(condition) = condition {
+            request = request.insert_header(condition);
+        }
         if let Some(token) = &self.target.token {
             request = request.bearer_auth(token);
         }

@@ -27,6 +27,7 @@ mod secret;
 mod serve;
 mod services;
 mod sessions;
+mod state;
 mod table;
 mod tail;
 mod target;
@@ -129,6 +130,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Print events that are to be published later, or take one back.
     Schedules(schedules::SchedulesArgs),
+    /// Print or change the newest values of entities.
+    State(state::StateArgs),
     /// Print durable subscriptions, or move or delete one.
     Consumers(consumers::ConsumersArgs),
     /// Print who is connected, or close a connection.
@@ -216,6 +219,7 @@ pub fn run() -> ExitCode {
             Command::Trace(args) => trace::run(&args, &config),
             Command::Explain(args) => explain::run(&args, &config),
             Command::Schedules(args) => schedules::run(&args, &config),
+            Command::State(args) => state::run(&args, &config),
             Command::Consumers(args) => consumers::run(&args, &config),
             Command::Sessions(args) => sessions::run(&args, &config),
             Command::Nodes(args) => nodes::run(&args, &config),

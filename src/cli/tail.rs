@@ -84,6 +84,21 @@ enum Start {
     Earliest,
 }
 
+impl TailArgs {
+    /// The changes of all entities of a type after an event, one JSON object a line.
+    pub fn of_changes(kind: &str, after: EventId, target: TargetArgs) -> Self {
+        Self {
+            patterns: vec![format!("state.{kind}.changed")],
+            after: Some(Start::After(after)),
+            filter: None,
+            durable: None,
+            json: true,
+            give_up_after: None,
+            target,
+        }
+    }
+}
+
 /// Prints until interrupted, or until nobody reads what is printed.
 pub fn run(args: &TailArgs, config: &Config) -> Result<(), Failure> {
     if args.durable.is_some() && args.patterns.len() > 1 {

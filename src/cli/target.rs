@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::serve::store_options;
 
 /// How to reach the service, and as whom.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]
 pub struct TargetArgs {
     /// Where the service is; by default the configured host, port and base path.

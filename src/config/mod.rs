@@ -31,8 +31,8 @@ use self::layers::{Layers, Origins, origin_of};
 pub use self::secret::{DatabaseUrl, SecretUrl};
 pub use self::sections::{
     AdminConfig, ConsumersConfig, Durability, IngestConfig, LogConfig, LogFormat, NodeConfig, ProxyHeader,
-    PubSubConfig, PublishConfig, RedisConfig, RetentionConfig, ServerConfig, ServiceUrls, StoreConfig, SubscribeConfig,
-    SupervisionConfig, UnknownFields,
+    PubSubConfig, PublishConfig, RedisConfig, RetentionConfig, ServerConfig, ServiceUrls, StateConfig, StoreConfig,
+    SubscribeConfig, SupervisionConfig, UnknownFields,
 };
 pub use self::services::{ServiceConfig, StartFrom};
 pub use self::units::{Size, Span};
@@ -52,6 +52,7 @@ pub struct Config {
     pub subscribe: SubscribeConfig,
     pub consumers: ConsumersConfig,
     pub retention: RetentionConfig,
+    pub state: StateConfig,
     pub log: LogConfig,
     pub admin: AdminConfig,
     pub access: AccessConfig,

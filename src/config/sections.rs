@@ -172,6 +172,17 @@ pub struct ConsumersConfig {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct StateConfig {
+    #[serde(deserialize_with = "whole::<1, 10_000_000, _, _>")]
+    pub max_types: usize,
+    #[serde(deserialize_with = "span::<SECOND, {3650 * DAY}, _>")]
+    pub tombstone_ttl: Span,
+    #[serde(deserialize_with = "whole::<0, 1_000_000_000, _, _>")]
+    pub digest_max_undo: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SubscribeConfig {
     #[serde(deserialize_with = "size::<{4 * KIB}, GIB, _>")]
     pub queue_per_connection: Size,

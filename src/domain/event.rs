@@ -10,6 +10,7 @@ use jiff::fmt::temporal::Pieces;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::entity::{Change, Unmet};
 use super::name::EventName;
 
 /// Position in the log: strictly increasing in commit order, dense, first id 1.
@@ -120,6 +121,8 @@ pub struct NewEvent {
     pub traceparent: Option<ByteString>,
     /// Makes a repeated publish of this one event harmless.
     pub idempotency: Option<Idempotency>,
+    /// The change of an entity that this event is; the payload is then the value, until the change is decided.
+    pub change: Option<Box<Change>>,
 }
 
 impl NewEvent {
@@ -134,6 +137,22 @@ impl NewEvent {
             metadata: None,
             traceparent: None,
             idempotency: None,
+            change: None,
+        }
+    }
+
+    /// The event of a change, with the value in the place of its payload until the change is decided.
+    pub fn change(change: Change, value: Option<ByteString>, source: ByteString) -> Self {
+        Self {
+            name: change.entity.kind.change_name(),
+            payload: value.unwrap_or_default(),
+            source,
+            priority: Priority::Normal,
+            key: Some(change.entity.ordering_key()),
+            metadata: None,
+            traceparent: None,
+            idempotency: None,
+            change: Some(Box::new(change)),
         }
     }
 
@@ -248,7 +267,7 @@ impl Append {
 }
 
 /// What became of one [`Append`] once its transaction was committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AppendOutcome {
     /// Stored now. Without replays the ids run from `first_id` to `last_id` without a gap.
     Stored {
@@ -257,14 +276,33 @@ pub enum AppendOutcome {
         /// How many of its events had been stored earlier under the same idempotency key.
         replayed: u32,
     },
+    /// Stored now, with changes of entities.
+    Changed(Box<Changed>),
     /// All of it had been stored earlier under the same idempotency keys.
     Replayed { first_id: EventId, last_id: EventId },
     /// Kept until it is due; `replayed` if that was so before.
     Scheduled { id: ScheduleId, replayed: bool },
     /// The event at `index` reuses an idempotency key for something else; nothing of the request was stored.
     KeyReused { index: usize },
+    /// Changes of entities are not to be made: the index of each among the events, and why. Nothing of the request was
+    /// stored.
+    Unmet(Box<[(usize, Unmet)]>),
     /// The store cannot hold what an event of it says; nothing of the request was stored.
     Unstorable,
+}
+
+/// What became of a request that changes entities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// The id of each event of the request, in order; of one that had been stored earlier, its id then.
+    pub ids: Vec<EventId>,
+    /// How many changes were made.
+    pub changes: u32,
+    /// The version before the last change; none if the entity was not there.
+    pub previous: Option<EventId>,
+    pub at: Timestamp,
+    /// How many of its events had been stored earlier under the same idempotency key.
+    pub replayed: u32,
 }
 
 /// A stored event; never changes.
@@ -285,7 +323,7 @@ pub struct Event {
 impl Event {
     /// The stored form of `new` at position `id`.
     pub fn stored(new: NewEvent, id: EventId, created_at: Timestamp) -> Self {
-        let NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: _ } = new;
+        let NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: _, change: _ } = new;
         Self { id, created_at, name, payload, source, priority, key, metadata, traceparent }
     }
 
@@ -315,6 +353,7 @@ impl NewEvent {
             metadata: None,
             traceparent: None,
             idempotency: None,
+            change: None,
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod consumer;
 pub mod cursor;
 pub mod delivery;
 pub mod dispatch;
+pub mod entity;
 pub mod event;
 pub mod filter;
 pub mod follow;

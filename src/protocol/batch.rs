@@ -1,15 +1,13 @@
 //! Batches of events: a JSON array, or one event a line.
 
-use serde_json::Value;
-
 use super::error::{ApiError, ErrorCode};
-use super::publish::{PublishHeaders, PublishRules, checked_text, fingerprint, parse_event};
+use super::publish::{Events, PublishHeaders, PublishRules, checked_text, fingerprint, parse_events};
 use super::raw_object::without_bom;
-use crate::domain::event::{Append, Idempotency, NewEvent};
+use crate::domain::event::{Append, Idempotency};
 
 /// Reads a batch: a JSON array of events.
 pub fn parse_array(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Append, ApiError> {
-    parse_array_of((parse_event, 1), json, headers, rules)
+    parse_array_of((parse_events, 1), json, headers, rules)
 }
 
 /// Reads a batch: a JSON array of what the first part reads, and at least so many of them.
@@ -34,11 +32,11 @@ pub(super) fn parse_array_of(
 pub fn parse_ndjson(text: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Append, ApiError> {
     let text = without_bom(text);
     let lines = || text.split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    batch(lines(), lines().count(), headers, rules, (parse_event, 1))
+    batch(lines(), lines().count(), headers, rules, (parse_events, 1))
 }
 
 /// How one item of a batch is read.
-type ParseItem = fn(&[u8], &PublishHeaders<'_>, &PublishRules) -> Result<NewEvent, ApiError>;
+type ParseItem = fn(&[u8], &PublishHeaders<'_>, &PublishRules) -> Result<Events, ApiError>;
 
 fn batch<'a>(
     items: impl Iterator<Item = &'a [u8]>,
@@ -61,8 +59,8 @@ fn batch<'a>(
             parse(item, &item_headers, rules)
         };
         match event {
-            Ok(event) => events.push(event),
-            Err(error) => errors.push(item_error(index, &error)),
+            Ok(item) => events.extend(item),
+            Err(error) => errors.push(error.to_item(index)),
         }
     }
     if !errors.is_empty() {
@@ -76,14 +74,6 @@ fn batch<'a>(
         None => None,
     };
     Ok(Append { events, idempotency, schedule: None })
-}
-
-fn item_error(index: usize, error: &ApiError) -> Value {
-    let mut item = error.details().clone();
-    item.insert("index".into(), index.into());
-    item.insert("code".into(), error.code().as_str().into());
-    item.insert("message".into(), error.message().into());
-    Value::Object(item)
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ error_codes! {
     Forbidden "forbidden" 403 "The caller may not do this.";
     ForeignOrigin "foreign_origin" 403 "A web page of another origin asks, or one under a name that may be anybody's.";
     NotFound "not_found" 404 "There is nothing at this path.";
+    EntityNotFound "entity_not_found" 404 "There is no entity of this type and key; `data.deleted_version` is there while it is known when it was deleted.";
     EventNotFound "event_not_found" 404 "No event has this id, or it is no longer retained.";
     SessionNotFound "session_not_found" 404 "No session has this id.";
     NodeNotFound "node_not_found" 404 "No node is known under this name; `data.known` lists those that are.";
@@ -56,6 +57,8 @@ error_codes! {
     RequestTimeout "request_timeout" 408 "The request did not arrive in time.";
     JobNotRunning "job_not_running" 409 "The job is done or cancelled already.";
     DurableMismatch "durable_mismatch" 409 "The durable subscription exists with another pattern or filter; `data.event_name` and `data.filter` have them for those who may subscribe to it.";
+    VersionConflict "version_conflict" 409 "The entity has another version than was asked for: `data.current_version`, null if it does not exist. 412 where a header asked.";
+    AsOfTrimmed "as_of_trimmed" 410 "The digest of then can no longer be computed; `data.earliest_as_of` is the earliest that can.";
     BodyTooLarge "body_too_large" 413 "The body is longer than the limit in `data.limit_bytes`.";
     UnsupportedMediaType "unsupported_media_type" 415 "The content type or encoding is not one of those in `data.supported`.";
     UpgradeRequired "upgrade_required" 426 "The path speaks WebSocket only.";
@@ -64,7 +67,7 @@ error_codes! {
     MissingField "missing_field" 422 "The field named in `data.field` is required.";
     UnknownField "unknown_field" 422 "The field named in `data.field` does not exist; `data.known` lists those that do.";
     DuplicateField "duplicate_field" 422 "The field named in `data.field` is given twice.";
-    ReservedName "reserved_name" 422 "Event names beginning with `$sys.` are the Event Handler's own.";
+    ReservedName "reserved_name" 422 "Event names beginning with `$sys.` are the Event Handler's own, and `state.{type}.changed` those of changes of entities.";
     InvalidParameter "invalid_parameter" 422 "The query parameter named in `data.field` has an invalid value.";
     UnknownParameter "unknown_parameter" 422 "The query parameter named in `data.field` does not exist; `data.known` lists those that do.";
     InvalidBatch "invalid_batch" 422 "At least one event of the batch is invalid; `data.errors` lists them. Nothing was stored.";
@@ -75,6 +78,7 @@ error_codes! {
     TooManySubscriptions "too_many_subscriptions" 422 "The connection holds as many subscriptions as it may.";
     NotDelivered "not_delivered" 422 "The event is not one that this durable subscription has delivered, or somebody else has it now.";
     NotAMember "not_a_member" 422 "The connection is not a member of this durable subscription.";
+    TooManyTypes "too_many_types" 422 "There are as many types of entities as there may be.";
     TooManyDurables "too_many_durables" 422 "There are as many durable subscriptions as there may be.";
     TooManyConnections "too_many_connections" 429 "As many connections as may be are open from this address.";
     RateLimited "rate_limited" 429 "Too many requests; try again after the time given.";
@@ -102,6 +106,8 @@ struct Parts {
     message: String,
     details: Map<String, Value>,
     retry_after: Option<Duration>,
+    /// Whether a header made the condition that is unmet.
+    is_precondition: bool,
     /// For the log alone.
     cause: Option<String>,
 }
@@ -109,7 +115,8 @@ struct Parts {
 impl ApiError {
     /// An error whose message says what to do next.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self(Box::new(Parts { code, message: message.into(), details: Map::new(), retry_after: None, cause: None }))
+        let (message, details) = (message.into(), Map::new());
+        Self(Box::new(Parts { code, message, details, retry_after: None, is_precondition: false, cause: None }))
     }
 
     /// An error that passes by itself: the request is to be tried again in a second.
@@ -154,6 +161,20 @@ impl ApiError {
         self
     }
 
+    /// The condition was made by a header: 412 and not 409.
+    #[must_use]
+    pub fn of_precondition(mut self) -> Self {
+        self.0.is_precondition = self.0.code == ErrorCode::VersionConflict;
+        self
+    }
+
+    /// The same error of the field `field`.
+    #[must_use]
+    pub fn renamed(mut self, field: &str, message: String) -> Self {
+        self.0.message = message;
+        self.with("field", field)
+    }
+
     /// Says when to try again.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
@@ -177,6 +198,11 @@ impl ApiError {
         self.0.code
     }
 
+    /// The HTTP status it is answered with.
+    pub fn status(&self) -> u16 {
+        if self.0.is_precondition { 412 } else { self.0.code.status() }
+    }
+
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -188,6 +214,15 @@ impl ApiError {
     /// When to try again, if that is known.
     pub fn retry(&self) -> Option<Duration> {
         self.0.retry_after
+    }
+
+    /// The error of an item of a batch.
+    pub fn to_item(&self, index: usize) -> Value {
+        let mut item = self.0.details.clone();
+        item.insert("index".into(), index.into());
+        item.insert("code".into(), self.0.code.as_str().into());
+        item.insert("message".into(), self.0.message.as_str().into());
+        Value::Object(item)
     }
 
     /// The `error` object of a WebSocket frame.

@@ -80,7 +80,7 @@ impl DeadDelivery {
 /// Appends an event that waits until it is due, as `/schedules` shows it.
 pub fn write_schedule(out: &mut Vec<u8>, schedule: Schedule, event: &NewEvent, created_at: Timestamp) {
     let Schedule { id, due_at } = schedule;
-    let NewEvent { name, payload, source, priority, key, metadata, traceparent: _, idempotency: _ } = event;
+    let NewEvent { name, payload, source, priority, key, metadata, traceparent: _, idempotency: _, change: _ } = event;
     let _ = write!(
         out,
         r#"{{"schedule_id":"{id}","deliver_at":"{due_at}","created_at":"{created_at}","event_name":"{name}","payload":{payload},"priority":"{}","source":"#,

@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 
 use super::close::CloseReason;
 use super::error::ApiError;
+use super::outcome::Told;
 use super::subscription::{Envelope, RequestId};
-use crate::domain::event::{AppendOutcome, EventId, Timestamp};
+use crate::domain::event::{EventId, Timestamp};
 use crate::domain::filter::Filter;
 use crate::domain::log::LogId;
 use crate::domain::pattern::Pattern;
@@ -44,16 +45,18 @@ pub fn unsubscribed(id: &RequestId, pattern: &Pattern) -> String {
 }
 
 /// The reply to a publish request. `event_id` is the event's place in the log.
-pub fn published(id: &RequestId, outcome: AppendOutcome) -> String {
-    let (event_id, replayed) = match outcome {
-        AppendOutcome::Stored { last_id, replayed, .. } => (last_id, replayed > 0),
-        AppendOutcome::Replayed { last_id, .. } => (last_id, true),
-        AppendOutcome::KeyReused { .. } | AppendOutcome::Unstorable => (0, false),
-        AppendOutcome::Scheduled { id: schedule, replayed } => {
-            return format!(r#"{{"id":{id},"type":"scheduled","schedule_id":"{schedule}","replayed":{replayed}}}"#);
+pub fn published(id: &RequestId, told: &Told) -> String {
+    match told {
+        Told::Scheduled { id: schedule, replayed } => {
+            format!(r#"{{"id":{id},"type":"scheduled","schedule_id":"{schedule}","replayed":{replayed}}}"#)
         }
-    };
-    format!(r#"{{"id":{id},"type":"published","event_id":{event_id},"replayed":{replayed}}}"#)
+        Told::Published(published) => {
+            let (event_id, replayed) = (published.first_id, published.is_replayed());
+            let version = published.entity_version();
+            let version = version.map(|version| format!(r#","entity_version":{version}"#)).unwrap_or_default();
+            format!(r#"{{"id":{id},"type":"published","event_id":{event_id}{version},"replayed":{replayed}}}"#)
+        }
+    }
 }
 
 /// The reply to a token with which a subscriber goes on.

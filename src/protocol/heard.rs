@@ -50,6 +50,7 @@ pub fn read_envelope(message: &[u8], rules: &PublishRules, random: u128) -> Resu
             metadata: None,
             traceparent: None,
             idempotency: Some(idempotency),
+            change: None,
         },
         uuid: id.filter(|id| is_ours(id)).map(|id| id.to_ascii_lowercase()),
         timestamp: object.raw("timestamp").and_then(|timestamp| timestamp.parse().ok()),

@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 
 use bytestring::ByteString;
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
+use super::entity::change_from;
 use super::error::{ApiError, ErrorCode};
 use super::raw_object::RawObject;
 use crate::domain::access::Caller;
+use crate::domain::entity::EntityType;
 use crate::domain::event::{Append, DEFAULT_SOURCE, Idempotency, NewEvent, Priority, Schedule, ScheduleId, Timestamp};
 use crate::domain::name::EventName;
 
 /// The fields of a publish request.
 pub const FIELDS: &[&str] =
-    &["event_name", "payload", "source", "priority", "key", "idempotency_key", "metadata", "deliver_at"];
+    &["event_name", "payload", "source", "priority", "key", "idempotency_key", "metadata", "entity", "deliver_at"];
 /// Those of an event in a batch.
 const BATCH_FIELDS: &[&str] = FIELDS.split_at(FIELDS.len() - 1).0;
 
@@ -68,16 +71,26 @@ pub fn append_from(
     headers: &PublishHeaders<'_>,
     scheduling: impl FnOnce() -> Scheduling,
 ) -> Result<Append, ApiError> {
-    timed(object, event_from(object, headers)?, scheduling)
+    timed(object, events_from(object, headers)?, scheduling)
 }
 
-/// The request to append `event` at the time that `object` has, if it has one.
+/// An event, and the change of an entity that belongs to it.
+pub type Events = SmallVec<[NewEvent; 1]>;
+
+/// The request to append `events` at the time that `object` has, if it has one.
 pub(super) fn timed(
     object: &RawObject<'_>,
-    mut event: NewEvent,
+    mut events: Events,
     scheduling: impl FnOnce() -> Scheduling,
 ) -> Result<Append, ApiError> {
-    let Some(text) = object.text("deliver_at")? else { return Ok(Append::single(event)) };
+    let Some(text) = object.text("deliver_at")? else {
+        return Ok(Append { events, idempotency: None, schedule: None });
+    };
+    if events.len() > 1 {
+        let reason = "cannot be changed later: give it without deliver_at";
+        return Err(ApiError::field(ErrorCode::InvalidField, "entity", reason));
+    }
+    let mut event = events.remove(0);
     let Scheduling { now, random } = scheduling();
     let invalid = |reason| ApiError::field(ErrorCode::InvalidField, "deliver_at", reason);
     let due_at =
@@ -125,25 +138,36 @@ pub(super) fn short_digest(parts: [&[u8]; 2]) -> [u8; 16] {
 }
 
 /// Reads one event that is not to be appended later: of a batch, or to be explained.
-pub fn parse_event(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<NewEvent, ApiError> {
+pub fn parse_events(json: &[u8], headers: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Events, ApiError> {
     let object = RawObject::parse(json, "body")?;
     object.check(BATCH_FIELDS, rules.refuse_unknown)?;
-    event_from(&object, headers)
+    events_from(&object, headers)
 }
 
-pub(super) fn event_from(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Result<NewEvent, ApiError> {
+pub(super) fn events_from(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Result<Events, ApiError> {
     let name = checked_name("event_name", object.required_text("event_name")?)?;
     let payload = ByteString::from(object.raw("payload").unwrap_or("{}"));
     let source = short_text(object, "source")?.unwrap_or(DEFAULT_SOURCE);
     let priority = priority(object)?;
     let key = short_text(object, "key")?;
     let metadata = metadata(object)?;
-    let traceparent = headers.traceparent.filter(|t| is_traceparent(t)).map(ByteString::from);
+    let traceparent = traceparent(headers);
     let idempotency_key = idempotency_key(object, headers)?;
-    let mut event = NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: None };
-    event.idempotency =
-        idempotency_key.map(|key| Idempotency { key, fingerprint: fingerprint(std::slice::from_ref(&event)) });
-    Ok(event)
+    let event =
+        NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: None, change: None };
+    let change = match object.raw("entity") {
+        None | Some("null") => None,
+        Some(entity) => Some(change_from(entity, &event)?),
+    };
+    let mut events = Events::from_buf([event]);
+    events.extend(change);
+    events[0].idempotency = idempotency_key.map(|key| Idempotency { key, fingerprint: fingerprint(&events) });
+    Ok(events)
+}
+
+/// The trace context of a request, if it is one.
+pub fn traceparent(headers: &PublishHeaders<'_>) -> Option<ByteString> {
+    headers.traceparent.filter(|text| is_traceparent(text)).map(ByteString::from)
 }
 
 /// A name that publishers may use, given in `field`.
@@ -152,6 +176,10 @@ pub(super) fn checked_name(field: &str, text: Cow<'_, str>) -> Result<EventName,
         .map_err(|reason| ApiError::field(ErrorCode::InvalidField, field, reason))?;
     if name.is_system() {
         return Err(ApiError::field(ErrorCode::ReservedName, field, "names beginning with $sys. are reserved"));
+    }
+    if EntityType::of_change(&name).is_some() {
+        let reason = "is the name of changes of entities: use PUT /state/{type}/{key}, or the field entity";
+        return Err(ApiError::field(ErrorCode::ReservedName, field, reason));
     }
     Ok(name)
 }
@@ -168,7 +196,7 @@ fn short_text(object: &RawObject<'_>, field: &str) -> Result<Option<ByteString>,
     object.text(field)?.map(|text| checked_text(field, text)).transpose()
 }
 
-pub(super) fn checked_text(field: &str, text: Cow<'_, str>) -> Result<ByteString, ApiError> {
+pub fn checked_text(field: &str, text: Cow<'_, str>) -> Result<ByteString, ApiError> {
     if text.is_empty() || text.len() > MAX_TEXT_BYTES {
         let reason = format!("must be 1 to {MAX_TEXT_BYTES} bytes, not {}", text.len());
         return Err(ApiError::field(ErrorCode::InvalidField, field, reason));
@@ -213,7 +241,7 @@ fn idempotency_key(object: &RawObject<'_>, headers: &PublishHeaders<'_>) -> Resu
 }
 
 /// A digest of everything a publisher says of events; equal for a repeated request.
-pub(super) fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
+pub fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
     let mut digest = Sha256::new();
     let mut part = |text: Option<&str>| {
         // The lengths keep neighbouring fields apart; an absent field has a length that no text has.
@@ -221,7 +249,7 @@ pub(super) fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
         digest.update(text.unwrap_or_default());
     };
     for event in events {
-        let NewEvent { name, payload, source, priority, key, metadata, traceparent: _, idempotency: _ } = event;
+        let NewEvent { name, payload, source, priority, key, metadata, traceparent: _, idempotency: _, change } = event;
         part(Some(name.as_str()));
         part(Some(payload));
         part(Some(source));
@@ -229,6 +257,10 @@ pub(super) fn fingerprint(events: &[NewEvent]) -> [u8; 16] {
         part(key.as_deref());
         // Empty metadata counts as none.
         part(metadata.as_deref().filter(|metadata| *metadata != "{}"));
+        if let Some(change) = change {
+            part(Some(change.op.as_str()));
+            part(Some(&format!("{:?}", change.precondition)));
+        }
     }
     let mut short = [0; 16];
     short.copy_from_slice(&digest.finalize()[..16]);
@@ -258,7 +290,7 @@ mod tests {
     const RULES: PublishRules = PublishRules { refuse_unknown: true, max_batch: 3, max_event_bytes: 200 };
 
     fn parse(json: &str) -> Result<NewEvent, ApiError> {
-        parse_event(json.as_bytes(), &PublishHeaders::default(), &RULES)
+        parse_events(json.as_bytes(), &PublishHeaders::default(), &RULES).map(|mut events| events.remove(0))
     }
 
     fn refusal(json: &str) -> (ErrorCode, Option<String>) {

@@ -3,10 +3,12 @@
 use serde_json::value::RawValue;
 
 use super::consumer::{self, AckRequest, JoinRequest};
+use super::entity;
 use super::error::{ApiError, ErrorCode};
 use super::publish::{self, PublishHeaders, PublishRules, Scheduling};
 use super::raw_object::RawObject;
 use super::subscription::{Envelope, RequestId, Start, envelope, filter, log, pattern, request_id, start};
+use crate::domain::entity::EntityType;
 use crate::domain::event::Append;
 use crate::domain::filter::Filter;
 use crate::domain::log::LogId;
@@ -17,7 +19,7 @@ use crate::domain::secret::Secret;
 pub const ACTIONS: &[&str] =
     &["subscribe", "unsubscribe", "publish", "ack", "nack", "extend", "reject", "list", "ping", "auth"];
 
-const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after", "log_id", "filter"];
+const SUBSCRIBE_FIELDS: &[&str] = &["action", "event_name", "id", "envelope", "after", "log_id", "filter", "snapshot"];
 
 /// One request.
 #[derive(Debug)]
@@ -30,6 +32,11 @@ pub enum Request {
         start: Start,
         /// The log that the subscriber has seen.
         log: Option<LogId>,
+    },
+    /// Takes a snapshot of all entities of a type, and subscribes to their changes.
+    Watch {
+        id: Option<RequestId>,
+        kind: EntityType,
     },
     Unsubscribe {
         id: Option<RequestId>,
@@ -104,7 +111,7 @@ impl Request {
             }
             Self::Unsubscribe { id, .. } | Self::Publish { id, .. } => id.is_some(),
             Self::Pong => false,
-            Self::Join { .. } | Self::Leave { .. } | Self::Ack(_) => true,
+            Self::Watch { .. } | Self::Join { .. } | Self::Leave { .. } | Self::Ack(_) => true,
             Self::List { .. } | Self::Ping { .. } | Self::Authenticate { .. } => true,
         }
     }
@@ -119,6 +126,9 @@ impl Request {
             "subscribe" => {
                 let known: Vec<&str> = SUBSCRIBE_FIELDS.iter().chain(consumer::FIELDS).copied().collect();
                 object.check(&known, true)?;
+                if snapshot(object)? {
+                    return Ok(Self::Watch { id, kind: watched(object)? });
+                }
                 if let Some(name) = consumer::name_of(object)? {
                     return Ok(Self::Join { id, join: Box::new(consumer::join_request(object, name)?) });
                 }
@@ -160,6 +170,26 @@ impl Request {
             },
         }
     }
+}
+
+fn snapshot(object: &RawObject<'_>) -> Result<bool, ApiError> {
+    match object.raw("snapshot") {
+        None | Some("null" | "false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(ApiError::field(ErrorCode::InvalidField, "snapshot", "must be true or false")),
+    }
+}
+
+/// The type of which a snapshot is asked for.
+fn watched(object: &RawObject<'_>) -> Result<EntityType, ApiError> {
+    let others = ["after", "filter"].iter().chain(consumer::FIELDS);
+    let is_given = |field: &&str| object.raw(field).is_some_and(|raw| raw != "null");
+    if let Some(field) = others.copied().find(is_given) {
+        return Err(ApiError::field(ErrorCode::InvalidField, field, "cannot be given with snapshot"));
+    }
+    envelope(object)?;
+    log(object)?;
+    entity::watched(&pattern(object)?, "event_name")
 }
 
 /// `{"type":"ping"}` and `{"type":"pong"}`, which may carry anything beside.

@@ -14,6 +14,9 @@ use crate::domain::event::{Event, EventId};
 /// The event that tells a subscriber that its position cannot be resumed from.
 pub const GAP: &str = "$sys.stream.gap";
 
+/// Range of the time, in milliseconds, after which a subscriber reconnects whose connection broke off.
+pub const RETRY: std::ops::Range<u64> = 1_000..3_000;
+
 /// When a subscriber reconnects that should not: this protocol cannot tell it to stay away.
 pub const STAY_AWAY: Duration = Duration::from_secs(600);
 
@@ -48,6 +51,23 @@ pub fn preamble(retry: Duration, position: EventId, state: Subscribed, envelope:
         };
     }
     text.into()
+}
+
+/// The first block of a stream that begins with a snapshot: there is nothing to resume from before its end.
+pub fn opening(retry: Duration) -> Bytes {
+    format!("retry: {}\n\n", retry.as_millis()).into()
+}
+
+/// An event that is none of the log, after which `position` is where the subscriber resumes, if it can.
+pub fn named_block(position: Option<EventId>, name: &str, data: &str) -> Bytes {
+    let mut block = BytesMut::with_capacity(name.len() + data.len() + 48);
+    if let Some(id) = position {
+        let _ = writeln!(block, "id: {id}");
+    }
+    let _ = writeln!(block, "event: {name}");
+    put_data(&mut block, data);
+    block.put_u8(b'\n');
+    block.freeze()
 }
 
 /// A comment that shows that the connection is alive. `position`, up to which everything was sent, is where a

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::error::{ApiError, ErrorCode};
-use super::publish::{self, PublishHeaders, PublishRules, Scheduling, event_from, fingerprint, timed};
+use super::publish::{self, PublishHeaders, PublishRules, Scheduling, events_from, fingerprint, timed};
 use super::raw_object::RawObject;
 use crate::domain::event::{Append, Idempotency};
 use crate::domain::ingest::Entry;
@@ -15,7 +15,7 @@ const DEFAULT_SOURCE: &str = "redis";
 /// The field that is a header over HTTP.
 const TRACEPARENT: &str = "traceparent";
 /// Fields whose text is JSON; that of the others is what it says.
-const JSON_FIELDS: [&str; 2] = ["payload", "metadata"];
+const JSON_FIELDS: [&str; 3] = ["payload", "metadata", "entity"];
 
 /// Reads an entry of `stream`. The errors are those of `/publish`.
 ///
@@ -39,17 +39,17 @@ pub fn parse_entry(
     object.check(&known, rules.refuse_unknown)?;
     let traceparent = object.text(TRACEPARENT)?;
     let headers = PublishHeaders { traceparent: traceparent.as_deref(), idempotency_key: None };
-    let mut event = event_from(&object, &headers)?;
+    let mut events = events_from(&object, &headers)?;
     if object.raw("source").is_none() {
-        event.source = DEFAULT_SOURCE.into();
+        events.iter_mut().for_each(|event| event.source = DEFAULT_SOURCE.into());
     }
-    let fingerprint = fingerprint(std::slice::from_ref(&event));
-    match &mut event.idempotency {
+    let fingerprint = fingerprint(&events);
+    match &mut events[0].idempotency {
         // The source is part of what was said.
         Some(given) => given.fingerprint = fingerprint,
         none => *none = Some(Idempotency { key: Idempotency::entry_key(stream, entry.id, fingerprint), fingerprint }),
     }
-    timed(&object, event, scheduling)
+    timed(&object, events, scheduling)
 }
 
 /// The JSON text of a value.
@@ -162,8 +162,8 @@ mod tests {
         // As by HTTP, if it says the same.
         let own = event(&[("event_name", "a"), ("source", "api"), ("idempotency_key", "mine")]);
         let json = br#"{"event_name":"a","idempotency_key":"mine"}"#;
-        let by_http = publish::parse_event(json, &PublishHeaders::default(), &RULES).expect("valid");
-        assert_eq!(own.idempotency, by_http.idempotency);
+        let by_http = publish::parse_events(json, &PublishHeaders::default(), &RULES).expect("valid");
+        assert_eq!(own.idempotency, by_http[0].idempotency);
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
         services: Arc::clone(&shared.slots),
         renewed: Arc::clone(&renewed),
         retention: retention(config),
+        tombstone_ttl: config.state.tombstone_ttl.get(),
         position: Arc::clone(position),
         cluster: Arc::clone(cluster),
         backlog: Arc::clone(&shared.backlog),

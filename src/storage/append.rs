@@ -5,7 +5,6 @@ use std::time::Duration;
 use diesel::dsl::auto_type;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 
-use super::idempotency;
 use super::schema::events;
 use crate::domain::event::{Append, EventId, Timestamp};
 
@@ -29,14 +28,11 @@ pub(super) struct AppendBatch<'a> {
     pub lead: Duration,
     /// Idempotency keys stored before this instant have expired and count as absent.
     pub keys_since: Timestamp,
+    /// Most types of entities.
+    pub max_types: usize,
 }
 
 impl AppendBatch<'_> {
-    /// Whether any request has an idempotency key.
-    pub fn has_keys(&self) -> bool {
-        idempotency::keys(self.batch).next().is_some()
-    }
-
     /// The tail after which the batch is appended. `last` is the newest row; `None` means that the log is empty.
     pub fn tail(&self, last: Option<(EventId, i64, i64)>) -> Tail {
         let (id, created_at, log_offset) = last.unwrap_or_default();

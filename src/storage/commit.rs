@@ -165,7 +165,7 @@ fn injected(is_due: bool) -> Result<(), StoreError> {
 fn refuse_zero_bytes(writes: &[Write]) -> Result<(), StoreError> {
     let has_zero = |text: &ByteString| memchr::memchr(0, text.as_bytes()).is_some();
     let bad = |event: &NewEvent| {
-        let NewEvent { name, payload, source, priority: _, key, metadata, traceparent, idempotency } = event;
+        let NewEvent { name, payload, source, priority: _, key, metadata, traceparent, idempotency, change: _ } = event;
         let required = [name.as_shared(), payload, source];
         let optional = [key.as_ref(), metadata.as_ref(), traceparent.as_ref(), idempotency.as_ref().map(|i| &i.key)];
         required.into_iter().chain(optional.into_iter().flatten()).any(has_zero)

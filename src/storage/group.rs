@@ -69,6 +69,7 @@ pub(super) struct WriteContext {
     pub is_declared: bool,
     pub now: Timestamp,
     pub keys_since: Timestamp,
+    pub max_types: usize,
 }
 
 /// What a transaction has written.
@@ -105,13 +106,14 @@ impl Written {
     /// Builds the new events from the `writes` of the group, whose texts are moved and not copied.
     pub fn take_events(&mut self, writes: &mut [Write]) -> Vec<Event> {
         let mut events = Vec::new();
-        for Run { own, writes: range, tail, plan } in self.runs.drain(..) {
+        for Run { own, writes: range, tail, mut plan } in self.runs.drain(..) {
+            let mut changes = std::mem::take(&mut plan.changed.events).into();
             let of_writes = writes[range].iter_mut().filter_map(|write| match write {
                 Write::Append(append) => Some(std::mem::take(&mut append.events)),
                 _ => None,
             });
             let all = own.into_iter().map(|append| append.events).chain(of_writes).flatten();
-            let new = plan.select(all).zip(tail.id + 1..);
+            let new = plan.take_events(&mut changes, all).zip(tail.id + 1..);
             events.extend(new.map(|(new, id)| Event::stored(new, id, tail.created_at)));
         }
         events
@@ -135,6 +137,7 @@ pub(super) fn write(
         routes,
         now,
         keys_since: context.keys_since,
+        max_types: context.max_types,
         ids_above,
         lead: lead.unwrap_or(MAX_LEAD),
         own: restored.iter().map(|restored| Append::single(restored.event())).collect(),
@@ -226,6 +229,7 @@ struct Appender<'a> {
     routes: &'a Routes,
     now: Timestamp,
     keys_since: Timestamp,
+    max_types: usize,
     ids_above: EventId,
     lead: Duration,
     /// Appends of the Event Handler itself, which go into the next statement.
@@ -243,13 +247,13 @@ impl Appender<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        let Self { ids_above, now, lead, keys_since, .. } = *self;
-        let append = AppendBatch { batch: &batch, ids_above, now, lead, keys_since };
+        let Self { ids_above, now, lead, keys_since, max_types, .. } = *self;
+        let append = AppendBatch { batch: &batch, ids_above, now, lead, keys_since, max_types };
         let (tail, mut plan) = match connection {
             Connection::Sqlite(file) => sqlite::append(&mut file.connection, &append)?,
             Connection::Postgres(session) => postgres::append(&mut session.connection, &append)?,
         };
-        let mut new = plan.select(batch.iter().flat_map(|append| &append.events)).peekable();
+        let mut new = plan.events(&batch).peekable();
         if tail.turns_back && new.peek().is_some() {
             position::turn_back(connection, tail.id + 1, tail.created_at)?;
         }

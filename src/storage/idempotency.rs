@@ -1,10 +1,15 @@
-//! Decides which requests of a batch are new, and which repeat an earlier request.
+//! Decides which requests of a batch are new, which repeat an earlier request, and which may change what they change.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use bytestring::ByteString;
 
-use crate::domain::event::{Append, AppendOutcome, EventId, Idempotency, NewEvent, Schedule, ScheduleId};
+use super::append::{AppendBatch, Tail};
+use super::changes::{Changed, Changes, KnownEntities};
+use crate::domain::entity::Unmet;
+use crate::domain::event::{
+    Append, AppendOutcome, Changed as ChangedOutcome, EventId, Idempotency, NewEvent, Schedule, ScheduleId, Timestamp,
+};
 
 /// What an idempotency key was first used for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub(super) struct Plan {
     pub keys: Vec<KeyUse>,
     /// Whether each event of the batch is new, in order. Empty if all are.
     fresh: Vec<bool>,
+    /// What becomes of the entities.
+    pub changed: Changed,
 }
 
 /// All idempotency keys of a batch, possibly repeated. A key with a scope also yields its form without one, which older
@@ -44,21 +51,29 @@ pub(super) fn keys<'a>(batch: &'a [&Append]) -> impl Iterator<Item = &'a str> {
     })
 }
 
+/// Whether a batch has any.
+pub(super) fn has_keys(batch: &[&Append]) -> bool {
+    keys(batch).next().is_some()
+}
+
 impl Plan {
-    /// Decides on `batch`, whose new events get the ids after `prev`. `known` are the uses of its keys that have not
-    /// expired.
-    pub fn new(batch: &[&Append], known: Vec<KeyUse>, prev: EventId) -> Self {
+    /// Decides on a batch, whose new events come after `tail`. `known` are the uses of its keys that have not expired,
+    /// `entities` is what the store has of the entities that it changes.
+    pub fn new(append: &AppendBatch<'_>, known: Vec<KeyUse>, entities: KnownEntities, tail: Tail) -> Self {
         let mut planner = Planner {
             known: known.into_iter().map(|k| (k.key.clone(), k)).collect(),
             staged: Vec::new(),
-            last: prev,
+            last: tail.id,
+            at: tail.created_at,
+            changes: Changes::new(entities, append.max_types),
             plan: Self::default(),
         };
-        planner.plan.outcomes.reserve(batch.len());
-        for append in batch {
+        planner.plan.outcomes.reserve(append.batch.len());
+        for append in append.batch {
             planner.decide(append);
         }
-        let mut plan = planner.plan;
+        let Planner { mut plan, changes, .. } = planner;
+        plan.changed = changes.finish();
         if plan.fresh.iter().all(|fresh| *fresh) {
             plan.fresh = Vec::new();
         }
@@ -73,8 +88,27 @@ impl Plan {
         })
     }
 
-    /// The new events of `batch`, in order.
-    pub fn select<'a, T>(&'a self, batch: impl Iterator<Item = T> + 'a) -> impl Iterator<Item = T> + 'a {
+    /// The new events of `batch` as they are stored, in order.
+    pub fn events<'a>(&'a self, batch: &'a [&Append]) -> impl Iterator<Item = &'a NewEvent> + 'a {
+        let mut changes = self.changed.events.iter();
+        let of_change =
+            move |event: &'a NewEvent| if event.change.is_some() { changes.next().unwrap_or(event) } else { event };
+        self.select(batch.iter().flat_map(|append| &append.events)).map(of_change)
+    }
+
+    /// The same, moved out of the requests.
+    pub fn take_events<'a>(
+        &'a self,
+        changes: &'a mut VecDeque<NewEvent>,
+        batch: impl Iterator<Item = NewEvent> + 'a,
+    ) -> impl Iterator<Item = NewEvent> + 'a {
+        let of_change =
+            |event: NewEvent| if event.change.is_some() { changes.pop_front().unwrap_or(event) } else { event };
+        self.select(batch).map(of_change)
+    }
+
+    /// Those of `batch` that are new, in order.
+    fn select<'a, T>(&'a self, batch: impl Iterator<Item = T> + 'a) -> impl Iterator<Item = T> + 'a {
         batch.enumerate().filter(|(at, _)| self.fresh.get(*at).is_none_or(|fresh| *fresh)).map(|(_, event)| event)
     }
 }
@@ -87,6 +121,9 @@ struct Planner {
     /// The keys of the present request. Its later events know them; they are discarded if the request is refused.
     staged: Vec<KeyUse>,
     last: EventId,
+    /// The date of new events.
+    at: Timestamp,
+    changes: Changes,
     plan: Plan,
 }
 
@@ -97,14 +134,16 @@ impl Planner {
             Some(schedule) => self.schedule(append, schedule.id),
             None => self.whole(append).unwrap_or_else(|| self.each(append)),
         };
-        if let AppendOutcome::KeyReused { .. } = outcome {
+        if let AppendOutcome::KeyReused { .. } | AppendOutcome::Unmet(_) = outcome {
+            self.changes.undo();
             for used in self.staged.drain(..) {
                 self.known.remove(&used.key);
             }
             self.last = last;
             self.plan.fresh.truncate(decided);
         }
-        if !matches!(outcome, AppendOutcome::Stored { .. }) {
+        self.changes.keep();
+        if !matches!(outcome, AppendOutcome::Stored { .. } | AppendOutcome::Changed(_)) {
             self.plan.fresh.resize(decided + append.events.len(), false);
         }
         self.plan.keys.append(&mut self.staged);
@@ -141,15 +180,30 @@ impl Planner {
         let prev = self.last;
         let mut old: Option<(EventId, EventId)> = None;
         let mut replayed = 0;
-        for (index, event) in append.events.iter().enumerate() {
-            match self.stage(event) {
-                Ok(None) => {}
+        let mut changes = RequestChanges::default();
+        let mut events = append.events.iter().peekable();
+        let mut next_index = 0..;
+        while let Some((event, index)) = events.next().zip(next_index.next()) {
+            let change = events.next_if(|next| next.change.as_ref().is_some_and(|change| change.follows));
+            match self.stage(event, change.is_some()) {
+                Ok(None) => {
+                    let first = self.last - EventId::from(change.is_some());
+                    changes.make(self, index, event, first);
+                    if let Some(change) = change {
+                        changes.make(self, index, change, first + 1);
+                    }
+                }
                 Ok(Some((first, last))) => {
                     replayed += 1;
                     old = Some(old.map_or((first, last), |(f, l)| (f.min(first), l.max(last))));
+                    changes.ids.push(first);
+                    changes.ids.extend(change.map(|_| last));
                 }
                 Err(KeyConflict) => return AppendOutcome::KeyReused { index },
             }
+        }
+        if !changes.unmet.is_empty() {
+            return AppendOutcome::Unmet(changes.unmet.into());
         }
         let outcome = match old {
             Some((first_id, last_id)) if self.last == prev => AppendOutcome::Replayed { first_id, last_id },
@@ -160,20 +214,26 @@ impl Planner {
                 AppendOutcome::Stored { first_id, last_id, .. } | AppendOutcome::Replayed { first_id, last_id } => {
                     self.learn(idempotency, first_id, last_id);
                 }
-                AppendOutcome::KeyReused { .. } | AppendOutcome::Scheduled { .. } | AppendOutcome::Unstorable => {}
+                _ => {}
             }
         }
-        outcome
+        if changes.made == 0 {
+            return outcome;
+        }
+        let RequestChanges { ids, made, previous, .. } = changes;
+        AppendOutcome::Changed(Box::new(ChangedOutcome { ids, changes: made, previous, at: self.at, replayed }))
     }
 
-    /// Gives the event the next id. If its key was used before, returns the ids of that use instead.
-    fn stage(&mut self, event: &NewEvent) -> Result<Option<(EventId, EventId)>, KeyConflict> {
+    /// Gives the event the next id, and the change that follows it the one after it. If its key was used before,
+    /// returns the ids of that use instead.
+    fn stage(&mut self, event: &NewEvent, is_followed: bool) -> Result<Option<(EventId, EventId)>, KeyConflict> {
         let old = event.idempotency.as_ref().and_then(|i| self.find(i)).transpose()?;
-        self.plan.fresh.push(old.is_none());
+        self.plan.fresh.extend(std::iter::repeat_n(old.is_none(), 1 + usize::from(is_followed)));
         if old.is_none() {
-            self.last += 1;
+            let first = self.last + 1;
+            self.last = first + EventId::from(is_followed);
             if let Some(idempotency) = &event.idempotency {
-                self.learn(idempotency, self.last, self.last);
+                self.learn(idempotency, first, self.last);
             }
         }
         Ok(old)
@@ -200,6 +260,33 @@ impl Planner {
         let used = KeyUse { key: key.clone(), fingerprint: *fingerprint, first_id, last_id };
         self.known.insert(key.clone(), used.clone());
         self.staged.push(used);
+    }
+}
+
+/// What one request changes.
+#[derive(Default)]
+struct RequestChanges {
+    /// How many were made.
+    made: u32,
+    /// The ids of its events.
+    ids: Vec<EventId>,
+    /// The version before the last change.
+    previous: Option<EventId>,
+    unmet: Vec<(usize, Unmet)>,
+}
+
+impl RequestChanges {
+    /// The event at `index` gets an id, and makes its change, if it is one.
+    fn make(&mut self, planner: &mut Planner, index: usize, event: &NewEvent, id: EventId) {
+        self.ids.push(id);
+        let Some(change) = &event.change else { return };
+        match planner.changes.make(event, change, id) {
+            Ok(previous) => {
+                self.made += 1;
+                self.previous = previous;
+            }
+            Err(unmet) => self.unmet.push((index, unmet)),
+        }
     }
 }
 

@@ -39,7 +39,7 @@ const TABLES: [&str; 8] = [
 ];
 
 /// The tables of later migrations that the role must be able to write. Of `log` it need only read the one row.
-const LATER: [&str; 9] = [
+const LATER: [&str; 11] = [
     "durables",
     "durable_marks",
     "revocations",
@@ -49,6 +49,8 @@ const LATER: [&str; 9] = [
     "leases",
     "positions",
     "heard_events",
+    "entities",
+    "entity_types",
 ];
 
 /// Whether this process has used the store before.

@@ -103,6 +103,8 @@ pub struct StoreOptions {
     pub connect_timeout: Duration,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
+    /// Most types of entities.
+    pub max_types: usize,
     /// Whether a missing SQLite file is created. A writer that has opened the file once does not create another one,
     /// because that would hide the loss of its events.
     pub create: bool,
@@ -121,6 +123,7 @@ impl StoreOptions {
             busy_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             idempotency_window: Duration::from_secs(24 * 60 * 60),
+            max_types: 10_000,
             create: true,
         }
     }

@@ -12,6 +12,8 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Quer
 use crate::domain::event::{EventId, NewEvent, Timestamp};
 
 use super::append::{AppendBatch, Tail, newest};
+use super::changes::KnownEntities;
+use super::entities;
 use super::error::{StoreError, StoreErrorKind};
 use super::idempotency::{self, KeyUse, Plan};
 
@@ -64,7 +66,9 @@ pub(super) fn commit_and_notify(session: &mut PostgresSession, generation: i64) 
 }
 
 pub(super) fn append(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
-    let takes_all = !append.has_keys() && append.batch.iter().all(|append| append.schedule.is_none());
+    let takes_all = !idempotency::has_keys(append.batch)
+        && !entities::has_changes(append.batch)
+        && append.batch.iter().all(|append| append.schedule.is_none());
     if takes_all { append_all(connection, append) } else { append_with_keys(connection, append) }
 }
 
@@ -78,16 +82,22 @@ fn append_all(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result
     let events = append.batch.iter().flat_map(|append| &append.events);
     let (id, created_at, newest) = InsertEvents::new(append, events).get_result::<(i64, i64, i64)>(connection)?;
     let tail = Tail { id, created_at: Timestamp(created_at), log_offset: 0, turns_back: newest > created_at };
-    Ok((tail, Plan::new(append.batch, Vec::new(), id)))
+    Ok((tail, Plan::new(append, Vec::new(), KnownEntities::default(), tail)))
 }
 
 fn append_with_keys(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
     let tail = append.tail(newest().first(connection).optional()?);
-    let plan = Plan::new(append.batch, known_keys(connection, append)?, tail.id);
-    let events = plan.select(append.batch.iter().flat_map(|append| &append.events));
+    let has_changes = entities::has_changes(append.batch);
+    let entities =
+        if has_changes { entities::known_on_postgres(connection, append.batch)? } else { KnownEntities::default() };
+    let plan = Plan::new(append, known_keys(connection, append)?, entities, tail);
+    let events = plan.events(append.batch);
     InsertEvents::new(append, events).get_result::<(i64, i64, i64)>(connection)?;
     if !plan.keys.is_empty() {
         RememberKeys::new(&plan.keys, append.now).execute(connection)?;
+    }
+    if has_changes {
+        entities::store_on_postgres(connection, &plan.changed, tail.created_at)?;
     }
     Ok((tail, plan))
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::domain::access::Identity;
 use crate::domain::consumer::Mark;
 use crate::domain::delivery::EventStatus;
+use crate::domain::entity::{Buckets, EntityId, EntityType};
 use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::membership::NodeRecord;
 use crate::domain::routes::ServiceId;
@@ -25,6 +26,7 @@ use super::read_watch::ReadWatch;
 use super::replica::Replica;
 use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, SchedulePosition, Scheduled};
+use super::state::{self, AsOf, DigestQuery, EntityPage, EntityQuery, EntityRecord};
 use super::{filter, leases, position, revocations};
 
 /// The longest time that one read may take. Each read is a small step, so only a server that hangs exceeds it; the
@@ -205,6 +207,31 @@ impl Reader {
     /// A waiting schedule.
     pub async fn schedule(&self, id: ScheduleId) -> Result<Option<Scheduled>, StoreError> {
         self.read(move |connection| schedules::find(connection, id)).await
+    }
+
+    /// One entity, or what is known of its deletion.
+    pub async fn entity(&self, id: EntityId) -> Result<Option<EntityRecord>, StoreError> {
+        self.read(move |connection| state::entity(connection, &id)).await
+    }
+
+    /// All types of entities, each with how many there are.
+    pub async fn entity_types(&self) -> Result<Vec<(EntityType, i64)>, StoreError> {
+        self.read(state::types).await
+    }
+
+    /// A page of the entities of a type.
+    pub async fn entities(&self, query: EntityQuery) -> Result<EntityPage, StoreError> {
+        self.read(move |connection| state::page(connection, &query)).await
+    }
+
+    /// The digests of all buckets of a type.
+    pub async fn digest(&self, query: DigestQuery) -> Result<AsOf<Buckets>, StoreError> {
+        self.read(move |connection| state::digest(connection, &query)).await
+    }
+
+    /// The entities of one bucket, each with its version.
+    pub async fn bucket(&self, query: DigestQuery, bucket: u32) -> Result<AsOf<Vec<(String, EventId)>>, StoreError> {
+        self.read(move |connection| state::bucket(connection, &query, bucket)).await
     }
 
     /// Everybody whom an operator has revoked.

@@ -60,6 +60,7 @@ fn scheduled(row: Row) -> Option<Scheduled> {
             metadata: metadata.map(Into::into),
             traceparent: traceparent.map(Into::into),
             idempotency: None,
+            change: None,
         },
     })
 }
@@ -71,7 +72,7 @@ pub(super) fn insert(
     created_at: Timestamp,
     place: i64,
 ) -> Result<(), StoreError> {
-    let NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: _ } = event;
+    let NewEvent { name, payload, source, priority, key, metadata, traceparent, idempotency: _, change: _ } = event;
     let row = (
         schedules::id.eq(id.to_string()),
         schedules::due_at.eq(due_at.0),

@@ -191,6 +191,27 @@ diesel::table! {
 }
 
 diesel::table! {
+    entities (kind, key) {
+        #[sql_name = "type"]
+        kind -> Text,
+        key -> Text,
+        version -> BigInt,
+        value -> Nullable<Text>,
+        updated_at -> BigInt,
+        slot -> Integer,
+        sum -> BigInt,
+    }
+}
+
+diesel::table! {
+    entity_types (kind) {
+        #[sql_name = "type"]
+        kind -> Text,
+        count -> BigInt,
+    }
+}
+
+diesel::table! {
     heard_events (event_id) {
         event_id -> BigInt,
     }

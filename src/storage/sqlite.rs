@@ -9,6 +9,8 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Quer
 use crate::domain::event::{NewEvent, Timestamp};
 
 use super::append::{AppendBatch, Tail, newest};
+use super::changes::KnownEntities;
+use super::entities;
 use super::error::{StoreError, StoreErrorKind};
 use super::idempotency::{self, KeyUse, Plan};
 use super::schema::idempotency_keys;
@@ -24,11 +26,17 @@ pub(super) fn begin(connection: &mut SqliteConnection) -> Result<(), StoreError>
 
 pub(super) fn append(connection: &mut SqliteConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
     let tail = append.tail(newest().first(connection).optional()?);
-    let known = if append.has_keys() { known_keys(connection, append)? } else { Vec::new() };
-    let plan = Plan::new(append.batch, known, tail.id);
+    let known = if idempotency::has_keys(append.batch) { known_keys(connection, append)? } else { Vec::new() };
+    let has_changes = entities::has_changes(append.batch);
+    let entities =
+        if has_changes { entities::known_on_sqlite(connection, append.batch)? } else { KnownEntities::default() };
+    let plan = Plan::new(append, known, entities, tail);
     insert_events(connection, append, tail, &plan)?;
     for key in &plan.keys {
         remember(connection, key, append.now)?;
+    }
+    if has_changes {
+        entities::store_on_sqlite(connection, &plan.changed, tail.created_at)?;
     }
     Ok((tail, plan))
 }
@@ -54,7 +62,7 @@ fn insert_events(
     plan: &Plan,
 ) -> Result<(), StoreError> {
     let mut log_offset = tail.log_offset;
-    let new = plan.select(append.batch.iter().flat_map(|append| &append.events));
+    let new = plan.events(append.batch);
     let mut rows = new.zip(tail.id + 1..).map(|(event, id)| {
         log_offset += event.log_bytes();
         Row::new(event, id, tail.created_at, log_offset)

@@ -12,6 +12,7 @@ use super::error::StoreError;
 use super::leases;
 use super::outbox::{self, Renewed};
 use super::retention::{self, RetentionPolicy, Trimmed};
+use super::state;
 use super::writer::Writer;
 
 impl Writer {
@@ -50,6 +51,11 @@ impl Writer {
             retention::bound_keys(connection, now, max_rows)?;
             outbox::bound_waits(connection, longest, now, max_rows)
         })
+    }
+
+    /// Forgets up to `max_rows` of the entities that were deleted before `before`. Returns how many.
+    pub fn forget_deleted(&mut self, before: Timestamp, max_rows: usize) -> Result<usize, StoreError> {
+        self.with(|connection| state::forget_deleted(connection, before, max_rows))
     }
 
     /// Removes up to `max_rows` of the oldest events that `policy` does not keep. The newest event and events with open

@@ -235,7 +235,8 @@ impl Writer {
 
     pub(super) fn context(&self, now: Timestamp) -> WriteContext {
         let Self { seen, is_set_back, is_declared, .. } = *self;
-        WriteContext { seen, is_set_back, is_declared, now, keys_since: self.keys_since(now) }
+        let (keys_since, max_types) = (self.keys_since(now), self.options.max_types);
+        WriteContext { seen, is_set_back, is_declared, now, keys_since, max_types }
     }
 
     /// Takes the connection out of the writer, connecting first if necessary. It must be put back unless something

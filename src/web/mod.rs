@@ -20,6 +20,7 @@ mod query;
 mod reply;
 mod resume;
 mod schedules;
+mod state;
 mod stream;
 mod trace;
 mod write;
@@ -110,6 +111,17 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(get("/events/{id}/trace", trace::trace))
         .service(get("/schedules", schedules::list))
         .service(on(Method::DELETE, "/schedules/{id}", schedules::cancel))
+        .service(get("/state", state::types))
+        .service(get("/state/{type}", state::list))
+        .service(get("/state/{type}/digest", state::digest))
+        .service(get("/state/{type}/digest/{bucket}", state::bucket))
+        .service(
+            resource("/state/{type}/{key}", &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE])
+                .route(web::get().to(state::read))
+                .route(web::head().to(state::read))
+                .route(web::put().to(state::put))
+                .route(web::delete().to(state::delete)),
+        )
         .service(on(Method::GET, "/ws", ws::connect))
         .service(get("/health", health::health))
         .service(get("/health/live", health::health))

@@ -5,6 +5,7 @@ use std::time::Instant;
 use actix_web::http::header::HeaderMap;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
+use serde_json::Value;
 
 use super::observe::request_id;
 use super::query::Query;
@@ -19,6 +20,7 @@ use crate::protocol::batch::{parse_array, parse_ndjson};
 use crate::protocol::cloud_events;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_json::write_event;
+use crate::protocol::outcome::{Published, Told, told};
 use crate::protocol::permit;
 use crate::protocol::publish::{PublishHeaders, parse_publish, scope_keys};
 use crate::transport::peer_name;
@@ -56,19 +58,20 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     scope_keys(&mut append, &caller);
     let name = append.events[0].name.clone();
     let schedule = append.schedule;
-    let (id, replayed) = match commit(&edge, append).await? {
-        AppendOutcome::Stored { last_id, replayed: 0, .. } => (last_id, false),
-        AppendOutcome::Stored { last_id, .. } | AppendOutcome::Replayed { last_id, .. } => (last_id, true),
-        AppendOutcome::KeyReused { .. } => return Err(ApiError::key_reused().into()),
-        AppendOutcome::Unstorable => return Err(ApiError::unstorable().into()),
-        AppendOutcome::Scheduled { id, replayed } => return Ok(scheduled(&name, id, schedule, replayed)),
+    let published = match told(commit(&edge, append).await?, false)? {
+        Told::Scheduled { id, replayed } => return Ok(scheduled(&name, id, schedule, replayed)),
+        Told::Published(published) => published,
     };
+    let (id, replayed) = (published.first_id, published.is_replayed());
     if edge.parts.config.log.activity {
         log::info!(target: "event_handler::activity", id, event_name = name.as_str(), replayed, request_id = request_id(&req).as_str(), peer = peer_name(access::peer(&req, &edge)).as_str(); "published");
     }
     let message = format!("Event '{name}' published.");
     let mut response = reply::ok_builder();
     response.insert_header(("Event-Id", id));
+    if let Some(version) = published.entity_version() {
+        response.insert_header(("Entity-Version", version));
+    }
     if replayed {
         response.insert_header(("Idempotent-Replayed", "true"));
     }
@@ -114,21 +117,23 @@ async fn store_batch(
     };
     permit_all(&req, &edge, &caller, &append)?;
     scope_keys(&mut append, &caller);
-    let count = append.events.len();
+    let follows: Vec<bool> = append.events.iter().map(|event| event.change.is_some()).collect();
+    let count = follows.iter().filter(|follows| !**follows).count();
     if count == 0 {
         let none = br#"{"count":0,"first_id":null,"last_id":null}"#;
         return Ok(reply::ok("0 events published.", none));
     }
-    let (first_id, last_id, replayed) = match commit(&edge, append).await? {
-        AppendOutcome::Stored { first_id, last_id, replayed } => (first_id, last_id, replayed as usize),
-        AppendOutcome::Replayed { first_id, last_id } => (first_id, last_id, count),
-        AppendOutcome::KeyReused { index } => return Err(ApiError::key_reused().with("index", index).into()),
-        AppendOutcome::Unstorable => return Err(ApiError::unstorable().into()),
-        // No event of a batch can be scheduled.
-        AppendOutcome::Scheduled { .. } => (0, 0, 0),
+    let Told::Published(published) = told(commit(&edge, append).await?, true)? else {
+        return Err(ApiError::new(ErrorCode::Internal, "no event of a batch can be scheduled").into());
     };
+    let replayed = published.replayed.map_or(count, |replayed| replayed as usize);
+    let (ids, versions) = ids_of(&published, &follows);
+    let (first_id, last_id) = (published.first_id, ids.last().copied().unwrap_or(published.last_id));
     let mut response = reply::ok_builder();
     let mut data = format!(r#"{{"count":{count},"first_id":{first_id},"last_id":{last_id}"#);
+    if !versions.is_empty() {
+        data.push_str(&format!(r#","ids":{},"entity_versions":{}"#, Value::from(ids), Value::from(versions)));
+    }
     if replayed == count {
         response.insert_header(("Idempotent-Replayed", "true"));
     } else if replayed > 0 {
@@ -137,6 +142,30 @@ async fn store_batch(
     data.push('}');
     let events = if count == 1 { "event" } else { "events" };
     Ok(response.body(reply::envelope(&format!("{count} {events} published."), data.as_bytes())))
+}
+
+/// By index: the ids of the events of a batch, and the versions that they have given to entities. Both are empty for a
+/// batch without changes.
+fn ids_of(published: &Published, follows: &[bool]) -> (Vec<EventId>, Vec<Option<EventId>>) {
+    if !follows.contains(&true) {
+        return (Vec::new(), Vec::new());
+    }
+    // A batch that is repeated as a whole has the ids that it had, one after another.
+    let all = match &published.changed {
+        Some(changed) => changed.ids.clone(),
+        None => (published.first_id..).take(follows.len()).collect(),
+    };
+    let (mut ids, mut versions) = (Vec::new(), Vec::new());
+    for (id, follows) in all.into_iter().zip(follows) {
+        match versions.last_mut() {
+            Some(version) if *follows => *version = Some(id),
+            _ => {
+                ids.push(id);
+                versions.push(None);
+            }
+        }
+    }
+    (ids, versions)
 }
 
 /// Who publishes. The body of an unknown publisher is dropped, and no large one is read.
@@ -188,7 +217,7 @@ fn parse_one(req: &HttpRequest, form: Form, body: &[u8], edge: &Edge) -> Result<
 }
 
 /// Stores the events and waits for the commit.
-async fn commit(edge: &Edge, append: Append) -> Result<AppendOutcome, ApiError> {
+pub async fn commit(edge: &Edge, append: Append) -> Result<AppendOutcome, ApiError> {
     let parts = &edge.parts;
     if parts.health.is_draining() {
         return Err(ApiError::draining());
@@ -213,7 +242,7 @@ async fn commit(edge: &Edge, append: Append) -> Result<AppendOutcome, ApiError> 
     Ok(outcome)
 }
 
-fn headers(headers: &HeaderMap) -> Result<PublishHeaders<'_>, ApiError> {
+pub fn headers(headers: &HeaderMap) -> Result<PublishHeaders<'_>, ApiError> {
     let bad_key = |code, reason| ApiError::field(code, "Idempotency-Key", reason);
     let mut keys = headers.get_all("idempotency-key");
     let idempotency_key = match keys.next() {

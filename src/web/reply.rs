@@ -53,7 +53,7 @@ pub fn link(query: &str, relation: &str) -> (HeaderName, String) {
 
 /// The answer to a request that failed.
 pub fn refuse(error: &ApiError) -> HttpResponse {
-    let status = StatusCode::from_u16(error.code().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut data = error.details().clone();
     data.insert("code".into(), error.code().as_str().into());
     let mut response = builder(status);
@@ -125,7 +125,7 @@ impl fmt::Display for Refusal {
 
 impl ResponseError for Refusal {
     fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.0.code().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        StatusCode::from_u16(self.0.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     fn error_response(&self) -> HttpResponse {

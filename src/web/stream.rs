@@ -11,12 +11,16 @@ use super::query::{Query, invalid};
 use super::reply::Refusal;
 use super::resume::{EVENT_LOG, LOG_PARAMETER, RECOVERED, given_log, log_value, truth};
 use super::{Edge, access, connecting};
+use crate::actors::log_position::LogPosition;
 use crate::actors::session;
+use crate::actors::session::snapshot::Snapshot;
 use crate::actors::shard::messages::OpenStream;
 use crate::domain::access::{Caller, Scope};
+use crate::domain::entity::EntityType;
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::pattern::Pattern;
+use crate::protocol::entity;
 use crate::protocol::error::ApiError;
 use crate::protocol::permit;
 use crate::protocol::subscription::{Envelope, Start};
@@ -24,7 +28,7 @@ use crate::protocol::wire::Wire;
 use crate::transport::{Streaming, stream};
 
 const PARAMETERS: &[&str] =
-    &["event_name", "after", LOG_PARAMETER, "envelope", "named", "filter", access::TOKEN_PARAMETER];
+    &["event_name", "after", LOG_PARAMETER, "envelope", "named", "filter", "snapshot", access::TOKEN_PARAMETER];
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// The oldest event that there is, where it does not.
@@ -40,9 +44,10 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     let query = Query::parse(&req, PARAMETERS, &["event_name"])?;
     let caller = access::streaming_caller(&req, &edge)?;
     let patterns = wanted(&query, &caller)?;
-    let envelope = envelope(&query)?;
     let filter = query.one("filter").map(Filter::parse).transpose().map_err(ApiError::from)?;
     let start = start(&req, &query)?.in_log(parts.position.log_id(), given_log(&query)?);
+    let watched = watched(&query, &patterns)?;
+    let envelope = if watched.is_some() { Envelope::Full } else { envelope(&query)? };
     if req.method() == Method::HEAD {
         return Ok(head().body(BoxBody::new(body::None::new())));
     }
@@ -52,6 +57,28 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     let Streaming { mut response, send_queue, input } =
         stream(&req, head(), edge.worker.thread.queues.clone()).map_err(|error| connecting::handshake_error(&error))?;
     let attachment = connecting::attach(&req, &edge, caller, admission, send_queue, Wire::Sse).await?;
+    if let Some(kind) = watched
+        && let Some(replaces) = snapshot_due(start, &parts.position, log_end)?
+    {
+        let snapshot = Snapshot {
+            kind,
+            id: None,
+            place: attachment.place,
+            connection: std::rc::Rc::clone(&attachment.connection),
+            shard: attachment.shard.clone(),
+            position: std::sync::Arc::clone(&parts.position),
+            reader: parts.reader.clone(),
+            metrics: std::sync::Arc::clone(&parts.metrics),
+            low_water: edge.worker.parts.low_water(),
+            replaces,
+        };
+        session::stream::start_with(snapshot, attachment, input);
+        response.headers_mut().insert(RECOVERED, truth(!replaces));
+        if let Some(log) = parts.position.log_id() {
+            response.headers_mut().insert(EVENT_LOG, log_value(log));
+        }
+        return Ok(response);
+    }
     let open = OpenStream { place: attachment.place, patterns, envelope, filter, start, log_end };
     let state = session::stream::start(attachment, open, input).await?;
     response.headers_mut().insert(RECOVERED, truth(state.recovered));
@@ -62,6 +89,30 @@ pub async fn connect(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
         response.headers_mut().insert(EARLIEST_ID, HeaderValue::from(state.earliest_id));
     }
     Ok(response)
+}
+
+/// The type of which a snapshot is asked for, if one is.
+fn watched(query: &Query<'_>, patterns: &[Pattern]) -> Result<Option<EntityType>, ApiError> {
+    if !query.read("snapshot", "true or false", |text| text.parse().ok())?.unwrap_or(false) {
+        return Ok(None);
+    }
+    if let Some(other) = ["after", "filter", "envelope"].into_iter().find(|name| query.one(name).is_some()) {
+        return Err(invalid(other, "cannot be given with snapshot"));
+    }
+    let [pattern] = patterns else {
+        return Err(invalid("event_name", "must be one state.{type}.changed for a snapshot"));
+    };
+    entity::watched(pattern, "event_name").map(Some)
+}
+
+/// Whether the subscriber gets a snapshot, and if so whether it replaces what it has. Who comes back goes on without
+/// one, if the log still reaches back that far.
+fn snapshot_due(start: Start, position: &LogPosition, log_end: EventId) -> Result<Option<bool>, ApiError> {
+    let (_, is_recovered) = position.place(start, position.bounds()?, log_end);
+    Ok(match start {
+        Start::Now => Some(false),
+        _ => (!is_recovered).then_some(true),
+    })
 }
 
 fn head() -> HttpResponseBuilder {

@@ -1,6 +1,6 @@
 //! The examples for clients, as they stand: nothing is missed when the server is killed and started again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -172,4 +172,65 @@ fn the_node_client_resumes() {
 #[test]
 fn the_node_worker_misses_nothing() {
     works_durably(|| script(node(), "node/durable.mjs"));
+}
+
+/// What a cache has printed: by key the value of each entity, since it began.
+fn cached(client: &Program) -> Option<BTreeMap<String, Value>> {
+    let (mut entities, mut is_whole) = (BTreeMap::new(), false);
+    for line in client.wait_for_lines(0) {
+        match serde_json::from_str::<Value>(&line) {
+            Ok(change) => {
+                let key = change["key"].as_str().expect("a key").to_owned();
+                match change.get("value") {
+                    Some(value) => drop(entities.insert(key, value.clone())),
+                    None => drop(entities.remove(&key)),
+                }
+            }
+            Err(_) if line == "from the beginning" => (entities, is_whole) = (BTreeMap::new(), false),
+            Err(_) => is_whole = true,
+        }
+    }
+    is_whole.then_some(entities)
+}
+
+fn caches(script: impl Fn() -> Command) {
+    let change = |server: &Server, part: usize| {
+        for n in 0..30 {
+            let path = format!("/state/auction/k{}", (n * 7 + part) % 20);
+            let status = match (n + part) % 4 {
+                0 => server.request("DELETE", &path).send().status,
+                _ => server.request("PUT", &path).json(json!([part, n])).send().status,
+            };
+            assert!(matches!(status, 200 | 201 | 404), "{status}");
+        }
+    };
+    let is_equal = |server: &Server, client: &Program| {
+        let data = server.get("/state/auction?limit=1000").data();
+        let stored: BTreeMap<String, Value> = data["entities"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|entity| (entity["key"].as_str().expect("a key").to_owned(), entity["value"].clone()))
+            .collect();
+        eventually("the cache is equal", || (cached(client)? == stored).then_some(()));
+    };
+    let server = Server::builder().env("EVENT_HANDLER__RETENTION__MAX_EVENTS", 40).start();
+    change(&server, 0);
+    let client = Program::start(script().args([&url(&server), "auction"]));
+    is_equal(&server, &client);
+    change(&server, 1);
+    is_equal(&server, &client);
+    let server = kill_and_start(server);
+    change(&server, 2);
+    is_equal(&server, &client);
+}
+
+#[test]
+fn a_cache_in_javascript_is_always_equal() {
+    caches(|| script(node(), "node/cache.mjs"));
+}
+
+#[test]
+fn a_cache_in_python_is_always_equal() {
+    caches(|| script(python(), "python/cache.py"));
 }

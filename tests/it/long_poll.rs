@@ -17,7 +17,7 @@ fn waiting(server: &Server) -> u64 {
     children.iter().filter_map(|child| child["details"]["long_polls"].as_u64()).sum()
 }
 
-fn wait_for_waiting(server: &Server, count: u64) {
+pub fn wait_for_waiting(server: &Server, count: u64) {
     eventually(&format!("{count} wait"), || (waiting(server) == count).then_some(()));
 }
 

@@ -79,6 +79,7 @@ mod sessions;
 mod set_back;
 mod signals;
 mod sse;
+mod state;
 mod store_file;
 mod tokens;
 mod trace;

@@ -21,6 +21,7 @@ use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::ingest::{BatchSize, Entry, EntryId, begin};
 use crate::domain::lease::{Fence, LeaseName};
 use crate::protocol::error::ApiError;
+use crate::protocol::outcome::told;
 use crate::protocol::stream_entry::parse_entry;
 use crate::runtime::stop::Stop;
 use crate::storage::{Outcome, Write};
@@ -196,7 +197,9 @@ impl Ingest {
         let Some(outcomes) = self.commit(appends, last, fence).await else { return Ok(None) };
         for (entry, outcome) in stored.into_iter().zip(outcomes) {
             let error = match outcome {
-                AppendOutcome::Stored { .. } | AppendOutcome::Scheduled { replayed: false, .. } => {
+                AppendOutcome::Stored { .. }
+                | AppendOutcome::Changed(_)
+                | AppendOutcome::Scheduled { replayed: false, .. } => {
                     self.count("stored", 1);
                     done.push(entry.id);
                     continue;
@@ -206,10 +209,9 @@ impl Ingest {
                     done.push(entry.id);
                     continue;
                 }
-                AppendOutcome::KeyReused { .. } => ApiError::key_reused(),
-                AppendOutcome::Unstorable => ApiError::unstorable(),
+                refusing => told(refusing, false).err(),
             };
-            refused.push(refusal(entry, &error));
+            refused.extend(error.map(|error| refusal(entry, &error)));
         }
         done.extend(self.bury(&refused, link).await?);
         self.stream.acknowledge(link, &done).await?;

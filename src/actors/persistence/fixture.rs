@@ -37,6 +37,7 @@ pub fn parts(store: StoreOptions, services: ServiceSlots, position: Arc<LogPosit
         relay: None,
         remembered: None,
         retention: RetentionPolicy::default(),
+        tombstone_ttl: Duration::from_secs(7 * 24 * 60 * 60),
         services,
         renewed: Arc::default(),
         position,

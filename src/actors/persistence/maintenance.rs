@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::registry::ServiceRegistry;
 use super::{Persistence, leases};
 use crate::actors::clock::{self, now};
-use crate::domain::event::LogBounds;
+use crate::domain::event::{LogBounds, Timestamp};
 use crate::protocol::log_batch::LogBatch;
 use crate::storage::{Group, RetentionPolicy, StoreError, StoreErrorKind, StoreUrl, Writer};
 
@@ -169,6 +169,9 @@ impl Persistence {
                 writer.bound_waits(&self.registry.longest_waits(), now(), HOUSEKEEPING_ROWS)?;
             }
             more |= writer.prune_idempotency(now(), HOUSEKEEPING_ROWS)? >= HOUSEKEEPING_ROWS;
+            let kept = i64::try_from(self.parts.tombstone_ttl.as_micros()).unwrap_or(i64::MAX);
+            let forgotten = writer.forget_deleted(Timestamp(now().0.saturating_sub(kept)), HOUSEKEEPING_ROWS)?;
+            more |= forgotten >= HOUSEKEEPING_ROWS;
             if self.parts.retention != RetentionPolicy::default() {
                 let trimmed = writer.trim(&self.parts.retention, now(), HOUSEKEEPING_ROWS)?;
                 if trimmed.removed > 0 {

@@ -38,6 +38,7 @@ use super::cluster::Cluster;
 use super::log_position::LogPosition;
 use super::remembered::Remembered;
 use super::service_slot::ServiceSlots;
+use crate::domain::event::AppendOutcome;
 use crate::domain::lease::Fence;
 use crate::domain::log::Seen;
 use crate::domain::placement::Placement;
@@ -74,6 +75,8 @@ pub struct PersistenceParts {
     /// What Redis remembers of the log, if there is one.
     pub remembered: Option<Arc<Remembered>>,
     pub retention: RetentionPolicy,
+    /// How long it is known that an entity was deleted.
+    pub tombstone_ttl: Duration,
     pub services: ServiceSlots,
     /// Notified when dead letters of consumers were reopened.
     pub renewed: Arc<tokio::sync::Notify>,
@@ -202,6 +205,7 @@ impl Persistence {
                         log::info!(target: "event_handler::activity", id = event.id, event_name = event.name.as_str(); "committed");
                     }
                 }
+                self.count_changes(&committed.outcomes);
                 for error in &committed.refused {
                     self.watch.refused(error);
                 }
@@ -231,6 +235,19 @@ impl Persistence {
             self.flush_due = true;
             // This runs when the mailbox has been drained, so the group has all requests that waited.
             ctx.spawn(fut::ready(()).map(|(), this: &mut Self, _| this.flush()));
+        }
+    }
+
+    fn count_changes(&self, outcomes: &[Outcome]) {
+        let metrics = &self.parts.metrics;
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Appended(AppendOutcome::Changed(changed)) => {
+                    metrics.state_changes.inc_by(changed.changes.into());
+                }
+                Outcome::Appended(AppendOutcome::Unmet(unmet)) => metrics.state_conflicts.inc_by(unmet.len() as u64),
+                _ => {}
+            }
         }
     }
 

@@ -8,14 +8,15 @@ mod access;
 pub mod attachment;
 mod durable;
 pub mod long_poll;
+pub mod snapshot;
 pub mod stream;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::prelude::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, Running, StreamHandler,
-    WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, Running, SpawnHandle,
+    StreamHandler, WrapFuture,
 };
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::access::SessionAccess;
 use self::attachment::Attachment;
 use self::durable::Membership;
+use self::snapshot::Snapshot;
 use super::clock::scheduling;
 use super::connection::Connection;
 use super::consumers::Consumers;
@@ -32,9 +34,12 @@ use super::log_position::LogPosition;
 use super::persistence::messages::AppendFailure;
 use super::shard::messages::{CloseSubscription, ListSubscriptions, OpenSubscription};
 use super::worker::Worker;
+use crate::domain::entity::EntityType;
 use crate::domain::event::{Append, AppendOutcome};
+use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::outcome::told;
 use crate::protocol::publish::{PublishRules, scope_keys};
 use crate::protocol::request::{BadRequest, Request};
 use crate::protocol::subscription::RequestId;
@@ -50,6 +55,8 @@ const MAX_PUBLISHES_IN_FLIGHT: usize = 256;
 const MAX_UNANSWERED: usize = 1024;
 /// Bytes of unread answers. With more, the input is paused: who does not read answers may not ask for more.
 const MAX_UNREAD_ANSWERS: usize = 64 * 1024;
+/// Snapshots of one connection under way at once.
+const MAX_WATCHES: usize = 16;
 /// What the shard's answer to a subscription counts for, besides the length of the request.
 const SUBSCRIPTION_ANSWER: usize = 128;
 
@@ -72,6 +79,8 @@ pub struct Session {
     parts: SessionParts,
     publishing: usize,
     memberships: Vec<Membership>,
+    /// Snapshots under way.
+    watches: Vec<(Pattern, SpawnHandle)>,
     /// Acknowledgements that are not answered yet.
     unanswered: usize,
     /// Made with the first publish.
@@ -89,6 +98,7 @@ impl Session {
             parts,
             publishing: 0,
             memberships: Vec::new(),
+            watches: Vec::new(),
             unanswered: 0,
             publishes: None,
             answered: 0,
@@ -163,6 +173,7 @@ impl Session {
             Ok(Request::Publish { id, append }) => self.publish(id, *append, ctx),
             Ok(Request::Subscribe { id, pattern, envelope, filter, start, log }) => {
                 let start = start.in_log(self.parts.position.log_id(), log);
+                self.stop_watching(&pattern, ctx);
                 if let Err(error) = permit::subscribe(&self.connection().auth.caller(), &pattern) {
                     return self.refuse(id.as_ref(), &error);
                 }
@@ -188,7 +199,9 @@ impl Session {
                     .wait(ctx);
             }
             Ok(Request::Authenticate { id, token }) => self.renew(id.as_ref(), token.expose()),
+            Ok(Request::Watch { id, kind }) => self.watch(id, kind, ctx),
             Ok(Request::Unsubscribe { id, pattern }) => {
+                self.stop_watching(&pattern, ctx);
                 self.answered += id.as_ref().map_or(0, |_| text.len() + SUBSCRIPTION_ANSWER);
                 let request = CloseSubscription { place: self.attachment.place, id, pattern };
                 let done = self.attachment.shard.send(request);
@@ -211,6 +224,55 @@ impl Session {
                 account.wait(ctx);
             }
         }
+    }
+
+    /// Sends a snapshot beside everything else, and subscribes at its end.
+    fn watch(&mut self, id: Option<RequestId>, kind: EntityType, ctx: &mut Context<Self>) {
+        let pattern = Pattern::from(kind.change_name());
+        if let Err(error) = permit::subscribe(&self.connection().auth.caller(), &pattern) {
+            return self.refuse(id.as_ref(), &error);
+        }
+        self.stop_watching(&pattern, ctx);
+        if self.watches.len() >= MAX_WATCHES {
+            let advice =
+                format!("a connection may take at most {MAX_WATCHES} snapshots at once; wait for the end of one");
+            return self.refuse(id.as_ref(), &ApiError::new(ErrorCode::TooManySubscriptions, advice));
+        }
+        let close = CloseSubscription { place: self.attachment.place, id: None, pattern: pattern.clone() };
+        let shard = self.attachment.shard.clone();
+        let snapshot = Snapshot {
+            kind,
+            id: id.clone(),
+            place: self.attachment.place,
+            connection: Rc::clone(&self.attachment.connection),
+            shard: shard.clone(),
+            position: Arc::clone(&self.parts.position),
+            reader: self.parts.reader.clone(),
+            metrics: Arc::clone(&self.parts.metrics),
+            low_water: self.parts.worker.parts.low_water(),
+            replaces: false,
+        };
+        // What an earlier subscription would push could be newer than what the snapshot has of it.
+        let taken = async move {
+            let _ = shard.send(close).await;
+            snapshot.run().await
+        };
+        let watched = pattern.clone();
+        let handle = ctx.spawn(taken.into_actor(self).map(move |taken, this, _| {
+            this.watches.retain(|(pattern, _)| *pattern != watched);
+            if let Err(error) = taken {
+                this.refuse(id.as_ref(), &error);
+            }
+        }));
+        self.watches.push((pattern, handle));
+    }
+
+    /// Stops the snapshot of this subscription, if one is under way.
+    fn stop_watching(&mut self, pattern: &Pattern, ctx: &mut Context<Self>) {
+        let watches = self.watches.extract_if(.., |(watched, _)| watched == pattern);
+        watches.for_each(|(_, handle)| {
+            ctx.cancel_future(handle);
+        });
     }
 
     fn publish(&mut self, id: Option<RequestId>, mut append: Append, ctx: &mut Context<Self>) {
@@ -255,15 +317,13 @@ fn outcomes(waiting: mpsc::UnboundedReceiver<Publish>) -> impl Stream<Item = Pub
 impl StreamHandler<Published> for Session {
     fn handle(&mut self, Published { id, outcome }: Published, _: &mut Self::Context) {
         self.publishing -= 1;
-        match outcome {
-            Ok(AppendOutcome::KeyReused { .. }) => self.refuse(id.as_ref(), &ApiError::key_reused()),
-            Ok(AppendOutcome::Unstorable) => self.refuse(id.as_ref(), &ApiError::unstorable()),
-            Ok(outcome) => {
+        match outcome.map_err(ApiError::from).and_then(|outcome| told(outcome, false)) {
+            Err(error) => self.refuse(id.as_ref(), &error),
+            Ok(told) => {
                 if let Some(id) = &id {
-                    self.say(&frame::published(id, outcome));
+                    self.say(&frame::published(id, &told));
                 }
             }
-            Err(failure) => self.refuse(id.as_ref(), &failure.into()),
         }
         self.pace();
     }

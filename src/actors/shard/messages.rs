@@ -38,9 +38,10 @@ pub struct Place {
 #[rtype(result = "()")]
 pub struct SessionClosed(pub Place);
 
-/// Add a subscription. The reply, if one was asked for, is queued before the first event.
+/// Add a subscription. The reply, if one was asked for, is queued before the first event. The answer is none if the
+/// subscriber has gone.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), ApiError>")]
+#[rtype(result = "Result<Option<Subscribed>, ApiError>")]
 pub struct OpenSubscription {
     pub place: Place,
     pub id: Option<RequestId>,

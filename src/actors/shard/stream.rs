@@ -11,9 +11,6 @@ use crate::protocol::frame::Subscribed;
 use crate::protocol::sse;
 use crate::protocol::subscription::Start;
 
-/// Range of the time, in milliseconds, after which a subscriber reconnects whose connection broke off.
-const RETRY: std::ops::Range<u64> = 1_000..3_000;
-
 impl Handler<OpenStream> for Shard {
     type Result = Result<Subscribed, ApiError>;
 
@@ -24,7 +21,7 @@ impl Handler<OpenStream> for Shard {
         let (last_id, earliest_id) = (bounds.last.max(log_end), bounds.earliest);
         let state = Subscribed { last_id, recovered, earliest_id, log: self.parts.position.log_id() };
         if let Some(subscriber) = self.subscribers.of(place) {
-            let retry = Duration::from_millis(rand::random_range(RETRY));
+            let retry = Duration::from_millis(rand::random_range(sse::RETRY));
             subscriber.connection.send_queue.push(sse::preamble(retry, from, state, envelope));
         }
         // All subscriptions begin at one position before anything is queued, so that ids rise.

@@ -16,14 +16,14 @@ const MAX_CONDITIONS: usize = 4_096;
 
 impl Shard {
     /// Adds a subscription. The caller has the subscriber [catch up](Self::catch_up).
-    pub(super) fn open_subscription(&mut self, request: OpenSubscription) -> Result<(), ApiError> {
+    pub(super) fn open_subscription(&mut self, request: OpenSubscription) -> Result<Option<Subscribed>, ApiError> {
         let OpenSubscription { place, id, pattern, envelope, filter, start, log_end } = request;
         let bounds = self.parts.position.bounds()?;
         let head = self.head.learn(bounds.last);
         let known_topic = self.subscribers.topic_of(place, &pattern);
         let max = self.parts.config.max_subscriptions;
         let Some(subscriber) = self.subscribers.of(place) else {
-            return Ok(());
+            return Ok(None);
         };
         if known_topic.is_none() && subscriber.subscriptions.len() >= max {
             let advice = format!("a connection may hold at most {max} subscriptions; unsubscribe from some first");
@@ -37,9 +37,8 @@ impl Shard {
         }
         let last_id = bounds.last.max(log_end);
         let (mut from, recovered) = self.parts.position.place(start, bounds, log_end);
+        let state = Subscribed { last_id, recovered, earliest_id: bounds.earliest, log: self.parts.position.log_id() };
         if let Some(id) = &id {
-            let state =
-                Subscribed { last_id, recovered, earliest_id: bounds.earliest, log: self.parts.position.log_id() };
             subscriber.connection.say(&frame::subscribed(id, &pattern, filter.as_ref(), state));
         }
         if let (Some(topic), Start::Now) = (known_topic, start)
@@ -47,7 +46,7 @@ impl Shard {
         {
             if subscription.filter == filter {
                 self.subscribers.set_envelope(place.slot, topic, envelope);
-                return Ok(());
+                return Ok(Some(state));
             }
             // The earlier filter has decided on the events so far, and the new one decides on all that follow.
             from = subscriber.position(head).max(subscription.window.from());
@@ -55,13 +54,13 @@ impl Shard {
         if known_topic.is_some() {
             self.unsubscribe(place, &pattern);
         }
-        let Some(subscriber) = self.subscribers.of_mut(place) else { return Ok(()) };
+        let Some(subscriber) = self.subscribers.of_mut(place) else { return Ok(None) };
         let position = subscriber.position(head);
         subscriber.cursor.advance(position);
         let window = subscriber.cursor.open(from, subscriber.subscriptions.iter_mut().map(|s| &mut s.window));
         self.subscribers.subscribe(place.slot, &pattern, envelope, filter, window);
         self.parts.metrics.subscriptions.inc();
-        let Some(subscriber) = self.subscribers.of_mut(place) else { return Ok(()) };
+        let Some(subscriber) = self.subscribers.of_mut(place) else { return Ok(None) };
         if subscriber.is_live() && !subscriber.may_go_live(head) {
             subscriber.mode = Mode::CatchingUp { reading: false };
             if from < head {
@@ -71,7 +70,7 @@ impl Shard {
                 self.parts.metrics.catch_ups.with_label_values(&["resume"]).inc();
             }
         }
-        Ok(())
+        Ok(Some(state))
     }
 
     fn unsubscribe(&mut self, place: Place, pattern: &Pattern) {
@@ -82,13 +81,13 @@ impl Shard {
 }
 
 impl Handler<OpenSubscription> for Shard {
-    type Result = Result<(), ApiError>;
+    type Result = Result<Option<Subscribed>, ApiError>;
 
     fn handle(&mut self, request: OpenSubscription, ctx: &mut Self::Context) -> Self::Result {
         let slot = request.place.slot;
-        self.open_subscription(request)?;
+        let opened = self.open_subscription(request)?;
         self.catch_up(slot, ctx);
-        Ok(())
+        Ok(opened)
     }
 }
 

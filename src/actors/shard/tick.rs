@@ -69,7 +69,8 @@ impl Shard {
                 link.send_queue.push(match link.wire {
                     Wire::WebSocket | Wire::Lines => ping.clone(),
                     // Everything up to the head was queued and the queue is empty, so it was sent.
-                    Wire::Sse if subscriber.is_live() => position.clone(),
+                    // Before its subscriptions are made, it takes a snapshot, from which it cannot resume.
+                    Wire::Sse if subscriber.is_live() && !subscriber.subscriptions.is_empty() => position.clone(),
                     Wire::Sse => comment.clone(),
                 });
             }

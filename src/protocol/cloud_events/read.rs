@@ -16,7 +16,7 @@ use crate::domain::event::{Append, Idempotency, NewEvent, Priority, Timestamp};
 use crate::protocol::batch::parse_array_of;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::publish::{
-    MAX_METADATA_BYTES, MAX_TEXT_BYTES, PublishHeaders, PublishRules, checked_name, checked_text, fingerprint,
+    Events, MAX_METADATA_BYTES, MAX_TEXT_BYTES, PublishHeaders, PublishRules, checked_name, checked_text, fingerprint,
     is_traceparent,
 };
 use crate::protocol::raw_object::{RawObject, without_bom};
@@ -93,7 +93,10 @@ pub fn parse_structured(
 
 /// Reads the batched mode: a JSON array of structured events, which may be none.
 pub fn parse_batch(json: &[u8], publish: &PublishHeaders<'_>, rules: &PublishRules) -> Result<Append, ApiError> {
-    parse_array_of((parse_structured, 0), json, publish, rules)
+    let parse = |json: &[u8], publish: &PublishHeaders<'_>, rules: &PublishRules| {
+        parse_structured(json, publish, rules).map(|event| Events::from_buf([event]))
+    };
+    parse_array_of((parse, 0), json, publish, rules)
 }
 
 /// The idempotency key of a CloudEvent: `ce:`, its source, a space, its id; beyond 255 bytes, `ce:sha256:` and the
@@ -168,6 +171,7 @@ fn event(mut attributes: Attributes, data: Data, publish: &PublishHeaders<'_>) -
         metadata: Some(metadata),
         traceparent,
         idempotency: None,
+        change: None,
     };
     let fingerprint = fingerprint(std::slice::from_ref(&event));
     event.idempotency = Some(Idempotency { key: idempotency_key, fingerprint });

@@ -3,6 +3,7 @@
 mod append;
 mod clock;
 mod consumers;
+mod entities;
 mod faults;
 mod followers;
 mod leases;

@@ -8,7 +8,7 @@ use super::answer;
 use super::services::{observe, report_of, shown_route};
 use crate::actors::shard::messages::{FindSubscribers, Reach};
 use crate::domain::event::NewEvent;
-use crate::protocol::publish::{PublishHeaders, parse_event};
+use crate::protocol::publish::{PublishHeaders, parse_events};
 use crate::runtime::report::ActorReport;
 use crate::storage::ConsumerRecord;
 use crate::web::reply::Refusal;
@@ -20,7 +20,7 @@ const LISTED: usize = 50;
 /// Explains where the event in the body, which is that of a publish, would go. Nothing is stored.
 pub async fn explain(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let body = body::read_json(&req, payload, edge.parts.config.server.max_body.as_usize(), &edge).await?;
-    let event = parse_event(&body, &PublishHeaders::default(), &edge.parts.rules)?;
+    let event = parse_events(&body, &PublishHeaders::default(), &edge.parts.rules)?.remove(0);
     let reports = observe(&edge).await?;
     let services: Vec<Value> =
         edge.parts.services.iter().map(|of| service(of, &event, report_of(of, &reports))).collect();

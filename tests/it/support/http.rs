@@ -222,7 +222,7 @@ impl Response {
     /// `data` of an answer that must be a success.
     pub fn data(&self) -> Value {
         let mut body = self.json();
-        assert_eq!((self.status, &body["status"]), (200, &Value::from("ok")), "{body}");
+        assert!(matches!(self.status, 200 | 201) && body["status"] == "ok", "{}: {body}", self.status);
         body["data"].take()
     }
 

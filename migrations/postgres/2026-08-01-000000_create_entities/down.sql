@@ -1,0 +1,2 @@
+DROP TABLE entity_types;
+DROP TABLE entities;
