@@ -66,9 +66,15 @@ impl BatchSize {
 
     /// So many have come, with so many bytes.
     pub fn came(&mut self, entries: usize, bytes: usize) {
-        if let Some(average) = bytes.checked_div(entries) {
-            self.0 = (Self::BYTES / average.max(1)).min(self.0 * 2).clamp(1, Self::MAX);
-        }
+        // Those that come after a pause may be of another kind.
+        let more = (entries * 2).max(Self::FIRST);
+        let fits = bytes.checked_div(entries).map_or(more, |average| Self::BYTES / average.max(1));
+        self.0 = fits.min(more).clamp(1, Self::MAX);
+    }
+
+    /// They did not come, perhaps because they were too many for the time.
+    pub fn failed(&mut self) {
+        self.0 = (self.0 / 8).max(1);
     }
 }
 
@@ -113,11 +119,21 @@ mod tests {
             for entry_bytes in batches {
                 let (before, came) = (size.get(), size.get());
                 size.came(came, came * entry_bytes);
-                prop_assert!((1..=BatchSize::MAX).contains(&size.get()) && size.get() <= before * 2);
+                prop_assert!((1..=BatchSize::MAX).contains(&size.get()) && size.get() <= (before * 2).max(16));
                 prop_assert!(size.get() == 1 || size.get() * entry_bytes <= BatchSize::BYTES);
-                size.came(0, 0);
             }
         }
+    }
+
+    #[test]
+    fn what_does_not_come_is_asked_for_in_smaller_batches() {
+        let mut size = BatchSize::default();
+        (0..10).for_each(|_| size.came(size.get(), size.get() * 100));
+        let sizes = std::iter::repeat_with(|| {
+            size.failed();
+            size.get()
+        });
+        assert_eq!(sizes.take(4).collect::<Vec<_>>(), [128, 16, 2, 1]);
     }
 
     #[test]
@@ -125,5 +141,9 @@ mod tests {
         let mut size = BatchSize::default();
         (0..10).for_each(|_| size.came(size.get(), size.get() * 100));
         assert_eq!(size.get(), BatchSize::MAX);
+        size.came(100, 100);
+        assert_eq!(size.get(), 200, "fewer came: what comes next is of unknown size");
+        size.came(0, 0);
+        assert_eq!(size, BatchSize::default());
     }
 }

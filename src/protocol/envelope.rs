@@ -69,15 +69,48 @@ fn has_version(payload: &str) -> bool {
     RawObject::parse(payload.as_bytes(), "payload").is_ok_and(|object| object.raw("version").is_some())
 }
 
-/// Appends `json` without the white space between its tokens.
+/// Appends `json` without the white space between its tokens, and with its characters as UTF-8 where they need no escape.
 fn write_compact(out: &mut Vec<u8>, json: &str) {
-    let (mut is_text, mut is_escaped) = (false, false);
-    out.extend(json.bytes().filter(|byte| {
-        let is_space = !is_text && matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
-        is_text ^= *byte == b'"' && !is_escaped;
-        is_escaped = *byte == b'\\' && !is_escaped;
-        !is_space
-    }));
+    let (mut is_text, mut rest) = (false, json.as_bytes());
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        match byte {
+            b'\\' if is_text => match unescape(after) {
+                Some((char, length)) => {
+                    out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
+                    rest = &after[length..];
+                }
+                None => {
+                    out.push(b'\\');
+                    out.extend(after.first());
+                    rest = after.get(1..).unwrap_or_default();
+                }
+            },
+            b' ' | b'\t' | b'\n' | b'\r' if !is_text => {}
+            _ => {
+                is_text ^= *byte == b'"';
+                out.push(*byte);
+            }
+        }
+    }
+}
+
+/// The character for which an escape stands, of which the backslash was read, and the length of the rest of the escape.
+/// None if the character can only be written by an escape.
+fn unescape(escape: &[u8]) -> Option<(char, usize)> {
+    if escape.first() == Some(&b'/') {
+        return Some(('/', 1));
+    }
+    let unit = |at: usize| {
+        let digits = escape.get(at..at + 5)?.strip_prefix(b"u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let first = unit(0)?;
+    // The second half of a pair has a backslash of its own.
+    let second = unit(6).filter(|_| escape.get(5) == Some(&b'\\'));
+    let char = char::decode_utf16([first].into_iter().chain(second)).next()?.ok()?;
+    let is_free = !matches!(char, '\0'..='\x1f' | '"' | '\\');
+    is_free.then_some((char, if char.len_utf16() == 2 { 11 } else { 5 }))
 }
 
 #[cfg(test)]
@@ -120,6 +153,10 @@ mod tests {
             ("[1, 2]", r#"{"value":[1,2]}"#),
             (" null", r#"{"value":null}"#),
             (r#"" a ""#, r#"{"value":" a "}"#),
+            // As its readers write it themselves: what needs no escape has none.
+            (r#"{"\u00e4":"\u20AC \ud83d\ude00\/\u0041"}"#, r#"{"ä":"€ 😀/A"}"#),
+            (r#"["\u0000\u001f\u0022\u005c\n\\u0041", 1]"#, r#"{"value":["\u0000\u001f\u0022\u005c\n\\u0041",1]}"#),
+            (r#"["\ud83d", "\ud83d\u0041", "\ude00\\"]"#, r#"{"value":["\ud83d","\ud83dA","\ude00\\"]}"#),
         ] {
             assert_eq!(enveloped("lot:won", payload), around(data));
         }

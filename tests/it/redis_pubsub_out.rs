@@ -335,3 +335,23 @@ fn a_dead_delivery_is_kept_with_the_reason() {
     assert_eq!(metric(&server, r#"event_handler_pubsub_sent_total{kind="dead_letter"} "#), 3.0);
     assert_eq!(all.received().len(), 3, "nothing else goes out");
 }
+
+/// Each try makes a connection, which a server that hangs takes: what it is sent on them, it would do later.
+#[test]
+fn what_goes_out_while_redis_hangs_is_repeated_once_at_most() {
+    let redis = Redis::start();
+    let server = start(sending(&redis, Backend::Sqlite));
+    server.publish("a", json!({"n": 1}));
+    eventually("it is out", || (redis.list("events:history:all").len() == 1).then_some(()));
+    redis.signal(Signal::STOP);
+    server.publish("a", json!({"n": 2}));
+    // Three tries and more.
+    std::thread::sleep(Duration::from_secs(14));
+    redis.signal(Signal::CONT);
+    server.publish("a", json!({"n": 3}));
+    let sent = eventually("all are out", || {
+        let list = redis.list("events:history:all");
+        list.first().is_some_and(|newest| newest.contains(r#"{"n":3}"#)).then_some(list)
+    });
+    assert!((3..=4).contains(&sent.len()), "{sent:#?}");
+}

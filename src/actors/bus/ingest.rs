@@ -126,13 +126,14 @@ impl Ingest {
                 None => return Ok(None),
             }
             if !self.parts.may_take() || !self.candidate.may_act(&held) {
+                self.size = BatchSize::default();
                 if stop.or(tokio::time::sleep(PAUSE)).await.is_none() {
                     return Ok(None);
                 }
                 continue;
             }
             // It is brought to its end: what Redis has given out would be in nobody's hands.
-            let (entries, is_new) = self.read(&mut reader, &mut earlier).await?;
+            let (entries, is_new) = self.read(&mut reader, &mut earlier).await.inspect_err(|_| self.size.failed())?;
             self.size.came(entries.len(), entries.iter().map(Entry::bytes).sum());
             self.reading.batch_size.store(self.size.get() as u64, Relaxed);
             if !entries.is_empty() && self.take(entries, is_new, &held.fence, &mut commands).await?.is_none() {

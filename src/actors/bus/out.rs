@@ -122,7 +122,12 @@ impl Sender {
         }
         let mut link = match self.link.take() {
             Some(link) => link,
-            None => self.parts.redis.connect().await?,
+            None => {
+                let mut link = self.parts.redis.connect().await?;
+                // A server that hangs takes the connection, and would do later whatever was sent in vain.
+                link.ping().await?;
+                link
+            }
         };
         // A process that was frozen may have lost the lease.
         if !self.parts.cluster.may_act() {
