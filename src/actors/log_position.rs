@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use arc_swap::ArcSwapOption;
 
 use crate::domain::event::{EventId, LogBounds};
-use crate::domain::log::{LogId, Lost, Seen};
+use crate::domain::log::{Gap, LogId, Seen};
 use crate::domain::relay::Span;
 use crate::domain::secret::Secret;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -31,8 +31,8 @@ pub struct LogPosition {
     relay_key: ArcSwapOption<RelayKey>,
     /// The newest event that was seen of the log, for a writer that replaces a failed one.
     seen: RwLock<Option<Seen>>,
-    /// What the log has lost the last time that it was set back.
-    lost: RwLock<Option<Lost>>,
+    /// The ids that were left out, each time that the log was set back.
+    gaps: RwLock<Vec<Gap>>,
 }
 
 impl LogPosition {
@@ -89,7 +89,7 @@ impl LogPosition {
     pub fn learn_of(&self, writer: &mut Writer) {
         writer.log().into_iter().for_each(|log| self.set_log_id(log));
         writer.seen().into_iter().for_each(|seen| self.saw(seen));
-        self.set_lost(writer.lost());
+        self.set_gaps(writer.gaps());
         let (key, known) = (writer.relay_key(), self.relay_key.load());
         if key.as_ref().map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr) {
             self.set_key(writer.key());
@@ -110,17 +110,19 @@ impl LogPosition {
         }
     }
 
-    /// What the log has lost the last time that it was set back.
-    fn set_lost(&self, lost: Option<Lost>) {
-        *self.lost.write().unwrap_or_else(PoisonError::into_inner) = lost;
+    fn set_gaps(&self, gaps: &[Gap]) {
+        if *self.gaps.read().unwrap_or_else(PoisonError::into_inner) != gaps {
+            *self.gaps.write().unwrap_or_else(PoisonError::into_inner) = gaps.to_vec();
+        }
     }
 
     /// After which event a subscription begins, and whether nothing is missing that was to come before.
     pub fn place(&self, start: Start, bounds: LogBounds, log_end: EventId) -> (EventId, bool) {
         let (from, is_whole) = start.place(bounds, log_end);
-        let lost = *self.lost.read().unwrap_or_else(PoisonError::into_inner);
-        let misses = matches!(start, Start::After(id) if lost.is_some_and(|lost| lost.misses(id)));
-        (from, is_whole && !misses)
+        let gaps = self.gaps.read().unwrap_or_else(PoisonError::into_inner);
+        // What it has seen is gone.
+        let is_lost = matches!(start, Start::After(id) if gaps.iter().any(|gap| gap.has(id)));
+        (from, is_whole && !is_lost)
     }
 
     /// Takes the bounds that were read from the store.

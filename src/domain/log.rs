@@ -130,24 +130,20 @@ pub fn resume_after(seen: &Seen, found: &Found, verdict: Verdict) -> Option<Even
     is_due.then(|| seen.last.max(found.last).saturating_add(MARGIN))
 }
 
-/// What a log has lost: the events after `last` and up to `known`, or some of them.
+/// The ids that a log has left out because it was set back. Whoever has seen an event under one of them has seen what is
+/// gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lost {
+pub struct Gap {
     /// The newest event that the store had.
     pub last: EventId,
-    /// The newest event that was known.
-    pub known: EventId,
+    /// The last id that was left out.
+    pub end: EventId,
 }
 
-impl Lost {
-    /// What is lost, if the ids after `last` and up to `after` were left out.
-    pub fn of_gap(last: EventId, after: EventId) -> Self {
-        Self { last, known: after.saturating_sub(MARGIN) }
-    }
-
-    /// Whether somebody who has seen the event `after`, which is gone, misses another one that is gone.
-    pub fn misses(&self, after: EventId) -> bool {
-        self.last < after && after < self.known
+impl Gap {
+    /// Whether the id is one of them.
+    pub fn has(&self, id: EventId) -> bool {
+        self.last < id && id <= self.end
     }
 }
 
@@ -203,10 +199,9 @@ mod tests {
     const B: LogId = LogId(0xbbbb);
 
     #[test]
-    fn who_has_seen_some_of_what_is_gone_misses_the_rest() {
-        let lost = Lost::of_gap(10, 15 + MARGIN);
-        assert_eq!(lost, Lost { last: 10, known: 15 });
-        assert_eq!([10, 11, 14, 15, 16].map(|after| lost.misses(after)), [false, true, true, false, false]);
+    fn a_gap_has_the_ids_that_were_left_out() {
+        let gap = Gap { last: 10, end: 15 };
+        assert_eq!([10, 11, 14, 15, 16].map(|id| gap.has(id)), [false, true, true, true, false]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use diesel::sql_types::Text;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::event::{EventId, LogBounds, Timestamp};
-use crate::domain::log::{Found, LogId, Lost, Restored, Seen};
+use crate::domain::log::{Found, Gap, LogId, Restored, Seen};
 use crate::domain::secret::Secret;
 
 use super::append::newest;
@@ -133,15 +133,9 @@ fn rename(connection: &mut Connection, id: LogId) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What the log has lost the last time that it was set back.
-pub(super) fn lost(connection: &mut Connection) -> Result<Option<Lost>, StoreError> {
-    let row = log_gaps::table.order(log_gaps::first_id.desc()).select((log_gaps::first_id, log_gaps::width));
-    let newest: Option<(EventId, i64)> = on_backend!(connection, c => row.first(c).optional())?;
-    Ok(newest.map(|(first, width)| Lost::of_gap(first - 1, first - 1 + width)))
-}
-
-/// The ids that a restore has left out: the first of each gap and the number of ids, the highest gap first.
-pub(super) fn gaps(connection: &mut Connection) -> Result<Vec<(EventId, i64)>, StoreError> {
+/// The ids that restores have left out, the highest gap first.
+pub(super) fn gaps(connection: &mut Connection) -> Result<Vec<Gap>, StoreError> {
     let rows = log_gaps::table.order(log_gaps::first_id.desc()).select((log_gaps::first_id, log_gaps::width));
-    Ok(on_backend!(connection, c => rows.load(c))?)
+    let rows: Vec<(EventId, i64)> = on_backend!(connection, c => rows.load(c))?;
+    Ok(rows.into_iter().map(|(first, width)| Gap { last: first - 1, end: first - 1 + width }).collect())
 }

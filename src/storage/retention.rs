@@ -5,6 +5,7 @@ use std::time::Duration;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::event::{EventId, LogBounds, Timestamp};
+use crate::domain::log::Gap;
 use crate::domain::routes::ServiceId;
 
 use super::append::newest;
@@ -87,9 +88,9 @@ fn keep_from(
     if let Some(count) = max_events {
         keep_from = last.saturating_sub(limit(*count)).saturating_add(1);
         // Ids left out by a restore do not count as events.
-        for (first_id, width) in identity::gaps(connection)? {
-            if keep_from < first_id + width {
-                keep_from -= width;
+        for Gap { last, end } in identity::gaps(connection)? {
+            if keep_from <= end {
+                keep_from -= end - last;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diesel::{OptionalExtension as _, RunQueryDsl as _};
 
 use crate::domain::event::{LogBounds, Timestamp};
-use crate::domain::log::{Found, LogId, Lost, Restored, Seen};
+use crate::domain::log::{Found, Gap, LogId, Restored, Seen};
 use crate::domain::routes::ServiceId;
 use crate::domain::secret::Secret;
 use crate::protocol::relay::RelayKey;
@@ -40,8 +40,8 @@ pub struct Writer {
     seen: Option<Seen>,
     /// The store lacks events that this writer knows: it was restored from an older copy.
     pub(super) is_set_back: bool,
-    /// What the store has lost the last time that it was set back, as of the last look.
-    lost: Option<Lost>,
+    /// The ids that were left out, each time that the store was set back, as of the last look.
+    gaps: Vec<Gap>,
     /// An operator has declared the store restored.
     pub(super) is_declared: bool,
     /// The high-water mark beside a SQLite file.
@@ -66,7 +66,7 @@ impl Writer {
             relay_key: None,
             seen,
             is_set_back: false,
-            lost: None,
+            gaps: Vec::new(),
             is_declared: false,
             mark: None,
         };
@@ -123,9 +123,9 @@ impl Writer {
         self.is_set_back
     }
 
-    /// What the store has lost the last time that it was set back.
-    pub fn lost(&self) -> Option<Lost> {
-        self.lost
+    /// The ids that were left out, each time that the store was set back.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
     }
 
     /// Does `work` in a transaction that holds the writer's lock.
@@ -276,10 +276,9 @@ impl Writer {
         self.log = Some(found.log);
         let restored = self.seen.and_then(|seen| Restored::decide(&seen, &found, found.log));
         self.is_set_back = restored.is_some();
-        self.lost = match restored {
-            Some(Restored { last, known, .. }) => Some(Lost { last, known }),
-            None => identity::lost(connection)?,
-        };
+        // The next commit leaves these out.
+        let next = restored.map(|Restored { last, after, .. }| Gap { last, end: after });
+        self.gaps = identity::gaps(connection)?.into_iter().chain(next).collect();
         if !self.is_set_back {
             self.see(found.seen());
         }

@@ -266,3 +266,25 @@ fn an_older_memory_does_not_replace_a_newer_one() {
     writer.recall(old).expect("a look");
     assert_eq!(append(&mut writer, 1, 8)[0], shown + MARGIN + 1, "no id is given out again");
 }
+
+/// Who has seen what is gone is told so, however often the store was set back since.
+#[test]
+fn every_gap_is_known() {
+    let store = Store::sqlite();
+    let mut lost = Vec::new();
+    for round in 0..2 {
+        let mut writer = store.writer();
+        append(&mut writer, 10, 4 * round);
+        let backup = copy(&store, &format!("backup{round}"));
+        lost.extend(append(&mut writer, 10, 4 * round + 1));
+        drop(writer);
+        put_back(&store, &backup);
+        let mut writer = store.writer();
+        assert!(writer.is_set_back());
+        let is_gone = |writer: &Writer, id: EventId| writer.gaps().iter().any(|gap| gap.has(id));
+        assert!(lost.iter().all(|id| is_gone(&writer, *id)), "before it goes on");
+        let kept = append(&mut writer, 1, 4 * round + 2);
+        writer.bounds().expect("a look");
+        assert!(lost.iter().all(|id| is_gone(&writer, *id)) && !is_gone(&writer, kept[0]), "{:?}", writer.gaps());
+    }
+}
