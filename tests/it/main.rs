@@ -80,6 +80,7 @@ mod set_back;
 mod signals;
 mod sse;
 mod state;
+mod state_watching;
 mod store_file;
 mod tokens;
 mod trace;

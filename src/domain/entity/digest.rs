@@ -69,12 +69,6 @@ impl Buckets {
         let bucket = slot as usize & (self.sums.len() - 1);
         self.sums[bucket] ^= sum;
     }
-
-    /// The buckets in which the two differ; all if they are not of one size.
-    pub fn differing(&self, other: &[u64]) -> Vec<u32> {
-        let differs = |at: &usize| other.get(*at) != self.sums.get(*at);
-        (0..self.sums.len()).filter(differs).map(|at| at as u32).collect()
-    }
 }
 
 #[cfg(test)]
