@@ -9,7 +9,8 @@
 //! ├─ shard/<n>          n    one per HTTP worker: subscriptions, fan-out, catch-up
 //! │  └─ session/<id>    n    one per subscriber's connection, on its thread; never restarted
 //! ├─ bus                0-1  what goes over Redis: events from a stream, batches between nodes
-//! └─ client/<service>   n    one per downstream service: breaker, retries, order; delivers from the outbox
+//! ├─ client/<service>   n    one per downstream service: breaker, retries, order; delivers from the outbox
+//! └─ synchronizer       0-1  compares the state of services with the entities, and repairs it
 //! ```
 //!
 //! The store has the truth. Every message after a commit is a hint, and its sender learns if the mailbox is full. An
@@ -38,4 +39,5 @@ pub mod service_slot;
 pub mod session;
 pub mod shard;
 pub mod supervisor;
+pub mod synchronizer;
 pub mod worker;

@@ -18,6 +18,7 @@ use super::router::Router;
 use super::shard::Shard;
 use super::shard::messages::{CheckAccess, DrainSessions};
 use super::supervisor::Supervisor;
+use super::synchronizer::Synchronizer;
 use crate::protocol::close::CloseReason;
 use crate::runtime::address::Address;
 
@@ -38,6 +39,8 @@ pub struct Registry {
     pub shards: Arc<[Address<Shard>]>,
     /// By the names of their services.
     pub clients: Arc<BTreeMap<String, Address<Client>>>,
+    /// Vacant if no service keeps a copy of entities.
+    pub synchronizer: Address<Synchronizer>,
 }
 
 impl Registry {
@@ -52,6 +55,7 @@ impl Registry {
             bus: Address::vacant(),
             shards: (0..workers).map(|_| Address::vacant()).collect(),
             clients: Arc::new(services.map(|name| (name, Address::vacant())).collect()),
+            synchronizer: Address::vacant(),
         }
     }
 

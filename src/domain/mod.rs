@@ -34,5 +34,6 @@ pub mod retry;
 pub mod routes;
 pub mod secret;
 pub mod slow_start;
+pub mod sync;
 pub mod time_of_day;
 pub mod work;

@@ -21,6 +21,8 @@ pub enum ActorKind {
     /// It ends before the others, as the clients do: what it has read is stored.
     Bus,
     Client,
+    /// It ends before the clients, through which it asks services.
+    Synchronizer,
 }
 
 impl ActorKind {
@@ -36,6 +38,7 @@ impl ActorKind {
             Self::Session => "session",
             Self::Bus => "bus",
             Self::Client => "client",
+            Self::Synchronizer => "synchronizer",
         }
     }
 }

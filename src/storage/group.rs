@@ -14,7 +14,7 @@ use super::consumers::{self, Alteration};
 use super::error::StoreError;
 use super::outbox::{self, Enqueued};
 use super::write::{Outcome, Write};
-use super::{followers, idempotency, identity, leases, position, postgres, revocations, schedules, sqlite};
+use super::{followers, idempotency, identity, leases, position, postgres, revocations, schedules, sqlite, syncs};
 
 /// The writes that go into one transaction.
 #[derive(Debug, Default)]
@@ -188,6 +188,10 @@ pub(super) fn write(
             }
             Write::MovePosition { name, position } => {
                 followers::set_position(connection, name, position)?;
+                Outcome::Saved
+            }
+            Write::SaveSync(record) => {
+                syncs::save(connection, record)?;
                 Outcome::Saved
             }
             Write::StartReplayJob(job) => Outcome::Started(outbox::start_replay_job(connection, job, now)?),

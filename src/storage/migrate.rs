@@ -39,7 +39,7 @@ const TABLES: [&str; 8] = [
 ];
 
 /// The tables of later migrations that the role must be able to write. Of `log` it need only read the one row.
-const LATER: [&str; 11] = [
+const LATER: [&str; 12] = [
     "durables",
     "durable_marks",
     "revocations",
@@ -51,6 +51,7 @@ const LATER: [&str; 11] = [
     "heard_events",
     "entities",
     "entity_types",
+    "syncs",
 ];
 
 /// Whether this process has used the store before.

@@ -27,6 +27,7 @@ use super::replica::Replica;
 use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, SchedulePosition, Scheduled};
 use super::state::{self, AsOf, DigestQuery, EntityPage, EntityQuery, EntityRecord};
+use super::syncs::{self, SyncRecord};
 use super::{filter, leases, position, revocations};
 
 /// The longest time that one read may take. Each read is a small step, so only a server that hangs exceeds it; the
@@ -232,6 +233,11 @@ impl Reader {
     /// The entities of one bucket, each with its version.
     pub async fn bucket(&self, query: DigestQuery, bucket: u32) -> Result<AsOf<Vec<(String, EventId)>>, StoreError> {
         self.read(move |connection| state::bucket(connection, &query, bucket)).await
+    }
+
+    /// How far each service agrees with each type of entities that it was compared with.
+    pub async fn syncs(&self) -> Result<Vec<SyncRecord>, StoreError> {
+        self.read(syncs::list).await
     }
 
     /// Everybody whom an operator has revoked.

@@ -212,6 +212,24 @@ diesel::table! {
 }
 
 diesel::table! {
+    syncs (service, kind) {
+        service -> SmallInt,
+        #[sql_name = "type"]
+        kind -> Text,
+        state -> Text,
+        as_of -> Nullable<BigInt>,
+        lag -> Nullable<BigInt>,
+        checked_at -> Nullable<BigInt>,
+        next_check_at -> Nullable<BigInt>,
+        error -> Nullable<Text>,
+        missing -> BigInt,
+        stale -> BigInt,
+        extra -> BigInt,
+        ahead -> BigInt,
+    }
+}
+
+diesel::table! {
     heard_events (event_id) {
         event_id -> BigInt,
     }

@@ -6,6 +6,7 @@ use crate::domain::routes::ServiceId;
 
 use super::consumers::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
 use super::outbox::{DeliveryOutcome, NewReplayJob, OrphanAction, OrphansSettled, ServiceChange};
+use super::syncs::SyncRecord;
 
 /// A change of the store. The writes of a list are applied in order, and each sees the effects of those before it.
 ///
@@ -29,6 +30,8 @@ pub enum Write {
     AlterConsumer { name: String, alteration: Alteration },
     /// Stores how far the follower of a log has come: [`Outcome::Saved`].
     MovePosition { name: String, position: String },
+    /// Stores how far a service agrees with the entities of a type: [`Outcome::Saved`].
+    SaveSync(SyncRecord),
     /// Starts a replay job on events up to this place in the list: [`Outcome::Started`].
     StartReplayJob(NewReplayJob),
     /// Stops a replay job if it is running: [`Outcome::Changed`].
