@@ -4,7 +4,7 @@
 //! the statement: so a membership never lasts longer than its node believes, and nobody is found lost too early.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use diesel::dsl::sql;
 use diesel::sql_types::BigInt;
@@ -67,12 +67,13 @@ pub(super) fn leave(connection: &mut Connection, name: &str, generation: i64) ->
     Ok(())
 }
 
-/// The clock of the store.
+/// The clock of the store. It counts microseconds, so that no two transactions see the same.
 pub(super) fn time(connection: &mut Connection) -> Result<Timestamp, StoreError> {
     let now = match connection {
-        Connection::Sqlite(file) => {
-            let now = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
-            diesel::select(sql::<BigInt>(now)).get_result(&mut file.connection)?
+        // That of this machine. SQLite would tell milliseconds only.
+        Connection::Sqlite(_) => {
+            let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
         }
         Connection::Postgres(session) => {
             let now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";

@@ -1,13 +1,14 @@
 //! The examples for clients, as they stand: nothing is missed when the server is killed and started again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::program::{Program, command, python, root};
+use crate::support::program::{Program, command, example, python, root};
 use crate::support::{Backend, Server, eventually};
 
 /// Events in each of the three parts of a test: before the kill, while the client is away, after its return.
@@ -193,25 +194,28 @@ fn cached(client: &Program) -> Option<BTreeMap<String, Value>> {
     is_whole.then_some(entities)
 }
 
+/// Changes more auctions than the log of a small one keeps.
+pub fn change(server: &Server, part: usize) {
+    for n in 0..30 {
+        let path = format!("/state/auction/k{}", (n * 7 + part) % 20);
+        let status = match (n + part) % 4 {
+            0 => server.request("DELETE", &path).send().status,
+            _ => server.request("PUT", &path).json(json!([part, n])).send().status,
+        };
+        assert!(matches!(status, 200 | 201 | 404), "{status}");
+    }
+}
+
+/// All auctions with their values.
+pub fn stored(server: &Server) -> BTreeMap<String, Value> {
+    let data = server.get("/state/auction?limit=1000").data();
+    let entities = data["entities"].as_array().expect("a list").iter();
+    entities.map(|entity| (entity["key"].as_str().expect("a key").to_owned(), entity["value"].clone())).collect()
+}
+
 fn caches(script: impl Fn() -> Command) {
-    let change = |server: &Server, part: usize| {
-        for n in 0..30 {
-            let path = format!("/state/auction/k{}", (n * 7 + part) % 20);
-            let status = match (n + part) % 4 {
-                0 => server.request("DELETE", &path).send().status,
-                _ => server.request("PUT", &path).json(json!([part, n])).send().status,
-            };
-            assert!(matches!(status, 200 | 201 | 404), "{status}");
-        }
-    };
     let is_equal = |server: &Server, client: &Program| {
-        let data = server.get("/state/auction?limit=1000").data();
-        let stored: BTreeMap<String, Value> = data["entities"]
-            .as_array()
-            .expect("a list")
-            .iter()
-            .map(|entity| (entity["key"].as_str().expect("a key").to_owned(), entity["value"].clone()))
-            .collect();
+        let stored = stored(server);
         eventually("the cache is equal", || (cached(client)? == stored).then_some(()));
     };
     let server = Server::builder().env("EVENT_HANDLER__RETENTION__MAX_EVENTS", 40).start();
@@ -233,4 +237,42 @@ fn a_cache_in_javascript_is_always_equal() {
 #[test]
 fn a_cache_in_python_is_always_equal() {
     caches(|| script(python(), "python/cache.py"));
+}
+
+/// The digest in every language is that of the server, whatever the keys are.
+fn digests(script: impl Fn() -> Command) {
+    let server = Server::start(Backend::Sqlite);
+    let mut lines = String::new();
+    for key in ["a1", "ü", "\u{1f980}", "a b", "%2F", "\"", "k".repeat(255).as_str()] {
+        let path =
+            format!("/state/t/{}", percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC));
+        server.request("PUT", &path).json(json!(1)).send();
+        let version = server.request("PUT", &path).json(json!(2)).send().data()["version"].clone();
+        lines += &format!("{}\n", json!({ "key": key, "version": version }));
+    }
+    for buckets in [1, 16, 256] {
+        let mut digest = script();
+        let mut digest =
+            digest.arg(buckets.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs");
+        digest.stdin.take().expect("piped").write_all(lines.as_bytes()).expect("read");
+        let said = digest.wait_with_output().expect("ended").stdout;
+        let said: Value = serde_json::from_slice(&said).expect("a digest");
+        let data = server.get(&format!("/state/t/digest?buckets={buckets}")).data();
+        assert_eq!(said, json!({ "count": data["count"], "buckets": data["buckets"] }));
+    }
+}
+
+#[test]
+fn the_digest_in_python_is_that_of_the_server() {
+    digests(|| script(python(), "python/digest.py"));
+}
+
+#[test]
+fn the_digest_in_javascript_is_that_of_the_server() {
+    digests(|| script(node(), "node/digest.mjs"));
+}
+
+#[test]
+fn the_digest_in_rust_is_that_of_the_server() {
+    digests(|| example("digest"));
 }

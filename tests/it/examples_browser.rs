@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::examples::kill_and_start;
+use crate::examples::{change, kill_and_start, stored};
 use crate::support::browser::{Page, serve_page};
 use crate::support::server::Builder;
 use crate::support::tokens::token;
@@ -155,4 +155,30 @@ fn the_page_resumes_a_stream() {
     example.fill("pattern", "example.*");
     example.press("Subscribe");
     example.wait_for_state("ended");
+}
+
+#[test]
+fn a_cache_in_a_page_is_always_equal() {
+    let origin = format!("http://{}", serve_page(include_str!("../../examples/cache.html")));
+    let mut server = Server::builder()
+        .backend(Backend::Sqlite)
+        .env("EVENT_HANDLER__RETENTION__MAX_EVENTS", 40)
+        .env("EVENT_HANDLER__SERVER__CORS_ORIGINS", &origin)
+        .start();
+    change(&server, 0);
+    let mut page = Page::open(&format!("{origin}/?server={}&type=auction", server.addr()));
+    wait_until_equal(&mut page, &server);
+    change(&server, 1);
+    wait_until_equal(&mut page, &server);
+    server.kill9();
+    server = kill_and_start(server);
+    change(&server, 2);
+    wait_until_equal(&mut page, &server);
+}
+
+fn wait_until_equal(page: &mut Page, server: &Server) {
+    let stored = Value::from_iter(stored(server));
+    page.wait_until("document.getElementById('state').dataset.whole == 'true'");
+    let sorted = "Object.entries(JSON.parse(document.getElementById('state').textContent)).sort()";
+    page.wait_until(&format!("JSON.stringify({sorted}) == JSON.stringify(Object.entries({stored}).sort())"));
 }
