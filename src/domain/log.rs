@@ -30,13 +30,6 @@ impl LogId {
         u128::from_str_radix(&digits, 16).ok().filter(|_| is_hex).map(Self)
     }
 
-    /// The UUID of an event: no event of another log has the same (RFC 9562, version 5: `sha1` is the SHA-1 of
-    /// [these bytes](Self::to_bytes) and the id in decimal).
-    pub fn event_uuid(sha1: [u8; 20]) -> impl fmt::Display {
-        let [bytes @ .., _, _, _, _] = sha1;
-        Self::of_version(u128::from_be_bytes(bytes), 5)
-    }
-
     fn of_version(bits: u128, version: u128) -> Self {
         const VERSION_AND_VARIANT: u128 = 0xf000 << 64 | 0b11 << 62;
         Self(bits & !VERSION_AND_VARIANT | version << 76 | 0b10 << 62)
@@ -45,6 +38,40 @@ impl LogId {
     /// The bytes of the UUID, as RFC 9562 orders them.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
+    }
+}
+
+/// The UUID of an event: no event of another log has the same (RFC 9562, version 5, of the bytes of the [`LogId`] and the
+/// id in decimal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EventUuid(LogId);
+
+impl EventUuid {
+    /// The one with this SHA-1.
+    pub fn of_sha1(sha1: [u8; 20]) -> Self {
+        let [bytes @ .., _, _, _, _] = sha1;
+        Self(LogId::of_version(u128::from_be_bytes(bytes), 5))
+    }
+
+    /// Reads what `Display` has written, in lower or upper case. None: it is not that of any event.
+    pub fn parse(text: &str) -> Option<Self> {
+        LogId::parse(text).filter(|uuid| LogId::of_version(uuid.0, 5) == *uuid).map(Self)
+    }
+
+    /// The UUID of these bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(LogId(u128::from_be_bytes(bytes)))
+    }
+
+    /// The bytes of the UUID, as RFC 9562 orders them.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_bytes()
+    }
+}
+
+impl fmt::Display for EventUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

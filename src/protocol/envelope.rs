@@ -8,7 +8,7 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use super::event_json::write_string;
 use super::raw_object::RawObject;
 use crate::domain::event::{Event, EventId, Timestamp};
-use crate::domain::log::LogId;
+use crate::domain::log::{EventUuid, LogId};
 use crate::domain::name::EventName;
 
 /// An event of this name would come on the channel of all events, and nobody could tell which it is: it goes neither out
@@ -51,12 +51,12 @@ pub fn dead_letter(envelope: &[u8], message: &str, at: Timestamp) -> Vec<u8> {
     out
 }
 
-/// The UUID (version 5) of the identity of the log and the event's id.
-pub fn event_uuid(log: LogId, id: EventId) -> String {
+/// The UUID of an event in its envelope.
+pub fn event_uuid(log: LogId, id: EventId) -> EventUuid {
     let name = [&log.to_bytes()[..], id.to_string().as_bytes()].concat();
     let sha1 = digest(&SHA1_FOR_LEGACY_USE_ONLY, &name);
     let sha1 = sha1.as_ref().try_into().expect("invariant: SHA-1 has twenty bytes");
-    LogId::event_uuid(sha1).to_string()
+    EventUuid::of_sha1(sha1)
 }
 
 /// `state.TYPE.changed`: its version is the id of the event.
@@ -135,8 +135,8 @@ mod tests {
     /// The ids are those of another implementation: `uuid5` of Python.
     #[test]
     fn an_event_has_the_uuid_of_its_log_and_id() {
-        assert_eq!(event_uuid(log(), 58), "cab95958-9776-5244-9f67-681d30e9912e");
-        assert_eq!(event_uuid(log(), i64::MAX), "e9ce12d3-e8c1-5018-89f1-9f8763b6b787");
+        assert_eq!(event_uuid(log(), 58).to_string(), "cab95958-9776-5244-9f67-681d30e9912e");
+        assert_eq!(event_uuid(log(), i64::MAX).to_string(), "e9ce12d3-e8c1-5018-89f1-9f8763b6b787");
     }
 
     #[test]

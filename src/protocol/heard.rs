@@ -5,14 +5,14 @@ use super::error::{ApiError, ErrorCode};
 use super::publish::{PublishRules, checked_name, checked_text, short_digest};
 use super::raw_object::RawObject;
 use crate::domain::event::{Idempotency, NewEvent, Priority};
-use crate::domain::log::LogId;
+use crate::domain::log::EventUuid;
 
 /// An event as it was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
     pub event: NewEvent,
-    /// The UUID of its envelope, in lower case, if it may be that of an event of ours.
-    pub uuid: Option<String>,
+    /// The UUID of its envelope, if it may be that of an event of ours.
+    pub uuid: Option<EventUuid>,
     /// Milliseconds since the Unix epoch, as the envelope says.
     pub timestamp: Option<i64>,
 }
@@ -39,7 +39,6 @@ pub fn read_envelope(message: &[u8], rules: &PublishRules, random: u128) -> Resu
     let digest = id.as_ref().map_or(random.to_be_bytes(), |id| short_digest([b"envelope", id.as_bytes()]));
     // What has the same id is the same, whatever it says.
     let idempotency = Idempotency { key: Idempotency::heard_key(digest), fingerprint: digest };
-    let is_ours = |id: &str| LogId::parse(id).is_some() && id.as_bytes()[14] == b'5';
     Ok(Heard {
         event: NewEvent {
             name,
@@ -52,7 +51,7 @@ pub fn read_envelope(message: &[u8], rules: &PublishRules, random: u128) -> Resu
             idempotency: Some(idempotency),
             change: None,
         },
-        uuid: id.filter(|id| is_ours(id)).map(|id| id.to_ascii_lowercase()),
+        uuid: id.and_then(|id| EventUuid::parse(&id)),
         timestamp: object.raw("timestamp").and_then(|timestamp| timestamp.parse().ok()),
     })
 }
@@ -73,7 +72,7 @@ mod tests {
         let Heard { event, uuid, timestamp } = read(whole, 1).expect("valid");
         assert_eq!((event.name.as_str(), &*event.source), ("lot:won", "AUCTION_ENGINE"));
         assert_eq!(&*event.payload, r#"{"n": 1e400, "a":"\u00e4"}"#);
-        assert_eq!(uuid.as_deref(), Some("6ba7b810-9dad-51d1-80b4-00c04fd430c8"));
+        assert_eq!(uuid.map(|uuid| uuid.to_string()).as_deref(), Some("6ba7b810-9dad-51d1-80b4-00c04fd430c8"));
         assert_eq!(timestamp, Some(1_690_891_200_123));
         assert!(Idempotency::is_heard(&event.idempotency.expect("a key").key));
         let least = read(r#"{"type":"a","source":"s","data":{},"id":null,"timestamp":"soon"}"#, 1).expect("valid");

@@ -8,10 +8,11 @@ use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::position;
 use super::scan::{Scan, ScanPage, scan};
-use super::schema::{heard_events, positions};
+use super::schema::{heard_events, positions, sent_events};
 use crate::domain::event::{Event, EventId};
 use crate::domain::follow::missed;
 use crate::domain::lease::Grant;
+use crate::domain::log::EventUuid;
 
 /// The lease of a follower, and from where it is to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +94,44 @@ pub(super) fn mark_heard(connection: &mut Connection, ids: &[EventId]) -> Result
         }
     }
     Ok(())
+}
+
+/// These events go out by publish/subscribe. Some may be known to do so already.
+pub(super) fn mark_sent(connection: &mut Connection, sent: &[(EventUuid, EventId)]) -> Result<(), StoreError> {
+    let row = |(uuid, id): &(EventUuid, EventId)| {
+        (sent_events::uuid.eq(uuid.to_bytes().to_vec()), sent_events::event_id.eq(*id))
+    };
+    for sent in sent.chunks(MAX_ROWS) {
+        let rows: Vec<_> = sent.iter().map(row).collect();
+        match connection {
+            Connection::Sqlite(file) => {
+                diesel::insert_or_ignore_into(sent_events::table).values(rows).execute(&mut file.connection)?;
+            }
+            Connection::Postgres(session) => {
+                let insert = diesel::insert_into(sent_events::table).values(rows);
+                insert.on_conflict_do_nothing().execute(&mut session.connection)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Those of `uuids` under which an event of the log went out, or was about to.
+pub(super) fn sent(connection: &mut Connection, uuids: &[EventUuid]) -> Result<HashSet<EventUuid>, StoreError> {
+    // Retention removes events before their marks.
+    let earliest = position::bounds(connection)?.earliest;
+    let mut found = HashSet::new();
+    for uuids in uuids.chunks(MAX_ROWS) {
+        let uuids = uuids.iter().map(|uuid| uuid.to_bytes().to_vec());
+        let marks = sent_events::table
+            .filter(sent_events::uuid.eq_any(uuids))
+            // `+ 0`: it is looked up by the UUID, whatever the statistics of PostgreSQL say.
+            .filter((sent_events::event_id + 0_i64).ge(earliest))
+            .select(sent_events::uuid);
+        let known: Vec<Vec<u8>> = on_backend!(connection, c => marks.load(c))?;
+        found.extend(known.into_iter().filter_map(|uuid| Some(EventUuid::from_bytes(uuid.try_into().ok()?))));
+    }
+    Ok(found)
 }
 
 /// Rows of one statement: SQLite has 32766 parameters.

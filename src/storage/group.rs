@@ -190,6 +190,10 @@ pub(super) fn write(
                 followers::set_position(connection, name, position)?;
                 Outcome::Saved
             }
+            Write::MarkSent(sent) => {
+                followers::mark_sent(connection, sent)?;
+                Outcome::Saved
+            }
             Write::SaveSync(record) => {
                 syncs::save(connection, record)?;
                 Outcome::Saved

@@ -39,7 +39,7 @@ const TABLES: [&str; 8] = [
 ];
 
 /// The tables of later migrations that the role must be able to write. Of `log` it need only read the one row.
-const LATER: [&str; 12] = [
+const LATER: [&str; 13] = [
     "durables",
     "durable_marks",
     "revocations",
@@ -51,6 +51,7 @@ const LATER: [&str; 12] = [
     "heard_events",
     "entities",
     "entity_types",
+    "sent_events",
     "syncs",
 ];
 

@@ -9,6 +9,7 @@ use crate::domain::consumer::Mark;
 use crate::domain::delivery::EventStatus;
 use crate::domain::entity::{Buckets, EntityId, EntityType};
 use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
+use crate::domain::log::EventUuid;
 use crate::domain::membership::NodeRecord;
 use crate::domain::routes::ServiceId;
 
@@ -100,6 +101,12 @@ impl Reader {
     /// The next events for a follower of the log that has come up to `after`: at most so many, of about so many bytes.
     pub async fn follow(&self, after: EventId, limits: (usize, usize)) -> Result<FollowPage, StoreError> {
         self.read(move |connection| followers::follow(connection, after, limits)).await
+    }
+
+    /// Those of `uuids` under which events of the log went out by publish/subscribe, as far as that was
+    /// [marked](super::Write::MarkSent).
+    pub async fn sent(&self, uuids: Vec<EventUuid>) -> Result<HashSet<EventUuid>, StoreError> {
+        self.read(move |connection| followers::sent(connection, &uuids)).await
     }
 
     /// All nodes that are known, each with the names of the leases that it holds.

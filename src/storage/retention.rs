@@ -12,7 +12,7 @@ use super::append::newest;
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::position::{self, IdRange, Stretch};
-use super::schema::{clock_turns, deliveries, delivery_attempts, events, heard_events, idempotency_keys};
+use super::schema::{clock_turns, deliveries, delivery_attempts, events, heard_events, idempotency_keys, sent_events};
 use super::{identity, outbox};
 
 /// Which events are kept. `None` sets no limit. The newest event is always kept.
@@ -67,6 +67,8 @@ pub(super) fn trim(
     // After the events: who reads an event has read before whether it has a mark.
     let heard = heard_events::table.filter(heard_events::event_id.lt(cut));
     on_backend!(connection, c => diesel::delete(heard).execute(c))?;
+    let sent = sent_events::table.filter(sent_events::event_id.lt(cut));
+    on_backend!(connection, c => diesel::delete(sent).execute(c))?;
     let turns = clock_turns::table.filter(clock_turns::first_id.le(cut));
     on_backend!(connection, c => diesel::delete(turns).execute(c))?;
     let earliest = position::bounds(connection)?.earliest;

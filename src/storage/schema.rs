@@ -234,3 +234,10 @@ diesel::table! {
         event_id -> BigInt,
     }
 }
+
+diesel::table! {
+    sent_events (uuid) {
+        uuid -> Binary,
+        event_id -> BigInt,
+    }
+}

@@ -1,7 +1,8 @@
 //! Writes that one transaction applies in order, and their outcomes.
 
 use crate::domain::access::Identity;
-use crate::domain::event::{Append, AppendOutcome, ScheduleId};
+use crate::domain::event::{Append, AppendOutcome, EventId, ScheduleId};
+use crate::domain::log::EventUuid;
 use crate::domain::routes::ServiceId;
 
 use super::consumers::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
@@ -30,6 +31,8 @@ pub enum Write {
     AlterConsumer { name: String, alteration: Alteration },
     /// Stores how far the follower of a log has come: [`Outcome::Saved`].
     MovePosition { name: String, position: String },
+    /// These events go out by publish/subscribe: [`Outcome::Saved`].
+    MarkSent(Vec<(EventUuid, EventId)>),
     /// Stores how far a service agrees with the entities of a type: [`Outcome::Saved`].
     SaveSync(SyncRecord),
     /// Starts a replay job on events up to this place in the list: [`Outcome::Started`].
@@ -85,6 +88,7 @@ impl Write {
         match self {
             Self::Append(append) => append.events.len(),
             Self::Settle(delivery_outcomes) => delivery_outcomes.len(),
+            Self::MarkSent(sent) => sent.len(),
             Self::ChangeConsumer(change) => {
                 1 + change.marks.len() + change.dead.len() + change.renewed.len() + change.events.len()
             }

@@ -130,14 +130,80 @@ fn both_ways_together_do_not_go_in_circles() {
         eventually("it comes back", || (count(&server, "own") == 1001.0).then_some(()));
         assert_eq!((server.events("?order=desc&limit=1")[0]["id"].as_i64(), all.received().len()), (Some(last), 2001));
         assert_eq!(redis.list("events:history:all").len(), 1001);
-        // One of ours that somebody sends again, later; with the time of the event and without.
-        let mut ours: Value = serde_json::from_str(&redis.list("events:history:a")[500]).expect("JSON");
-        redis.publish_all(ALL, [ours.to_string()]);
-        ours.as_object_mut().expect("an object").remove("timestamp");
-        redis.publish_all(ALL, [ours.to_string()]);
-        eventually("both are known", || (count(&server, "own") == 1003.0).then_some(()));
-        assert_eq!(numbers(&server).len(), 2001);
     });
+}
+
+/// What went out with this number, as somebody sends it again, with another time or none.
+fn sent(redis: &Redis, n: i64, timestamp: Option<i64>) -> String {
+    let of_number = |text: &String| serde_json::from_str::<Value>(text).is_ok_and(|sent| sent["data"]["n"] == n);
+    let text = eventually("it went out", || redis.list("events:history:all").into_iter().find(of_number));
+    let mut sent: Value = serde_json::from_str(&text).expect("JSON");
+    match timestamp {
+        Some(timestamp) => sent["timestamp"] = json!(timestamp),
+        None => drop(sent.as_object_mut().expect("an object").remove("timestamp")),
+    }
+    sent.to_string()
+}
+
+#[test]
+fn an_event_of_ours_is_known_whatever_is_said_of_its_time_for_as_long_as_it_is_in_the_log() {
+    for_each_backend(|backend| {
+        let redis = Redis::start();
+        let both = both(&redis, backend, "one").env("EVENT_HANDLER__RETENTION__MAX_EVENTS", "2000");
+        let mut server = both.start();
+        wait_until_held(&server, "pubsub_in");
+        wait_until_held(&server, "pubsub_out");
+        for part in 0..15 {
+            let own: Vec<_> = (0..100).map(|n| json!({"event_name": "a", "payload": {"n": part * 100 + n}})).collect();
+            assert_eq!(server.post("/publish/batch", json!(own)).status, 200);
+        }
+        eventually("its own ones are known", || (count(&server, "own") == 1500.0).then_some(()));
+        let again: Vec<_> =
+            [0, 1, 1499].into_iter().flat_map(|n| [None, Some(7)].map(|at| sent(&redis, n, at))).collect();
+        for is_first in [true, false] {
+            let before = count(&server, "own");
+            redis.publish_all(ALL, again.clone());
+            eventually("they are known", || (count(&server, "own") == before + 6.0).then_some(()));
+            assert_eq!((numbers(&server).len(), count(&server, "stored")), (1500, 0.0));
+            if is_first {
+                // What is stored of how far it has come is what has gone out.
+                server.terminate();
+                server.restart();
+                wait_until_held(&server, "pubsub_in");
+            }
+        }
+        // The first ones are removed, and are events like any other then.
+        for part in 15..30 {
+            let own: Vec<_> = (0..100).map(|n| json!({"event_name": "a", "payload": {"n": part * 100 + n}})).collect();
+            assert_eq!(server.post("/publish/batch", json!(own)).status, 200);
+        }
+        eventually("they are removed", || {
+            (server.events("?after=0&limit=1")[0]["payload"]["n"].as_i64()? > 1).then_some(())
+        });
+        redis.publish_all(ALL, again);
+        eventually("the first two are new", || (count(&server, "stored") == 2.0).then_some(()));
+        let newest = server.events("?order=desc&limit=2");
+        assert_eq!([&newest[1]["payload"]["n"], &newest[0]["payload"]["n"]], [0, 1]);
+    });
+}
+
+#[test]
+fn what_went_out_before_both_ways_were_on_is_known_by_its_time() {
+    let redis = Redis::start();
+    let both = both(&redis, Backend::Sqlite, "one");
+    let mut server = both.clone().env("EVENT_HANDLER__REDIS__PUBSUB__IN", "false").start();
+    wait_until_held(&server, "pubsub_out");
+    for n in 0..10 {
+        server.publish("a", json!({"n": n}));
+    }
+    let mut before =
+        eventually("all went out", || Some(redis.list("events:history:all")).filter(|sent| sent.len() == 10));
+    server.terminate();
+    let server = start(both);
+    before.push(envelope("another", "b", 10));
+    redis.publish_all(ALL, before);
+    assert_eq!(wait_for_numbers(&server, 11), (0..11).collect::<Vec<_>>());
+    assert_eq!((count(&server, "own"), count(&server, "stored")), (10.0, 1.0));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! - *PO-1* Every event that did not come in this way and is not the Event Handler's own goes out, in the order of ids.
 //!   It goes out before its position is stored: after a crash it may go out again, with the same text.
+//! - *PO-2* Where publish/subscribe also comes in, the UUID of an event is stored before it goes out: whoever hears it
+//!   knows it.
 
 use std::sync::Arc;
 
@@ -12,12 +14,12 @@ use super::standing::Standing;
 use crate::actors::follower::{Follower, Following};
 use crate::bus::{BusError, Link, Publication, publish};
 use crate::domain::event::{Event, EventId};
-use crate::domain::lease::LeaseName;
-use crate::domain::log::LogId;
-use crate::protocol::envelope::{ALL, dead_letter, write_envelope};
+use crate::domain::lease::{Fence, LeaseName};
+use crate::domain::log::{EventUuid, LogId};
+use crate::protocol::envelope::{ALL, dead_letter, event_uuid, write_envelope};
 use crate::protocol::event_json::DeadDelivery;
 use crate::runtime::stop::Stop;
-use crate::storage::{FollowPage, StoreError, Write};
+use crate::storage::{FollowPage, Outcome, StoreError, Write};
 
 /// The name of the part.
 pub const PART: &str = "pubsub out";
@@ -70,7 +72,7 @@ impl Out {
                 standing.up(LISTS);
             }
         };
-        follower.run(async |page| sender.send(page).await, calm).await
+        follower.run(async |page, fence| sender.send(page, fence).await, calm).await
     }
 }
 
@@ -78,13 +80,15 @@ impl Out {
 #[derive(Default)]
 struct Batch<'a> {
     publications: Vec<Publication<'a>>,
+    /// Of the publications.
+    ids: Vec<(EventUuid, EventId)>,
     dead_letters: Vec<Vec<u8>>,
     bytes: usize,
 }
 
 impl Sender {
     /// Sends what is new of a page. Nothing is written but the position. None: it may not act, or cannot read.
-    async fn send(&mut self, page: &FollowPage) -> Result<Option<Vec<Write>>, BusError> {
+    async fn send(&mut self, page: &FollowPage, fence: &Fence) -> Result<Option<Vec<Write>>, BusError> {
         let Some(log) = self.parts.position.log_id() else { return Ok(None) };
         let sent = self.sent.filter(|(sent_log, _)| *sent_log == log).map_or(0, |(_, id)| id);
         let mut batch = Batch::default();
@@ -97,17 +101,18 @@ impl Sender {
             if !event.name.is_system() && event.name.as_str() != ALL && !page.heard.contains(&event.id) {
                 let envelope = self.envelope(log, event);
                 batch.bytes += envelope.len();
+                batch.ids.push((event_uuid(log, event.id), event.id));
                 batch.publications.push(Publication { name: event.name.as_str(), envelope });
             }
             if batch.bytes >= BATCH_BYTES {
-                if !self.push(&batch).await? {
+                if !self.push(&batch, fence).await? {
                     return Ok(None);
                 }
                 batch = Batch::default();
                 self.sent = Some((log, event.id));
             }
         }
-        if !self.push(&batch).await? {
+        if !self.push(&batch, fence).await? {
             return Ok(None);
         }
         // A page that comes again may end before.
@@ -116,9 +121,13 @@ impl Sender {
     }
 
     /// Whether it may act, and so has sent these.
-    async fn push(&mut self, Batch { publications, dead_letters, .. }: &Batch<'_>) -> Result<bool, BusError> {
+    async fn push(&mut self, batch: &Batch<'_>, fence: &Fence) -> Result<bool, BusError> {
+        let Batch { publications, ids, dead_letters, bytes: _ } = batch;
         if publications.is_empty() && dead_letters.is_empty() {
             return Ok(true);
+        }
+        if self.parts.pubsub.inward && !ids.is_empty() && !self.mark(ids.clone(), fence).await {
+            return Ok(false);
         }
         let mut link = match self.link.take() {
             Some(link) => link,
@@ -142,6 +151,13 @@ impl Sender {
             self.parts.metrics.pubsub_sent.with_label_values(&[kind]).inc_by(count as u64);
         }
         Ok(true)
+    }
+
+    /// Whether these are known to be marked as sent.
+    async fn mark(&self, ids: Vec<(EventUuid, EventId)>, fence: &Fence) -> bool {
+        let answer = self.parts.persistence.commit_all(Some(fence.clone()), vec![Write::MarkSent(ids)]);
+        let Some(answer) = answer else { return false };
+        matches!(answer.await, Ok(Ok(outcomes)) if outcomes == [Outcome::Saved])
     }
 
     /// What is to be told if `event` says that a delivery to a service is dead.

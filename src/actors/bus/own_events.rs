@@ -1,25 +1,25 @@
 //! Whether an envelope that was heard is that of an event of our own log.
 //!
-//! Its id does not tell which event it is, only whether it is that of a given one. So the events are looked at that were
-//! stored when the envelope says, or, where it does not say when, the newest of its name.
+//! Its id does not tell which event it is. Where publish/subscribe goes both ways, the ids of what goes out are stored
+//! before. What went out before both ways were on, or by an older version, is found by its time: the events are looked at
+//! that were stored when the envelope says.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::actors::log_position::LogPosition;
-use crate::domain::event::{Event, Timestamp};
-use crate::domain::log::LogId;
-use crate::domain::pattern::Pattern;
+use crate::domain::event::Timestamp;
+use crate::domain::log::{EventUuid, LogId};
 use crate::protocol::envelope::event_uuid;
 use crate::protocol::heard::Heard;
-use crate::storage::{EventQuery, Order, Reader, Scan, StoreError};
+use crate::storage::{Reader, Scan, StoreError};
 
 /// So many ids are looked at together, rather than found apart by their times.
 const SPAN: i64 = 4096;
-/// How many of the newest events of a name are looked at.
-const NEWEST: usize = 1000;
-/// About the most bytes that are read at a time.
-const MAX_BYTES: usize = 4 << 20;
+/// About the most events that are read at a time, and bytes.
+const PAGE: (usize, usize) = (1000, 4 << 20);
+/// Microseconds in a millisecond.
+const MILLI: i64 = 1000;
 
 /// See the module.
 pub struct OwnEvents {
@@ -27,45 +27,27 @@ pub struct OwnEvents {
     pub position: Arc<LogPosition>,
 }
 
-/// Microseconds in a millisecond.
-const MILLI: i64 = 1000;
-
 impl OwnEvents {
     /// For each of `heard` whether it is ours, and its event is in the log.
     pub async fn among(&self, heard: &[Heard]) -> Result<Vec<bool>, StoreError> {
-        let uuids: HashSet<&str> = heard.iter().filter_map(|heard| heard.uuid.as_deref()).collect();
-        let Some(log) = self.position.log_id().filter(|_| !uuids.is_empty()) else {
-            return Ok(vec![false; heard.len()]);
-        };
-        let mut looking = Looking { reader: &self.reader, log, uuids, found: HashSet::new() };
-        let mut times: Vec<i64> = candidates(heard).filter_map(|heard| heard.timestamp).collect();
-        times.sort_unstable();
-        times.dedup();
-        looking.at(&times).await?;
-        let names: HashSet<_> = candidates(heard).filter(|h| h.timestamp.is_none()).map(|h| &h.event.name).collect();
-        for name in names {
-            let pattern = Pattern::parse(name.as_shared().clone()).ok();
-            looking.newest(pattern.into_iter().collect()).await?;
+        let mut unknown: HashSet<EventUuid> = heard.iter().filter_map(|heard| heard.uuid).collect();
+        let mut own = HashSet::new();
+        if !unknown.is_empty() {
+            own = self.reader.sent(unknown.iter().copied().collect()).await?;
+            unknown.retain(|uuid| !own.contains(uuid));
         }
-        let found = looking.found;
-        Ok(heard.iter().map(|heard| heard.uuid.as_ref().is_some_and(|uuid| found.contains(uuid))).collect())
+        if let Some(log) = self.position.log_id().filter(|_| !unknown.is_empty()) {
+            let unknown_times = heard.iter().filter(|heard| heard.uuid.is_some_and(|uuid| unknown.contains(&uuid)));
+            let mut times: Vec<i64> = unknown_times.filter_map(|heard| heard.timestamp).collect();
+            times.sort_unstable();
+            times.dedup();
+            self.look_at(log, &times, |uuid| own.extend(unknown.get(&uuid))).await?;
+        }
+        Ok(heard.iter().map(|heard| heard.uuid.is_some_and(|uuid| own.contains(&uuid))).collect())
     }
-}
 
-fn candidates(heard: &[Heard]) -> impl Iterator<Item = &Heard> {
-    heard.iter().filter(|heard| heard.uuid.is_some())
-}
-
-struct Looking<'a> {
-    reader: &'a Reader,
-    log: LogId,
-    uuids: HashSet<&'a str>,
-    found: HashSet<String>,
-}
-
-impl Looking<'_> {
-    /// Looks at the events of these milliseconds, which rise: at all from the first to the last if those are few.
-    async fn at(&mut self, times: &[i64]) -> Result<(), StoreError> {
+    /// The UUIDs of the events of these milliseconds, which rise: of all from the first to the last if those are few.
+    async fn look_at(&self, log: LogId, times: &[i64], mut found: impl FnMut(EventUuid)) -> Result<(), StoreError> {
         let mut parts = vec![times];
         while let Some(times) = parts.pop() {
             let (Some(first), Some(last)) = (times.first(), times.last()) else { continue };
@@ -78,24 +60,13 @@ impl Looking<'_> {
             }
             let (mut after, through) = (low - 1, Some(high));
             while after < high {
-                let scan = Scan { after, through, patterns: Vec::new(), max_events: NEWEST, max_bytes: MAX_BYTES };
-                let page = self.reader.scan(scan).await?;
-                self.look(&page.events);
+                let (max_events, max_bytes) = PAGE;
+                let page =
+                    self.reader.scan(Scan { after, through, patterns: Vec::new(), max_events, max_bytes }).await?;
+                page.events.iter().for_each(|event| found(event_uuid(log, event.id)));
                 after = page.scanned_through.max(after + 1);
             }
         }
         Ok(())
-    }
-
-    async fn newest(&mut self, patterns: Vec<Pattern>) -> Result<(), StoreError> {
-        let query = EventQuery { patterns, order: Order::Desc, limit: NEWEST, ..EventQuery::default() };
-        let page = self.reader.query(query).await?;
-        self.look(&page.events);
-        Ok(())
-    }
-
-    fn look(&mut self, events: &[Event]) {
-        let uuids = events.iter().map(|event| event_uuid(self.log, event.id));
-        self.found.extend(uuids.filter(|uuid| self.uuids.contains(&**uuid)));
     }
 }

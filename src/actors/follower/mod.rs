@@ -70,10 +70,10 @@ pub struct Follower {
 impl Follower {
     /// Follows until it is to stop, or `fold` fails: then the page comes again, here or on another node. So it does if
     /// `fold` says none, because it may not act or cannot read the store. `calm` is called when there is nothing to do:
-    /// all is followed, or another node does it.
+    /// all is followed, or another node does it. `fold` is given the fence for what it has to commit before it acts.
     pub async fn run<E>(
         &self,
-        mut fold: impl AsyncFnMut(&FollowPage) -> Result<Option<Vec<Write>>, E>,
+        mut fold: impl AsyncFnMut(&FollowPage, &Fence) -> Result<Option<Vec<Write>>, E>,
         calm: impl Fn(),
     ) -> Result<(), E> {
         let stop = &self.candidate.stop;
@@ -106,7 +106,7 @@ impl Follower {
     async fn follow<E>(
         &self,
         mut held: Tenure,
-        fold: &mut impl AsyncFnMut(&FollowPage) -> Result<Option<Vec<Write>>, E>,
+        fold: &mut impl AsyncFnMut(&FollowPage, &Fence) -> Result<Option<Vec<Write>>, E>,
         calm: &impl Fn(),
     ) -> Result<Option<()>, E> {
         let stop = &self.candidate.stop;
@@ -139,7 +139,8 @@ impl Follower {
                 continue;
             };
             let is_idle = page.through == course.after;
-            let taken = if is_idle { Ok(Some(Vec::new())) } else { self.take(&page, &mut course, fold).await };
+            let taken =
+                if is_idle { Ok(Some(Vec::new())) } else { self.take(&page, &held.fence, &mut course, fold).await };
             let writes = match taken {
                 Ok(Some(writes)) => writes,
                 doubtful => {
@@ -173,10 +174,11 @@ impl Follower {
     async fn take<E>(
         &self,
         page: &FollowPage,
+        fence: &Fence,
         course: &mut Course,
-        fold: &mut impl AsyncFnMut(&FollowPage) -> Result<Option<Vec<Write>>, E>,
+        fold: &mut impl AsyncFnMut(&FollowPage, &Fence) -> Result<Option<Vec<Write>>, E>,
     ) -> Result<Option<Vec<Write>>, E> {
-        let Some(writes) = fold(page).await? else { return Ok(None) };
+        let Some(writes) = fold(page, fence).await? else { return Ok(None) };
         course.after = page.through;
         if page.missed > 0 {
             let (follower, missed) = (self.candidate.position.as_str(), page.missed);

@@ -1,10 +1,13 @@
 //! Pages of the log for its followers, and the marks of what came by publish/subscribe.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use super::{NOON, Store, event, on_both, run, single};
 use crate::domain::event::{Append, EventId, Idempotency, NewEvent};
-use crate::storage::{FollowPage, Reader, RetentionPolicy};
+use crate::domain::log::EventUuid;
+use crate::domain::routes::Routes;
+use crate::storage::{FollowPage, Reader, RetentionPolicy, Write};
 
 /// An event that came with an envelope of this id.
 fn heard(id: u8) -> Append {
@@ -55,5 +58,29 @@ fn what_was_removed_is_counted_and_its_marks_go_too() {
         let page = page(&store.reader(), 1, 2);
         assert_eq!((ids(&page), page.through, page.missed), (vec![5, 6], 6, 3));
         store.execute("INSERT INTO heard_events VALUES (2), (4)");
+    });
+}
+
+#[test]
+fn what_was_sent_is_known_until_its_event_is_removed() {
+    on_both(|store| {
+        fill(&store);
+        let mut writer = store.writer();
+        let uuid = |n: u8| EventUuid::of_sha1([n; 20]);
+        let sent = |ids: Range<u8>| Write::MarkSent(ids.map(|id| (uuid(id), EventId::from(id))).collect());
+        let known = || run(store.reader().sent((0..9).map(uuid).collect())).expect("read");
+        let expected = |ids: Range<u8>| ids.map(uuid).collect::<HashSet<_>>();
+        for writes in [vec![sent(1..3), sent(4..6)], vec![sent(2..8)]] {
+            writer.commit(&mut writes.into(), &Routes::default(), NOON).expect("stored");
+        }
+        assert_eq!(known(), expected(1..8));
+        writer
+            .trim(&RetentionPolicy { max_events: Some(3), ..RetentionPolicy::default() }, NOON, 100)
+            .expect("trimmed");
+        assert_eq!(known(), expected(5..8));
+        // Their marks are removed too, or they would stay as they are.
+        let again = Write::MarkSent((1..5).map(|id| (uuid(id), 7)).collect());
+        writer.commit(&mut vec![again].into(), &Routes::default(), NOON).expect("stored");
+        assert_eq!(known(), expected(1..8));
     });
 }
