@@ -109,6 +109,16 @@ impl BusError {
         Self { reason: BusReason::Lost, message: "the connection has ended".to_owned() }
     }
 
+    /// Somebody else writes what only one may write.
+    pub fn displaced(what: &str) -> Self {
+        Self { reason: BusReason::Other, message: format!("somebody else writes {what}") }
+    }
+
+    /// Keys are in use for something else.
+    pub fn wrong_type(keys: u64) -> Self {
+        Self { reason: BusReason::WrongType, message: format!("{keys} keys are in use for something else") }
+    }
+
     /// It has answered something else than was asked for.
     pub fn unexpected(what: &str) -> Self {
         Self { reason: BusReason::Other, message: format!("an unexpected answer to {what}") }

@@ -3,6 +3,7 @@
 //! Nothing that Redis holds is needed to be right. Who uses a [`Link`] drops it after any failure, and makes another.
 
 mod error;
+pub mod mirror;
 mod pubsub;
 mod sentinel;
 mod stream;

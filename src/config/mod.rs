@@ -30,9 +30,9 @@ pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
 pub use self::secret::{DatabaseUrl, SecretUrl};
 pub use self::sections::{
-    AdminConfig, ConsumersConfig, Durability, IngestConfig, LogConfig, LogFormat, NodeConfig, ProxyHeader,
-    PubSubConfig, PublishConfig, RedisConfig, RetentionConfig, ServerConfig, ServiceUrls, StateConfig, StoreConfig,
-    SubscribeConfig, SupervisionConfig, UnknownFields,
+    AdminConfig, ConsumersConfig, Durability, IngestConfig, LogConfig, LogFormat, MirrorConfig, NodeConfig,
+    ProxyHeader, PubSubConfig, PublishConfig, RedisConfig, RetentionConfig, ServerConfig, ServiceUrls, StateConfig,
+    StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
 };
 pub use self::services::{ServiceConfig, StartFrom};
 pub use self::units::{Size, Span};

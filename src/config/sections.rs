@@ -273,6 +273,7 @@ pub struct RedisConfig {
     pub tls_ca_file: String,
     pub ingest: IngestConfig,
     pub pubsub: PubSubConfig,
+    pub mirror: MirrorConfig,
 }
 
 /// The stream of Redis that is a way in.
@@ -301,6 +302,20 @@ pub struct PubSubConfig {
     #[serde(deserialize_with = "whole::<1, 1_000_000, _, _>")]
     pub deadletter: usize,
     pub sources: BTreeMap<String, String>,
+}
+
+/// The mirror of all entities in Redis.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorConfig {
+    pub enabled: bool,
+    /// Entities per second, while it is filled or compared.
+    #[serde(deserialize_with = "whole::<1, 1_000_000, _, _>")]
+    pub rate: u32,
+    #[serde(deserialize_with = "span::<SECOND, {7 * DAY}, _>")]
+    pub check_every: Span,
+    #[serde(deserialize_with = "span::<0, {30 * DAY}, _>")]
+    pub hold_retention: Span,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -38,6 +38,11 @@ impl LeaseName {
         Self("ingest".into())
     }
 
+    /// To keep the mirror of all entities in Redis.
+    pub fn mirror() -> Self {
+        Self("mirror".into())
+    }
+
     /// To publish events on the channels of Redis.
     pub fn pubsub_out() -> Self {
         Self("pubsub:out".into())

@@ -127,6 +127,9 @@ pub enum Verdict {
     Another,
 }
 
+/// The name of the event that says that a log was set back.
+pub const RESTORED: &str = "$sys.log.restored";
+
 /// Ids that are left out above what was seen: what somebody else has seen beyond that is not given again either.
 pub const MARGIN: i64 = 100_000;
 
@@ -214,7 +217,7 @@ impl Restored {
         let payload = format!(
             r#"{{"log_id":"{log}","previous_log_id":{previous},"last_id":{last},"known_last_id":{known},"first_id":{first}}}"#
         );
-        NewEvent::own("$sys.log.restored", payload)
+        NewEvent::own(RESTORED, payload)
     }
 }
 

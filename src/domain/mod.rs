@@ -20,6 +20,7 @@ pub mod key_order;
 pub mod lease;
 pub mod log;
 pub mod membership;
+pub mod mirror;
 pub mod name;
 pub mod network;
 pub mod origin;

@@ -13,6 +13,7 @@ pub mod frame;
 pub mod heard;
 pub mod job_request;
 pub mod log_batch;
+pub mod mirror;
 pub mod newest;
 pub mod outcome;
 pub mod permit;

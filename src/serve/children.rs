@@ -61,7 +61,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     let renewed = Arc::<Notify>::default();
 
     let shards = actors.shards.iter().map(|shard| (ActorKind::Shard, shard.mailbox()));
-    let goes_out = shared.redis.is_some() && config.redis.pubsub.out;
+    let goes_out = shared.redis.is_some() && (config.redis.pubsub.out || config.redis.mirror.enabled);
     let bus = goes_out.then(|| (ActorKind::Bus, actors.bus.mailbox()));
     let parts = RouterParts {
         followers: shards.chain([(ActorKind::Consumers, actors.consumers.mailbox())]).chain(bus).collect(),
@@ -134,6 +134,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
             standing,
             ingest: config.redis.ingest.clone(),
             pubsub: config.redis.pubsub.clone(),
+            mirror: config.redis.mirror.clone(),
             reader: shared.deliveries.clone(),
             position: Arc::clone(position),
             rules: shared.rules,
@@ -180,10 +181,15 @@ fn supervise(actors: &Registry, kind: ActorKind, number: usize, child: Child) {
     actors.supervisor.do_send(Supervise { id: ChildId { kind, number }, child });
 }
 
+fn is_mirrored(config: &Config) -> bool {
+    config.redis.url.is_some() && config.redis.mirror.enabled
+}
+
 fn retention(config: &Config) -> RetentionPolicy {
     RetentionPolicy {
         max_age: config.retention.max_age.map(Span::get),
         max_events: config.retention.max_events,
         max_bytes: config.retention.max_bytes.map(|size| size.as_usize() as u64),
+        mirror_hold: is_mirrored(config).then(|| config.redis.mirror.hold_retention.get()),
     }
 }

@@ -227,6 +227,20 @@ impl Reader {
         self.read(state::types).await
     }
 
+    /// The first type after `after` that has entities.
+    pub async fn next_type(&self, after: Option<EntityType>) -> Result<Option<EntityType>, StoreError> {
+        self.read(move |connection| state::next_type(connection, after.as_ref())).await
+    }
+
+    /// What is known of each of these entities, in their order: of as many as have about `max_bytes` of values.
+    pub async fn records(
+        &self,
+        ids: Vec<EntityId>,
+        max_bytes: usize,
+    ) -> Result<Vec<(EntityId, Option<EntityRecord>)>, StoreError> {
+        self.read(move |connection| state::records(connection, &ids, max_bytes)).await
+    }
+
     /// A page of the entities of a type.
     pub async fn entities(&self, query: EntityQuery) -> Result<EntityPage, StoreError> {
         self.read(move |connection| state::page(connection, &query)).await

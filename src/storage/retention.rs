@@ -6,6 +6,7 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQ
 
 use crate::domain::event::{EventId, LogBounds, Timestamp};
 use crate::domain::log::Gap;
+use crate::domain::mirror::FOLLOWER;
 use crate::domain::routes::ServiceId;
 
 use super::append::newest;
@@ -13,7 +14,7 @@ use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::position::{self, IdRange, Stretch};
 use super::schema::{clock_turns, deliveries, delivery_attempts, events, heard_events, idempotency_keys, sent_events};
-use super::{identity, outbox};
+use super::{followers, identity, outbox};
 
 /// Which events are kept. `None` sets no limit. The newest event is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +25,8 @@ pub struct RetentionPolicy {
     pub max_events: Option<u64>,
     /// Keeps the events within the newest bytes of the log, this many; one that lies there only in part is kept.
     pub max_bytes: Option<u64>,
+    /// Keeps what the mirror has not taken yet for at most this much longer.
+    pub mirror_hold: Option<Duration>,
 }
 
 /// What one step of trimming has done.
@@ -35,6 +38,8 @@ pub struct Trimmed {
     pub earliest: EventId,
     /// Whether the policy allows more to be removed.
     pub more_due: bool,
+    /// Whether more is kept because the mirror has not taken it yet.
+    pub waits_for_mirror: bool,
 }
 
 pub(super) fn trim(
@@ -51,10 +56,14 @@ pub(super) fn trim(
             due = outbox::oldest_open(connection, *service)?.map_or(due, |open| due.min(open));
         }
     }
+    let untaken = untaken(connection, policy, bounds, due, now)?;
+    let waits_for_mirror = untaken.is_some();
+    due = untaken.unwrap_or(due);
     let step = bounds.earliest.saturating_add(i64::try_from(max_rows).unwrap_or(i64::MAX));
     let cut = due.min(step);
     if cut <= bounds.earliest {
-        return Ok(Trimmed { removed: 0, earliest: bounds.earliest, more_due: due > bounds.earliest });
+        let more_due = due > bounds.earliest;
+        return Ok(Trimmed { removed: 0, earliest: bounds.earliest, more_due, waits_for_mirror });
     }
     // Most rows that refer to an event are removed before it, so that a step that is interrupted leaves no orphaned
     // rows.
@@ -72,7 +81,7 @@ pub(super) fn trim(
     let turns = clock_turns::table.filter(clock_turns::first_id.le(cut));
     on_backend!(connection, c => diesel::delete(turns).execute(c))?;
     let earliest = position::bounds(connection)?.earliest;
-    Ok(Trimmed { removed, earliest, more_due: due > earliest })
+    Ok(Trimmed { removed, earliest, more_due: due > earliest, waits_for_mirror })
 }
 
 /// The id from which on the policy keeps events.
@@ -82,7 +91,7 @@ fn keep_from(
     log: LogBounds,
     now: Timestamp,
 ) -> Result<EventId, StoreError> {
-    let RetentionPolicy { max_age, max_events, max_bytes } = policy;
+    let RetentionPolicy { max_age, max_events, max_bytes, mirror_hold: _ } = policy;
     let limit = |limit: u64| i64::try_from(limit).unwrap_or(i64::MAX);
     let tail: Option<(i64, i64, i64)> = on_backend!(connection, c => newest().first(c).optional())?;
     let Some((last, _, log_offset)) = tail else { return Ok(0) };
@@ -108,6 +117,24 @@ fn keep_from(
         keep_from = keep_from.max(inside.unwrap_or(last));
     }
     Ok(keep_from)
+}
+
+/// The first event before `due` that is kept because the mirror has not taken it yet. If it stays behind for long, it is
+/// filled anew, which needs no events.
+fn untaken(
+    connection: &mut Connection,
+    policy: &RetentionPolicy,
+    log: LogBounds,
+    due: EventId,
+    now: Timestamp,
+) -> Result<Option<EventId>, StoreError> {
+    let Some(hold) = policy.mirror_hold.filter(|_| due > log.earliest) else { return Ok(None) };
+    let position = followers::position(connection, FOLLOWER)?.and_then(|position| position.parse::<EventId>().ok());
+    let Some(next) = position.map(|position| position + 1).filter(|next| *next < due) else { return Ok(None) };
+    let longest = policy.max_age.unwrap_or_default().saturating_add(hold);
+    let since = now.0.saturating_sub(i64::try_from(longest.as_micros()).unwrap_or(i64::MAX));
+    let young = first_young(connection, log, Timestamp(since), now)?.unwrap_or(due);
+    Ok(Some(next.max(young)).filter(|from| *from < due))
 }
 
 /// The first event that is not older than `since`. Events that a wrong clock has dated after `now` are as old as the

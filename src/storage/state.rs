@@ -101,6 +101,47 @@ pub(super) fn types(connection: &mut Connection) -> Result<Vec<(EntityType, i64)
     Ok(rows.into_iter().map(|(kind, count)| (EntityType::from_store(kind), count)).collect())
 }
 
+/// The first type after `after` that has entities.
+pub(super) fn next_type(
+    connection: &mut Connection,
+    after: Option<&EntityType>,
+) -> Result<Option<EntityType>, StoreError> {
+    let after = after.map_or("", EntityType::as_str);
+    let query = entity_types::table.filter(entity_types::kind.gt(after)).order(entity_types::kind);
+    let found: Option<String> = on_backend!(connection, c => query.select(entity_types::kind).first(c).optional())?;
+    Ok(found.map(EntityType::from_store))
+}
+
+/// What is known of each of these entities, in their order: of as many as have about `max_bytes` of values.
+pub(super) fn records(
+    connection: &mut Connection,
+    ids: &[EntityId],
+    max_bytes: usize,
+) -> Result<Vec<(EntityId, Option<EntityRecord>)>, StoreError> {
+    /// A value may be long.
+    const AT_ONCE: usize = 32;
+    let (mut found, mut bytes) = (Vec::with_capacity(ids.len()), 0);
+    for ids in ids.chunks(AT_ONCE) {
+        if bytes >= max_bytes {
+            break;
+        }
+        for of_type in ids.chunk_by(|one, next| one.kind == next.kind) {
+            let keys = of_type.iter().map(|id| id.key.as_str());
+            let query = entities::table
+                .filter(entities::kind.eq(of_type[0].kind.as_str()).and(entities::key.eq_any(keys)))
+                .select((entities::key, entities::version, entities::value, entities::updated_at));
+            let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
+            let mut rows: HashMap<String, Row> = rows.into_iter().map(|row| (row.0.clone(), row)).collect();
+            for id in of_type {
+                let row = rows.remove(id.key.as_str());
+                bytes += row.as_ref().and_then(|row| row.2.as_ref()).map_or(0, String::len);
+                found.push((id.clone(), row.map(record)));
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// A page of entities.
 pub(super) fn page(connection: &mut Connection, query: &EntityQuery) -> Result<EntityPage, StoreError> {
     let EntityQuery { kind, prefix, after, limit, max_bytes } = query;

@@ -62,6 +62,9 @@ impl Health {
         if let Some(replica) = self.store.replica.describe() {
             checks["replica"] = replica;
         }
+        if self.store.waits_for_mirror.load(Ordering::Relaxed) {
+            checks["retention"] = json!({ "status": "waits", "reason": "the mirror has not taken the oldest events" });
+        }
         (ready, checks)
     }
 }
@@ -84,6 +87,8 @@ pub struct StoreHealth {
     unreadable: Mutex<Option<LastError>>,
     /// How its replica is.
     pub replica: ReplicaHealth,
+    /// Whether retention keeps more than it should, until the mirror has taken it.
+    pub waits_for_mirror: AtomicBool,
 }
 
 /// An operation of the writer; see [`StoreHealth::begin`].
@@ -110,6 +115,7 @@ impl StoreHealth {
             busy_since: AtomicU64::new(0),
             unreadable: Mutex::default(),
             replica: ReplicaHealth::default(),
+            waits_for_mirror: AtomicBool::new(false),
         }
     }
 

@@ -61,6 +61,7 @@ mod read;
 mod redis_access;
 mod redis_clients;
 mod redis_ingest;
+mod redis_mirror;
 mod redis_newest;
 mod redis_nodes;
 mod redis_outages;

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::redis_ingest::{IN, payloads, reading, wait_for_bus, wait_for_events};
 use crate::redis_pubsub_out::{ALL, wait_until_held};
+use crate::state::{delete, put};
 use crate::support::{Backend, Redis, Server, eventually};
 
 /// The rules that `docs/operating.md` gives, for a user of this name and password.
@@ -27,7 +28,9 @@ fn url_as(redis: &Redis, login: &str) -> String {
 fn as_user(redis: &Redis) -> Server {
     let url = url_as(redis, "event-handler:s3cret");
     let both_ways = reading(redis, Backend::Sqlite).env("EVENT_HANDLER__REDIS__PUBSUB__OUT", "true");
-    both_ways.env("EVENT_HANDLER__REDIS__PUBSUB__IN", "true").env("REDIS_URL", url).start()
+    let mirroring =
+        both_ways.env("EVENT_HANDLER__REDIS__PUBSUB__IN", "true").env("EVENT_HANDLER__REDIS__MIRROR__ENABLED", "true");
+    mirroring.env("EVENT_HANDLER__REDIS__MIRROR__CHECK_EVERY", "1s").env("REDIS_URL", url).start()
 }
 
 #[test]
@@ -45,6 +48,14 @@ fn the_documented_rules_are_enough() {
     wait_until_held(&server, "pubsub_out");
     server.publish("c", json!({}));
     eventually("it went out", || (redis.list("events:history:c").len() == 1).then_some(()));
+    put(&server, "auction/1", 1, &[]);
+    let held = || redis.try_run::<String>(&["GET", "state:auction:1"]);
+    let is_there = || held().is_ok_and(|text| text.starts_with(r#"{"version":"#)).then_some(());
+    eventually("it is mirrored", is_there);
+    redis.run::<()>(&["SET", "state:auction:1", "?"]);
+    eventually("it is mended", is_there);
+    delete(&server, "auction/1", &[]);
+    eventually("it is gone", || held().is_err().then_some(()));
     wait_for_bus(&server, "ok");
     assert!(!server.log_text().contains("s3cret"));
 }

@@ -5,6 +5,7 @@
 
 mod hear;
 mod ingest;
+mod mirror;
 mod newest;
 mod out;
 mod own_events;
@@ -24,6 +25,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::hear::{Hear, Hearing};
 use self::ingest::{Ingest, Reading};
+use self::mirror::{Mirror, Mirroring};
 use self::newest::Newest;
 use self::out::Out;
 use self::relay::{Outgoing, Relay};
@@ -39,7 +41,7 @@ use super::relay::Looks;
 use super::remembered::Remembered;
 use super::router::messages::RouteBatch;
 use crate::bus::{BusError, Redis};
-use crate::config::{IngestConfig, PubSubConfig};
+use crate::config::{IngestConfig, MirrorConfig, PubSubConfig};
 use crate::domain::lease::LeaseName;
 use crate::protocol::publish::PublishRules;
 use crate::runtime::address::{Address, Mailbox};
@@ -67,6 +69,7 @@ pub struct BusParts {
     pub standing: Arc<BusHealth>,
     pub ingest: IngestConfig,
     pub pubsub: PubSubConfig,
+    pub mirror: MirrorConfig,
     pub rules: PublishRules,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
@@ -107,6 +110,7 @@ pub struct Bus {
     /// Notified when there may be events to go out.
     wake: Arc<Notify>,
     sending: Arc<Following>,
+    mirroring: Arc<Mirroring>,
     hearing: Arc<Hearing>,
     finished: Vec<oneshot::Sender<()>>,
     life: Life,
@@ -115,7 +119,7 @@ pub struct Bus {
 impl Bus {
     pub fn new(parts: BusParts, life: Life) -> Self {
         let standing = Standing { health: Arc::clone(&parts.standing), metrics: Arc::clone(&parts.metrics) };
-        let (reading, outgoing, wake, sending, hearing) = Default::default();
+        let (reading, outgoing, wake, sending, mirroring, hearing) = Default::default();
         Self {
             parts,
             standing,
@@ -125,6 +129,7 @@ impl Bus {
             outgoing,
             wake,
             sending,
+            mirroring,
             hearing,
             finished: Vec::new(),
             life,
@@ -204,6 +209,12 @@ impl Actor for Bus {
             let task = async move { keep(out::PART, &standing, &stop, async || out.run().await).await };
             self.run(Box::pin(task), ctx);
         }
+        if self.parts.mirror.enabled {
+            let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+            let mut mirror = Mirror::new(&self.parts, standing.clone(), stop.clone(), Arc::clone(&self.mirroring));
+            let task = async move { keep(mirror::PART, &standing, &stop, async || mirror.run().await).await };
+            self.run(Box::pin(task), ctx);
+        }
     }
 }
 
@@ -213,6 +224,7 @@ impl Handler<RouteBatch> for Bus {
     /// A hint: the events are read from the store.
     fn handle(&mut self, _: RouteBatch, _: &mut Self::Context) {
         self.wake.notify_one();
+        self.mirroring.wake.notify_one();
     }
 }
 
@@ -238,6 +250,7 @@ impl Handler<Observe> for Bus {
             "ingest": ingest,
             "pubsub_in": hear,
             "pubsub_out": out,
+            "mirror": self.parts.mirror.enabled.then(|| self.mirroring.describe()),
             "relay": self.parts.looks.is_some().then(|| self.outgoing.describe()),
         })))
     }

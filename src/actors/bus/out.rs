@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::BusParts;
 use super::standing::Standing;
-use crate::actors::follower::{Follower, Following};
+use crate::actors::follower::{Fold, Follower, Following};
 use crate::bus::{BusError, Link, Publication, publish};
 use crate::domain::event::{Event, EventId};
 use crate::domain::lease::{Fence, LeaseName};
@@ -38,6 +38,7 @@ pub struct Out {
 struct Sender {
     parts: BusParts,
     standing: Standing,
+    following: Arc<Following>,
     link: Option<Link>,
     /// Up to where this node has sent everything, though it may not be stored.
     sent: Option<(LogId, EventId)>,
@@ -56,23 +57,15 @@ impl Out {
             log: Arc::clone(&parts.position),
             store: Arc::clone(&parts.health.store),
             wake,
-            following,
+            following: Arc::clone(&following),
             metrics: Arc::clone(&parts.metrics),
         };
-        Self { follower, sender: Sender { parts: parts.clone(), standing, link: None, sent: None } }
+        Self { follower, sender: Sender { parts: parts.clone(), standing, following, link: None, sent: None } }
     }
 
     /// Sends until it is to stop, or Redis fails.
     pub async fn run(&mut self) -> Result<(), BusError> {
-        let Self { follower, sender } = self;
-        let (standing, following) = (sender.standing.clone(), Arc::clone(&follower.following));
-        let calm = || {
-            standing.up(PART);
-            if !following.is_held() {
-                standing.up(LISTS);
-            }
-        };
-        follower.run(async |page, fence| sender.send(page, fence).await, calm).await
+        self.follower.run(&mut self.sender).await
     }
 }
 
@@ -86,9 +79,11 @@ struct Batch<'a> {
     bytes: usize,
 }
 
-impl Sender {
-    /// Sends what is new of a page. Nothing is written but the position. None: it may not act, or cannot read.
-    async fn send(&mut self, page: &FollowPage, fence: &Fence) -> Result<Option<Vec<Write>>, BusError> {
+impl Fold for Sender {
+    type Error = BusError;
+
+    /// Sends what is new of a page. Nothing is written but the position.
+    async fn fold(&mut self, page: &FollowPage, fence: &Fence) -> Result<Option<Vec<Write>>, BusError> {
         let Some(log) = self.parts.position.log_id() else { return Ok(None) };
         let sent = self.sent.filter(|(sent_log, _)| *sent_log == log).map_or(0, |(_, id)| id);
         let mut batch = Batch::default();
@@ -120,6 +115,15 @@ impl Sender {
         Ok(Some(Vec::new()))
     }
 
+    fn calm(&self) {
+        self.standing.up(PART);
+        if !self.following.is_held() {
+            self.standing.up(LISTS);
+        }
+    }
+}
+
+impl Sender {
     /// Whether it may act, and so has sent these.
     async fn push(&mut self, batch: &Batch<'_>, fence: &Fence) -> Result<bool, BusError> {
         let Batch { publications, ids, dead_letters, bytes: _ } = batch;

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use self::tenure::{Candidate, PAUSE, Renewal, Tenure};
 use super::clock;
 use super::log_position::LogPosition;
+use crate::domain::event::EventId;
 use crate::domain::follow::{Course, STORE_INTERVAL, begin};
 use crate::domain::lease::Fence;
 use crate::storage::{FollowPage, Outcome, Reader, Write};
@@ -55,6 +56,37 @@ impl Following {
     }
 }
 
+/// What a follower makes of the log. Whatever it does, it may be done again: here, or on another node.
+pub trait Fold {
+    type Error;
+
+    /// After which event it begins; `stored` is what is stored. A new one begins at the end of the log. None: it may not
+    /// act, or cannot read the store.
+    fn begin(
+        &mut self,
+        stored: Option<EventId>,
+        reader: &Reader,
+    ) -> impl Future<Output = Result<Option<EventId>, Self::Error>> {
+        async move { Ok(reader.bounds().await.ok().map(|bounds| begin(stored, bounds.last))) }
+    }
+
+    /// What is to be written for a page, with the new position. `fence` is for what has to be committed before. None: as
+    /// above.
+    fn fold(
+        &mut self,
+        page: &FollowPage,
+        fence: &Fence,
+    ) -> impl Future<Output = Result<Option<Vec<Write>>, Self::Error>>;
+
+    /// Does a little of what there is to do besides. Returns in what time there is more. None: as above.
+    fn beside(&mut self) -> impl Future<Output = Result<Option<Duration>, Self::Error>> {
+        std::future::ready(Ok(Some(LOOK_INTERVAL)))
+    }
+
+    /// Called when there is nothing to follow: all is followed, or another node does it.
+    fn calm(&self);
+}
+
 /// See the module.
 pub struct Follower {
     pub candidate: Candidate,
@@ -68,19 +100,13 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows until it is to stop, or `fold` fails: then the page comes again, here or on another node. So it does if
-    /// `fold` says none, because it may not act or cannot read the store. `calm` is called when there is nothing to do:
-    /// all is followed, or another node does it. `fold` is given the fence for what it has to commit before it acts.
-    pub async fn run<E>(
-        &self,
-        mut fold: impl AsyncFnMut(&FollowPage, &Fence) -> Result<Option<Vec<Write>>, E>,
-        calm: impl Fn(),
-    ) -> Result<(), E> {
+    /// Follows until it is to stop, or `fold` fails.
+    pub async fn run<F: Fold>(&self, fold: &mut F) -> Result<(), F::Error> {
         let stop = &self.candidate.stop;
         loop {
-            let Some(held) = self.candidate.wait(|| self.may_act(), &calm).await else { return Ok(()) };
+            let Some(held) = self.candidate.wait(|| self.may_act(), || fold.calm()).await else { return Ok(()) };
             let fence = held.fence.clone();
-            let followed = self.follow(held, &mut fold, &calm).await;
+            let followed = self.follow(held, fold).await;
             if followed.is_err() {
                 // Perhaps another node can do it.
                 self.candidate.release(fence);
@@ -103,15 +129,10 @@ impl Follower {
     }
 
     /// Follows as the holder of the lease, for as long as it is that. None: it is to stop.
-    async fn follow<E>(
-        &self,
-        mut held: Tenure,
-        fold: &mut impl AsyncFnMut(&FollowPage, &Fence) -> Result<Option<Vec<Write>>, E>,
-        calm: &impl Fn(),
-    ) -> Result<Option<()>, E> {
+    async fn follow<F: Fold>(&self, mut held: Tenure, fold: &mut F) -> Result<Option<()>, F::Error> {
         let stop = &self.candidate.stop;
         let log = self.log.log_id();
-        let Some(mut course) = self.begin(&held).await else { return Ok(Some(())) };
+        let Some(mut course) = self.begin(&held, fold).await? else { return Ok(Some(())) };
         log::info!(follower = self.candidate.position.as_str(), after = course.after; "following the log");
         self.following.is_held.store(true, Relaxed);
         loop {
@@ -152,33 +173,33 @@ impl Follower {
             if is_due && !self.store(&mut course, &held.fence, writes).await {
                 return Ok(Some(()));
             }
+            let Some(more) = fold.beside().await? else { return Ok(Some(())) };
             if is_idle {
-                calm();
+                fold.calm();
                 // If it is to stop, that is seen above, and the position stored.
-                let wait = if course.is_ahead() { STORE_INTERVAL } else { LOOK_INTERVAL };
+                let wait = more.min(if course.is_ahead() { STORE_INTERVAL } else { LOOK_INTERVAL });
                 let _ = stop.or(timeout(wait, self.wake.notified())).await;
             }
         }
     }
 
-    /// From where it goes on. A new one begins at the end of the log, and that is stored: what is published from now on,
-    /// it gets. None: that has failed.
-    async fn begin(&self, held: &Tenure) -> Option<Course> {
+    /// From where it goes on. If that is news it is stored: what is published from now on, it gets. None: that has failed.
+    async fn begin<F: Fold>(&self, held: &Tenure, fold: &mut F) -> Result<Option<Course>, F::Error> {
         let stored = held.position.as_deref().and_then(|position| position.parse().ok());
-        let after = begin(stored, self.reader.bounds().await.ok()?.last);
+        let Some(after) = fold.begin(stored, &self.reader).await? else { return Ok(None) };
         let mut course = Course::new(after, clock::steady());
-        let is_stored = stored.is_some() || self.store(&mut course, &held.fence, Vec::new()).await;
-        is_stored.then_some(course)
+        let is_stored = stored == Some(after) || self.store(&mut course, &held.fence, Vec::new()).await;
+        Ok(is_stored.then_some(course))
     }
 
-    async fn take<E>(
+    async fn take<F: Fold>(
         &self,
         page: &FollowPage,
         fence: &Fence,
         course: &mut Course,
-        fold: &mut impl AsyncFnMut(&FollowPage, &Fence) -> Result<Option<Vec<Write>>, E>,
-    ) -> Result<Option<Vec<Write>>, E> {
-        let Some(writes) = fold(page, fence).await? else { return Ok(None) };
+        fold: &mut F,
+    ) -> Result<Option<Vec<Write>>, F::Error> {
+        let Some(writes) = fold.fold(page, fence).await? else { return Ok(None) };
         course.after = page.through;
         if page.missed > 0 {
             let (follower, missed) = (self.candidate.position.as_str(), page.missed);

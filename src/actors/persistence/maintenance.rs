@@ -1,6 +1,7 @@
 //! The periodic work of persistence: checking the store and the clock, and removing what is no longer retained.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::registry::ServiceRegistry;
@@ -163,6 +164,7 @@ impl Persistence {
         };
         let mut more = false;
         let cluster = &self.parts.cluster;
+        let mut waits_for_mirror = false;
         if self.duties.retention.fence(cluster).is_some() && !clock::certainty().is_held {
             if Instant::now() >= self.next_bounding {
                 self.next_bounding = Instant::now() + BOUNDING_INTERVAL;
@@ -180,7 +182,12 @@ impl Persistence {
                     self.parts.position.set(bounds);
                 }
                 more |= trimmed.more_due;
+                waits_for_mirror = trimmed.waits_for_mirror;
             }
+        }
+        if self.parts.health.waits_for_mirror.swap(waits_for_mirror, Relaxed) != waits_for_mirror {
+            let waits = waits_for_mirror;
+            log::info!(waits; "whether retention waits for the mirror has changed");
         }
         self.registry.look_at_schedules(writer)?;
         if let Some(fence) = self.duties.jobs.fence(cluster) {

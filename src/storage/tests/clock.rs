@@ -75,7 +75,7 @@ fn what_a_wrong_clock_has_dated_is_trimmed_with_what_came_when_it_was_right() {
     on_both(|store| {
         let mut writer = poisoned(&store);
         append(&mut writer, at(100), SURE);
-        let policy = RetentionPolicy { max_age: Some(Duration::from_secs(60)), max_events: None, max_bytes: None };
+        let policy = RetentionPolicy { max_age: Some(Duration::from_secs(60)), ..RetentionPolicy::default() };
         let mut earliest = |now| writer.trim(&policy, at(now), 100).expect("trimmed").earliest;
         // The first two are removed when they are a minute old; the wrongly dated ones together with those right after
         // them.
@@ -92,7 +92,7 @@ fn a_clock_that_was_set_back_for_a_while_makes_nothing_old() {
         append(&mut writer, at(0), SURE);
         append(&mut writer, at(-400 * DAY), SURE);
         append(&mut writer, at(10), SURE);
-        let policy = RetentionPolicy { max_age: Some(Duration::from_secs(60)), max_events: None, max_bytes: None };
+        let policy = RetentionPolicy { max_age: Some(Duration::from_secs(60)), ..RetentionPolicy::default() };
         assert_eq!(writer.trim(&policy, at(20), 100).expect("trimmed").removed, 0);
         assert_eq!(found(&store, Some(at(-1)), None), [1, 3]);
     });

@@ -9,7 +9,7 @@ use super::{Store, at, event, on_both, run, single};
 use crate::domain::event::{Append, LogBounds, NewEvent};
 use crate::storage::{EventQuery, RetentionPolicy, StoreUrl, Trimmed, Writer, close, compact};
 
-const ALL: RetentionPolicy = RetentionPolicy { max_age: None, max_events: None, max_bytes: None };
+const ALL: RetentionPolicy = RetentionPolicy { max_age: None, max_events: None, max_bytes: None, mirror_hold: None };
 
 /// Ten events, ten seconds apart, each larger than the one before.
 fn fill(store: &Store) -> Vec<i64> {
@@ -29,7 +29,7 @@ fn each_limit_keeps_what_it_promises() {
         let sizes = fill(&store);
         let mut writer = store.writer();
         let mut trim = |policy| writer.trim(&policy, at(95), 100).expect("trimmed");
-        let kept = |earliest, removed| Trimmed { removed, earliest, more_due: false };
+        let kept = |earliest, removed| Trimmed { removed, earliest, more_due: false, waits_for_mirror: false };
         assert_eq!(trim(ALL), kept(1, 0));
         assert_eq!(trim(RetentionPolicy { max_events: Some(10), ..ALL }), kept(1, 0));
         assert_eq!(trim(RetentionPolicy { max_events: Some(9), ..ALL }), kept(2, 1));
@@ -42,7 +42,7 @@ fn each_limit_keeps_what_it_promises() {
         let several = RetentionPolicy { max_events: Some(5), max_bytes: Some(newest(4)), ..ALL };
         assert_eq!(trim(several), kept(7, 2));
         // The newest event is never removed, and its id is never given again.
-        let nothing = RetentionPolicy { max_age: Some(Duration::ZERO), max_events: Some(0), max_bytes: Some(0) };
+        let nothing = RetentionPolicy { max_age: Some(Duration::ZERO), max_events: Some(0), max_bytes: Some(0), ..ALL };
         assert_eq!(trim(nothing), kept(10, 3));
         assert_eq!(writer.append(vec![single("b")], at(100)).map(|c| c.prev), Ok(10));
     });
@@ -82,9 +82,15 @@ fn searches_are_right_where_ids_are_missing() {
         }
         let mut writer = store.writer();
         let policy = RetentionPolicy { max_age: Some(Duration::from_secs(60)), ..ALL };
-        assert_eq!(writer.trim(&policy, at(85), 1), Ok(Trimmed { removed: 1, earliest: 5, more_due: false }));
+        assert_eq!(
+            writer.trim(&policy, at(85), 1),
+            Ok(Trimmed { removed: 1, earliest: 5, more_due: false, waits_for_mirror: false })
+        );
         let policy = RetentionPolicy { max_events: Some(4), ..ALL };
-        assert_eq!(writer.trim(&policy, at(85), 100), Ok(Trimmed { removed: 2, earliest: 8, more_due: false }));
+        assert_eq!(
+            writer.trim(&policy, at(85), 100),
+            Ok(Trimmed { removed: 2, earliest: 8, more_due: false, waits_for_mirror: false })
+        );
     });
 }
 
