@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use bytestring::ByteString;
 
+use super::event::EventId;
 use super::work::WorkId;
 
 /// What becomes of a delivery that asks to be taken in hand.
@@ -15,14 +16,17 @@ pub enum Admitted {
     Ready,
     /// Comes after others of its key that are in hand.
     Behind,
-    /// Not taken: an earlier one of its key has to come first, or too many of the key are in hand.
+    /// Not taken: an earlier one of its key has to come first, or too many of the key (of asks, another one) are in
+    /// hand.
     HeldBack,
 }
 
 /// The keys in hand.
 ///
 /// KO-1: of a key one at most is ready. KO-2: of a key, none is admitted that is later than one that failed or was held
-/// back, until that has come again; and those that wait become ready in the order of their ids.
+/// back, until that has come again; and those that wait become ready in the order of their ids. KO-4: an ask goes after
+/// the deliveries that are in hand when it comes, and before all others; it holds back none, since it may not come
+/// again.
 #[derive(Debug)]
 pub struct KeyOrder {
     lines: HashMap<ByteString, Line>,
@@ -33,14 +37,37 @@ pub struct KeyOrder {
 #[derive(Debug, Default)]
 struct Line {
     ready: Option<WorkId>,
+    /// The deliveries that wait.
     waiting: BTreeSet<WorkId>,
+    /// An ask that waits, and the last delivery that goes before it.
+    ask: Option<(EventId, WorkId)>,
     /// The earliest that has to come again before any later one.
     held: Option<WorkId>,
 }
 
 impl Line {
     fn is_over(&self) -> bool {
-        self.ready.is_none() && self.waiting.is_empty() && self.held.is_none()
+        self.ready.is_none() && self.waiting.is_empty() && self.ask.is_none() && self.held.is_none()
+    }
+
+    fn admit_ask(&mut self, id: WorkId) -> Admitted {
+        if self.ask.is_some() || self.ready.is_some_and(WorkId::is_ask) {
+            return Admitted::HeldBack;
+        }
+        let Some(ready) = self.ready else {
+            self.ready = Some(id);
+            return Admitted::Ready;
+        };
+        let last = self.waiting.last().copied().unwrap_or(ready);
+        self.ask = Some((if let WorkId::Delivery(last) = last { last } else { EventId::MIN }, id));
+        Admitted::Behind
+    }
+
+    /// Takes out the next of those that wait.
+    fn pop(&mut self) -> Option<WorkId> {
+        let first = self.waiting.first().copied();
+        let ask = self.ask.take_if(|(after, _)| first.is_none_or(|first| first > WorkId::Delivery(*after)));
+        ask.map(|(_, id)| id).or_else(|| self.waiting.pop_first())
     }
 
     fn hold(&mut self, id: WorkId) {
@@ -49,16 +76,19 @@ impl Line {
 }
 
 impl KeyOrder {
-    /// Lets up to `limit` wait behind the one that is ready, for each key.
+    /// Lets up to `limit` deliveries, and an ask, wait behind the one that is ready, for each key.
     pub fn new(limit: usize) -> Self {
         Self { lines: HashMap::new(), limit }
     }
 
-    /// Takes a delivery in hand, if its turn within the key allows it.
+    /// Takes one in hand, if its turn within the key allows it.
     pub fn admit(&mut self, id: WorkId, key: &ByteString) -> Admitted {
         let line = self.lines.entry(key.clone()).or_default();
         if line.held.is_some_and(|held| id > held) {
             return Admitted::HeldBack;
+        }
+        if id.is_ask() {
+            return line.admit_ask(id);
         }
         if line.ready.is_some() && line.waiting.len() >= self.limit {
             line.hold(id);
@@ -73,27 +103,40 @@ impl KeyOrder {
         Admitted::Ready
     }
 
-    /// Admits none of `key` that is later than `id`, which could not be taken in hand, until that has come again.
+    /// Admits none of `key` that is later than the delivery `id`, which could not be taken in hand, until that has come
+    /// again.
     pub fn hold(&mut self, id: WorkId, key: &ByteString) {
+        debug_assert!(!id.is_ask(), "KO-4");
         self.lines.entry(key.clone()).or_default().hold(id);
     }
 
     /// The ready one of `key` is settled; the next becomes ready.
     pub fn finish(&mut self, key: &ByteString) -> Option<WorkId> {
         let line = self.lines.get_mut(key)?;
-        line.ready = line.waiting.pop_first();
+        line.ready = line.pop();
         let next = line.ready;
         self.drop_if_over(key);
         next
     }
 
-    /// The ready one of `key` failed and will come again: those behind it are given back, in the order of ids.
+    /// An ask of `key` that is not under way leaves. Returns what becomes ready by that.
+    pub fn leave(&mut self, id: WorkId, key: &ByteString) -> Option<WorkId> {
+        let line = self.lines.get_mut(key)?;
+        if line.ready == Some(id) {
+            return self.finish(key);
+        }
+        line.ask.take_if(|(_, ask)| *ask == id);
+        None
+    }
+
+    /// The ready delivery of `key` failed and will come again: those behind it are given back, in the order of ids.
     pub fn fail(&mut self, key: &ByteString) -> Vec<WorkId> {
         let Some(line) = self.lines.get_mut(key) else { return Vec::new() };
         if let Some(failed) = line.ready.take() {
             line.hold(failed);
         }
-        let released = std::mem::take(&mut line.waiting).into_iter().collect();
+        let ask = line.ask.take().map(|(_, id)| id);
+        let released = std::mem::take(&mut line.waiting).into_iter().chain(ask).collect();
         self.drop_if_over(key);
         released
     }
@@ -110,6 +153,7 @@ impl KeyOrder {
     pub fn withdraw(&mut self, under_way: impl Fn(WorkId) -> bool) {
         self.lines.retain(|_, line| {
             line.waiting.clear();
+            line.ask = None;
             line.ready = line.ready.filter(|id| under_way(*id));
             !line.is_over()
         });

@@ -23,7 +23,7 @@ const EVENT_LOG: HeaderName = HeaderName::from_static("event-log");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The prefix of secrets, before their base64.
@@ -103,6 +103,17 @@ pub struct Recipient<'a> {
     pub sources: &'a BTreeMap<String, String>,
 }
 
+/// What makes a request one that the receiver can verify, and can tell from others.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempted<'a> {
+    /// The same at every attempt, in visible ASCII.
+    pub id: &'a str,
+    /// Of whoever has caused the request.
+    pub traceparent: Option<&'a str>,
+    pub now: Timestamp,
+    pub ids: TraceIds,
+}
+
 /// The request that delivers `event` of `log`, as of `now`, signed once with each of `keys`.
 pub fn delivery_request(
     log: LogId,
@@ -112,7 +123,16 @@ pub fn delivery_request(
     now: Timestamp,
     ids: TraceIds,
 ) -> DeliveryRequest {
-    let Recipient { service, format, sources } = to;
+    let DeliveryRequest { mut headers, body } = content(log, event, to);
+    let id = delivery_id(log, event.id, to.service);
+    sign(&mut headers, &body, keys, Attempted { id: &id, traceparent: event.traceparent.as_deref(), now, ids });
+    headers.push((IDEMPOTENCY_KEY, value(id)));
+    DeliveryRequest { headers, body }
+}
+
+/// `event` of `log` as its recipient wants it, not yet signed.
+pub fn content(log: LogId, event: &Event, to: Recipient<'_>) -> DeliveryRequest {
+    let Recipient { service: _, format, sources } = to;
     let DeliveryRequest { mut headers, body } = match format {
         DeliveryFormat::Json => json_request(event),
         DeliveryFormat::Envelope => {
@@ -124,20 +144,22 @@ pub fn delivery_request(
         DeliveryFormat::CloudEventsBinary => super::cloud_events::binary_request(event),
         DeliveryFormat::CloudEventsStructured => super::cloud_events::structured_request(event),
     };
-    let id = delivery_id(log, event.id, service);
     headers.push((EVENT_ID, event.id.into()));
     headers.push((EVENT_LOG, value(log.to_string())));
+    DeliveryRequest { headers, body }
+}
+
+/// Adds to `headers` what names an attempt and signs it, once with each of `keys`.
+pub fn sign(headers: &mut Headers, body: &[u8], keys: &[SigningKey], attempted: Attempted<'_>) {
+    let Attempted { id, traceparent, now, ids } = attempted;
     let seconds = now.0.div_euclid(1_000_000);
-    let signatures: Vec<_> = keys.iter().map(|key| key.sign(&id, seconds, &body)).collect();
-    headers.push((TRACEPARENT, value(child_traceparent(event.traceparent.as_deref(), ids))));
+    let signatures: Vec<_> = keys.iter().map(|key| key.sign(id, seconds, body)).collect();
+    headers.push((TRACEPARENT, value(child_traceparent(traceparent, ids))));
     headers.push((WEBHOOK_TIMESTAMP, seconds.into()));
     if !signatures.is_empty() {
         headers.push((WEBHOOK_SIGNATURE, value(signatures.join(" "))));
     }
-    let id = value(id);
-    headers.push((WEBHOOK_ID, id.clone()));
-    headers.push((IDEMPOTENCY_KEY, id));
-    DeliveryRequest { headers, body }
+    headers.push((WEBHOOK_ID, value(id.to_owned())));
 }
 
 /// Names the delivery of an event to a service: the same for every attempt, different for every delivery, also from

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::prelude::{AsyncContext as _, Context, Handler, Message};
+use actix_web::http::header::HeaderValue;
 use serde_json::{Value, json};
 
 use super::Client;
-use super::messages::ReadTls;
+use super::messages::{Method, ReadTls};
 use super::policy;
 use super::post::{Attempt, Poster};
 use crate::actors::clock;
@@ -18,7 +19,9 @@ use crate::domain::dispatch::PendingWork;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::work::WorkId;
-use crate::protocol::webhook::{Recipient as To, SigningKey, TraceIds, delivery_request};
+use crate::protocol::webhook::{
+    Attempted, IDEMPOTENCY_KEY, Recipient as To, SigningKey, TraceIds, delivery_request, sign,
+};
 
 /// How many errors are remembered.
 const MAX_ERRORS: usize = 8;
@@ -38,7 +41,8 @@ pub(super) struct Attempts {
 /// The error of an attempt, shown to operators.
 struct LastError {
     at: Timestamp,
-    event_id: EventId,
+    /// None, if it was no delivery.
+    event_id: Option<EventId>,
     error: String,
 }
 
@@ -63,7 +67,7 @@ impl Attempts {
         &self.schedule
     }
 
-    pub(super) fn remember_error(&mut self, at: Timestamp, event_id: EventId, error: String) {
+    pub(super) fn remember_error(&mut self, at: Timestamp, event_id: Option<EventId>, error: String) {
         if self.last_errors.len() >= MAX_ERRORS {
             self.last_errors.pop_front();
         }
@@ -153,14 +157,59 @@ impl Client {
     }
 }
 
+impl Client {
+    pub(super) fn send_ask(&mut self, number: u64, ctx: &mut Context<Self>) {
+        let attempting = Attempting { id: WorkId::Ask(number), client: ctx.address(), attempt: None };
+        let Some(request) = self.asks.get(number) else { return };
+        let options = &self.parts.service.options;
+        if request.body.len() > options.max_body.as_usize() {
+            return attempting.end(AttemptEnd::TooLarge(request.body.len()));
+        }
+        let poster = match &self.attempts.poster {
+            Ok(poster) => Rc::clone(poster),
+            Err(reason) => return attempting.end(AttemptEnd::Unable(reason.clone())),
+        };
+        let (mut headers, body, max_answer_bytes) =
+            (request.headers.clone(), request.body.clone(), request.max_answer_bytes);
+        let path = request.path.clone().unwrap_or_else(|| self.parts.service.path.clone());
+        let ids = TraceIds { trace: rand::random(), span: rand::random() };
+        let traceparent = request.traceparent.as_deref();
+        sign(
+            &mut headers,
+            &body,
+            &self.attempts.keys,
+            Attempted { id: &request.id, traceparent, now: clock::now(), ids },
+        );
+        let method = match request.method {
+            Method::Get => awc::http::Method::GET,
+            Method::Post => {
+                let id = HeaderValue::from_str(&request.id).expect("invariant: it was put into a header before");
+                headers.push((IDEMPOTENCY_KEY, id));
+                awc::http::Method::POST
+            }
+        };
+        self.asks.is_sent(number);
+        actix_rt::spawn(async move {
+            let attempt = poster.ask(method, &path, &headers, body, max_answer_bytes).await;
+            attempting.end(AttemptEnd::Posted(attempt));
+        });
+    }
+}
+
 impl Handler<AttemptEnded> for Client {
     type Result = ();
 
     fn handle(&mut self, AttemptEnded { id, attempt }: AttemptEnded, ctx: &mut Self::Context) {
         match attempt {
-            Some(attempt) => self.attempt_ended(id, attempt),
+            Some(end) => match id {
+                WorkId::Delivery(event_id) => self.attempt_ended(event_id, end),
+                WorkId::Ask(number) => self.ask_ended(number, end),
+            },
             None => {
                 self.dispatcher.cancelled(id);
+                if let WorkId::Ask(number) = id {
+                    self.asks.put_off(number, None);
+                }
             }
         }
         self.pump(ctx);

@@ -238,7 +238,7 @@ impl Model {
     /// Sends one; checks that it may be.
     fn send(&mut self) -> Result<bool, TestCaseError> {
         let Next::Send(work) = self.dispatcher.next(self.now, 0.5) else { return Ok(false) };
-        let WorkId::Delivery(id) = work.id;
+        let WorkId::Delivery(id) = work.id else { unreachable!("nothing is asked") };
         let known = self.claims.get(work.id).map(|claimed| claimed.attempts);
         let row = &self.rows[&id];
         prop_assert!(row.state.is_open(), "{} is sent, and is {:?}", id, row.state);
@@ -318,7 +318,7 @@ impl Model {
     fn reset(&mut self) {
         self.dispatcher.release();
         let under_way = self.under_way();
-        self.claims.reset(|WorkId::Delivery(id)| under_way.contains(&id));
+        self.claims.reset(|id| matches!(id, WorkId::Delivery(id) if under_way.contains(&id)));
     }
 
     fn redrive(&mut self, at: usize) {

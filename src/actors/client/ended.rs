@@ -1,4 +1,4 @@
-//! What follows from the end of an attempt, for the delivery and for the service.
+//! What follows from the end of an attempt, for the delivery or ask and for the service.
 
 use std::time::Duration;
 
@@ -7,13 +7,14 @@ use serde_json::json;
 
 use super::Client;
 use super::attempts::{AttemptEnd, REFUSALS_TOLD};
+use super::messages::{Answer, Method, NotSent};
 use super::post::{Attempt, FailureKind, Outcome};
 use super::telling::Cause;
 use super::writes::ToStore;
 use crate::actors::clock;
 use crate::domain::breaker::BreakerState;
 use crate::domain::delivery::{DeadReason, Verdict, classify};
-use crate::domain::dispatch::BlockedBy;
+use crate::domain::dispatch::{BlockedBy, PendingWork};
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::retry::RetryVerdict;
 use crate::domain::work::WorkId;
@@ -38,7 +39,9 @@ impl Judged {
     /// `applied` bounds the time that the service has asked for.
     fn of(end: AttemptEnd, applied: impl Fn(Option<Duration>) -> Option<Duration>, spares_404: bool) -> Self {
         match end {
-            AttemptEnd::Posted(Attempt { outcome: Outcome::Answered { status, retry_after, excerpt }, took }) => {
+            AttemptEnd::Posted(Attempt {
+                outcome: Outcome::Answered { status, retry_after, excerpt }, took, ..
+            }) => {
                 let verdict = classify(status, applied(retry_after), spares_404);
                 let failed = verdict != Verdict::Delivered;
                 Self {
@@ -49,7 +52,7 @@ impl Judged {
                     answer: Some(excerpt).filter(|excerpt| failed && !excerpt.is_empty()),
                 }
             }
-            AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, took }) => {
+            AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, took, .. }) => {
                 let verdict = match kind {
                     FailureKind::Resources => Verdict::PutOff(RESOURCES_PAUSE),
                     _ => Verdict::Retry { retry_after: None },
@@ -73,10 +76,29 @@ impl Judged {
     }
 }
 
+/// What the one who has asked learns of this try.
+fn answer(end: &AttemptEnd) -> Answer {
+    let failed =
+        |kind, message: &String, is_perhaps_sent| Answer::Failed { kind, message: message.clone(), is_perhaps_sent };
+    match end {
+        AttemptEnd::Posted(Attempt { outcome: Outcome::Answered { status, .. }, content: Some(content), .. }) => {
+            Answer::Answered { status: *status, content: content.clone() }
+        }
+        AttemptEnd::Posted(Attempt { outcome: Outcome::Answered { status, excerpt, .. }, .. }) => {
+            failed("broken", &format!("answered {status}: {excerpt}"), true)
+        }
+        AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, .. }) => {
+            failed(kind.as_str(), message, kind.is_perhaps_sent())
+        }
+        AttemptEnd::TooLarge(_) => Answer::NotSent(NotSent::TooLarge),
+        AttemptEnd::Unable(reason) => failed("configuration", reason, false),
+    }
+}
+
 impl Client {
     /// Judges an ended attempt, and collects what is to be stored about it.
-    pub(super) fn attempt_ended(&mut self, id: WorkId, end: AttemptEnd) {
-        let WorkId::Delivery(event_id) = id;
+    pub(super) fn attempt_ended(&mut self, event_id: EventId, end: AttemptEnd) {
+        let id = WorkId::Delivery(event_id);
         if !self.lease.may_act() {
             // It is another's: that one makes the attempt anew.
             self.dispatcher.abandoned(id);
@@ -85,9 +107,10 @@ impl Client {
         let made = self.claims.get(id).map_or(0, |claimed| (claimed.attempts + 1).saturating_sub(claimed.spent));
         let spares_404 = made <= self.parts.service.options.retry_404;
         let judged = Judged::of(end, |asked| self.attempts.schedule().applied(asked), spares_404);
-        self.count_refusal(&judged, event_id);
+        self.count_refusal(&judged, Some(event_id));
         if let Verdict::PutOff(pause) = judged.verdict {
-            return self.put_off(id, &judged, pause);
+            self.put_off(id, &judged, pause);
+            return;
         }
         let finished = self.dispatcher.finished(id, judged.verdict, judged.took, self.clock.now(), rand::random());
         let now = clock::now();
@@ -123,11 +146,9 @@ impl Client {
             dead.into_iter().for_each(|event| self.writes.push(ToStore::Event(event)));
         }
         if let Some(error) = &judged.reason {
-            self.attempts.remember_error(now, event_id, error.clone());
+            self.attempts.remember_error(now, Some(event_id), error.clone());
         }
-        for follower in finished.released {
-            self.claims.release(follower.id);
-        }
+        self.give_back(finished.released);
         if let Some(transition) = finished.transition {
             self.turned(transition, if is_own_event { Cause::OwnEvent } else { Cause::Attempt });
         }
@@ -148,9 +169,58 @@ impl Client {
         }));
     }
 
+    /// Judges an ended try of an ask, and answers it unless it is tried again.
+    pub(super) fn ask_ended(&mut self, number: u64, end: AttemptEnd) {
+        let id = WorkId::Ask(number);
+        let answer = answer(&end);
+        let Some(request) = self.asks.get(number).filter(|_| self.lease.may_act()) else {
+            self.dispatcher.abandoned(id);
+            return self.asks.answer(number, answer);
+        };
+        let (is_post, made) = (request.method == Method::Post, self.asks.made(number));
+        let path = request.path.as_deref().unwrap_or(&self.parts.service.path);
+        let what = format!("{} {path}", request.method.as_str());
+        let spares_404 = is_post && made <= self.parts.service.options.retry_404;
+        let mut judged = Judged::of(end, |asked| self.attempts.schedule().applied(asked), spares_404);
+        judged.reason = judged.reason.map(|reason| format!("{what}: {reason}"));
+        // A path that a service does not have says nothing of its deliveries.
+        if is_post {
+            self.count_refusal(&judged, None);
+        }
+        if let Verdict::PutOff(pause) = judged.verdict {
+            self.put_off(id, &judged, pause);
+            return self.asks.put_off(number, Some(answer));
+        }
+        let now = self.clock.now();
+        let finished = self.dispatcher.finished(id, judged.verdict, judged.took, now, rand::random());
+        if let Some(error) = judged.reason {
+            self.attempts.remember_error(clock::now(), None, error);
+        }
+        if let Some(transition) = finished.and_then(|finished| finished.transition) {
+            self.turned(transition, Cause::Attempt);
+        }
+        if matches!(judged.verdict, Verdict::Retry { .. } | Verdict::NotYet)
+            && let RetryVerdict::After(delay) =
+                self.attempts.schedule().next(made, judged.verdict.retry_after(), rand::random())
+            && self.asks.may_wait_until(number, now.plus(delay))
+        {
+            return self.asks.try_again(number, now.plus(delay), answer);
+        }
+        self.asks.answer(number, answer);
+    }
+
+    /// What the dispatcher has given back untried is to be offered again.
+    pub(super) fn give_back(&mut self, released: Vec<PendingWork>) {
+        for work in released {
+            match work.id {
+                WorkId::Delivery(_) => self.claims.release(work.id),
+                WorkId::Ask(number) => self.asks.released(number),
+            }
+        }
+    }
+
     /// The attempt does not count, and nothing is sent for `pause`.
     fn put_off(&mut self, id: WorkId, judged: &Judged, pause: Duration) {
-        let WorkId::Delivery(event_id) = id;
         let now = self.clock.now();
         let why = if judged.http_status.is_some() { BlockedBy::RetryAfter } else { BlockedBy::Resources };
         let rested = self.dispatcher.rests(now).map(|(_, why)| why);
@@ -165,7 +235,13 @@ impl Client {
             let level = if pause >= LONG_PAUSE { log::Level::Info } else { log::Level::Debug };
             log::log!(level, service = self.name(), reason, pause_ms; "the service asks for time");
         }
-        self.metrics.attempted("put_off", judged.took);
+        let event_id = match id {
+            WorkId::Delivery(event_id) => {
+                self.metrics.attempted("put_off", judged.took);
+                Some(event_id)
+            }
+            WorkId::Ask(_) => None,
+        };
         let error = match why {
             BlockedBy::RetryAfter => format!("{reason}, and asked for {pause:?}"),
             _ => reason.to_owned(),
@@ -174,7 +250,7 @@ impl Client {
     }
 
     /// Publishes an event once for each series of refusals that concern the service rather than the events.
-    fn count_refusal(&mut self, judged: &Judged, id: EventId) {
+    fn count_refusal(&mut self, judged: &Judged, id: Option<EventId>) {
         let Some(status) = judged.http_status else { return };
         if self.attempts.count_refusal(status, judged.verdict) {
             log::warn!(service = self.name(), status, refusals = REFUSALS_TOLD; "the service refuses everything");

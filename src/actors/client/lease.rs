@@ -145,7 +145,8 @@ impl Client {
             self.kept.void();
         }
         self.writes.void();
-        drop(self.dispatcher.release());
+        let released = self.dispatcher.release();
+        self.give_back(released);
         let under_way: HashSet<WorkId> = self.under_way().collect();
         self.claims.reset(|id| under_way.contains(&id));
     }

@@ -1,14 +1,15 @@
 //! A client: delivers the events of one service, through its circuit breaker.
 //!
 //! It claims due deliveries from the store, posts them, and has persistence store how the attempts ended. In memory it
-//! keeps only the deliveries in hand; the store has all of them. The
-//! [`Dispatcher`] makes all decisions, which are carried out here.
+//! keeps only the deliveries in hand; the store has all of them. It also sends what others in this process
+//! [ask](asks) of the service. The [`Dispatcher`] makes all decisions, which are carried out here.
 //!
 //! - CL-4: a delivery counts as in flight from its request until its outcome is stored. At most as many requests as the
 //!   concurrency allows are under way, and at most 256 outcomes wait to be stored. A crash repeats no other deliveries.
 //! - CL-5: of several processes, only the holder of the service's lease changes the stored state. It begins with that
 //!   state when it gets the lease. The other processes store commands for it.
 
+mod asks;
 mod attempts;
 mod claims;
 mod ended;
@@ -35,11 +36,12 @@ use actix::prelude::{
 };
 use tokio::sync::oneshot;
 
+use self::asks::Asks;
 use self::attempts::Attempts;
 use self::claims::Claims;
 use self::kept::Kept;
 use self::lease::HandingOver;
-use self::messages::ReadTls;
+use self::messages::{Ask, ReadTls};
 use self::reading::Rounds;
 use self::report::Rate;
 use self::telling::{Cause, Told};
@@ -100,6 +102,7 @@ pub struct Client {
     term: i64,
     dispatcher: Dispatcher,
     claims: Claims,
+    asks: Asks,
     rounds: Rounds,
     waits: Waits,
     writes: Writes,
@@ -128,6 +131,7 @@ impl Client {
             term: 0,
             dispatcher: Dispatcher::new(policy::dispatch_policy(options), None, clock.now()),
             claims: Claims::default(),
+            asks: Asks::default(),
             rounds: Rounds::default(),
             waits: Waits::default(),
             writes: Writes::default(),
@@ -140,18 +144,20 @@ impl Client {
         }
     }
 
-    /// Deliveries that were sent, and are not known to be settled.
+    /// What was sent, and is not known to be settled.
     fn under_way(&self) -> impl Iterator<Item = WorkId> {
         self.dispatcher.in_flight().chain(self.writes.ended())
     }
 
     /// Does all that can be done now: sends, reads, writes, and sets the timer for the rest.
     fn pump(&mut self, ctx: &mut Context<Self>) {
+        self.offer_asks();
+        let mut until = None;
         if self.lease.may_act() && !self.handing_over.is_silent(self.clock.now()) {
-            let until = self.send_all(ctx);
+            until = self.send_all(ctx);
             self.read(ctx);
-            self.set_timer(until, ctx);
         }
+        self.set_timer(until.into_iter().chain(self.asks.next_due()).min(), ctx);
         self.write(ctx);
         self.observe_figures();
         if self.dispatcher.in_flight().next().is_none() && self.writes.unsettled() == 0 {
@@ -168,7 +174,10 @@ impl Client {
         while self.writes.unsettled() < MAX_UNSETTLED && self.parts.cluster.may_act_in(self.term) {
             let now = self.clock.now();
             match self.dispatcher.next(now, rand::random()) {
-                Next::Send(work) => self.send(&work, ctx),
+                Next::Send(work) => match work.id {
+                    WorkId::Delivery(_) => self.send(&work, ctx),
+                    WorkId::Ask(number) => self.send_ask(number, ctx),
+                },
                 Next::Turned(transition) => self.turned(transition, Cause::Time),
                 Next::Wait { until, why } => {
                     if self.waits.see(why, until) && why == BlockedBy::Breaker {
@@ -267,7 +276,7 @@ impl Handler<Finish> for Client {
     }
 }
 
-crate::supervised!(Client, ReadTls);
+crate::supervised!(Client, ReadTls, Ask);
 
 #[cfg(test)]
 mod lease_tests;

@@ -6,14 +6,18 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::error::HttpError;
-use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use actix_web::http::Method;
+use actix_web::http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
+};
 use awc::error::{ConnectError, SendRequestError};
 use awc::http::Uri;
 use awc::{Client, ClientResponse};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::resolve::{Connector, RefusedAddress, STAGE, Stage};
+use super::messages::{BodyEnd, Content};
+use super::resolve::{Connector, HAS_ENDED, RefusedAddress, STAGE, Stage};
 use super::tls::client_config;
 use crate::actors::clock::now;
 use crate::config::{SecretUrl, ServiceConfig};
@@ -46,6 +50,8 @@ pub struct Attempt {
     pub outcome: Outcome,
     /// Time until the head of the answer or until the failure.
     pub took: Duration,
+    /// What was answered to an ask.
+    pub content: Option<Content>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +69,9 @@ pub enum Outcome {
         message: String,
     },
 }
+
+/// Why there is no answer, and what exactly has happened.
+type Failure = (FailureKind, String);
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,6 +95,14 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// Whether the service may have got the request all the same.
+    pub fn is_perhaps_sent(self) -> bool {
+        match self {
+            Self::Timeout | Self::Broken => true,
+            Self::Connect | Self::Dns | Self::Tls | Self::RefusedAddress | Self::Request | Self::Resources => false,
+        }
+    }
+
     /// The name in logs, metrics and the store.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -143,13 +160,52 @@ impl Poster {
 
     /// Posts `body` to `path` below the service's URL.
     ///
+    /// The head decides the outcome; of the body only the beginning is kept.
+    pub async fn post(&self, path: &str, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Attempt {
+        let (answered, took) = self.request(Method::POST, path, headers, body).await;
+        let outcome = match answered {
+            Ok(response) => answer(response, self.timeout.saturating_sub(took).min(BODY_PATIENCE)).await,
+            Err((kind, message)) => Outcome::Failed { kind, message },
+        };
+        Attempt { outcome, took, content: None }
+    }
+
+    /// Sends `body` to `path` below the service's URL, and reads the whole answer, up to `max_answer_bytes`. Head and
+    /// body have one timeout.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Bytes,
+        max_answer_bytes: usize,
+    ) -> Attempt {
+        let (answered, took) = self.request(method, path, headers, body).await;
+        let (outcome, content) = match answered.and_then(final_head) {
+            Ok((response, status, retry_after)) => {
+                let content = content(response, max_answer_bytes, self.timeout.saturating_sub(took)).await;
+                (Outcome::Answered { status, retry_after, excerpt: String::new() }, Some(content))
+            }
+            Err((kind, message)) => (Outcome::Failed { kind, message }, None),
+        };
+        Attempt { outcome, took, content }
+    }
+
+    /// Returns the head of the answer, and the time until then.
+    ///
     /// If a pooled connection turns out to be dead before any byte of an answer has come, one other connection is
     /// tried.
-    pub async fn post(&self, path: &str, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Attempt {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Bytes,
+    ) -> (Result<ClientResponse, Failure>, Duration) {
         let begin = Instant::now();
         let answered = match client_uri(self.url.join_path(path).as_str()) {
             Ok(uri) => {
-                let attempt = self.attempt(&uri, headers, body);
+                let attempt = self.attempt(&method, &uri, headers, body);
                 tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| {
                     let message = format!("no answer within {:?}", self.timeout);
                     Err((FailureKind::Timeout, message))
@@ -157,24 +213,20 @@ impl Poster {
             }
             Err(error) => Err((FailureKind::Request, error.to_string())),
         };
-        let took = begin.elapsed();
-        let outcome = match answered {
-            Ok(response) => answer(response, self.timeout.saturating_sub(took).min(BODY_PATIENCE)).await,
-            Err((kind, message)) => Outcome::Failed { kind, message },
-        };
-        Attempt { outcome, took }
+        (answered, begin.elapsed())
     }
 
     /// Returns the head of the answer.
     async fn attempt(
         &self,
+        method: &Method,
         uri: &Uri,
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
-    ) -> Result<ClientResponse, (FailureKind, String)> {
-        let (mut sent, mut stage) = self.send(uri, headers, body.clone()).await;
+    ) -> Result<ClientResponse, Failure> {
+        let (mut sent, mut stage) = self.send(method, uri, headers, body.clone()).await;
         if stage == Stage::Pooled && sent.as_ref().is_err_and(is_dead_connection) {
-            (sent, stage) = self.send(uri, headers, body).await;
+            (sent, stage) = self.send(method, uri, headers, body).await;
         }
         sent.map_err(|error| failure(&error, stage))
     }
@@ -182,11 +234,12 @@ impl Poster {
     /// Returns the head of the answer, and how far the connection got.
     async fn send(
         &self,
+        method: &Method,
         uri: &Uri,
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
     ) -> (Result<ClientResponse, SendRequestError>, Stage) {
-        let mut request = self.client.post(uri.clone());
+        let mut request = self.client.request(method.clone(), uri.clone());
         let all = request.headers_mut();
         for (name, value) in self.headers.iter().chain(headers) {
             all.append(name.clone(), value.clone());
@@ -225,14 +278,44 @@ fn is_dead_connection(error: &SendRequestError) -> bool {
     }
 }
 
-/// Reads the body for at most `patience`. A body that stalls or breaks off does not change the outcome.
-async fn answer(mut response: ClientResponse, patience: Duration) -> Outcome {
+/// Status and wait of an answer that is final.
+fn final_head(response: ClientResponse) -> Result<(ClientResponse, u16, Option<Duration>), Failure> {
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers(), now().into());
     if status < 200 {
         // Interim answers are skipped below. This one announces another protocol, which nobody has asked for.
-        return Outcome::Failed { kind: FailureKind::Broken, message: format!("interim answer {status}") };
+        return Err((FailureKind::Broken, format!("interim answer {status}")));
     }
+    Ok((response, status, retry_after))
+}
+
+/// Reads the body for at most `patience`, and at most `max_bytes` of it.
+async fn content(mut response: ClientResponse, max_bytes: usize, patience: Duration) -> Content {
+    // Any other body ends with its connection.
+    let is_delimited = [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| response.headers().contains_key(name));
+    let mut body = Vec::new();
+    let read = async {
+        while let Some(chunk) = response.next().await {
+            let Ok(chunk) = chunk else { return BodyEnd::BrokenOff };
+            let room = max_bytes - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if chunk.len() > room {
+                return BodyEnd::TooLong;
+            }
+        }
+        if is_delimited && HAS_ENDED.with(Cell::get) { BodyEnd::BrokenOff } else { BodyEnd::Whole }
+    };
+    let read = HAS_ENDED.scope(Cell::new(false), read);
+    let end = tokio::time::timeout(patience, read).await.unwrap_or(BodyEnd::BrokenOff);
+    Content { body: body.into(), end }
+}
+
+/// Reads the body for at most `patience`. A body that stalls or breaks off does not change the outcome.
+async fn answer(response: ClientResponse, patience: Duration) -> Outcome {
+    let (mut response, status, retry_after) = match final_head(response) {
+        Ok(answered) => answered,
+        Err((kind, message)) => return Outcome::Failed { kind, message },
+    };
     let mut excerpt = Vec::new();
     let read = async {
         let mut read = 0;
@@ -288,7 +371,7 @@ fn tls_reason(error: &io::Error) -> String {
     }
 }
 
-fn failure(error: &SendRequestError, stage: Stage) -> (FailureKind, String) {
+fn failure(error: &SendRequestError, stage: Stage) -> Failure {
     let kind = match error {
         SendRequestError::Connect(ConnectError::Resolver(reason)) => match reason.downcast_ref::<RefusedAddress>() {
             Some(refused) => return (FailureKind::RefusedAddress, refused.to_string()),

@@ -5,10 +5,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, SystemTime};
 
+use actix_web::http::Method;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use socket2::SockRef;
 
+use super::messages::BodyEnd;
 use super::post::{Attempt, EXCERPT_BYTES, FailureKind, Outcome, Poster};
 use crate::config::{Config, LoadArgs, ServiceConfig};
 
@@ -58,7 +60,7 @@ fn serve(serve: impl Fn(usize, TcpStream) + Clone + Send + 'static) -> SocketAdd
 }
 
 /// Answers every request with `answer`, and tells each request with the number of its connection.
-fn serve_always(answer: impl Into<Vec<u8>>) -> (SocketAddr, Receiver<(usize, String)>) {
+pub fn serve_always(answer: impl Into<Vec<u8>>) -> (SocketAddr, Receiver<(usize, String)>) {
     let (tell, told) = channel();
     let answer = answer.into();
     let addr = serve(move |number, mut stream| {
@@ -379,4 +381,44 @@ async fn no_more_connections_than_requests_at_a_time() {
     let attempts = futures_util::future::join_all((0..20).map(|_| post(&poster))).await;
     assert!(attempts.iter().all(|attempt| answered(attempt).0 == 200));
     assert!(requests.try_iter().all(|(connection, _)| connection < 2));
+}
+
+/// The whole of an answer: what it ended with, and how much there was.
+async fn content(poster: &Poster, max_bytes: usize) -> (BodyEnd, usize) {
+    let attempt = poster.ask(Method::GET, "/digest", &[], Bytes::new(), max_bytes).await;
+    let content = attempt.content.expect("an answer");
+    (content.end, content.body.len())
+}
+
+#[actix_rt::test]
+async fn who_asks_gets_the_whole_answer_up_to_a_bound() {
+    let large = 3 * 1024 * 1024;
+    let answer = [format!("HTTP/1.1 200 OK\r\nContent-Length: {large}\r\n\r\n").into_bytes(), vec![b'x'; large]];
+    let (addr, requests) = serve_always(answer.concat());
+    let poster = poster(addr, &[]);
+    assert_eq!(content(&poster, large).await, (BodyEnd::Whole, large));
+    assert_eq!(content(&poster, large - 1).await, (BodyEnd::TooLong, large - 1));
+    let connections: Vec<usize> = requests.try_iter().map(|(number, _)| number).collect();
+    assert_eq!(connections, [0, 0], "the connection is used again after a whole answer");
+}
+
+#[actix_rt::test]
+async fn a_body_that_breaks_off_or_stalls_is_not_whole() {
+    let answers = [
+        "1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+        "1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        "1.0 200 OK\r\n\r\nabc",
+        "1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+    ];
+    let addr = serve(move |number, mut stream| {
+        let _ = read_request(&mut stream);
+        let _ = stream.write_all(format!("HTTP/{}", answers[number]).as_bytes());
+        if number == 3 {
+            linger(stream);
+        }
+    });
+    let poster = poster(addr, &[("timeout", "200ms")]);
+    for end in [BodyEnd::BrokenOff, BodyEnd::BrokenOff, BodyEnd::Whole, BodyEnd::BrokenOff] {
+        assert_eq!(content(&poster, 100).await, (end, 3));
+    }
 }

@@ -68,6 +68,7 @@ impl Client {
             "dead": self.parts.slot.dead(),
             "in_hand": in_hand,
             "in_hand_bytes": in_hand_bytes,
+            "asks": self.asks.len(),
             "keys_in_hand": figures.keys,
             "keys_parked": self.claims.parked(),
             "waits_for": waits_for,

@@ -25,6 +25,9 @@ use crate::domain::network::is_public;
 tokio::task_local! {
     /// How far the current attempt has come in making a connection.
     pub(super) static STAGE: Cell<Stage>;
+    /// Whether the connection has ended while the body of an answer was being read. The HTTP client does not tell that
+    /// from the end of the body.
+    pub(super) static HAS_ENDED: Cell<bool>;
 }
 
 /// How far an attempt has come in making a connection.

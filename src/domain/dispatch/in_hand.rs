@@ -9,7 +9,7 @@ use crate::domain::key_order::{Admitted, KeyOrder};
 use crate::domain::priority::{Lane, OldestWaits};
 use crate::domain::work::WorkId;
 
-/// One unit of work: a delivery to be made.
+/// One unit of work: a delivery to be made, or an ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingWork {
     pub id: WorkId,
@@ -36,14 +36,14 @@ pub enum Offered {
     HeldBack,
 }
 
-/// The deliveries of one lane that may go out, the oldest first. Retries apart: they may have to wait for the budget.
+/// Work of one kind and lane that may go out, the oldest first. Retries apart: they may have to wait for the budget.
 #[derive(Debug, Default)]
-struct Queue {
+struct Aged {
     first: BTreeMap<(Timestamp, WorkId), PendingWork>,
     retries: BTreeMap<(Timestamp, WorkId), PendingWork>,
 }
 
-impl Queue {
+impl Aged {
     fn of(&mut self, attempt: u32) -> &mut BTreeMap<(Timestamp, WorkId), PendingWork> {
         if attempt == 0 { &mut self.first } else { &mut self.retries }
     }
@@ -56,23 +56,53 @@ impl Queue {
     fn is_empty(&self) -> bool {
         self.first.is_empty() && self.retries.is_empty()
     }
+
+    fn into_values(self) -> impl Iterator<Item = PendingWork> {
+        self.first.into_values().chain(self.retries.into_values())
+    }
+}
+
+/// What may go out of one lane. Deliveries and asks take turns: neither has to wait for all of the other, whichever is
+/// older.
+#[derive(Debug, Default)]
+struct Queue {
+    deliveries: Aged,
+    asks: Aged,
+    is_asks_turn: bool,
+}
+
+impl Queue {
+    fn of(&mut self, id: WorkId) -> &mut Aged {
+        if id.is_ask() { &mut self.asks } else { &mut self.deliveries }
+    }
+
+    fn next(&self, with_retries: bool) -> Option<&PendingWork> {
+        let (delivery, ask) = (self.deliveries.oldest(with_retries), self.asks.oldest(with_retries));
+        if self.is_asks_turn { ask.or(delivery) } else { delivery.or(ask) }
+    }
+
+    fn oldest(&self, with_retries: bool) -> Option<Timestamp> {
+        let oldest = self.deliveries.oldest(with_retries).into_iter().chain(self.asks.oldest(with_retries));
+        oldest.map(|work| work.since).min()
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct InHand {
-    /// Most of one lane, besides what is put back.
+    /// Most deliveries of one lane, besides what is put back. Who asks bounds the asks.
     limit: usize,
     keys: KeyOrder,
     queues: [Queue; Lane::COUNT],
     /// Behind another of their key.
     behind: HashMap<WorkId, PendingWork>,
     lanes: HashMap<WorkId, Lane>,
+    /// How many deliveries there are of each.
     counts: [usize; Lane::COUNT],
 }
 
 impl InHand {
-    /// At most `limit` of each lane, at least one; of a key at most `behind` that wait behind the first.
+    /// At most `limit` deliveries of each lane, at least one; of a key at most `behind` that wait behind the first.
     pub fn new(limit: usize, behind: usize) -> Self {
         Self {
             limit: limit.max(1),
@@ -99,7 +129,7 @@ impl InHand {
 
     /// Retries of live lanes that may go out.
     pub fn waiting_retries(&self) -> usize {
-        Lane::LIVE.map(|lane| self.queues[lane.index()].retries.len()).into_iter().sum()
+        Lane::LIVE.map(|lane| self.queues[lane.index()].deliveries.retries.len()).into_iter().sum()
     }
 
     /// How many keys are in hand or parked.
@@ -112,8 +142,8 @@ impl InHand {
         if self.lanes.contains_key(&work.id) {
             return Offered::Known;
         }
-        if is_closed || self.room(work.lane) == 0 {
-            if let Some(key) = &work.key {
+        if is_closed || !work.id.is_ask() && self.room(work.lane) == 0 {
+            if let Some(key) = work.key.as_ref().filter(|_| !work.id.is_ask()) {
                 self.keys.hold(work.id, key);
             }
             return Offered::Full;
@@ -137,27 +167,48 @@ impl InHand {
 
     /// Whether there is something that may go out.
     pub fn has_ready(&self) -> bool {
-        !self.queues.iter().all(Queue::is_empty)
+        !self.queues.iter().all(|queue| queue.deliveries.is_empty() && queue.asks.is_empty())
     }
 
     /// By lane, how long the oldest that may go out has waited.
     pub fn oldest_waits(&self, now: Timestamp, with_retries: bool) -> OldestWaits {
-        let oldest = |lane: Lane| self.queues[lane.index()].oldest(with_retries).map(|work| now.since(work.since));
+        let oldest = |lane: Lane| self.queues[lane.index()].oldest(with_retries).map(|since| now.since(since));
         Lane::ALL.map(oldest)
     }
 
-    /// Takes out the oldest of the lane.
+    /// Takes out the next of the lane.
     pub fn take(&mut self, lane: Lane, with_retries: bool) -> Option<PendingWork> {
         let queue = &mut self.queues[lane.index()];
-        let PendingWork { since, id, attempt, .. } = *queue.oldest(with_retries)?;
-        let work = queue.of(attempt).remove(&(since, id))?;
+        let PendingWork { since, id, attempt, .. } = *queue.next(with_retries)?;
+        let work = queue.of(id).of(attempt).remove(&(since, id))?;
+        queue.is_asks_turn = !id.is_ask();
         self.count_out(&work);
         Some(work)
     }
 
     /// What of `key` was in flight is settled: the next may go out.
     pub fn settled(&mut self, key: &ByteString) {
-        let next = self.keys.finish(key).and_then(|next| self.behind.remove(&next));
+        let next = self.keys.finish(key);
+        self.is_ready(next);
+    }
+
+    /// Takes out an ask.
+    pub fn withdraw(&mut self, ask: &PendingWork) {
+        let queue = self.queues[ask.lane.index()].of(ask.id).of(ask.attempt);
+        let queued = queue.remove(&(ask.since, ask.id));
+        if queued.or_else(|| self.behind.remove(&ask.id)).is_none() {
+            return;
+        }
+        self.count_out(ask);
+        if let Some(key) = &ask.key {
+            let next = self.keys.leave(ask.id, key);
+            self.is_ready(next);
+        }
+    }
+
+    /// What was behind others of its key may go out.
+    fn is_ready(&mut self, next: Option<WorkId>) {
+        let next = next.and_then(|next| self.behind.remove(&next));
         next.into_iter().for_each(|next| self.enqueue(next));
     }
 
@@ -177,7 +228,7 @@ impl InHand {
     /// Hands back everything, in the order of ids.
     pub fn empty(&mut self, is_in_flight: impl Fn(WorkId) -> bool) -> Vec<PendingWork> {
         let queues = self.queues.iter_mut().map(std::mem::take);
-        let queued = queues.flat_map(|queue| queue.first.into_values().chain(queue.retries.into_values()));
+        let queued = queues.flat_map(|queue| queue.deliveries.into_values().chain(queue.asks.into_values()));
         let mut all: Vec<PendingWork> = queued.chain(self.behind.drain().map(|(_, work)| work)).collect();
         all.sort_unstable_by_key(|work| work.id);
         all.iter().for_each(|work| self.count_out(work));
@@ -186,16 +237,16 @@ impl InHand {
     }
 
     fn enqueue(&mut self, work: PendingWork) {
-        self.queues[work.lane.index()].of(work.attempt).insert((work.since, work.id), work);
+        self.queues[work.lane.index()].of(work.id).of(work.attempt).insert((work.since, work.id), work);
     }
 
     fn count_in(&mut self, work: &PendingWork) {
         self.lanes.insert(work.id, work.lane);
-        self.counts[work.lane.index()] += 1;
+        self.counts[work.lane.index()] += usize::from(!work.id.is_ask());
     }
 
     fn count_out(&mut self, work: &PendingWork) {
         self.lanes.remove(&work.id);
-        self.counts[work.lane.index()] -= 1;
+        self.counts[work.lane.index()] -= usize::from(!work.id.is_ask());
     }
 }

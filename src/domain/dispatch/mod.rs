@@ -91,7 +91,8 @@ impl BlockedBy {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Finished {
     pub work: PendingWork,
-    /// Those of its key that were behind it, in the order of ids; to be read again from the store after it.
+    /// Those of its key that were behind it, in the order of ids; to be offered again after it, deliveries as read
+    /// again from the store.
     pub released: Vec<PendingWork>,
     pub transition: Option<Transition>,
 }
@@ -103,7 +104,7 @@ pub struct DispatchFigures {
     pub in_flight: usize,
     /// What may be in flight now.
     pub concurrency: usize,
-    /// By lane, in the order of [`Lane::ALL`]; those behind others of their key included.
+    /// Deliveries by lane, in the order of [`Lane::ALL`]; those behind others of their key included.
     pub in_hand: [usize; Lane::COUNT],
     pub keys: usize,
     pub paused: bool,
@@ -226,8 +227,8 @@ impl Dispatcher {
 
     /// An attempt ended with `verdict` after `took`. None if no such delivery is in flight.
     ///
-    /// What is to be tried again leaves, and parks its key: until it is offered again, or [`Self::unblock`], later ones
-    /// of the key are held back.
+    /// A delivery that is to be tried again leaves, and parks its key: until it is offered again, or [`Self::unblock`],
+    /// later ones of the key are held back. An ask parks nothing.
     pub fn finished(
         &mut self,
         id: WorkId,
@@ -248,6 +249,10 @@ impl Dispatcher {
         }
         let released = match (&work.key, verdict) {
             (None, _) => Vec::new(),
+            (Some(key), _) if id.is_ask() => {
+                self.in_hand.settled(key);
+                Vec::new()
+            }
             (Some(key), Verdict::Delivered | Verdict::Dead(_)) => {
                 self.in_hand.settled(key);
                 Vec::new()
@@ -286,6 +291,13 @@ impl Dispatcher {
             self.rest = Some((until, why));
         }
         was_in_flight
+    }
+
+    /// An ask leaves, unless it is in flight: nobody waits for it any more.
+    pub fn withdraw(&mut self, ask: &PendingWork) {
+        if !self.in_flight.contains_key(&ask.id) {
+            self.in_hand.withdraw(ask);
+        }
     }
 
     /// Until when, and why, it rests at `now` because something outside of it says so.

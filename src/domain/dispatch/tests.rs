@@ -43,8 +43,15 @@ fn job(id: EventId) -> PendingWork {
     PendingWork { id: WorkId::Delivery(id), lane: Lane::Normal, key: None, attempt: 0, since: at(0) }
 }
 
-fn event(WorkId::Delivery(id): WorkId) -> EventId {
-    id
+fn event(id: WorkId) -> EventId {
+    match id {
+        WorkId::Delivery(id) => id,
+        WorkId::Ask(number) => -(number as EventId),
+    }
+}
+
+fn ask(number: u64) -> PendingWork {
+    PendingWork { id: WorkId::Ask(number), ..job(0) }
 }
 
 fn keyed(id: EventId, key: &'static str) -> PendingWork {
@@ -195,10 +202,55 @@ fn pause_and_drain_stop_everything_new() {
     assert_eq!((figures.in_flight, figures.in_hand, figures.keys), (0, [0; Lane::COUNT], 0));
 }
 
+#[test]
+fn asks_and_deliveries_take_turns_whichever_is_older() {
+    let newer = |number| PendingWork { since: at(9), ..ask(number) };
+    let policy = DispatchPolicy { concurrency: 9, ..POLICY };
+    let mut dispatcher = loaded(policy, (1..=4).map(job).chain((1..=3).map(newer)));
+    assert_eq!(send(&mut dispatcher, at(9)).0, [1, -1, 2, -2, 3, -3, 4]);
+}
+
+#[test]
+fn an_ask_goes_after_the_deliveries_of_its_key_that_are_in_hand_and_holds_back_none() {
+    let keyed_ask = |number| PendingWork { key: Some(ByteString::from_static("a")), ..ask(number) };
+    let mut dispatcher = loaded(POLICY, [keyed(1, "a"), keyed(2, "a"), keyed_ask(1), keyed(3, "a")]);
+    assert_eq!(dispatcher.offer(keyed_ask(2)), Offered::HeldBack, "one of a key at a time");
+    for expected in [1, 2, -1, 3] {
+        let next = send(&mut dispatcher, at(0)).0;
+        assert_eq!(next, [expected]);
+        let id = if expected < 0 { WorkId::Ask(1) } else { WorkId::Delivery(expected) };
+        let verdict = if expected < 0 { RETRY } else { Verdict::Delivered };
+        assert_eq!(dispatcher.finished(id, verdict, Duration::ZERO, at(0), 0.0).expect("in flight").released, []);
+    }
+    assert_eq!(dispatcher.offer(keyed(4, "a")), Offered::Taken);
+    assert_eq!(dispatcher.offer(keyed_ask(2)), Offered::Taken);
+    send(&mut dispatcher, at(0));
+    assert_eq!(finish(&mut dispatcher, 4, RETRY, at(0)).released, [keyed_ask(2)]);
+    assert_eq!(dispatcher.offer(keyed_ask(2)), Offered::HeldBack, "4 comes again first");
+}
+
+#[test]
+fn an_ask_that_nobody_waits_for_leaves() {
+    let keyed_ask = |number, key| PendingWork { key: Some(ByteString::from_static(key)), ..ask(number) };
+    let mut dispatcher = loaded(POLICY, [keyed_ask(1, "a"), keyed(1, "a"), keyed(2, "b"), keyed_ask(2, "b"), ask(3)]);
+    for work in [keyed_ask(1, "a"), keyed_ask(2, "b"), ask(3)] {
+        dispatcher.withdraw(&work);
+    }
+    assert_eq!(send(&mut dispatcher, at(0)).0, [1, 2]);
+    dispatcher.withdraw(&keyed_ask(1, "a"));
+    finish(&mut dispatcher, 1, Verdict::Delivered, at(0));
+    finish(&mut dispatcher, 2, Verdict::Delivered, at(0));
+    assert_eq!(dispatcher.figures(at(0)).keys, 0);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     /// A new event in the store, with one of three keys or none.
     Publish(Lane, Option<u8>),
+    /// Somebody asks, with one of the keys or none.
+    Ask(Lane, Option<u8>),
+    /// Nobody waits any more for one of those that are in hand.
+    Withdraw(usize),
     /// Offers the oldest outside of one key.
     Offer(Option<u8>),
     Next,
@@ -219,6 +271,8 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         6 => (prop::sample::select(&Lane::ALL[..]), key()).prop_map(|(lane, key)| Step::Publish(lane, key)),
+        2 => (prop::sample::select(&Lane::ALL[..]), key()).prop_map(|(lane, key)| Step::Ask(lane, key)),
+        1 => any::<usize>().prop_map(Step::Withdraw),
         8 => key().prop_map(Step::Offer),
         10 => Just(Step::Next),
         6 => (any::<usize>(), verdict).prop_map(|(k, verdict)| Step::Finish(k, verdict)),
@@ -236,6 +290,8 @@ struct Model {
     outside: BTreeSet<WorkId>,
     in_hand: BTreeSet<WorkId>,
     in_flight: BTreeSet<WorkId>,
+    /// For each ask, the deliveries of its key that were in hand or in flight when it came.
+    before: BTreeMap<WorkId, BTreeSet<WorkId>>,
 }
 
 impl Model {
@@ -254,8 +310,16 @@ impl Model {
         prop_assert_eq!(Some(work), self.all.get(&work.id));
         if work.key.is_some() {
             prop_assert!(self.in_flight.iter().all(|id| self.key(*id) != work.key), "DP-3: two of a key");
-            let earliest = self.in_hand.iter().find(|id| self.key(**id) == work.key);
-            prop_assert_eq!(earliest, Some(&work.id), "DP-3: order within the key");
+            let of_key: Vec<WorkId> =
+                self.in_hand.iter().copied().filter(|id| *id != work.id && self.key(*id) == work.key).collect();
+            if let Some(before) = self.before.get(&work.id) {
+                prop_assert!(!of_key.iter().any(|id| before.contains(id)), "KO-4: they go before it");
+            } else {
+                let earlier = of_key.iter().find(|id| !id.is_ask() && **id < work.id);
+                prop_assert_eq!(earlier, None, "DP-3: order within the key");
+                let passed = of_key.iter().find(|id| id.is_ask() && self.before[id].last() < Some(&work.id));
+                prop_assert_eq!(passed, None, "KO-4: it goes before what comes later");
+            }
         }
         Self::take(&mut self.in_hand, &mut self.in_flight, work.id)?;
         let figures = dispatcher.figures(now);
@@ -269,6 +333,9 @@ impl Model {
     fn finished(&mut self, finished: &Finished, verdict: Verdict) -> Result<(), TestCaseError> {
         let id = finished.work.id;
         Self::take(&mut self.in_flight, &mut self.outside, id)?;
+        if id.is_ask() {
+            prop_assert!(finished.released.is_empty());
+        }
         if matches!(verdict, Verdict::Delivered | Verdict::Dead(_)) {
             self.outside.remove(&id);
             prop_assert!(finished.released.is_empty());
@@ -279,6 +346,34 @@ impl Model {
             prop_assert_eq!(&follower.key, &finished.work.key);
             Self::take(&mut self.in_hand, &mut self.outside, follower.id)?;
         }
+        Ok(())
+    }
+
+    /// It is in hand from now on.
+    fn taken(&mut self, id: WorkId) -> Result<(), TestCaseError> {
+        if id.is_ask() {
+            self.before.insert(id, self.deliveries_of(&self.key(id)).collect());
+        }
+        Self::take(&mut self.outside, &mut self.in_hand, id)
+    }
+
+    /// Those in hand or in flight.
+    fn deliveries_of(&self, key: &Option<ByteString>) -> impl Iterator<Item = WorkId> {
+        let all = self.in_hand.iter().chain(&self.in_flight).copied();
+        all.filter(move |id| !id.is_ask() && key.is_some() && self.key(*id) == *key)
+    }
+
+    /// Why an offer may be refused.
+    fn held_back(&self, id: WorkId, key: &Option<ByteString>) -> Result<(), TestCaseError> {
+        let is_of_key = |id: &&WorkId| self.key(**id) == *key;
+        let in_line = self.in_hand.iter().chain(&self.in_flight);
+        let has_ask = in_line.filter(is_of_key).any(|id| id.is_ask());
+        if id.is_ask() {
+            prop_assert!(has_ask || self.outside.iter().filter(is_of_key).any(|id| !id.is_ask()));
+            return Ok(());
+        }
+        let count = self.deliveries_of(key).count();
+        prop_assert!(count == POLICY.behind + 1 || has_ask && count == POLICY.behind);
         Ok(())
     }
 }
@@ -307,17 +402,26 @@ proptest! {
                     model.all.insert(id, PendingWork { id, lane, key, attempt: 0, since: now });
                     model.outside.insert(id);
                 }
+                Step::Ask(lane, key) => {
+                    let id = WorkId::Ask(model.all.len() as u64 + 1);
+                    let key = key.map(|key| ByteString::from(key.to_string()));
+                    model.all.insert(id, PendingWork { id, lane, key, attempt: 0, since: now });
+                    model.outside.insert(id);
+                }
+                Step::Withdraw(k) => {
+                    let asks: BTreeSet<WorkId> = model.in_hand.iter().copied().filter(|id| id.is_ask()).collect();
+                    let Some(id) = nth(&asks, k) else { continue };
+                    dispatcher.withdraw(&model.all[&id]);
+                    model.in_hand.remove(&id);
+                }
                 Step::Offer(key) => {
                     let key = key.map(|key| ByteString::from(key.to_string()));
                     let Some(id) = model.outside.iter().copied().find(|id| model.key(*id) == key) else { continue };
                     let (work, wanted) = (model.all[&id].clone(), dispatcher.wants(model.all[&id].lane));
                     match dispatcher.offer(work) {
-                        Offered::Taken => Model::take(&mut model.outside, &mut model.in_hand, id)?,
-                        Offered::Full => prop_assert_eq!(wanted, 0),
-                        Offered::HeldBack => prop_assert_eq!(
-                            model.in_hand.iter().chain(&model.in_flight).filter(|id| model.key(**id) == key).count(),
-                            POLICY.behind + 1
-                        ),
+                        Offered::Taken => model.taken(id)?,
+                        Offered::Full => prop_assert!(wanted == 0 && !id.is_ask()),
+                        Offered::HeldBack => model.held_back(id, &key)?,
                         Offered::Known => prop_assert!(false, "it is outside"),
                     }
                 }
@@ -358,7 +462,8 @@ proptest! {
                 }
             }
             let figures = dispatcher.figures(now);
-            prop_assert_eq!(figures.in_hand.iter().sum::<usize>(), model.in_hand.len());
+            let deliveries = model.in_hand.iter().filter(|id| !id.is_ask()).count();
+            prop_assert_eq!(figures.in_hand.iter().sum::<usize>(), deliveries);
             prop_assert_eq!(dispatcher.in_flight().collect::<BTreeSet<_>>(), model.in_flight.clone());
         }
 
@@ -371,7 +476,7 @@ proptest! {
             }
             for id in model.outside.clone() {
                 if dispatcher.offer(model.all[&id].clone()) == Offered::Taken {
-                    Model::take(&mut model.outside, &mut model.in_hand, id)?;
+                    model.taken(id)?;
                 }
             }
             match dispatcher.next(now, jitter) {

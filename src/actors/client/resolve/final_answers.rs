@@ -12,7 +12,7 @@ use actix_rt::net::{ActixStream, Ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::head;
+use super::{HAS_ENDED, head};
 
 /// How every answer begins.
 const HTTP: &[u8] = b"HTTP/1.";
@@ -94,7 +94,13 @@ impl AsyncRead for FinalAnswers {
             this.is_at_head = !chunk.filled().is_empty() && !is_final(&mut this.held, &mut this.seen)?;
         }
         if this.held.is_empty() {
-            return Pin::new(&mut this.io).poll_read(cx, buf);
+            let before = buf.remaining();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            if before == buf.remaining() {
+                // Nobody asks but who reads a body to its end.
+                let _ = HAS_ENDED.try_with(|has_ended| has_ended.set(true));
+            }
+            return Poll::Ready(Ok(()));
         }
         let count = this.held.len().min(buf.remaining());
         buf.put_slice(&this.held.split_to(count));
