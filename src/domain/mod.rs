@@ -33,6 +33,7 @@ pub mod relay;
 pub mod restart;
 pub mod retry;
 pub mod routes;
+pub mod saga;
 pub mod secret;
 pub mod slow_start;
 pub mod sync;

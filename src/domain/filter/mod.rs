@@ -29,6 +29,7 @@ use smallvec::SmallVec;
 pub use self::anchors::FilterId;
 use self::condition::Fields;
 use self::document::{Paths, Values, pick};
+pub use self::number::Number;
 pub use self::set::{Candidates, FilterSet};
 
 /// Longest text of a filter, in bytes.

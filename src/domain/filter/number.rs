@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::fmt;
 
 /// A JSON number, exactly: `0.DIGITS × 10^magnitude`.
 ///
 /// Invariant: neither the first nor the last digit is zero, so equal numbers are equal values. Zero has no digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Number<'a> {
+pub struct Number<'a> {
     is_negative: bool,
     magnitude: i64,
     digits: Cow<'a, str>,
@@ -80,6 +81,24 @@ fn read_exponent(text: &str) -> Option<i64> {
     Some(if text.starts_with('-') { -size } else { size })
 }
 
+/// Equal numbers have one text, which is JSON.
+impl fmt::Display for Number<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Of as many digits before the point, or zeros behind it, no number is written with an exponent.
+        const PLAIN: i64 = 21;
+        let Self { is_negative, magnitude, digits } = self;
+        let length = digits.len() as i64;
+        f.write_str(if *is_negative { "-" } else { "" })?;
+        match *magnitude {
+            _ if digits.is_empty() => f.write_str("0"),
+            m if !(-PLAIN..=PLAIN).contains(&m) => write!(f, "{digits}e{}", m - length),
+            m if m <= 0 => write!(f, "0.{}{digits}", "0".repeat(m.unsigned_abs() as usize)),
+            m if m >= length => write!(f, "{digits}{}", "0".repeat((m - length) as usize)),
+            m => write!(f, "{}.{}", &digits[..m as usize], &digits[m as usize..]),
+        }
+    }
+}
+
 impl Ord for Number<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         let size = || self.magnitude.cmp(&other.magnitude).then_with(|| self.digits.cmp(&other.digits));
@@ -114,6 +133,25 @@ mod tests {
         ] {
             for (a, b) in same.iter().flat_map(|a| same.iter().map(move |b| (a, b))) {
                 assert_eq!(number(a), number(b), "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn equal_numbers_have_one_text() {
+        for (texts, shown) in [
+            (&["1", "10e-1"][..], "1"),
+            (&["-0.0"], "0"),
+            (&["-125e-1", "-12.50"], "-12.5"),
+            (&["1e400", "10e399"], "1e400"),
+            (&["0.00120"], "0.0012"),
+            (&["1e-30"], "1e-30"),
+            (&["1e20"], "100000000000000000000"),
+            (&["12345678901234567890123"], "12345678901234567890123e0"),
+        ] {
+            for text in texts {
+                assert_eq!(number(text).to_string(), shown);
+                assert_eq!(number(shown), number(text), "it reads as the same");
             }
         }
     }

@@ -1,0 +1,24 @@
+//! Sagas: operations over several services that end as a whole, whatever fails on the way.
+//!
+//! A [definition] says what is done step by step, and how each step is undone. An [instance] is one run of it: it
+//! begins with an event, and its [journal] says all that has happened. The [machine] decides what comes next.
+
+mod correlation;
+mod definition;
+mod instance;
+mod journal;
+mod json;
+mod machine;
+mod template;
+#[cfg(test)]
+mod tests;
+
+pub use self::correlation::Correlation;
+pub use self::definition::{
+    Call, Definition, DefinitionError, MAX_STEPS, Match, OnDuplicate, OnFailure, OnTrouble, Probe, Reply, Retry, Step,
+    StepIndex, Trigger, Undo, Work,
+};
+pub use self::instance::{Instance, Origin, Phase, State, StepRecord, StepState};
+pub use self::journal::{CallOutcome, Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor};
+pub use self::json::{Json, Pointer};
+pub use self::machine::{Effect, Input, Outcome, ProbeAnswer, Told, Unfit, Verb, decide, verdict_of};

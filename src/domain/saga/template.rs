@@ -1,0 +1,215 @@
+//! Templates: JSON in whose texts `${…}` stands for a value that is known only later.
+//!
+//! A text that is one `${…}` alone becomes the value itself; elsewhere the value is put into the text. What was filled in
+//! is not looked at again. `$${` is a plain `${`.
+
+use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::json::find;
+
+/// What is not encoded in a segment of a path (RFC 3986, unreserved).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A text with holes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text(Vec<Part>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Plain(String),
+    Hole(Vec<String>),
+}
+
+/// A JSON value whose texts have holes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Template {
+    /// Without any.
+    Fixed(String),
+    Text(Text),
+    Array(Vec<Template>),
+    Object(Vec<(String, Template)>),
+}
+
+/// Nothing is at this path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent(pub String);
+
+impl Text {
+    /// Reads `text`. The error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (mut parts, mut plain, mut rest) = (Vec::new(), String::new(), text);
+        while let Some(at) = rest.find("${") {
+            if rest[..at].ends_with('$') {
+                plain.push_str(&rest[..at - 1]);
+                plain.push_str("${");
+                rest = &rest[at + 2..];
+                continue;
+            }
+            plain.push_str(&rest[..at]);
+            let (path, after) =
+                rest[at + 2..].split_once('}').ok_or_else(|| format!("{text:?} lacks a closing brace"))?;
+            let path: Vec<String> = path.trim().split('.').map(str::to_owned).collect();
+            if path.iter().any(String::is_empty) {
+                return Err(format!("{text:?} has an empty name between its braces"));
+            }
+            if !plain.is_empty() {
+                parts.push(Part::Plain(std::mem::take(&mut plain)));
+            }
+            parts.push(Part::Hole(path));
+            rest = after;
+        }
+        plain.push_str(rest);
+        if !plain.is_empty() {
+            parts.push(Part::Plain(plain));
+        }
+        Ok(Self(parts))
+    }
+
+    /// What stands for the holes.
+    pub fn paths(&self) -> impl Iterator<Item = &[String]> {
+        self.0.iter().filter_map(|part| if let Part::Hole(path) = part { Some(&path[..]) } else { None })
+    }
+
+    /// Filled with what is in `scope`, a JSON object.
+    pub fn fill(&self, scope: &str) -> Result<String, Absent> {
+        self.filled(scope, |value| value.to_owned())
+    }
+
+    /// As [`Self::fill`], each value as one segment of a path.
+    pub fn fill_path(&self, scope: &str) -> Result<String, Absent> {
+        self.filled(scope, |value| match value {
+            // These would be taken for steps through the path.
+            "." | ".." => value.replace('.', "%2E"),
+            value => utf8_percent_encode(value, SEGMENT).to_string(),
+        })
+    }
+
+    fn filled(&self, scope: &str, with: impl Fn(&str) -> String) -> Result<String, Absent> {
+        self.0.iter().try_fold(String::new(), |mut text, part| {
+            match part {
+                Part::Plain(plain) => text.push_str(plain),
+                Part::Hole(path) => text.push_str(&with(&unquoted(look_up(scope, path)?))),
+            }
+            Ok(text)
+        })
+    }
+
+    fn fill_json(&self, scope: &str, out: &mut String) -> Result<(), Absent> {
+        match &self.0[..] {
+            [Part::Hole(path)] => out.push_str(look_up(scope, path)?.trim()),
+            _ => {
+                let _ = write!(out, "{}", serde_json::Value::from(self.fill(scope)?));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn look_up<'a>(scope: &'a str, path: &[String]) -> Result<&'a str, Absent> {
+    find(scope, path).ok_or_else(|| Absent(path.join(".")))
+}
+
+/// A text without its quotes, and anything else as it is written.
+fn unquoted(json: &str) -> String {
+    serde_json::from_str(json).unwrap_or_else(|_| json.trim().to_owned())
+}
+
+impl Template {
+    /// Reads a JSON value. The error says what is wrong with one of its texts.
+    pub fn parse(value: &serde_json::Value) -> Result<Self, String> {
+        use serde_json::Value;
+        let template = match value {
+            Value::String(text) => Self::Text(Text::parse(text)?),
+            Value::Array(elements) => Self::Array(elements.iter().map(Self::parse).collect::<Result<_, _>>()?),
+            Value::Object(members) => {
+                let member = |(name, value): (&String, &Value)| Ok((name.clone(), Self::parse(value)?));
+                Self::Object(members.iter().map(member).collect::<Result<_, String>>()?)
+            }
+            fixed => Self::Fixed(fixed.to_string()),
+        };
+        Ok(template)
+    }
+
+    /// Calls `found` for what stands for each hole.
+    pub fn for_each_path(&self, found: &mut impl FnMut(&[String])) {
+        match self {
+            Self::Fixed(_) => {}
+            Self::Text(text) => text.paths().for_each(found),
+            Self::Array(elements) => elements.iter().for_each(|element| element.for_each_path(found)),
+            Self::Object(members) => members.iter().for_each(|(_, member)| member.for_each_path(found)),
+        }
+    }
+
+    /// The JSON text of it, filled with what is in `scope`, a JSON object.
+    pub fn fill(&self, scope: &str) -> Result<String, Absent> {
+        let mut out = String::new();
+        self.write(scope, &mut out)?;
+        Ok(out)
+    }
+
+    fn write(&self, scope: &str, out: &mut String) -> Result<(), Absent> {
+        match self {
+            Self::Fixed(json) => out.push_str(json),
+            Self::Text(text) => text.fill_json(scope, out)?,
+            Self::Array(elements) => {
+                out.push('[');
+                for (at, element) in elements.iter().enumerate() {
+                    out.push_str(if at > 0 { "," } else { "" });
+                    element.write(scope, out)?;
+                }
+                out.push(']');
+            }
+            Self::Object(members) => {
+                out.push('{');
+                for (at, (name, member)) in members.iter().enumerate() {
+                    out.push_str(if at > 0 { "," } else { "" });
+                    let _ = write!(out, "{}:", serde_json::Value::from(&**name));
+                    member.write(scope, out)?;
+                }
+                out.push('}');
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const SCOPE: &str =
+        r#"{"trigger":{"payload":{"id":"a/1","price":1.10,"tags":["x","${saga.id}"],"on":true}},"saga":{"id":"7"}}"#;
+
+    #[test]
+    fn values_keep_their_type_and_their_digits() {
+        let body = json!({
+            "price": "${trigger.payload.price}", "text": "for ${trigger.payload.price} each", "all": "${trigger.payload.tags}",
+            "one": "${trigger.payload.tags.0}", "plain": "$${saga.id} costs $5", "fixed": [1, null, "${trigger.payload.on}"],
+        });
+        let filled = Template::parse(&body).expect("a template").fill(SCOPE).expect("all is there");
+        assert!(filled.contains(r#""price":1.10,"#), "{filled}");
+        let filled: serde_json::Value = serde_json::from_str(&filled).expect("JSON");
+        let expected = json!({
+            "price": 1.10, "text": "for 1.10 each", "all": ["x", "${saga.id}"], "one": "x",
+            "plain": "${saga.id} costs $5", "fixed": [1, null, true],
+        });
+        assert_eq!(filled, expected, "what was filled in is not a template");
+    }
+
+    #[test]
+    fn a_value_is_one_segment_of_a_path() {
+        let path = |text: &str| Text::parse(text).expect("a text").fill_path(r#"{"a":"x/../y ?","b":"..","c":7}"#);
+        assert_eq!(path("/t/${a}/${c}").as_deref(), Ok("/t/x%2F..%2Fy%20%3F/7"));
+        assert_eq!(path("/t/${b}").as_deref(), Ok("/t/%2E%2E"));
+        assert_eq!(path("/t/${d.e}"), Err(Absent("d.e".to_owned())));
+    }
+
+    #[test]
+    fn what_is_no_template_is_refused() {
+        assert!(Text::parse("${a").is_err() && Text::parse("${}").is_err() && Text::parse("${a..b}").is_err());
+    }
+}
