@@ -14,6 +14,7 @@ mod routes;
 mod secret;
 mod sections;
 mod services;
+mod sync;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,7 @@ pub use self::sections::{
     StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
 };
 pub use self::services::{ServiceConfig, StartFrom};
+pub use self::sync::{ServiceSync, SyncConfig, SyncRepair};
 pub use self::units::{Size, Span};
 
 /// Names the configuration file when `--config` does not; empty counts as unset.
@@ -53,6 +55,7 @@ pub struct Config {
     pub consumers: ConsumersConfig,
     pub retention: RetentionConfig,
     pub state: StateConfig,
+    pub sync: SyncConfig,
     pub log: LogConfig,
     pub admin: AdminConfig,
     pub access: AccessConfig,

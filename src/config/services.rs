@@ -18,6 +18,7 @@ use super::reference::{SHORT_NAMES, service_defaults};
 use super::routes::RouteKey;
 use super::secret::{SecretUrl, http_url};
 use super::sections::ServiceUrls;
+use super::sync::{self, ServiceSync};
 use crate::domain::event::EventId;
 use crate::domain::routes::Selector;
 use crate::domain::secret::Secret;
@@ -65,6 +66,8 @@ pub struct ServiceConfig {
     /// The names that replace sources in the format "envelope".
     pub sources: BTreeMap<String, String>,
     pub start_from: StartFrom,
+    /// The copy of entities that it keeps, if it does.
+    pub sync: Option<ServiceSync>,
     pub options: DeliveryConfig,
 }
 
@@ -97,17 +100,20 @@ struct OwnKeys {
     aliases: Vec<String>,
     sources: BTreeMap<String, String>,
     start_from: StartFrom,
+    #[serde(deserialize_with = "sync::optional", serialize_with = "sync::write")]
+    sync: Option<ServiceSync>,
 }
 
 impl ServiceConfig {
     /// Whether it equals `other`, secrets included.
     pub fn is_same(&self, other: &Self) -> bool {
-        let Self { name, url, path, routes, aliases, sources, secrets, headers, echo, start_from, options } = self;
+        let Self { name, url, path, routes, aliases, sources, secrets, headers, echo, start_from, sync, options } =
+            self;
         let exposed = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
         let shown = |headers: &BTreeMap<String, Secret>| {
             headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect::<Vec<_>>()
         };
-        (name, url, path, aliases, sources, echo, start_from, options)
+        (name, url, path, aliases, sources, echo, start_from, sync, options)
             == (
                 &other.name,
                 &other.url,
@@ -116,6 +122,7 @@ impl ServiceConfig {
                 &other.sources,
                 &other.echo,
                 &other.start_from,
+                &other.sync,
                 &other.options,
             )
             && format!("{routes:?}") == format!("{:?}", other.routes)
@@ -153,6 +160,7 @@ impl ServiceConfig {
             aliases: self.aliases.clone(),
             sources: self.sources.clone(),
             start_from: self.start_from,
+            sync: self.sync.clone(),
         };
         let mut text = format!("\n[[services]]\nname = \"{}\"\n", self.name);
         let mut write = |key: &str, value: &Value| {
@@ -220,11 +228,29 @@ pub(super) fn resolve(layers: &mut Layers, urls: &ServiceUrls) -> Result<Vec<Ser
                     known.map_or("is required".to_owned(), |(short, _)| format!("is required, here or in {short}"));
                 error_at(&layers.origins, name, "url", reason)
             })?;
-            let OwnKeys { path, routes, secret, secrets, headers, echo, aliases, sources, start_from, url: _ } = own;
-            let routes = routes.into_iter().map(|RouteKey(route)| route).collect();
+            let OwnKeys { path, routes, secret, secrets, headers, echo, aliases, sources, start_from, sync, url: _ } =
+                own;
+            let routes: Vec<Selector> = routes.into_iter().map(|RouteKey(route)| route).collect();
+            if let Some(kind) = sync.as_ref().and_then(|sync| sync.unrouted(&routes)) {
+                let reason = format!("types: {kind:?}: no route of the service has all of {:?}", kind.change_name());
+                return Err(error_at(&layers.origins, name, "sync", reason));
+            }
             let secrets = [secret].into_iter().filter(|secret| !secret.is_empty()).chain(secrets).collect();
             let name = name.to_owned();
-            Ok(ServiceConfig { name, url, path, routes, secrets, headers, echo, aliases, sources, start_from, options })
+            Ok(ServiceConfig {
+                name,
+                url,
+                path,
+                routes,
+                secrets,
+                headers,
+                echo,
+                aliases,
+                sources,
+                start_from,
+                sync,
+                options,
+            })
         })
         .collect()
 }
@@ -258,7 +284,7 @@ fn table(value: &impl Serialize) -> Table {
     Table::try_from(value).expect("invariant: a configuration is representable as TOML")
 }
 
-fn path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+pub(super) fn path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let path = String::deserialize(from)?;
     if path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
         return Ok(path);

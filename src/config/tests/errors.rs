@@ -40,7 +40,7 @@ fn errors_in_a_file_are_one_line() {
         ),
         (
             "\"a\\nb\" = 1",
-            "a\\nb: unknown key (known: access, admin, consumers, delivery, environment, limits, log, node, publish, redis, retention, server, service_urls, state, store, subscribe, supervision)",
+            "a\\nb: unknown key (known: access, admin, consumers, delivery, environment, limits, log, node, publish, redis, retention, server, service_urls, state, store, subscribe, supervision, sync)",
         ),
         ("[server]\n\nport = x", "line 3, column 8: string values must be quoted, expected literal string"),
         ("port = 1\nport = 2", "line 2, column 1: duplicate key"),
@@ -84,7 +84,7 @@ fn errors_elsewhere_name_the_variable_or_flag() {
         (
             &[],
             &[("", "1")],
-            "--set: : unknown key (known: access, admin, consumers, delivery, environment, limits, log, node, publish, redis, retention, server, service_urls, state, store, subscribe, supervision)",
+            "--set: : unknown key (known: access, admin, consumers, delivery, environment, limits, log, node, publish, redis, retention, server, service_urls, state, store, subscribe, supervision, sync)",
         ),
     ];
     for (environment, overrides, line) in cases {
@@ -190,6 +190,18 @@ fn errors_of_services_name_them() {
             "path = \"events\"",
             r##"services.a.path: must begin with "/" and be visible ASCII without "#", not "events""##,
         ),
+        ("sync = 1", "services.a.sync: must be a section, not a whole number"),
+        ("sync = { types = [] }", "services.a.sync: types: must name 1 to 1000 types, not 0"),
+        ("sync = { types = [\"a\", \"a\"] }", r#"services.a.sync: types: "a" is given twice"#),
+        ("sync = { types = [\"a\"], every = \"1ms\" }", "services.a.sync: every: must be between 1s and 7d, not 1ms"),
+        (
+            "sync = { types = [\"a\"], repair_rate = 0 }",
+            "services.a.sync: repair_rate: must be between 1 and 100000, not 0",
+        ),
+        (
+            "sync = { types = [\"a\", \"b\"] }\nroutes = [\"state.a.*\", { event = \"state.b.changed\", filter = { op = [\"put\"] } }]",
+            r#"services.a.sync: types: "b": no route of the service has all of "state.b.changed""#,
+        ),
         ("start_from = \"x\"", r#"services.a.start_from: must be "now", "earliest" or the id of an event, not "x""#),
         ("secret = \"whsec_%\"", r#"services.a.secret: must be base64 after "whsec_""#),
         (
@@ -218,6 +230,16 @@ fn errors_of_services_name_them() {
     for (option, line) in cases {
         let text = format!("[[services]]\nname = \"a\"\nurl = \"http://x\"\n{option}");
         assert_eq!(file_error(text), line);
+    }
+    for (sync, line) in [
+        ("path = \"/s\"", "missing field `types`"),
+        ("types = [\"a\"], path = \"x\"", "path: must begin with \"/\""),
+        ("types = [\"a\"], path = \"/x?y\"", "path: must have no query"),
+        ("types = [\"a.b\"]", "types: \"a.b\": "),
+        ("types = [\"a\"], paht = \"/\"", "paht: unknown field"),
+    ] {
+        let error = file_error(format!("[[services]]\nname = \"a\"\nurl = \"http://x\"\nsync = {{ {sync} }}"));
+        assert!(error.starts_with(&format!("services.a.sync: {line}")), "{error}");
     }
     let name = "environment variable EVENT_HANDLER__SERVICES__A: services.a: is a section, not a key";
     assert_eq!(error_of(&[("EVENT_HANDLER__SERVICES__A", "x")], &[]), name);

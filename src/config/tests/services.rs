@@ -1,6 +1,7 @@
 //! `[[services]]`, and the services that a short variable switches on.
 
 use super::*;
+use crate::domain::entity::EntityType;
 
 fn endpoint(service: &ServiceConfig) -> String {
     service.url.join_path(&service.path).into()
@@ -40,6 +41,7 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
         [[services]]
         name = "b-2"
         url = "http://u%20:p@host"
+        sync = { types = ["order", "user"], path = "/own/", every = "1m", repair = "alert_only" }
     "#;
     let config = services_of(text, &[]).unwrap();
     let [billing, second] = &config.services[..] else { panic!("two services, not {:?}", config.services) };
@@ -69,6 +71,13 @@ fn services_inherit_the_options_of_deliveries_and_override_them() {
     assert_eq!(second.authorization().unwrap().expose(), "Basic dSA6cA==");
     assert!(second.routes[0].event.is_everything() && second.secrets.is_empty() && !second.echo);
     assert_eq!((second.start_from, billing.authorization().is_none()), (StartFrom::Now, true));
+    let sync = second.sync.as_ref().expect("a copy");
+    assert_eq!(sync.types.iter().map(EntityType::as_str).collect::<Vec<_>>(), ["order", "user"]);
+    assert_eq!((sync.path.as_str(), sync.every.get().as_secs(), sync.repair_rate), ("/own", 60, 100));
+    assert_eq!((sync.repair, &billing.sync), (SyncRepair::AlertOnly, &None));
+    let shown = config.to_toml_redacted();
+    assert!(shown.contains(r#"sync = { every = "1m", path = "/own", repair = "alert_only", "#), "{shown}");
+    assert!(shown.contains("sync = {}\n"), "{shown}");
 }
 
 #[test]
