@@ -8,6 +8,7 @@ use bytestring::ByteString;
 use tokio::sync::Notify;
 
 use crate::config::{ServiceConfig, StartFrom};
+use crate::domain::lease::Fence;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Selector, ServiceId};
 use crate::storage::{Pending, Registered};
@@ -35,6 +36,16 @@ pub struct ServiceSlot {
     /// Deliveries may have been reopened.
     renewed: AtomicBool,
     work: Notify,
+    holding: Mutex<Option<Holding>>,
+}
+
+/// The lease of a service as its client has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// What writes of the holder carry.
+    pub fence: Fence,
+    /// The generation of this node as a member to which it was granted.
+    pub term: i64,
 }
 
 impl ServiceSlot {
@@ -52,7 +63,18 @@ impl ServiceSlot {
             dead: AtomicI64::new(0),
             renewed: AtomicBool::new(false),
             work: Notify::new(),
+            holding: Mutex::default(),
         }
+    }
+
+    /// The lease, if the client has it: to be told to who else works for the service.
+    pub fn holding(&self) -> Option<Holding> {
+        self.holding.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The client has this lease from now on, or none.
+    pub fn set_holding(&self, holding: Option<Holding>) {
+        *self.holding.lock().unwrap_or_else(PoisonError::into_inner) = holding;
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Registered>> {

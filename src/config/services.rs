@@ -25,13 +25,14 @@ use crate::domain::secret::Secret;
 use crate::protocol::webhook::SigningKey;
 
 /// Headers that a configuration cannot set: deliveries have them anyway, or they belong to the connection.
-const RESERVED_HEADERS: [&str; 16] = [
+const RESERVED_HEADERS: [&str; 17] = [
     "connection",
     "content-encoding",
     "content-length",
     "content-type",
     "event-id",
     "event-log",
+    "event-repair",
     "expect",
     "host",
     "idempotency-key",

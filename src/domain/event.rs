@@ -103,7 +103,7 @@ impl Priority {
 /// The source of an event that names none.
 pub const DEFAULT_SOURCE: ByteString = ByteString::from_static("api");
 /// The source of the Event Handler's own events.
-const OWN_SOURCE: ByteString = ByteString::from_static("event-handler");
+pub const OWN_SOURCE: ByteString = ByteString::from_static("event-handler");
 
 /// What a publisher says of an event; valid by construction, not yet stored.
 #[derive(Debug, Clone, PartialEq, Eq)]

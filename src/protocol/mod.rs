@@ -26,5 +26,6 @@ pub mod snapshot;
 pub mod sse;
 pub mod stream_entry;
 pub mod subscription;
+pub mod sync;
 pub mod webhook;
 pub mod wire;

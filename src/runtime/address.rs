@@ -197,8 +197,13 @@ impl<A: Actor> Clone for Address<A> {
 }
 
 /// Where one kind of message goes, without a word of whose address it is.
-#[derive(Clone)]
 pub struct Mailbox<M>(Arc<dyn Tell<M> + Send + Sync>);
+
+impl<M> Clone for Mailbox<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 impl<M> Mailbox<M> {
     /// See [`Address::tell`].

@@ -21,6 +21,7 @@ use crate::actors::router::{self, Router, RouterParts};
 use crate::actors::service_slot::ServiceSlots;
 use crate::actors::shard;
 use crate::actors::supervisor::messages::Supervise;
+use crate::actors::synchronizer::{self, SyncedService, Synchronizer, SynchronizerParts};
 use crate::bus::Redis;
 use crate::config::{Config, Span};
 use crate::protocol::publish::PublishRules;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub slots: ServiceSlots,
     /// Apart from that of the edge: who asks for many events does not slow down deliveries.
     pub deliveries: Reader,
+    /// Apart from both: a comparison of many entities takes long.
+    pub comparisons: Reader,
     pub position: Arc<LogPosition>,
     pub cluster: Arc<Cluster>,
     /// Where other nodes reach this one.
@@ -167,7 +170,36 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
         let name = format!("client/{}", service.name);
         supervise(actors, ActorKind::Client, number, Child::new(name, address, client::MAILBOX, client));
     }
+    start_synchronizer(config, shared);
     Ok(())
+}
+
+/// Has the supervisor start the synchronizer, if any service keeps a copy of entities.
+fn start_synchronizer(config: &Config, shared: &Shared) {
+    let Shared { actors, position, cluster, metrics, .. } = shared;
+    let configured = config.services.iter().zip(shared.slots.iter());
+    let services = configured.filter(|(service, _)| service.sync.is_some()).map(|(service, slot)| SyncedService {
+        config: Arc::new(service.clone()),
+        slot: Arc::clone(slot),
+        client: actors.clients[&service.name].mailbox(),
+    });
+    let parts = SynchronizerParts {
+        services: services.collect(),
+        settle: config.sync.settle.get(),
+        persistence: actors.persistence.clone(),
+        reader: shared.comparisons.clone(),
+        position: Arc::clone(position),
+        cluster: Arc::clone(cluster),
+        metrics: Arc::clone(metrics),
+    };
+    if parts.services.is_empty() {
+        return;
+    }
+    // Answers of services may be long, and are read on a thread of its own.
+    let address = &actors.synchronizer;
+    let start = on_arbiter(Arbiter::new().handle(), address, move |life| Synchronizer::new(parts.clone(), life));
+    let child = Child::new("synchronizer".into(), address, synchronizer::MAILBOX, start);
+    supervise(actors, ActorKind::Synchronizer, 0, child);
 }
 
 /// Has the supervisor start the shard of a worker, by sending each life of it to the worker's thread.

@@ -64,6 +64,7 @@ pub struct Node {
     commit_timeout: Duration,
     queue_per_shard: usize,
     deliveries: Reader,
+    comparisons: Reader,
 }
 
 impl Node {
@@ -88,6 +89,7 @@ impl Node {
         // Enough for what all clients read at a time; each reads one thing after the other.
         let readers = slots.len().clamp(1, MAX_DELIVERY_READERS) as u32;
         let deliveries = read(StoreOptions { readers, read_url: None, ..store.clone() })?;
+        let comparisons = read(StoreOptions { readers: 1, read_url: None, ..store.clone() })?;
         let supervisor = Supervisor::new(SupervisorParts {
             restarts: restart_policy(config),
             health: Arc::clone(&health.actors),
@@ -109,6 +111,7 @@ impl Node {
             store: store.clone(),
             slots: Arc::clone(&slots),
             deliveries: deliveries.clone(),
+            comparisons: comparisons.clone(),
             position: Arc::<LogPosition>::default(),
             cluster: Arc::new(Cluster::new(config.node.name_at(address, &machine))),
             url: config.node.url_at(address, &machine, &config.server.base_path),
@@ -160,6 +163,7 @@ impl Node {
             queue_per_shard: config.subscribe.queue_total.as_usize() / workers,
             store,
             deliveries,
+            comparisons,
         })
     }
 
@@ -292,6 +296,7 @@ impl Node {
     pub async fn close_store(&self) {
         self.edge.reader.close().await;
         self.deliveries.close().await;
+        self.comparisons.close().await;
         let store = self.store.clone();
         let closed = actix_rt::task::spawn_blocking(move || storage::close(&store)).await;
         if let Ok(Err(error)) = closed {

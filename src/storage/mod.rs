@@ -83,7 +83,7 @@ pub use retention::{RetentionPolicy, Trimmed};
 pub use scan::{Scan, ScanPage};
 pub use schedules::{SchedulePosition, Scheduled};
 pub use state::{AsOf, DigestQuery, EntityPage, EntityQuery, EntityRecord};
-pub use syncs::SyncRecord;
+pub use syncs::{SyncBacklog, SyncEntity, SyncRecord, SyncWith};
 pub use url::StoreUrl;
 pub use write::{Outcome, Write};
 pub use writer::Writer;

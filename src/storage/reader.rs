@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use crate::domain::access::Identity;
 use crate::domain::consumer::Mark;
 use crate::domain::delivery::EventStatus;
-use crate::domain::entity::{Buckets, EntityId, EntityType};
+use crate::domain::entity::{Buckets, EntityId, EntityKey, EntityType, Version};
 use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::log::EventUuid;
 use crate::domain::membership::NodeRecord;
 use crate::domain::routes::ServiceId;
+use crate::domain::sync::Compared;
 
 use super::connection::Connection;
 use super::consumers::{self, ConsumerRecord};
@@ -28,7 +29,7 @@ use super::replica::Replica;
 use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, SchedulePosition, Scheduled};
 use super::state::{self, AsOf, DigestQuery, EntityPage, EntityQuery, EntityRecord};
-use super::syncs::{self, SyncRecord};
+use super::syncs::{self, SyncBacklog, SyncEntity, SyncRecord, SyncWith};
 use super::{filter, leases, position, revocations};
 
 /// The longest time that one read may take. Each read is a small step, so only a server that hangs exceeds it; the
@@ -259,6 +260,36 @@ impl Reader {
     /// How far each service agrees with each type of entities that it was compared with.
     pub async fn syncs(&self) -> Result<Vec<SyncRecord>, StoreError> {
         self.read(syncs::list).await
+    }
+
+    /// What is to be known before a service is compared.
+    pub async fn sync_backlog(&self, with: SyncWith) -> Result<SyncBacklog, StoreError> {
+        self.read(move |connection| syncs::backlog(connection, &with)).await
+    }
+
+    /// What the store has of the entities of a bucket, among so many, that are not as a service says it has them.
+    pub async fn sync_bucket(
+        &self,
+        with: SyncWith,
+        bucket: (u32, u32),
+        theirs: Vec<(EntityKey, Version)>,
+    ) -> Result<Vec<Compared>, StoreError> {
+        self.read(move |connection| syncs::compare(connection, &with, bucket, &theirs)).await
+    }
+
+    /// What the store has of the next entities after a key, for a service that has none; and whether there are others.
+    pub async fn sync_page(
+        &self,
+        with: SyncWith,
+        after: Option<EntityKey>,
+        limit: usize,
+    ) -> Result<(Vec<Compared>, bool), StoreError> {
+        self.read(move |connection| syncs::compare_page(connection, &with, after.as_ref(), limit)).await
+    }
+
+    /// What an entity is now, for a repair of a service.
+    pub async fn sync_entity(&self, with: SyncWith, key: EntityKey) -> Result<Option<SyncEntity>, StoreError> {
+        self.read(move |connection| syncs::entity(connection, &with, &key)).await
     }
 
     /// Everybody whom an operator has revoked.

@@ -224,17 +224,8 @@ pub(super) fn bucket(
             AsOf::Beyond(end) => return Ok(AsOf::Beyond(end)),
             AsOf::Trimmed(earliest) => return Ok(AsOf::Trimmed(earliest)),
         };
-        let slots: Vec<i32> = (bucket..MAX_BUCKETS).step_by(query.buckets as usize).map(|slot| slot as i32).collect();
-        let mut found: Vec<(String, EventId)> = Vec::new();
-        for slots in slots.chunks(1024) {
-            let query = entities::table
-                .filter(entities::kind.eq(query.kind.as_str()))
-                .filter(entities::value.is_not_null())
-                .filter(entities::slot.eq_any(slots))
-                .select((entities::key, entities::version));
-            let rows: Vec<(String, i64)> = on_backend!(connection, c => query.load(c))?;
-            found.extend(rows.into_iter().filter(|(key, _)| !before.contains_key(key)));
-        }
+        let mut found = keys_of_bucket(connection, &query.kind, bucket, query.buckets)?;
+        found.retain(|(key, _)| !before.contains_key(key));
         let of_bucket = |key: &str| Mark::slot(key) & (query.buckets - 1) == bucket;
         let earlier = before.into_iter().filter(|(key, _)| of_bucket(key));
         found.extend(earlier.filter_map(|(key, version)| Some((key, version?))));
@@ -243,8 +234,29 @@ pub(super) fn bucket(
     })
 }
 
+/// The entities of one bucket as they are now, each with its version, in no order.
+pub(super) fn keys_of_bucket(
+    connection: &mut Connection,
+    kind: &EntityType,
+    bucket: u32,
+    buckets: u32,
+) -> Result<Vec<(String, EventId)>, StoreError> {
+    let slots: Vec<i32> = (bucket..MAX_BUCKETS).step_by(buckets as usize).map(|slot| slot as i32).collect();
+    let mut found = Vec::new();
+    for slots in slots.chunks(1024) {
+        let query = entities::table
+            .filter(entities::kind.eq(kind.as_str()))
+            .filter(entities::value.is_not_null())
+            .filter(entities::slot.eq_any(slots))
+            .select((entities::key, entities::version));
+        let rows: Vec<(String, i64)> = on_backend!(connection, c => query.load(c))?;
+        found.extend(rows);
+    }
+    Ok(found)
+}
+
 /// Reads several things as they are at one moment.
-fn at_once<T>(
+pub(super) fn at_once<T>(
     connection: &mut Connection,
     read: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {

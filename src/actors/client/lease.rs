@@ -8,6 +8,7 @@ use futures_util::future::OptionFuture;
 
 use super::Client;
 use crate::actors::persistence::messages::{LeaseService, ReleaseLease};
+use crate::actors::service_slot::Holding;
 use crate::domain::breaker::BreakerSnapshot;
 use crate::domain::event::Timestamp;
 use crate::domain::lease::{Fence, Grant, Lease, Turn};
@@ -82,6 +83,11 @@ impl Client {
         Some(Fence { lease: self.lease_name.clone(), generation })
     }
 
+    /// Others of this node work for the service while it has the lease.
+    fn show_lease(&self) {
+        self.parts.slot.set_holding(self.fence().map(|fence| Holding { fence, term: self.term }));
+    }
+
     /// Makes sure that no other node delivers to the service. Whoever has not held it goes on from what is stored:
     /// another may have changed it (CL-5).
     pub(super) fn ask_for_lease(&self, ctx: &mut Context<Self>) {
@@ -108,6 +114,7 @@ impl Client {
             self.adopt(stored);
         }
         self.lease = Lease::of(grant);
+        self.show_lease();
         let is_wanted = matches!(grant, Grant::Kept { is_wanted: true, .. });
         self.handing_over.asked(is_wanted, self.clock.now());
         self.observe_state();
@@ -134,6 +141,7 @@ impl Client {
             log::info!(service = self.name(); "lease of a service handed over");
             self.handing_over = HandingOver::No;
             self.lease = Lease::Follower;
+            self.show_lease();
             self.observe_state();
             self.begin_anew();
         }

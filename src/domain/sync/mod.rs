@@ -5,7 +5,25 @@
 //! - *SY-2* A difference of any kind is found, whatever the service says that it has applied: all keys are compared,
 //!   by their digests at least.
 
-use std::fmt;
+mod check;
+mod judge;
+mod repair;
+mod type_sync;
+
+pub use self::check::{CheckNeed, Difference, MAX_HELD, TheirDigest};
+pub use self::judge::{Asked, Compared, Current, Facts};
+pub use self::repair::{Repair, Repaired};
+pub use self::type_sync::{Happened, Need, Standing, SyncPolicy, TypeSync};
+use super::event::Timestamp;
+
+/// One moment on two clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// The time of day.
+    pub day: Timestamp,
+    /// By a clock that only counts.
+    pub steady: Timestamp,
+}
 
 /// How far a service agrees with the entities of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -106,9 +124,5 @@ pub enum Demand {
     Recovered,
 }
 
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [missing, stale, extra, ahead] = self.0;
-        write!(f, "{missing} missing, {stale} stale, {extra} extra, {ahead} ahead")
-    }
-}
+#[cfg(test)]
+mod tests;
