@@ -28,6 +28,7 @@ mod serve;
 mod services;
 mod sessions;
 mod state;
+mod sync;
 mod table;
 mod tail;
 mod target;
@@ -132,6 +133,8 @@ enum Command {
     Schedules(schedules::SchedulesArgs),
     /// Print or change the newest values of entities.
     State(state::StateArgs),
+    /// Print how far services agree with the entities that they keep, compare them, or repair them.
+    Sync(sync::SyncArgs),
     /// Print durable subscriptions, or move or delete one.
     Consumers(consumers::ConsumersArgs),
     /// Print who is connected, or close a connection.
@@ -220,6 +223,7 @@ pub fn run() -> ExitCode {
             Command::Explain(args) => explain::run(&args, &config),
             Command::Schedules(args) => schedules::run(&args, &config),
             Command::State(args) => state::run(&args, &config),
+            Command::Sync(args) => sync::run(&args, &config),
             Command::Consumers(args) => consumers::run(&args, &config),
             Command::Sessions(args) => sessions::run(&args, &config),
             Command::Nodes(args) => nodes::run(&args, &config),

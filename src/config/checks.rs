@@ -72,6 +72,14 @@ pub(super) fn checked_base_path(text: &str) -> Result<String, String> {
     }
 }
 
+/// The path of requests to a service, perhaps with a query.
+pub(super) fn checked_path(path: String) -> Result<String, String> {
+    if path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        return Ok(path);
+    }
+    Err(format!("must begin with \"/\" and be visible ASCII without \"#\", not {path:?}"))
+}
+
 pub(super) fn browser_origin(text: &str) -> Result<String, String> {
     let only_origin = |url: &Url| {
         let rest =

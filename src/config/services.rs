@@ -11,6 +11,7 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 
+use super::checks::checked_path;
 use super::delivery::DeliveryConfig;
 use super::error::{ConfigError, Origin};
 use super::layers::{Layers, Origins, origin_of};
@@ -285,12 +286,8 @@ fn table(value: &impl Serialize) -> Table {
     Table::try_from(value).expect("invariant: a configuration is representable as TOML")
 }
 
-pub(super) fn path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    let path = String::deserialize(from)?;
-    if path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
-        return Ok(path);
-    }
-    Err(D::Error::custom(format!("must begin with \"/\" and be visible ASCII without \"#\", not {path:?}")))
+fn path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    checked_path(String::deserialize(from)?).map_err(D::Error::custom)
 }
 
 fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, D::Error> {

@@ -6,7 +6,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 
-use super::services;
+use super::checks::checked_path;
 use super::units::{DAY, HOUR, SECOND, Span, span, whole};
 use crate::domain::entity::EntityType;
 use crate::domain::routes::Selector;
@@ -99,7 +99,7 @@ fn repair_rate() -> u32 {
 }
 
 fn base_path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    let path = services::path(from)?;
+    let path = checked_path(String::deserialize(from)?).map_err(D::Error::custom)?;
     if path.contains('?') {
         return Err(D::Error::custom("must have no query"));
     }

@@ -56,6 +56,7 @@ error_codes! {
     MethodNotAllowed "method_not_allowed" 405 "The path exists, but not with this method; `Allow` names those it has.";
     RequestTimeout "request_timeout" 408 "The request did not arrive in time.";
     JobNotRunning "job_not_running" 409 "The job is done or cancelled already.";
+    NotSynced "not_synced" 409 "The service keeps no copy of entities: it has no `sync` in its configuration.";
     DurableMismatch "durable_mismatch" 409 "The durable subscription exists with another pattern or filter; `data.event_name` and `data.filter` have them for those who may subscribe to it.";
     VersionConflict "version_conflict" 409 "The entity has another version than was asked for: `data.current_version`, null if it does not exist. 412 where a header asked.";
     AsOfTrimmed "as_of_trimmed" 410 "The digest of then can no longer be computed; `data.earliest_as_of` is the earliest that can.";

@@ -158,6 +158,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
         let address = &actors.clients[&service.name];
         let parts = ClientParts {
             persistence: actors.persistence.clone(),
+            synchronizer: actors.synchronizer.mailbox(),
             service: Arc::new(service.clone()),
             slot: Arc::clone(slot),
             position: Arc::clone(position),

@@ -10,3 +10,4 @@ pub mod metrics;
 mod process;
 pub mod replica_health;
 pub mod service_metrics;
+pub mod sync_metrics;

@@ -29,6 +29,7 @@ mod ws;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use actix_web::guard;
 use actix_web::http::{Method, header};
 use actix_web::middleware::from_fn;
 use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, web};
@@ -115,6 +116,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(get("/state/{type}", state::list))
         .service(get("/state/{type}/digest", state::digest))
         .service(get("/state/{type}/digest/{bucket}", state::bucket))
+        // With other methods it is the entity of this key and the type `sync`.
+        .service(on(Method::POST, "/state/sync/{service}", admin::sync::wish).guard(guard::Post()))
         .service(
             resource("/state/{type}/{key}", &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE])
                 .route(web::get().to(state::read))
@@ -141,6 +144,8 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         .service(on(Method::GET, "/services", admin::services::list))
         .service(on(Method::GET, "/services/{name}", admin::services::one))
         .service(on(Method::POST, "/services/{name}/{command}", admin::services::operate))
+        .service(on(Method::GET, "/sync", admin::sync::list))
+        .service(on(Method::POST, "/sync/{service}/{command}", admin::sync::operate))
         .service(on(Method::GET, "/deliveries", admin::deliveries::list))
         .service(on(Method::POST, "/deliveries/redrive", admin::jobs::redrive))
         .service(on(Method::POST, "/deliveries/move", admin::orphans::move_to))

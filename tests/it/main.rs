@@ -1,6 +1,7 @@
 //! Black-box tests: the real program, real sockets, real databases; one module per section of the promise.
 
 mod support;
+mod sync_edges;
 
 mod access;
 mod admin;

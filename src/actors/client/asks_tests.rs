@@ -9,6 +9,7 @@ use super::super::messages::{BodyEnd, Content, Method};
 use super::super::{lease_tests, post_tests};
 use super::*;
 use crate::actors::client::messages;
+use crate::actors::synchronizer::messages::Demand;
 use crate::domain::delivery::Verdict;
 use crate::domain::dispatch::{Next, tests::POLICY};
 use crate::domain::priority::Lane;
@@ -185,4 +186,23 @@ async fn who_asks_a_client_that_ends_or_holds_nothing_is_told() {
     client.ask(crate::runtime::child::Finish).await.expect("an end");
     assert_eq!(messages::ask(&client.mailbox(), get("/")).await, Answer::NotSent(NotSent::Ended));
     assert_eq!(messages::ask(&Address::<Client>::vacant().mailbox(), get("/")).await, Answer::NotSent(NotSent::Ended));
+}
+
+#[actix_rt::test]
+async fn a_service_whose_breaker_closes_after_an_outage_is_to_be_compared() {
+    let answers =
+        ["500 Oops", "200 OK", "200 OK"].map(|status| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+    let addr = post_tests::serve_in_turn(answers.to_vec());
+    let options = [("breaker_consecutive", "1"), ("breaker_open_for", "10ms"), ("sync", "{ types = ['a'] }")];
+    let (client, world) = client(&format!("http://{addr}"), &options).await;
+    let once = Request { is_retried: false, ..get("/") };
+    for status in [500, 200] {
+        assert!(world.demanded.lock().expect("not poisoned").is_empty());
+        let answer = messages::ask(&client.mailbox(), once.clone()).await;
+        assert!(matches!(answer, Answer::Answered { status: told, .. } if told == status), "{answer:?}");
+    }
+    while world.demanded.lock().expect("not poisoned").is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(*world.demanded.lock().expect("not poisoned"), [Demand::Recovered]);
 }

@@ -8,11 +8,12 @@ use bytestring::ByteString;
 use tokio::sync::oneshot;
 
 use crate::domain::priority::Lane;
+use crate::domain::sync::Demand;
 use crate::protocol::delivery_request::Headers;
 use crate::runtime::address::{Mailbox, Undelivered};
 use crate::storage::Claimed;
 
-/// A command of an operator.
+/// A command of an operator, or of the service itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceCommand {
     /// Send nothing, and keep what comes.
@@ -25,12 +26,24 @@ pub enum ServiceCommand {
     Close,
     /// Close the breaker, and count anew.
     Reset,
+    /// For the synchronizer of the node that delivers to the service.
+    Synchronize(Demand),
 }
 
 impl ServiceCommand {
+    /// Those for deliveries.
     pub const ALL: [Self; 5] = [Self::Pause, Self::Resume, Self::Open, Self::Close, Self::Reset];
 
-    /// The name on the wire.
+    /// Those for the synchronizer.
+    const OF_SYNC: [Self; 5] = [
+        Self::Synchronize(Demand::Check),
+        Self::Synchronize(Demand::Repair { ahead: false }),
+        Self::Synchronize(Demand::Repair { ahead: true }),
+        Self::Synchronize(Demand::Cancel),
+        Self::Synchronize(Demand::Recovered),
+    ];
+
+    /// The name in the store, and, of those for deliveries, on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pause => "pause",
@@ -38,12 +51,17 @@ impl ServiceCommand {
             Self::Open => "open",
             Self::Close => "close",
             Self::Reset => "reset",
+            Self::Synchronize(Demand::Check) => "sync.check",
+            Self::Synchronize(Demand::Repair { ahead: false }) => "sync.repair",
+            Self::Synchronize(Demand::Repair { ahead: true }) => "sync.repair_ahead",
+            Self::Synchronize(Demand::Cancel) => "sync.cancel",
+            Self::Synchronize(Demand::Recovered) => "sync.recovered",
         }
     }
 
-    /// Reads the name on the wire.
+    /// Reads the name in the store.
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|command| command.as_str() == text)
+        Self::ALL.into_iter().chain(Self::OF_SYNC).find(|command| command.as_str() == text)
     }
 }
 

@@ -52,12 +52,13 @@ use super::cluster::Cluster;
 use super::log_position::LogPosition;
 use super::persistence::Persistence;
 use super::service_slot::ServiceSlot;
+use super::synchronizer::messages::Synchronize;
 use crate::config::ServiceConfig;
 use crate::domain::dispatch::{BlockedBy, Dispatcher, Next};
 use crate::domain::event::Timestamp;
 use crate::domain::lease::{Confidence, Lease, LeaseName};
 use crate::domain::work::WorkId;
-use crate::runtime::address::{Address, Generation};
+use crate::runtime::address::{Address, Generation, Mailbox};
 use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
@@ -78,6 +79,7 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct ClientParts {
     pub persistence: Address<Persistence>,
+    pub synchronizer: Mailbox<Synchronize>,
     pub service: Arc<ServiceConfig>,
     pub slot: Arc<ServiceSlot>,
     pub position: Arc<LogPosition>,

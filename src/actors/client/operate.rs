@@ -8,6 +8,7 @@ use super::Client;
 use super::messages::{Applied, Operate, ServiceCommand};
 use super::telling::Cause;
 use super::writes::ToStore;
+use crate::actors::synchronizer::messages::{Demand, Synchronize};
 use crate::storage::CommandId;
 
 impl Client {
@@ -24,12 +25,28 @@ impl Client {
             ServiceCommand::Open => self.dispatcher.force_open(),
             ServiceCommand::Close => self.dispatcher.force_close(),
             ServiceCommand::Reset => self.dispatcher.reset(),
+            ServiceCommand::Synchronize(demand) => {
+                self.synchronize(demand);
+                // The command is done with when the state is stored anew.
+                return self.kept.changed();
+            }
         };
         if let Some(transition) = transition {
             self.turned(transition, Cause::Operator);
         }
         self.kept.changed();
         self.claims.look_again();
+    }
+
+    /// Passes it on to the synchronizer, which works for the services that this node delivers to.
+    pub(super) fn synchronize(&mut self, demand: Demand) {
+        if self.parts.service.sync.is_none() || !self.lease.is_held() {
+            return;
+        }
+        let told = self.parts.synchronizer.tell(Synchronize { service: self.parts.service.name.clone(), demand });
+        if let Err(reason) = told {
+            log::warn!(service = self.name(), demand:?, reason:%; "the synchronizer was not told");
+        }
     }
 
     /// Applies commands that were given to other nodes. The store removes them when it stores the resulting state.

@@ -74,6 +74,17 @@ pub fn serve_always(answer: impl Into<Vec<u8>>) -> (SocketAddr, Receiver<(usize,
     (addr, told)
 }
 
+/// Gives one of the answers to each request, in their order.
+pub fn serve_in_turn(answers: Vec<String>) -> SocketAddr {
+    let answers = std::sync::Arc::new(std::sync::Mutex::new(answers.into_iter()));
+    serve(move |_, mut stream| {
+        while read_request(&mut stream).is_some() {
+            let Some(answer) = answers.lock().expect("not poisoned").next() else { return };
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    })
+}
+
 /// One request, head and body; none at the end of the connection.
 fn read_request(stream: &mut impl Read) -> Option<String> {
     let mut request = Vec::new();

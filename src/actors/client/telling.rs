@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::Client;
 use super::writes::ToStore;
+use crate::actors::synchronizer::messages::Demand;
 use crate::domain::breaker::{BreakerState, Transition};
 use crate::domain::event::NewEvent;
 
@@ -90,6 +91,9 @@ impl Client {
         self.metrics.turned(to);
         let level = if ToldState::from(to) == ToldState::Open { log::Level::Warn } else { log::Level::Info };
         log::log!(level, service = self.name(), from = from.as_str(), to = to.as_str(); "circuit breaker");
+        if ToldState::from(to) == ToldState::Closed && ToldState::from(from) != ToldState::Closed {
+            self.synchronize(Demand::Recovered);
+        }
         let Some(happened) = self.told.turned(to, cause) else { return };
         let figures = self.dispatcher.breaker().figures(self.clock.now());
         let until = figures.open_until.map(|until| self.clock.time_of_day(until).to_string());

@@ -10,6 +10,7 @@ pub mod orphans;
 pub mod page;
 pub mod presence;
 pub mod services;
+pub mod sync;
 pub mod tokens;
 
 use std::time::Duration;

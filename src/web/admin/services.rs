@@ -58,20 +58,12 @@ pub async fn operate(
     body::nothing(&req, payload, &edge).await?;
     let (name, command) = path.into_inner();
     let service = find_service(&edge, &name).ok_or_else(|| unknown(&edge, &name))?;
-    let command = ServiceCommand::parse(&command).ok_or_else(|| {
+    let command = ServiceCommand::ALL.into_iter().find(|known| known.as_str() == command).ok_or_else(|| {
         let known = ServiceCommand::ALL.map(ServiceCommand::as_str);
         let message = format!("a service cannot be told to {command:?}; known are {}", known.join(", "));
         ApiError::new(ErrorCode::NotFound, message).with("known", known.to_vec())
     })?;
-    let applied = match edge.parts.actors.clients.get(&name) {
-        Some(client) => tokio::time::timeout(OPERATE_PATIENCE, client.ask(Operate(command))).await,
-        None => Ok(Ok(None)),
-    };
-    let Ok(Ok(Some(applied))) = applied else {
-        let message =
-            "not confirmed: the service's client is starting, or waits for the store; it may obey all the same";
-        return Err(ApiError::transient(ErrorCode::StoreUnavailable, message).into());
-    };
+    let applied = order(&edge, &name, command).await?;
     let state = describe(&edge, service, &observe(&edge).await?).await;
     let name = &service.config.name;
     if applied == Applied::Elsewhere {
@@ -84,8 +76,23 @@ pub async fn operate(
         ServiceCommand::Open => "breaker kept open",
         ServiceCommand::Close => "breaker kept closed",
         ServiceCommand::Reset => "breaker reset",
+        ServiceCommand::Synchronize(_) => "synchronized",
     };
     Ok(reply::ok(&format!("Service '{name}': {done}."), state.to_string().as_bytes()))
+}
+
+/// Gives the command to the client of the service, and waits until it is stored.
+pub(super) async fn order(edge: &Edge, name: &str, command: ServiceCommand) -> Result<Applied, ApiError> {
+    let applied = match edge.parts.actors.clients.get(name) {
+        Some(client) => tokio::time::timeout(OPERATE_PATIENCE, client.ask(Operate(command))).await,
+        None => Ok(Ok(None)),
+    };
+    let Ok(Ok(Some(applied))) = applied else {
+        let message =
+            "not confirmed: the service's client is starting, or waits for the store; it may obey all the same";
+        return Err(ApiError::transient(ErrorCode::StoreUnavailable, message));
+    };
+    Ok(applied)
 }
 
 /// The reports of all clients.
@@ -149,7 +156,8 @@ fn silent_client(ConfiguredService { config, slot }: &ConfiguredService) -> Valu
     })
 }
 
-fn unknown(edge: &Edge, name: &str) -> ApiError {
+/// The refusal of a name that no service has.
+pub(super) fn unknown(edge: &Edge, name: &str) -> ApiError {
     let known = known_services(edge);
     let message = match &known[..] {
         [] => format!("there is no service {name:?}; none is configured"),
