@@ -82,6 +82,7 @@ mod set_back;
 mod signals;
 mod sse;
 mod state;
+mod state_model;
 mod state_sync;
 mod state_watching;
 mod store_file;
