@@ -12,10 +12,11 @@ use super::{SyncedService, SynchronizerParts};
 use crate::actors::clock;
 use crate::actors::service_slot::Holding;
 use crate::domain::event::{Append, NewEvent, Timestamp};
-use crate::domain::sync::{Happened, Need, Now, Standing, SyncPolicy, TypeSync};
+use crate::domain::sync::{Ended, Happened, Need, Now, Standing, SyncPolicy, TypeSync};
 use crate::protocol::sync::{counts_json, happened};
 use crate::runtime::stop::Stop;
 use crate::storage::{Outcome, SyncRecord, SyncWith, Write};
+use crate::telemetry::sync_metrics::{CheckResult, SyncMetrics};
 
 /// How often it is looked whether the lease is held.
 const LOOK: Duration = Duration::from_millis(250);
@@ -45,6 +46,30 @@ impl Progress {
 struct Kept {
     with: SyncWith,
     sync: TypeSync,
+    metrics: SyncMetrics,
+}
+
+impl Kept {
+    /// Counts what has ended, and exports how it stands.
+    fn measure(&mut self) {
+        if let Some((ended, found)) = self.sync.take_ended() {
+            let result = match ended {
+                Ended::Synced => CheckResult::Synced,
+                Ended::Diverged => CheckResult::Diverged,
+                Ended::Failed => CheckResult::Failed,
+                Ended::Cancelled => CheckResult::Cancelled,
+            };
+            self.metrics.checked(result, found);
+        }
+        self.metrics.state(Some(self.sync.standing().state));
+    }
+}
+
+/// Another node exports how it stands.
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.metrics.state(None);
+    }
 }
 
 /// See the module.
@@ -95,7 +120,8 @@ impl Keeping {
             let at = stored.iter().position(|record| record.service == service && record.kind == *kind);
             let standing = at.map(|at| standing(stored.swap_remove(at)));
             let with = SyncWith { service, own_sources: config.own_sources(), kind: kind.clone() };
-            Kept { with, sync: TypeSync::new(policy, standing, rand::random(), now()) }
+            let sync = TypeSync::new(policy, standing, rand::random(), now());
+            Kept { with, sync, metrics: self.parts.metrics.sync(&config.name, kind.as_str()) }
         });
         Some(kept.collect())
     }
@@ -107,10 +133,11 @@ impl Keeping {
             for demand in self.orders.take() {
                 kept.iter_mut().for_each(|kept| kept.sync.demand(demand));
             }
+            kept.iter_mut().for_each(Kept::measure);
             progress.0.replace(kept.iter().map(describe).collect());
             let (at, need) = next(&mut kept, turn, now());
             turn = at;
-            let Kept { with, sync } = &mut kept[at];
+            let Kept { with, sync, metrics } = &mut kept[at];
             let done = match need {
                 Need::Wait(until) => {
                     // The lease may be lost, or another one be due.
@@ -122,7 +149,7 @@ impl Keeping {
                 Need::Backlog => self.backlog(with, sync).await,
                 Need::Check(need) => self.orders.or_cancelled(self.compare(with, sync, need)).await.unwrap_or(Ok(())),
                 Need::Repair { difference, run } => {
-                    let repair = self.repair(with, sync, difference, run, holding);
+                    let repair = self.repair(with, (sync, metrics), (difference, run), holding);
                     self.orders.or_cancelled(repair).await.unwrap_or(Ok(()))
                 }
             };
@@ -213,7 +240,7 @@ fn record(with: &SyncWith, standing: Standing) -> SyncRecord {
     }
 }
 
-fn describe(Kept { with, sync }: &Kept) -> Value {
+fn describe(Kept { with, sync, .. }: &Kept) -> Value {
     let Standing { state, as_of, lag, checked_at, next_check_at, error, differences } = sync.standing();
     let at = |at: &Option<Timestamp>| at.map(|at| at.to_string());
     json!({

@@ -15,6 +15,7 @@ use crate::domain::sync::{Difference, Repair, Repaired, TypeSync};
 use crate::protocol::sync::repair_id;
 use crate::protocol::webhook::{Recipient, content};
 use crate::storage::{Outcome, SyncEntity, SyncWith, Write};
+use crate::telemetry::sync_metrics::{RepairOutcome, SyncMetrics};
 
 /// How long a repair may wait to be sent, with the pauses between its tries.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,14 +29,14 @@ impl Keeping {
     pub(super) async fn repair(
         &self,
         with: &SyncWith,
-        sync: &mut TypeSync,
-        difference: Difference,
-        run: u64,
+        (sync, metrics): (&mut TypeSync, &SyncMetrics),
+        (difference, run): (Difference, u64),
         holding: &Holding,
     ) -> Result<(), Hindrance> {
         let read = self.parts.reader.sync_entity(with.clone(), difference.key.clone()).await;
         let Some(entity) = read.map_err(|_| Hindrance::Later)? else { return Err(Hindrance::Later) };
-        let how = match difference.repair(&entity.facts) {
+        let repair = difference.repair(&entity.facts);
+        let how = match repair {
             None => Repaired::Dropped,
             Some(Repair::Renew(version)) => self.renew(with, &difference, entity, version, holding).await?,
             Some(Repair::Put(version)) => {
@@ -47,6 +48,12 @@ impl Keeping {
                 self.push(&event, run).await?
             }
         };
+        metrics.repaired(match (&how, repair) {
+            (Repaired::Done, Some(Repair::Renew(_))) => RepairOutcome::Written,
+            (Repaired::Done, _) => RepairOutcome::Delivered,
+            (Repaired::Dropped, _) => RepairOutcome::Settled,
+            (Repaired::Refused(_) | Repaired::Failed(_) | Repaired::NotSent(_), _) => RepairOutcome::Failed,
+        });
         sync.repaired(how, now());
         Ok(())
     }

@@ -13,7 +13,7 @@ mod type_sync;
 pub use self::check::{CheckNeed, Difference, MAX_HELD, TheirDigest};
 pub use self::judge::{Asked, Compared, Current, Facts};
 pub use self::repair::{Repair, Repaired};
-pub use self::type_sync::{Happened, Need, Standing, SyncPolicy, TypeSync};
+pub use self::type_sync::{Ended, Happened, Need, Standing, SyncPolicy, TypeSync};
 use super::event::Timestamp;
 
 /// One moment on two clocks.

@@ -52,6 +52,16 @@ pub enum Happened {
     Synced { as_of: Option<EventId> },
 }
 
+/// How a check has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Synced,
+    Diverged,
+    /// The service has not answered as it should, or was not asked.
+    Failed,
+    Cancelled,
+}
+
 /// What is needed next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Need {
@@ -108,6 +118,8 @@ pub struct TypeSync {
     /// Whether the last comparison that was told has found no difference.
     is_told_synced: bool,
     failures: u32,
+    /// A check that has ended, with what it has found.
+    ended: Option<(Ended, Counts)>,
     stored_at: Timestamp,
     seed: u64,
     /// Most differences that are held.
@@ -129,6 +141,7 @@ impl TypeSync {
             repaired: None,
             is_told_synced: standing.state == SyncState::Synced,
             failures: 0,
+            ended: None,
             stored_at: now.steady,
             standing,
             seed,
@@ -149,6 +162,11 @@ impl TypeSync {
         !matches!(self.task, Task::Idle)
     }
 
+    /// A check that has ended since this was called last, with what it has found.
+    pub fn take_ended(&mut self) -> Option<(Ended, Counts)> {
+        self.ended.take()
+    }
+
     /// Takes what somebody asks for. What runs comes to its end first, unless it is to end.
     pub fn demand(&mut self, demand: Demand) {
         match demand {
@@ -165,6 +183,9 @@ impl TypeSync {
                 self.wanted = Wanted::default();
                 if self.is_busy() {
                     self.standing.error = Some("cancelled by an operator".to_owned());
+                    if !matches!(self.task, Task::Repairing(_)) {
+                        self.ended = Some((Ended::Cancelled, Counts::default()));
+                    }
                     self.task = Task::Idle;
                     self.is_changed = true;
                 }
@@ -294,6 +315,9 @@ impl TypeSync {
     }
 
     fn retry(&mut self, reason: String, now: Now) {
+        if !matches!(self.task, Task::Repairing(_)) {
+            self.ended = Some((Ended::Failed, Counts::default()));
+        }
         self.standing.error = Some(reason);
         self.task = Task::Idle;
         let after = RETRY.saturating_mul(1 << self.failures.min(16)).min(self.policy.every);
@@ -325,13 +349,17 @@ impl TypeSync {
             if unjudged > 0 {
                 self.standing.state = SyncState::CatchingUp;
                 self.set_due(RETRY.min(self.policy.every), now);
-            } else if !self.is_told_synced {
+                return;
+            }
+            self.ended = Some((Ended::Synced, counts));
+            if !self.is_told_synced {
                 self.is_told_synced = true;
                 self.happened = Some(Happened::Synced { as_of });
             }
             return;
         }
         self.standing.state = SyncState::Diverged;
+        self.ended = Some((Ended::Diverged, counts));
         self.is_told_synced = false;
         self.happened = Some(Happened::Diverged { counts, sample });
         if self.repaired.is_some() {
