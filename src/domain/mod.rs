@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod breaker;
+pub mod call;
 pub mod consumer;
 pub mod cursor;
 pub mod delivery;

@@ -14,7 +14,9 @@ use super::consumers::{self, Alteration};
 use super::error::StoreError;
 use super::outbox::{self, Enqueued};
 use super::write::{Outcome, Write};
-use super::{followers, idempotency, identity, leases, position, postgres, revocations, schedules, sqlite, syncs};
+use super::{
+    calls, followers, idempotency, identity, leases, position, postgres, revocations, schedules, sqlite, syncs,
+};
 
 /// The writes that go into one transaction.
 #[derive(Debug, Default)]
@@ -196,6 +198,30 @@ pub(super) fn write(
             }
             Write::SaveSync(record) => {
                 syncs::save(connection, record)?;
+                Outcome::Saved
+            }
+            Write::MakeCalls(new) => {
+                calls::make(connection, new)?;
+                Outcome::Saved
+            }
+            Write::BeginCalls(ids) => {
+                calls::begin(connection, ids)?;
+                Outcome::Saved
+            }
+            Write::SettleCalls(ended) => {
+                calls::settle(connection, ended)?;
+                Outcome::Saved
+            }
+            Write::CancelCalls { owner } => {
+                calls::cancel(connection, owner)?;
+                Outcome::Saved
+            }
+            Write::HurryCalls { owner } => {
+                calls::hurry(connection, owner, now)?;
+                Outcome::Saved
+            }
+            Write::ForgetCalls { through } => {
+                calls::forget(connection, *through)?;
                 Outcome::Saved
             }
             Write::StartReplayJob(job) => Outcome::Started(outbox::start_replay_job(connection, job, now)?),

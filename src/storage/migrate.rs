@@ -39,7 +39,7 @@ const TABLES: [&str; 8] = [
 ];
 
 /// The tables of later migrations that the role must be able to write. Of `log` it need only read the one row.
-const LATER: [&str; 13] = [
+const LATER: [&str; 15] = [
     "durables",
     "durable_marks",
     "revocations",
@@ -53,6 +53,8 @@ const LATER: [&str; 13] = [
     "entity_types",
     "sent_events",
     "syncs",
+    "calls",
+    "call_ends",
 ];
 
 /// Whether this process has used the store before.

@@ -13,6 +13,7 @@
 mod append;
 mod backup;
 mod beside;
+mod calls;
 mod changes;
 mod commit;
 mod compact;
@@ -56,6 +57,7 @@ mod write;
 mod writer;
 
 pub use backup::{Restoration, backup, restore};
+pub use calls::{CallOutcome, CallRequest, CallSettled, ClaimedCall, EndedCall, NewCall};
 pub use commit::Committed;
 pub use compact::{Compacted, compact};
 pub use connection::close;

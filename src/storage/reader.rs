@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::access::Identity;
+use crate::domain::call::CallId;
 use crate::domain::consumer::Mark;
 use crate::domain::delivery::EventStatus;
 use crate::domain::entity::{Buckets, EntityId, EntityKey, EntityType, Version};
@@ -14,6 +15,7 @@ use crate::domain::membership::NodeRecord;
 use crate::domain::routes::ServiceId;
 use crate::domain::sync::Compared;
 
+use super::calls::{self, ClaimedCall, EndedCall};
 use super::connection::Connection;
 use super::consumers::{self, ConsumerRecord};
 use super::error::{StoreError, StoreErrorKind};
@@ -255,6 +257,33 @@ impl Reader {
     /// The entities of one bucket, each with its version.
     pub async fn bucket(&self, query: DigestQuery, bucket: u32) -> Result<AsOf<Vec<(String, EventId)>>, StoreError> {
         self.read(move |connection| state::bucket(connection, &query, bucket)).await
+    }
+
+    /// Calls of a service that are to be made by `now`, after the one that was due then, in the order in which they are
+    /// due.
+    pub async fn due_calls(
+        &self,
+        service: ServiceId,
+        now: Timestamp,
+        after: (Timestamp, CallId),
+        limit: usize,
+    ) -> Result<Vec<ClaimedCall>, StoreError> {
+        self.read(move |connection| calls::due(connection, service, now, after, limit)).await
+    }
+
+    /// When the first call of a service is due that is not due at `now`.
+    pub async fn next_due_call(&self, service: ServiceId, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        self.read(move |connection| calls::next_due(connection, service, now)).await
+    }
+
+    /// How many calls of a service have not ended.
+    pub async fn open_calls(&self, service: ServiceId) -> Result<u64, StoreError> {
+        self.read(move |connection| calls::count_open(connection, service)).await
+    }
+
+    /// Calls that have ended after this place, in the order in which they ended.
+    pub async fn ended_calls(&self, after: i64, limit: usize) -> Result<Vec<EndedCall>, StoreError> {
+        self.read(move |connection| calls::ended(connection, after, limit)).await
     }
 
     /// How far each service agrees with each type of entities that it was compared with.

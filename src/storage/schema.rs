@@ -241,3 +241,31 @@ diesel::table! {
         event_id -> BigInt,
     }
 }
+
+diesel::table! {
+    calls (id) {
+        id -> BigInt,
+        service -> SmallInt,
+        owner -> Text,
+        tag -> Text,
+        lane -> SmallInt,
+        key -> Nullable<Text>,
+        request -> Text,
+        policy -> Text,
+        due_at -> BigInt,
+        expires_at -> Nullable<BigInt>,
+        state -> SmallInt,
+        attempts -> Integer,
+        may_be_done -> SmallInt,
+        last -> Nullable<Text>,
+        ended_at -> Nullable<BigInt>,
+        place -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    call_ends (only_row) {
+        only_row -> SmallInt,
+        last -> BigInt,
+    }
+}

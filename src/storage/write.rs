@@ -1,10 +1,12 @@
 //! Writes that one transaction applies in order, and their outcomes.
 
 use crate::domain::access::Identity;
+use crate::domain::call::CallId;
 use crate::domain::event::{Append, AppendOutcome, EventId, ScheduleId};
 use crate::domain::log::EventUuid;
 use crate::domain::routes::ServiceId;
 
+use super::calls::{CallOutcome, NewCall};
 use super::consumers::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
 use super::outbox::{DeliveryOutcome, NewReplayJob, OrphanAction, OrphansSettled, ServiceChange};
 use super::syncs::SyncRecord;
@@ -35,6 +37,18 @@ pub enum Write {
     MarkSent(Vec<(EventUuid, EventId)>),
     /// Stores how far a service agrees with the entities of a type: [`Outcome::Saved`].
     SaveSync(SyncRecord),
+    /// Makes calls, in this order: [`Outcome::Saved`].
+    MakeCalls(Vec<NewCall>),
+    /// Attempts at these calls begin: [`Outcome::Saved`]. Only then are they sent.
+    BeginCalls(Vec<CallId>),
+    /// Attempts at calls have ended: [`Outcome::Saved`]. A call that has ended, or was cancelled, stays as it is.
+    SettleCalls(Vec<CallOutcome>),
+    /// The calls of this owner that have not ended go, without a word: [`Outcome::Saved`].
+    CancelCalls { owner: String },
+    /// Those of them that wait for another attempt are due at once: [`Outcome::Saved`].
+    HurryCalls { owner: String },
+    /// Ended calls up to this place are known to who follows them, and go: [`Outcome::Saved`].
+    ForgetCalls { through: i64 },
     /// Starts a replay job on events up to this place in the list: [`Outcome::Started`].
     StartReplayJob(NewReplayJob),
     /// Stops a replay job if it is running: [`Outcome::Changed`].
@@ -89,6 +103,9 @@ impl Write {
             Self::Append(append) => append.events.len(),
             Self::Settle(delivery_outcomes) => delivery_outcomes.len(),
             Self::MarkSent(sent) => sent.len(),
+            Self::MakeCalls(calls) => calls.len(),
+            Self::BeginCalls(ids) => ids.len(),
+            Self::SettleCalls(ended) => ended.len(),
             Self::ChangeConsumer(change) => {
                 1 + change.marks.len() + change.dead.len() + change.renewed.len() + change.events.len()
             }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::sync::oneshot;
 
+pub use crate::domain::call::Method;
 use crate::domain::priority::Lane;
 use crate::domain::sync::Demand;
 use crate::protocol::delivery_request::Headers;
@@ -104,21 +105,6 @@ pub struct Request {
     pub max_answer_bytes: usize,
     /// Whether a failure is tried again by the schedule of the service, within the patience.
     pub is_retried: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    Get,
-    Post,
-}
-
-impl Method {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Post => "POST",
-        }
-    }
 }
 
 /// What became of a request.

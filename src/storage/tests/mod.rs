@@ -1,6 +1,7 @@
 //! Tests of the store on both backends, with real files and a real PostgreSQL server.
 
 mod append;
+mod calls;
 mod clock;
 mod consumers;
 mod entities;

@@ -1,0 +1,2 @@
+DROP TABLE call_ends;
+DROP TABLE calls;
