@@ -242,29 +242,37 @@ struct FactsRow {
 
 /// What is known of each of these keys, by one statement for many. States are part of the text, because only then does
 /// the partial index of open deliveries apply.
-fn facts(connection: &mut Connection, with: &SyncWith, keys: &[&str]) -> Result<HashMap<String, Facts>, StoreError> {
-    let text = |keys: &str| {
+pub(super) fn facts(
+    connection: &mut Connection,
+    with: &SyncWith,
+    keys: &[&str],
+) -> Result<HashMap<String, Facts>, StoreError> {
+    let text = |keys: &str, entity: &str| {
         format!(
             "SELECT w.key AS key, e.version AS version, e.value IS NOT NULL AS is_there, e.updated_at AS updated_at, \
-             v.source AS source, d.finished_at AS answered_at, EXISTS (SELECT 1 FROM deliveries o WHERE o.service = $1 \
-             AND o.key = $2 || w.key AND o.key IS NOT NULL AND o.state < 2) AS is_on_its_way FROM {keys} \
-             LEFT JOIN entities e ON e.type = $3 AND e.key = w.key LEFT JOIN events v ON v.id = e.version \
+             v.source AS source, d.finished_at AS answered_at, (SELECT max(o.event_id) FROM deliveries o \
+             WHERE o.service = $1 AND o.key = $2 || w.key AND o.key IS NOT NULL AND o.state < 2) IS NOT NULL \
+             AS is_on_its_way FROM {keys} LEFT JOIN {entity} LEFT JOIN events v ON v.id = e.version \
              LEFT JOIN deliveries d ON d.event_id = e.version AND d.service = $1"
         )
     };
+    // PostgreSQL would otherwise read all entities of the type when it has no statistics.
+    const LATERAL: &str = "LATERAL (SELECT version, value, updated_at FROM entities WHERE type = $3 AND key = w.key \
+                           OFFSET 0) e ON true";
     let prefix = format!("{}:", with.kind);
     let mut known = HashMap::with_capacity(keys.len());
     for keys in keys.chunks(1024) {
         let rows: Vec<FactsRow> = match connection {
-            Connection::Sqlite(file) => {
-                diesel::sql_query(text("(SELECT value AS key FROM json_each($4)) w").replace('$', "?"))
-                    .bind::<SmallInt, _>(with.service)
-                    .bind::<Text, _>(&prefix)
-                    .bind::<Text, _>(with.kind.as_str())
-                    .bind::<Text, _>(serde_json::Value::from(keys).to_string())
-                    .load(&mut file.connection)?
-            }
-            Connection::Postgres(session) => diesel::sql_query(text("unnest($4) AS w (key)"))
+            Connection::Sqlite(file) => diesel::sql_query(
+                text("(SELECT value AS key FROM json_each($4)) w", "entities e ON e.type = $3 AND e.key = w.key")
+                    .replace('$', "?"),
+            )
+            .bind::<SmallInt, _>(with.service)
+            .bind::<Text, _>(&prefix)
+            .bind::<Text, _>(with.kind.as_str())
+            .bind::<Text, _>(serde_json::Value::from(keys).to_string())
+            .load(&mut file.connection)?,
+            Connection::Postgres(session) => diesel::sql_query(text("unnest($4) AS w (key)", LATERAL))
                 .bind::<SmallInt, _>(with.service)
                 .bind::<Text, _>(&prefix)
                 .bind::<Text, _>(with.kind.as_str())

@@ -88,14 +88,16 @@ impl Keeping {
     /// Works until it is to stop.
     pub(super) async fn run(&self, progress: &Progress) {
         while !self.stop.is_told() {
-            if let Some(holding) = self.service.slot.holding().filter(|holding| self.may_act(holding))
-                && let Some(kept) = self.stop.or(self.begin()).await.flatten()
-            {
-                let _ = self.stop.or(self.keep(kept, &holding, progress)).await;
-                progress.0.take();
+            match self.service.slot.holding().filter(|holding| self.may_act(holding)) {
+                Some(holding) => {
+                    if let Some(kept) = self.stop.or(self.begin()).await.flatten() {
+                        let _ = self.stop.or(self.keep(kept, &holding, progress)).await;
+                        progress.0.take();
+                    }
+                }
+                // What was asked for is another's business.
+                None => drop(self.orders.take()),
             }
-            // What was asked for without the lease is another's business.
-            self.orders.take();
             let _ = self.stop.or(sleep(LOOK)).await;
         }
     }

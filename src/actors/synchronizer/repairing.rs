@@ -128,3 +128,36 @@ fn current_event(with: &SyncWith, difference: &Difference, entity: SyncEntity, o
     let new = NewEvent { payload, key: Some(key), ..NewEvent::change(change, None, OWN_SOURCE) };
     Event::stored(new, version, created_at)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::entity::{EntityKey, EntityType};
+    use crate::domain::event::Timestamp;
+    use crate::domain::sync::{Current, Facts, Kind};
+    use crate::storage::EntityRecord;
+
+    #[test]
+    fn an_event_that_the_log_has_no_more_is_made_from_the_entity() {
+        let key = EntityKey::parse("k").expect("a key");
+        let kind = EntityType::parse("lot").expect("a type");
+        let with = SyncWith { service: 1, own_sources: Vec::new(), kind };
+        let facts =
+            Facts { current: Current::Present(7), own_change_at: None, is_on_its_way: false, answered_at: None };
+        let value = Some("{\"a\": 1e400}".into());
+        let record = EntityRecord { key: key.clone(), version: 7, value, updated_at: Timestamp(5) };
+        let difference =
+            Difference { key: key.clone(), kind: Kind::Stale, theirs: Some(3), ours: Current::Present(7), at: 9 };
+        let entity = SyncEntity { facts, record: Some(record), event: None };
+        let event = current_event(&with, &difference, entity, Op::Put, 7);
+        assert_eq!((event.id, event.created_at, event.name.as_str()), (7, Timestamp(5), "state.lot.changed"));
+        assert_eq!(event.key.as_deref(), Some("lot:k"));
+        let payload = r#"{"type":"lot","key":"k","op":"put","previous_version":null,"value":{"a": 1e400}}"#;
+        assert_eq!(&*event.payload, payload);
+
+        let absent = SyncEntity { facts: Facts { current: Current::Absent, ..facts }, record: None, event: None };
+        let deleted = current_event(&with, &difference, absent, Op::Delete, 9);
+        let payload = r#"{"type":"lot","key":"k","op":"delete","previous_version":3}"#;
+        assert_eq!((deleted.id, &*deleted.payload), (9, payload));
+    }
+}

@@ -8,12 +8,14 @@
 mod check;
 mod judge;
 mod repair;
+mod standing;
 mod type_sync;
 
 pub use self::check::{CheckNeed, Difference, MAX_HELD, TheirDigest};
 pub use self::judge::{Asked, Compared, Current, Facts};
 pub use self::repair::{Repair, Repaired};
-pub use self::type_sync::{Ended, Happened, Need, Standing, SyncPolicy, TypeSync};
+pub use self::standing::{Ended, Happened, Standing, SyncPolicy};
+pub use self::type_sync::{Need, TypeSync};
 use super::event::Timestamp;
 
 /// One moment on two clocks.

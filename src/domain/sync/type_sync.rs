@@ -5,22 +5,10 @@ use std::time::Duration;
 use super::check::{Check, CheckNeed, Difference, MAX_HELD, TheirDigest, Verdict};
 use super::judge::{Asked, Compared};
 use super::repair::{RepairNeed, Repaired, Repairs};
+use super::standing::{Ended, Happened, Standing, SyncPolicy};
 use super::{Counts, Demand, Now, SyncState};
 use crate::domain::entity::Buckets;
 use crate::domain::event::{EventId, Timestamp};
-
-/// How a service is kept in step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SyncPolicy {
-    /// Time from one check to the next.
-    pub every: Duration,
-    /// How long it takes until the service has what it has changed itself.
-    pub settle: Duration,
-    /// Whether differences are repaired without being asked.
-    pub repairs: bool,
-    /// Most repairs in a second.
-    pub rate: u32,
-}
 
 /// The first check comes within this time.
 const SOON: Duration = Duration::from_secs(2);
@@ -32,35 +20,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const STUCK: Duration = Duration::from_secs(60);
 /// How often the progress of repairs is stored.
 const PROGRESS: Duration = Duration::from_secs(1);
-
-/// How far the service agrees, as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Standing {
-    pub state: SyncState,
-    pub as_of: Option<EventId>,
-    pub lag: Option<i64>,
-    pub checked_at: Option<Timestamp>,
-    pub next_check_at: Option<Timestamp>,
-    pub error: Option<String>,
-    pub differences: Counts,
-}
-
-/// What is published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Happened {
-    Diverged { counts: Counts, sample: Vec<Difference> },
-    Synced { as_of: Option<EventId> },
-}
-
-/// How a check has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    Synced,
-    Diverged,
-    /// The service has not answered as it should, or was not asked.
-    Failed,
-    Cancelled,
-}
 
 /// What is needed next.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,6 +15,7 @@ mod read;
 mod retention;
 mod set_back;
 mod status;
+mod syncs;
 mod writes;
 
 use std::future::Future;

@@ -12,6 +12,7 @@ use diesel::{QueryResult, RunQueryDsl};
 
 use super::{NOON, Store, appends, event};
 use crate::domain::delivery::DeliveryState;
+use crate::domain::entity::EntityType;
 use crate::domain::event::{Append, NewEvent};
 use crate::domain::pattern::Pattern;
 use crate::domain::priority::Lane;
@@ -20,7 +21,7 @@ use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::options::Access;
 use crate::storage::outbox::{self, Claim, DeliveryFilter};
-use crate::storage::{DeliveryOutcome, NewService, Settled};
+use crate::storage::{DeliveryOutcome, NewService, Settled, SyncWith, syncs};
 
 /// Asks for the plan of a statement with any parameters.
 struct Plan(String);
@@ -145,6 +146,8 @@ fn check_all(store: &Store) {
     check(&plans(store, |c| outbox::attempts(c, 7)), key_of(store, "delivery_attempts"));
     check(&plans(store, |c| outbox::statuses(c, &[7, 8, 9])), key_of(store, "deliveries"));
     check(&plans(store, |c| outbox::statuses(c, &[7, 4000])), key_of(store, "deliveries"));
+    let lots = SyncWith { service: 1, own_sources: Vec::new(), kind: EntityType::parse("lot").expect("a type") };
+    check(&plans_with(store, FACTS, |c| syncs::facts(c, &lots, &["a", "b"])), "deliveries_key");
     // The cost of settling deliveries does not depend on how many wait.
     let delivered = DeliveryOutcome {
         service: 1,
@@ -160,6 +163,9 @@ fn check_all(store: &Store) {
     };
     check(&plans_with(store, SETTLEMENT, |c| outbox::settle(c, &[&[delivered]])), key_of(store, "deliveries"));
 }
+
+/// The types of the parameters of what is known of keys.
+const FACTS: &str = "(smallint, text, text, text[])";
 
 /// How a plan names the primary key.
 fn key_of(store: &Store, table: &'static str) -> &'static str {

@@ -1,0 +1,49 @@
+//! How a service is kept in step, and what is told of it.
+
+use std::time::Duration;
+
+use super::check::Difference;
+use super::{Counts, SyncState};
+use crate::domain::event::{EventId, Timestamp};
+
+/// How a service is kept in step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SyncPolicy {
+    /// Time from one check to the next.
+    pub every: Duration,
+    /// How long it takes until the service has what it has changed itself.
+    pub settle: Duration,
+    /// Whether differences are repaired without being asked.
+    pub repairs: bool,
+    /// Most repairs in a second.
+    pub rate: u32,
+}
+
+/// How far the service agrees, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Standing {
+    pub state: SyncState,
+    pub as_of: Option<EventId>,
+    pub lag: Option<i64>,
+    pub checked_at: Option<Timestamp>,
+    pub next_check_at: Option<Timestamp>,
+    pub error: Option<String>,
+    pub differences: Counts,
+}
+
+/// What is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    Diverged { counts: Counts, sample: Vec<Difference> },
+    Synced { as_of: Option<EventId> },
+}
+
+/// How a check has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Synced,
+    Diverged,
+    /// The service has not answered as it should, or was not asked.
+    Failed,
+    Cancelled,
+}
