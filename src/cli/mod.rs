@@ -22,6 +22,7 @@ mod output;
 mod payload;
 mod publish;
 mod replay;
+mod sagas;
 mod schedules;
 mod secret;
 mod serve;
@@ -135,6 +136,8 @@ enum Command {
     State(state::StateArgs),
     /// Print how far services agree with the entities that they keep, compare them, or repair them.
     Sync(sync::SyncArgs),
+    /// Check definitions of sagas, or try one against a file of events. (The service does not run sagas yet.)
+    Sagas(sagas::SagasArgs),
     /// Print durable subscriptions, or move or delete one.
     Consumers(consumers::ConsumersArgs),
     /// Print who is connected, or close a connection.
@@ -224,6 +227,7 @@ pub fn run() -> ExitCode {
             Command::Schedules(args) => schedules::run(&args, &config),
             Command::State(args) => state::run(&args, &config),
             Command::Sync(args) => sync::run(&args, &config),
+            Command::Sagas(args) => sagas::run(&args, &config),
             Command::Consumers(args) => consumers::run(&args, &config),
             Command::Sessions(args) => sessions::run(&args, &config),
             Command::Nodes(args) => nodes::run(&args, &config),

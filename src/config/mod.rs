@@ -11,6 +11,7 @@ mod error;
 mod layers;
 pub mod reference;
 mod routes;
+mod sagas;
 mod secret;
 mod sections;
 mod services;
@@ -29,6 +30,7 @@ pub use self::checks::{check_admin_token, check_token_name, is_weak_admin_token}
 pub use self::delivery::{BreakerWindow, DeliveryConfig};
 pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
+pub use self::sagas::read_sagas;
 pub use self::secret::{DatabaseUrl, SecretUrl};
 pub use self::sections::{
     AdminConfig, ConsumersConfig, Durability, IngestConfig, LogConfig, LogFormat, MirrorConfig, NodeConfig,

@@ -63,7 +63,7 @@ fn selector(mut table: Table) -> Result<Selector, String> {
 }
 
 /// The JSON that is meant by `value`, found at `path`.
-fn json(value: &Value, path: &str) -> Result<serde_json::Value, String> {
+pub(super) fn json(value: &Value, path: &str) -> Result<serde_json::Value, String> {
     Ok(match value {
         Value::String(text) => text.as_str().into(),
         Value::Integer(number) => (*number).into(),

@@ -72,6 +72,7 @@ mod redis_relay;
 mod relay;
 mod resume_model;
 mod retention;
+mod sagas;
 mod schedules;
 mod services;
 mod services_cluster;
