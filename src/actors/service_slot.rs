@@ -35,6 +35,8 @@ pub struct ServiceSlot {
     dead: AtomicI64,
     /// Deliveries may have been reopened.
     renewed: AtomicBool,
+    /// Calls were made, or are due at once.
+    calls: AtomicBool,
     work: Notify,
     holding: Mutex<Option<Holding>>,
 }
@@ -62,6 +64,7 @@ impl ServiceSlot {
             pending: Default::default(),
             dead: AtomicI64::new(0),
             renewed: AtomicBool::new(false),
+            calls: AtomicBool::new(false),
             work: Notify::new(),
             holding: Mutex::default(),
         }
@@ -124,6 +127,17 @@ impl ServiceSlot {
     /// Whether [`Self::wake_for_renewed`] was called since the last time.
     pub fn take_renewed(&self) -> bool {
         self.renewed.swap(false, Ordering::Acquire)
+    }
+
+    /// Wakes the client: calls were made, or are due at once.
+    pub fn wake_for_calls(&self) {
+        self.calls.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether [`Self::wake_for_calls`] was called since the last time.
+    pub fn take_calls(&self) -> bool {
+        self.calls.swap(false, Ordering::Acquire)
     }
 
     /// Ready when [`Self::wake`] was called since the last time.

@@ -134,13 +134,14 @@ pub(super) fn make(connection: &mut Connection, new: &[NewCall]) -> Result<(), S
     Ok(())
 }
 
-/// From now on an attempt at each may have been made.
-pub(super) fn begin(connection: &mut Connection, ids: &[CallId]) -> Result<(), StoreError> {
+/// From now on an attempt at each may have been made. Whether all of them are open.
+pub(super) fn begin(connection: &mut Connection, ids: &[CallId]) -> Result<bool, StoreError> {
+    let mut count = 0;
     for id in ids {
         let open = calls::table.find(*id).filter(calls::state.lt(ENDED));
-        on_backend!(connection, c => diesel::update(open).set(calls::state.eq(BEGUN)).execute(c))?;
+        count += on_backend!(connection, c => diesel::update(open).set(calls::state.eq(BEGUN)).execute(c))?;
     }
-    Ok(())
+    Ok(count == ids.len())
 }
 
 /// Stores how attempts ended. Ended calls get their places in this order; it is that of the commits, since one

@@ -204,10 +204,7 @@ pub(super) fn write(
                 calls::make(connection, new)?;
                 Outcome::Saved
             }
-            Write::BeginCalls(ids) => {
-                calls::begin(connection, ids)?;
-                Outcome::Saved
-            }
+            Write::BeginCalls(ids) => Outcome::Changed(calls::begin(connection, ids)?),
             Write::SettleCalls(ended) => {
                 calls::settle(connection, ended)?;
                 Outcome::Saved

@@ -39,7 +39,8 @@ pub enum Write {
     SaveSync(SyncRecord),
     /// Makes calls, in this order: [`Outcome::Saved`].
     MakeCalls(Vec<NewCall>),
-    /// Attempts at these calls begin: [`Outcome::Saved`]. Only then are they sent.
+    /// Attempts at these calls begin: [`Outcome::Changed`], false if some have ended or were cancelled. Only then are they
+    /// sent.
     BeginCalls(Vec<CallId>),
     /// Attempts at calls have ended: [`Outcome::Saved`]. A call that has ended, or was cancelled, stays as it is.
     SettleCalls(Vec<CallOutcome>),

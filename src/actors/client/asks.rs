@@ -12,6 +12,7 @@ use actix::prelude::{Context, Handler};
 
 use super::Client;
 use super::messages::{Answer, Ask, Asker, NotSent, Request};
+use crate::domain::call::CallId;
 use crate::domain::dispatch::{Dispatcher, Offered, PendingWork};
 use crate::domain::event::Timestamp;
 use crate::domain::work::WorkId;
@@ -34,6 +35,8 @@ pub(super) struct Asks {
 struct Open {
     request: Request,
     asker: Asker,
+    /// The call that the store is told of before the next attempt.
+    mark: Option<CallId>,
     /// It is not sent after this time.
     until: Timestamp,
     /// Since when it is due, on the dispatcher's clock.
@@ -82,7 +85,7 @@ impl Asks {
     }
 
     /// Takes an ask, or refuses it (AK-2).
-    pub(super) fn take(&mut self, Ask { request, asker }: Ask, now: Timestamp) {
+    pub(super) fn take(&mut self, Ask { request, asker, mark }: Ask, now: Timestamp) {
         let bytes = request.body.len();
         if self.open.len() >= MAX_ASKS || self.bytes > 0 && self.bytes + bytes > MAX_BYTES {
             return asker.answer(Answer::NotSent(NotSent::Full));
@@ -93,6 +96,7 @@ impl Asks {
         let open = Open {
             request,
             asker,
+            mark,
             until,
             since: now,
             failed: 0,
@@ -157,11 +161,12 @@ impl Asks {
         self.open.get(&number).map_or(1, |open| open.failed + 1)
     }
 
-    pub(super) fn is_sent(&mut self, number: u64) {
-        if let Some(open) = self.open.get_mut(&number) {
-            open.stage = Stage::UnderWay;
-            open.asker.tried();
-        }
+    /// It is sent, once the store knows it, if that is to be told.
+    pub(super) fn is_sent(&mut self, number: u64) -> Option<CallId> {
+        let open = self.open.get_mut(&number)?;
+        open.stage = Stage::UnderWay;
+        open.asker.tried();
+        open.mark
     }
 
     /// The dispatcher has it in hand again; `last` is what became of the try, if it came to anything.

@@ -22,6 +22,7 @@ use crate::domain::work::WorkId;
 use crate::protocol::webhook::{
     Attempted, IDEMPOTENCY_KEY, Recipient as To, SigningKey, TraceIds, delivery_request, sign,
 };
+use crate::storage::{Outcome, Write};
 
 /// How many errors are remembered.
 const MAX_ERRORS: usize = 8;
@@ -109,6 +110,8 @@ pub(super) enum AttemptEnd {
     Posted(Attempt),
     /// The request was not sent, as it would have this many bytes.
     TooLarge(usize),
+    /// The request was not sent, as the store was not told of it.
+    Unmarked,
     /// The request was not sent, as the configuration of the service cannot be used.
     Unable(String),
 }
@@ -188,8 +191,16 @@ impl Client {
                 awc::http::Method::POST
             }
         };
-        self.asks.is_sent(number);
+        let mark = self.asks.is_sent(number).map(|call| {
+            let marked = self.parts.persistence.commit_all(self.fence(), vec![Write::BeginCalls(vec![call])]);
+            async move { marked?.await.ok()?.ok() }
+        });
         actix_rt::spawn(async move {
+            if let Some(mark) = mark
+                && mark.await.is_none_or(|outcomes| outcomes != [Outcome::Changed(true)])
+            {
+                return attempting.end(AttemptEnd::Unmarked);
+            }
             let attempt = poster.ask(method, &path, &headers, body, max_answer_bytes).await;
             attempting.end(AttemptEnd::Posted(attempt));
         });

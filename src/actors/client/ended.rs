@@ -63,6 +63,10 @@ impl Judged {
                 let reason = format!("the request would have {bytes} bytes, more than max_body");
                 Self::unanswered(Verdict::Dead(DeadReason::TooLarge), Duration::ZERO, reason)
             }
+            AttemptEnd::Unmarked => {
+                let verdict = Verdict::Dead(DeadReason::Cancelled);
+                Self::unanswered(verdict, Duration::ZERO, "the store was not told of it".to_owned())
+            }
             AttemptEnd::Unable(reason) => {
                 let verdict = Verdict::Retry { retry_after: None };
                 Self::unanswered(verdict, Duration::ZERO, format!("configuration: {reason}"))
@@ -91,6 +95,7 @@ fn answer(end: &AttemptEnd) -> Answer {
             failed(kind.as_str(), message, kind.is_perhaps_sent())
         }
         AttemptEnd::TooLarge(_) => Answer::NotSent(NotSent::TooLarge),
+        AttemptEnd::Unmarked => Answer::NotSent(NotSent::NotHere),
         AttemptEnd::Unable(reason) => failed("configuration", reason, false),
     }
 }

@@ -157,6 +157,7 @@ impl Client {
         self.give_back(released);
         let under_way: HashSet<WorkId> = self.under_way().collect();
         self.claims.reset(|id| under_way.contains(&id));
+        self.calls.reset();
     }
 }
 

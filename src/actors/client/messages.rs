@@ -7,6 +7,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::sync::oneshot;
 
+use crate::domain::call::CallId;
 pub use crate::domain::call::Method;
 use crate::domain::priority::Lane;
 use crate::domain::sync::Demand;
@@ -157,6 +158,8 @@ pub enum NotSent {
 pub struct Ask {
     pub request: Request,
     pub asker: Asker,
+    /// The call in the store that it is, if that is to be told of an attempt before it is made.
+    pub mark: Option<CallId>,
 }
 
 /// Who waits for an answer. When dropped unanswered, it learns that nobody will.
@@ -204,7 +207,7 @@ impl Drop for Asker {
 /// Asks a service, and waits for what becomes of it.
 pub async fn ask(client: &Mailbox<Ask>, request: Request) -> Answer {
     let (asker, answer) = Asker::new();
-    if let Err(Undelivered::Full) = client.tell(Ask { request, asker }) {
+    if let Err(Undelivered::Full) = client.tell(Ask { request, asker, mark: None }) {
         return Answer::NotSent(NotSent::Full);
     }
     answer.await.unwrap_or(Answer::NotSent(NotSent::Ended))

@@ -11,6 +11,7 @@
 
 mod asks;
 mod attempts;
+mod calls;
 mod claims;
 mod ended;
 mod kept;
@@ -38,6 +39,7 @@ use tokio::sync::oneshot;
 
 use self::asks::Asks;
 use self::attempts::Attempts;
+use self::calls::Calls;
 use self::claims::Claims;
 use self::kept::Kept;
 use self::lease::HandingOver;
@@ -105,6 +107,7 @@ pub struct Client {
     dispatcher: Dispatcher,
     claims: Claims,
     asks: Asks,
+    calls: Calls,
     rounds: Rounds,
     waits: Waits,
     writes: Writes,
@@ -134,6 +137,7 @@ impl Client {
             dispatcher: Dispatcher::new(policy::dispatch_policy(options), None, clock.now()),
             claims: Claims::default(),
             asks: Asks::default(),
+            calls: Calls::default(),
             rounds: Rounds::default(),
             waits: Waits::default(),
             writes: Writes::default(),
@@ -227,6 +231,7 @@ impl Actor for Client {
             this.begin_if_registered();
             this.claims.look_again();
             this.ask_for_lease(ctx);
+            this.look_for_calls_of_others(ctx);
             this.rate.sample(this.metrics.delivered(), this.clock.now());
             this.observe_oldest(ctx);
         });
@@ -241,6 +246,7 @@ impl Handler<WorkArrived> for Client {
             self.ask_for_lease(ctx);
         }
         self.claims.look_for_new();
+        self.look_for_calls(ctx);
         if self.parts.slot.take_renewed() {
             self.claims.begin_round();
         }

@@ -47,7 +47,7 @@ fn failed(attempt: &Attempt) -> (FailureKind, &str) {
 }
 
 /// Serves each connection with `serve` on a thread of its own, handing it the number of the connection.
-fn serve(serve: impl Fn(usize, TcpStream) + Clone + Send + 'static) -> SocketAddr {
+pub fn serve(serve: impl Fn(usize, TcpStream) + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
@@ -86,7 +86,7 @@ pub fn serve_in_turn(answers: Vec<String>) -> SocketAddr {
 }
 
 /// One request, head and body; none at the end of the connection.
-fn read_request(stream: &mut impl Read) -> Option<String> {
+pub fn read_request(stream: &mut impl Read) -> Option<String> {
     let mut request = Vec::new();
     let mut chunk = [0; 4096];
     loop {

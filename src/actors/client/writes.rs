@@ -8,13 +8,15 @@ use super::{Client, STORE_RETRY};
 use crate::domain::event::{Append, NewEvent};
 use crate::domain::pending_writes::PendingWrites;
 use crate::domain::work::WorkId;
-use crate::storage::{CommandId, DeliveryOutcome, Outcome, Registered, ServiceChange, Write};
+use crate::storage::{CallOutcome, CommandId, DeliveryOutcome, Outcome, Registered, ServiceChange, Write};
 
 /// A write of a client.
 #[derive(Debug)]
 pub(super) enum ToStore {
     /// The outcome of an attempt.
     Ended(DeliveryOutcome),
+    /// The outcome of an attempt at a call.
+    CallEnded(CallOutcome),
     /// An event of the Event Handler itself.
     Event(NewEvent),
     /// A command of an operator, for the process that holds the lease.
@@ -23,17 +25,24 @@ pub(super) enum ToStore {
     State { state: Registered, applied: CommandId, told: Vec<oneshot::Sender<()>> },
 }
 
+impl ToStore {
+    /// Whether it says how an attempt ended.
+    fn is_outcome(&self) -> bool {
+        matches!(self, Self::Ended(_) | Self::CallEnded(_))
+    }
+}
+
 /// The writes that are not known to be stored.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     pending: PendingWrites<ToStore>,
-    /// How many of them are outcomes of attempts.
+    /// How many of them are outcomes of attempts, of both kinds.
     unsettled: usize,
 }
 
 impl Writes {
     pub(super) fn push(&mut self, write: ToStore) {
-        self.unsettled += usize::from(matches!(write, ToStore::Ended(_)));
+        self.unsettled += usize::from(write.is_outcome());
         self.pending.push(write);
     }
 
@@ -45,10 +54,10 @@ impl Writes {
     /// What was collected by an earlier holder is not written: only commands remain, for whoever holds the service.
     pub(super) fn void(&mut self) {
         let void = self.pending.withdraw(|write| !matches!(write, ToStore::Command { .. }));
-        self.unsettled -= void.iter().filter(|write| matches!(write, ToStore::Ended(_))).count();
+        self.unsettled -= void.iter().filter(|write| write.is_outcome()).count();
     }
 
-    /// Deliveries that have ended, and are not known to be settled in the store.
+    /// Attempts that have ended, and are not known to be settled in the store.
     pub(super) fn unsettled(&self) -> usize {
         self.unsettled
     }
@@ -56,7 +65,7 @@ impl Writes {
     pub(super) fn ended(&self) -> impl Iterator<Item = WorkId> {
         self.pending.iter().filter_map(|write| match write {
             ToStore::Ended(delivery_outcome) => Some(WorkId::Delivery(delivery_outcome.event_id)),
-            ToStore::Event(_) | ToStore::Command { .. } | ToStore::State { .. } => None,
+            ToStore::CallEnded(_) | ToStore::Event(_) | ToStore::Command { .. } | ToStore::State { .. } => None,
         })
     }
 }
@@ -91,10 +100,12 @@ impl Client {
         let service = self.kept.id()?;
         let batch = self.writes.pending.begin()?;
         // All outcomes are one write, since one statement stores them.
-        let (mut delivery_outcomes, mut writes) = (Vec::with_capacity(batch.len()), Vec::new());
+        let (mut delivery_outcomes, mut call_outcomes) = (Vec::with_capacity(batch.len()), Vec::new());
+        let mut writes = Vec::new();
         for write in batch {
             match write {
                 ToStore::Ended(delivery_outcome) => delivery_outcomes.push(delivery_outcome.clone()),
+                ToStore::CallEnded(call_outcome) => call_outcomes.push(call_outcome.clone()),
                 ToStore::Event(event) => writes.push(Write::Append(Append::single(event.clone()))),
                 ToStore::Command { command, .. } => {
                     let command = command.as_str().to_owned();
@@ -107,6 +118,9 @@ impl Client {
                 }
             }
         }
+        if !call_outcomes.is_empty() {
+            writes.push(Write::SettleCalls(call_outcomes));
+        }
         if !delivery_outcomes.is_empty() {
             writes.insert(0, Write::Settle(delivery_outcomes));
         }
@@ -116,8 +130,10 @@ impl Client {
     fn stored(&mut self, ctx: &mut Context<Self>) {
         let mut delivery_outcomes = Vec::new();
         for write in self.writes.pending.ended() {
+            self.writes.unsettled -= usize::from(write.is_outcome());
             match write {
                 ToStore::Ended(delivery_outcome) => delivery_outcomes.push(delivery_outcome),
+                ToStore::CallEnded(call_outcome) => self.call_settled(call_outcome, ctx),
                 ToStore::Event(_) => {}
                 ToStore::Command { told, .. } => tell(told),
                 ToStore::State { state, told, .. } => {
@@ -126,7 +142,6 @@ impl Client {
                 }
             }
         }
-        self.writes.unsettled -= delivery_outcomes.len();
         self.settled(delivery_outcomes, ctx);
         self.pump(ctx);
     }
@@ -139,6 +154,10 @@ impl Client {
             match write {
                 ToStore::Command { .. } => self.writes.pending.push(write),
                 ToStore::Ended(_) => self.writes.unsettled -= 1,
+                ToStore::CallEnded(call_outcome) => {
+                    self.writes.unsettled -= 1;
+                    self.calls.voided(call_outcome.id);
+                }
                 ToStore::Event(_) | ToStore::State { .. } => {}
             }
         }

@@ -140,6 +140,13 @@ impl ServiceRegistry {
                     self.moved(*to, shifted);
                 }
                 (Write::StartReplayJob(_), _) => may_go_on = true,
+                (Write::MakeCalls(new), Outcome::Saved) => {
+                    let services = new.iter().filter_map(|call| self.slot(call.service));
+                    services.for_each(|slot| slot.wake_for_calls());
+                }
+                (Write::HurryCalls { .. }, Outcome::Saved) => {
+                    self.slots.iter().for_each(|slot| slot.wake_for_calls());
+                }
                 _ => {}
             }
         }
