@@ -35,11 +35,12 @@ pub(super) fn known_on_sqlite(connection: &mut SqliteConnection, batch: &[&Appen
             .find((kind.as_str(), key.as_str()))
             .filter(entities::value.is_not_null())
             .select(entities::version)
-            .first(connection)
+            // Not `first`: SQLite prepares a statement anew whenever its limit is bound.
+            .get_result(connection)
             .optional()?;
         known.versions.extend(version.map(|version| (entity.clone(), version)));
         if !known.counts.contains_key(kind) {
-            let count = entity_types::table.find(kind.as_str()).select(entity_types::count).first(connection);
+            let count = entity_types::table.find(kind.as_str()).select(entity_types::count).get_result(connection);
             known.counts.insert(kind.clone(), count.optional()?.unwrap_or(0));
         }
     }

@@ -161,7 +161,7 @@ pub(super) fn void<'a>(
 /// Whether no other node has taken the lease.
 pub(super) fn is_current(connection: &mut Connection, fence: &Fence) -> Result<bool, StoreError> {
     let generation = leases::table.find(fence.lease.as_str()).select(leases::generation);
-    let generation: Option<i64> = on_backend!(connection, c => generation.first(c).optional())?;
+    let generation: Option<i64> = on_backend!(connection, c => generation.get_result(c).optional())?;
     Ok(generation == Some(fence.generation))
 }
 

@@ -22,6 +22,9 @@ use super::schema::nodes;
 /// For how long a node that was found lost is remembered.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// No node is a member for longer without renewing that.
+const LONGEST: Duration = Duration::from_secs(10);
+
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
@@ -45,6 +48,9 @@ pub struct BeatAnswer {
 /// Joins, or renews a membership, and learns of the others.
 pub(super) fn beat(connection: &mut Connection, status: &NodeStatus, beat: Beat) -> Result<BeatAnswer, StoreError> {
     let now = time(connection)?;
+    if status.ttl.is_some() {
+        bound_expiries(connection, now.plus(LONGEST))?;
+    }
     let outcome = match beat {
         Beat::Join => join(connection, status, now)?,
         Beat::Renew { generation, judges } => {
@@ -159,6 +165,15 @@ fn renew(
     );
     let count = on_backend!(connection, c => diesel::update(of_it).set(renewed).execute(c))?;
     Ok(if count == 1 { BeatOutcome::Renewed } else { BeatOutcome::Lost })
+}
+
+/// A membership that lasts beyond `latest` was renewed before the clock went back, as it does where that of another server
+/// of the database, which takes over, is behind. It ends then, unless it is renewed.
+fn bound_expiries(connection: &mut Connection, latest: Timestamp) -> Result<(), StoreError> {
+    let ahead = nodes::table.filter(nodes::expires_at.gt(latest.0));
+    let update = diesel::update(ahead).set(nodes::expires_at.eq(latest.0));
+    on_backend!(connection, c => update.execute(c))?;
+    Ok(())
 }
 
 /// Says of the members whose time is over that they are lost, and forgets who left long ago.

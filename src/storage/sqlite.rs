@@ -93,7 +93,8 @@ fn known_keys(connection: &mut SqliteConnection, append: &AppendBatch<'_>) -> Re
             .find(key)
             .filter(idempotency_keys::created_at.ge(append.keys_since.0))
             .select((idempotency_keys::fingerprint, idempotency_keys::first_id, idempotency_keys::last_id))
-            .first::<(Vec<u8>, i64, i64)>(connection)
+            // Not `first`: SQLite prepares a statement anew whenever its limit is bound.
+            .get_result::<(Vec<u8>, i64, i64)>(connection)
             .optional()?;
         if let Some((fingerprint, first_id, last_id)) = found {
             known.push(KeyUse::from_store(key.into(), &fingerprint, first_id, last_id));

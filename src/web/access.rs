@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use actix_web::HttpRequest;
-use actix_web::body::BoxBody;
+use actix_web::body::{self, BoxBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, header};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -13,7 +14,7 @@ use url::form_urlencoded;
 
 use super::{Edge, reply};
 use crate::access::limits::{PeerAdmission, RateKey};
-use crate::access::node_request::{self, NodeRequest};
+use crate::access::node_request::{self, NodeAnswer, NodeRequest};
 use crate::actors::clock::{now, steady};
 use crate::config::ProxyHeader;
 use crate::domain::access::Caller;
@@ -115,9 +116,26 @@ pub async fn guard_admin(
         None => Err(ApiError::new(ErrorCode::Internal, "the edge is not set up")),
     };
     match verdict {
+        Ok(()) if req.headers().contains_key(node_request::SIGNATURE) && !is_page => sign(next.call(req).await?).await,
         Ok(()) => next.call(req).await,
         Err(error) => Ok(req.into_response(reply::refuse(&error))),
     }
+}
+
+/// Signs the answer to what another node has passed on.
+async fn sign(answer: ServiceResponse<BoxBody>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let (req, answer) = answer.into_parts();
+    let (mut answer, body) = answer.into_parts();
+    let body = body::to_bytes(body).await?;
+    let of = |headers: &HeaderMap, name: &str| headers.get(name).map(|value| value.as_bytes().to_vec());
+    let request = of(req.headers(), node_request::SIGNATURE).unwrap_or_default();
+    let link = of(answer.headers(), header::LINK.as_str()).unwrap_or_default();
+    if let Some(edge) = req.app_data::<Data<Edge>>() {
+        let signature = NodeAnswer { request: &request, link: &link, body: &body }.sign(&edge.parts.position.key());
+        let signature = HeaderValue::from_str(&signature).expect("invariant: base64 is a header");
+        answer.headers_mut().insert(HeaderName::from_static(node_request::SIGNATURE), signature);
+    }
+    Ok(ServiceResponse::new(req, answer.set_body(body).map_into_boxed_body()))
 }
 
 /// Admits operators: callers with the admin token, or with one of the scope `admin`. The address of a request proves

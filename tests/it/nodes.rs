@@ -1,6 +1,6 @@
 //! Several nodes as operators see them: `/admin/nodes`, `?node=`, `event-handler nodes`, and the names of nodes.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::thread;
 
@@ -141,7 +141,7 @@ fn a_node_is_asked_whatever_its_admin_token_is() {
 }
 
 #[test]
-fn the_token_of_a_caller_stays_at_the_node_that_it_asks() {
+fn who_is_no_node_is_told_no_token_and_not_believed() {
     let url = Postgres::shared().url();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let elsewhere = format!("http://{}", listener.local_addr().expect("an address"));
@@ -156,9 +156,15 @@ fn the_token_of_a_caller_stays_at_the_node_that_it_asks() {
             stream.read_exact(&mut byte).expect("a request");
             head.push(byte[0]);
         }
+        // As a node answers, but for its signature.
+        let body = r#"{"status":"ok","message":"success","data":[]}"#;
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).expect("an open connection");
         String::from_utf8(head).expect("text").to_lowercase()
     });
-    assert_eq!(a.get("/admin/actors?node=b").error(503)["code"], "node_unreachable");
+    let refused = a.get("/admin/actors?node=b");
+    assert_eq!(refused.error(503)["code"], "node_unreachable");
+    assert!(refused.text().contains("none of a node"), "{}", refused.text());
     let heard = heard.join().expect("no panic");
     assert!(heard.starts_with("get /admin/actors?node=b ") && heard.contains(SIGNATURE), "{heard}");
     assert!(!heard.contains("sesame") && !heard.contains("authorization"), "{heard}");

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -32,6 +32,9 @@ pub const PART: &str = "pubsub in";
 const BATCH: (usize, usize) = (1024, 4 << 20);
 /// How often the lease is looked at while nothing comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often it is told that messages are lost.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What operators are told of it.
 #[derive(Debug, Default)]
@@ -61,15 +64,15 @@ pub struct Hear {
     own: OwnEvents,
     standing: Standing,
     hearing: Arc<Hearing>,
-    /// Whether it was told that messages are lost, and none was stored since.
-    is_losing: Cell<bool>,
+    /// When it was told last that messages are lost.
+    told_at: Cell<Option<Instant>>,
 }
 
 impl Hear {
     pub fn new(parts: &BusParts, standing: Standing, stop: Stop, hearing: Arc<Hearing>) -> Self {
         let candidate = parts.candidate(LeaseName::pubsub_in(), "pubsub:in".to_owned(), stop);
         let own = OwnEvents { reader: parts.reader.clone(), position: Arc::clone(&parts.position) };
-        Self { parts: parts.clone(), candidate, own, standing, hearing, is_losing: Cell::new(false) }
+        Self { parts: parts.clone(), candidate, own, standing, hearing, told_at: Cell::new(None) }
     }
 
     /// Hears until it is to stop, or Redis fails.
@@ -136,7 +139,6 @@ impl Hear {
                 self.lose(timeout(LOOK_INTERVAL, from.receive()).await.unwrap_or(0));
             } else if may_act && self.meanwhile(&mut from, self.store(&pending, &held.fence)).await.is_some() {
                 pending.clear();
-                self.is_losing.set(false);
             } else {
                 self.meanwhile(&mut from, sleep(PAUSE)).await;
             }
@@ -201,9 +203,10 @@ impl Hear {
     fn lose(&self, messages: usize) {
         if messages > 0 {
             self.count("lost", messages);
-            self.hearing.lost.fetch_add(messages as u64, Relaxed);
-            if !self.is_losing.replace(true) {
-                log::error!("what is published by redis is lost: it cannot be stored, and there is no room to wait");
+            let lost = self.hearing.lost.fetch_add(messages as u64, Relaxed) + messages as u64;
+            if self.told_at.get().is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+                self.told_at.set(Some(Instant::now()));
+                log::error!(lost; "what is published by redis is lost: it cannot be stored, and there is no room to wait");
             }
         }
     }

@@ -196,17 +196,18 @@ impl Ingest {
             }
         }
         let Some(outcomes) = self.commit(appends, last, fence).await else { return Ok(None) };
+        let (mut new, mut repeated) = (0, 0);
         for (entry, outcome) in stored.into_iter().zip(outcomes) {
             let error = match outcome {
                 AppendOutcome::Stored { .. }
                 | AppendOutcome::Changed(_)
                 | AppendOutcome::Scheduled { replayed: false, .. } => {
-                    self.count("stored", 1);
+                    new += 1;
                     done.push(entry.id);
                     continue;
                 }
                 AppendOutcome::Replayed { .. } | AppendOutcome::Scheduled { replayed: true, .. } => {
-                    self.count("repeated", 1);
+                    repeated += 1;
                     done.push(entry.id);
                     continue;
                 }
@@ -214,6 +215,8 @@ impl Ingest {
             };
             refused.extend(error.map(|error| refusal(entry, &error)));
         }
+        self.count("stored", new);
+        self.count("repeated", repeated);
         done.extend(self.bury(&refused, link).await?);
         self.stream.acknowledge(link, &done).await?;
         self.reading.entries.fetch_add(done.len() as u64, Relaxed);

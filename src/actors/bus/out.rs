@@ -151,6 +151,8 @@ impl Sender {
             None => self.standing.up(LISTS),
         }
         self.link = Some(link);
+        // It works, however much is to go out still.
+        self.standing.up(PART);
         for (kind, count) in [("event", publications.len()), ("dead_letter", dead_letters.len())] {
             self.parts.metrics.pubsub_sent.with_label_values(&[kind]).inc_by(count as u64);
         }

@@ -127,6 +127,23 @@ fn a_name_is_held_until_its_membership_ends() {
 }
 
 #[test]
+fn a_clock_that_goes_back_makes_no_membership_longer() {
+    on_both(|store| {
+        let writer = &mut store.writer();
+        let (mut a, mut b) = (Node::joined("a", writer), Node::joined("b", writer));
+        store.execute("UPDATE nodes SET expires_at = expires_at + 3600000000");
+        let mut second = Node::new("b", LONG);
+        let BeatOutcome::NameHeld { expires_at, .. } = second.beat(writer, Beat::Join).outcome else {
+            panic!("joined")
+        };
+        let BeatAnswer { outcome, nodes } = a.renew(writer, true);
+        assert_eq!(outcome, BeatOutcome::Renewed);
+        assert!(expires_at.since(nodes[0].seen_at) <= Duration::from_secs(10), "{nodes:?}");
+        assert_eq!(b.renew(writer, true).outcome, BeatOutcome::Renewed, "its time is not over");
+    });
+}
+
+#[test]
 fn where_no_other_process_can_be_an_earlier_member_of_any_name_is_gone() {
     let store = Store::sqlite();
     let writer = &mut store.writer();

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::answer;
-use crate::access::node_request::{self, NodeRequest};
+use crate::access::node_request::{self, NodeAnswer, NodeRequest};
 use crate::actors::clock::now;
 use crate::domain::membership::NodeRecord;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -109,15 +109,22 @@ async fn ask(
     }
     let (path, query) = (req.path(), query.rewritten(&["node"], ("node", &node.name)));
     let url = format!("{}{path}?{query}", node.url);
-    let signature = NodeRequest { to: &node.name, path, query: &query }.sign(&edge.parts.position.key(), now());
+    let key = edge.parts.position.key();
+    let signature = NodeRequest { to: &node.name, path, query: &query }.sign(&key, now());
     let request = awc::Client::builder().timeout(PATIENCE).disable_redirects().finish().get(url);
-    let request = request.insert_header((node_request::SIGNATURE, signature));
+    let request = request.insert_header((node_request::SIGNATURE, &*signature));
     let mut answer = request.send().await.map_err(|error| unreachable(&error))?;
     let body = tokio::time::timeout(PATIENCE, answer.body().limit(MAX_ANSWER)).await;
     let body = body.map_err(|elapsed| unreachable(&elapsed))?.map_err(|error| unreachable(&error))?;
+    let link = answer.headers().get(header::LINK).cloned();
+    let is_signed = || {
+        let link = link.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+        let signed = answer.headers().get(node_request::SIGNATURE).map_or(&b""[..], HeaderValue::as_bytes);
+        NodeAnswer { request: signature.as_bytes(), link, body: &body }.is_signed(&key, signed)
+    };
     match answer.status() {
-        StatusCode::OK if data_of(&body).is_ok() => Ok((answer.headers().get(header::LINK).cloned(), body)),
-        StatusCode::OK => Err(unreachable(&"its answer is none of a node")),
+        StatusCode::OK if is_signed() && data_of(&body).is_ok() => Ok((link, body)),
+        StatusCode::OK => Err(unreachable(&"its answer is none of a node on the same store")),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Err(unreachable(&"it does not take this for a request of a node on the same store"))
         }
