@@ -1,4 +1,7 @@
 //! Decides on the changes of entities in a batch: each sees the effects of those before it.
+//!
+//! - *CS-1* Changes of an entity are linearizable: each is decided at one moment between its request and its answer, in
+//!   the order of the log, and whoever reads or is refused sees what was there at such a moment.
 
 use std::collections::HashMap;
 

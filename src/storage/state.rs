@@ -178,12 +178,15 @@ fn rows(
     let of_type = entities::table
         .filter(entities::kind.eq(kind.as_str()))
         .filter(entities::value.is_not_null())
-        .filter(entities::key.ge(prefix))
         .order(entities::key)
         .limit(limit)
         .select((entities::key, entities::version, entities::value, entities::updated_at));
-    Ok(match after {
-        None => on_backend!(connection, c => of_type.load(c))?,
+    // One bound alone: of two, SQLite seeks to the first one, and walks from there.
+    Ok(match after.filter(|after| *after >= prefix) {
+        None => {
+            let query = of_type.filter(entities::key.ge(prefix));
+            on_backend!(connection, c => query.load(c))?
+        }
         Some(after) => {
             let query = of_type.filter(entities::key.gt(after));
             on_backend!(connection, c => query.load(c))?

@@ -49,6 +49,7 @@ mod jwt;
 mod kill_storm;
 mod lifecycle;
 mod limits;
+mod linearizable;
 mod log_identity;
 mod long_poll;
 mod ndjson;

@@ -130,7 +130,7 @@ impl Head {
 pub trait Workload {
     fn next(&mut self, connection: usize, nanos: u64) -> &[u8];
     /// Says what is wrong with an answer of status 2xx, if anything is.
-    fn check(&mut self, _body: &[u8]) -> Option<String> {
+    fn check(&mut self, _connection: usize, _body: &[u8]) -> Option<String> {
         None
     }
 }
@@ -179,7 +179,7 @@ pub fn closed_loop(
             let Some(answer) = connection.receive()? else { continue };
             let now = clock.nanos();
             let fault = match answer.is_success() {
-                true => workload.check(answer.body),
+                true => workload.check(index, answer.body),
                 false => Some(answer.excerpt()),
             };
             match fault {

@@ -16,8 +16,17 @@ pub fn get(addr: SocketAddr, target: &str) -> Vec<u8> {
 
 /// An HTTP/1.1 POST of JSON on a kept-alive connection.
 pub fn post(addr: SocketAddr, target: &str, body: &[u8]) -> Vec<u8> {
+    with_body("POST", addr, target, body)
+}
+
+/// The same as a PUT.
+pub fn put(addr: SocketAddr, target: &str, body: &[u8]) -> Vec<u8> {
+    with_body("PUT", addr, target, body)
+}
+
+fn with_body(method: &str, addr: SocketAddr, target: &str, body: &[u8]) -> Vec<u8> {
     let mut request = format!(
-        "POST {target} HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "{method} {target} HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     )
     .into_bytes();

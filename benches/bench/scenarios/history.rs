@@ -76,7 +76,7 @@ impl Workload for Reads {
         &self.requests[self.next]
     }
 
-    fn check(&mut self, body: &[u8]) -> Option<String> {
+    fn check(&mut self, _connection: usize, body: &[u8]) -> Option<String> {
         let found = memmem::find_iter(body, b"\"event_name\":").count();
         (found != self.expected).then(|| format!("{found} events in an answer instead of {}", self.expected))
     }

@@ -14,6 +14,7 @@ mod relay;
 mod resume;
 mod stall;
 mod start;
+mod state;
 mod store;
 
 use std::io;
@@ -110,6 +111,12 @@ pub const ALL: &[Scenario] = &[
         about: "from the start of the process to the first answer of /health",
         takes: Subject::is_sqlite,
         run: start::run,
+    },
+    Scenario {
+        name: "state",
+        about: "entities: changes on a condition, watchers, snapshots and digests; 200-byte values",
+        takes: Subject::is_event_handler,
+        run: state::run,
     },
     Scenario {
         name: "history",

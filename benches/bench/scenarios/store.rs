@@ -52,7 +52,7 @@ impl Workload for Batches {
         &self.0
     }
 
-    fn check(&mut self, body: &[u8]) -> Option<String> {
+    fn check(&mut self, _connection: usize, body: &[u8]) -> Option<String> {
         let is_whole = memmem::find(body, b"\"count\":1000").is_some();
         (!is_whole).then(|| format!("not 1,000 events: {}", String::from_utf8_lossy(body)))
     }

@@ -33,6 +33,15 @@ pub struct Address {
 }
 
 impl Address {
+    /// Of a node that is not one of a [`Cluster`].
+    pub fn of(name: &str, addr: SocketAddr) -> Self {
+        Self { name: name.to_owned(), now: Arc::new(Mutex::new(addr)) }
+    }
+
+    pub fn set(&self, addr: SocketAddr) {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = addr;
+    }
+
     pub fn get(&self) -> SocketAddr {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,7 +191,7 @@ impl Node {
     /// Starts it again under its name, at another address.
     pub fn restart(&mut self) {
         self.server.restart();
-        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = self.server.addr();
+        self.address().set(self.server.addr());
     }
 
     /// Stops the process in its tracks, and has it go on.

@@ -5,7 +5,7 @@ mod checker_tests;
 mod clients;
 mod deployed;
 mod dropped_packets;
-mod harness;
+pub mod harness;
 mod history;
 mod nodes;
 mod storm;
