@@ -10,11 +10,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::cli::{Failure, output};
+use crate::domain::call::CallEnd;
 use crate::domain::event::Timestamp;
 use crate::domain::name::EventName;
 use crate::domain::saga::{
-    CallOutcome, Correlation, Decision, Definition, Effect, Entry, Fact, Input, Instance, Json, OnDuplicate, Operation,
-    Origin, ProbeAnswer, StepIndex, WaitsFor, Work, decide, verdict_of,
+    Correlation, Decision, Definition, Effect, Entry, Fact, Input, Instance, Json, OnDuplicate, Operation, Origin,
+    ProbeAnswer, StepIndex, WaitsFor, Work, decide, verdict_of,
 };
 
 /// Most transitions of a simulation: sagas that begin each other would go on for ever.
@@ -289,15 +290,19 @@ impl Simulation {
         let undo = self.definitions[self.running[of].definition].steps[step].undo.as_ref();
         let is_done = |status| status == 410 || undo.is_some_and(|undo| undo.done.contains(&status));
         let outcome = match answer.status {
-            Some(status @ 200..300) => CallOutcome::Success { accepted: status == 202 },
-            Some(status) if operation == Operation::Compensation && is_done(status) => {
-                CallOutcome::Success { accepted: false }
+            Some(status @ 200..300) => {
+                if status == 202 {
+                    CallEnd::Accepted
+                } else {
+                    CallEnd::Done
+                }
             }
-            None | Some(408 | 425 | 429 | 500..) => CallOutcome::Unknown,
-            Some(_) => CallOutcome::Refused,
+            Some(status) if operation == Operation::Compensation && is_done(status) => CallEnd::Done,
+            None | Some(408 | 425 | 429 | 500..) => CallEnd::Unknown,
+            Some(_) => CallEnd::Refused,
         };
         let error = match (outcome, answer.status) {
-            (CallOutcome::Success { .. }, _) => None,
+            (CallEnd::Done | CallEnd::Accepted, _) => None,
             (_, Some(status)) => Some(format!("answered {status}")),
             (_, None) => Some("no answer".to_owned()),
         };
@@ -328,11 +333,11 @@ fn describe(definition: &Definition, entry: &Entry) -> String {
         Fact::Skipped { step } => format!("{} is skipped", name(step)),
         Fact::Called { step, operation, outcome, error, .. } => {
             let outcome = match outcome {
-                CallOutcome::Success { accepted: true } => "was accepted",
-                CallOutcome::Success { accepted: false } => "was done",
-                CallOutcome::Refused => "was refused",
-                CallOutcome::Unknown => "has an unknown outcome",
-                CallOutcome::NotSent => "was not sent",
+                CallEnd::Accepted => "was accepted",
+                CallEnd::Done => "was done",
+                CallEnd::Refused => "was refused",
+                CallEnd::Unknown => "has an unknown outcome",
+                CallEnd::NotSent => "was not sent",
             };
             format!("{} of {} {outcome}{}", operation.as_str(), name(step), because(error))
         }

@@ -6,8 +6,9 @@ use bytestring::ByteString;
 
 use super::correlation::Correlation;
 use super::definition::{Definition, StepIndex};
-use super::journal::{CallOutcome, Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor};
+use super::journal::{Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor};
 use super::json::Json;
+use crate::domain::call::CallEnd;
 use crate::domain::event::{EventId, Timestamp};
 
 /// What an instance is from the beginning, and stays.
@@ -269,7 +270,7 @@ impl Instance {
                 record.attempts += attempts;
                 record.error.clone_from(error);
                 if *operation == Operation::Action {
-                    record.may_have_happened |= matches!(outcome, CallOutcome::Success { .. } | CallOutcome::Unknown);
+                    record.may_have_happened |= matches!(outcome, CallEnd::Done | CallEnd::Accepted | CallEnd::Unknown);
                     if response.is_some() {
                         record.response.clone_from(response);
                     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::definition::StepIndex;
 use super::json::Json;
+use crate::domain::call::CallEnd;
 use crate::domain::event::{EventId, Timestamp};
 
 /// An entry.
@@ -29,7 +30,7 @@ pub enum Fact {
     Called {
         step: StepIndex,
         operation: Operation,
-        outcome: CallOutcome,
+        outcome: CallEnd,
         attempts: u32,
         response: Option<Json>,
         error: Option<String>,
@@ -82,20 +83,6 @@ impl Operation {
             Self::Compensation => "compensation",
         }
     }
-}
-
-/// What is known of a call when it has ended, after all its attempts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CallOutcome {
-    /// It was done. `accepted`: it is being done.
-    Success { accepted: bool },
-    /// It was refused, and nothing was done.
-    Refused,
-    /// Nobody knows.
-    Unknown,
-    /// No attempt was sent.
-    NotSent,
 }
 
 /// What a step waits for, its call done.

@@ -10,9 +10,10 @@
 
 use super::definition::{Call, Definition, Match, OnFailure, OnTrouble, Reply, StepIndex, Work};
 use super::instance::{Instance, Phase, State, StepState};
-use super::journal::{CallOutcome, Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor};
+use super::journal::{Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor};
 use super::json::Json;
 use super::template::{Absent, Template};
+use crate::domain::call::CallEnd;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::name::EventName;
 
@@ -30,7 +31,7 @@ pub enum Input {
     CallEnded {
         step: StepIndex,
         operation: Operation,
-        outcome: CallOutcome,
+        outcome: CallEnd,
         attempts: u32,
         response: Option<Json>,
         error: Option<String>,
@@ -359,7 +360,7 @@ impl Deciding<'_> {
         let called = Fact::Called {
             step,
             operation: Operation::Action,
-            outcome: CallOutcome::NotSent,
+            outcome: CallEnd::NotSent,
             attempts: 0,
             response: None,
             error: Some(error.clone()),
@@ -379,7 +380,7 @@ impl Deciding<'_> {
         }
     }
 
-    fn called(&mut self, step: StepIndex, outcome: CallOutcome, error: Option<String>) {
+    fn called(&mut self, step: StepIndex, outcome: CallEnd, error: Option<String>) {
         let record = &self.instance.steps[step];
         // SG-2: one attempt of which nobody knows is enough.
         let perhaps = record.may_have_happened;
@@ -388,16 +389,20 @@ impl Deciding<'_> {
             return self.end(step, end, None, error.filter(|_| !is_success));
         }
         match outcome {
-            CallOutcome::Success { accepted } => {
+            CallEnd::Done | CallEnd::Accepted => {
                 let goes_on = self.goes_on();
                 let is_awaited = self.definition.steps[step].reply.is_some();
-                if goes_on && accepted && !is_awaited && self.ask(step, self.now.plus(self.probe_interval(step))) {
+                if goes_on
+                    && outcome == CallEnd::Accepted
+                    && !is_awaited
+                    && self.ask(step, self.now.plus(self.probe_interval(step)))
+                {
                     return;
                 }
                 if goes_on { self.done(step, None) } else { self.end(step, StepEnd::Succeeded, None, None) }
             }
-            CallOutcome::Refused | CallOutcome::NotSent if !perhaps => self.end(step, StepEnd::Failed, None, error),
-            CallOutcome::Refused | CallOutcome::NotSent | CallOutcome::Unknown => self.unknown(step, error),
+            CallEnd::Refused | CallEnd::NotSent if !perhaps => self.end(step, StepEnd::Failed, None, error),
+            CallEnd::Refused | CallEnd::NotSent | CallEnd::Unknown => self.unknown(step, error),
         }
     }
 
@@ -578,9 +583,9 @@ impl Deciding<'_> {
         }
     }
 
-    fn undone(&mut self, step: StepIndex, outcome: CallOutcome, error: Option<String>) {
+    fn undone(&mut self, step: StepIndex, outcome: CallEnd, error: Option<String>) {
         let error = match outcome {
-            CallOutcome::Success { .. } => None,
+            CallEnd::Done | CallEnd::Accepted => None,
             _ => Some(error.unwrap_or_else(|| "no answer".to_owned())),
         };
         self.record(Fact::Undone { step, error });

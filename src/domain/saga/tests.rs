@@ -6,10 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::domain::call::CallEnd;
 use crate::domain::event::Timestamp;
 
 /// So many worlds. `SAGA_SEED` makes it one.
 const WORLDS: u64 = 100_000;
+
+/// Whether the step is known to be done from then on.
+fn is_success_of(entry: &Entry, of: StepIndex) -> bool {
+    match &entry.fact {
+        Fact::Ended { step, end: StepEnd::Succeeded, .. } => *step == of,
+        Fact::Decided { decision: Decision::Skip { steps, .. }, .. } => steps.contains(&of),
+        _ => false,
+    }
+}
 
 /// A small generator, so that a seed is all there is to a world.
 struct Dice(u64);
@@ -162,10 +172,10 @@ impl World {
         if matches!(phase, Phase::Ended(_)) {
             assert_eq!(self.instance.phase, phase, "SG-4");
         }
-        for entry in &outcome.entries {
-            self.check(entry);
+        for entry in outcome.entries {
+            self.journal.push(entry.clone());
+            self.check(&entry);
         }
-        self.journal.extend(outcome.entries);
         for effect in outcome.effects {
             self.effect(effect);
         }
@@ -194,7 +204,8 @@ impl World {
                 let place = |step: &StepIndex| self.instance.order.iter().position(|begun| begun == step);
                 let is_after = self.undoing.last().is_none_or(|last| place(step) <= place(last));
                 assert!(is_after, "SG-1: {step} is undone after {:?}", self.undoing);
-                assert!(self.saga.pivot().is_none_or(|pivot| *step <= pivot), "SG-3: {step} is after the pivot");
+                let has_succeeded = |pivot| self.journal.iter().any(|entry| is_success_of(entry, pivot));
+                assert!(!self.saga.pivot().is_some_and(has_succeeded), "SG-3: {step} is undone after the pivot");
                 self.undoing.push(*step);
             }
             Fact::Finished { end: InstanceEnd::Compensated } => {
@@ -288,25 +299,26 @@ impl World {
 
     fn end_of_call(&mut self, step: StepIndex, operation: Operation) -> Input {
         let outcome = match self.dice.roll(8) {
-            0 => CallOutcome::Refused,
-            1 => CallOutcome::Unknown,
-            2 => CallOutcome::NotSent,
-            n => CallOutcome::Success { accepted: n == 3 },
+            0 => CallEnd::Refused,
+            1 => CallEnd::Unknown,
+            2 => CallEnd::NotSent,
+            3 => CallEnd::Accepted,
+            _ => CallEnd::Done,
         };
         if operation == Operation::Action {
             match outcome {
-                CallOutcome::Success { .. } => drop(self.has_happened.insert(step)),
-                CallOutcome::Unknown => {
+                CallEnd::Done | CallEnd::Accepted => drop(self.has_happened.insert(step)),
+                CallEnd::Unknown => {
                     self.is_doubtful.insert(step);
                     if self.dice.one_in(2) {
                         self.has_happened.insert(step);
                     }
                 }
-                CallOutcome::Refused | CallOutcome::NotSent => {}
+                CallEnd::Refused | CallEnd::NotSent => {}
             }
         }
-        let response = matches!(outcome, CallOutcome::Success { .. }).then(|| Json::of(&json!({ "n": 1 })));
-        let error = (!matches!(outcome, CallOutcome::Success { .. })).then(|| "error".to_owned());
+        let response = matches!(outcome, CallEnd::Done | CallEnd::Accepted).then(|| Json::of(&json!({ "n": 1 })));
+        let error = (!matches!(outcome, CallEnd::Done | CallEnd::Accepted)).then(|| "error".to_owned());
         Input::CallEnded { step, operation, outcome, attempts: 1, response, error }
     }
 
