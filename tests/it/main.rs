@@ -10,6 +10,7 @@ mod auction_shapes;
 mod backup;
 mod base_path;
 mod batch;
+mod calls;
 #[cfg(feature = "fault-injection")]
 mod clock;
 mod cloud_events;

@@ -164,4 +164,18 @@ fn the_example_service_keeps_a_copy_and_tells_its_digests() {
     let service = start(&address);
     service.wait_for_word(listening);
     agree();
+
+    // It loses an entity, and goes back to what another one was; then it wishes to be compared.
+    drop(service);
+    let spoil = "import sqlite3; db = sqlite3.connect('copy.db', isolation_level=None); \
+                 db.execute(\"DELETE FROM entities WHERE key = '105'\"); \
+                 db.execute(\"UPDATE entities SET version = 1 WHERE key = '106'\")";
+    let spoilt = program("python3").args(["-c", spoil]).current_dir(dir.path()).status();
+    assert!(spoilt.expect("python3").success());
+    let service = start(&address);
+    service.wait_for_word(listening);
+    assert_eq!(server.request("POST", "/state/sync/copy").send().status, 202);
+    agree();
+    eventually("the store knows it", || (server.get("/admin/sync").data()[0]["state"] == "synced").then_some(()));
+    assert_eq!(server.events("?event_name=$sys.state.diverged")[0]["payload"]["counts"]["missing"], 1);
 }
