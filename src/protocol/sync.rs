@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
@@ -17,14 +17,18 @@ use crate::domain::sync::{Counts, Current, Difference, Happened, Kind, TheirDige
 /// Bytes that a digest or the list of a bucket may have.
 pub const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
+/// What is encoded of a type in a path: all but the unreserved characters of RFC 3986, because there are services that do
+/// not decode.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Where a service has its digest, below its own `path`.
 pub fn digest_path(path: &str, kind: &EntityType, buckets: u32) -> String {
-    format!("{path}/{}/digest?buckets={buckets}", utf8_percent_encode(kind.as_str(), NON_ALPHANUMERIC))
+    format!("{path}/{}/digest?buckets={buckets}", utf8_percent_encode(kind.as_str(), ENCODED))
 }
 
 /// Where it has the entities of a bucket.
 pub fn bucket_path(path: &str, kind: &EntityType, bucket: u32, buckets: u32) -> String {
-    format!("{path}/{}/digest/{bucket}?buckets={buckets}", utf8_percent_encode(kind.as_str(), NON_ALPHANUMERIC))
+    format!("{path}/{}/digest/{bucket}?buckets={buckets}", utf8_percent_encode(kind.as_str(), ENCODED))
 }
 
 #[derive(Deserialize)]
@@ -155,6 +159,8 @@ mod tests {
     #[test]
     fn paths_name_any_type() {
         assert_eq!(digest_path("/sync", &kind(), 256), "/sync/gro%C3%9Fe%20lot/digest?buckets=256");
+        let plain = EntityType::parse("lot-bid_v2~").expect("a type");
+        assert_eq!(digest_path("/sync", &plain, 256), "/sync/lot-bid_v2~/digest?buckets=256");
         assert_eq!(bucket_path("", &kind(), 3, 256), "/gro%C3%9Fe%20lot/digest/3?buckets=256");
     }
 

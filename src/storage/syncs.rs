@@ -285,7 +285,11 @@ pub(super) fn facts(
                 Some(version) if row.is_there => Current::Present(version),
                 Some(version) => Current::Deleted(version),
             };
-            let is_own = row.source.is_some_and(|source| with.own_sources.iter().any(|own| **own == *source));
+            let is_own = match row.source {
+                Some(source) => with.own_sources.iter().any(|own| **own == *source),
+                // The log has the event no more, nor who has made it.
+                None => !with.own_sources.is_empty(),
+            };
             let facts = Facts {
                 current,
                 own_change_at: row.updated_at.filter(|_| is_own).map(Timestamp),

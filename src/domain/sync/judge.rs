@@ -44,7 +44,8 @@ impl Current {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     pub current: Current,
-    /// When the newest change was made, if the service itself has made it and does not get it delivered.
+    /// When the newest change was made, if the service itself has made it, as far as is known, and does not get it
+    /// delivered.
     pub own_change_at: Option<Timestamp>,
     /// A delivery of its ordering key to the service is open.
     pub is_on_its_way: bool,

@@ -33,8 +33,9 @@ impl Difference {
         Some(match (self.ours, self.kind) {
             (Current::Present(version), Kind::Ahead) => Repair::Renew(version),
             (Current::Present(version), _) => Repair::Put(version),
+            // By its own id the service would take it for older than what it has.
+            (Current::Deleted(_), Kind::Ahead) | (Current::Absent, _) => Repair::Delete(self.at),
             (Current::Deleted(version), _) => Repair::Delete(version),
-            (Current::Absent, _) => Repair::Delete(self.at),
         })
     }
 }

@@ -7,7 +7,7 @@ use super::{NOON, Store, appends, at, commit, on_both, run};
 use crate::domain::entity::{Change, EntityId, EntityKey, EntityType, Op, Precondition, Version};
 use crate::domain::event::{Append, EventId, NewEvent};
 use crate::domain::sync::{Compared, Counts, Current, Facts, Kind, SyncState};
-use crate::storage::{Outcome, Settled, SyncBacklog, SyncRecord, SyncWith, Write};
+use crate::storage::{Outcome, RetentionPolicy, Settled, SyncBacklog, SyncRecord, SyncWith, Write};
 
 fn kind() -> EntityType {
     EntityType::parse("lot").expect("a type")
@@ -74,6 +74,27 @@ fn what_is_known_of_a_key_is_of_one_moment() {
         let other = SyncWith { service: outbox.orders, ..with };
         let entity = run(outbox.reader.sync_entity(other, key("waits"))).expect("read").expect("known");
         assert_eq!(entity.facts, facts(Current::Present(2)));
+    });
+}
+
+#[test]
+fn a_change_that_the_log_has_no_more_may_be_of_the_service_itself() {
+    on_both(|store: Store| {
+        let mut outbox = Outbox::new(&store);
+        let with = SyncWith { service: outbox.all, own_sources: vec!["all".into()], kind: kind() };
+        change(&mut outbox, "own", Op::Put, "all", 1);
+        change(&mut outbox, "newest", Op::Put, "api", 2);
+        delivered(&mut outbox, &[2]);
+        let policy = RetentionPolicy { max_age: None, max_events: Some(1), max_bytes: None, mirror_hold: None };
+        outbox.writer.trim(&policy, at(3), 100).expect("trimmed");
+        let entity = run(outbox.reader.sync_entity(with.clone(), key("own"))).expect("read").expect("known");
+        assert_eq!(entity.event, None);
+        let own = Facts { own_change_at: Some(at(1)), ..facts(Current::Present(1)) };
+        assert_eq!(entity.facts, own);
+        // It would have been delivered all the same.
+        let with_echo = SyncWith { own_sources: Vec::new(), ..with };
+        let entity = run(outbox.reader.sync_entity(with_echo, key("own"))).expect("read").expect("known");
+        assert_eq!(entity.facts, facts(Current::Present(1)));
     });
 }
 

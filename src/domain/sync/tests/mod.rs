@@ -119,6 +119,26 @@ fn what_is_ahead_is_told_and_left_to_an_operator() {
 }
 
 #[test]
+fn what_was_deleted_is_deleted_where_it_is_ahead_when_an_operator_says_so() {
+    let mut world = World::new(1, 10);
+    world.is_quiet = true;
+    let mut sync = kept(&world, POLICY);
+    // As after the store was set back: the service has what was written anew since.
+    world.change("quiet1".to_owned(), true, false);
+    world.finish();
+    let later = world.last + 2;
+    world.service.insert("quiet1".to_owned(), Copy { version: later, is_there: true });
+    (0..5).for_each(|number| world.change(format!("quiet-more{number}"), false, false));
+    sync.demand(Demand::Repair { ahead: false });
+    world.drive_all(&mut sync);
+    assert_eq!((sync.standing().state, world.repaired.len()), (SyncState::Diverged, 0));
+    sync.demand(Demand::Repair { ahead: true });
+    world.drive_all(&mut sync);
+    assert_eq!((sync.standing().state, world.repaired.len()), (SyncState::Synced, 1));
+    assert_eq!(world.ours(), world.theirs());
+}
+
+#[test]
 fn a_service_that_ignores_repairs_is_sent_them_once_for_each_check() {
     let mut world = World::new(1, 10);
     world.is_quiet = true;
