@@ -85,7 +85,11 @@ impl BusReason {
             ErrorKind::Io if error.is_connection_dropped() => Self::Lost,
             ErrorKind::Io if error.to_string().contains("certificate") => Self::Tls,
             ErrorKind::Io => Self::Unreachable,
-            _ => Self::Other,
+            // Before version 7, what a script has met stands in the midst of the text.
+            _ => {
+                let met = error.detail().and_then(|detail| detail.split_once(" -"));
+                met.and_then(|(_, met)| Self::of_code(met.split(' ').next()?)).unwrap_or(Self::Other)
+            }
         }
     }
 }
@@ -171,6 +175,11 @@ mod tests {
         }
         let loading = of(ErrorKind::AuthenticationFailed, "LOADING Redis is loading the dataset in memory");
         assert_eq!(loading.reason, BusReason::Loading);
+        let script = of(
+            ErrorKind::UnexpectedReturnType,
+            "Error running script (call to f_1): @user_script:16: -OOM command not allowed",
+        );
+        assert_eq!(script.reason, BusReason::OutOfMemory);
     }
 
     #[test]

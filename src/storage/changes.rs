@@ -61,7 +61,11 @@ impl Changes {
     pub fn make(&mut self, event: &NewEvent, change: &Change, id: EventId) -> Result<Option<EventId>, Unmet> {
         let Change { entity, op, precondition, .. } = change;
         let current = self.current(entity);
-        judge(*op, precondition, current)?;
+        judge(*op, precondition, current).map_err(|unmet| match unmet {
+            // What this request would have made of it is undone with it.
+            Unmet::Version(_) => Unmet::Version(self.before_request(entity)),
+            other => other,
+        })?;
         let value = (*op == Op::Put).then(|| event.payload.clone());
         if value.is_some() && current.is_none() {
             let is_new = self.known.counts.get(&entity.kind).is_none_or(|count| *count == 0);
@@ -101,6 +105,15 @@ impl Changes {
         match self.rows.get(entity) {
             Some(EntityRow { version, value }) => value.is_some().then_some(*version),
             None => self.known.versions.get(entity).copied(),
+        }
+    }
+
+    /// The version before the present request.
+    fn before_request(&self, entity: &EntityId) -> Option<EventId> {
+        match self.replaced.iter().find(|(replaced, _)| replaced == entity) {
+            Some((_, Some(EntityRow { version, value }))) => value.is_some().then_some(*version),
+            Some((_, None)) => self.known.versions.get(entity).copied(),
+            None => self.current(entity),
         }
     }
 

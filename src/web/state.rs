@@ -102,7 +102,11 @@ pub async fn read(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
             Some(found) => Some(found),
             // There is nothing of which this would be the newest version.
             None if after.is_none_or(|after| after == 0) => None,
-            None => return Ok(builder(StatusCode::NOT_MODIFIED, after.unwrap_or(0)).finish()),
+            None => {
+                // It may be older than what was named, if the log was set back.
+                let there = edge.parts.reader.entity(id).await?.filter(|found| found.value.is_some());
+                return Ok(builder(StatusCode::NOT_MODIFIED, there.map_or(0, |found| found.version)).finish());
+            }
         },
     };
     let Some(EntityRecord { version, value: Some(value), updated_at, .. }) = found else {

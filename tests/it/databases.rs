@@ -219,8 +219,8 @@ fn a_role_without_rights_on_the_tables_ends_the_start() {
     for (grant, missing) in [
         ("", "USAGE on the schema"),
         ("USAGE ON SCHEMA event_handler", "permission denied for table __diesel_schema_migrations"),
-        ("SELECT ON ALL TABLES IN SCHEMA event_handler", "on clock_turns, deliveries, "),
-        ("INSERT, UPDATE, DELETE ON event_handler.events", "on clock_turns, deliveries, "),
+        ("SELECT ON ALL TABLES IN SCHEMA event_handler", "on call_ends, calls, clock_turns, deliveries, "),
+        ("INSERT, UPDATE, DELETE ON event_handler.events", "on call_ends, calls, clock_turns, deliveries, "),
     ] {
         if !grant.is_empty() {
             execute(&url, &format!("GRANT {grant} TO {role}"));

@@ -170,6 +170,9 @@ fn an_event_and_its_change_are_stored_together() {
         let refused = server.post("/publish/batch", batch);
         assert_eq!(refused.error(409)["errors"][0]["index"], 1);
         assert_eq!(refused.json()["data"]["errors"][0]["current_version"], 11);
+        let twice = json!({"event_name": "x", "entity": {"type": "auction", "key": "new", "expected_version": 0}});
+        let refused = server.post("/publish/batch", json!([twice, twice])).error(409);
+        assert_eq!(refused["errors"][0]["current_version"], Value::Null, "what is undone was never there");
         assert_eq!(server.events("").len(), 11, "nothing of a refused batch is stored");
         let sources: Vec<Value> = server.events("").iter().take(2).map(|event| event["source"].clone()).collect();
         assert_eq!(sources, ["s", "s"]);
@@ -276,6 +279,8 @@ fn a_reader_waits_for_a_newer_version() {
         put(&server, "t/a", 1, &[]);
         assert_eq!(get(&server, "t/a?wait=30s", &[]).data()["version"], 1);
         assert_eq!(get(&server, "t/a?wait=50ms&after_version=1", &[]).status, 304);
+        let ahead = get(&server, "t/a?wait=50ms&after_version=99", &[]);
+        assert_eq!((ahead.status, ahead.header("etag")), (304, Some("\"1\"")), "no version that never was");
         assert_eq!(get(&server, "t/none?wait=50ms", &[]).status, 404);
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| get(&server, "t/a?wait=30s&after_version=1", &[]));

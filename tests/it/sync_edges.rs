@@ -76,7 +76,8 @@ fn a_service_wishes_to_be_compared_with_a_token_that_reads_all_its_types() {
     };
     assert_eq!(wish("all", "copy").status, 202);
     assert_eq!(wish("all", "other").error(409)["code"], "not_synced");
-    assert_eq!(wish("all", "none").error(404)["code"], "service_not_found");
+    let none = wish("all", "none").error(404);
+    assert_eq!(none, json!({"code": "service_not_found"}), "it names no service");
     assert_eq!(wish("one", "copy").error(403)["event_name"], "state.bid.changed");
     assert_eq!(wish("writer", "copy").status, 403);
     assert_eq!(wish("", "copy").status, 401);
@@ -177,5 +178,7 @@ fn the_example_service_keeps_a_copy_and_tells_its_digests() {
     assert_eq!(server.request("POST", "/state/sync/copy").send().status, 202);
     agree();
     eventually("the store knows it", || (server.get("/admin/sync").data()[0]["state"] == "synced").then_some(()));
-    assert_eq!(server.events("?event_name=$sys.state.diverged")[0]["payload"]["counts"]["missing"], 1);
+    let diverged = server.events("?event_name=$sys.state.diverged");
+    // A check that was under way when it was spoilt may have found a part of it.
+    assert!(diverged.iter().any(|event| event["payload"]["counts"]["missing"] == 1), "{diverged:?}");
 }

@@ -70,7 +70,9 @@ pub async fn wish(
     body::nothing(&req, payload, &edge).await?;
     let caller = access::caller(&req, &edge)?;
     permit::any(&caller, Scope::Read)?;
-    let (_, sync) = synced(&edge, &name)?;
+    // Which services there are is not for everybody to know.
+    let none = || ApiError::new(ErrorCode::ServiceNotFound, format!("there is no service {:?}", *name));
+    let sync = copy_of(find_service(&edge, &name).ok_or_else(none)?)?;
     sync.types.iter().try_for_each(|kind| permit::read(&caller, &kind.change_name()))?;
     demanded(&edge, &name, Demand::Check).await
 }
@@ -105,8 +107,14 @@ async fn demanded(edge: &Edge, name: &str, demand: Demand) -> Result<HttpRespons
 /// The service of this name, and the copy that it keeps.
 fn synced<'a>(edge: &'a Edge, name: &str) -> Result<(&'a ConfiguredService, &'a ServiceSync), ApiError> {
     let service = find_service(edge, name).ok_or_else(|| services::unknown(edge, name))?;
-    let none = || ApiError::new(ErrorCode::NotSynced, format!("service {name:?} keeps no copy of entities"));
-    Ok((service, service.config.sync.as_ref().ok_or_else(none)?))
+    Ok((service, copy_of(service)?))
+}
+
+/// The copy that a service keeps.
+fn copy_of(service: &ConfiguredService) -> Result<&ServiceSync, ApiError> {
+    let ConfiguredService { config, .. } = service;
+    let none = || ApiError::new(ErrorCode::NotSynced, format!("service {:?} keeps no copy of entities", config.name));
+    config.sync.as_ref().ok_or_else(none)
 }
 
 /// The types of a service, each with what the store knows of it.
