@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytestring::ByteString;
 use diesel::connection::SimpleConnection as _;
 use diesel::dsl::sql;
-use diesel::sql_types::Text;
+use diesel::sql_types::{Array, BigInt, Text};
 use diesel::{
     BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _,
 };
@@ -290,17 +290,10 @@ fn undo(
     if as_of == last {
         return Ok(AsOf::At(as_of, before));
     }
-    let name = query.kind.change_name();
-    let changes = events::table.filter(events::name.eq(name.as_str())).filter(events::id.gt(as_of));
-    let beyond = changes.order(events::id.desc()).offset(query.max_undo as i64).limit(1).select(events::id);
-    let beyond: Option<i64> = on_backend!(connection, c => beyond.first(c).optional())?;
-    if let Some(beyond) = beyond {
-        return Ok(AsOf::Trimmed(beyond));
-    }
-    // Values may be long, and what was before a change stands before its value.
-    let head = sql::<Text>(&format!("substr(payload, 1, {CHANGE_HEAD})"));
-    let heads = changes.order(events::id).select((events::key, head));
-    let heads: Vec<(Option<String>, String)> = on_backend!(connection, c => heads.load(c))?;
+    let heads = match changes_after(connection, &query.kind, as_of, query.max_undo)? {
+        Ok(heads) => heads,
+        Err(beyond) => return Ok(AsOf::Trimmed(beyond)),
+    };
     for (key, head) in heads {
         let key = key.as_deref().and_then(|key| key.split_once(':'));
         if let Some(((_, key), previous)) = key.zip(previous_version(&head)) {
@@ -308,6 +301,34 @@ fn undo(
         }
     }
     Ok(AsOf::At(as_of, before))
+}
+
+/// The ordering keys of the changes after an event, each with the beginning of its payload; or, if there are more than
+/// `max`, the last one that is too many.
+pub(super) fn changes_after(
+    connection: &mut Connection,
+    kind: &EntityType,
+    as_of: EventId,
+    max: usize,
+) -> Result<Result<Vec<(Option<String>, String)>, EventId>, StoreError> {
+    let name = kind.change_name();
+    // On PostgreSQL the index of names is on `id + 0`: written so, other events after this one are passed over.
+    let id = || {
+        sql::<BigInt>(match connection {
+            Connection::Sqlite(_) => "id",
+            Connection::Postgres(_) => "(id + 0)",
+        })
+    };
+    let changes = events::table.filter(events::name.eq(name.as_str())).filter(id().gt(as_of));
+    let beyond = changes.clone().order(id().desc()).offset(max as i64).limit(1).select(events::id);
+    // Values may be long, and what was before a change stands before its value.
+    let head = sql::<Text>(&format!("substr(payload, 1, {CHANGE_HEAD})"));
+    let heads = changes.order(id()).select((events::key, head));
+    let beyond: Option<i64> = on_backend!(connection, c => beyond.first(c).optional())?;
+    if let Some(beyond) = beyond {
+        return Ok(Err(beyond));
+    }
+    Ok(Ok(on_backend!(connection, c => heads.load(c))?))
 }
 
 /// Adds all entities of a type as they are now.
@@ -338,6 +359,14 @@ fn sums(connection: &mut Connection, kind: &EntityType, buckets: &mut Buckets) -
     Ok(())
 }
 
+#[derive(diesel::Queryable, diesel::QueryableByName)]
+struct VersionRow {
+    #[diesel(sql_type = Text)]
+    key: String,
+    #[diesel(sql_type = BigInt)]
+    version: i64,
+}
+
 #[derive(diesel::QueryableByName)]
 struct BucketRow {
     #[diesel(sql_type = diesel::sql_types::Integer)]
@@ -349,19 +378,29 @@ struct BucketRow {
 }
 
 /// The versions of those of these entities that are there.
-fn versions(
+pub(super) fn versions(
     connection: &mut Connection,
     kind: &EntityType,
     keys: &[&str],
 ) -> Result<Vec<(String, EventId)>, StoreError> {
+    // PostgreSQL would otherwise read all entities of the type when it has no statistics.
+    const LATERAL: &str = "SELECT w.key AS key, e.version AS version FROM unnest($2) AS w (key) CROSS JOIN \
+        LATERAL (SELECT version, value FROM entities WHERE type = $1 AND key = w.key OFFSET 0) e \
+        WHERE e.value IS NOT NULL";
     let mut found = Vec::new();
     for keys in keys.chunks(1024) {
-        let query = entities::table
-            .filter(entities::kind.eq(kind.as_str()).and(entities::key.eq_any(keys)))
-            .filter(entities::value.is_not_null())
-            .select((entities::key, entities::version));
-        let rows: Vec<(String, i64)> = on_backend!(connection, c => query.load(c))?;
-        found.extend(rows);
+        let rows: Vec<VersionRow> = match connection {
+            Connection::Sqlite(file) => entities::table
+                .filter(entities::kind.eq(kind.as_str()).and(entities::key.eq_any(keys)))
+                .filter(entities::value.is_not_null())
+                .select((entities::key, entities::version))
+                .load(&mut file.connection)?,
+            Connection::Postgres(session) => diesel::sql_query(LATERAL)
+                .bind::<Text, _>(kind.as_str())
+                .bind::<Array<Text>, _>(keys)
+                .load(&mut session.connection)?,
+        };
+        found.extend(rows.into_iter().map(|row| (row.key, row.version)));
     }
     Ok(found)
 }

@@ -21,7 +21,7 @@ use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::options::Access;
 use crate::storage::outbox::{self, Claim, DeliveryFilter};
-use crate::storage::{DeliveryOutcome, NewService, Settled, SyncWith, syncs};
+use crate::storage::{DeliveryOutcome, NewService, Settled, SyncWith, state, syncs};
 
 /// Asks for the plan of a statement with any parameters.
 struct Plan(String);
@@ -148,6 +148,13 @@ fn check_all(store: &Store) {
     check(&plans(store, |c| outbox::statuses(c, &[7, 4000])), key_of(store, "deliveries"));
     let lots = SyncWith { service: 1, own_sources: Vec::new(), kind: EntityType::parse("lot").expect("a type") };
     check(&plans_with(store, FACTS, |c| syncs::facts(c, &lots, &["a", "b"])), "deliveries_key");
+    let key = if store._dir.is_some() { "sqlite_autoindex_entities_1 (type=? AND key=?)" } else { "entities_pkey" };
+    let versions = plans_with(store, "(text, text[])", |c| state::versions(c, &lots.kind, &["a", "b"]));
+    check(&versions, key);
+    // Each key by itself: of many, PostgreSQL without statistics would rather read the whole type.
+    assert!(store._dir.is_some() || versions[0].contains("Nested Loop"), "{versions:?}");
+    // What follows the event under other names is passed over.
+    check(&plans(store, |c| state::changes_after(c, &lots.kind, 7, 9)), "events_name_id");
     // The cost of settling deliveries does not depend on how many wait.
     let delivered = DeliveryOutcome {
         service: 1,
