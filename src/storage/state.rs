@@ -303,6 +303,9 @@ fn undo(
     Ok(AsOf::At(as_of, before))
 }
 
+/// The ordering key of a change, and the beginning of its payload.
+pub(super) type Head = (Option<String>, String);
+
 /// The ordering keys of the changes after an event, each with the beginning of its payload; or, if there are more than
 /// `max`, the last one that is too many.
 pub(super) fn changes_after(
@@ -310,7 +313,7 @@ pub(super) fn changes_after(
     kind: &EntityType,
     as_of: EventId,
     max: usize,
-) -> Result<Result<Vec<(Option<String>, String)>, EventId>, StoreError> {
+) -> Result<Result<Vec<Head>, EventId>, StoreError> {
     let name = kind.change_name();
     // On PostgreSQL the index of names is on `id + 0`: written so, other events after this one are passed over.
     let id = || {

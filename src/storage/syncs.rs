@@ -16,24 +16,14 @@ use super::{filter, outbox, position, state};
 use crate::domain::entity::{EntityId, EntityKey, EntityType, Version};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::routes::ServiceId;
-use crate::domain::sync::{Compared, Counts, Current, Facts, Kind, SyncState};
+use crate::domain::sync::{Compared, Counts, Current, Facts, Kind, Standing, SyncState};
 
 /// How far a service agrees with the entities of a type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncRecord {
     pub service: ServiceId,
     pub kind: EntityType,
-    pub state: SyncState,
-    /// The newest event that the service says it has applied.
-    pub as_of: Option<EventId>,
-    /// How many events the log had then after that one.
-    pub lag: Option<i64>,
-    pub checked_at: Option<Timestamp>,
-    pub next_check_at: Option<Timestamp>,
-    /// Why the last check has failed, or was not made.
-    pub error: Option<String>,
-    /// What the last check has found, and is not repaired.
-    pub differences: Counts,
+    pub standing: Standing,
 }
 
 #[derive(Queryable)]
@@ -65,9 +55,7 @@ fn record(row: Row) -> SyncRecord {
     for (kind, count) in Kind::ALL.into_iter().zip([missing, stale, extra, ahead]) {
         differences.add(kind, count.unsigned_abs());
     }
-    SyncRecord {
-        service,
-        kind: EntityType::from_store(kind),
+    let standing = Standing {
         state: SyncState::from_store(&state),
         as_of,
         lag,
@@ -75,12 +63,14 @@ fn record(row: Row) -> SyncRecord {
         next_check_at: next_check_at.map(Timestamp),
         error,
         differences,
-    }
+    };
+    SyncRecord { service, kind: EntityType::from_store(kind), standing }
 }
 
 /// Stores one in the place of the earlier one.
 pub(super) fn save(connection: &mut Connection, record: &SyncRecord) -> Result<(), StoreError> {
-    let SyncRecord { service, kind, state, as_of, lag, checked_at, next_check_at, error, differences } = record;
+    let SyncRecord { service, kind, standing } = record;
+    let Standing { state, as_of, lag, checked_at, next_check_at, error, differences } = standing;
     let count = |kind| i64::try_from(differences.of(kind)).unwrap_or(i64::MAX);
     let values = (
         syncs::state.eq(state.as_str()),

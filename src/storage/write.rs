@@ -16,7 +16,6 @@ use super::syncs::SyncRecord;
 /// If the store cannot hold the text of an [`Append`](Self::Append), it is left out with [`AppendOutcome::Unstorable`].
 /// Any other write that the store cannot hold fails the whole list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are appends, and a box would cost each an allocation")]
 pub enum Write {
     /// A publish request: [`Outcome::Appended`].
     Append(Append),

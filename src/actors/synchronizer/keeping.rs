@@ -120,7 +120,7 @@ impl Keeping {
         };
         let kept = sync.types.iter().map(|kind| {
             let at = stored.iter().position(|record| record.service == service && record.kind == *kind);
-            let standing = at.map(|at| standing(stored.swap_remove(at)));
+            let standing = at.map(|at| stored.swap_remove(at).standing);
             let with = SyncWith { service, own_sources: config.own_sources(), kind: kind.clone() };
             let sync = TypeSync::new(policy, standing, rand::random(), now());
             Kept { with, sync, metrics: self.parts.metrics.sync(&config.name, kind.as_str()) }
@@ -172,7 +172,9 @@ impl Keeping {
         holding: &Holding,
     ) -> Result<(), Hindrance> {
         let name = self.service.config.name.as_str();
-        let mut writes = vec![Write::SaveSync(record(with, standing.clone()))];
+        let SyncWith { service, kind, .. } = with;
+        let record = SyncRecord { service: *service, kind: kind.clone(), standing: standing.clone() };
+        let mut writes = vec![Write::SaveSync(record)];
         writes.extend(told.as_ref().map(|told| {
             let (name, payload) = happened(name, &with.kind, told);
             Write::Append(Append::single(NewEvent::own(name, payload.to_string())))
@@ -219,27 +221,6 @@ fn next(kept: &mut [Kept], turn: usize, now: Now) -> (usize, Need) {
 
 pub(super) fn now() -> Now {
     Now { day: clock::now(), steady: clock::steady() }
-}
-
-fn standing(record: SyncRecord) -> Standing {
-    let SyncRecord { service: _, kind: _, state, as_of, lag, checked_at, next_check_at, error, differences } = record;
-    Standing { state, as_of, lag, checked_at, next_check_at, error, differences }
-}
-
-fn record(with: &SyncWith, standing: Standing) -> SyncRecord {
-    let SyncWith { service, kind, .. } = with;
-    let Standing { state, as_of, lag, checked_at, next_check_at, error, differences } = standing;
-    SyncRecord {
-        service: *service,
-        kind: kind.clone(),
-        state,
-        as_of,
-        lag,
-        checked_at,
-        next_check_at,
-        error,
-        differences,
-    }
 }
 
 fn describe(Kept { with, sync, .. }: &Kept) -> Value {

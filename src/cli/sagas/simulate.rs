@@ -14,8 +14,8 @@ use crate::domain::call::CallEnd;
 use crate::domain::event::Timestamp;
 use crate::domain::name::EventName;
 use crate::domain::saga::{
-    Correlation, Decision, Definition, Effect, Entry, Fact, Input, Instance, Json, OnDuplicate, Operation, Origin,
-    ProbeAnswer, StepIndex, WaitsFor, Work, decide, verdict_of,
+    CallReport, Correlation, Decision, Definition, Effect, Entry, Fact, Input, Instance, Json, OnDuplicate, Operation,
+    Origin, ProbeAnswer, StepIndex, WaitsFor, Work, decide, verdict_of,
 };
 
 /// Most transitions of a simulation: sagas that begin each other would go on for ever.
@@ -306,7 +306,7 @@ impl Simulation {
             (_, Some(status)) => Some(format!("answered {status}")),
             (_, None) => Some("no answer".to_owned()),
         };
-        Input::CallEnded { step, operation, outcome, attempts: 1, response: answer.body, error }
+        Input::CallEnded(CallReport { step, operation, outcome, attempts: 1, response: answer.body, error })
     }
 
     fn summary(&self) -> Result<(), Failure> {
@@ -331,7 +331,7 @@ fn describe(definition: &Definition, entry: &Entry) -> String {
             Work::Wait(_) => format!("{} begins to wait", name(step)),
         },
         Fact::Skipped { step } => format!("{} is skipped", name(step)),
-        Fact::Called { step, operation, outcome, error, .. } => {
+        Fact::Called(CallReport { step, operation, outcome, error, .. }) => {
             let outcome = match outcome {
                 CallEnd::Accepted => "was accepted",
                 CallEnd::Done => "was done",

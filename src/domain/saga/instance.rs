@@ -6,7 +6,7 @@ use bytestring::ByteString;
 
 use super::correlation::Correlation;
 use super::definition::{Definition, StepIndex};
-use super::journal::{Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor};
+use super::journal::{CallReport, Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor};
 use super::json::Json;
 use crate::domain::call::CallEnd;
 use crate::domain::event::{EventId, Timestamp};
@@ -264,7 +264,7 @@ impl Instance {
                 record.undo.clone_from(undo);
             }
             Fact::Skipped { step } => self.steps[*step].state = StepState::Skipped,
-            Fact::Called { step, operation, outcome, attempts, response, error } => {
+            Fact::Called(CallReport { step, operation, outcome, attempts, response, error }) => {
                 let record = &mut self.steps[*step];
                 record.calling = None;
                 record.attempts += attempts;

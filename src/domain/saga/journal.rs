@@ -27,14 +27,7 @@ pub enum Fact {
     /// Its condition does not hold.
     Skipped { step: StepIndex },
     /// A call has ended, with its last attempt.
-    Called {
-        step: StepIndex,
-        operation: Operation,
-        outcome: CallEnd,
-        attempts: u32,
-        response: Option<Json>,
-        error: Option<String>,
-    },
+    Called(CallReport),
     /// The step waits for its reply, for time, or for what the service answers to a probe.
     Waiting { step: StepIndex, on: WaitsFor, until: Timestamp },
     /// A reply has come while the call of the step is under way.
@@ -57,6 +50,17 @@ pub enum Fact {
     Decided { decision: Decision, reason: String },
     /// The instance has ended.
     Finished { end: InstanceEnd },
+}
+
+/// What is known of a call of a step that has ended, after all its attempts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallReport {
+    pub step: StepIndex,
+    pub operation: Operation,
+    pub outcome: CallEnd,
+    pub attempts: u32,
+    pub response: Option<Json>,
+    pub error: Option<String>,
 }
 
 /// A request to a service, all filled in.

@@ -19,6 +19,6 @@ pub use self::definition::{
     StepIndex, Trigger, Undo, Work,
 };
 pub use self::instance::{Instance, Origin, Phase, State, StepRecord, StepState};
-pub use self::journal::{Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor};
+pub use self::journal::{CallReport, Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor};
 pub use self::json::{Json, Pointer};
 pub use self::machine::{Effect, Input, Outcome, ProbeAnswer, Told, Unfit, Verb, decide, verdict_of};

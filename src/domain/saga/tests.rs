@@ -288,7 +288,7 @@ impl World {
             }
         };
         self.tell(input.clone());
-        if let Input::CallEnded { step, operation, .. } = &input
+        if let Input::CallEnded(CallReport { step, operation, .. }) = &input
             && self.instance.steps[*step].calling != Some(*operation)
         {
             let length = self.instance.length;
@@ -319,7 +319,7 @@ impl World {
         }
         let response = matches!(outcome, CallEnd::Done | CallEnd::Accepted).then(|| Json::of(&json!({ "n": 1 })));
         let error = (!matches!(outcome, CallEnd::Done | CallEnd::Accepted)).then(|| "error".to_owned());
-        Input::CallEnded { step, operation, outcome, attempts: 1, response, error }
+        Input::CallEnded(CallReport { step, operation, outcome, attempts: 1, response, error })
     }
 
     /// A reply to any step, in whatever state that is.

@@ -23,11 +23,15 @@ pub struct SyncPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
     pub state: SyncState,
+    /// The newest event that the service says it has applied.
     pub as_of: Option<EventId>,
+    /// How many events the log had then after that one.
     pub lag: Option<i64>,
     pub checked_at: Option<Timestamp>,
     pub next_check_at: Option<Timestamp>,
+    /// Why the last check has failed, or was not made.
     pub error: Option<String>,
+    /// What the last check has found, and is not repaired.
     pub differences: Counts,
 }
 

@@ -6,7 +6,7 @@ use super::outbox::{Outbox, end};
 use super::{NOON, Store, appends, at, commit, on_both, run};
 use crate::domain::entity::{Change, EntityId, EntityKey, EntityType, Op, Precondition, Version};
 use crate::domain::event::{Append, EventId, NewEvent};
-use crate::domain::sync::{Compared, Counts, Current, Facts, Kind, SyncState};
+use crate::domain::sync::{Compared, Counts, Current, Facts, Kind, Standing, SyncState};
 use crate::storage::{Outcome, RetentionPolicy, Settled, SyncBacklog, SyncRecord, SyncWith, Write};
 
 fn kind() -> EntityType {
@@ -104,9 +104,7 @@ fn how_a_service_stands_is_stored() {
         let mut outbox = Outbox::new(&store);
         let mut differences = Counts::default();
         Kind::ALL.into_iter().zip(3..).for_each(|(kind, count)| differences.add(kind, count));
-        let first = SyncRecord {
-            service: outbox.all,
-            kind: kind(),
+        let diverged = Standing {
             state: SyncState::Diverged,
             as_of: Some(7),
             lag: Some(3),
@@ -115,8 +113,11 @@ fn how_a_service_stands_is_stored() {
             error: Some("it says <html>".to_owned()),
             differences,
         };
-        let second = SyncRecord { service: outbox.orders, as_of: None, error: None, ..first.clone() };
-        let later = SyncRecord { state: SyncState::Synced, differences: Counts::default(), ..first.clone() };
+        let record = |service, standing| SyncRecord { service, kind: kind(), standing };
+        let first = record(outbox.all, diverged.clone());
+        let second = record(outbox.orders, Standing { as_of: None, error: None, ..diverged.clone() });
+        let synced = Standing { state: SyncState::Synced, differences: Counts::default(), ..diverged };
+        let later = record(outbox.all, synced);
         for record in [first, second.clone(), later.clone()] {
             assert_eq!(commit(&mut outbox.writer, Write::SaveSync(record)), Outcome::Saved);
         }

@@ -10,7 +10,7 @@ use crate::actors::client::messages::ServiceCommand;
 use crate::actors::synchronizer::messages::Demand;
 use crate::config::ServiceSync;
 use crate::domain::access::Scope;
-use crate::domain::sync::{Kind, SyncState};
+use crate::domain::sync::{Kind, Standing};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::permit;
 use crate::protocol::raw_object::RawObject;
@@ -122,18 +122,19 @@ fn shown<'a>(service: &'a ConfiguredService, records: &'a [SyncRecord]) -> impl 
     let types = service.config.sync.iter().flat_map(|sync| &sync.types);
     types.map(|kind| {
         let mut known = records.iter().filter(|record| Some(record.service) == service.slot.id());
-        let record = known.find(|record| record.kind == *kind);
-        let counts =
-            Kind::ALL.map(|of| (of.as_str().to_owned(), record.map_or(0, |record| record.differences.of(of)).into()));
+        let never = Standing::default();
+        let standing = known.find(|record| record.kind == *kind).map_or(&never, |record| &record.standing);
+        let Standing { state, as_of, lag, checked_at, next_check_at, error, differences } = standing;
+        let counts = Kind::ALL.map(|of| (of.as_str().to_owned(), differences.of(of).into()));
         json!({
             "service": service.config.name,
             "type": kind.as_str(),
-            "state": record.map_or(SyncState::Unknown, |record| record.state).as_str(),
-            "as_of": record.and_then(|record| record.as_of),
-            "lag": record.and_then(|record| record.lag),
-            "checked_at": record.and_then(|record| record.checked_at).map(|at| at.to_string()),
-            "next_check_at": record.and_then(|record| record.next_check_at).map(|at| at.to_string()),
-            "error": record.and_then(|record| record.error.as_deref()),
+            "state": state.as_str(),
+            "as_of": as_of,
+            "lag": lag,
+            "checked_at": checked_at.map(|at| at.to_string()),
+            "next_check_at": next_check_at.map(|at| at.to_string()),
+            "error": error,
             "differences": counts.into_iter().collect::<serde_json::Map<_, _>>(),
         })
     })
