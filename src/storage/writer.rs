@@ -170,10 +170,12 @@ impl Writer {
     /// The oldest and the newest retained id. Also checks whether the log still has the events that are known.
     pub fn bounds(&mut self) -> Result<LogBounds, StoreError> {
         let mut connection = self.connected()?;
-        self.look(&mut connection)?;
-        let bounds = position::bounds(&mut connection)?;
+        let found = self.look(&mut connection)?;
+        let LogBounds { earliest, last } = position::bounds(&mut connection)?;
         self.connection = Some(connection);
-        Ok(bounds)
+        // Another node may have committed between the two. What is shown here has been seen, so that its ids are not
+        // given again whatever becomes of the store.
+        Ok(LogBounds { earliest, last: last.min(found.last) })
     }
 
     /// The date of the newest event.
