@@ -57,6 +57,7 @@ mod ndjson;
 mod nodes;
 mod operating;
 mod outages;
+mod participants;
 mod pooler;
 mod publish;
 mod python;
