@@ -2,28 +2,28 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::support::http::Request;
+use crate::support::program::example;
 use crate::support::{Server, eventually};
 
 /// Runs until it is dropped.
-struct Example {
+pub struct Example {
     child: Child,
     control: SocketAddr,
-    variables: Vec<(String, String)>,
+    /// Those that make a server deliver to the services.
+    pub variables: Vec<(String, String)>,
 }
 
 impl Example {
-    fn start() -> Self {
-        let directory = PathBuf::from(env!("CARGO_BIN_EXE_event-handler")).with_file_name("examples");
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(directory.join("services"))
+    /// The services publish to this server.
+    pub fn start(server: SocketAddr) -> Self {
+        let mut child = example("services")
             .arg("0")
+            .env("EVENT_HANDLER_URL", format!("http://{server}"))
             .stdout(Stdio::piped())
             .spawn()
             .expect("the example is built with the tests");
@@ -39,12 +39,12 @@ impl Example {
         panic!("the example ended: {:?}", child.wait());
     }
 
-    fn switch(&self, service: &str, mode: &str) {
+    pub fn switch(&self, service: &str, mode: &str) {
         let answer = Request::new(self.control, "POST", &format!("/{service}/{mode}")).send();
         assert_eq!(answer.status, 200, "{answer:?}");
     }
 
-    fn report(&self) -> Value {
+    pub fn report(&self) -> Value {
         Request::new(self.control, "GET", "/").send().json()
     }
 }
@@ -58,7 +58,7 @@ impl Drop for Example {
 
 #[test]
 fn four_services_get_everything_whatever_befalls_them() {
-    let example = Example::start();
+    let example = Example::start(SocketAddr::from(([127, 0, 0, 1], 9)));
     let fast = [("RETRY_DELAYS", "20ms,20ms,20ms,20ms,20ms,20ms"), ("BREAKER_OPEN_FOR", "100ms"), ("TIMEOUT", "300ms")];
     let mut builder = Server::builder();
     for (name, value) in &example.variables {
