@@ -87,7 +87,7 @@ class Barrier {
     });
   }
 
-  /** The answer of an action that is done, and not undone. */
+  /** The answer of an action that is done, and not undone. Otherwise no call of it is under way: each is done at once. */
   done(saga, step) {
     const [action, undone] = ["action", "compensation"].map((of) => `barrier ${JSON.stringify([saga, step, of])}`);
     return this.store.get(undone) ? undefined : this.store.get(action)?.answer;

@@ -10,6 +10,7 @@ use diesel::prelude::*;
 use serde_json::{Value, json};
 
 const TABLE: &str = "PRAGMA synchronous = FULL;
+    PRAGMA busy_timeout = 5000;
     CREATE TABLE IF NOT EXISTS barrier (
         saga TEXT NOT NULL, step TEXT NOT NULL, operation TEXT NOT NULL, answer TEXT,
         PRIMARY KEY (saga, step, operation));";
@@ -27,6 +28,8 @@ pub enum Failure {
     Refused(&'static str),
     /// The request is wrong.
     Invalid(&'static str),
+    /// Whether it is done is not known yet: the saga will ask again.
+    Busy,
     /// Nothing is known: the saga will ask again.
     Store(diesel::result::Error),
 }
@@ -38,6 +41,7 @@ impl From<diesel::result::Error> for Failure {
 }
 
 /// A step of a saga.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     pub saga: String,
     pub step: String,
@@ -46,13 +50,17 @@ pub struct Step {
 /// One row for each operation of each step of each saga, with the answer that it was given.
 pub struct Barrier {
     db: Mutex<SqliteConnection>,
+    under_way: Mutex<Vec<Step>>,
 }
+
+/// A call that is under way, until it is dropped.
+struct UnderWay<'a>(&'a Barrier, &'a Step);
 
 impl Barrier {
     /// On a store, in which the table is made if it is missing.
     pub fn new(mut db: SqliteConnection) -> QueryResult<Self> {
         db.batch_execute(TABLE)?;
-        Ok(Self { db: Mutex::new(db) })
+        Ok(Self { db: Mutex::new(db), under_way: Mutex::default() })
     }
 
     /// The participant's own store.
@@ -68,6 +76,8 @@ impl Barrier {
         operation: &str,
         work: impl FnOnce(&mut SqliteConnection, &Value) -> Result<Value, Failure>,
     ) -> Result<Value, Failure> {
+        self.under_way().push(step.clone());
+        let _until_the_end = UnderWay(self, step);
         self.db().immediate_transaction(|db| {
             let mut undone = Value::Null;
             if operation == COMPENSATION {
@@ -86,10 +96,34 @@ impl Barrier {
         })
     }
 
-    /// The answer of an action that is done, and not undone.
+    /// The answer of an action that is done, and not undone. None is a promise: no call of it is under way.
     pub fn done(&self, step: &Step) -> Result<Option<Value>, Failure> {
+        self.be_idle(step)?;
         let mut db = self.db();
-        if step.answered(&mut db, COMPENSATION)?.is_some() { Ok(None) } else { step.answered(&mut db, ACTION) }
+        let undone = step.answered(&mut db, COMPENSATION)?;
+        let answer = if undone.is_some() { None } else { step.answered(&mut db, ACTION)? };
+        if answer.is_none() {
+            self.be_idle(step)?;
+        }
+        Ok(answer)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, Vec<Step>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn be_idle(&self, step: &Step) -> Result<(), Failure> {
+        if self.under_way().contains(step) { Err(Failure::Busy) } else { Ok(()) }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let Self(barrier, step) = self;
+        let mut under_way = barrier.under_way();
+        if let Some(at) = under_way.iter().position(|one| one == *step) {
+            under_way.swap_remove(at);
+        }
     }
 }
 
@@ -134,6 +168,7 @@ pub async fn answer(
         Ok(Ok(None)) => HttpResponse::NotFound().json(json!({})),
         Ok(Err(Failure::Refused(text))) => HttpResponse::Conflict().json(reason(text)),
         Ok(Err(Failure::Invalid(text))) => HttpResponse::BadRequest().json(reason(text)),
+        Ok(Err(Failure::Busy)) => HttpResponse::ServiceUnavailable().json(reason("it is under way")),
         Ok(Err(Failure::Store(error))) => HttpResponse::InternalServerError().json(reason(&error.to_string())),
         Err(error) => HttpResponse::InternalServerError().json(reason(&error.to_string())),
     }

@@ -21,6 +21,10 @@ class Refused(Exception):
     """Nothing was done, for a reason that the saga is told. It is forgotten: the same call may succeed later."""
 
 
+class Busy(Exception):
+    """Whether it is done is not known yet."""
+
+
 class Barrier:
     """One row for each operation of each step of each saga, with the answer that it was given."""
 
@@ -29,21 +33,29 @@ class Barrier:
 
     def __init__(self, db):
         self.lock = threading.Lock()  # one transaction at a time on this connection
+        self.under_way = []
         self.db = db
         db.execute(self.TABLE)
 
     def call(self, saga, step, operation, work):
         """Does `work` at most once; returns the answer. `work` gets the connection and, if it undoes an action, the
         answer that the action was given. Its changes are in the transaction of the row, so they are there together."""
-        with self.lock:
-            self.db.execute("BEGIN IMMEDIATE")
-            try:
-                answer = self.decide(saga, step, operation, work)
-                self.db.execute("COMMIT")
-                return answer
-            except BaseException:
-                self.db.execute("ROLLBACK")
-                raise
+        self.under_way.append((saga, step))
+        try:
+            with self.lock:
+                return self.transaction(saga, step, operation, work)
+        finally:
+            self.under_way.remove((saga, step))
+
+    def transaction(self, *call):
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            answer = self.decide(*call)
+            self.db.execute("COMMIT")
+            return answer
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
 
     def decide(self, saga, step, operation, work):
         undone = None
@@ -61,10 +73,18 @@ class Barrier:
         return self.answer(saga, step, operation, work(self.db, undone))
 
     def done(self, saga, step):
-        """The answer of an action that is done, and not undone."""
+        """The answer of an action that is done, and not undone. None is a promise: no call of it is under way."""
+        self.be_idle(saga, step)
         with self.lock:
             undone = self.answered(saga, step, "compensation")
-            return self.answered(saga, step, "action") if undone is None else None
+            answer = self.answered(saga, step, "action") if undone is None else None
+            if answer is None:
+                self.be_idle(saga, step)
+            return answer
+
+    def be_idle(self, *step):
+        if step in self.under_way:
+            raise Busy
 
     def add(self, *row):
         """Whether the row is new. A database with several writers makes the second one wait here for the first."""
@@ -130,8 +150,11 @@ class Service(BaseHTTPRequestHandler):
     def do_GET(self):
         match self.path.split("/")[1:]:
             case ["reservations", saga, step]:
-                done = barrier.done(saga, step)
-                self.answer(404 if done is None else 200, done)
+                try:
+                    done = barrier.done(saga, step)
+                    self.answer(404 if done is None else 200, done)
+                except Busy:
+                    self.answer(503)  # asked again
             case ["funds", owner]:
                 with barrier.lock:
                     found = db.execute("SELECT free, reserved FROM funds WHERE owner = ?", (owner,)).fetchone()

@@ -1,13 +1,15 @@
 //! The examples of participants: whatever comes twice, late or in the wrong order does no harm, in every language.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::eventually;
 use crate::support::http::{Request, Response};
 use crate::support::program::{Program, command, example, python, root};
 
@@ -216,6 +218,26 @@ fn refuses_what_is_no_operation_of_a_saga(participant: &mut Participant) {
     assert_eq!(participant.call("a", Action).status, 200, "none of that is remembered");
 }
 
+/// Of those whose store is SQLite: somebody else who writes to the file keeps the action under way. A probe that says 404
+/// then would be believed, and be wrong.
+fn does_not_say_that_nothing_was_done_while_it_works(start: fn() -> Command) {
+    let participant = Participant::new(start);
+    participant.fund(FUNDS);
+    let hold = "import sqlite3; db = sqlite3.connect('store'); db.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.read()";
+    let mut holder = python();
+    holder.args(["-c", hold]).current_dir(participant.dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = holder.spawn().expect("python");
+    BufReader::new(holder.stdout.take().expect("piped")).read_line(&mut String::new()).expect("it holds the store");
+    let action = participant.operation("a", Action);
+    let action = thread::spawn(move || action.send());
+    // Before the action has arrived, a 404 is the truth.
+    eventually("the probe does not know", || (participant.probe("a").status == 503).then_some(()));
+    drop(holder.stdin.take());
+    holder.wait().expect("it ends");
+    assert_eq!(action.join().expect("no panic").json(), reserved());
+    assert_eq!(participant.probe("a").json(), reserved());
+}
+
 /// The same for each language.
 fn keeps_the_promise(start: fn() -> Command) {
     let promises: [fn(&mut Participant); 8] = [
@@ -235,13 +257,16 @@ fn keeps_the_promise(start: fn() -> Command) {
     }
 }
 
+fn in_python() -> Command {
+    let mut python = python();
+    python.arg(root().join("examples/python/participant.py"));
+    python
+}
+
 #[test]
 fn a_participant_in_python_keeps_its_promise() {
-    keeps_the_promise(|| {
-        let mut python = python();
-        python.arg(root().join("examples/python/participant.py"));
-        python
-    });
+    keeps_the_promise(in_python);
+    does_not_say_that_nothing_was_done_while_it_works(in_python);
 }
 
 #[test]
@@ -256,4 +281,5 @@ fn a_participant_in_javascript_keeps_its_promise() {
 #[test]
 fn a_participant_in_rust_keeps_its_promise() {
     keeps_the_promise(|| example("participant"));
+    does_not_say_that_nothing_was_done_while_it_works(|| example("participant"));
 }
