@@ -223,7 +223,8 @@ fn refuses_what_is_no_operation_of_a_saga(participant: &mut Participant) {
 fn does_not_say_that_nothing_was_done_while_it_works(start: fn() -> Command) {
     let participant = Participant::new(start);
     participant.fund(FUNDS);
-    let hold = "import sqlite3; db = sqlite3.connect('store'); db.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.read()";
+    let hold = "import sqlite3, sys; db = sqlite3.connect('store'); db.execute('BEGIN IMMEDIATE'); print(flush=True); \
+                sys.stdin.read()";
     let mut holder = python();
     holder.args(["-c", hold]).current_dir(participant.dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut holder = holder.spawn().expect("python");
