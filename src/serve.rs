@@ -55,6 +55,7 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
         connect_timeout: config.store.connect_timeout.get(),
         idempotency_window: config.publish.idempotency_window.get(),
         max_types: config.state.max_types,
+        maintenance_refuses: config.system.maintenance_refuses.as_slice().into(),
         ..StoreOptions::new(url)
     })
 }

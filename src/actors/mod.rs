@@ -40,4 +40,5 @@ pub mod session;
 pub mod shard;
 pub mod supervisor;
 pub mod synchronizer;
+pub mod system;
 pub mod worker;

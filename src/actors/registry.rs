@@ -16,10 +16,11 @@ use super::membership::Membership;
 use super::persistence::Persistence;
 use super::router::Router;
 use super::shard::Shard;
-use super::shard::messages::{CheckAccess, DrainSessions};
+use super::shard::leaving::drain_sessions;
+use super::shard::messages::CheckAccess;
 use super::supervisor::Supervisor;
 use super::synchronizer::Synchronizer;
-use crate::protocol::close::CloseReason;
+use super::system::SystemActor;
 use crate::runtime::address::Address;
 
 /// How long an actor may take to answer an operator's question.
@@ -41,6 +42,7 @@ pub struct Registry {
     pub clients: Arc<BTreeMap<String, Address<Client>>>,
     /// Vacant if no service keeps a copy of entities.
     pub synchronizer: Address<Synchronizer>,
+    pub system: Address<SystemActor>,
 }
 
 impl Registry {
@@ -56,6 +58,7 @@ impl Registry {
             shards: (0..workers).map(|_| Address::vacant()).collect(),
             clients: Arc::new(services.map(|name| (name, Address::vacant())).collect()),
             synchronizer: Address::vacant(),
+            system: Address::vacant(),
         }
     }
 
@@ -69,10 +72,7 @@ impl Registry {
     /// Has the shards close all sessions, spread over `spread`. The message waits for room in a full mailbox, so it is
     /// not lost.
     pub fn drain_sessions(&self, spread: Duration) {
-        let drain = DrainSessions { reason: CloseReason::Draining, spread };
-        for shard in &*self.shards {
-            actix_rt::spawn(shard.ask(drain));
-        }
+        drain_sessions(&self.shards, spread);
     }
 
     /// Asks every shard. Returns the answers that come in time.

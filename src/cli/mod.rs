@@ -30,6 +30,7 @@ mod services;
 mod sessions;
 mod state;
 mod sync;
+mod system;
 mod table;
 mod tail;
 mod target;
@@ -146,6 +147,8 @@ enum Command {
     Nodes(nodes::NodesArgs),
     /// Send everybody elsewhere before the node is stopped.
     Drain(drain::DrainArgs),
+    /// Print the state of the whole system, or change it.
+    System(system::SystemArgs),
     /// Make tokens for clients, or make them void.
     Token(token::TokenArgs),
     /// Make secrets that deliveries are signed with.
@@ -232,6 +235,7 @@ pub fn run() -> ExitCode {
             Command::Sessions(args) => sessions::run(&args, &config),
             Command::Nodes(args) => nodes::run(&args, &config),
             Command::Drain(args) => drain::run(&args, &config),
+            Command::System(args) => system::run(&args, &config),
             Command::Token(args) => token::run(&args, &config),
             Command::Secret(args) => secret::run(&args),
             Command::CheckConfig => check_config::run(&config),

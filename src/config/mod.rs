@@ -35,7 +35,7 @@ pub use self::secret::{DatabaseUrl, SecretUrl};
 pub use self::sections::{
     AdminConfig, ConsumersConfig, Durability, IngestConfig, LogConfig, LogFormat, MirrorConfig, NodeConfig,
     ProxyHeader, PubSubConfig, PublishConfig, RedisConfig, RetentionConfig, ServerConfig, ServiceUrls, StateConfig,
-    StoreConfig, SubscribeConfig, SupervisionConfig, UnknownFields,
+    StoreConfig, SubscribeConfig, SupervisionConfig, SystemConfig, UnknownFields,
 };
 pub use self::services::{ServiceConfig, StartFrom};
 pub use self::sync::{ServiceSync, SyncConfig, SyncRepair};
@@ -58,6 +58,7 @@ pub struct Config {
     pub retention: RetentionConfig,
     pub state: StateConfig,
     pub sync: SyncConfig,
+    pub system: SystemConfig,
     pub log: LogConfig,
     pub admin: AdminConfig,
     pub access: AccessConfig,

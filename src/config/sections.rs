@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::access::{admin_token, networks, shown_networks};
 use super::checks::{browser_origin, check_log_filter, checked_base_path, is_host_name};
@@ -16,6 +16,7 @@ use super::units::{
     span, whole,
 };
 use crate::domain::network::Network;
+use crate::domain::pattern::Pattern;
 use crate::domain::secret::Secret;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -304,6 +305,15 @@ pub struct PubSubConfig {
     pub sources: BTreeMap<String, String>,
 }
 
+/// The state of the whole system.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SystemConfig {
+    /// None of them matches the Event Handler's own events.
+    #[serde(deserialize_with = "patterns", serialize_with = "pattern_texts")]
+    pub maintenance_refuses: Vec<Pattern>,
+}
+
 /// The mirror of all entities in Redis.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -359,6 +369,19 @@ fn node_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
         return Ok(name);
     }
     Err(D::Error::custom(format!("must be 1 to 255 of A-Z a-z 0-9 - _ . : and not \"all\", not {name:?}")))
+}
+
+fn patterns<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Pattern>, D::Error> {
+    let read = |text: &String| match Pattern::parse(text.clone()) {
+        Err(reason) => Err(D::Error::custom(format!("{text:?}: {reason}"))),
+        Ok(pattern) if pattern.is_system() => Err(D::Error::custom(format!("{text:?}: nobody publishes such events"))),
+        Ok(pattern) => Ok(pattern),
+    };
+    Vec::<String>::deserialize(from)?.iter().map(read).collect()
+}
+
+fn pattern_texts<S: Serializer>(patterns: &[Pattern], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(patterns.iter().map(Pattern::as_str))
 }
 
 /// It is part of idempotency keys.

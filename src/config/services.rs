@@ -70,6 +70,8 @@ pub struct ServiceConfig {
     pub start_from: StartFrom,
     /// The copy of entities that it keeps, if it does.
     pub sync: Option<ServiceSync>,
+    /// Whether the system is degraded while its breaker is not closed.
+    pub critical: bool,
     pub options: DeliveryConfig,
 }
 
@@ -104,18 +106,32 @@ struct OwnKeys {
     start_from: StartFrom,
     #[serde(deserialize_with = "sync::optional", serialize_with = "sync::write")]
     sync: Option<ServiceSync>,
+    critical: bool,
 }
 
 impl ServiceConfig {
     /// Whether it equals `other`, secrets included.
     pub fn is_same(&self, other: &Self) -> bool {
-        let Self { name, url, path, routes, aliases, sources, secrets, headers, echo, start_from, sync, options } =
-            self;
+        let Self {
+            name,
+            url,
+            path,
+            routes,
+            aliases,
+            sources,
+            secrets,
+            headers,
+            echo,
+            start_from,
+            sync,
+            critical,
+            options,
+        } = self;
         let exposed = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
         let shown = |headers: &BTreeMap<String, Secret>| {
             headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect::<Vec<_>>()
         };
-        (name, url, path, aliases, sources, echo, start_from, sync, options)
+        (name, url, path, aliases, sources, echo, start_from, sync, critical, options)
             == (
                 &other.name,
                 &other.url,
@@ -125,6 +141,7 @@ impl ServiceConfig {
                 &other.echo,
                 &other.start_from,
                 &other.sync,
+                &other.critical,
                 &other.options,
             )
             && format!("{routes:?}") == format!("{:?}", other.routes)
@@ -163,6 +180,7 @@ impl ServiceConfig {
             sources: self.sources.clone(),
             start_from: self.start_from,
             sync: self.sync.clone(),
+            critical: self.critical,
         };
         let mut text = format!("\n[[services]]\nname = \"{}\"\n", self.name);
         let mut write = |key: &str, value: &Value| {
@@ -230,8 +248,20 @@ pub(super) fn resolve(layers: &mut Layers, urls: &ServiceUrls) -> Result<Vec<Ser
                     known.map_or("is required".to_owned(), |(short, _)| format!("is required, here or in {short}"));
                 error_at(&layers.origins, name, "url", reason)
             })?;
-            let OwnKeys { path, routes, secret, secrets, headers, echo, aliases, sources, start_from, sync, url: _ } =
-                own;
+            let OwnKeys {
+                path,
+                routes,
+                secret,
+                secrets,
+                headers,
+                echo,
+                aliases,
+                sources,
+                start_from,
+                sync,
+                critical,
+                url: _,
+            } = own;
             let routes: Vec<Selector> = routes.into_iter().map(|RouteKey(route)| route).collect();
             if let Some(kind) = sync.as_ref().and_then(|sync| sync.unrouted(&routes)) {
                 let reason = format!("types: {kind:?}: no route of the service has all of {:?}", kind.change_name());
@@ -251,6 +281,7 @@ pub(super) fn resolve(layers: &mut Layers, urls: &ServiceUrls) -> Result<Vec<Ser
                 sources,
                 start_from,
                 sync,
+                critical,
                 options,
             })
         })

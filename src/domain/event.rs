@@ -222,6 +222,18 @@ pub struct Append {
     pub idempotency: Option<Idempotency>,
     /// Its one event is appended later.
     pub schedule: Option<Schedule>,
+    pub admission: Admission,
+}
+
+/// Whether a publish request can be refused because of the state of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Admission {
+    /// It is not from outside: it was accepted before, or it is the Event Handler's own.
+    #[default]
+    Always,
+    Judged,
+    /// If it is refused, so is what comes after it in its list, so that the order is kept.
+    InOrder,
 }
 
 /// When an event is to be appended to the log.
@@ -252,7 +264,12 @@ impl fmt::Display for ScheduleId {
 impl Append {
     /// A request of one event.
     pub fn single(event: NewEvent) -> Self {
-        Self { events: SmallVec::from_buf([event]), idempotency: None, schedule: None }
+        Self::of(SmallVec::from_buf([event]), None)
+    }
+
+    /// A request of these events, under one idempotency key if there is one.
+    pub fn of(events: SmallVec<[NewEvent; 1]>, idempotency: Option<Idempotency>) -> Self {
+        Self { events, idempotency, schedule: None, admission: Admission::Always }
     }
 
     /// A request of one event, for later.
@@ -287,6 +304,8 @@ pub enum AppendOutcome {
     /// Changes of entities are not to be made: the index of each among the events, and why. Nothing of the request was
     /// stored.
     Unmet(Box<[(usize, Unmet)]>),
+    /// The system is in maintenance, and refuses such an event; nothing of the request was stored.
+    Maintenance,
     /// The store cannot hold what an event of it says; nothing of the request was stored.
     Unstorable,
 }

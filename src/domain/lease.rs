@@ -43,6 +43,11 @@ impl LeaseName {
         Self("mirror".into())
     }
 
+    /// To decide on the state of the whole system.
+    pub fn system() -> Self {
+        Self("system".into())
+    }
+
     /// To publish events on the channels of Redis.
     pub fn pubsub_out() -> Self {
         Self("pubsub:out".into())

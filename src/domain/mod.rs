@@ -38,5 +38,6 @@ pub mod saga;
 pub mod secret;
 pub mod slow_start;
 pub mod sync;
+pub mod system;
 pub mod time_of_day;
 pub mod work;

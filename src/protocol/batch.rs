@@ -73,7 +73,7 @@ fn batch<'a>(
         }
         None => None,
     };
-    Ok(Append { events, idempotency, schedule: None })
+    Ok(Append::of(events, idempotency))
 }
 
 #[cfg(test)]

@@ -58,6 +58,7 @@ error_codes! {
     JobNotRunning "job_not_running" 409 "The job is done or cancelled already.";
     NotSynced "not_synced" 409 "The service keeps no copy of entities: it has no `sync` in its configuration.";
     DurableMismatch "durable_mismatch" 409 "The durable subscription exists with another pattern or filter; `data.event_name` and `data.filter` have them for those who may subscribe to it.";
+    SystemChanging "system_changing" 409 "Another change of the state of the system is under way: `data.transition`.";
     VersionConflict "version_conflict" 409 "The entity has another version than was asked for: `data.current_version`, null if it does not exist. 412 where a header asked.";
     AsOfTrimmed "as_of_trimmed" 410 "The digest of then can no longer be computed; `data.earliest_as_of` is the earliest that can.";
     BodyTooLarge "body_too_large" 413 "The body is longer than the limit in `data.limit_bytes`.";
@@ -87,6 +88,7 @@ error_codes! {
     Overloaded "overloaded" 503 "More is waiting than may wait; try again after the time given.";
     StoreUnavailable "store_unavailable" 503 "The store cannot be used now; nothing of this request was acknowledged.";
     CommitTimeout "commit_timeout" 503 "The commit took too long; the event may or may not have been stored. Retry with an idempotency key.";
+    Maintenance "maintenance" 503 "The system is in maintenance, and such events are refused; try again after the time given.";
     Draining "draining" 503 "The process is shutting down; use another node or come back.";
     NodeUnreachable "node_unreachable" 503 "The node is known, and did not answer.";
 }
@@ -128,6 +130,12 @@ impl ApiError {
     /// The process is shutting down.
     pub fn draining() -> Self {
         Self::transient(ErrorCode::Draining, "the process is shutting down")
+    }
+
+    /// The system is in maintenance. That takes longer than a hiccup.
+    pub fn maintenance() -> Self {
+        let message = "the system is in maintenance: nothing of this request was stored";
+        Self::new(ErrorCode::Maintenance, message).retry_after(Duration::from_secs(5))
     }
 
     /// The store cannot hold, or look for, a text of the request.

@@ -27,5 +27,6 @@ pub mod sse;
 pub mod stream_entry;
 pub mod subscription;
 pub mod sync;
+pub mod system;
 pub mod webhook;
 pub mod wire;

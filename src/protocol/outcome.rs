@@ -57,6 +57,7 @@ pub fn told(outcome: AppendOutcome, is_batch: bool) -> Result<Told, ApiError> {
         AppendOutcome::Scheduled { id, replayed } => return Ok(Told::Scheduled { id, replayed }),
         AppendOutcome::KeyReused { index } if is_batch => return Err(ApiError::key_reused().with("index", index)),
         AppendOutcome::KeyReused { .. } => return Err(ApiError::key_reused()),
+        AppendOutcome::Maintenance => return Err(ApiError::maintenance()),
         AppendOutcome::Unstorable => return Err(ApiError::unstorable()),
         AppendOutcome::Unmet(unmet) => {
             let mut errors = unmet.iter().map(|(index, unmet)| (*index, entity::unmet(*unmet))).peekable();

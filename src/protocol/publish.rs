@@ -84,7 +84,7 @@ pub(super) fn timed(
     scheduling: impl FnOnce() -> Scheduling,
 ) -> Result<Append, ApiError> {
     let Some(text) = object.text("deliver_at")? else {
-        return Ok(Append { events, idempotency: None, schedule: None });
+        return Ok(Append::of(events, None));
     };
     if events.len() > 1 {
         let reason = "cannot be changed later: give it without deliver_at";

@@ -21,6 +21,7 @@ pub enum ActorKind {
     /// It ends before the others, as the clients do: what it has read is stored.
     Bus,
     Client,
+    System,
     /// It ends before the clients, through which it asks services.
     Synchronizer,
 }
@@ -38,6 +39,7 @@ impl ActorKind {
             Self::Session => "session",
             Self::Bus => "bus",
             Self::Client => "client",
+            Self::System => "system",
             Self::Synchronizer => "synchronizer",
         }
     }

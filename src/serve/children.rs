@@ -22,6 +22,8 @@ use crate::actors::service_slot::ServiceSlots;
 use crate::actors::shard;
 use crate::actors::supervisor::messages::Supervise;
 use crate::actors::synchronizer::{self, SyncedService, Synchronizer, SynchronizerParts};
+use crate::actors::system::view::SystemView;
+use crate::actors::system::{self, SystemActor, SystemParts};
 use crate::bus::Redis;
 use crate::config::{Config, Span};
 use crate::protocol::publish::PublishRules;
@@ -43,6 +45,7 @@ pub struct Shared {
     pub comparisons: Reader,
     pub position: Arc<LogPosition>,
     pub cluster: Arc<Cluster>,
+    pub system: Arc<SystemView>,
     /// Where other nodes reach this one.
     pub url: String,
     pub pushes: Arc<PushLog>,
@@ -67,7 +70,10 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     let goes_out = shared.redis.is_some() && (config.redis.pubsub.out || config.redis.mirror.enabled);
     let bus = goes_out.then(|| (ActorKind::Bus, actors.bus.mailbox()));
     let parts = RouterParts {
-        followers: shards.chain([(ActorKind::Consumers, actors.consumers.mailbox())]).chain(bus).collect(),
+        followers: shards
+            .chain([(ActorKind::Consumers, actors.consumers.mailbox()), (ActorKind::System, actors.system.mailbox())])
+            .chain(bus)
+            .collect(),
         position: Arc::clone(position),
         metrics: Arc::clone(metrics),
     };
@@ -146,6 +152,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
             looks: matches!(shared.store.url, StoreUrl::Postgres(_)).then_some(looks),
             remembered,
             cluster: Arc::clone(cluster),
+            system: Arc::clone(&shared.system),
             backlog: Arc::clone(&shared.backlog),
             health: Arc::clone(&shared.health),
             metrics: Arc::clone(metrics),
@@ -172,6 +179,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
         supervise(actors, ActorKind::Client, number, Child::new(name, address, client::MAILBOX, client));
     }
     start_synchronizer(config, shared);
+    start_system(config, shared);
     Ok(())
 }
 
@@ -201,6 +209,24 @@ fn start_synchronizer(config: &Config, shared: &Shared) {
     let start = on_arbiter(Arbiter::new().handle(), address, move |life| Synchronizer::new(parts.clone(), life));
     let child = Child::new("synchronizer".into(), address, synchronizer::MAILBOX, start);
     supervise(actors, ActorKind::Synchronizer, 0, child);
+}
+
+/// Has the supervisor start the actor that keeps the state of the whole system.
+fn start_system(config: &Config, shared: &Shared) {
+    let actors = &shared.actors;
+    let configured = config.services.iter().zip(shared.slots.iter());
+    let critical = configured.filter(|(service, _)| service.critical).map(|(_, slot)| Arc::clone(slot));
+    let parts = SystemParts {
+        critical: critical.collect(),
+        persistence: actors.persistence.clone(),
+        reader: shared.deliveries.clone(),
+        cluster: Arc::clone(&shared.cluster),
+        view: Arc::clone(&shared.system),
+        shards: Arc::clone(&actors.shards),
+        health: Arc::clone(&shared.health),
+    };
+    let start = on_arbiter(Arbiter::current(), &actors.system, move |life| SystemActor::new(parts.clone(), life));
+    supervise(actors, ActorKind::System, 0, Child::new("system".into(), &actors.system, system::MAILBOX, start));
 }
 
 /// Has the supervisor start the shard of a worker, by sending each life of it to the worker's thread.

@@ -29,6 +29,7 @@ use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
 use crate::actors::shard::ShardParts;
 use crate::actors::supervisor::messages::{BeginFinish, FinishAll};
 use crate::actors::supervisor::{Supervisor, SupervisorParts};
+use crate::actors::system::view::SystemView;
 use crate::actors::worker::Worker;
 use crate::bus::Redis;
 use crate::config::{Config, ServiceConfig, UnknownFields};
@@ -114,6 +115,7 @@ impl Node {
             comparisons: comparisons.clone(),
             position: Arc::<LogPosition>::default(),
             cluster: Arc::new(Cluster::new(config.node.name_at(address, &machine))),
+            system: Arc::<SystemView>::default(),
             url: config.node.url_at(address, &machine, &config.server.base_path),
             pushes: Arc::<PushLog>::default(),
             backlog: Backlog::new(config.publish.backlog_events, config.publish.backlog_bytes.as_usize()),
@@ -138,7 +140,7 @@ impl Node {
         let services = services
             .map(|(config, slot)| ConfiguredService { config: Arc::new(config.clone()), slot: Arc::clone(slot) })
             .collect();
-        let Shared { position, cluster, pushes, backlog, .. } = shared;
+        let Shared { position, cluster, system, pushes, backlog, .. } = shared;
         let edge = EdgeParts {
             rules,
             config: Arc::new(config.clone()),
@@ -148,6 +150,7 @@ impl Node {
             reader,
             position,
             cluster,
+            system,
             pushes,
             health,
             metrics,
@@ -224,7 +227,10 @@ impl Node {
         let knows_services = || self.edge.services.iter().all(|service| service.slot.id().is_some());
         // Members that have the name of this node, or none, are known too: what this node is to hold, it holds.
         let knows_nodes = || !self.edge.cluster.view().nodes.is_empty();
-        wait_until(|| (store.is_up() && knows_services() && knows_nodes()) || store.reason().is_some()).await;
+        // What is to be refused, or not to be taken at all, is known before anything is.
+        let knows_system = || self.edge.system.stored().is_some();
+        let is_ready = || store.is_up() && knows_services() && knows_nodes() && knows_system();
+        wait_until(|| is_ready() || store.reason().is_some()).await;
         store.unusable().now_or_never()
     }
 

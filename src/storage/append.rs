@@ -6,7 +6,8 @@ use diesel::dsl::auto_type;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 
 use super::schema::events;
-use crate::domain::event::{Append, EventId, Timestamp};
+use crate::domain::event::{Admission, Append, AppendOutcome, EventId, Timestamp};
+use crate::domain::pattern::Pattern;
 
 /// The end of the log, read inside the transaction that appends to it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,6 +31,7 @@ pub(super) struct AppendBatch<'a> {
     pub keys_since: Timestamp,
     /// Most types of entities.
     pub max_types: usize,
+    pub refusals: &'a Refusals,
 }
 
 impl AppendBatch<'_> {
@@ -39,6 +41,37 @@ impl AppendBatch<'_> {
         let turns_back = created_at > self.now.plus(self.lead).0;
         let created_at = if turns_back { self.now } else { Timestamp(created_at).max(self.now) };
         Tail { id: id.max(self.ids_above), created_at, log_offset, turns_back }
+    }
+}
+
+/// What is refused because of the state of the system, as the transaction sees it.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    /// Events of these names; empty unless the system is in maintenance.
+    pub names: Vec<Pattern>,
+    /// Something was refused after which nothing of its list is taken.
+    pub has_stopped: bool,
+}
+
+impl Refusals {
+    /// Whether nothing can be refused.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && !self.has_stopped
+    }
+
+    /// Whether a request is refused of which `is_new` are stored for the first time.
+    pub fn has(&self, append: &Append, is_new: impl Fn(usize) -> bool) -> bool {
+        match append.admission {
+            Admission::Always => false,
+            Admission::InOrder if self.has_stopped => true,
+            Admission::Judged | Admission::InOrder => (append.events.iter().enumerate())
+                .any(|(at, event)| is_new(at) && self.names.iter().any(|pattern| pattern.matches(&event.name))),
+        }
+    }
+
+    /// Notes what has become of a request.
+    pub fn note(&mut self, append: &Append, outcome: &AppendOutcome) {
+        self.has_stopped |= append.admission == Admission::InOrder && *outcome == AppendOutcome::Maintenance;
     }
 }
 

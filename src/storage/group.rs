@@ -1,22 +1,26 @@
 //! The writes of one transaction of the [writer](super::writer).
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::event::{Append, Event, EventId, Idempotency, Timestamp};
+use crate::domain::event::{Admission, Append, Event, EventId, Idempotency, NewEvent, Timestamp};
 use crate::domain::lease::{Fence, LeaseName};
 use crate::domain::log::{Restored, Seen};
 use crate::domain::routes::Routes;
 
-use super::append::{AppendBatch, Tail};
+use super::append::{AppendBatch, Refusals, Tail};
 use super::connection::Connection;
 use super::consumers::{self, Alteration};
 use super::error::StoreError;
 use super::outbox::{self, Enqueued};
 use super::write::{Outcome, Write};
 use super::{
-    calls, followers, idempotency, identity, leases, position, postgres, revocations, schedules, sqlite, syncs,
+    calls, followers, idempotency, identity, leases, position, postgres, revocations, schedules, sqlite, syncs, system,
 };
+use crate::domain::pattern::Pattern;
+use crate::domain::system::{Input, Step, SystemState};
+use crate::protocol;
 
 /// The writes that go into one transaction.
 #[derive(Debug, Default)]
@@ -64,7 +68,7 @@ pub struct TakeDue {
 const MAX_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the writer knows when it begins a transaction.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct WriteContext {
     pub seen: Option<Seen>,
     pub is_set_back: bool,
@@ -72,6 +76,7 @@ pub(super) struct WriteContext {
     pub now: Timestamp,
     pub keys_since: Timestamp,
     pub max_types: usize,
+    pub maintenance_refuses: Arc<[Pattern]>,
 }
 
 /// What a transaction has written.
@@ -134,7 +139,8 @@ pub(super) fn write(
     let now = context.now;
     let void = leases::void(connection, fences.iter().map(|(fence, _)| fence).chain(due.iter().map(|due| &due.fence)))?;
     let is_void = |at: usize| fences.iter().any(|(fence, part)| part.contains(&at) && void.contains(&fence));
-    let (restored, ids_above) = restore(connection, context)?;
+    let refusals = refusals(connection, writes, &context.maintenance_refuses)?;
+    let (restored, ids_above) = restore(connection, &context)?;
     let mut appender = Appender {
         routes,
         now,
@@ -144,11 +150,13 @@ pub(super) fn write(
         lead: lead.unwrap_or(MAX_LEAD),
         own: restored.iter().map(|restored| Append::single(restored.event())).collect(),
         schedules: 0,
+        maintenance_refuses: &context.maintenance_refuses,
+        refusals,
         written: Written { outcomes: Vec::with_capacity(writes.len()), restored, ..Written::default() },
     };
     let mut next = 0;
     while let Some(first) = writes.get(next) {
-        if !void.is_empty() && is_void(next) {
+        if !void.is_empty() && is_void(next) || appender.refusals.has_stopped && is_behind_stop(group, next) {
             appender.written.outcomes.push(Outcome::Void);
             next += 1;
             continue;
@@ -188,6 +196,7 @@ pub(super) fn write(
                 }
                 Outcome::Changed(consumers::alter(connection, name, alteration)?)
             }
+            Write::ChangeSystem(input) => appender.change_system(connection, input)?,
             Write::MovePosition { name, position } => {
                 followers::set_position(connection, name, position)?;
                 Outcome::Saved
@@ -240,8 +249,8 @@ pub(super) fn write(
 
 /// Decides how the log goes on after a restore, if there was one. Returns that with the id above which new ids are
 /// given.
-fn restore(connection: &mut Connection, context: WriteContext) -> Result<(Option<Restored>, EventId), StoreError> {
-    let WriteContext { seen, is_set_back, is_declared, .. } = context;
+fn restore(connection: &mut Connection, context: &WriteContext) -> Result<(Option<Restored>, EventId), StoreError> {
+    let WriteContext { seen, is_set_back, is_declared, .. } = *context;
     let restored = match seen {
         _ if is_declared => Some(identity::declare_restored(connection, seen.as_ref())?),
         None if is_set_back => Some(identity::declare_restored(connection, None)?),
@@ -253,6 +262,24 @@ fn restore(connection: &mut Connection, context: WriteContext) -> Result<(Option
         None => seen.filter(|_| !is_set_back).map_or(0, |seen| seen.last),
     };
     Ok((restored, ids_above))
+}
+
+/// What the state of the system refuses of `writes`. It is read only if they have something that may be refused.
+fn refusals(connection: &mut Connection, writes: &[Write], names: &[Pattern]) -> Result<Refusals, StoreError> {
+    let may_be_refused = |append: &Append| {
+        let matches = |event: &NewEvent| names.iter().any(|pattern| pattern.matches(&event.name));
+        append.admission != Admission::Always && append.events.iter().any(matches)
+    };
+    let refuses = !names.is_empty()
+        && writes.iter().filter_map(Write::as_append).any(may_be_refused)
+        && system::is_in_maintenance(connection)?;
+    Ok(Refusals { names: if refuses { names.to_vec() } else { Vec::new() }, has_stopped: false })
+}
+
+/// Whether the write at this place, which is no append, is of a list of which nothing is written after what was refused.
+fn is_behind_stop(Group { writes, fences, .. }: &Group, at: usize) -> bool {
+    let is_stopped = |part: &Range<usize>| part.contains(&at) && writes[part.clone()].iter().any(Write::is_in_order);
+    writes[at].as_append().is_none() && fences.iter().any(|(_, part)| is_stopped(part))
 }
 
 /// Appends events within a transaction.
@@ -267,6 +294,8 @@ struct Appender<'a> {
     own: Vec<Append>,
     /// How many schedules this transaction has stored; the number keeps them in order.
     schedules: i64,
+    maintenance_refuses: &'a [Pattern],
+    refusals: Refusals,
     written: Written,
 }
 
@@ -278,8 +307,8 @@ impl Appender<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        let Self { ids_above, now, lead, keys_since, max_types, .. } = *self;
-        let append = AppendBatch { batch: &batch, ids_above, now, lead, keys_since, max_types };
+        let Self { ids_above, now, lead, keys_since, max_types, ref refusals, .. } = *self;
+        let append = AppendBatch { batch: &batch, ids_above, now, lead, keys_since, max_types, refusals };
         let (tail, mut plan) = match connection {
             Connection::Sqlite(file) => sqlite::append(&mut file.connection, &append)?,
             Connection::Postgres(session) => postgres::append(&mut session.connection, &append)?,
@@ -295,9 +324,32 @@ impl Appender<'_> {
             schedules::insert(connection, schedule, event, now, self.schedules)?;
             self.schedules += 1;
         }
+        batch.iter().zip(&plan.outcomes).for_each(|(append, outcome)| self.refusals.note(append, outcome));
         let first = self.written.outcomes.len();
         self.written.outcomes.extend(plan.outcomes.drain(..).skip(own.len()).map(Outcome::Appended));
         self.written.runs.push(Run { own, writes: first..self.written.outcomes.len(), tail, plan });
         Ok(())
+    }
+
+    /// Applies what has happened to the system, and appends what is told of it.
+    fn change_system(&mut self, connection: &mut Connection, input: &Input) -> Result<Outcome, StoreError> {
+        let mut system = system::read(connection)?;
+        let told = match system.apply(input.clone(), self.now) {
+            Ok(told) => told,
+            Err(refusal) => return Ok(Outcome::System(Err(refusal))),
+        };
+        for told in &told {
+            self.own.push(Append::single(protocol::system::event(told)));
+            self.append(connection, &[])?;
+            let id = self.written.runs.last().map_or(0, |run| run.tail.id + 1);
+            if matches!(told.what, Step::Changing { .. }) {
+                system.announced(id);
+            }
+            outbox::enqueue_to(connection, id, &told.barrier, &mut self.written.enqueued)?;
+        }
+        system::save(connection, &system)?;
+        let refuses = system.state == SystemState::Maintenance;
+        self.refusals.names = if refuses { self.maintenance_refuses.to_vec() } else { Vec::new() };
+        Ok(Outcome::System(Ok(Box::new(system))))
     }
 }

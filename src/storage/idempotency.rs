@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytestring::ByteString;
 
-use super::append::{AppendBatch, Tail};
+use super::append::{AppendBatch, Refusals, Tail};
 use super::changes::{Changed, Changes, KnownEntities};
 use crate::domain::entity::Unmet;
 use crate::domain::event::{
@@ -66,6 +66,7 @@ impl Plan {
             last: tail.id,
             at: tail.created_at,
             changes: Changes::new(entities, append.max_types),
+            refusals: Refusals { names: append.refusals.names.clone(), has_stopped: append.refusals.has_stopped },
             plan: Self::default(),
         };
         planner.plan.outcomes.reserve(append.batch.len());
@@ -124,6 +125,7 @@ struct Planner {
     /// The date of new events.
     at: Timestamp,
     changes: Changes,
+    refusals: Refusals,
     plan: Plan,
 }
 
@@ -134,7 +136,8 @@ impl Planner {
             Some(schedule) => self.schedule(append, schedule.id),
             None => self.whole(append).unwrap_or_else(|| self.each(append)),
         };
-        if let AppendOutcome::KeyReused { .. } | AppendOutcome::Unmet(_) = outcome {
+        let outcome = self.admitted(append, outcome, decided);
+        if let AppendOutcome::KeyReused { .. } | AppendOutcome::Unmet(_) | AppendOutcome::Maintenance = outcome {
             self.changes.undo();
             for used in self.staged.drain(..) {
                 self.known.remove(&used.key);
@@ -148,6 +151,19 @@ impl Planner {
         }
         self.plan.keys.append(&mut self.staged);
         self.plan.outcomes.push(outcome);
+    }
+
+    /// The outcome of a request, unless the state of the system refuses it. A repetition is answered as before.
+    fn admitted(&mut self, append: &Append, outcome: AppendOutcome, decided: usize) -> AppendOutcome {
+        use AppendOutcome::{Changed, Maintenance, Scheduled, Stored, Unmet};
+        let Self { refusals, plan, .. } = self;
+        let is_judged = matches!(outcome, Stored { .. } | Changed(_) | Unmet(_) | Scheduled { replayed: false, .. });
+        let is_new = |at: usize| plan.fresh.get(decided + at).is_none_or(|fresh| *fresh);
+        if !is_judged || refusals.is_empty() || !refusals.has(append, is_new) {
+            return outcome;
+        }
+        refusals.note(append, &Maintenance);
+        Maintenance
     }
 
     /// The outcome of a request whose own key was used before.

@@ -39,7 +39,7 @@ const TABLES: [&str; 8] = [
 ];
 
 /// The tables of later migrations that the role must be able to write. Of `log` it need only read the one row.
-const LATER: [&str; 15] = [
+const LATER: [&str; 16] = [
     "durables",
     "durable_marks",
     "revocations",
@@ -55,6 +55,7 @@ const LATER: [&str; 15] = [
     "syncs",
     "calls",
     "call_ends",
+    "system_state",
 ];
 
 /// Whether this process has used the store before.

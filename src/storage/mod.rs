@@ -51,6 +51,7 @@ mod session;
 mod sqlite;
 mod state;
 mod syncs;
+mod system;
 mod upkeep;
 mod url;
 mod write;

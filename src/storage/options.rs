@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::error::{StoreError, StoreErrorKind};
 use super::url::{StoreUrl, has_many_hosts, parameter, single_hosts};
+use crate::domain::pattern::Pattern;
 
 /// What a committed event survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,6 +106,8 @@ pub struct StoreOptions {
     pub idempotency_window: Duration,
     /// Most types of entities.
     pub max_types: usize,
+    /// Publishes of these are refused in maintenance.
+    pub maintenance_refuses: Arc<[Pattern]>,
     /// Whether a missing SQLite file is created. A writer that has opened the file once does not create another one,
     /// because that would hide the loss of its events.
     pub create: bool,
@@ -124,6 +127,7 @@ impl StoreOptions {
             connect_timeout: Duration::from_secs(5),
             idempotency_window: Duration::from_secs(24 * 60 * 60),
             max_types: 10_000,
+            maintenance_refuses: Arc::default(),
             create: true,
         }
     }

@@ -66,7 +66,8 @@ pub(super) fn commit_and_notify(session: &mut PostgresSession, generation: i64) 
 }
 
 pub(super) fn append(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
-    let takes_all = !idempotency::has_keys(append.batch)
+    let takes_all = append.refusals.is_empty()
+        && !idempotency::has_keys(append.batch)
         && !entities::has_changes(append.batch)
         && append.batch.iter().all(|append| append.schedule.is_none());
     if takes_all { append_all(connection, append) } else { append_with_keys(connection, append) }

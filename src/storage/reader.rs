@@ -14,6 +14,7 @@ use crate::domain::log::EventUuid;
 use crate::domain::membership::NodeRecord;
 use crate::domain::routes::ServiceId;
 use crate::domain::sync::Compared;
+use crate::domain::system::{Answer, System, answer};
 
 use super::calls::{self, ClaimedCall, EndedCall};
 use super::connection::Connection;
@@ -32,7 +33,7 @@ use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, SchedulePosition, Scheduled};
 use super::state::{self, AsOf, DigestQuery, EntityPage, EntityQuery, EntityRecord};
 use super::syncs::{self, SyncBacklog, SyncEntity, SyncRecord, SyncWith};
-use super::{filter, leases, position, revocations};
+use super::{filter, leases, position, revocations, system};
 
 /// The longest time that one read may take. Each read is a small step, so only a server that hangs exceeds it; the
 /// connection is lost until the server comes back.
@@ -284,6 +285,25 @@ impl Reader {
     /// Calls that have ended after this place, in the order in which they ended.
     pub async fn ended_calls(&self, after: i64, limit: usize) -> Result<Vec<EndedCall>, StoreError> {
         self.read(move |connection| calls::ended(connection, after, limit)).await
+    }
+
+    /// The state of the whole system.
+    pub async fn system(&self) -> Result<System, StoreError> {
+        self.read(system::read).await
+    }
+
+    /// What services have said of a change of that state, of which this event told them; by their names.
+    pub async fn system_answers(&self, event: EventId) -> Result<Vec<(String, Answer)>, StoreError> {
+        self.read(move |connection| {
+            let names = outbox::names(connection)?;
+            let deliveries = outbox::deliveries_of(connection, event)?;
+            let said = |delivery: DeliveryRecord| {
+                let said = answer(delivery.state, delivery.reason.as_deref(), delivery.http_status)?;
+                Some((names.get(&delivery.service)?.clone(), said))
+            };
+            Ok(deliveries.into_iter().filter_map(said).collect())
+        })
+        .await
     }
 
     /// How far each service agrees with each type of entities that it was compared with.

@@ -269,3 +269,14 @@ diesel::table! {
         last -> BigInt,
     }
 }
+
+diesel::table! {
+    system_state (only_row) {
+        only_row -> SmallInt,
+        state -> Text,
+        since -> BigInt,
+        reason -> Nullable<Text>,
+        transition -> Nullable<Text>,
+        change -> Nullable<Text>,
+    }
+}

@@ -2,9 +2,10 @@
 
 use crate::domain::access::Identity;
 use crate::domain::call::CallId;
-use crate::domain::event::{Append, AppendOutcome, EventId, ScheduleId};
+use crate::domain::event::{Admission, Append, AppendOutcome, EventId, ScheduleId};
 use crate::domain::log::EventUuid;
 use crate::domain::routes::ServiceId;
+use crate::domain::system::{Input, Refusal, System};
 
 use super::calls::{CallOutcome, NewCall};
 use super::consumers::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
@@ -49,6 +50,8 @@ pub enum Write {
     HurryCalls { owner: String },
     /// Ended calls up to this place are known to who follows them, and go: [`Outcome::Saved`].
     ForgetCalls { through: i64 },
+    /// Something has happened to the system as a whole: [`Outcome::System`].
+    ChangeSystem(Input),
     /// Starts a replay job on events up to this place in the list: [`Outcome::Started`].
     StartReplayJob(NewReplayJob),
     /// Stops a replay job if it is running: [`Outcome::Changed`].
@@ -76,6 +79,8 @@ pub enum Outcome {
     Opened(Option<Box<ConsumerRecord>>),
     /// Whether there was anything to change.
     Changed(bool),
+    /// The state of the system afterwards, or why nothing was done.
+    System(Result<Box<System>, Refusal>),
     /// The number of the replay job.
     Started(i64),
     OrphansSettled(OrphansSettled),
@@ -90,6 +95,11 @@ impl Write {
     /// The publish request, if this is one.
     pub fn as_append(&self) -> Option<&Append> {
         if let Self::Append(append) = self { Some(append) } else { None }
+    }
+
+    /// Whether nothing of its list may be written after it if it is refused.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.as_append().is_some_and(|append| append.admission == Admission::InOrder)
     }
 
     /// The delivery outcomes, if this has any.

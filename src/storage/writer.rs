@@ -238,7 +238,8 @@ impl Writer {
     pub(super) fn context(&self, now: Timestamp) -> WriteContext {
         let Self { seen, is_set_back, is_declared, .. } = *self;
         let (keys_since, max_types) = (self.keys_since(now), self.options.max_types);
-        WriteContext { seen, is_set_back, is_declared, now, keys_since, max_types }
+        let maintenance_refuses = Arc::clone(&self.options.maintenance_refuses);
+        WriteContext { seen, is_set_back, is_declared, now, keys_since, max_types, maintenance_refuses }
     }
 
     /// Takes the connection out of the writer, connecting first if necessary. It must be put back unless something

@@ -18,6 +18,8 @@ pub struct Health {
     pub store: Arc<StoreHealth>,
     pub actors: Arc<ActorsHealth>,
     draining: AtomicBool,
+    /// The whole system drains.
+    system_draining: AtomicBool,
     /// None if there is no bus.
     pub bus: Option<Arc<BusHealth>>,
 }
@@ -30,6 +32,7 @@ impl Health {
             store: Arc::new(StoreHealth::new(hang_timeout)),
             actors: Arc::default(),
             draining: AtomicBool::new(false),
+            system_draining: AtomicBool::new(false),
             bus: has_bus.then(Arc::default),
         }
     }
@@ -44,8 +47,13 @@ impl Health {
         self.draining.store(false, Ordering::Release);
     }
 
+    /// Notes whether this process drains because all do. It may drain for itself besides.
+    pub fn set_system_draining(&self, drains: bool) {
+        self.system_draining.store(drains, Ordering::Release);
+    }
+
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.load(Ordering::Acquire) || self.system_draining.load(Ordering::Acquire)
     }
 
     /// Whether the process is ready, and the status of each part. Without the bus it is ready too, and without the

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::reply::Refusal;
 use super::{ConfiguredService, Edge, access};
 use crate::domain::breaker::{BreakerSnapshot, BreakerState};
+use crate::domain::system::SystemState;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::telemetry::logging;
 
@@ -24,6 +25,10 @@ pub async fn ready(edge: Data<Edge>) -> HttpResponse {
     if !edge.parts.services.is_empty() {
         // This is information only: undelivered events are kept, so no service makes this process unready.
         checks["services"] = edge.parts.services.iter().map(service).collect();
+    }
+    if let Some(state) = edge.parts.system.seen() {
+        // This is information only: whoever drains with all others says so above.
+        checks["system"] = json!({ "state": state.as_str() });
     }
     if let Some((keys, is_usable)) = edge.parts.access.keys() {
         // This is information only: the earlier keys stay in force.
@@ -61,6 +66,10 @@ pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
         edge.parts.metrics.jwt_keys_usable.set(is_usable.into());
     }
     let metrics = &edge.parts.metrics;
+    for state in SystemState::ALL {
+        let is_so = edge.parts.system.seen() == Some(state);
+        metrics.system_state.with_label_values(&[state.as_str()]).set(is_so.into());
+    }
     metrics.store_up.set(edge.parts.health.store.is_well().into());
     metrics.backlog.set(edge.worker.thread.intake.backlog().events() as i64);
     if let Some(bounds) = edge.parts.position.get() {

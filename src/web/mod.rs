@@ -22,6 +22,7 @@ mod resume;
 mod schedules;
 mod state;
 mod stream;
+mod system;
 mod trace;
 mod write;
 mod ws;
@@ -42,6 +43,7 @@ use crate::actors::log_position::LogPosition;
 use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
 use crate::actors::service_slot::ServiceSlot;
+use crate::actors::system::view::SystemView;
 use crate::actors::worker::Worker;
 use crate::config::{Config, ServiceConfig};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -70,6 +72,7 @@ pub struct EdgeParts {
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub cluster: Arc<Cluster>,
+    pub system: Arc<SystemView>,
     pub pushes: Arc<PushLog>,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
@@ -124,6 +127,12 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .route(web::head().to(state::read))
                 .route(web::put().to(state::put))
                 .route(web::delete().to(state::delete)),
+        )
+        .service(
+            resource("/system", &[Method::GET, Method::HEAD, Method::PUT])
+                .route(web::get().to(system::read))
+                .route(web::head().to(system::read))
+                .route(web::put().to(system::put)),
         )
         .service(on(Method::GET, "/ws", ws::connect))
         .service(get("/health", health::health))

@@ -301,6 +301,7 @@ fn help_is_complete() {
         "consumers",
         "sessions",
         "drain",
+        "system",
         "token",
         "check-config",
         "migrate",
@@ -325,7 +326,7 @@ fn help_is_complete() {
     ] {
         assert!(text(&with(Server::builder(), &[command, &["--help"]].concat()).run()).contains(word), "{word}");
     }
-    for command in ["replay", "jobs", "trace", "explain", "schedules", "consumers", "sessions", "drain"] {
+    for command in ["replay", "jobs", "trace", "explain", "schedules", "consumers", "sessions", "drain", "system"] {
         let help = with(Server::builder(), &[command, "--help"]).run();
         assert!(text(&help).contains("Examples") && text(&help).contains("--token"), "{help:?}");
     }

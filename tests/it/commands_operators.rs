@@ -94,6 +94,14 @@ fn an_operator_sees_and_steers_everything_from_the_command_line() {
     eventually("it is gone", || (text(&run(&server, &["sessions"])).lines().count() == 2).then_some(()));
     assert_eq!(command(&server, &["sessions", "close", &ids[0]]).status.code(), Some(1));
 
+    assert!(text(&run(&server, &["system"])).starts_with("running since "));
+    let changed = run(&server, &["system", "maintenance", "--reason", "upgrade", "--json"]);
+    let changed: Value = serde_json::from_str(text(&changed)).expect("JSON");
+    assert_eq!((&changed["state"], &changed["reason"]), (&json!("maintenance"), &json!("upgrade")));
+    assert!(errors(&command(&server, &["system", "running", "--barrier", "nobody"])).contains("nobody"));
+    assert!(text(&run(&server, &["system", "running"])).starts_with("running since "));
+    assert_eq!(command(&server, &["system", "--reason", "x"]).status.code(), Some(2));
+
     assert!(text(&run(&server, &["drain"])).starts_with("draining: "));
     assert_eq!(server.get("/health/ready").status, 503);
     assert_eq!(text(&run(&server, &["drain", "--undo"])), "draining no more\n");

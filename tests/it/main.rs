@@ -91,6 +91,8 @@ mod state_model;
 mod state_sync;
 mod state_watching;
 mod store_file;
+mod system;
+mod system_maintenance;
 mod tokens;
 mod trace;
 mod unstorable;

@@ -11,25 +11,25 @@ use crate::support::server::{Builder, metric, wait_for_status};
 use crate::support::{Backend, Redis, Server, eventually, for_each_backend};
 
 /// A server that hears what is published by `redis`.
-fn hearing(redis: &Redis, backend: Backend) -> Builder {
+pub fn hearing(redis: &Redis, backend: Backend) -> Builder {
     sending(redis, backend)
         .env("EVENT_HANDLER__REDIS__PUBSUB__OUT", "false")
         .env("EVENT_HANDLER__REDIS__PUBSUB__IN", "true")
 }
 
-fn start(builder: Builder) -> Server {
+pub fn start(builder: Builder) -> Server {
     let server = builder.start();
     wait_until_held(&server, "pubsub_in");
     server
 }
 
 /// An envelope as a service makes it.
-fn envelope(id: impl ToString, name: &str, n: i64) -> String {
+pub fn envelope(id: impl ToString, name: &str, n: i64) -> String {
     json!({"id": id.to_string(), "timestamp": 1_690_891_200_123_i64, "type": name, "source": "AUCTION_ENGINE", "version": "1.0.0", "data": {"n": n}})
         .to_string()
 }
 
-fn count(server: &Server, outcome: &str) -> f64 {
+pub fn count(server: &Server, outcome: &str) -> f64 {
     metric(server, &format!(r#"event_handler_pubsub_heard_total{{outcome="{outcome}"}} "#))
 }
 

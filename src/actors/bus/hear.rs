@@ -18,7 +18,7 @@ use super::own_events::OwnEvents;
 use super::standing::Standing;
 use crate::actors::follower::tenure::{Candidate, PAUSE, Renewal, Tenure};
 use crate::bus::{self, BusError, Subscription};
-use crate::domain::event::{Append, AppendOutcome};
+use crate::domain::event::{Admission, Append, AppendOutcome};
 use crate::domain::inbox::Inbox;
 use crate::domain::lease::{Fence, LeaseName};
 use crate::protocol::error::ApiError;
@@ -173,7 +173,8 @@ impl Hear {
     async fn store(&self, heard: &[Heard], fence: &Fence) -> Option<()> {
         let own = self.own.among(heard).await.ok()?;
         let new = heard.iter().zip(&own).filter(|(_, is_own)| !**is_own).map(|(heard, _)| heard);
-        let appends: Vec<Append> = new.map(|heard| Append::single(heard.event.clone())).collect();
+        let judged = |event| Append { admission: Admission::Judged, ..Append::single(event) };
+        let appends: Vec<Append> = new.map(|heard| judged(heard.event.clone())).collect();
         let _room = self.parts.backlog.occupy(&appends);
         if !appends.is_empty() {
             let writes = appends.into_iter().map(Write::Append).collect();
@@ -185,6 +186,7 @@ impl Hear {
                         self.hearing.stored.fetch_add(1, Relaxed);
                     }
                     Outcome::Appended(AppendOutcome::Unstorable) => self.refused(&ApiError::unstorable()),
+                    Outcome::Appended(AppendOutcome::Maintenance) => self.refused(&ApiError::maintenance()),
                     Outcome::Appended(_) => self.count("repeated", 1),
                     // Another node has the lease.
                     _ => return None,

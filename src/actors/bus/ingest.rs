@@ -5,6 +5,7 @@
 //!   earlier one was given and has not stored comes again, in order.
 //! - *IN-3* An entry that is read again is stored once: its id and content are its idempotency key.
 //! - *IN-4* One batch is in hand, and none is read while the store is away or the backlog is full.
+//! - *IN-5* An entry that is refused in maintenance stops the reading: it, and what comes after it, is read again afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -17,7 +18,7 @@ use super::standing::Standing;
 use crate::actors::clock::scheduling;
 use crate::actors::follower::tenure::{Candidate, PAUSE, Renewal, Tenure};
 use crate::bus::{BusError, Link, Refused, Stream};
-use crate::domain::event::{Append, AppendOutcome};
+use crate::domain::event::{Admission, Append, AppendOutcome};
 use crate::domain::ingest::{BatchSize, Entry, EntryId, begin};
 use crate::domain::lease::{Fence, LeaseName};
 use crate::protocol::error::ApiError;
@@ -32,6 +33,8 @@ pub const PART: &str = "ingest";
 const DEAD: &str = "ingest of what was refused";
 /// How long a read waits for the first entry.
 const BLOCK: Duration = Duration::from_millis(500);
+/// After what was refused in maintenance, the shortest time until it is read again.
+const STOP: Duration = Duration::from_millis(250);
 /// The longest time between two looks for entries that nobody acknowledges.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -42,16 +45,18 @@ pub struct Reading {
     entries: AtomicU64,
     refused: AtomicU64,
     batch_size: AtomicU64,
+    is_stopped: AtomicBool,
 }
 
 impl Reading {
     pub fn describe(&self) -> Value {
-        let Self { is_held, entries, refused, batch_size } = self;
+        let Self { is_held, entries, refused, batch_size, is_stopped } = self;
         json!({
             "is_held": is_held.load(Relaxed),
             "entries": entries.load(Relaxed),
             "refused": refused.load(Relaxed),
             "batch_size": batch_size.load(Relaxed),
+            "stopped_by_maintenance": is_stopped.load(Relaxed),
         })
     }
 }
@@ -66,6 +71,8 @@ pub struct Ingest {
     size: BatchSize,
     /// When an entry could not be buried last.
     unburied_at: Option<Instant>,
+    /// When an entry was refused in maintenance, if nothing is read since.
+    stopped_at: Option<Instant>,
 }
 
 /// Which entries are read that were given to somebody before. Those after `start` come as new ones.
@@ -82,8 +89,8 @@ impl Ingest {
     pub fn new(parts: &BusParts, standing: Standing, stop: Stop, reading: Arc<Reading>) -> Self {
         let stream = Stream::new(parts.ingest.clone(), parts.cluster.name());
         let candidate = parts.candidate(LeaseName::ingest(), format!("ingest:{}", stream.name()), stop);
-        let (size, unburied_at) = (BatchSize::default(), None);
-        Self { parts: parts.clone(), stream, candidate, standing, reading, size, unburied_at }
+        let (size, unburied_at, stopped_at) = (BatchSize::default(), None, None);
+        Self { parts: parts.clone(), stream, candidate, standing, reading, size, unburied_at, stopped_at }
     }
 
     /// Reads until it is to stop, or Redis fails. Whatever is doubtful begins anew from what is stored.
@@ -125,7 +132,11 @@ impl Ingest {
                 Some(Renewal::Lost) => return Ok(Some(())),
                 None => return Ok(None),
             }
-            if !self.parts.may_take() || !self.candidate.may_act(&held) {
+            if self.stopped_at.is_some() && !self.is_stopped() {
+                // What was given and not stored comes again.
+                return Ok(Some(()));
+            }
+            if self.stopped_at.is_some() || !self.parts.may_take() || !self.candidate.may_act(&held) {
                 self.size = BatchSize::default();
                 if stop.or(tokio::time::sleep(PAUSE)).await.is_none() {
                     return Ok(None);
@@ -140,6 +151,13 @@ impl Ingest {
                 return Ok(Some(()));
             }
         }
+    }
+
+    /// Whether nothing is read because of maintenance.
+    fn is_stopped(&mut self) -> bool {
+        self.stopped_at = self.stopped_at.filter(|at| at.elapsed() < STOP || self.parts.system.is_in_maintenance());
+        self.reading.is_stopped.store(self.stopped_at.is_some(), Relaxed);
+        self.stopped_at.is_some()
     }
 
     /// The next entries, and whether nobody was given them before.
@@ -179,7 +197,8 @@ impl Ingest {
         fence: &Fence,
         link: &mut Link,
     ) -> Result<Option<()>, BusError> {
-        let last = entries.last().map(|entry| entry.id).filter(|_| is_new);
+        let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
+        let last = ids.last().copied().filter(|_| is_new);
         let (mut appends, mut stored, mut done, mut refused) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for entry in entries {
             if entry.fields.is_empty() {
@@ -189,7 +208,7 @@ impl Ingest {
             }
             match parse_entry(&entry, self.stream.name(), &self.parts.rules, scheduling) {
                 Ok(append) => {
-                    appends.push(append);
+                    appends.push(Append { admission: Admission::InOrder, ..append });
                     stored.push(entry);
                 }
                 Err(error) => refused.push(refusal(entry, &error)),
@@ -197,7 +216,8 @@ impl Ingest {
         }
         let Some(outcomes) = self.commit(appends, last, fence).await else { return Ok(None) };
         let (mut new, mut repeated) = (0, 0);
-        for (entry, outcome) in stored.into_iter().zip(outcomes) {
+        let stop = outcomes.iter().position(|outcome| *outcome == AppendOutcome::Maintenance).map(|at| stored[at].id);
+        for (entry, outcome) in stored.into_iter().zip(outcomes).take_while(|(entry, _)| Some(entry.id) != stop) {
             let error = match outcome {
                 AppendOutcome::Stored { .. }
                 | AppendOutcome::Changed(_)
@@ -214,6 +234,17 @@ impl Ingest {
                 refusing => told(refusing, false).err(),
             };
             refused.extend(error.map(|error| refusal(entry, &error)));
+        }
+        if let Some(stop) = stop {
+            done.retain(|id| *id < stop);
+            refused.retain(|refused: &Refused| refused.entry.id < stop);
+            let before = ids.into_iter().rfind(|id| *id < stop).filter(|_| is_new);
+            if self.commit(Vec::new(), before, fence).await.is_none() {
+                return Ok(None);
+            }
+            log::info!(stream = self.stream.name(), entry:% = stop; "the system is in maintenance: reading has stopped at an entry that is refused");
+            self.stopped_at = Some(Instant::now());
+            self.reading.is_stopped.store(true, Relaxed);
         }
         self.count("stored", new);
         self.count("repeated", repeated);

@@ -40,6 +40,7 @@ use super::persistence::messages::{EventsCommitted, RelayBatch};
 use super::relay::Looks;
 use super::remembered::Remembered;
 use super::router::messages::RouteBatch;
+use super::system::view::SystemView;
 use crate::bus::{BusError, Redis};
 use crate::config::{IngestConfig, MirrorConfig, PubSubConfig};
 use crate::domain::lease::LeaseName;
@@ -80,6 +81,7 @@ pub struct BusParts {
     pub looks: Option<Looks>,
     pub remembered: Arc<Remembered>,
     pub cluster: Arc<Cluster>,
+    pub system: Arc<SystemView>,
     pub backlog: Arc<Backlog>,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::Persistence;
 use super::messages::{AppendEvents, AppendFailure, AppendReply};
-use crate::domain::event::{Append, AppendOutcome};
+use crate::domain::event::{Admission, Append, AppendOutcome};
 use crate::runtime::address::Address;
 
 /// Batches of one worker under way at once: one is being committed while the next is being sent.
@@ -145,8 +145,9 @@ impl Intake {
     /// Queues `append` in commit order. The outcome comes later.
     pub fn enqueue(
         &self,
-        append: Append,
+        mut append: Append,
     ) -> Result<oneshot::Receiver<Result<AppendOutcome, AppendFailure>>, AppendFailure> {
+        append.admission = Admission::Judged;
         let permit = self.0.backlog.admit(&append).ok_or(AppendFailure::Overloaded)?;
         let (reply, outcome) = oneshot::channel();
         self.0.waiting.borrow_mut().push(Waiting { append, place: Place { reply, _permit: permit } });

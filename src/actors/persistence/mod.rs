@@ -246,6 +246,7 @@ impl Persistence {
                     metrics.state_changes.inc_by(changed.changes.into());
                 }
                 Outcome::Appended(AppendOutcome::Unmet(unmet)) => metrics.state_conflicts.inc_by(unmet.len() as u64),
+                Outcome::Appended(AppendOutcome::Maintenance) => metrics.maintenance_refused.inc(),
                 _ => {}
             }
         }

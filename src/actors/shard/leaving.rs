@@ -1,12 +1,26 @@
 //! Sessions that the server ends.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use actix::prelude::{AsyncContext, Context, Handler};
 
 use super::Shard;
 use crate::actors::shard::messages::{CloseSession, DrainSessions};
 use crate::protocol::close::CloseReason;
+use crate::runtime::address::Address;
+
+/// Over how long the closing of sessions is spread where nothing ends with it.
+pub const DRAIN_SPREAD: Duration = Duration::from_secs(5);
+
+/// Has the shards close all sessions, spread over `spread`. The message waits for room in a full mailbox, so it is not
+/// lost.
+pub fn drain_sessions(shards: &[Address<Shard>], spread: Duration) {
+    let drain = DrainSessions { reason: CloseReason::Draining, spread };
+    for shard in shards {
+        actix_rt::spawn(shard.ask(drain));
+    }
+}
 
 impl Handler<CloseSession> for Shard {
     type Result = bool;

@@ -12,7 +12,7 @@ mod access;
 mod catch_up;
 mod head;
 mod laggards;
-mod leaving;
+pub mod leaving;
 pub mod messages;
 mod polls;
 mod presence;

@@ -60,7 +60,7 @@ impl Shard {
             return;
         }
         let count = told.len() as u64;
-        let append = Append { events: SmallVec::from_vec(told), idempotency: None, schedule: None };
+        let append = Append::of(SmallVec::from_vec(told), None);
         let taken = self.thread.intake.enqueue(append).is_ok();
         if !taken {
             self.presence_events.left_out = left_out + count;

@@ -4,13 +4,16 @@ use diesel::pg::{Pg, PgConnection};
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Nullable, SmallInt, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
-use diesel::{QueryResult, RunQueryDsl};
+use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult, RunQueryDsl};
 
+use crate::domain::delivery::DeliveryState;
 use crate::domain::event::{EventId, NewEvent};
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Routes, ServiceId};
-use crate::storage::connection::{Connection, SqliteFile};
+use crate::protocol;
+use crate::storage::connection::{Connection, SqliteFile, on_backend};
 use crate::storage::error::StoreError;
+use crate::storage::schema::{deliveries, services};
 
 /// Rows of the large and the small statement on SQLite. Few fixed sizes keep the number of prepared statements small.
 const MANY: usize = 64;
@@ -41,11 +44,7 @@ pub(in crate::storage) fn enqueue<'a>(
         let lane = Lane::from(event.priority);
         routes.for_each_service(event, |service| {
             rows.push(Row { event_id, service, lane: lane as i16, key: event.key.as_deref() });
-            let at = enqueued.iter().position(|(known, _)| *known == service).unwrap_or_else(|| {
-                enqueued.push((service, [0; Lane::COUNT]));
-                enqueued.len() - 1
-            });
-            enqueued[at].1[lane.index()] += 1;
+            count(enqueued, service, lane);
         });
     }
     match connection {
@@ -53,6 +52,45 @@ pub(in crate::storage) fn enqueue<'a>(
         Connection::Sqlite(SqliteFile { connection, .. }) => on_sqlite(connection, &rows),
         Connection::Postgres(session) => on_postgres(&mut session.connection, &rows),
     }
+}
+
+/// Adds the deliveries of an event to these services, by name, as far as the routes have not added them; and counts them
+/// in `enqueued`. The event is urgent, and of the ordering key that all such events have.
+pub(in crate::storage) fn enqueue_to(
+    connection: &mut Connection,
+    event_id: EventId,
+    to: &[String],
+    enqueued: &mut Enqueued,
+) -> Result<(), StoreError> {
+    if to.is_empty() {
+        return Ok(());
+    }
+    let named = services::table.filter(services::name.eq_any(to)).select(services::id);
+    let ids: Vec<ServiceId> = on_backend!(connection, c => named.load(c))?;
+    let key = protocol::system::KEY;
+    for service in ids {
+        let row = (
+            (
+                deliveries::event_id.eq(event_id),
+                deliveries::service.eq(service),
+                deliveries::lane.eq(Lane::High as i16),
+            ),
+            (deliveries::key.eq(&*key), deliveries::state.eq(DeliveryState::Waiting as i16), deliveries::due_at.eq(0)),
+        );
+        let insert = diesel::insert_into(deliveries::table).values(row).on_conflict_do_nothing();
+        if on_backend!(connection, c => insert.execute(c))? > 0 {
+            count(enqueued, service, Lane::High);
+        }
+    }
+    Ok(())
+}
+
+fn count(enqueued: &mut Enqueued, service: ServiceId, lane: Lane) {
+    let at = enqueued.iter().position(|(known, _)| *known == service).unwrap_or_else(|| {
+        enqueued.push((service, [0; Lane::COUNT]));
+        enqueued.len() - 1
+    });
+    enqueued[at].1[lane.index()] += 1;
 }
 
 fn on_sqlite(connection: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<(), StoreError> {

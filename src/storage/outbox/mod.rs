@@ -23,7 +23,7 @@ pub use services::{CommandId, LeasedService, NewService, Registered, ServiceChan
 pub use settle::{DeliveryOutcome, Settled};
 
 pub(super) use claim::claim;
-pub(super) use enqueue::{Enqueued, enqueue};
+pub(super) use enqueue::{Enqueued, enqueue, enqueue_to};
 pub(super) use list::{attempts, deliveries_of, next_due, oldest_open, pending, statuses};
 pub(super) use orphans::{orphans, settle_orphans};
 pub(super) use page::deliveries;

@@ -40,7 +40,7 @@ fn ids_are_dense_and_in_order_of_the_batch() {
         let mut last = 2;
         for size in [1, 7, 8, 9, 63, 64, 65, 200, 1024] {
             let events: SmallVec<[NewEvent; 1]> = (0..size).map(|n| event(&format!("n{n}"), &n.to_string())).collect();
-            let batch = vec![single("one"), Append { events, idempotency: None, schedule: None }];
+            let batch = vec![single("one"), Append::of(events, None)];
             let done = writer.append(batch, NOON).expect("stored");
             assert_eq!(done.prev, last);
             assert_eq!(ids(&done), (last + 1..=last + 1 + size).collect::<Vec<_>>());
@@ -95,18 +95,13 @@ fn a_request_of_many_is_stored_whole_or_not_at_all() {
     on_both(|store| {
         let mut writer = store.writer();
         let mut append = |batch| writer.append(batch, NOON).expect("stored").outcomes;
-        let under = |key, fingerprint| Append {
-            events: smallvec![event("a", "1"), event("b", "2")],
-            idempotency: idempotency(key, fingerprint),
-            schedule: None,
-        };
+        let under =
+            |key, fingerprint| Append::of(smallvec![event("a", "1"), event("b", "2")], idempotency(key, fingerprint));
         assert_eq!(append(vec![under("whole", 1), under("whole", 1)]), [stored(1, 2), replayed(1, 2)]);
         assert_eq!(append(vec![under("whole", 2)]), [reused(0)]);
 
-        let each = |keys: &[(&str, u8)]| Append {
-            events: keys.iter().map(|(key, fingerprint)| with_key("c", key, *fingerprint)).collect(),
-            idempotency: None,
-            schedule: None,
+        let each = |keys: &[(&str, u8)]| {
+            Append::of(keys.iter().map(|(key, fingerprint)| with_key("c", key, *fingerprint)).collect(), None)
         };
         assert_eq!(append(vec![each(&[("p", 1), ("q", 1)])]), [stored(3, 4)]);
         // The refused request leaves no trace: its new key is free.

@@ -191,6 +191,6 @@ fn ask(model: &mut Model, request: &[Ask]) -> (Append, Result<Vec<EventId>, ()>)
     if is_refused {
         (model.entities, model.keys, model.last) = (entities, keys, last);
     }
-    let append = Append { events, idempotency: None, schedule: None };
+    let append = Append::of(events, None);
     (append, if is_refused { Err(()) } else { Ok(ids) })
 }

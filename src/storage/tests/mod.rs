@@ -16,6 +16,7 @@ mod retention;
 mod set_back;
 mod status;
 mod syncs;
+mod system;
 mod writes;
 
 use std::future::Future;

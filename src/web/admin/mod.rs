@@ -13,8 +13,6 @@ pub mod services;
 pub mod sync;
 pub mod tokens;
 
-use std::time::Duration;
-
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
@@ -22,6 +20,7 @@ use serde_json::json;
 use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{ConfiguredService, Edge, body};
+use crate::actors::shard::leaving::DRAIN_SPREAD;
 use crate::actors::shard::messages::CloseSession;
 use crate::actors::supervisor::messages::ObserveTree;
 #[cfg(feature = "fault-injection")]
@@ -30,9 +29,6 @@ use crate::protocol::error::{ApiError, ErrorCode};
 use crate::runtime::report::{ActorKind, ActorReport};
 #[cfg(feature = "fault-injection")]
 use crate::telemetry::faults::FaultPoint;
-
-/// Over how long the closing of sessions is spread.
-const DRAIN_SPREAD: Duration = Duration::from_secs(5);
 
 /// Answers with the whole actor tree.
 pub async fn actors(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
