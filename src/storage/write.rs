@@ -98,7 +98,7 @@ impl Write {
     }
 
     /// Whether nothing of its list may be written after it if it is refused.
-    pub(super) fn is_in_order(&self) -> bool {
+    pub fn is_in_order(&self) -> bool {
         self.as_append().is_some_and(|append| append.admission == Admission::InOrder)
     }
 

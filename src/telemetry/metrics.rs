@@ -123,7 +123,7 @@ metrics! {
         mailbox_depth: IntGaugeVec = IntGaugeVec::new(opts("mailbox_depth", "Messages waiting for an actor."), &["actor"]),
         restarts: IntCounterVec = IntCounterVec::new(opts("actor_restarts_total", "Failures of actors by kind and reason."), &["actor", "reason"]),
         system_state: IntGaugeVec = IntGaugeVec::new(opts("system_state", "1 for the state of the whole system as this node sees it."), &["state"]),
-        maintenance_refused: IntCounter = IntCounter::with_opts(opts("maintenance_refused_total", "Publish requests refused because the system is in maintenance.")),
+        maintenance_refused: IntCounter = IntCounter::with_opts(opts("maintenance_refused_total", "Publish requests refused because the system is in maintenance; entries of the stream of Redis wait, and do not count.")),
         jwt_keys: IntGauge = IntGauge::with_opts(opts("jwt_keys", "Keys that JWTs are verified with.")),
         jwt_keys_usable: IntGauge = IntGauge::with_opts(opts("jwt_keys_file_usable", "Whether the file of keys was usable when it changed last; 0 also without one.")),
         log_lines_dropped: IntGauge = IntGauge::with_opts(opts("log_lines_dropped", "Log lines dropped since the start because their reader was too slow.")),

@@ -46,7 +46,11 @@ pub async fn put(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result
     };
     let system = done.map_err(ApiError::from)?;
     edge.parts.system.wake();
-    Ok(reply::accepted("The system changes.", &data(&edge, &system)))
+    let message = match &system.change {
+        Some(change) => format!("The system is to be {}.", change.to.as_str()),
+        None => format!("The system is {}.", system.state.as_str()),
+    };
+    Ok(reply::accepted(&message, &data(&edge, &system)))
 }
 
 fn data(edge: &Edge, system: &System) -> Vec<u8> {

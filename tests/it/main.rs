@@ -92,6 +92,7 @@ mod state_sync;
 mod state_watching;
 mod store_file;
 mod system;
+mod system_degraded;
 mod system_maintenance;
 mod tokens;
 mod trace;

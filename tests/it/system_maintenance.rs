@@ -1,5 +1,7 @@
 //! Maintenance refuses certain events on every way in, for the whole cluster, and over restarts.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use serde_json::{Value, json};
 
 use crate::redis_ingest::{IN, payloads, reading};
@@ -96,6 +98,15 @@ fn publishes_are_refused_by_http_and_websocket_whatever_their_form() {
     });
 }
 
+/// Has the publishers end.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Whoever publishes at any node: between the two events that tell of it, there is none that is refused.
 #[test]
 fn no_refused_event_is_stored_between_the_beginning_of_maintenance_and_its_end() {
@@ -105,11 +116,13 @@ fn no_refused_event_is_stored_between_the_beginning_of_maintenance_and_its_end()
         refusing(builder.operated("the operator's token"), "bid.>").start()
     };
     let nodes = [node("one"), node("two")];
-    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Also when something fails below.
+        let _over = Over(&is_over);
         for node in &nodes {
             scope.spawn(|| {
-                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                while !is_over.load(Relaxed) {
                     let status = node.post("/publish", json!({"event_name": "bid.placed", "payload": 1})).status;
                     assert!([200, 503].contains(&status), "{status}");
                 }
@@ -122,7 +135,6 @@ fn no_refused_event_is_stored_between_the_beginning_of_maintenance_and_its_end()
             is_refused(&nodes[1 - at].post("/publish", json!({"event_name": "bid.placed"})));
             enter(&nodes[1 - at], "running");
         }
-        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     let (mut is_refused, mut after, mut periods) = (false, 0, 0);
     loop {

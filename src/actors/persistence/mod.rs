@@ -205,7 +205,7 @@ impl Persistence {
                         log::info!(target: "event_handler::activity", id = event.id, event_name = event.name.as_str(); "committed");
                     }
                 }
-                self.count_changes(&committed.outcomes);
+                self.count(&group.writes, &committed.outcomes);
                 for error in &committed.refused {
                     self.watch.refused(error);
                 }
@@ -238,15 +238,18 @@ impl Persistence {
         }
     }
 
-    fn count_changes(&self, outcomes: &[Outcome]) {
+    fn count(&self, writes: &[Write], outcomes: &[Outcome]) {
         let metrics = &self.parts.metrics;
-        for outcome in outcomes {
+        for (write, outcome) in writes.iter().zip(outcomes) {
             match outcome {
                 Outcome::Appended(AppendOutcome::Changed(changed)) => {
                     metrics.state_changes.inc_by(changed.changes.into());
                 }
                 Outcome::Appended(AppendOutcome::Unmet(unmet)) => metrics.state_conflicts.inc_by(unmet.len() as u64),
-                Outcome::Appended(AppendOutcome::Maintenance) => metrics.maintenance_refused.inc(),
+                // What is refused of a stream comes again.
+                Outcome::Appended(AppendOutcome::Maintenance) if !write.is_in_order() => {
+                    metrics.maintenance_refused.inc();
+                }
                 _ => {}
             }
         }

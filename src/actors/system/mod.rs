@@ -92,6 +92,8 @@ struct Looking {
     /// The store was read, and it is known which other nodes there were.
     has_begun: bool,
     is_draining: bool,
+    /// Whether the store was in trouble at the last look.
+    was_ill: bool,
     /// Notified after each look.
     looked: Arc<Notify>,
 }
@@ -113,14 +115,14 @@ impl Looking {
         // Before the store is open, nobody reads.
         let stored = if health.store.is_up() { reader.system().await.ok() } else { None };
         if self.has_begun {
-            let is_of_store = !health.store.is_well();
+            // A hiccup is none: the store is in trouble when two looks find it so.
+            let is_ill = !health.store.is_well();
+            let is_of_store = std::mem::replace(&mut self.was_ill, is_ill) && is_ill;
             let reason = if is_of_store { Some("the store is in trouble".to_owned()) } else { self.open_breaker() };
             let before = view.trouble();
             let since = before.as_ref().map_or_else(clock::now, |trouble| trouble.since);
             let trouble = reason.map(|reason| Trouble { reason, since, is_of_store });
-            // A hiccup is not told.
-            let lasts = is_of_store && before.is_some_and(|trouble| trouble.is_of_store);
-            if lasts && view.untold().is_none() {
+            if is_of_store && view.untold().is_none() {
                 view.set_untold(trouble.clone().map(Arc::new));
             }
             view.set_trouble(trouble);
@@ -183,8 +185,14 @@ impl Actor for SystemActor {
         let looked = Arc::<Notify>::default();
         let is_draining = parts.view.stored().is_some_and(|system| system.state == SystemState::Draining);
         let has_begun = parts.view.stored().is_some();
-        let looking =
-            Looking { parts: parts.clone(), stop: stop.clone(), has_begun, is_draining, looked: Arc::clone(&looked) };
+        let looking = Looking {
+            parts: parts.clone(),
+            stop: stop.clone(),
+            has_begun,
+            is_draining,
+            was_ill: false,
+            looked: Arc::clone(&looked),
+        };
         let candidate = Candidate {
             lease: LeaseName::system(),
             position: "system".to_owned(),
