@@ -278,6 +278,19 @@ fn another_node_goes_on_when_the_one_that_decides_is_killed() {
     assert_eq!(steps(&nodes[1]).len(), 4);
 }
 
+#[test]
+fn a_node_that_has_drained_with_all_others_begins_anew() {
+    for_each_backend(|backend| {
+        let mut server = Server::start(backend);
+        put(&server, json!({"state": "draining"}));
+        eventually("it drains", || (server.get("/health/ready").json()["checks"]["draining"] == true).then_some(()));
+        server.kill9();
+        server.restart();
+        assert_eq!(wait_for_state(&server, "running")["reason"], "all nodes have ended");
+        server.publish("a", json!({}));
+    });
+}
+
 /// One that was frozen as the holder finds it decided, and decides nothing anew.
 #[test]
 fn a_node_that_was_frozen_while_it_decided_changes_nothing() {

@@ -34,12 +34,9 @@ impl Deciding {
                     return;
                 }
             }
-            let may_act = || self.parts.health.store.is_up() && self.parts.cluster.may_act();
-            let held = tokio::select! {
-                held = self.candidate.wait(may_act, || {}) => held,
-                () = self.decided_elsewhere() => continue,
-            };
-            let Some(mut held) = held else { return };
+            // Another node may decide it meanwhile: then nothing is asked for, and what was granted is given up below.
+            let may_act = || self.is_undecided() && self.parts.cluster.may_act();
+            let Some(mut held) = self.candidate.wait(may_act, || {}).await else { return };
             loop {
                 match self.candidate.renew(&mut held).await {
                     Some(Renewal::Held) => {}
@@ -72,12 +69,6 @@ impl Deciding {
                 || system.state == SystemState::Draining && view.ends_drain()
         };
         self.parts.health.store.is_up() && view.stored().is_some_and(|system| is_open(&system))
-    }
-
-    async fn decided_elsewhere(&self) {
-        while self.is_undecided() {
-            sleep(POLL).await;
-        }
     }
 
     /// Decides what can be decided now; whether something was or is still to be. None: the store is away.
