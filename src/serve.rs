@@ -22,6 +22,7 @@ use crate::actors::client::tls;
 use crate::bus::Redis;
 use crate::config::{self, Config, ConfigError, is_weak_admin_token};
 use crate::storage::{Durability, Schema, StoreLock, StoreOptions, StoreUrl};
+use crate::telemetry::health::Unusable;
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: u32 = 4096;
@@ -109,7 +110,23 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
     };
     let (escalate, escalation) = oneshot::channel();
     let node = Node::start(&config, (store, redis), access, address, workers, escalate)?;
-    let unusable = |reason: String| ServeError::Config(config.error_at("store.url", reason));
+    let unusable = |unusable| {
+        ServeError::Config(match unusable {
+            Unusable::Store(reason) => config.error_at("store.url", reason),
+            Unusable::Saga { name, version } => {
+                let reason = format!(
+                    "the store has another content of version {version} of {name:?}: give this one a greater version"
+                );
+                let is_it = |saga: &&config::DeclaredDefinition| {
+                    (&saga.definition.name, saga.definition.version) == (&name, version)
+                };
+                match config.sagas.iter().find(is_it) {
+                    Some(saga) => saga.error(reason),
+                    None => config.error_at("orchestration.dir", reason),
+                }
+            }
+        })
+    };
     if let Some(reason) = node.wait_for_store().await {
         return Err(unusable(reason));
     }

@@ -10,7 +10,8 @@
 //! │  └─ session/<id>    n    one per subscriber's connection, on its thread; never restarted
 //! ├─ bus                0-1  what goes over Redis: events from a stream, batches between nodes
 //! ├─ client/<service>   n    one per downstream service: breaker, retries, order; delivers from the outbox
-//! └─ synchronizer       0-1  compares the state of services with the entities, and repairs it
+//! ├─ synchronizer       0-1  compares the state of services with the entities, and repairs it
+//! └─ orchestrator       1    runs the instances of sagas
 //! ```
 //!
 //! The store has the truth. Every message after a commit is a hint, and its sender learns if the mailbox is full. An
@@ -29,6 +30,7 @@ pub mod consumers;
 pub mod follower;
 pub mod log_position;
 pub mod membership;
+pub mod orchestrator;
 pub mod persistence;
 pub mod push_log;
 pub mod registry;

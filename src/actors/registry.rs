@@ -13,6 +13,7 @@ use super::bus::Bus;
 use super::client::Client;
 use super::consumers::Consumers;
 use super::membership::Membership;
+use super::orchestrator::Orchestrator;
 use super::persistence::Persistence;
 use super::router::Router;
 use super::shard::Shard;
@@ -42,6 +43,7 @@ pub struct Registry {
     pub clients: Arc<BTreeMap<String, Address<Client>>>,
     /// Vacant if no service keeps a copy of entities.
     pub synchronizer: Address<Synchronizer>,
+    pub orchestrator: Address<Orchestrator>,
     pub system: Address<SystemActor>,
 }
 
@@ -58,6 +60,7 @@ impl Registry {
             shards: (0..workers).map(|_| Address::vacant()).collect(),
             clients: Arc::new(services.map(|name| (name, Address::vacant())).collect()),
             synchronizer: Address::vacant(),
+            orchestrator: Address::vacant(),
             system: Address::vacant(),
         }
     }

@@ -137,7 +137,7 @@ enum Command {
     State(state::StateArgs),
     /// Print how far services agree with the entities that they keep, compare them, or repair them.
     Sync(sync::SyncArgs),
-    /// Check definitions of sagas, or try one against a file of events. (The service does not run sagas yet.)
+    /// Print the instances of sagas, tell one what to do, or begin one; check definitions, or try one in virtual time.
     Sagas(sagas::SagasArgs),
     /// Print durable subscriptions, or move or delete one.
     Consumers(consumers::ConsumersArgs),

@@ -22,8 +22,10 @@ pub fn print(line: impl Display) -> Result<(), Failure> {
 }
 
 /// Prints a message on standard error, and ignores whether that is read.
+///
+/// It is written at once, as the log of a service that ends is written to the same place.
 pub fn say(line: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Waits until nobody reads standard output any more; forever where that cannot be known (a file, a terminal).

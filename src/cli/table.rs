@@ -1,5 +1,7 @@
 //! Rows for people: columns as wide as they must be.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -31,11 +33,16 @@ pub fn list<const N: usize>(
         output::say(format_args!("event-handler: {nothing}"));
         return Ok(());
     }
-    let row = |object: &RawValue| {
-        let object: Value = serde_json::from_str(object.get()).unwrap_or_default();
-        columns.map(|(_, member)| cell(&object[member]))
-    };
-    print(columns.map(|(heading, _)| heading), &objects.iter().map(|object| row(object)).collect::<Vec<_>>())
+    let rows: Vec<_> = objects.iter().map(|object| row(object, columns.map(|(_, member)| member))).collect();
+    print(columns.map(|(heading, _)| heading), &rows)
+}
+
+/// These members of an object as cells.
+fn row<const N: usize>(object: &RawValue, columns: [&str; N]) -> [String; N] {
+    let members: HashMap<String, &RawValue> = serde_json::from_str(object.get()).unwrap_or_default();
+    // A number may be too great for any type: it is shown as it is.
+    let shown = |json: &str| serde_json::from_str(json).map_or_else(|_| one_line(json), |value| cell(&value));
+    columns.map(|column| members.get(column).map_or_else(|| cell(&Value::Null), |value| shown(value.get())))
 }
 
 /// A JSON value as a cell: nothing is `-`, and control characters do not command a terminal.
@@ -58,6 +65,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_number_of_any_size_is_a_cell() {
+        let object: Box<RawValue> = serde_json::from_str(r#"{"a":1e400,"b":"x","c":[1]}"#).expect("JSON");
+        assert_eq!(row(&object, ["a", "b", "c", "d"]), ["1e400", "x", "1", "-"]);
+    }
 
     #[test]
     fn cells_are_padded_and_harmless() {

@@ -1,7 +1,7 @@
 //! Layers of configuration: each may set only keys that the built-in one has, to values of the same type.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
@@ -22,12 +22,18 @@ pub(super) type Origins = BTreeMap<String, Origin>;
 
 /// The key of the services, which have no built-in value: `services.NAME.KEY`.
 const SERVICES: &str = "services";
+/// The key of the sagas, which have none either.
+pub(super) const SAGAS: &str = "sagas";
 
 /// The values so far, and who set them.
 pub(super) struct Layers {
     pub values: Table,
     /// The keys that are set for each service, under its name; in the order in which the services were first named.
     pub services: Vec<(String, Table)>,
+    /// The sagas of the file, as they are.
+    pub sagas: Option<(Origin, Value)>,
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
     pub origins: Origins,
 }
 
@@ -35,7 +41,7 @@ impl Layers {
     /// The lowest layer.
     pub fn built_in() -> Self {
         let values = DEFAULT_TOML.parse().expect("invariant: config/default.toml is TOML, as its test shows");
-        Self { values, services: Vec::new(), origins: Origins::new() }
+        Self { values, services: Vec::new(), sagas: None, file: None, origins: Origins::new() }
     }
 
     /// Lays the file at `path` on top.
@@ -48,6 +54,8 @@ impl Layers {
         if let Some(services) = table.remove(SERVICES) {
             self.add_services(&origin, services)?;
         }
+        self.sagas = table.remove(SAGAS).map(|sagas| (origin.clone(), sagas));
+        self.file = Some(path.to_owned());
         self.merge(&origin, &mut Vec::new(), table)
     }
 

@@ -30,7 +30,7 @@ pub use self::checks::{check_admin_token, check_token_name, is_weak_admin_token}
 pub use self::delivery::{BreakerWindow, DeliveryConfig};
 pub use self::error::{ConfigError, Origin};
 use self::layers::{Layers, Origins, origin_of};
-pub use self::sagas::read_sagas;
+pub use self::sagas::{DeclaredDefinition, OrchestrationConfig, read_sagas};
 pub use self::secret::{DatabaseUrl, SecretUrl};
 pub use self::sections::{
     AdminConfig, ConsumersConfig, Durability, IngestConfig, LogConfig, LogFormat, MirrorConfig, NodeConfig,
@@ -58,6 +58,7 @@ pub struct Config {
     pub retention: RetentionConfig,
     pub state: StateConfig,
     pub sync: SyncConfig,
+    pub orchestration: OrchestrationConfig,
     pub system: SystemConfig,
     pub log: LogConfig,
     pub admin: AdminConfig,
@@ -70,6 +71,9 @@ pub struct Config {
     /// The services that events are delivered to; names are unique.
     #[serde(skip)]
     pub services: Vec<ServiceConfig>,
+    /// The sagas that begin new instances; no version of one is there twice.
+    #[serde(skip)]
+    pub sagas: Vec<DeclaredDefinition>,
     #[serde(skip)]
     origins: Origins,
 }
@@ -121,7 +125,7 @@ impl Config {
         services::error_at(&self.origins, service, key, reason)
     }
 
-    /// The keys whose values differ from those of `other`; of services, `services.NAME`.
+    /// The keys whose values differ from those of `other`; of services, `services.NAME`, and of sagas, `sagas.NAME`.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let values =
             |config: &Self| Value::try_from(config).expect("invariant: a configuration is representable as TOML");
@@ -143,7 +147,13 @@ impl Config {
             .filter(|name| !is_same(name))
             .map(|name| format!("services.{name}"))
             .collect::<Vec<_>>();
-        keys.filter(differs).chain(services).collect()
+        let sagas = |config: &Self| {
+            let one = |saga: &DeclaredDefinition| (format!("sagas.{}", saga.definition.name), saga.text.clone());
+            config.sagas.iter().map(one).collect::<BTreeSet<_>>()
+        };
+        let sagas: BTreeSet<_> =
+            sagas(self).symmetric_difference(&sagas(other)).map(|(name, _)| name.clone()).collect();
+        keys.filter(differs).chain(services).chain(sagas).collect()
     }
 
     /// The effective configuration as TOML, secrets replaced by `***`, with a comment where a value is not built in.
@@ -168,6 +178,9 @@ impl Config {
         for service in &self.services {
             text.push_str(&service.to_toml_redacted(&self.origins));
         }
+        for saga in &self.sagas {
+            let _ = write!(text, "\n{}", saga.to_comment());
+        }
         text
     }
 
@@ -178,6 +191,8 @@ impl Config {
             ConfigError::of_key(layers.origin(&key), key, error.inner().message().trim().replace('\n', ", "))
         })?;
         config.services = services::resolve(&mut layers, &config.service_urls)?;
+        let is_service = |name: &str| config.services.iter().any(|service| service.name == name);
+        config.sagas = sagas::resolve(&layers, &config.orchestration.dir, is_service)?;
         config.origins = layers.origins;
         config.check()?;
         Ok(config)

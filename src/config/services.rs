@@ -45,7 +45,7 @@ const RESERVED_HEADERS: [&str; 17] = [
     "upgrade",
     "proxy-connection",
 ];
-const RESERVED_PREFIXES: [&str; 2] = ["webhook-", "ce-"];
+const RESERVED_PREFIXES: [&str; 3] = ["webhook-", "ce-", "saga-"];
 
 /// One service, everything resolved.
 #[derive(Debug, Clone)]

@@ -135,7 +135,9 @@ impl CallHistory {
             return Judged::Ended(if self.may_be_done { CallEnd::Unknown } else { undone });
         }
         let longest = doubled(policy.retry_base, self.attempts.saturating_sub(1), policy.retry_cap);
-        Judged::Again(longest.mul_f64(jitter.clamp(0.0, 1.0)))
+        // A probe is asked as often as was said.
+        let share = if policy.kind == CallKind::Probe { 1.0 } else { jitter.clamp(0.0, 1.0) };
+        Judged::Again(longest.mul_f64(share))
     }
 
     /// How it ends when it may not be tried any more.

@@ -43,6 +43,11 @@ impl LeaseName {
         Self("mirror".into())
     }
 
+    /// To run the instances of sagas.
+    pub fn sagas() -> Self {
+        Self("sagas".into())
+    }
+
     /// To decide on the state of the whole system.
     pub fn system() -> Self {
         Self("system".into())

@@ -51,6 +51,7 @@ error_codes! {
     ServiceNotFound "service_not_found" 404 "No service is configured under this name; `data.known` lists those that are.";
     TokenNotFound "token_not_found" 404 "No token is configured under this name.";
     JobNotFound "job_not_found" 404 "No job has this id.";
+    SagaNotFound "saga_not_found" 404 "There is no saga of this name, or no instance of this id.";
     ScheduleNotFound "schedule_not_found" 404 "No schedule has this id; it is unknown, was cancelled, or was due.";
     DurableNotFound "durable_not_found" 404 "There is no durable subscription of this name.";
     MethodNotAllowed "method_not_allowed" 405 "The path exists, but not with this method; `Allow` names those it has.";
@@ -58,6 +59,8 @@ error_codes! {
     JobNotRunning "job_not_running" 409 "The job is done or cancelled already.";
     NotSynced "not_synced" 409 "The service keeps no copy of entities: it has no `sync` in its configuration.";
     DurableMismatch "durable_mismatch" 409 "The durable subscription exists with another pattern or filter; `data.event_name` and `data.filter` have them for those who may subscribe to it.";
+    SagaLive "saga_live" 409 "A live instance has this correlation value; `data.id` is its id.";
+    SagaState "saga_state" 409 "What is asked for does not fit the state of the instance, `data.state`.";
     SystemChanging "system_changing" 409 "Another change of the state of the system is under way: `data.transition`.";
     VersionConflict "version_conflict" 409 "The entity has another version than was asked for: `data.current_version`, null if it does not exist. 412 where a header asked.";
     AsOfTrimmed "as_of_trimmed" 410 "The digest of then can no longer be computed; `data.earliest_as_of` is the earliest that can.";

@@ -21,6 +21,8 @@ pub mod publish;
 pub mod raw_object;
 pub mod relay;
 pub mod request;
+pub mod saga;
+pub mod saga_request;
 pub mod seal;
 pub mod snapshot;
 pub mod sse;

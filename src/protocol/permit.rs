@@ -10,6 +10,11 @@ pub fn publish(caller: &Caller, name: &EventName) -> Result<(), ApiError> {
     if caller.allows(Scope::Publish, name) { Ok(()) } else { Err(forbidden(Scope::Publish, name.as_str())) }
 }
 
+/// Checks that the caller may publish every event that `pattern` matches.
+pub fn publish_all(caller: &Caller, pattern: &Pattern) -> Result<(), ApiError> {
+    if caller.covers(Scope::Publish, pattern) { Ok(()) } else { Err(forbidden(Scope::Publish, pattern.as_str())) }
+}
+
 /// Checks that the caller may subscribe to everything that `pattern` matches.
 pub fn subscribe(caller: &Caller, pattern: &Pattern) -> Result<(), ApiError> {
     if caller.covers(Scope::Subscribe, pattern) { Ok(()) } else { Err(forbidden(Scope::Subscribe, pattern.as_str())) }

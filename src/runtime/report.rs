@@ -24,6 +24,8 @@ pub enum ActorKind {
     System,
     /// It ends before the clients, through which it asks services.
     Synchronizer,
+    /// It only decides; what it has decided is stored.
+    Orchestrator,
 }
 
 impl ActorKind {
@@ -41,6 +43,7 @@ impl ActorKind {
             Self::Client => "client",
             Self::System => "system",
             Self::Synchronizer => "synchronizer",
+            Self::Orchestrator => "orchestrator",
         }
     }
 }

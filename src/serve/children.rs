@@ -11,6 +11,8 @@ use crate::actors::cluster::Cluster;
 use crate::actors::consumers::{self, Consumers, ConsumersParts};
 use crate::actors::log_position::LogPosition;
 use crate::actors::membership::{self, Membership, MembershipParts};
+use crate::actors::orchestrator::desk::Desk;
+use crate::actors::orchestrator::{self, Orchestrator, OrchestratorParts, RunningParts};
 use crate::actors::persistence::intake::Backlog;
 use crate::actors::persistence::{self, Persistence, PersistenceParts};
 use crate::actors::push_log::PushLog;
@@ -30,7 +32,7 @@ use crate::protocol::publish::PublishRules;
 use crate::runtime::child::{Child, elsewhere, on_arbiter};
 use crate::runtime::life::{ChildId, Life};
 use crate::runtime::report::ActorKind;
-use crate::storage::{Reader, RetentionPolicy, StoreOptions, StoreUrl};
+use crate::storage::{Reader, RetentionPolicy, StoreOptions, StoreUrl, StoredDefinition};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
@@ -43,6 +45,9 @@ pub struct Shared {
     pub deliveries: Reader,
     /// Apart from both: a comparison of many entities takes long.
     pub comparisons: Reader,
+    /// Apart from all: sagas wait for nobody's reads.
+    pub orchestration: Reader,
+    pub desk: Desk,
     pub position: Arc<LogPosition>,
     pub cluster: Arc<Cluster>,
     pub system: Arc<SystemView>,
@@ -63,15 +68,19 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     let store = Arbiter::new().handle();
     // Where all clients run, and the consumers.
     let delivery = Arbiter::new().handle();
+    // Told by persistence when a call has ended.
+    let ended_calls = Arc::<Notify>::default();
     // Told by persistence when dead letters of consumers were made anew.
     let renewed = Arc::<Notify>::default();
 
     let shards = actors.shards.iter().map(|shard| (ActorKind::Shard, shard.mailbox()));
     let goes_out = shared.redis.is_some() && (config.redis.pubsub.out || config.redis.mirror.enabled);
     let bus = goes_out.then(|| (ActorKind::Bus, actors.bus.mailbox()));
+    let consumers = (ActorKind::Consumers, actors.consumers.mailbox());
+    let orchestrator = (ActorKind::Orchestrator, actors.orchestrator.mailbox());
     let parts = RouterParts {
         followers: shards
-            .chain([(ActorKind::Consumers, actors.consumers.mailbox()), (ActorKind::System, actors.system.mailbox())])
+            .chain([consumers, orchestrator, (ActorKind::System, actors.system.mailbox())])
             .chain(bus)
             .collect(),
         position: Arc::clone(position),
@@ -87,6 +96,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
         remembered: remembered.clone(),
         services: Arc::clone(&shared.slots),
         renewed: Arc::clone(&renewed),
+        ended_calls: Arc::clone(&ended_calls),
         retention: retention(config),
         tombstone_ttl: config.state.tombstone_ttl.get(),
         position: Arc::clone(position),
@@ -179,8 +189,42 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
         supervise(actors, ActorKind::Client, number, Child::new(name, address, client::MAILBOX, client));
     }
     start_synchronizer(config, shared);
+    start_orchestrator(config, shared, ended_calls);
     start_system(config, shared);
     Ok(())
+}
+
+/// Has the supervisor start the orchestrator.
+fn start_orchestrator(config: &Config, shared: &Shared, ended_calls: Arc<Notify>) {
+    let Shared { actors, position, cluster, health, metrics, desk, .. } = shared;
+    let parts = OrchestratorParts {
+        running: RunningParts {
+            reader: shared.orchestration.clone(),
+            persistence: actors.persistence.clone(),
+            position: Arc::clone(position),
+            cluster: Arc::clone(cluster),
+            means: desk.means.clone(),
+            definitions: Arc::clone(&desk.definitions),
+            ids: Arc::clone(&desk.ids),
+            max_instances: config.orchestration.max_instances,
+            keep: config.orchestration.keep.get(),
+            metrics: Arc::clone(metrics),
+        },
+        node: cluster.name().to_string(),
+        declared: config.sagas.iter().map(declared).collect(),
+        wake: ended_calls,
+        store: Arc::clone(&health.store),
+    };
+    // Definitions may be long, and instances many.
+    let address = &actors.orchestrator;
+    let start = on_arbiter(Arbiter::new().handle(), address, move |life| Orchestrator::new(parts.clone(), life));
+    let child = Child::new("orchestrator".into(), address, orchestrator::MAILBOX, start);
+    supervise(actors, ActorKind::Orchestrator, 0, child);
+}
+
+fn declared(saga: &crate::config::DeclaredDefinition) -> StoredDefinition {
+    let (name, version) = (saga.definition.name.clone(), saga.definition.version);
+    StoredDefinition { saga: name, version, text: saga.text.clone() }
 }
 
 /// Has the supervisor start the synchronizer, if any service keeps a copy of entities.

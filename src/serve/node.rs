@@ -22,6 +22,8 @@ use crate::actors::client::policy;
 use crate::actors::clock;
 use crate::actors::cluster::Cluster;
 use crate::actors::log_position::LogPosition;
+use crate::actors::orchestrator::Means;
+use crate::actors::orchestrator::desk::Desk;
 use crate::actors::persistence::intake::{Backlog, Intake};
 use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
@@ -36,7 +38,7 @@ use crate::config::{Config, ServiceConfig, UnknownFields};
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
 use crate::storage::{self, ReadWatch, Reader, StoreError, StoreOptions};
-use crate::telemetry::health::Health;
+use crate::telemetry::health::{Health, Unusable};
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{self, ConnectionLimit, ConnectionTimeouts, HttpSettings, ShardQueues};
 use crate::web::{self, ConfiguredService, Edge, EdgeParts, LongPollLimits};
@@ -66,6 +68,7 @@ pub struct Node {
     queue_per_shard: usize,
     deliveries: Reader,
     comparisons: Reader,
+    orchestration: Reader,
 }
 
 impl Node {
@@ -91,6 +94,7 @@ impl Node {
         let readers = slots.len().clamp(1, MAX_DELIVERY_READERS) as u32;
         let deliveries = read(StoreOptions { readers, read_url: None, ..store.clone() })?;
         let comparisons = read(StoreOptions { readers: 1, read_url: None, ..store.clone() })?;
+        let orchestration = read(StoreOptions { readers: 1, read_url: None, ..store.clone() })?;
         let supervisor = Supervisor::new(SupervisorParts {
             restarts: restart_policy(config),
             health: Arc::clone(&health.actors),
@@ -107,13 +111,28 @@ impl Node {
             max_batch: config.publish.max_batch,
             max_event_bytes: config.server.max_body.as_usize(),
         };
+        let position = Arc::<LogPosition>::default();
+        let configured = config.services.iter().zip(slots.iter());
+        let desk = Desk {
+            reader: reader.clone(),
+            persistence: actors.persistence.clone(),
+            means: Means {
+                services: configured.map(|(config, slot)| (Arc::new(config.clone()), Arc::clone(slot))).collect(),
+                max_event_bytes: rules.max_event_bytes,
+                compensation_attempts: config.orchestration.compensation_attempts,
+            },
+            definitions: Arc::default(),
+            ids: Arc::default(),
+        };
         let shared = Shared {
             actors: actors.clone(),
             store: store.clone(),
             slots: Arc::clone(&slots),
             deliveries: deliveries.clone(),
             comparisons: comparisons.clone(),
-            position: Arc::<LogPosition>::default(),
+            orchestration: orchestration.clone(),
+            desk: desk.clone(),
+            position,
             cluster: Arc::new(Cluster::new(config.node.name_at(address, &machine))),
             system: Arc::<SystemView>::default(),
             url: config.node.url_at(address, &machine, &config.server.base_path),
@@ -157,6 +176,7 @@ impl Node {
             long_polls: Arc::new(LongPollLimits::new(config.subscribe.max_long_polls)),
             actors,
             services,
+            desk,
         };
         Ok(Self {
             edge,
@@ -167,6 +187,7 @@ impl Node {
             store,
             deliveries,
             comparisons,
+            orchestration,
         })
     }
 
@@ -222,15 +243,17 @@ impl Node {
 
     /// The store's first word, good or bad: publishes right after the start should not be refused for haste. Why there
     /// is nothing to wait for, if that is so.
-    pub async fn wait_for_store(&self) -> Option<String> {
+    pub async fn wait_for_store(&self) -> Option<Unusable> {
         let store = &self.edge.health.store;
         let knows_services = || self.edge.services.iter().all(|service| service.slot.id().is_some());
         // Members that have the name of this node, or none, are known too: what this node is to hold, it holds.
         let knows_nodes = || !self.edge.cluster.view().nodes.is_empty();
         // What is to be refused, or not to be taken at all, is known before anything is.
         let knows_system = || self.edge.system.stored().is_some();
-        let is_ready = || store.is_up() && knows_services() && knows_nodes() && knows_system();
-        wait_until(|| is_ready() || store.reason().is_some()).await;
+        // What does not fit what is stored stops the start.
+        let has_declared = || self.edge.desk.definitions.are_declared();
+        let is_ready = || store.is_up() && knows_services() && knows_nodes() && knows_system() && has_declared();
+        wait_until(|| is_ready() || store.reason().is_some() || store.is_unusable()).await;
         store.unusable().now_or_never()
     }
 
@@ -303,6 +326,7 @@ impl Node {
         self.edge.reader.close().await;
         self.deliveries.close().await;
         self.comparisons.close().await;
+        self.orchestration.close().await;
         let store = self.store.clone();
         let closed = actix_rt::task::spawn_blocking(move || storage::close(&store)).await;
         if let Ok(Err(error)) = closed {

@@ -1,7 +1,9 @@
 //! Calls: requests to services that are no deliveries, and how they ended.
 
+use std::collections::{BTreeMap, HashSet};
+
 use diesel::dsl::sql;
-use diesel::sql_types::Bool;
+use diesel::sql_types::{BigInt, Bool};
 use diesel::{
     BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable,
     RunQueryDsl as _,
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::connection::{Connection, on_backend};
 use super::error::{StoreError, StoreErrorKind};
 use super::schema::{call_ends, calls};
+use super::statement::{Column, Statement, any_of, insert};
 use crate::domain::call::{CallEnd, CallHistory, CallId, CallPolicy, Method};
 use crate::domain::event::Timestamp;
 use crate::domain::priority::Lane;
@@ -114,68 +117,98 @@ pub struct EndedCall {
 
 /// Stores new calls.
 pub(super) fn make(connection: &mut Connection, new: &[NewCall]) -> Result<(), StoreError> {
-    for call in new {
-        let row = (
-            calls::service.eq(call.service),
-            calls::owner.eq(&call.owner),
-            calls::tag.eq(&call.tag),
-            calls::lane.eq(call.lane as i16),
-            calls::key.eq(call.key.as_deref()),
-            calls::request.eq(serde_json::json!(call.request).to_string()),
-            calls::policy.eq(serde_json::json!(call.policy).to_string()),
-            calls::due_at.eq(call.due_at.0),
-            calls::expires_at.eq(call.expires_at.map(|at| at.0)),
-            calls::state.eq(WAITING),
-            calls::attempts.eq(0),
-            calls::may_be_done.eq(0),
-        );
-        on_backend!(connection, c => diesel::insert_into(calls::table).values(row).execute(c))?;
-    }
+    let json =
+        |call: &NewCall| [serde_json::json!(call.request), serde_json::json!(call.policy)].map(|v| v.to_string());
+    let texts: Vec<[String; 2]> = new.iter().map(json).collect();
+    let columns = vec![
+        ("service", Column::ints(new.iter().map(|call| i64::from(call.service)))),
+        ("owner", Column::texts(new.iter().map(|call| call.owner.as_str()))),
+        ("tag", Column::texts(new.iter().map(|call| call.tag.as_str()))),
+        ("lane", Column::ints(new.iter().map(|call| call.lane as i64))),
+        ("key", Column::texts(new.iter().map(|call| call.key.as_deref()))),
+        ("request", Column::texts(texts.iter().map(|[request, _]| request.as_str()))),
+        ("policy", Column::texts(texts.iter().map(|[_, policy]| policy.as_str()))),
+        ("due_at", Column::ints(new.iter().map(|call| call.due_at.0))),
+        ("expires_at", Column::ints(new.iter().map(|call| call.expires_at.map(|at| at.0)))),
+        ("state", Column::ints(new.iter().map(|_| i64::from(WAITING)))),
+        ("attempts", Column::ints(new.iter().map(|_| 0))),
+        ("may_be_done", Column::ints(new.iter().map(|_| 0))),
+    ];
+    insert(connection, "calls", columns, "")?;
     Ok(())
 }
 
 /// From now on an attempt at each may have been made. Whether all of them are open.
 pub(super) fn begin(connection: &mut Connection, ids: &[CallId]) -> Result<bool, StoreError> {
-    let mut count = 0;
-    for id in ids {
-        let open = calls::table.find(*id).filter(calls::state.lt(ENDED));
-        count += on_backend!(connection, c => diesel::update(open).set(calls::state.eq(BEGUN)).execute(c))?;
-    }
-    Ok(count == ids.len())
+    let (is_one, binds) = any_of(connection, ids);
+    let text = format!("UPDATE calls SET state = {BEGUN} WHERE id {is_one} AND state + 0 < {ENDED}");
+    let update: Statement<'_> = Statement::new(text, vec![binds]);
+    Ok(on_backend!(connection, c => update.execute(c))? == ids.len())
 }
 
 /// Stores how attempts ended. Ended calls get their places in this order; it is that of the commits, since one
 /// transaction at a time writes.
 pub(super) fn settle(connection: &mut Connection, ended: &[CallOutcome]) -> Result<(), StoreError> {
+    let ids: Vec<CallId> = ended.iter().map(|outcome| outcome.id).collect();
+    let (is_one, binds) = any_of(connection, &ids);
+    let text = format!("SELECT id FROM calls WHERE id {is_one} AND state + 0 < {ENDED}");
+    let query: Statement<'_, BigInt> = Statement::new(text, vec![binds]);
+    let mut open: HashSet<CallId> = on_backend!(connection, c => query.load(c))?.into_iter().collect();
     let first: i64 = on_backend!(connection, c => call_ends::table.select(call_ends::last).first(c))?;
     let mut last = first;
-    for CallOutcome { id, history, finished_at, http_status, error, settled } in ended {
-        let open = calls::table.find(*id).filter(calls::state.lt(ENDED));
-        let told = |end, answer: Option<&String>| {
-            let told = Last { end, http_status: *http_status, answer: answer.cloned(), error: error.clone() };
-            serde_json::json!(told).to_string()
+    let mut rows: BTreeMap<CallId, (&CallOutcome, Option<i64>, String)> = BTreeMap::new();
+    for outcome in ended.iter() {
+        let (end, answer) = match &outcome.settled {
+            _ if !open.contains(&outcome.id) => continue,
+            CallSettled::Again(_) => (None, None),
+            CallSettled::Ended { end, answer } => (Some(*end), answer.clone()),
         };
-        let known = (
-            calls::attempts.eq(i32::try_from(history.attempts).unwrap_or(i32::MAX)),
-            calls::may_be_done.eq(i16::from(history.may_be_done)),
-        );
-        match settled {
-            CallSettled::Again(due) => {
-                let last = calls::last.eq(told(None, None));
-                let again = (known, last, calls::state.eq(RETRYING), calls::due_at.eq(due.0));
-                on_backend!(connection, c => diesel::update(open).set(again).execute(c))?;
-            }
-            CallSettled::Ended { end, answer } => {
-                let place = calls::place.eq(last + 1);
-                let last_try = calls::last.eq(told(Some(*end), answer.as_ref()));
-                let over = (known, last_try, calls::state.eq(ENDED), calls::ended_at.eq(finished_at.0), place);
-                last += on_backend!(connection, c => diesel::update(open).set(over).execute(c))? as i64;
-            }
+        let place = end.map(|_| last + 1);
+        if end.is_some() {
+            (last, _) = (last + 1, open.remove(&outcome.id));
         }
+        let told = Last { end, http_status: outcome.http_status, answer, error: outcome.error.clone() };
+        rows.insert(outcome.id, (outcome, place, serde_json::json!(told).to_string()));
     }
+    store_settled(connection, &rows)?;
     if last > first {
         on_backend!(connection, c => diesel::update(call_ends::table).set(call_ends::last.eq(last)).execute(c))?;
     }
+    Ok(())
+}
+
+/// Stores how calls stand, each with its place, if it has ended, and the column `last`. What stays is not looked at.
+fn store_settled(
+    connection: &mut Connection,
+    rows: &BTreeMap<CallId, (&CallOutcome, Option<i64>, String)>,
+) -> Result<(), StoreError> {
+    let each = || rows.values().map(|(outcome, _, _)| *outcome);
+    let due_at = |outcome: &CallOutcome| match outcome.settled {
+        CallSettled::Again(due) => due.0,
+        CallSettled::Ended { .. } => 0,
+    };
+    let nothing = || Column::texts(each().map(|_| ""));
+    let columns = vec![
+        ("id", Column::ints(rows.keys().copied())),
+        ("service", Column::ints(each().map(|_| 0))),
+        ("owner", nothing()),
+        ("tag", nothing()),
+        ("lane", Column::ints(each().map(|_| 0))),
+        ("request", nothing()),
+        ("policy", nothing()),
+        ("due_at", Column::ints(each().map(due_at))),
+        ("state", Column::ints(rows.values().map(|(_, place, _)| i64::from(place.map_or(RETRYING, |_| ENDED))))),
+        ("attempts", Column::ints(each().map(|outcome| i64::from(outcome.history.attempts.min(i32::MAX as u32))))),
+        ("may_be_done", Column::ints(each().map(|outcome| i64::from(outcome.history.may_be_done)))),
+        ("last", Column::texts(rows.values().map(|(_, _, told)| told.as_str()))),
+        ("ended_at", Column::ints(rows.values().map(|(outcome, place, _)| place.map(|_| outcome.finished_at.0)))),
+        ("place", Column::ints(rows.values().map(|(_, place, _)| *place))),
+    ];
+    const THEN: &str = "ON CONFLICT (id) DO UPDATE SET state = excluded.state, attempts = excluded.attempts, \
+                        may_be_done = excluded.may_be_done, last = excluded.last, ended_at = excluded.ended_at, \
+                        place = excluded.place, \
+                        due_at = CASE WHEN excluded.state = 3 THEN calls.due_at ELSE excluded.due_at END";
+    insert(connection, "calls", columns, THEN)?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::domain::log::{Restored, Seen};
 use crate::domain::routes::Routes;
 
 use super::error::{StoreError, StoreErrorKind};
-use super::group::{self, Group, Written};
+use super::group::{self, Group, Part, Written};
 use super::outbox;
 use super::write::{Outcome, Write};
 use super::writer::Writer;
@@ -69,7 +69,7 @@ impl Writer {
             (faults::strikes(FaultPoint::TransactionAborted), faults::strikes(FaultPoint::CommitUnconfirmed))
         };
         refuse_zero_bytes(&group.writes)?;
-        if !group.fences.is_empty() {
+        if group.is_fenced() {
             faults::stop_at(FaultPoint::StopsBefore);
         }
         let connection = self.connected()?;
@@ -121,9 +121,11 @@ impl Writer {
         let storable = group.writes.iter().enumerate().filter(|(at, _)| !refused.contains_key(at));
         let storable = storable.map(|(_, write)| write.clone()).collect();
         let before = |at: usize| at - refused.range(..at).count();
-        let fences =
-            group.fences.iter().map(|(fence, part)| (fence.clone(), before(part.start)..before(part.end))).collect();
-        let mut rest = Group { writes: storable, fences, due: group.due.clone(), ..*group };
+        let parts = group.parts.iter().map(|Part { fence, range }| {
+            let range = before(range.start)..before(range.end);
+            Part { fence: fence.clone(), range }
+        });
+        let mut rest = Group { writes: storable, parts: parts.collect(), due: group.due.clone(), ..*group };
         let committed = self.commit_whole(&mut rest, routes, now);
         let mut committed = committed.map_err(|error| {
             let kind = if error.kind.may_be_of_data() { StoreErrorKind::Invalid } else { error.kind };

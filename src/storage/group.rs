@@ -16,18 +16,28 @@ use super::error::StoreError;
 use super::outbox::{self, Enqueued};
 use super::write::{Outcome, Write};
 use super::{
-    calls, followers, idempotency, identity, leases, position, postgres, revocations, schedules, sqlite, syncs, system,
+    calls, followers, idempotency, identity, leases, position, postgres, revocations, sagas, schedules, sqlite, syncs,
+    system,
 };
 use crate::domain::pattern::Pattern;
 use crate::domain::system::{Input, Step, SystemState};
 use crate::protocol;
 
+/// What somebody has asked for as one: it is void as a whole, with all its appends, if another node has the lease, or if
+/// it begins with steps of sagas that are void.
+#[derive(Debug)]
+pub struct Part {
+    /// Who asks as the holder of a lease.
+    pub fence: Option<Fence>,
+    pub range: Range<usize>,
+}
+
 /// The writes that go into one transaction.
 #[derive(Debug, Default)]
 pub struct Group {
     pub writes: Vec<Write>,
-    /// What holders have asked for: parts of `writes`, in order. Each is void as a whole if another node has the lease.
-    pub fences: Vec<(Fence, Range<usize>)>,
+    /// Parts of `writes`, in order. What is in none of them stands for itself.
+    pub parts: Vec<Part>,
     /// What is due is appended after all of `writes`, by who has the lease.
     pub due: Option<TakeDue>,
     /// By how much dates may be ahead of the time, so that they need not go back; a day unless it is said.
@@ -41,7 +51,12 @@ impl Group {
     pub fn extend(&mut self, fence: Option<Fence>, writes: impl IntoIterator<Item = Write>) {
         let begin = self.writes.len();
         self.writes.extend(writes);
-        self.fences.extend(fence.map(|fence| (fence, begin..self.writes.len())));
+        self.parts.push(Part { fence, range: begin..self.writes.len() });
+    }
+
+    /// Whether a holder of a lease asks for something.
+    pub fn is_fenced(&self) -> bool {
+        self.parts.iter().any(|part| part.fence.is_some())
     }
 
     /// Whether somebody waits for more than appends.
@@ -50,9 +65,11 @@ impl Group {
     }
 }
 
+/// What one has asked for.
 impl From<Vec<Write>> for Group {
     fn from(writes: Vec<Write>) -> Self {
-        Self { writes, ..Self::default() }
+        let part = Part { fence: None, range: 0..writes.len() };
+        Self { writes, parts: vec![part], ..Self::default() }
     }
 }
 
@@ -135,10 +152,14 @@ pub(super) fn write(
     routes: &Routes,
     context: WriteContext,
 ) -> Result<Written, StoreError> {
-    let Group { writes, fences, due, lead, notifies: _ } = group;
+    let Group { writes, parts, due, lead, notifies: _ } = group;
     let now = context.now;
-    let void = leases::void(connection, fences.iter().map(|(fence, _)| fence).chain(due.iter().map(|due| &due.fence)))?;
-    let is_void = |at: usize| fences.iter().any(|(fence, part)| part.contains(&at) && void.contains(&fence));
+    let fences = parts.iter().filter_map(|part| part.fence.as_ref());
+    let void = leases::void(connection, fences.chain(due.iter().map(|due| &due.fence)))?;
+    let mut is_void = vec![false; writes.len()];
+    for Part { fence, range } in parts {
+        is_void[range.clone()].fill(fence.as_ref().is_some_and(|fence| void.contains(&fence)));
+    }
     let refusals = refusals(connection, writes, &context.maintenance_refuses)?;
     let (restored, ids_above) = restore(connection, &context)?;
     let mut appender = Appender {
@@ -156,13 +177,14 @@ pub(super) fn write(
     };
     let mut next = 0;
     while let Some(first) = writes.get(next) {
-        if !void.is_empty() && is_void(next) || appender.refusals.has_stopped && is_behind_stop(group, next) {
+        if is_void[next] || appender.refusals.has_stopped && is_behind_stop(group, next) {
             appender.written.outcomes.push(Outcome::Void);
             next += 1;
             continue;
         }
-        let shares = |at: &usize| first.shares_statement(&writes[*at]) && (void.is_empty() || !is_void(*at));
+        let shares = |at: &usize| first.shares_statement(&writes[*at]) && !is_void[*at];
         let chunk = &writes[next..(next + 1..writes.len()).find(|at| !shares(at)).unwrap_or(writes.len())];
+        let place = next;
         next += chunk.len();
         let is_append = chunk[0].as_append().is_some();
         appender.append(connection, if is_append { chunk } else { &[] })?;
@@ -230,6 +252,20 @@ pub(super) fn write(
                 calls::forget(connection, *through)?;
                 Outcome::Saved
             }
+            Write::SaveSagas(steps) => {
+                if sagas::save(connection, steps, now)? {
+                    Outcome::Saved
+                } else {
+                    let part = parts.iter().map(|part| part.range.clone()).find(|range| range.contains(&place));
+                    debug_assert!(part.as_ref().is_none_or(|range| range.start == place), "steps of sagas come first");
+                    part.into_iter().for_each(|range| is_void[range].fill(true));
+                    Outcome::Void
+                }
+            }
+            Write::DeclareSagas { node, sagas } => Outcome::Declared(sagas::declare(connection, node, sagas, now)?),
+            Write::ForgetSagas { ended_before, limit } => {
+                Outcome::Changed(sagas::forget(connection, *ended_before, *limit)?)
+            }
             Write::StartReplayJob(job) => Outcome::Started(outbox::start_replay_job(connection, job, now)?),
             Write::CancelReplayJob(id) => Outcome::Changed(outbox::cancel_replay_job(connection, *id, now)?),
             Write::SettleOrphans { from, action } => {
@@ -277,9 +313,9 @@ fn refusals(connection: &mut Connection, writes: &[Write], names: &[Pattern]) ->
 }
 
 /// Whether the write at this place, which is no append, is of a list of which nothing is written after what was refused.
-fn is_behind_stop(Group { writes, fences, .. }: &Group, at: usize) -> bool {
+fn is_behind_stop(Group { writes, parts, .. }: &Group, at: usize) -> bool {
     let is_stopped = |part: &Range<usize>| part.contains(&at) && writes[part.clone()].iter().any(Write::is_in_order);
-    writes[at].as_append().is_none() && fences.iter().any(|(_, part)| is_stopped(part))
+    writes[at].as_append().is_none() && parts.iter().any(|part| is_stopped(&part.range))
 }
 
 /// Appends events within a transaction.

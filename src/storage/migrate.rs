@@ -39,7 +39,7 @@ const TABLES: [&str; 8] = [
 ];
 
 /// The tables of later migrations that the role must be able to write. Of `log` it need only read the one row.
-const LATER: [&str; 16] = [
+const LATER: [&str; 23] = [
     "durables",
     "durable_marks",
     "revocations",
@@ -55,6 +55,13 @@ const LATER: [&str; 16] = [
     "syncs",
     "calls",
     "call_ends",
+    "sagas",
+    "saga_journal",
+    "saga_awaits",
+    "saga_counts",
+    "saga_definitions",
+    "saga_declarations",
+    "saga_names",
     "system_state",
 ];
 

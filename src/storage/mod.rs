@@ -44,12 +44,14 @@ mod reader;
 mod replica;
 mod retention;
 mod revocations;
+mod sagas;
 mod scan;
 mod schedules;
 mod schema;
 mod session;
 mod sqlite;
 mod state;
+mod statement;
 mod syncs;
 mod system;
 mod upkeep;
@@ -83,6 +85,9 @@ pub use query::{EventPage, EventQuery, Order};
 pub use read_watch::ReadWatch;
 pub use reader::Reader;
 pub use retention::{RetentionPolicy, Trimmed};
+pub use sagas::{
+    DeclaredSaga, NewSaga, SagaFilter, SagaRecord, SagaStanding, SagaTransition, StoredDefinition, StoredSaga,
+};
 pub use scan::{Scan, ScanPage};
 pub use schedules::{SchedulePosition, Scheduled};
 pub use state::{AsOf, DigestQuery, EntityPage, EntityQuery, EntityRecord};

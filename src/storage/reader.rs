@@ -13,6 +13,7 @@ use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::log::EventUuid;
 use crate::domain::membership::NodeRecord;
 use crate::domain::routes::ServiceId;
+use crate::domain::saga::{Correlation, State};
 use crate::domain::sync::Compared;
 use crate::domain::system::{Answer, System, answer};
 
@@ -29,6 +30,7 @@ use super::pool::{Failed, Pool};
 use super::query::{EventPage, EventQuery, MAX_SLICE, Search};
 use super::read_watch::ReadWatch;
 use super::replica::Replica;
+use super::sagas::{self, DeclaredSaga, SagaFilter, SagaRecord, StoredDefinition, StoredSaga};
 use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, SchedulePosition, Scheduled};
 use super::state::{self, AsOf, DigestQuery, EntityPage, EntityQuery, EntityRecord};
@@ -285,6 +287,66 @@ impl Reader {
     /// Calls that have ended after this place, in the order in which they ended.
     pub async fn ended_calls(&self, after: i64, limit: usize) -> Result<Vec<EndedCall>, StoreError> {
         self.read(move |connection| calls::ended(connection, after, limit)).await
+    }
+
+    /// The instances of sagas that events may be for: of each correlation value the one that holds it and the newest one
+    /// that has ended, and those that await one of the keys. Each once.
+    pub async fn concerned_sagas(
+        &self,
+        values: Vec<(String, Correlation)>,
+        keys: Vec<String>,
+    ) -> Result<Vec<StoredSaga>, StoreError> {
+        self.read(move |connection| sagas::concerned(connection, &values, &keys)).await
+    }
+
+    /// These instances of sagas, as far as there are.
+    pub async fn sagas(&self, ids: Vec<String>) -> Result<Vec<StoredSaga>, StoreError> {
+        self.read(move |connection| sagas::by_ids(connection, &ids)).await
+    }
+
+    /// Instances of which a timer is due, the oldest first.
+    pub async fn due_sagas(&self, now: Timestamp, limit: usize) -> Result<Vec<StoredSaga>, StoreError> {
+        self.read(move |connection| sagas::due(connection, now, limit)).await
+    }
+
+    /// Queued instances that may begin, since nobody holds their values, the oldest first.
+    pub async fn startable_sagas(&self, limit: usize) -> Result<Vec<StoredSaga>, StoreError> {
+        self.read(move |connection| sagas::startable(connection, limit)).await
+    }
+
+    /// When the first timer of an instance is due.
+    pub async fn next_saga_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.read(sagas::next_due).await
+    }
+
+    /// The instance that was begun by hand with this idempotency key.
+    pub async fn saga_of_start_key(&self, saga: String, key: String) -> Result<Option<String>, StoreError> {
+        self.read(move |connection| sagas::of_start_key(connection, &saga, &key)).await
+    }
+
+    /// How many instances there are of each saga in each state.
+    pub async fn saga_counts(&self) -> Result<Vec<(String, State, u64)>, StoreError> {
+        self.read(sagas::counts).await
+    }
+
+    /// Instances, the newest first; those before `after`, if it is given.
+    pub async fn list_sagas(
+        &self,
+        filter: SagaFilter,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<SagaRecord>, StoreError> {
+        self.read(move |connection| sagas::list(connection, &filter, after.as_deref(), limit)).await
+    }
+
+    /// All definitions that are kept.
+    pub async fn saga_definitions(&self) -> Result<Vec<StoredDefinition>, StoreError> {
+        self.read(sagas::definitions).await
+    }
+
+    /// The sagas that begin new instances.
+    pub async fn declared_sagas(&self) -> Result<Vec<DeclaredSaga>, StoreError> {
+        self.read(sagas::declared).await
     }
 
     /// The state of the whole system.

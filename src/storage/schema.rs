@@ -271,6 +271,58 @@ diesel::table! {
 }
 
 diesel::table! {
+    sagas (id) {
+        id -> Text,
+        saga -> Text,
+        version -> BigInt,
+        correlation -> Text,
+        trigger -> Text,
+        made_at -> BigInt,
+        start_key -> Nullable<Text>,
+        state -> SmallInt,
+        holds -> SmallInt,
+        paused -> SmallInt,
+        started_at -> Nullable<BigInt>,
+        updated_at -> BigInt,
+        due_at -> Nullable<BigInt>,
+        ended_at -> Nullable<BigInt>,
+        length -> BigInt,
+    }
+}
+
+diesel::table! {
+    saga_counts (saga, state) {
+        saga -> Text,
+        state -> SmallInt,
+        count -> BigInt,
+    }
+}
+
+diesel::table! {
+    saga_definitions (saga, version) {
+        saga -> Text,
+        version -> BigInt,
+        text -> Text,
+    }
+}
+
+diesel::table! {
+    saga_declarations (saga, node) {
+        saga -> Text,
+        node -> Text,
+        version -> BigInt,
+        seen_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    saga_names (saga) {
+        saga -> Text,
+        since -> BigInt,
+    }
+}
+
+diesel::table! {
     system_state (only_row) {
         only_row -> SmallInt,
         state -> Text,

@@ -2,7 +2,7 @@
 
 use crate::domain::access::Identity;
 use crate::domain::call::CallId;
-use crate::domain::event::{Admission, Append, AppendOutcome, EventId, ScheduleId};
+use crate::domain::event::{Admission, Append, AppendOutcome, EventId, ScheduleId, Timestamp};
 use crate::domain::log::EventUuid;
 use crate::domain::routes::ServiceId;
 use crate::domain::system::{Input, Refusal, System};
@@ -10,6 +10,7 @@ use crate::domain::system::{Input, Refusal, System};
 use super::calls::{CallOutcome, NewCall};
 use super::consumers::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
 use super::outbox::{DeliveryOutcome, NewReplayJob, OrphanAction, OrphansSettled, ServiceChange};
+use super::sagas::{SagaTransition, StoredDefinition};
 use super::syncs::SyncRecord;
 
 /// A change of the store. The writes of a list are applied in order, and each sees the effects of those before it.
@@ -50,6 +51,13 @@ pub enum Write {
     HurryCalls { owner: String },
     /// Ended calls up to this place are known to who follows them, and go: [`Outcome::Saved`].
     ForgetCalls { through: i64 },
+    /// Steps of instances of sagas: [`Outcome::Saved`]. Or [`Outcome::Void`] for this and all else of the list, of which it
+    /// is the first: somebody has decided before on one of them, or what a new one holds is held by another.
+    SaveSagas(Vec<SagaTransition>),
+    /// What the files of this node declare: [`Outcome::Declared`].
+    DeclareSagas { node: String, sagas: Vec<StoredDefinition> },
+    /// Removes at most `limit` instances that ended before: [`Outcome::Changed`], false if there was none.
+    ForgetSagas { ended_before: Timestamp, limit: usize },
     /// Something has happened to the system as a whole: [`Outcome::System`].
     ChangeSystem(Input),
     /// Starts a replay job on events up to this place in the list: [`Outcome::Started`].
@@ -84,6 +92,8 @@ pub enum Outcome {
     /// The number of the replay job.
     Started(i64),
     OrphansSettled(OrphansSettled),
+    /// The versions of sagas that are stored with another content; if there are any, nothing was written.
+    Declared(Vec<(String, u32)>),
 }
 
 impl Write {
@@ -116,6 +126,7 @@ impl Write {
             Self::MakeCalls(calls) => calls.len(),
             Self::BeginCalls(ids) => ids.len(),
             Self::SettleCalls(ended) => ended.len(),
+            Self::SaveSagas(steps) => steps.iter().map(|step| 1 + step.entries.len()).sum(),
             Self::ChangeConsumer(change) => {
                 1 + change.marks.len() + change.dead.len() + change.renewed.len() + change.events.len()
             }

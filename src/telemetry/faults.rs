@@ -28,11 +28,19 @@ pub enum FaultPoint {
     StopsBefore,
     /// The process stops within a transaction, after its writes: other nodes wait for its lock.
     StopsWithin,
+    /// The process is killed before the orchestrator commits what was decided on instances.
+    SagaKilledBefore,
+    /// The process is killed after such a commit.
+    SagaKilledAfter,
+    /// The process is killed when a call is marked as begun, before it is sent.
+    CallKilledBefore,
+    /// The process is killed when a call was answered, before that is stored.
+    CallKilledAfter,
 }
 
 impl FaultPoint {
     /// All points.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::MailboxFull,
         Self::WriterDiesBefore,
         Self::StoreLocked,
@@ -45,6 +53,10 @@ impl FaultPoint {
         Self::ConsumersDieAfter,
         Self::StopsBefore,
         Self::StopsWithin,
+        Self::SagaKilledBefore,
+        Self::SagaKilledAfter,
+        Self::CallKilledBefore,
+        Self::CallKilledAfter,
     ];
 
     /// The name of the point in requests of tests.
@@ -62,6 +74,10 @@ impl FaultPoint {
             Self::ConsumersDieAfter => "durables_die_after",
             Self::StopsBefore => "stops_before",
             Self::StopsWithin => "stops_within",
+            Self::SagaKilledBefore => "saga_killed_before",
+            Self::SagaKilledAfter => "saga_killed_after",
+            Self::CallKilledBefore => "call_killed_before",
+            Self::CallKilledAfter => "call_killed_after",
         }
     }
 }
@@ -76,8 +92,12 @@ pub const fn strikes(_: FaultPoint) -> bool {
 #[cfg(not(feature = "fault-injection"))]
 pub const fn stop_at(_: FaultPoint) {}
 
+/// Kills the whole process here if that is due.
+#[cfg(not(feature = "fault-injection"))]
+pub const fn kill_at(_: FaultPoint) {}
+
 #[cfg(feature = "fault-injection")]
-pub use armed::{arm, hits, stop_at, strikes};
+pub use armed::{arm, hits, kill_at, stop_at, strikes};
 
 #[cfg(feature = "fault-injection")]
 mod armed {
@@ -88,8 +108,12 @@ mod armed {
     static LEFT: [AtomicU64; FaultPoint::ALL.len()] = [const { AtomicU64::new(0) }; FaultPoint::ALL.len()];
     static HITS: [AtomicU64; FaultPoint::ALL.len()] = [const { AtomicU64::new(0) }; FaultPoint::ALL.len()];
 
-    /// Makes the program fail at `point` this many times.
-    pub fn arm(point: FaultPoint, times: u64) {
+    /// How often a point is still passed before it strikes.
+    static PASSES: [AtomicU64; FaultPoint::ALL.len()] = [const { AtomicU64::new(0) }; FaultPoint::ALL.len()];
+
+    /// Makes the program fail at `point` this many times, once it has passed it so often.
+    pub fn arm(point: FaultPoint, times: u64, passes: u64) {
+        PASSES[point as usize].store(passes, SeqCst);
         LEFT[point as usize].store(times, SeqCst);
     }
 
@@ -100,10 +124,23 @@ mod armed {
 
     /// Whether to fail here and now. Each true answer uses up one of the armed times.
     pub fn strikes(point: FaultPoint) -> bool {
+        if LEFT[point as usize].load(SeqCst) > 0 {
+            let passes = PASSES[point as usize].fetch_update(SeqCst, SeqCst, |passes| passes.checked_sub(1));
+            if passes.is_ok() {
+                return false;
+            }
+        }
         let left = LEFT[point as usize].fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
         let is_struck = left.is_ok();
         HITS[point as usize].fetch_add(u64::from(is_struck), SeqCst);
         is_struck
+    }
+
+    /// Kills the whole process here if that is due.
+    pub fn kill_at(point: FaultPoint) {
+        if strikes(point) {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
     }
 
     /// Stops the whole process here if that is due, until it is sent SIGCONT.

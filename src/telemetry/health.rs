@@ -77,6 +77,15 @@ impl Health {
     }
 }
 
+/// Why a store can never be used with this configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unusable {
+    /// Of the store itself, in one line.
+    Store(String),
+    /// It has this version of a saga, with another content.
+    Saga { name: String, version: u32 },
+}
+
 /// Whether the store takes writes and can be read.
 ///
 /// A writer that is blocked by the store cannot report that. So it notes when it begins an operation, and whoever asks
@@ -85,7 +94,7 @@ impl Health {
 pub struct StoreHealth {
     up: AtomicBool,
     reason: Mutex<Option<LastError>>,
-    unusable: OnceCell<String>,
+    unusable: OnceCell<Unusable>,
     found_unusable: Notify,
     hang_timeout: Duration,
     created: Instant,
@@ -179,17 +188,22 @@ impl StoreHealth {
         self.up.store(false, Ordering::Release);
     }
 
-    /// Notes that waiting cannot make the store usable, so that the process has to end. `message` is one line.
-    pub fn set_unusable(&self, message: &str) {
-        let _ = self.unusable.set(message.to_owned());
+    /// Notes that waiting cannot make the store usable, so that the process has to end.
+    pub fn set_unusable(&self, unusable: Unusable) {
+        let _ = self.unusable.set(unusable);
         self.found_unusable.notify_one();
     }
 
+    /// Whether the store was found unusable.
+    pub fn is_unusable(&self) -> bool {
+        self.unusable.get().is_some()
+    }
+
     /// Waits until the store is found unusable, and returns why. Only one task may wait at a time.
-    pub async fn unusable(&self) -> String {
+    pub async fn unusable(&self) -> Unusable {
         loop {
-            if let Some(message) = self.unusable.get() {
-                return message.clone();
+            if let Some(unusable) = self.unusable.get() {
+                return unusable.clone();
             }
             self.found_unusable.notified().await;
         }

@@ -9,5 +9,6 @@ pub mod metrics;
 #[cfg(target_os = "linux")]
 mod process;
 pub mod replica_health;
+mod saga_metrics;
 pub mod service_metrics;
 pub mod sync_metrics;

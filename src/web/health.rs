@@ -2,6 +2,8 @@
 //!
 //! They ignore query parameters, because monitors add their own.
 
+use std::time::Duration;
+
 use actix_web::http::header::ContentType;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
@@ -10,9 +12,15 @@ use serde_json::{Value, json};
 use super::reply::Refusal;
 use super::{ConfiguredService, Edge, access};
 use crate::domain::breaker::{BreakerSnapshot, BreakerState};
+use crate::domain::lease::LeaseName;
+use crate::domain::membership::NodeRecord;
 use crate::domain::system::SystemState;
 use crate::protocol::error::{ApiError, ErrorCode};
+use crate::storage::{Registered, StoreError};
 use crate::telemetry::logging;
+
+/// How long the store may take to count the instances of sagas.
+const COUNT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Answers that the process runs and can serve, with exactly the `{"status":"ok"}` that health monitors expect.
 pub async fn health() -> HttpResponse {
@@ -45,15 +53,39 @@ pub async fn ready(edge: Data<Edge>) -> HttpResponse {
 /// The state of a service, as far as it is known without asking the store or an actor.
 fn service(ConfiguredService { config, slot }: &ConfiguredService) -> Value {
     let known = slot.registered();
-    let breaker = known.as_ref().and_then(|known| known.breaker.as_deref());
-    let breaker: Option<BreakerSnapshot> = breaker.and_then(|json| serde_json::from_str(json).ok());
     json!({
         "service": config.name,
-        "breaker": breaker.map_or(BreakerState::Closed, |snapshot| snapshot.state).as_str(),
+        "breaker": breaker_state(known.as_ref()).as_str(),
         "paused": known.is_some_and(|known| known.paused.is_some()),
         "pending": slot.pending_total(),
         "dead": slot.dead(),
     })
+}
+
+/// The state of a service's breaker as it is stored.
+pub fn breaker_state(known: Option<&Registered>) -> BreakerState {
+    let stored = known.and_then(|known| known.breaker.as_deref());
+    let stored: Option<BreakerSnapshot> = stored.and_then(|json| serde_json::from_str(json).ok());
+    stored.map_or(BreakerState::Closed, |snapshot| snapshot.state)
+}
+
+/// Has the instances of sagas counted, if this node runs them: the figures of several nodes would be added up. If the
+/// store does not answer soon, the last figures stay.
+async fn count_sagas(edge: &Edge) {
+    let Edge { parts, .. } = edge;
+    let count = async {
+        let (lease, own) = (LeaseName::sagas(), parts.cluster.name());
+        let nodes = parts.reader.nodes().await?;
+        let is_own = |(node, holds): &(NodeRecord, Vec<String>)| {
+            node.name == *own && holds.iter().any(|of| of == lease.as_str())
+        };
+        if nodes.iter().any(is_own) { parts.reader.saga_counts().await.map(Some) } else { Ok::<_, StoreError>(None) }
+    };
+    if parts.health.store.is_up()
+        && let Ok(Ok(counts)) = tokio::time::timeout(COUNT_PATIENCE, count).await
+    {
+        parts.metrics.count_sagas(counts.as_deref());
+    }
 }
 
 /// Answers with all metrics in the text format of Prometheus.
@@ -79,6 +111,7 @@ pub async fn metrics(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse,
     metrics
         .log_lines_dropped
         .set(i64::try_from(logging::handle().map_or(0, logging::LogHandle::dropped)).unwrap_or(i64::MAX));
+    count_sagas(&edge).await;
     metrics.mailbox_depth.with_label_values(&["persistence"]).set(edge.parts.actors.persistence.depth() as i64);
     let text = metrics.encode().map_err(|error| {
         log::error!(error:% = error; "metrics cannot be written");

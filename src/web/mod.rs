@@ -19,6 +19,7 @@ mod publish;
 mod query;
 mod reply;
 mod resume;
+mod sagas;
 mod schedules;
 mod state;
 mod stream;
@@ -40,6 +41,7 @@ use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::cluster::Cluster;
 use crate::actors::log_position::LogPosition;
+use crate::actors::orchestrator::desk::Desk;
 use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
 use crate::actors::service_slot::ServiceSlot;
@@ -79,6 +81,8 @@ pub struct EdgeParts {
     /// The bounds of requests that wait for events.
     pub long_polls: Arc<LongPollLimits>,
     pub actors: Registry,
+    /// Where instances of sagas are decided on.
+    pub desk: Desk,
     /// In the order of the configuration.
     pub services: Arc<[ConfiguredService]>,
 }
@@ -115,6 +119,11 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(get("/events/{id}/trace", trace::trace))
         .service(get("/schedules", schedules::list))
         .service(on(Method::DELETE, "/schedules/{id}", schedules::cancel))
+        .service(get("/sagas", sagas::list))
+        .service(get("/sagas/definitions", sagas::definitions))
+        .service(get("/sagas/{id}", sagas::one))
+        .service(on(Method::POST, "/sagas/{name}/start", sagas::start))
+        .service(on(Method::POST, "/sagas/{id}/{verb}", sagas::operate))
         .service(get("/state", state::types))
         .service(get("/state/{type}", state::list))
         .service(get("/state/{type}/digest", state::digest))
@@ -153,6 +162,7 @@ fn admin_routes(config: &mut web::ServiceConfig) {
         .service(on(Method::GET, "/services", admin::services::list))
         .service(on(Method::GET, "/services/{name}", admin::services::one))
         .service(on(Method::POST, "/services/{name}/{command}", admin::services::operate))
+        .service(on(Method::POST, "/sagas/{verb}", sagas::operate_many))
         .service(on(Method::GET, "/sync", admin::sync::list))
         .service(on(Method::POST, "/sync/{service}/{command}", admin::sync::operate))
         .service(on(Method::GET, "/deliveries", admin::deliveries::list))

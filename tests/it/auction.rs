@@ -28,12 +28,17 @@ struct House {
 
 impl House {
     fn open() -> Self {
+        Self::open_with(&[])
+    }
+
+    fn open_with(variables: &[(&str, &str)]) -> Self {
         // The services and the server know each other's addresses.
         let mut server = Server::builder().start();
         let services = Example::start(server.addr());
         server.terminate();
         let spec = server.spec().env("EVENT_HANDLER_CONFIG", example("event-handler.toml").display());
         let spec = services.variables.iter().fold(spec, |spec, (name, url)| spec.env(name, url));
+        let spec = variables.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         let server = spec.env("PORT", server.addr().port()).start();
         let url =
             services.variables.iter().find(|(name, _)| name == "AUCTION_MANAGER_URL").expect("the manager").1.clone();
@@ -220,6 +225,76 @@ fn the_services_take_part_in_sagas_and_fail_as_they_are_told() {
     assert_eq!((probe("d"), undo("c"), made()), (404, 200, 0), "what hangs does nothing");
 }
 
+/// Settles an auction while a service is in a mode, until it is well again after the first event of this name. Returns how
+/// the saga ends, how many things each service has made then, and what the auction is.
+fn settle(service: &str, mode: &str, until: &str) -> (String, [usize; 4], Value) {
+    let timeout = if mode == "slow" { "10s" } else { "500ms" };
+    let house = House::open_with(&[("EVENT_HANDLER__DELIVERY__TIMEOUT", timeout)]);
+    house.start(&json!(7), 600.0, 0.0);
+    assert_eq!(house.bid("ada", 100).status, 200);
+    house.services.switch(service, mode);
+    let ends_at = house.auction(&json!(7))["ends_at"].clone();
+    house.server.publish("auction.end_due", json!({ "auction_id": 7, "ends_at": ends_at }));
+    eventually(until, || (!house.payloads(until).is_empty()).then_some(()));
+    house.services.switch(service, "ok");
+    let end = eventually("the saga ends", || {
+        let ends = ["completed", "compensated", "aborted", "needs_operator"].into_iter();
+        ends.map(str::to_owned).find(|end| !house.payloads(&format!("$sys.saga.{end}")).is_empty())
+    });
+    let state = eventually("the auction knows of it", || {
+        let state = house.auction(&json!(7))["state"].clone();
+        (state != "ended").then_some(state)
+    });
+    let report = house.services.report();
+    let made = ["auction-manager", "stream-manager", "shape-l2", "eliza"].map(|name| report[name]["made"].clone());
+    (end, made.map(|things| things.as_array().expect("a list").len()), state)
+}
+
+#[test]
+fn an_auction_is_settled_though_services_fail() {
+    for (service, mode, until) in [
+        ("eliza", "ok", "auction.ended"),
+        ("stream-manager", "slow", "transfer.done"),
+        ("shape-l2", "lose", "auction.settled"),
+        ("eliza", "refuse", "transfer.done"),
+        ("auction-manager", "flap", "auction.settled"),
+    ] {
+        let (end, made, state) = settle(service, mode, until);
+        assert_eq!((end.as_str(), made, &state), ("completed", [1; 4], &json!("settled")), "{service} {mode}");
+    }
+}
+
+#[test]
+fn an_auction_that_cannot_be_settled_leaves_nothing() {
+    for (service, mode, until) in [
+        ("shape-l2", "decline", "$sys.saga.compensated"),
+        ("shape-l2", "hang", "$sys.saga.compensating"),
+        ("stream-manager", "refuse", "$sys.saga.compensated"),
+        ("stream-manager", "error", "$sys.saga.compensating"),
+    ] {
+        let (end, made, state) = settle(service, mode, until);
+        assert_eq!((end.as_str(), made, &state), ("compensated", [0; 4], &json!("unsettled")), "{service} {mode}");
+    }
+}
+
+#[test]
+fn an_auction_is_settled_though_the_server_is_killed() {
+    let mut house = House::open();
+    house.services.switch("shape-l2", "refuse");
+    house.start(&json!(7), 600.0, 0.0);
+    assert_eq!(house.bid("ada", 100).status, 200);
+    let ends_at = house.auction(&json!(7))["ends_at"].clone();
+    house.server.publish("auction.end_due", json!({ "auction_id": 7, "ends_at": ends_at }));
+    eventually("it has begun", || (!house.payloads("$sys.saga.started").is_empty()).then_some(()));
+    house.server = kill_and_start(house.server);
+    house.services.switch("shape-l2", "ok");
+    eventually("it is settled", || (house.auction(&json!(7))["state"] == "settled").then_some(()));
+    let report = house.services.report();
+    for service in ["auction-manager", "stream-manager", "shape-l2", "eliza"] {
+        assert_eq!(report[service]["made"].as_array().map(Vec::len), Some(1), "{service}: {report}");
+    }
+}
+
 /// The command with which one begins.
 #[test]
 fn one_command_tells_of_an_auction_from_its_schedule_on() {
@@ -243,12 +318,17 @@ fn one_command_tells_of_an_auction_from_its_schedule_on() {
         "bids 120: taken",
         "the end is due",
         "the auction has ended: ",
-        "bids 500: refused, too late",
+        "settle-auction 7 started",
+        "the auction is settled",
+        "settle-auction 7 completed",
+        "auction 7 is settled",
     ] {
         let found = lines[at..].iter().position(|line| line.contains(expected));
         at += found.unwrap_or_else(|| panic!("{expected:?} is not told after line {at}:\n{told}\n{said}")) + 1;
     }
-    assert!(told.contains("bids 90: refused, too low"), "{told}");
+    for refused in ["bids 90: refused, too low", "bids 500: refused, too late"] {
+        assert!(told.contains(refused), "{told}");
+    }
 }
 
 /// How a simulation ends, and which requests it makes.

@@ -100,7 +100,7 @@ fn what_prometheus_is_told_is_true() {
         .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| word.starts_with("event_handler_"))
         .collect();
-    assert_eq!(metrics.len(), 5);
+    assert_eq!(metrics.len(), 6);
     for metric in metrics {
         assert!(protocol.contains(&format!("| `{metric}` |")), "{metric} is no metric");
     }

@@ -85,7 +85,7 @@ fn a_definition_that_cannot_be_run_is_refused_with_file_place_and_reason() {
             "s.toml: sagas[1].version: 1 of saga \"settle-auction\" is there already",
         ),
         (format!("x = 1\n{AUCTION}"), true, "s.toml: x: is unknown"),
-        ("sagas = 7".to_owned(), true, "s.toml: sagas must be tables"),
+        ("sagas = 7".to_owned(), true, "s.toml: sagas: must be tables"),
         ("[[sagas]]\nname = 7".to_owned(), true, "s.toml: sagas[0].saga: invalid type"),
         ("[[".to_owned(), true, "s.toml: TOML parse error"),
     ] {

@@ -12,6 +12,7 @@ mod nodes;
 mod publish;
 mod relay;
 mod resume;
+mod sagas;
 mod stall;
 mod start;
 mod state;
@@ -99,6 +100,12 @@ pub const ALL: &[Scenario] = &[
         about: "clients that come back and ask for what they missed, up to 5,000 at once while publishing goes on",
         takes: Subject::is_sqlite,
         run: resume::run,
+    },
+    Scenario {
+        name: "sagas",
+        about: "sagas of three calls, replies that are awaited, and many instances that wait",
+        takes: Subject::is_event_handler,
+        run: sagas::run,
     },
     Scenario {
         name: "stall",

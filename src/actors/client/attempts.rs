@@ -23,6 +23,7 @@ use crate::protocol::webhook::{
     Attempted, IDEMPOTENCY_KEY, Recipient as To, SigningKey, TraceIds, delivery_request, sign,
 };
 use crate::storage::{Outcome, Write};
+use crate::telemetry::faults::{self, FaultPoint};
 
 /// How many errors are remembered.
 const MAX_ERRORS: usize = 8;
@@ -195,11 +196,15 @@ impl Client {
             let marked = self.parts.persistence.commit_all(self.fence(), vec![Write::BeginCalls(vec![call])]);
             async move { marked?.await.ok()?.ok() }
         });
+        let is_marked = mark.is_some();
         actix_rt::spawn(async move {
             if let Some(mark) = mark
                 && mark.await.is_none_or(|outcomes| outcomes != [Outcome::Changed(true)])
             {
                 return attempting.end(AttemptEnd::Unmarked);
+            }
+            if is_marked {
+                faults::kill_at(FaultPoint::CallKilledBefore);
             }
             let attempt = poster.ask(method, &path, &headers, body, max_answer_bytes).await;
             attempting.end(AttemptEnd::Posted(attempt));

@@ -23,6 +23,7 @@ use crate::domain::call::{Attempted, CallEnd, CallId, Judged};
 use crate::domain::event::Timestamp;
 use crate::protocol::delivery_request::Headers;
 use crate::storage::{CallOutcome, CallRequest, CallSettled, ClaimedCall, StoreError};
+use crate::telemetry::faults::{self, FaultPoint};
 
 /// Calls in hand or under way. With half of them, more are read.
 const MAX_CALLS: usize = 128;
@@ -79,6 +80,8 @@ impl Client {
             return;
         }
         self.calls.is_reading = true;
+        // What is said from now on is of calls that the page may not have.
+        self.calls.may_have_more = false;
         self.calls.settled_meanwhile.clear();
         let (reader, at) = (self.parts.reader.clone(), now());
         let page = async move {
@@ -91,8 +94,8 @@ impl Client {
     fn take_calls(&mut self, page: Result<(Vec<ClaimedCall>, Option<Timestamp>), StoreError>, ctx: &mut Context<Self>) {
         self.calls.is_reading = false;
         // A read that failed is made again with the next tick.
-        let Ok((due, next)) = page else { return };
-        self.calls.may_have_more = !due.is_empty() || next.is_some();
+        let Ok((due, next)) = page else { return self.calls.may_have_more = true };
+        let has_missed = std::mem::replace(&mut self.calls.may_have_more, !due.is_empty() || next.is_some());
         for call in due {
             let is_seen = self.calls.known.contains_key(&call.id) || self.calls.settled_meanwhile.contains(&call.id);
             if !is_seen && self.calls.known.len() < MAX_CALLS {
@@ -101,6 +104,10 @@ impl Client {
         }
         if let Some(next) = next {
             self.look_for_calls_at(next, ctx);
+        }
+        if has_missed {
+            self.calls.may_have_more = true;
+            self.look_for_calls(ctx);
         }
         self.pump(ctx);
     }
@@ -130,6 +137,9 @@ impl Client {
     }
 
     fn call_answered(&mut self, id: CallId, answer: Result<Answer, RecvError>, ctx: &mut Context<Self>) {
+        if matches!(answer, Ok(Answer::Answered { .. })) {
+            faults::kill_at(FaultPoint::CallKilledAfter);
+        }
         let (status, error, attempted, content) = match answer {
             Ok(Answer::Answered { status, content }) => {
                 let is_whole = content.end != BodyEnd::BrokenOff;

@@ -151,3 +151,21 @@ async fn what_cannot_be_sent_is_known_not_to_be_done() {
     }
     assert_eq!(fixture.ended(2).await.len(), 2, "what was cancelled is not told");
 }
+
+/// What is made while the client reads is not in its page, and is not to wait for ever.
+#[actix_rt::test]
+async fn what_is_made_during_a_read_is_found() {
+    let (addr, _requests) = post_tests::serve_always(OK);
+    let fixture = Fixture::new(&format!("http://{addr}")).await;
+    fixture.start().await;
+    let mut place = 0;
+    for n in 0..400 {
+        fixture.write(Write::MakeCalls(vec![call(&format!("call{n}"))])).await;
+        // The next one is made as soon as this has ended, as by a saga: then the client looks for others.
+        place = loop {
+            if let Some(ended) = fixture.reader.ended_calls(place, 1).await.expect("calls").pop() {
+                break ended.place;
+            }
+        };
+    }
+}

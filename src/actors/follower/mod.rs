@@ -79,7 +79,8 @@ pub trait Fold {
     ) -> impl Future<Output = Result<Option<Vec<Write>>, Self::Error>>;
 
     /// Does a little of what there is to do besides. Returns in what time there is more. None: as above.
-    fn beside(&mut self) -> impl Future<Output = Result<Option<Duration>, Self::Error>> {
+    fn beside(&mut self, fence: &Fence) -> impl Future<Output = Result<Option<Duration>, Self::Error>> {
+        let _ = fence;
         std::future::ready(Ok(Some(LOOK_INTERVAL)))
     }
 
@@ -173,7 +174,7 @@ impl Follower {
             if is_due && !self.store(&mut course, &held.fence, writes).await {
                 return Ok(Some(()));
             }
-            let Some(more) = fold.beside().await? else { return Ok(Some(())) };
+            let Some(more) = fold.beside(&held.fence).await? else { return Ok(Some(())) };
             if is_idle {
                 fold.calm();
                 // If it is to stop, that is seen above, and the position stored.

@@ -91,18 +91,16 @@ impl Replies {
         self.others.len() + usize::from(!self.publishes.is_empty()) > 1
     }
 
-    /// Splits a transaction: one group of all publishes, and one for each other request.
+    /// Splits a transaction: one group of all publishes, and one for each other request, which is one of its parts.
     pub fn apart(self, group: Group) -> Vec<(Group, Self)> {
-        let (mut writes, mut fences) = (group.writes.into_iter(), group.fences.into_iter().peekable());
-        let mut begin = self.publishes.iter().map(|(count, _)| count).sum();
-        let appends: Vec<Write> = writes.by_ref().take(begin).collect();
+        let mut writes = group.writes.into_iter();
+        let published = self.publishes.iter().map(|(count, _)| count).sum();
+        let appends: Vec<Write> = writes.by_ref().take(published).collect();
         let mut groups = vec![(appends.into(), Self { publishes: self.publishes, others: Vec::new() })];
-        for (count, reply) in self.others {
-            let fence = fences.next_if(|(_, part)| part.start == begin).map(|(fence, _)| fence);
+        for ((count, reply), part) in self.others.into_iter().zip(group.parts) {
             let mut group = Group::default();
-            group.extend(fence, writes.by_ref().take(count));
+            group.extend(part.fence, writes.by_ref().take(count));
             groups.push((group, Self { publishes: Vec::new(), others: vec![(count, reply)] }));
-            begin += count;
         }
         groups
     }

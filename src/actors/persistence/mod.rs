@@ -80,6 +80,8 @@ pub struct PersistenceParts {
     pub services: ServiceSlots,
     /// Notified when dead letters of consumers were reopened.
     pub renewed: Arc<tokio::sync::Notify>,
+    /// Notified when calls have ended.
+    pub ended_calls: Arc<tokio::sync::Notify>,
     pub position: Arc<LogPosition>,
     pub cluster: Arc<Cluster>,
     pub backlog: Arc<Backlog>,
@@ -115,7 +117,11 @@ impl Persistence {
             Arc::clone(&parts.metrics),
         );
         Self {
-            registry: ServiceRegistry::new(Arc::clone(&parts.services), Arc::clone(&parts.renewed)),
+            registry: ServiceRegistry::new(
+                Arc::clone(&parts.services),
+                Arc::clone(&parts.renewed),
+                Arc::clone(&parts.ended_calls),
+            ),
             parts,
             watch,
             placement: Placement::default(),

@@ -13,8 +13,8 @@ use crate::domain::lease::Fence;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Routes, ServiceId};
 use crate::storage::{
-    Committed, DeliveryOutcome, NewService, Orphan, OrphanAction, OrphansSettled, Outcome, Renewed, Settled,
-    StoreError, Write, Writer,
+    CallSettled, Committed, DeliveryOutcome, NewService, Orphan, OrphanAction, OrphansSettled, Outcome, Renewed,
+    Settled, StoreError, Write, Writer,
 };
 
 /// Most schedules that are appended in one transaction.
@@ -25,6 +25,8 @@ pub struct ServiceRegistry {
     slots: ServiceSlots,
     /// Notified when dead letters of consumers were reopened.
     renewed: Arc<Notify>,
+    /// Notified when calls have ended.
+    ended_calls: Arc<Notify>,
     routes: Option<Routes>,
     /// When the next schedule is due; `None` if nothing is scheduled.
     next_schedule: Option<Timestamp>,
@@ -46,10 +48,11 @@ struct Counted {
 }
 
 impl ServiceRegistry {
-    pub fn new(slots: ServiceSlots, renewed: Arc<Notify>) -> Self {
+    pub fn new(slots: ServiceSlots, renewed: Arc<Notify>, ended_calls: Arc<Notify>) -> Self {
         Self {
             slots,
             renewed,
+            ended_calls,
             routes: None,
             next_schedule: None,
             counted: HashMap::new(),
@@ -144,6 +147,11 @@ impl ServiceRegistry {
                     let services = new.iter().filter_map(|call| self.slot(call.service));
                     services.for_each(|slot| slot.wake_for_calls());
                 }
+                (Write::SettleCalls(ended), Outcome::Saved)
+                    if ended.iter().any(|call| matches!(call.settled, CallSettled::Ended { .. })) =>
+                {
+                    self.ended_calls.notify_one();
+                }
                 (Write::HurryCalls { .. }, Outcome::Saved) => {
                     self.slots.iter().for_each(|slot| slot.wake_for_calls());
                 }
@@ -203,6 +211,7 @@ impl ServiceRegistry {
         }
         slot.set(&writer.pending(service)?);
         slot.wake_for_renewed();
+        slot.wake_for_calls();
         let next = Instant::now() + INTERVAL.max(begin.elapsed() * SHARE);
         self.counted.insert(service, Counted { generation, is_stale: false, next });
         Ok(())
@@ -225,7 +234,9 @@ impl ServiceRegistry {
                 let Some(slot) = self.slot(*id) else { continue };
                 slot.set(&writer.pending(*id)?);
                 slot.wake_for_renewed();
+                slot.wake_for_calls();
             }
+            self.ended_calls.notify_one();
             self.is_in_doubt = false;
         }
         Ok(())

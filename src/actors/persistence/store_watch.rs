@@ -8,7 +8,7 @@ use crate::actors::log_position::LogPosition;
 use crate::actors::remembered::Remembered;
 use crate::domain::event::LogBounds;
 use crate::storage::{StoreError, StoreErrorKind, StoreOptions, Writer};
-use crate::telemetry::health::StoreHealth;
+use crate::telemetry::health::{StoreHealth, Unusable};
 use crate::telemetry::metrics::Metrics;
 
 /// How often a working store is checked.
@@ -71,7 +71,7 @@ impl StoreWatch {
         self.metrics.store_errors.with_label_values(&[error.kind.as_str()]).inc();
         if error.kind == StoreErrorKind::Unusable {
             // This ends the process, which logs the reason.
-            self.health.set_unusable(&error.message);
+            self.health.set_unusable(Unusable::Store(error.message.clone()));
         } else if self.last_error.as_ref().map(|a| a.kind) != Some(error.kind) {
             log::error!(reason = error.kind.as_str(), error:% = error; "store unavailable, publishes are refused until it works again");
         }

@@ -255,7 +255,7 @@ impl Simulation {
 
     fn carry_out(&mut self, of: usize, who: &str, effect: Effect) -> Result<(), Failure> {
         match effect {
-            Effect::Call { step, operation, request } => {
+            Effect::Call { step, operation, request, .. } => {
                 let body = request.body.as_ref().map_or("", Json::as_str);
                 self.print(who, format_args!("  -> POST {}{} {body}", request.service, request.path))?;
                 let asked = if operation == Operation::Action { Asked::Action } else { Asked::Compensation };
@@ -263,12 +263,18 @@ impl Simulation {
                 let input = self.call_ended(of, step, operation, answer);
                 self.pending.push_back((self.now, Pending::Input { of, input }));
             }
-            Effect::Probe { step, service, path, at } => {
-                self.print(who, format_args!("  -> GET {service}{path}"))?;
-                let answer = match self.answer(of, step, Asked::Probe) {
-                    Answer { status: Some(200), body } => ProbeAnswer::Done(body),
-                    Answer { status: Some(404), .. } => ProbeAnswer::NotDone,
-                    _ => ProbeAnswer::Unclear,
+            Effect::Probe { step, service, path, mut at, every, until } => {
+                let answer = loop {
+                    self.print(who, format_args!("  -> GET {service}{path}"))?;
+                    match self.answer(of, step, Asked::Probe) {
+                        Answer { status: Some(200), body } => break ProbeAnswer::Done(body),
+                        Answer { status: Some(404), .. } => break ProbeAnswer::NotDone,
+                        _ if at.plus(every) >= until => {
+                            at = until;
+                            break ProbeAnswer::Unclear;
+                        }
+                        _ => at = at.plus(every),
+                    }
                 };
                 self.pending.push_back((at, Pending::Input { of, input: Input::Probed { step, answer } }));
             }

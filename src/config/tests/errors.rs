@@ -40,7 +40,7 @@ fn errors_in_a_file_are_one_line() {
         ),
         (
             "\"a\\nb\" = 1",
-            "a\\nb: unknown key (known: access, admin, consumers, delivery, environment, limits, log, node, publish, redis, retention, server, service_urls, state, store, subscribe, supervision, sync, system)",
+            "a\\nb: unknown key (known: access, admin, consumers, delivery, environment, limits, log, node, orchestration, publish, redis, retention, server, service_urls, state, store, subscribe, supervision, sync, system)",
         ),
         ("[server]\n\nport = x", "line 3, column 8: string values must be quoted, expected literal string"),
         ("port = 1\nport = 2", "line 2, column 1: duplicate key"),
@@ -84,7 +84,7 @@ fn errors_elsewhere_name_the_variable_or_flag() {
         (
             &[],
             &[("", "1")],
-            "--set: : unknown key (known: access, admin, consumers, delivery, environment, limits, log, node, publish, redis, retention, server, service_urls, state, store, subscribe, supervision, sync, system)",
+            "--set: : unknown key (known: access, admin, consumers, delivery, environment, limits, log, node, orchestration, publish, redis, retention, server, service_urls, state, store, subscribe, supervision, sync, system)",
         ),
     ];
     for (environment, overrides, line) in cases {
@@ -217,6 +217,7 @@ fn errors_of_services_name_them() {
         ("secrets = [1]", "services.a.secrets[0]: must be a list of texts"),
         ("headers = { Host = \"x\" }", r#"services.a.headers: "Host" is set by the Event Handler itself"#),
         ("headers = { webhook-id = \"x\" }", r#"services.a.headers: "webhook-id" is set by the Event Handler itself"#),
+        ("headers = { Saga-Id = \"x\" }", r#"services.a.headers: "Saga-Id" is set by the Event Handler itself"#),
         ("headers = { \"a b\" = \"x\" }", r#"services.a.headers: "a b" is not the name of a header"#),
         ("headers = { a = \"\\n\" }", r#"services.a.headers: "a" must have a value of visible ASCII"#),
         ("headers = { a = \"1\", A = \"2\" }", r#"services.a.headers: "a" is given twice"#),
@@ -244,4 +245,87 @@ fn errors_of_services_name_them() {
     let name = "environment variable EVENT_HANDLER__SERVICES__A: services.a: is a section, not a key";
     assert_eq!(error_of(&[("EVENT_HANDLER__SERVICES__A", "x")], &[]), name);
     assert_eq!(error_of(&[], &[("services.a.timeout", "9s")]), "--set: services.a.url: is required");
+}
+
+const SAGA: &str = "[[sagas]]\nname = \"pay\"\nversion = 1\ntrigger = { event = \"order.made\" }\ncorrelation = \"/id\"\n\
+                    [[sagas.steps]]\nname = \"rest\"\nwait = \"1m\"\n";
+
+/// A configuration file of this text, beside files of sagas.
+fn with_sagas(text: &str, files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Config, ConfigError>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("prod.toml");
+    std::fs::write(&path, text).unwrap();
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let config = load(Some(&path), &[], &[]);
+    (dir, config)
+}
+
+#[test]
+fn sagas_are_read_from_the_configuration_and_from_the_files_beside_it() {
+    let second = SAGA.replace("version = 1", "version = 2");
+    let again = "# the same\n".to_owned() + &SAGA.replace("name = \"pay\"\nversion = 1", "version = 3\nname = \"pay\"");
+    let files = [("sagas/b.toml", &*second), ("sagas/a.toml", &again), ("sagas/.x.toml", "x"), ("sagas/c.txt", "x")];
+    let (_dir, config) = with_sagas(SAGA, &files);
+    let config = config.unwrap();
+    let read: Vec<_> = config.sagas.iter().map(|saga| (&*saga.definition.name, saga.definition.version)).collect();
+    assert_eq!(read, [("pay", 1), ("pay", 3), ("pay", 2)]);
+    assert_eq!(config.sagas[1].text.replace("\"version\":3", "\"version\":1"), config.sagas[0].text);
+    assert!(config.to_toml_redacted().contains("\n# saga \"pay\", version 3: "));
+    assert!(config.sagas[2].error("other").to_string().ends_with("sagas/b.toml: sagas[0].version: other"));
+    let (_dir, without) = with_sagas("", &[]);
+    assert_eq!(config.differences(&without.unwrap()), ["sagas.pay"]);
+    assert_eq!(with_sagas("[orchestration]\ndir = \"\"", &[("sagas/a.toml", "x")]).1.unwrap().sagas.len(), 0);
+    let (_dir, elsewhere) = with_sagas("[orchestration]\ndir = \"more/sagas\"", &[("more/sagas/a.toml", SAGA)]);
+    assert_eq!(elsewhere.unwrap().sagas.len(), 1);
+}
+
+#[test]
+fn errors_in_sagas_name_file_place_and_reason() {
+    let circle = SAGA.replace("wait = \"1m\"", "publish = { event = \"order.paid\", payload = {} }")
+        + &SAGA
+            .replace("pay", "ship")
+            .replace("order.made", "order.paid")
+            .replace("wait = \"1m\"", "publish = { event = \"order.made\", payload = {} }");
+    let call = SAGA.replace("wait = \"1m\"", "call = { service = \"bank\", path = \"/\" }");
+    for (text, files, said) in [
+        (
+            &*SAGA.replace("1m", "soon").replace("wait", "wiat"),
+            vec![],
+            "prod.toml: sagas[0].saga: unknown field `wiat`",
+        ),
+        ("sagas = 1", vec![], "prod.toml: sagas: must be tables: [[sagas]]"),
+        (&call, vec![], "prod.toml: sagas[0].steps[0].call.service: there is no service \"bank\""),
+        ("", vec![("sagas/a.toml", &*call)], "sagas/a.toml: sagas[0].steps[0].call.service: there is no service"),
+        (
+            SAGA,
+            vec![("sagas/a.toml", SAGA)],
+            "sagas/a.toml: sagas[0].version: 1 of saga \"pay\" is there already: sagas[0] of ",
+        ),
+        ("", vec![("sagas/a.toml", "[[")], "sagas/a.toml: TOML parse error"),
+        ("", vec![("sagas/a.toml", "[x]")], "sagas/a.toml: x: is unknown"),
+        (
+            &circle,
+            vec![],
+            "prod.toml: sagas[0].trigger.event: the saga would begin itself: pay, which begins ship, which begins pay",
+        ),
+        (
+            &SAGA.replace("order.made", "$sys.>"),
+            vec![],
+            "prod.toml: sagas[0].trigger.event: \"$sys.>\" matches what is told",
+        ),
+        ("[orchestration]\ndir = \"none\"", vec![], "prod.toml: orchestration.dir: "),
+        (
+            "[orchestration]\nkeep = \"0s\"",
+            vec![],
+            "prod.toml: orchestration.keep: must be between 1s and 3650d, not 0s",
+        ),
+        ("[orchestration]\nmax_instances = 0", vec![], "prod.toml: orchestration.max_instances: must be between"),
+    ] {
+        let error = with_sagas(text, &files).1.unwrap_err().to_string();
+        assert!(error.contains(said) && !error.contains('\n'), "{error:?} and not {said:?}");
+    }
 }

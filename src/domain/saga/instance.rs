@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bytestring::ByteString;
 
 use super::correlation::Correlation;
-use super::definition::{Definition, StepIndex};
+use super::definition::{Definition, OnFailure, StepIndex};
 use super::journal::{CallReport, Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor};
 use super::json::Json;
 use crate::domain::call::CallEnd;
@@ -211,6 +211,11 @@ impl Instance {
         }
     }
 
+    /// Whether it has its correlation value for itself.
+    pub fn holds(&self) -> bool {
+        self.started_at.is_some() && !matches!(self.phase, Phase::Ended(_))
+    }
+
     /// When something is due that nobody else brings.
     pub fn due(&self) -> Option<Timestamp> {
         if self.is_paused || !matches!(self.phase, Phase::Forward) {
@@ -219,6 +224,17 @@ impl Instance {
         let waits = self.steps.iter().filter_map(|step| step.waits);
         let timed = waits.filter(|(on, _)| *on != WaitsFor::Probe).map(|(_, until)| until);
         timed.chain(self.deadline_at).min()
+    }
+
+    /// The steps that keep it from going on, if an operator is needed.
+    pub fn stuck(&self, definition: &Definition) -> Vec<StepIndex> {
+        let is_stuck = |step: &StepIndex| match self.steps[*step].state {
+            StepState::CompensationFailed => true,
+            StepState::Failed => !self.is_undoing && definition.steps[*step].on_failure != OnFailure::Continue,
+            StepState::Unknown => !self.is_undoing,
+            _ => false,
+        };
+        (0..self.steps.len()).filter(is_stuck).collect()
     }
 
     /// What templates and conditions see: a JSON object. `of` is the step that `steps.SELF` stands for.

@@ -1,6 +1,8 @@
 //! The journal of an instance: what has happened and what was decided, in order. It is the only state; replayed, it
 //! gives the instance.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::definition::StepIndex;
@@ -13,6 +15,21 @@ use crate::domain::event::{EventId, Timestamp};
 pub struct Entry {
     pub at: Timestamp,
     pub fact: Fact,
+}
+
+/// In the place of the id of an event: the newest one when the entry is stored, which only the store knows.
+pub const AT_COMMIT: EventId = EventId::MAX;
+
+impl Fact {
+    /// The entry as it is stored after the event `last`.
+    pub fn stored_after(&self, last: EventId) -> Cow<'_, Self> {
+        match self {
+            Self::Begun { step, after: AT_COMMIT, undo } => {
+                Cow::Owned(Self::Begun { step: *step, after: last, undo: undo.clone() })
+            }
+            _ => Cow::Borrowed(self),
+        }
+    }
 }
 
 /// What an entry says.
@@ -50,6 +67,31 @@ pub enum Fact {
     Decided { decision: Decision, reason: String },
     /// The instance has ended.
     Finished { end: InstanceEnd },
+}
+
+impl Fact {
+    /// The steps that it is about.
+    pub fn steps(&self) -> impl Iterator<Item = StepIndex> {
+        let (one, many): (Option<StepIndex>, &[StepIndex]) = match self {
+            Self::Begun { step, .. }
+            | Self::Skipped { step }
+            | Self::Called(CallReport { step, .. })
+            | Self::Waiting { step, .. }
+            | Self::Replied { step, .. }
+            | Self::NotDone { step }
+            | Self::Ended { step, .. }
+            | Self::Undoing { step }
+            | Self::Undone { step, .. }
+            | Self::LateReply { step, .. } => (Some(*step), &[]),
+            Self::Decided { decision: Decision::Retry { steps } | Decision::Skip { steps, .. }, .. } => (None, steps),
+            Self::Decided { decision: Decision::Pause | Decision::Resume, .. }
+            | Self::Started
+            | Self::Compensating { .. }
+            | Self::NeedsOperator { .. }
+            | Self::Finished { .. } => (None, &[]),
+        };
+        one.into_iter().chain(many.iter().copied())
+    }
 }
 
 /// What is known of a call of a step that has ended, after all its attempts.

@@ -231,7 +231,7 @@ impl World {
 
     fn effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Call { step, operation, request } => {
+            Effect::Call { step, operation, request, .. } => {
                 let is_under_way = |other: &UnderWay| matches!(other, UnderWay::Call { step: s, .. } if *s == step);
                 assert!(!self.under_way.iter().any(is_under_way), "one call of a step at a time");
                 if operation == Operation::Action {

@@ -165,3 +165,23 @@ fn places_are_not_given_out_again_and_a_call_can_be_hurried() {
         assert_eq!(ended(&reader, 1).iter().map(|told| told.place).collect::<Vec<_>>(), [2]);
     });
 }
+
+#[test]
+fn of_the_outcomes_of_a_call_the_first_end_counts() {
+    on_both(|store| {
+        let (mut writer, reader) = (store.writer(), store.reader());
+        write(&mut writer, vec![Write::MakeCalls(vec![call(1, "s", "a"), call(1, "s", "b")])]);
+        let ids: Vec<CallId> = due(&reader, NOON).iter().map(|claimed| claimed.id).collect();
+        let again = |id| outcome(id, CallSettled::Again(NOON.plus(SECOND)));
+        let refused = outcome(ids[1], CallSettled::Ended { end: CallEnd::Refused, answer: None });
+        write(
+            &mut writer,
+            vec![Write::SettleCalls(vec![again(ids[1]), done(ids[1]), refused, again(ids[0]), again(99)])],
+        );
+        let told = ended(&reader, 0);
+        assert_eq!((told.len(), told[0].place, told[0].end, told[0].tag.as_str()), (1, 1, CallEnd::Done, "b"));
+        assert!(due(&reader, NOON).is_empty());
+        let waiting = due(&reader, NOON.plus(SECOND));
+        assert_eq!((tags(&waiting), &waiting[0].call.request), (vec!["a"], &call(1, "s", "a").request));
+    });
+}

@@ -13,6 +13,8 @@ mod outbox_plans;
 mod plans;
 mod read;
 mod retention;
+mod saga_plans;
+mod sagas;
 mod set_back;
 mod status;
 mod syncs;

@@ -67,12 +67,12 @@ impl RunQueryDsl<SqliteConnection> for SqlitePlan {}
 impl RunQueryDsl<PgConnection> for Plan {}
 
 /// The plans of all statements that `work` executes.
-fn plans<T>(store: &Store, work: impl FnOnce(&mut Connection) -> Result<T, StoreError>) -> Vec<String> {
+pub(super) fn plans<T>(store: &Store, work: impl FnOnce(&mut Connection) -> Result<T, StoreError>) -> Vec<String> {
     plans_with(store, "", work)
 }
 
 /// Like [`plans`], with the types of the parameters for PostgreSQL. The transaction is rolled back.
-fn plans_with<T>(
+pub(super) fn plans_with<T>(
     store: &Store,
     types: &str,
     work: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
@@ -115,7 +115,7 @@ fn plans_with<T>(
 }
 
 /// Checks that each plan uses `index`, scans no table and sorts nothing.
-fn check(plans: &[String], index: &str) {
+pub(super) fn check(plans: &[String], index: &str) {
     assert!(!plans.is_empty(), "no statement");
     for plan in plans {
         assert!(plan.contains(index), "another way than {index}:\n{plan}");

@@ -77,13 +77,14 @@ pub async fn faults() -> Result<HttpResponse, Refusal> {
     answer(&hits.collect::<std::collections::BTreeMap<_, _>>())
 }
 
-/// Makes an actor panic, or arms a fault point for `?times=` failures (0 disarms it).
+/// Makes an actor panic, or arms a fault point for `?times=` failures (0 disarms it), once it was passed `?after=` times.
 #[cfg(feature = "fault-injection")]
 pub async fn fault(req: HttpRequest, name: Path<String>, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let query = Query::parse(&req, &["times"], &[])?;
+    let query = Query::parse(&req, &["times", "after"], &[])?;
     let times = query.read("times", "an integer", |text| text.parse().ok())?;
+    let after = query.read("after", "an integer", |text| text.parse().ok())?;
     if let Some(point) = FaultPoint::ALL.into_iter().find(|point| *point.as_str() == **name) {
-        crate::telemetry::faults::arm(point, times.unwrap_or(1));
+        crate::telemetry::faults::arm(point, times.unwrap_or(1), after.unwrap_or(0));
         return Ok(reply::ok("armed", b"null"));
     }
     edge.parts.actors.supervisor.do_send(PanicChild { kind: name.into_inner() });

@@ -230,6 +230,11 @@ impl Server {
         status.unwrap_or_else(|| panic!("did not exit: {}", self.process.log.text()))
     }
 
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.child.try_wait().expect("a child of ours").is_some()
+    }
+
     /// Starts the same program again on the same folder and database; kills the running one, if any.
     /// It listens on another port, and its log begins anew.
     pub fn restart(&mut self) {
@@ -261,10 +266,11 @@ impl Server {
         self.process.log.text()
     }
 
-    /// A request; to `/admin` with the token that the server has made, if it has.
+    /// A request; to `/admin` and `/sagas` with the token that the server has made, if it has.
     pub fn request(&self, method: &str, path: &str) -> Request {
         let request = Request::new(self.addr, method, path);
-        if path.starts_with("/admin") { request.bearer(self.admin_token()) } else { request }
+        let is_operated = ["/admin", "/sagas"].iter().any(|of| path.starts_with(of));
+        if is_operated { request.bearer(self.admin_token()) } else { request }
     }
 
     /// The token that the server was given by [`Builder::operated`], or has made and keeps beside its data.

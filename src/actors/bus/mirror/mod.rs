@@ -161,7 +161,7 @@ impl Fold for Keeper {
         Ok(self.put(&changed, stand, is_being_built).await?.map(|()| Vec::new()))
     }
 
-    async fn beside(&mut self) -> Result<Option<Duration>, BusError> {
+    async fn beside(&mut self, _: &Fence) -> Result<Option<Duration>, BusError> {
         let now = Instant::now();
         let Some(tenure) = &mut self.tenure else { return Ok(None) };
         if now >= tenure.look_at {

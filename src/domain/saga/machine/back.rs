@@ -56,7 +56,12 @@ impl Deciding<'_> {
         match request {
             Ok(request) => {
                 self.record(Fact::Undoing { step });
-                self.outcome.effects.push(Effect::Call { step, operation: Operation::Compensation, request });
+                self.outcome.effects.push(Effect::Call {
+                    step,
+                    operation: Operation::Compensation,
+                    request,
+                    until: None,
+                });
             }
             Err(Absent(path)) => {
                 let error = Some(format!("template_error: ${{{path}}} is not there"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Deciding, Effect, ProbeAnswer, Told, request};
 use crate::domain::call::CallEnd;
 use crate::domain::event::Timestamp;
-use crate::domain::saga::definition::{Call, OnFailure, OnTrouble, SELF, StepIndex, Work};
+use crate::domain::saga::definition::{Call, OnFailure, OnTrouble, Probe, SELF, StepIndex, Work};
 use crate::domain::saga::instance::{Phase, StepState};
 use crate::domain::saga::journal::{CallReport, Fact, InstanceEnd, Operation, StepEnd, WaitsFor};
 use crate::domain::saga::json::Json;
@@ -44,7 +44,7 @@ impl Deciding<'_> {
             let effect = match &does.work {
                 Work::Call(call) => {
                     let request = request(call, &scope)?;
-                    Some(Effect::Call { step, operation: Operation::Action, request })
+                    Some(Effect::Call { step, operation: Operation::Action, request, until: self.turns_back_at(step) })
                 }
                 Work::Publish { event, payload, key } => {
                     let key = key.as_ref().map(|key| key.fill(&scope)).transpose()?;
@@ -74,6 +74,13 @@ impl Deciding<'_> {
             (_, Some(until)) => self.record(Fact::Waiting { step, on: WaitsFor::Time, until }),
             (_, None) => self.done(step, None),
         }
+    }
+
+    /// When the saga turns back, whatever has become of a step by then.
+    fn turns_back_at(&self, step: StepIndex) -> Option<Timestamp> {
+        let is_past = self.definition.steps[step].is_pivot || self.is_past_pivot(None);
+        let turns_back = self.definition.on_deadline == OnTrouble::Compensate && !is_past;
+        self.instance.deadline_at.filter(|_| turns_back)
     }
 
     /// A step of which a template cannot be filled fails without a call.
@@ -141,36 +148,22 @@ impl Deciding<'_> {
 
     /// Asks what has become of the step, no sooner than `at`. Whether there is a way to ask.
     pub(super) fn ask(&mut self, step: StepIndex, at: Timestamp) -> bool {
-        let Some(timeout) = self.definition.steps[step].probe.as_ref().map(|probe| probe.timeout) else { return false };
-        if !self.probe(step, at) {
-            return false;
-        }
-        let until = self.now.plus(timeout);
+        let Some(Probe { service, path, every, timeout }) = &self.definition.steps[step].probe else { return false };
+        let Ok(path) = path.fill_path(&self.instance.scope(self.definition, None)) else { return false };
+        let (service, every, until) = (service.clone(), *every, self.now.plus(*timeout));
+        self.outcome.effects.push(Effect::Probe { step, service, path, at, every, until });
         self.record(Fact::Waiting { step, on: WaitsFor::Probe, until });
         true
     }
 
-    pub(super) fn probe(&mut self, step: StepIndex, at: Timestamp) -> bool {
-        let Some(probe) = &self.definition.steps[step].probe else { return false };
-        let Ok(path) = probe.path.fill_path(&self.instance.scope(self.definition, None)) else { return false };
-        self.outcome.effects.push(Effect::Probe { step, service: probe.service.clone(), path, at });
-        true
-    }
-
     pub(super) fn probed(&mut self, step: StepIndex, answer: ProbeAnswer) {
-        let Some((WaitsFor::Probe, until)) = self.instance.steps[step].waits else { return };
+        let Some((WaitsFor::Probe, _)) = self.instance.steps[step].waits else { return };
         match answer {
             ProbeAnswer::Done(response) => self.end(step, StepEnd::Succeeded, response, None),
             ProbeAnswer::NotDone if self.instance.steps[step].is_retried => self.record(Fact::NotDone { step }),
             ProbeAnswer::NotDone => {
                 let error = "the service says that it was not done".to_owned();
                 self.end(step, StepEnd::Failed, None, Some(error));
-            }
-            ProbeAnswer::Unclear if self.now < until => {
-                let at = self.now.plus(self.probe_interval(step));
-                if !self.probe(step, at) {
-                    self.end(step, StepEnd::Unknown, None, None);
-                }
             }
             ProbeAnswer::Unclear => {
                 let error = "the service does not say whether it was done".to_owned();

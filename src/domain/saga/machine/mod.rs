@@ -13,6 +13,8 @@ mod forward;
 mod operator;
 mod reply;
 
+use std::time::Duration;
+
 pub use self::reply::verdict_of;
 use super::definition::{Call, Definition, OnTrouble, StepIndex};
 use super::instance::{Instance, Phase};
@@ -30,7 +32,7 @@ pub const MAX_ENTRIES: u32 = 10_000;
 pub enum Input {
     /// It is its turn. `after`: its first steps take replies after this event.
     Start { after: EventId },
-    /// It is not to begin by itself.
+    /// It is not to begin, or to go on, by itself.
     SetAside { reason: String },
     /// A call has ended, after all its attempts.
     CallEnded(CallReport),
@@ -50,7 +52,7 @@ pub enum ProbeAnswer {
     /// It was done, with this response.
     Done(Option<Json>),
     NotDone,
-    /// It says neither.
+    /// It has said neither in all that time.
     Unclear,
 }
 
@@ -72,13 +74,17 @@ pub enum Effect {
         step: StepIndex,
         operation: Operation,
         request: Request,
+        /// It is not sent after this: the saga turns back then.
+        until: Option<Timestamp>,
     },
-    /// Ask what has become of a call, no sooner than this.
+    /// Ask what has become of a call, from `at` on and every so often, until the service says so or time is over.
     Probe {
         step: StepIndex,
         service: String,
         path: String,
         at: Timestamp,
+        every: Duration,
+        until: Timestamp,
     },
     Publish {
         step: StepIndex,
@@ -112,6 +118,19 @@ pub enum Told {
 }
 
 impl Told {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Started,
+        Self::Completed,
+        Self::Compensating,
+        Self::Compensated,
+        Self::Aborted,
+        Self::NeedsOperator,
+        Self::Paused,
+        Self::Resumed,
+        Self::LateReply,
+    ];
+
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -139,7 +158,8 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unfit;
 
-/// Takes an input. The instance has the entries applied then. `log_end`: replies to what begins now come after it.
+/// Takes an input. The instance has the entries applied then. `log_end`: replies to what begins now come after it;
+/// [`AT_COMMIT`](super::journal::AT_COMMIT) where the store says which event that is.
 pub fn decide(
     definition: &Definition,
     instance: &mut Instance,
@@ -175,9 +195,10 @@ impl Deciding<'_> {
                 self.tell(Told::Started, None, None);
             }
             Input::SetAside { reason } => {
-                if self.instance.phase == Phase::Queued {
+                if self.instance.phase != Phase::NeedsOperator {
                     self.needs_operator(None, &reason);
                 }
+                return Ok(());
             }
             Input::CallEnded(report) => {
                 let CallReport { step, operation, outcome, .. } = report;

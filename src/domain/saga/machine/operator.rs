@@ -1,8 +1,8 @@
 //! What operators say.
 
 use super::{Deciding, Effect, Told, Unfit, Verb};
-use crate::domain::saga::definition::{OnFailure, StepIndex};
-use crate::domain::saga::instance::{State, StepState};
+use crate::domain::saga::definition::StepIndex;
+use crate::domain::saga::instance::State;
 use crate::domain::saga::journal::{Decision, Fact, InstanceEnd};
 
 impl Deciding<'_> {
@@ -15,7 +15,11 @@ impl Deciding<'_> {
             }
             Verb::Retry if state == State::NeedsOperator => {
                 let steps = self.stuck();
+                let begins = self.instance.started_at.is_none();
                 self.record(decided(Decision::Retry { steps }));
+                if begins {
+                    self.tell(Told::Started, None, Some(reason));
+                }
             }
             Verb::Skip { result } if state == State::NeedsOperator => {
                 let steps = self.stuck();
@@ -51,14 +55,6 @@ impl Deciding<'_> {
 
     /// The steps that keep it from going on.
     pub(super) fn stuck(&self) -> Vec<StepIndex> {
-        let is_stuck = |step: &StepIndex| match self.instance.steps[*step].state {
-            StepState::CompensationFailed => true,
-            StepState::Failed => {
-                !self.instance.is_undoing && self.definition.steps[*step].on_failure != OnFailure::Continue
-            }
-            StepState::Unknown => !self.instance.is_undoing,
-            _ => false,
-        };
-        (0..self.instance.steps.len()).filter(is_stuck).collect()
+        self.instance.stuck(self.definition)
     }
 }

@@ -1,0 +1,220 @@
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::deliver::{Settings, service};
+use crate::Bench;
+use crate::load::sink::Sink;
+use crate::load::{Latencies, Meter, requests};
+use crate::peers::Subject;
+use crate::report::Row;
+use crate::system::System;
+
+const BATCH: u64 = 1_000;
+/// Sagas of one measurement, for each second of it.
+const SAGAS_PER_SECOND: f64 = 2_000.0;
+/// Without a call for so long, a measurement is given up.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Replies of which the latency is measured.
+const REPLIES: u64 = 300;
+
+const SAGAS: &str = r#"
+[[sagas]]
+name = "three"
+version = 1
+trigger = { event = "three" }
+correlation = "/n"
+steps = [
+    { name = "a", call = { service = "s", path = "/a", body = { n = "${trigger.payload.n}" } } },
+    { name = "b", call = { service = "s", path = "/b", body = { n = "${trigger.payload.n}" } } },
+    { name = "c", call = { service = "s", path = "/c", body = { n = "${trigger.payload.n}" } } },
+]
+
+[[sagas]]
+name = "awaits"
+version = 1
+trigger = { event = "awaits" }
+correlation = "/n"
+steps = [
+    { name = "a", wait = "1ms", await = { event = "reply", correlation = "/n", timeout = "1d" } },
+    { name = "b", call = { service = "s", path = "/b" } },
+]
+"#;
+
+pub fn run(bench: &Bench, subject: &Subject) -> io::Result<Vec<Row>> {
+    let directory = bench.scratch("sagas")?;
+    let sagas = (bench.duration.as_secs_f64() * SAGAS_PER_SECOND) as u64;
+    let sagas = sagas.next_multiple_of(BATCH);
+    let sink = Sink::start()?;
+    let system = start(bench, subject, &sink, directory.path(), None)?;
+    let mut rows = vec![three_steps("3 steps", &system, &sink, sagas)?, replies("a reply", &system, &sink, 0)?];
+    let waiting = if bench.is_quick() { 10_000 } else { 1_000_000 };
+    make(system.addr, "awaits", BATCH..BATCH + waiting)?;
+    await_state(&system, "waiting", waiting)?;
+    rows.push(three_steps(&format!("3 steps, {waiting} wait"), &system, &sink, sagas)?);
+    rows.push(replies(&format!("a reply, {waiting} wait"), &system, &sink, 2 * BATCH)?);
+    rows.push(idle(&system, &format!("{waiting} wait"))?);
+    drop(system);
+    if subject.is_sqlite() {
+        rows.push(recovery(bench, subject)?);
+    }
+    Ok(rows)
+}
+
+fn start(bench: &Bench, subject: &Subject, sink: &Sink, directory: &Path, store: Option<&Path>) -> io::Result<System> {
+    let config = directory.join("sagas.toml");
+    std::fs::write(&config, SAGAS)?;
+    let mut settings: Settings = service("s", sink, "nothing");
+    settings.push(("EVENT_HANDLER_CONFIG".to_owned(), config.display().to_string()));
+    settings.extend(store.map(|store| ("DATABASE_URL".to_owned(), format!("sqlite:{}", store.display()))));
+    subject.start_with(bench, &settings)
+}
+
+/// From the first trigger to the last call.
+fn three_steps(case: &str, system: &System, sink: &Sink, sagas: u64) -> io::Result<Row> {
+    // Not the values of another measurement.
+    let first = sink.taken() * 1_000;
+    let before = sink.taken();
+    let meter = Meter::start(system)?;
+    let mut made = 0;
+    await_taken(sink, before + 3 * sagas, || {
+        let begun = (sink.taken() - before) / 3;
+        if made < sagas && made < begun + 2 * BATCH {
+            make(system.addr, "three", first + made..first + made + BATCH)?;
+            made += BATCH;
+        }
+        Ok(())
+    })?;
+    let cost = meter.stop()?;
+    Ok(Row::new(case, Vec::new())
+        .figure("sagas/s", cost.per_second(sagas))
+        .figure("CPU µs/saga", cost.server_micros_per(sagas))
+        .figures(cost.busy()))
+}
+
+/// From the publish of a reply to the call that follows, one after the other.
+fn replies(case: &str, system: &System, sink: &Sink, first: u64) -> io::Result<Row> {
+    if first == 0 {
+        make(system.addr, "awaits", 0..BATCH)?;
+        await_state(system, "waiting", BATCH)?;
+    }
+    let mut latencies = Latencies::default();
+    for n in first..first + REPLIES {
+        let before = sink.taken();
+        let began = Instant::now();
+        publish(system.addr, &format!(r#"[{{"event_name":"reply","payload":{{"n":{n}}}}}]"#))?;
+        while sink.taken() == before {
+            if began.elapsed() > SILENCE {
+                return Err(io::Error::other(format!("no call after reply {n}")));
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        latencies.record(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+    let [p50, p99] = latencies.quantiles([0.5, 0.99]);
+    Ok(Row::new(case, Vec::new()).figure("p50 ms", p50).figure("p99 ms", p99))
+}
+
+fn idle(system: &System, case: &str) -> io::Result<Row> {
+    std::thread::sleep(Duration::from_secs(2));
+    let meter = Meter::start(system)?;
+    std::thread::sleep(Duration::from_secs(4));
+    let cost = meter.stop()?;
+    Ok(Row::new(case, Vec::new())
+        .figures(cost.busy())
+        .figure("resident MB", system.server_usage()?.resident as f64 / 1e6))
+}
+
+/// From the start after a kill to the first call of an instance that waited.
+fn recovery(bench: &Bench, subject: &Subject) -> io::Result<Row> {
+    let directory = bench.scratch("sagas-recovery")?;
+    let store = directory.path().join("events.db");
+    let waiting = if bench.is_quick() { 10_000 } else { 100_000 };
+    let sink = Sink::start()?;
+    let mut system = start(bench, subject, &sink, directory.path(), Some(&store))?;
+    make(system.addr, "awaits", 0..waiting)?;
+    await_state(&system, "waiting", waiting)?;
+    system.kill()?;
+    drop(system);
+    let began = Instant::now();
+    let system = start(bench, subject, &sink, directory.path(), Some(&store))?;
+    publish(system.addr, r#"[{"event_name":"reply","payload":{"n":7}}]"#)?;
+    await_taken(&sink, 1, || Ok(()))?;
+    Ok(Row::new(format!("restart, {waiting} live"), Vec::new())
+        .figure("ms to the first call", began.elapsed().as_secs_f64() * 1e3)
+        .figure("ms to /health", system.started_in.as_secs_f64() * 1e3))
+}
+
+fn make(addr: SocketAddr, name: &str, values: std::ops::Range<u64>) -> io::Result<()> {
+    let mut from = values.start;
+    while from < values.end {
+        let to = values.end.min(from + BATCH);
+        let mut body = String::from("[");
+        for n in from..to {
+            let separator = if n == from { "" } else { "," };
+            write!(body, r#"{separator}{{"event_name":"{name}","payload":{{"n":{n}}}}}"#)
+                .expect("invariant: writing to a String does not fail");
+        }
+        body.push(']');
+        publish(addr, &body)?;
+        from = to;
+    }
+    Ok(())
+}
+
+fn publish(addr: SocketAddr, batch: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.write_all(&requests::post(addr, "/publish/batch", batch.as_bytes()))?;
+    let mut answer = [0; 4096];
+    let count = stream.read(&mut answer)?;
+    let is_taken = answer[..count].starts_with(b"HTTP/1.1 200");
+    let refused = || io::Error::other(format!("not published: {}", String::from_utf8_lossy(&answer[..count])));
+    is_taken.then_some(()).ok_or_else(refused)
+}
+
+/// Until so many instances are in a state.
+fn await_state(system: &System, state: &str, count: u64) -> io::Result<()> {
+    let series = format!("event_handler_sagas{{saga=\"awaits\",state=\"{state}\"}} ");
+    let (mut last, mut since) = (0.0, Instant::now());
+    loop {
+        let mut stream = TcpStream::connect(system.addr)?;
+        stream.write_all(
+            format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", system.addr).as_bytes(),
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let found = answer.lines().find_map(|line| line.strip_prefix(&series)?.trim().parse::<f64>().ok());
+        let found = found.unwrap_or(0.0);
+        if found >= count as f64 {
+            return Ok(());
+        }
+        if found != last {
+            (last, since) = (found, Instant::now());
+        }
+        if since.elapsed() > SILENCE {
+            return Err(io::Error::other(format!("{found} instances are {state}, and no more for {SILENCE:?}")));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Until the service has taken `count`; calls `meanwhile` now and then.
+fn await_taken(sink: &Sink, count: u64, mut meanwhile: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    let (mut last, mut since) = (0, Instant::now());
+    loop {
+        meanwhile()?;
+        let taken = sink.taken();
+        if taken >= count {
+            return Ok(());
+        }
+        if taken != last {
+            (last, since) = (taken, Instant::now());
+        }
+        if since.elapsed() > SILENCE {
+            return Err(io::Error::other(format!("{taken} calls, and then none for {SILENCE:?}")));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

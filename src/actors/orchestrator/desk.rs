@@ -1,0 +1,194 @@
+//! Where instances of sagas are seen and decided on: by operators at any node, and by who begins one by hand.
+//!
+//! Of two who decide on one instance at the same time, one wins; the other decides anew.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytestring::ByteString;
+
+use super::definitions::Definitions;
+use super::making::Means;
+use crate::actors::clock;
+use crate::actors::persistence::Persistence;
+use crate::actors::persistence::messages::AppendFailure;
+use crate::domain::saga::{AT_COMMIT, Crowd, Definition, Entry, Input, Instance, SagaIds, State, Verb};
+use crate::runtime::address::Address;
+use crate::storage::{DeclaredSaga, Outcome, Reader, SagaRecord, StoreError, StoredSaga, Write};
+
+/// How often it is decided anew where others decide at the same time.
+const ATTEMPTS: usize = 20;
+
+/// An instance as it is shown.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    pub record: SagaRecord,
+    /// What its journal says; an error if that cannot be read.
+    pub told: Result<Told, String>,
+}
+
+/// What the journal of an instance says.
+#[derive(Debug, Clone)]
+pub struct Told {
+    pub definition: Arc<Definition>,
+    pub instance: Instance,
+    pub journal: Vec<Entry>,
+}
+
+/// Why nothing was done.
+#[derive(Debug)]
+pub enum SagaRefusal {
+    /// There is no such instance.
+    NotFound,
+    /// There is no such saga, or no node declares it any more.
+    NoSaga,
+    /// The verb does not fit the state.
+    State(State),
+    /// This instance holds the correlation value.
+    Live(String),
+    /// The payload has no value where the saga has its correlation.
+    NoCorrelation,
+    /// Its journal cannot be read, or an effect of the decision cannot be stored.
+    Unusable(String),
+    /// Others decide on it all the time.
+    Busy,
+    Store(StoreError),
+    Unavailable(AppendFailure),
+}
+
+impl From<StoreError> for SagaRefusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Desk {
+    pub reader: Reader,
+    pub persistence: Address<Persistence>,
+    pub means: Means,
+    pub definitions: Arc<Definitions>,
+    pub ids: Arc<Mutex<SagaIds>>,
+}
+
+impl Desk {
+    /// An instance.
+    pub async fn show(&self, id: &str) -> Result<Shown, SagaRefusal> {
+        let stored = self.find(id).await?;
+        self.shown(stored).await
+    }
+
+    /// Does what an operator says; returns what the instance is then.
+    pub async fn operate(&self, id: &str, verb: Verb, reason: &str) -> Result<Shown, SagaRefusal> {
+        for _ in 0..ATTEMPTS {
+            let stored = self.find(id).await?;
+            let state = stored.record.standing.state;
+            let is_aborted = verb == Verb::Abort && state.is_live();
+            let (definition, instance) = match self.definitions.replay(&stored, &self.reader).await? {
+                Ok(replayed) => replayed,
+                Err(_) if is_aborted => return self.abort_unreadable(stored).await,
+                Err(error) => return Err(SagaRefusal::Unusable(error)),
+            };
+            let check = |effect: &_| self.means.check(effect);
+            let now = clock::now();
+            let mut crowd = Crowd::new(now, AT_COMMIT, &check);
+            crowd.add(definition, instance, &[]);
+            let input = Input::Operator { verb: verb.clone(), reason: reason.to_owned() };
+            crowd.tell(id, input).map_err(|_| SagaRefusal::State(state))?;
+            let begins = stored.record.standing.started_at.is_none();
+            let writes = self.means.writes(crowd.changed(), None, now);
+            if writes.is_empty() || self.commit(writes).await? {
+                return self.show(id).await;
+            }
+            if begins && let Some(holder) = self.holder(&stored).await? {
+                return Err(SagaRefusal::Live(holder));
+            }
+        }
+        Err(SagaRefusal::Busy)
+    }
+
+    /// Begins an instance by hand; returns its id. The same `key` begins no second one.
+    pub async fn start(&self, saga: &str, payload: ByteString, key: Option<String>) -> Result<String, SagaRefusal> {
+        let declared = self.declared().await?;
+        let (_, definition) =
+            declared.into_iter().find(|(declared, _)| declared.saga == saga).ok_or(SagaRefusal::NoSaga)?;
+        let correlation = definition.value_of(&payload).ok_or(SagaRefusal::NoCorrelation)?;
+        for _ in 0..ATTEMPTS {
+            if let Some(key) = &key
+                && let Some(id) = self.reader.saga_of_start_key(saga.to_owned(), key.clone()).await?
+            {
+                return Ok(id);
+            }
+            let check = |effect: &_| self.means.check(effect);
+            let now = clock::now();
+            let mut crowd = Crowd::new(now, AT_COMMIT, &check);
+            let id = self.ids.lock().unwrap_or_else(PoisonError::into_inner).next(now, rand::random());
+            let trigger = ByteString::from(format!(r#"{{"payload":{payload}}}"#));
+            crowd.make(&definition, (id.clone(), correlation.clone(), trigger), false);
+            crowd.begin(&id);
+            let writes = self.means.writes(crowd.changed(), key.as_deref(), now);
+            if self.commit(writes).await? {
+                return Ok(id);
+            }
+            let values = vec![(saga.to_owned(), correlation.clone())];
+            let found = self.reader.concerned_sagas(values, Vec::new()).await?;
+            if let Some(holder) = found.into_iter().find(|stored| stored.record.standing.holds) {
+                // Perhaps the same request was faster.
+                if key.is_some() && holder.record.saga.start_key == key {
+                    return Ok(holder.record.saga.origin.id);
+                }
+                return Err(SagaRefusal::Live(holder.record.saga.origin.id));
+            }
+        }
+        Err(SagaRefusal::Busy)
+    }
+
+    /// The sagas that begin new instances, with what they are.
+    pub async fn declared(&self) -> Result<Vec<(DeclaredSaga, Arc<Definition>)>, SagaRefusal> {
+        let mut declared = Vec::new();
+        for saga in self.reader.declared_sagas().await? {
+            let definition = self.definitions.get(&saga.saga, saga.version, &self.reader).await?;
+            declared.push((saga, definition.map_err(SagaRefusal::Unusable)?));
+        }
+        Ok(declared)
+    }
+
+    async fn find(&self, id: &str) -> Result<StoredSaga, SagaRefusal> {
+        self.reader.sagas(vec![id.to_owned()]).await?.pop().ok_or(SagaRefusal::NotFound)
+    }
+
+    async fn shown(&self, stored: StoredSaga) -> Result<Shown, SagaRefusal> {
+        let replayed = self.definitions.replay(&stored, &self.reader).await?;
+        let StoredSaga { record, journal } = stored;
+        let told = replayed.and_then(|(definition, instance)| Ok(Told { definition, instance, journal: journal? }));
+        Ok(Shown { record, told })
+    }
+
+    async fn holder(&self, stored: &StoredSaga) -> Result<Option<String>, SagaRefusal> {
+        let origin = &stored.record.saga.origin;
+        let values = vec![(origin.saga.clone(), origin.correlation.clone())];
+        let found = self.reader.concerned_sagas(values, Vec::new()).await?;
+        let holder = found.into_iter().find(|found| found.record.standing.holds);
+        Ok(holder.map(|holder| holder.record.saga.origin.id).filter(|id| *id != origin.id))
+    }
+
+    async fn abort_unreadable(&self, stored: StoredSaga) -> Result<Shown, SagaRefusal> {
+        let id = stored.record.saga.origin.id.clone();
+        let writes = super::aside::abort(stored, clock::now());
+        if self.commit(writes).await? { self.show(&id).await } else { Err(SagaRefusal::Busy) }
+    }
+
+    /// Whether it was stored; if not, somebody has decided before.
+    async fn commit(&self, writes: Vec<Write>) -> Result<bool, SagaRefusal> {
+        if !self.means.is_ready() {
+            return Err(SagaRefusal::Unavailable(AppendFailure::StoreUnavailable(
+                "the services are not registered yet",
+            )));
+        }
+        let answer = self.persistence.commit_all(None, writes);
+        let answer = answer.ok_or(SagaRefusal::Unavailable(AppendFailure::RESTARTING))?;
+        let outcomes = answer.await.map_err(|_| SagaRefusal::Unavailable(AppendFailure::RESTARTING))?;
+        let outcomes = outcomes.map_err(SagaRefusal::Unavailable)?;
+        Ok(!outcomes.contains(&Outcome::Void))
+    }
+}

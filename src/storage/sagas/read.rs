@@ -1,0 +1,222 @@
+//! What is read of instances.
+
+use std::collections::HashSet;
+
+use diesel::sql_types::{BigInt, Nullable, SmallInt, Text};
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
+use serde::Deserialize;
+
+use super::{NewSaga, SagaFilter, SagaRecord, SagaStanding, StoredSaga};
+use crate::domain::event::Timestamp;
+use crate::domain::saga::{Correlation, Entry, Fact, Origin, State};
+use crate::storage::connection::{Connection, on_backend};
+use crate::storage::error::StoreError;
+use crate::storage::schema::{saga_counts, sagas};
+use crate::storage::statement::{Bind, Statement, any_of, pairs};
+
+/// The id as the indexes have it in which it is not the first column. On PostgreSQL that is an expression, so that the
+/// planner never takes the walk along the primary key for a cheaper way.
+pub(super) fn ordered_id(connection: &Connection) -> &'static str {
+    match connection {
+        Connection::Sqlite(_) => "id",
+        Connection::Postgres(_) => "id || ''",
+    }
+}
+
+/// The state of this number. A number that only a later version knows needs somebody who knows it.
+pub(super) fn state_of(number: i16) -> State {
+    State::ALL.into_iter().find(|state| *state as i16 == number).unwrap_or(State::NeedsOperator)
+}
+
+/// The columns of a row.
+const COLUMNS: &str = "s.id, s.saga, s.version, s.correlation, s.trigger, s.made_at, s.start_key, s.state, s.holds, \
+                       s.paused, s.started_at, s.updated_at, s.due_at, s.length";
+
+/// The journal of a row: entries of JSON with commas between them, in any order.
+const JOURNAL: &str = "(SELECT string_agg('{\"n\":' || j.n || ',\"at\":' || j.at || ',\"fact\":' || j.fact || '}', ',') \
+                       FROM saga_journal j WHERE j.id = s.id)";
+
+type RowType = (
+    (Text, Text, BigInt, Text, Text, BigInt, Nullable<Text>),
+    (SmallInt, SmallInt, SmallInt, Nullable<BigInt>, BigInt, Nullable<BigInt>, BigInt),
+);
+type Row =
+    ((String, String, i64, String, String, i64, Option<String>), (i16, i16, i16, Option<i64>, i64, Option<i64>, i64));
+
+fn record(((id, saga, version, correlation, trigger, made_at, start_key), standing): Row) -> SagaRecord {
+    let (state, holds, paused, started_at, updated_at, due_at, length) = standing;
+    let version = u32::try_from(version).unwrap_or_default();
+    let correlation = Correlation::from_store(correlation);
+    let origin = Origin { id, saga, version, correlation, trigger: trigger.into() };
+    let standing = SagaStanding {
+        state: state_of(state),
+        holds: holds != 0,
+        is_paused: paused != 0,
+        started_at: started_at.map(Timestamp),
+        updated_at: Timestamp(updated_at),
+        due_at: due_at.map(Timestamp),
+        length: u32::try_from(length).unwrap_or_default(),
+    };
+    SagaRecord { saga: NewSaga { origin, made_at: Timestamp(made_at), start_key }, standing }
+}
+
+/// Reads the journal of an instance, which has so many entries.
+fn journal(entries: &str, length: u32) -> Result<Vec<Entry>, String> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        n: u32,
+        at: Timestamp,
+        fact: Fact,
+    }
+    let mut numbered: Vec<Numbered> =
+        serde_json::from_str(&format!("[{entries}]")).map_err(|error| error.to_string())?;
+    numbered.sort_unstable_by_key(|entry| entry.n);
+    if !numbered.iter().map(|entry| entry.n).eq(0..length) {
+        return Err(format!("it has {} entries, which are not those from 0 to below {length}", numbered.len()));
+    }
+    Ok(numbered.into_iter().map(|Numbered { at, fact, .. }| Entry { at, fact }).collect())
+}
+
+/// Instances with their journals, as of one moment. `which`: the conditions, and the order.
+fn load(connection: &mut Connection, which: &str, binds: Vec<Bind<'_>>) -> Result<Vec<StoredSaga>, StoreError> {
+    let text = format!("SELECT {COLUMNS}, {JOURNAL} FROM sagas s WHERE {which}");
+    let query: Statement<'_, (RowType, Nullable<Text>)> = Statement::new(text, binds);
+    let rows: Vec<(Row, Option<String>)> = on_backend!(connection, c => query.load(c))?;
+    let stored = rows.into_iter().map(|(row, entries)| {
+        let record = record(row);
+        let journal = journal(&entries.unwrap_or_default(), record.standing.length);
+        StoredSaga { record, journal }
+    });
+    Ok(stored.collect())
+}
+
+/// See [`Reader::concerned_sagas`](crate::storage::Reader::concerned_sagas).
+pub fn concerned(
+    connection: &mut Connection,
+    values: &[(String, Correlation)],
+    keys: &[String],
+) -> Result<Vec<StoredSaga>, StoreError> {
+    let mut ids: Vec<String> = Vec::new();
+    if !values.is_empty() {
+        let values: Vec<_> = values.iter().map(|(saga, correlation)| (saga.as_str(), correlation.as_str())).collect();
+        let (wanted, binds) = pairs(connection, &values);
+        let id = ordered_id(connection);
+        let text = format!(
+            "SELECT (SELECT h.id FROM sagas h WHERE h.saga = w.a AND h.correlation = w.b AND h.holds = 1), \
+             (SELECT e.id FROM sagas e WHERE e.saga = w.a AND e.correlation = w.b AND e.ended_at IS NOT NULL \
+             ORDER BY e.{id} DESC LIMIT 1) FROM {wanted}"
+        );
+        let query: Statement<'_, (Nullable<Text>, Nullable<Text>)> = Statement::new(text, binds);
+        let found: Vec<(Option<String>, Option<String>)> = on_backend!(connection, c => query.load(c))?;
+        ids.extend(found.into_iter().flat_map(|(holder, ended)| [holder, ended]).flatten());
+    }
+    if !keys.is_empty() {
+        let (is_one, keys) = any_of(connection, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+        let query: Statement<'_, Text> =
+            Statement::new(format!("SELECT id FROM saga_awaits WHERE key {is_one}"), vec![keys]);
+        ids.extend(on_backend!(connection, c => query.load::<String>(c))?);
+    }
+    let mut stored = by_ids(connection, &ids)?;
+    stored.retain(|stored| stored.record.standing.state != State::Queued);
+    Ok(stored)
+}
+
+/// See [`Reader::sagas`](crate::storage::Reader::sagas).
+pub fn by_ids(connection: &mut Connection, ids: &[String]) -> Result<Vec<StoredSaga>, StoreError> {
+    let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (is_one, ids) = any_of(connection, &ids.into_iter().collect::<Vec<_>>());
+    load(connection, &format!("s.id {is_one}"), vec![ids])
+}
+
+/// See [`Reader::due_sagas`](crate::storage::Reader::due_sagas).
+pub fn due(connection: &mut Connection, now: Timestamp, limit: usize) -> Result<Vec<StoredSaga>, StoreError> {
+    let which = format!("s.state > 0 AND s.due_at IS NOT NULL AND s.due_at <= ? ORDER BY s.due_at LIMIT {limit}");
+    load(connection, &which, vec![Bind::Int(now.0)])
+}
+
+/// See [`Reader::startable_sagas`](crate::storage::Reader::startable_sagas). One that is paused keeps its place.
+pub fn startable(connection: &mut Connection, limit: usize) -> Result<Vec<StoredSaga>, StoreError> {
+    let which = format!(
+        "s.state = 0 AND s.due_at IS NOT NULL AND s.paused = 0 AND (SELECT h.id FROM sagas h WHERE h.saga = s.saga \
+         AND h.correlation = s.correlation AND h.holds = 1) IS NULL ORDER BY s.due_at, s.id LIMIT {limit}"
+    );
+    load(connection, &which, Vec::new())
+}
+
+/// See [`Reader::next_saga_due`](crate::storage::Reader::next_saga_due).
+pub fn next_due(connection: &mut Connection) -> Result<Option<Timestamp>, StoreError> {
+    const TEXT: &str = "SELECT due_at FROM sagas WHERE state > 0 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1";
+    let query: Statement<'_, BigInt> = Statement::new(TEXT.to_owned(), Vec::new());
+    let due: Option<i64> = on_backend!(connection, c => query.get_result(c).optional())?;
+    Ok(due.map(Timestamp))
+}
+
+/// See [`Reader::saga_of_start_key`](crate::storage::Reader::saga_of_start_key).
+pub fn of_start_key(connection: &mut Connection, saga: &str, key: &str) -> Result<Option<String>, StoreError> {
+    let query = sagas::table.filter(sagas::saga.eq(saga)).filter(sagas::start_key.eq(key)).select(sagas::id);
+    Ok(on_backend!(connection, c => query.get_result(c).optional())?)
+}
+
+/// See [`Reader::saga_counts`](crate::storage::Reader::saga_counts).
+pub fn counts(connection: &mut Connection) -> Result<Vec<(String, State, u64)>, StoreError> {
+    let query = saga_counts::table.filter(saga_counts::count.gt(0)).order((saga_counts::saga, saga_counts::state));
+    let rows: Vec<(String, i16, i64)> = on_backend!(connection, c => query.load(c))?;
+    Ok(rows.into_iter().map(|(saga, state, count)| (saga, state_of(state), count.unsigned_abs())).collect())
+}
+
+/// See [`Reader::list_sagas`](crate::storage::Reader::list_sagas). An id tells when the instance was made.
+pub fn list(
+    connection: &mut Connection,
+    filter: &SagaFilter,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<SagaRecord>, StoreError> {
+    let SagaFilter { name, state, correlation, started_before } = filter;
+    let begin = started_before.map(first_id);
+    // Every id is below "g".
+    let below = after.into_iter().chain(begin.as_deref()).min().unwrap_or("g");
+    let is_of_all = name.is_none() && state.is_none() && correlation.is_none();
+    let id = if is_of_all { "id" } else { ordered_id(connection) };
+    // A value has few instances: they are looked up by it, and the rest of the filter is hidden from the planner.
+    let [name_is, state_is] =
+        if correlation.is_none() { ["s.saga = ?", "s.state = ?"] } else { ["s.saga || '' = ?", "s.state + 0 = ?"] };
+    // The index of names has the states apart.
+    let states = match (name, state, correlation) {
+        (Some(_), None, None) => State::ALL.map(Some).to_vec(),
+        _ => vec![*state],
+    };
+    let mut found: Vec<SagaRecord> = Vec::new();
+    for state in states {
+        let mut conditions = vec![format!("s.{id} < ?")];
+        let mut binds = vec![Bind::Text(below)];
+        if let Some(name) = name {
+            conditions.push(name_is.to_owned());
+            binds.push(Bind::Text(name));
+        }
+        if let Some(state) = state {
+            conditions.push(state_is.to_owned());
+            binds.push(Bind::Int(state as i64));
+        }
+        if let Some(correlation) = correlation {
+            conditions.push("s.correlation = ?".to_owned());
+            binds.push(Bind::Text(correlation.as_str()));
+        }
+        let which = conditions.join(" AND ");
+        let text = format!("SELECT {COLUMNS} FROM sagas s WHERE {which} ORDER BY s.{id} DESC LIMIT {limit}");
+        let query: Statement<'_, RowType> = Statement::new(text, binds);
+        let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
+        found.extend(rows.into_iter().map(record));
+    }
+    found.sort_unstable_by(|one, other| other.saga.origin.id.cmp(&one.saga.origin.id));
+    found.truncate(limit);
+    Ok(found)
+}
+
+/// The beginning of the ids that are made at this time or later: UUIDv7 begin with the milliseconds since 1970.
+fn first_id(at: Timestamp) -> String {
+    let millis = u64::try_from(at.0).unwrap_or_default() / 1000;
+    format!("{:08x}-{:04x}", millis >> 16, millis & 0xffff)
+}
