@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::domain::event::Timestamp;
 use crate::domain::saga::{
-    CallReport, Decision, Definition, Entry, Fact, Instance, InstanceEnd, Json, Operation, Origin, Phase, State,
-    StepEnd, StepIndex, StepRecord, WaitsFor, Work,
+    CallReport, Decision, Definition, Entry, Fact, Instance, Json, Operation, Origin, Phase, State, StepIndex,
+    StepRecord, WaitsFor, Work,
 };
 
 /// What a list shows of an instance.
@@ -199,7 +199,7 @@ fn line_json(definition: &Definition, n: usize, Entry { at, fact }: &Entry) -> S
         }
         Fact::Ended { step, end, event, response, error } => {
             line.some("step", name(step));
-            line.set("state", ended(*end));
+            line.set("state", end.as_str());
             line.some("event", event.as_ref());
             line.some("response", response.as_ref());
             line.some("error", error.as_ref());
@@ -226,7 +226,7 @@ fn line_json(definition: &Definition, n: usize, Entry { at, fact }: &Entry) -> S
             line.some("steps", (!steps.is_empty()).then(|| steps.iter().filter_map(name).collect::<Vec<_>>()));
             line.some("result", result);
         }
-        Fact::Finished { end } => line.set("state", finished(*end).as_str()),
+        Fact::Finished { end } => line.set("state", end.as_str()),
     }
     line.end()
 }
@@ -248,23 +248,6 @@ fn kind(fact: &Fact) -> &'static str {
         Fact::NeedsOperator { .. } => "needs_operator",
         Fact::Decided { .. } => "decided",
         Fact::Finished { .. } => "finished",
-    }
-}
-
-/// The state of a step that has ended so. Of a failure it is not said here whether something may have been done.
-fn ended(end: StepEnd) -> &'static str {
-    match end {
-        StepEnd::Succeeded => "succeeded",
-        StepEnd::Failed | StepEnd::FailedPerhaps => "failed",
-        StepEnd::Unknown => "unknown",
-    }
-}
-
-fn finished(end: InstanceEnd) -> State {
-    match end {
-        InstanceEnd::Completed => State::Completed,
-        InstanceEnd::Compensated => State::Compensated,
-        InstanceEnd::Aborted => State::Aborted,
     }
 }
 

@@ -120,6 +120,7 @@ impl Node {
                 services: configured.map(|(config, slot)| (Arc::new(config.clone()), Arc::clone(slot))).collect(),
                 max_event_bytes: rules.max_event_bytes,
                 compensation_attempts: config.orchestration.compensation_attempts,
+                metrics: Arc::clone(&metrics),
             },
             definitions: Arc::default(),
             ids: Arc::default(),

@@ -55,6 +55,7 @@ const LATER: [&str; 23] = [
     "syncs",
     "calls",
     "call_ends",
+    "system_state",
     "sagas",
     "saga_journal",
     "saga_awaits",
@@ -62,7 +63,6 @@ const LATER: [&str; 23] = [
     "saga_definitions",
     "saga_declarations",
     "saga_names",
-    "system_state",
 ];
 
 /// Whether this process has used the store before.

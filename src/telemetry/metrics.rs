@@ -11,6 +11,8 @@ use prometheus::{
 /// Buckets for latencies from 50 µs to 10 s.
 const LATENCY: &[f64] =
     &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Buckets for what goes over several services, from 10 ms to a day.
+const PROCESS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0];
 const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
 
 macro_rules! metrics {
@@ -77,6 +79,15 @@ metrics! {
         follower_lag: IntGaugeVec = IntGaugeVec::new(opts("follower_lag_events", "Events that a follower of the log has not taken yet; of its holder only."), &["follower"]),
         sagas: IntGaugeVec = IntGaugeVec::new(opts("sagas", "Instances of sagas, by state; of the node that runs them only."), &["saga", "state"]),
         saga_triggers: IntCounterVec = IntCounterVec::new(opts("saga_triggers_total", "Events that sagas begin with, by what became of them."), &["saga", "result"]),
+        saga_changes: IntCounterVec = IntCounterVec::new(opts("saga_changes_total", "What was told of instances of sagas, as in the names of $sys.saga.*."), &["saga", "what"]),
+        saga_duration: HistogramVec = HistogramVec::new(
+            HistogramOpts::new("saga_duration_seconds", "Time from the start of an instance to its end.").buckets(PROCESS.into()),
+            &["saga", "end"],
+        ),
+        saga_step_duration: HistogramVec = HistogramVec::new(
+            HistogramOpts::new("saga_step_duration_seconds", "Time from the start of a step to its end.").buckets(PROCESS.into()),
+            &["saga", "step", "end"],
+        ),
         saga_replies: IntCounterVec = IntCounterVec::new(opts("saga_replies_total", "Events that steps of sagas may await, by whether one has taken them."), &["result"]),
         follower_missed: IntCounterVec = IntCounterVec::new(opts("follower_missed_events_total", "Events that retention has removed before a follower of the log has taken them."), &["follower"]),
         pubsub_sent: IntCounterVec = IntCounterVec::new(opts("pubsub_sent_total", "What went out by the publish/subscribe of Redis, by kind."), &["kind"]),

@@ -51,13 +51,21 @@ pub struct Claims {
     reading: Option<Read>,
     /// The read under way began before a reset, so its result is dropped.
     is_stale: bool,
-    /// What was settled since the read under way began, each with whether it is still open.
-    settled_meanwhile: HashMap<WorkId, bool>,
+    /// What was settled since the read under way began.
+    settled_meanwhile: HashMap<WorkId, SettledMeanwhile>,
     /// Known deliveries that the store has reopened before the outcome of their attempt arrived here.
     renewed: HashSet<WorkId>,
     /// The kind of read whose turn it is.
     turn: usize,
     moment: Moment,
+}
+
+/// A delivery that is not known any more.
+#[derive(Debug, Clone, Copy)]
+struct SettledMeanwhile {
+    is_open: bool,
+    /// Attempts before the one that was settled. A page that has more is newer than that.
+    attempts: u32,
 }
 
 /// One moment on two clocks: that of the store and that of the dispatcher.
@@ -221,6 +229,9 @@ impl Claims {
             if self.known.get(&id).is_some_and(|known| known.attempts < row.attempts) {
                 self.renewed.insert(id);
             }
+            // It was reopened before the page was read. The page is not believed: another round reads it again.
+            let is_reopened = |settled: &SettledMeanwhile| !settled.is_open && settled.attempts < row.attempts;
+            self.due.once_more |= self.settled_meanwhile.get(&id).is_some_and(is_reopened);
             if self.offer(row, dispatcher) == Offered::Full {
                 // The round is not repeated at once, since the dispatcher may stay full.
                 is_over = true;
@@ -268,7 +279,9 @@ impl Claims {
         }
         if let Some(key) = &row.event.key {
             // A delivery that was settled to be tried again goes first, but is not known any more.
-            let goes_first = |id| self.known.contains_key(&id) || self.settled_meanwhile.get(&id) == Some(&false);
+            let goes_first = |id| {
+                self.known.contains_key(&id) || self.settled_meanwhile.get(&id).is_some_and(|settled| !settled.is_open)
+            };
             if !row.behind.map(WorkId::Delivery).is_none_or(goes_first) {
                 self.park(key.clone());
                 return Offered::HeldBack;
@@ -339,7 +352,8 @@ impl Claims {
     /// Its outcome is in the store. `is_open`: it is to be tried again.
     pub fn settled(&mut self, id: WorkId, is_open: bool) {
         if self.reading.is_some() {
-            self.settled_meanwhile.insert(id, is_open);
+            let attempts = self.known.get(&id).map_or(u32::MAX, |known| known.attempts);
+            self.settled_meanwhile.insert(id, SettledMeanwhile { is_open, attempts });
         }
         if self.renewed.remove(&id) {
             self.begin_round();

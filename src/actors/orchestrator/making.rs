@@ -12,11 +12,12 @@ use crate::domain::event::{Append, NewEvent, Timestamp};
 use crate::domain::priority::Lane;
 use crate::domain::routes::ServiceId;
 use crate::domain::saga::{
-    CallReport, Definition, Effect, Input, Json, Member, Operation, Origin, ProbeAnswer, Request, State, StepIndex,
-    Told,
+    CallReport, Definition, Effect, Entry, Fact, Input, Json, Member, Operation, Origin, ProbeAnswer, Request, State,
+    StepIndex, Told,
 };
 use crate::protocol::publish::MAX_TEXT_BYTES;
 use crate::storage::{CallRequest, EndedCall, NewCall, NewSaga, SagaStanding, SagaTransition, Write};
+use crate::telemetry::metrics::Metrics;
 
 /// How long a call of an instance is: its request, besides the body.
 const MAX_PATH: usize = 8 * 1024;
@@ -32,6 +33,7 @@ pub struct Means {
     pub max_event_bytes: usize,
     /// Attempts at a compensation in all.
     pub compensation_attempts: u32,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Means {
@@ -76,6 +78,7 @@ impl Means {
     pub fn writes(&self, members: impl Iterator<Item = Member>, start_key: Option<&str>, now: Timestamp) -> Vec<Write> {
         let (mut steps, mut calls, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for member in members {
+            self.count(&member);
             let id = &member.instance.origin.id;
             for effect in &member.effects {
                 match effect {
@@ -105,6 +108,31 @@ impl Means {
         }
         let calls = (!calls.is_empty()).then_some(Write::MakeCalls(calls));
         std::iter::once(Write::SaveSagas(steps)).chain(calls).chain(others).collect()
+    }
+
+    /// Counts what was decided, though it may be decided again after a failure.
+    fn count(&self, Member { definition, instance, entries, effects, .. }: &Member) {
+        let saga = definition.name.as_str();
+        for effect in effects {
+            if let Effect::Tell { what, .. } = effect {
+                self.metrics.saga_changes.with_label_values(&[saga, what.as_str()]).inc();
+            }
+        }
+        for Entry { at, fact } in entries {
+            let since = |began: Option<Timestamp>| at.since(began.unwrap_or(*at)).as_secs_f64();
+            match fact {
+                Fact::Ended { step, end, .. } => {
+                    let labels = [saga, &*definition.steps[*step].name, end.as_str()];
+                    let took = since(instance.steps[*step].started_at);
+                    self.metrics.saga_step_duration.with_label_values(&labels).observe(took);
+                }
+                Fact::Finished { end } => {
+                    let took = since(instance.started_at);
+                    self.metrics.saga_duration.with_label_values(&[saga, end.as_str()]).observe(took);
+                }
+                _ => {}
+            }
+        }
     }
 
     fn call(

@@ -153,6 +153,17 @@ pub enum StepEnd {
     Unknown,
 }
 
+impl StepEnd {
+    /// The state of a step that has ended so. Of a failure it does not say whether something may have been done.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed | Self::FailedPerhaps => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What an operator has decided. The steps are those that it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -177,4 +188,15 @@ pub enum InstanceEnd {
     Completed,
     Compensated,
     Aborted,
+}
+
+impl InstanceEnd {
+    /// The state of an instance that has ended so.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Compensated => "compensated",
+            Self::Aborted => "aborted",
+        }
+    }
 }
