@@ -81,11 +81,11 @@ metrics! {
         saga_triggers: IntCounterVec = IntCounterVec::new(opts("saga_triggers_total", "Events that sagas begin with, by what became of them."), &["saga", "result"]),
         saga_changes: IntCounterVec = IntCounterVec::new(opts("saga_changes_total", "What was told of instances of sagas, as in the names of $sys.saga.*."), &["saga", "what"]),
         saga_duration: HistogramVec = HistogramVec::new(
-            HistogramOpts::new("saga_duration_seconds", "Time from the start of an instance to its end.").buckets(PROCESS.into()),
+            histogram("saga_duration_seconds", "Time from the start of an instance to its end.", PROCESS),
             &["saga", "end"],
         ),
         saga_step_duration: HistogramVec = HistogramVec::new(
-            HistogramOpts::new("saga_step_duration_seconds", "Time from the start of a step to its end.").buckets(PROCESS.into()),
+            histogram("saga_step_duration_seconds", "Time from the start of a step to its end.", PROCESS),
             &["saga", "step", "end"],
         ),
         saga_replies: IntCounterVec = IntCounterVec::new(opts("saga_replies_total", "Events that steps of sagas may await, by whether one has taken them."), &["result"]),

@@ -67,6 +67,10 @@ impl Means {
             }
             Effect::Publish { payload, key, .. } => {
                 bounded("the payload of an event", payload.len(), self.max_event_bytes)?;
+                // A store may not have it, and would leave the event out.
+                if key.as_ref().is_some_and(|key| key.contains('\0')) {
+                    return Err("the key of an event has a zero byte".to_owned());
+                }
                 bounded("the key of an event", key.as_ref().map_or(0, String::len), MAX_TEXT_BYTES)
             }
             Effect::Silence | Effect::Hurry | Effect::Tell { .. } => Ok(()),

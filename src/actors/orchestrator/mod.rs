@@ -119,7 +119,8 @@ impl OrchestratorParts {
 
     /// Whether there is anything to run: sagas that begin instances, or instances that have not ended. None: nobody knows.
     async fn has_any(&self) -> Option<bool> {
-        if !self.store.is_up() {
+        // What this node declares is stored first.
+        if !self.store.is_up() || !self.running.definitions.are_declared() {
             return None;
         }
         let reader = &self.running.reader;
