@@ -46,7 +46,7 @@ fn damage(server: &Server, from: usize, to: usize) -> impl Fn() + use<> {
 #[test]
 fn who_meets_a_damaged_page_is_told_and_ready_says_so() {
     let server = with_history(Server::builder());
-    let mend = damage(&server, 60, 80);
+    let mend = damage(&server, 50, 70);
     wait_for_status(&server, "/health/ready", 200);
     assert_eq!(metric(&server, "event_handler_store_up"), 1.0);
 

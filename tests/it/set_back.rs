@@ -255,7 +255,10 @@ fn a_postgres_that_is_restored_from_a_backup_under_two_running_nodes_gives_no_id
         nodes.iter().for_each(|node| assert!(seen.insert(node.publish("a", json!(1))), "given a second time"));
     }
     let known = told(&nodes[0]);
-    assert_eq!(known[0]["payload"]["known_last_id"], 20, "{known:?}");
+    // How much the node knew that noticed it may be one beat behind what it showed: the ids that are left out make up for it.
+    let payload = &known[0]["payload"];
+    assert!((11..=20).contains(&payload["known_last_id"].as_i64().expect("an id")), "{known:?}");
+    assert!(payload["first_id"].as_i64() > Some(20), "{known:?}");
     assert_eq!([log_id(&nodes[0]), log_id(&nodes[1])], [log.clone(), log.clone()]);
     // Who has followed all the time goes on, over the gap.
     let followed = eventually("the newest comes", || {
