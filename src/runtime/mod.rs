@@ -11,6 +11,7 @@ pub mod child;
 pub mod life;
 pub mod report;
 pub mod stop;
+pub mod tasks;
 
 /// Makes an actor one that can be [supervised](child::Supervised), and be [told](address::Address::tell) these messages.
 ///

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::state::{delete, put};
+use crate::support::ws::Socket;
 use crate::support::{Server, eventually, for_each_backend};
 
 /// What a watcher holds: versions and values by key; deleted ones without a value.
@@ -33,6 +34,28 @@ fn stored(server: &Server, kind: &str) -> BTreeMap<String, Value> {
     let data = server.get(&format!("/state/{kind}?limit=1000")).data();
     let entities = data["entities"].as_array().expect("a list").clone();
     entities.iter().map(|e| (e["key"].as_str().expect("a key").to_owned(), e["value"].clone())).collect()
+}
+
+/// What came before may be of entities that are deleted by now, and of these a snapshot says nothing.
+#[test]
+fn a_snapshot_in_the_place_of_a_subscription_says_that_it_replaces_it() {
+    for_each_backend(|backend| {
+        let server = Server::start(backend);
+        let mut ws = server.ws();
+        ws.request(json!({"action": "subscribe", "event_name": "state.t.changed", "id": 1, "envelope": "full"}));
+        put(&server, "t/gone", 1, &[]);
+        assert_eq!(ws.recv_json()["payload"]["key"], "gone");
+        let watch = json!({"action": "subscribe", "event_name": "state.t.changed", "snapshot": true, "id": 2});
+        ws.send(watch.clone());
+        let types = |ws: &mut Socket| [(); 3].map(|()| ws.recv_json()["type"].as_str().unwrap_or_default().to_owned());
+        assert_eq!(types(&mut ws), ["snapshot_begin", "entity", "snapshot_end"]);
+        // Another one replaces that in turn.
+        ws.send(watch.clone());
+        assert_eq!(types(&mut ws), ["snapshot_begin", "entity", "snapshot_end"]);
+        let mut other = server.ws();
+        other.send(watch);
+        assert_eq!(other.recv_json()["type"], "entity", "there is nothing to replace");
+    });
 }
 
 #[test]

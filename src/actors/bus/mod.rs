@@ -16,12 +16,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::prelude::{
-    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, MessageResult,
-    ResponseActFuture, WrapFuture as _,
-};
-use futures_util::future::LocalBoxFuture;
-use tokio::sync::{Notify, oneshot, watch};
+use actix::prelude::{Actor, Context, Handler, MessageResult, ResponseActFuture};
+use tokio::sync::Notify;
 
 use self::hear::{Hear, Hearing};
 use self::ingest::{Ingest, Reading};
@@ -50,6 +46,7 @@ use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
 use crate::runtime::stop::Stop;
+use crate::runtime::tasks::{Tasked, Tasks};
 use crate::storage::Reader;
 use crate::telemetry::bus_health::BusHealth;
 use crate::telemetry::health::Health;
@@ -104,9 +101,7 @@ impl BusParts {
 pub struct Bus {
     parts: BusParts,
     standing: Standing,
-    stop: (watch::Sender<bool>, Stop),
-    /// Tasks that have not ended.
-    running: usize,
+    tasks: Tasks,
     reading: Arc<Reading>,
     outgoing: Rc<Outgoing>,
     /// Notified when there may be events to go out.
@@ -114,47 +109,13 @@ pub struct Bus {
     sending: Arc<Following>,
     mirroring: Arc<Mirroring>,
     hearing: Arc<Hearing>,
-    finished: Vec<oneshot::Sender<()>>,
-    life: Life,
 }
 
 impl Bus {
     pub fn new(parts: BusParts, life: Life) -> Self {
         let standing = Standing { health: Arc::clone(&parts.standing), metrics: Arc::clone(&parts.metrics) };
         let (reading, outgoing, wake, sending, mirroring, hearing) = Default::default();
-        Self {
-            parts,
-            standing,
-            stop: Stop::new(),
-            running: 0,
-            reading,
-            outgoing,
-            wake,
-            sending,
-            mirroring,
-            hearing,
-            finished: Vec::new(),
-            life,
-        }
-    }
-
-    /// Runs a task for as long as the actor lives.
-    fn run(&mut self, task: LocalBoxFuture<'static, ()>, ctx: &mut Context<Self>) {
-        self.running += 1;
-        ctx.spawn(task.into_actor(self).map(|(), this, ctx| {
-            this.running -= 1;
-            this.end_if_finished(ctx);
-        }));
-    }
-
-    fn end_if_finished(&mut self, ctx: &mut Context<Self>) {
-        if self.running == 0 && !self.finished.is_empty() {
-            self.life.finish();
-            for finished in self.finished.drain(..) {
-                let _ = finished.send(());
-            }
-            ctx.stop();
-        }
+        Self { parts, standing, tasks: Tasks::new(life), reading, outgoing, wake, sending, mirroring, hearing }
     }
 }
 
@@ -172,50 +133,56 @@ async fn connection(redis: &Redis, standing: &Standing, stop: &Stop) -> Result<(
     }
 }
 
+impl Tasked for Bus {
+    fn tasks(&mut self) -> &mut Tasks {
+        &mut self.tasks
+    }
+}
+
 impl Actor for Bus {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        let (redis, standing, stop) = (self.parts.redis.clone(), self.standing.clone(), self.stop.1.clone());
+        let (redis, standing, stop) = (self.parts.redis.clone(), self.standing.clone(), self.tasks.stop());
         let task = async move {
             keep(CONNECTION, &standing, &stop, async || connection(&redis, &standing, &stop).await).await;
         };
-        self.run(Box::pin(task), ctx);
-        let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+        self.run(task, ctx);
+        let (standing, stop) = (self.standing.clone(), self.tasks.stop());
         let newest = Newest::new(&self.parts, (standing.clone(), stop.clone()));
         let task = async move { keep(newest::PART, &standing, &stop, async || newest.run().await).await };
-        self.run(Box::pin(task), ctx);
+        self.run(task, ctx);
         if let Some(looks) = self.parts.looks.clone() {
-            let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+            let (standing, stop) = (self.standing.clone(), self.tasks.stop());
             let relay = Relay::new(&self.parts, looks, (standing.clone(), stop.clone()), Rc::clone(&self.outgoing));
             let task = async move { keep(relay::PART, &standing, &stop, async || relay.run().await).await };
-            self.run(Box::pin(task), ctx);
+            self.run(task, ctx);
         }
         if self.parts.ingest.enabled {
-            let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+            let (standing, stop) = (self.standing.clone(), self.tasks.stop());
             let mut ingest = Ingest::new(&self.parts, standing.clone(), stop.clone(), Arc::clone(&self.reading));
             let task = async move { keep(ingest::PART, &standing, &stop, async || ingest.run().await).await };
-            self.run(Box::pin(task), ctx);
+            self.run(task, ctx);
         }
         if self.parts.pubsub.inward {
-            let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+            let (standing, stop) = (self.standing.clone(), self.tasks.stop());
             let hear = Hear::new(&self.parts, standing.clone(), stop.clone(), Arc::clone(&self.hearing));
             let task = async move { keep(hear::PART, &standing, &stop, async || hear.run().await).await };
-            self.run(Box::pin(task), ctx);
+            self.run(task, ctx);
         }
         if self.parts.pubsub.out {
-            let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+            let (standing, stop) = (self.standing.clone(), self.tasks.stop());
             let wake = (Arc::clone(&self.wake), Arc::clone(&self.sending));
             let mut out = Out::new(&self.parts, standing.clone(), stop.clone(), wake);
             let task = async move { keep(out::PART, &standing, &stop, async || out.run().await).await };
-            self.run(Box::pin(task), ctx);
+            self.run(task, ctx);
         }
         if self.parts.mirror.enabled {
-            let (standing, stop) = (self.standing.clone(), self.stop.1.clone());
+            let (standing, stop) = (self.standing.clone(), self.tasks.stop());
             let mut mirror = Mirror::new(&self.parts, standing.clone(), stop.clone(), Arc::clone(&self.mirroring));
             let task = async move { keep(mirror::PART, &standing, &stop, async || mirror.run().await).await };
-            self.run(Box::pin(task), ctx);
+            self.run(task, ctx);
         }
     }
 }
@@ -263,11 +230,7 @@ impl Handler<Finish> for Bus {
 
     /// What was read is stored and acknowledged.
     fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
-        let (done, finished) = oneshot::channel();
-        self.finished.push(done);
-        self.stop.0.send_replace(true);
-        self.end_if_finished(ctx);
-        Box::pin(finished.into_actor(self).map(|_, _, _| ()))
+        Tasked::finish(self, ctx)
     }
 }
 

@@ -13,12 +13,9 @@ mod running;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::prelude::{
-    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, MessageResult,
-    ResponseActFuture, WrapFuture as _,
-};
+use actix::prelude::{Actor, Context, Handler, MessageResult, ResponseActFuture};
 use serde_json::json;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 pub use self::definitions::Definitions;
@@ -33,6 +30,7 @@ use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
 use crate::runtime::stop::Stop;
+use crate::runtime::tasks::{Tasked, Tasks};
 use crate::storage::{Outcome, StoredDefinition, Write};
 use crate::telemetry::health::{StoreHealth, Unusable};
 
@@ -64,34 +62,12 @@ pub struct OrchestratorParts {
 pub struct Orchestrator {
     parts: OrchestratorParts,
     following: Arc<Following>,
-    stop: (watch::Sender<bool>, Stop),
-    /// Tasks that have not ended.
-    running: usize,
-    finished: Vec<oneshot::Sender<()>>,
-    life: Life,
+    tasks: Tasks,
 }
 
 impl Orchestrator {
     pub fn new(parts: OrchestratorParts, life: Life) -> Self {
-        Self { parts, following: Arc::default(), stop: Stop::new(), running: 0, finished: Vec::new(), life }
-    }
-
-    fn run(&mut self, task: impl Future<Output = ()> + 'static, ctx: &mut Context<Self>) {
-        self.running += 1;
-        ctx.spawn(task.into_actor(self).map(|(), this, ctx| {
-            this.running -= 1;
-            this.end_if_finished(ctx);
-        }));
-    }
-
-    fn end_if_finished(&mut self, ctx: &mut Context<Self>) {
-        if self.running == 0 && !self.finished.is_empty() {
-            self.life.finish();
-            for finished in self.finished.drain(..) {
-                let _ = finished.send(());
-            }
-            ctx.stop();
-        }
+        Self { parts, following: Arc::default(), tasks: Tasks::new(life) }
     }
 }
 
@@ -163,14 +139,20 @@ impl OrchestratorParts {
     }
 }
 
+impl Tasked for Orchestrator {
+    fn tasks(&mut self) -> &mut Tasks {
+        &mut self.tasks
+    }
+}
+
 impl Actor for Orchestrator {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        let (parts, stop) = (self.parts.clone(), self.stop.1.clone());
+        let (parts, stop) = (self.parts.clone(), self.tasks.stop());
         self.run(async move { parts.declare(&stop).await }, ctx);
-        let (parts, stop, following) = (self.parts.clone(), self.stop.1.clone(), Arc::clone(&self.following));
+        let (parts, stop, following) = (self.parts.clone(), self.tasks.stop(), Arc::clone(&self.following));
         self.run(async move { parts.orchestrate(following, stop).await }, ctx);
     }
 }
@@ -199,11 +181,7 @@ impl Handler<Finish> for Orchestrator {
 
     /// What was decided is stored: who holds the lease next goes on.
     fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
-        let (done, finished) = oneshot::channel();
-        self.finished.push(done);
-        self.stop.0.send_replace(true);
-        self.end_if_finished(ctx);
-        Box::pin(finished.into_actor(self).map(|_, _, _| ()))
+        Tasked::finish(self, ctx)
     }
 }
 

@@ -232,7 +232,7 @@ impl Session {
         if let Err(error) = permit::subscribe(&self.connection().auth.caller(), &pattern) {
             return self.refuse(id.as_ref(), &error);
         }
-        self.stop_watching(&pattern, ctx);
+        let was_watching = self.stop_watching(&pattern, ctx);
         if self.watches.len() >= MAX_WATCHES {
             let advice =
                 format!("a connection may take at most {MAX_WATCHES} snapshots at once; wait for the end of one");
@@ -240,7 +240,7 @@ impl Session {
         }
         let close = CloseSubscription { place: self.attachment.place, id: None, pattern: pattern.clone() };
         let shard = self.attachment.shard.clone();
-        let snapshot = Snapshot {
+        let mut snapshot = Snapshot {
             kind,
             id: id.clone(),
             place: self.attachment.place,
@@ -250,11 +250,12 @@ impl Session {
             reader: self.parts.reader.clone(),
             metrics: Arc::clone(&self.parts.metrics),
             low_water: self.parts.worker.parts.low_water(),
-            replaces: false,
+            replaces: was_watching,
         };
-        // What an earlier subscription would push could be newer than what the snapshot has of it.
+        // What an earlier subscription would push could be newer than what the snapshot has of it. And what it has pushed
+        // may be of entities that are deleted before the snapshot is read.
         let taken = async move {
-            let _ = shard.send(close).await;
+            snapshot.replaces |= shard.send(close).await.unwrap_or(false);
             snapshot.run().await
         };
         let watched = pattern.clone();
@@ -267,12 +268,10 @@ impl Session {
         self.watches.push((pattern, handle));
     }
 
-    /// Stops the snapshot of this subscription, if one is under way.
-    fn stop_watching(&mut self, pattern: &Pattern, ctx: &mut Context<Self>) {
+    /// Stops the snapshot of this subscription; whether one was under way.
+    fn stop_watching(&mut self, pattern: &Pattern, ctx: &mut Context<Self>) -> bool {
         let watches = self.watches.extract_if(.., |(watched, _)| watched == pattern);
-        watches.for_each(|(_, handle)| {
-            ctx.cancel_future(handle);
-        });
+        watches.map(|(_, handle)| ctx.cancel_future(handle)).count() > 0
     }
 
     fn publish(&mut self, id: Option<RequestId>, mut append: Append, ctx: &mut Context<Self>) {

@@ -89,9 +89,9 @@ pub struct PollId {
 #[rtype(result = "()")]
 pub struct CancelPoll(pub PollId);
 
-/// End a subscription.
+/// End a subscription. Whether there was one.
 #[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[rtype(result = "bool")]
 pub struct CloseSubscription {
     pub place: Place,
     pub id: Option<RequestId>,

@@ -73,10 +73,13 @@ impl Shard {
         Ok(Some(state))
     }
 
-    fn unsubscribe(&mut self, place: Place, pattern: &Pattern) {
-        if self.subscribers.unsubscribe(place, pattern) {
+    /// Whether there was such a subscription.
+    fn unsubscribe(&mut self, place: Place, pattern: &Pattern) -> bool {
+        let was_open = self.subscribers.unsubscribe(place, pattern);
+        if was_open {
             self.parts.metrics.subscriptions.dec();
         }
+        was_open
     }
 }
 
@@ -92,14 +95,15 @@ impl Handler<OpenSubscription> for Shard {
 }
 
 impl Handler<CloseSubscription> for Shard {
-    type Result = ();
+    type Result = bool;
 
-    fn handle(&mut self, request: CloseSubscription, _: &mut Self::Context) {
+    fn handle(&mut self, request: CloseSubscription, _: &mut Self::Context) -> bool {
         let CloseSubscription { place, id, pattern } = request;
-        self.unsubscribe(place, &pattern);
+        let was_open = self.unsubscribe(place, &pattern);
         if let (Some(id), Some(subscriber)) = (id, self.subscribers.of(place)) {
             subscriber.connection.say(&frame::unsubscribed(&id, &pattern));
         }
+        was_open
     }
 }
 

@@ -15,11 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::prelude::{
-    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, MessageResult,
-    ResponseActFuture, WrapFuture as _,
-};
-use tokio::sync::{oneshot, watch};
+use actix::prelude::{Actor, Context, Handler, MessageResult, ResponseActFuture};
 
 use self::keeping::{Keeping, Progress};
 use self::messages::Synchronize;
@@ -34,7 +30,7 @@ use crate::runtime::address::{Address, Mailbox};
 use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
-use crate::runtime::stop::Stop;
+use crate::runtime::tasks::{Tasked, Tasks};
 use crate::storage::Reader;
 use crate::telemetry::metrics::Metrics;
 
@@ -68,26 +64,18 @@ pub struct Synchronizer {
     parts: SynchronizerParts,
     /// What is asked for at each service, and how far it is.
     services: BTreeMap<String, (Rc<Orders>, Rc<Progress>)>,
-    stop: (watch::Sender<bool>, Stop),
-    /// Tasks that have not ended.
-    running: usize,
-    finished: Vec<oneshot::Sender<()>>,
-    life: Life,
+    tasks: Tasks,
 }
 
 impl Synchronizer {
     pub fn new(parts: SynchronizerParts, life: Life) -> Self {
-        Self { parts, services: BTreeMap::new(), stop: Stop::new(), running: 0, finished: Vec::new(), life }
+        Self { parts, services: BTreeMap::new(), tasks: Tasks::new(life) }
     }
+}
 
-    fn end_if_finished(&mut self, ctx: &mut Context<Self>) {
-        if self.running == 0 && !self.finished.is_empty() {
-            self.life.finish();
-            for finished in self.finished.drain(..) {
-                let _ = finished.send(());
-            }
-            ctx.stop();
-        }
+impl Tasked for Synchronizer {
+    fn tasks(&mut self) -> &mut Tasks {
+        &mut self.tasks
     }
 }
 
@@ -96,17 +84,13 @@ impl Actor for Synchronizer {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        for service in self.parts.services.iter() {
+        for service in Arc::clone(&self.parts.services).iter() {
             let (orders, progress) = <(Rc<Orders>, Rc<Progress>)>::default();
-            let keeping = Keeping::new(&self.parts, service.clone(), self.stop.1.clone(), Rc::clone(&orders));
+            let keeping = Keeping::new(&self.parts, service.clone(), self.tasks.stop(), Rc::clone(&orders));
             let shown = Rc::clone(&progress);
             let task = async move { keeping.run(&shown).await };
             self.services.insert(service.config.name.clone(), (orders, progress));
-            self.running += 1;
-            ctx.spawn(task.into_actor(self).map(|(), this, ctx| {
-                this.running -= 1;
-                this.end_if_finished(ctx);
-            }));
+            self.run(task, ctx);
         }
     }
 }
@@ -135,11 +119,7 @@ impl Handler<Finish> for Synchronizer {
 
     /// Nothing more is asked: who holds the services next checks them again.
     fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
-        let (done, finished) = oneshot::channel();
-        self.finished.push(done);
-        self.stop.0.send_replace(true);
-        self.end_if_finished(ctx);
-        Box::pin(finished.into_actor(self).map(|_, _, _| ()))
+        Tasked::finish(self, ctx)
     }
 }
 

@@ -10,11 +10,8 @@ pub mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::prelude::{
-    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, MessageResult,
-    ResponseActFuture, WrapFuture as _,
-};
-use tokio::sync::{Notify, oneshot, watch};
+use actix::prelude::{Actor, Context, Handler, MessageResult, ResponseActFuture};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use self::deciding::Deciding;
@@ -37,6 +34,7 @@ use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
 use crate::runtime::stop::Stop;
+use crate::runtime::tasks::{Tasked, Tasks};
 use crate::storage::Reader;
 use crate::telemetry::health::Health;
 
@@ -63,25 +61,12 @@ pub struct SystemParts {
 /// See the module.
 pub struct SystemActor {
     parts: SystemParts,
-    stop: (watch::Sender<bool>, Stop),
-    is_running: bool,
-    finished: Vec<oneshot::Sender<()>>,
-    life: Life,
+    tasks: Tasks,
 }
 
 impl SystemActor {
     pub fn new(parts: SystemParts, life: Life) -> Self {
-        Self { parts, stop: Stop::new(), is_running: false, finished: Vec::new(), life }
-    }
-
-    fn end_if_finished(&mut self, ctx: &mut Context<Self>) {
-        if !self.is_running && !self.finished.is_empty() {
-            self.life.finish();
-            for finished in self.finished.drain(..) {
-                let _ = finished.send(());
-            }
-            ctx.stop();
-        }
+        Self { parts, tasks: Tasks::new(life) }
     }
 }
 
@@ -176,12 +161,18 @@ fn is_draining_before(node: &NodeRecord, own: &Arc<str>) -> bool {
     node.name != *own && node.is_member() && node.expires_at > clock::now() && node.is_draining
 }
 
+impl Tasked for SystemActor {
+    fn tasks(&mut self) -> &mut Tasks {
+        &mut self.tasks
+    }
+}
+
 impl Actor for SystemActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        let (parts, stop) = (self.parts.clone(), self.stop.1.clone());
+        let (parts, stop) = (self.parts.clone(), self.tasks.stop());
         let looked = Arc::<Notify>::default();
         let is_draining = parts.view.stored().is_some_and(|system| system.state == SystemState::Draining);
         let has_begun = parts.view.stored().is_some();
@@ -201,12 +192,8 @@ impl Actor for SystemActor {
             stop,
         };
         let deciding = Deciding { parts, candidate, looked };
-        self.is_running = true;
-        let work = async move { futures_util::future::join(looking.run(), deciding.run()).await };
-        ctx.spawn(work.into_actor(self).map(|_, this, ctx| {
-            this.is_running = false;
-            this.end_if_finished(ctx);
-        }));
+        self.run(looking.run(), ctx);
+        self.run(deciding.run(), ctx);
     }
 }
 
@@ -236,11 +223,7 @@ impl Handler<Finish> for SystemActor {
 
     /// What is under way is decided by another node, or by this one when it is there again.
     fn handle(&mut self, Finish: Finish, ctx: &mut Self::Context) -> Self::Result {
-        let (done, finished) = oneshot::channel();
-        self.finished.push(done);
-        self.stop.0.send_replace(true);
-        self.end_if_finished(ctx);
-        Box::pin(finished.into_actor(self).map(|_, _, _| ()))
+        Tasked::finish(self, ctx)
     }
 }
 

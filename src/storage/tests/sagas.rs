@@ -13,7 +13,8 @@ use super::outbox::Outbox;
 use super::{NOON, at, commit, on_both, run, single};
 use crate::domain::event::{AppendOutcome, Timestamp};
 use crate::domain::lease::LeaseName;
-use crate::domain::saga::{Correlation, Entry, Fact, InstanceEnd, Json, Origin, State, StepEnd};
+use crate::domain::routes::Routes;
+use crate::domain::saga::{AT_COMMIT, Correlation, Entry, Fact, InstanceEnd, Json, Origin, State, StepEnd};
 use crate::storage::{
     DeclaredSaga, Group, NewSaga, Outcome, Reader, SagaFilter, SagaRecord, SagaStanding, SagaTransition,
     StoredDefinition, Write, Writer,
@@ -260,6 +261,24 @@ fn who_waits_for_a_value_gets_it_in_turn() {
         assert!(save(&mut writer, &[next(&made(7, "a", State::Running), State::Completed)]));
         assert_eq!(startable(), [id(3), id(5)]);
         assert_eq!(run(reader.startable_sagas(1)).expect("read").len(), 1);
+    });
+}
+
+/// A reply to it can only be newer: what is stored before, by whomever, is for somebody else.
+#[test]
+fn a_step_begins_after_all_that_is_stored() {
+    on_both(|store| {
+        let (mut writer, reader) = (store.writer(), store.reader());
+        let begun = |after| Entry { at: NOON, fact: Fact::Begun { step: 0, after, undo: None } };
+        let mut step = made(1, "a", State::Running);
+        step.entries = vec![begun(AT_COMMIT), begun(1)];
+        step.standing.length = 2;
+        commit(&mut writer, Write::Append(single("a")));
+        let mut group = Group::from(vec![Write::Append(single("a"))]);
+        group.extend(None, [Write::SaveSagas(vec![step]), Write::Append(single("a"))]);
+        writer.commit(&mut group, &Routes::default(), NOON).expect("committed");
+        let journal = run(reader.sagas(vec![id(1)])).expect("read").remove(0).journal;
+        assert_eq!(journal, Ok(vec![begun(2), begun(1)]));
     });
 }
 
