@@ -20,7 +20,9 @@ use crate::domain::delivery::EventStatus;
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::follow::begin;
 use crate::domain::lease::Fence;
-use crate::domain::saga::{AT_COMMIT, Address, Concerns, Crowd, Happened, Input, Phase, Replied, SagaIds, Triggered};
+use crate::domain::saga::{
+    AT_COMMIT, Address, Concerns, Crowd, Happened, Input, Phase, Replied, SagaIds, State, Triggered,
+};
 use crate::protocol::event_json::write_event;
 use crate::runtime::address::Address as ActorAddress;
 use crate::storage::{DeclaredSaga, FollowPage, Outcome, Reader, StoreError, StoredSaga, Write};
@@ -328,9 +330,8 @@ fn join(writes: &mut Vec<Write>, more: Vec<Write>) {
     writes.extend(more);
 }
 
-fn live(counts: &[(String, crate::domain::saga::State, u64)]) -> u64 {
-    let has_begun =
-        |state: &crate::domain::saga::State| state.is_live() && *state != crate::domain::saga::State::Queued;
+fn live(counts: &[(String, State, u64)]) -> u64 {
+    let has_begun = |state: &State| state.is_live() && *state != State::Queued;
     counts.iter().filter(|(_, state, _)| has_begun(state)).map(|(_, _, count)| count).sum()
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::concern::{Address, Concerns};
 use super::correlation::Correlation;
 use super::definition::{Definition, OnDuplicate, StepIndex};
-use super::instance::{Instance, Origin, Phase, State};
+use super::instance::{Instance, Origin, Phase};
 use super::journal::{Entry, Fact};
 use super::json::Json;
 use super::machine::{Effect, Input, Unfit, decide, verdict_of};
@@ -106,11 +106,6 @@ impl<'a> Crowd<'a> {
     /// An instance that is among them.
     pub fn member(&self, id: &str) -> Option<&Member> {
         self.members.get(id)
-    }
-
-    /// How many of them have begun and have not ended.
-    pub fn live(&self) -> usize {
-        self.members.values().filter(|member| member.instance.holds()).count()
     }
 
     /// Those of which something has changed.
@@ -278,11 +273,6 @@ impl Member {
     pub fn due_at(&self) -> Option<Timestamp> {
         if self.instance.phase == Phase::Queued { self.may_begin_at } else { self.instance.due() }
     }
-
-    /// What it is, as it is shown.
-    pub fn state(&self) -> State {
-        self.instance.state()
-    }
 }
 
 #[cfg(test)]
@@ -291,7 +281,7 @@ mod tests {
 
     use super::*;
     use crate::domain::call::CallEnd;
-    use crate::domain::saga::{CallReport, Operation, SagaIds, StepState, Verb};
+    use crate::domain::saga::{CallReport, Operation, SagaIds, State, StepState, Verb};
 
     fn definition(change: impl FnOnce(&mut Value)) -> Arc<Definition> {
         let mut saga = json!({
@@ -374,8 +364,8 @@ mod tests {
         assert_eq!(page.event(15, "charge.done", &json!({"order": 3, "ok": true})).0, Some(Replied::Ignored));
         assert_eq!(page.event(16, "charge.done", &json!({"order": 1, "ok": true})).0, Some(Replied::Taken), "early");
         page.called(&ids[0]);
-        assert_eq!(page.crowd.member(&ids[0]).expect("it").state(), State::Completed);
-        assert_eq!(page.crowd.member(&ids[1]).expect("it").state(), State::Running);
+        assert_eq!(page.crowd.member(&ids[0]).expect("it").instance.state(), State::Completed);
+        assert_eq!(page.crowd.member(&ids[1]).expect("it").instance.state(), State::Running);
         assert_eq!(page.event(17, "order.made", &json!({"order": 1})).1, [Triggered::Started], "its turn");
     }
 
@@ -410,7 +400,7 @@ mod tests {
         }
         let ids: Vec<_> = page.members().iter().map(|member| member.instance.origin.id.clone()).collect();
         ids.iter().for_each(|id| page.crowd.begin(id));
-        let states: Vec<_> = page.members().iter().map(|member| member.state()).collect();
+        let states: Vec<_> = page.members().iter().map(|member| member.instance.state()).collect();
         assert_eq!(states, [State::Running, State::Queued, State::Queued]);
         assert_eq!(
             page.event(50, "charge.done", &json!({"order": 1, "ok": true})).0,
@@ -420,7 +410,7 @@ mod tests {
         page.called(&ids[0]);
         assert_eq!(page.event(101, "charge.done", &json!({"order": 1, "ok": true})).0, Some(Replied::Taken));
         ids.iter().for_each(|id| page.crowd.begin(id));
-        assert_eq!(page.members()[1].state(), State::Running);
+        assert_eq!(page.members()[1].instance.state(), State::Running);
     }
 
     #[test]
@@ -431,7 +421,7 @@ mod tests {
         assert_eq!(page.event(11, "order.made", &json!({"order": 1})).1, [Triggered::Started]);
         assert_eq!(page.event(12, "order.made", &json!({"order": 2})).1, [Triggered::Queued]);
         let queued = page.members()[1];
-        assert_eq!((queued.state(), queued.due_at()), (State::Queued, Some(Timestamp(1_000_000))));
+        assert_eq!((queued.instance.state(), queued.due_at()), (State::Queued, Some(Timestamp(1_000_000))));
     }
 
     #[test]
@@ -443,13 +433,16 @@ mod tests {
         page.event(11, "order.made", &json!({"order": 1}));
         let member = page.members()[0];
         let id = member.instance.origin.id.clone();
-        assert_eq!((member.state(), member.instance.steps[0].state), (State::NeedsOperator, StepState::Pending));
+        assert_eq!(
+            (member.instance.state(), member.instance.steps[0].state),
+            (State::NeedsOperator, StepState::Pending)
+        );
         let retry = || Input::Operator { verb: Verb::Retry, reason: "again".to_owned() };
         page.crowd.tell(&id, retry()).expect("fits");
-        assert_eq!(page.members()[0].state(), State::NeedsOperator);
+        assert_eq!(page.members()[0].instance.state(), State::NeedsOperator);
         is_there.set(true);
         page.crowd.tell(&id, retry()).expect("fits");
-        assert_eq!(page.members()[0].state(), State::Running);
+        assert_eq!(page.members()[0].instance.state(), State::Running);
     }
 
     #[test]
