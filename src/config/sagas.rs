@@ -35,6 +35,8 @@ pub struct OrchestrationConfig {
     pub keep: Span,
     #[serde(deserialize_with = "whole::<1, 1000, _, _>")]
     pub compensation_attempts: u32,
+    #[serde(deserialize_with = "span::<0, {30 * DAY}, _>")]
+    pub hold_retention: Span,
 }
 
 /// A saga of one version, as it is configured.

@@ -6,10 +6,38 @@
 use std::time::Duration;
 
 use super::event::{EventId, Timestamp};
+use super::{mirror, saga};
 
 /// For how long a position is kept in memory only, if nothing else is stored with it. What was followed meanwhile is
 /// followed again after a crash.
 pub const STORE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A follower whose reading retention waits for, within bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    Mirror,
+    Orchestrator,
+}
+
+impl Awaited {
+    pub const ALL: [Self; 2] = [Self::Mirror, Self::Orchestrator];
+
+    /// The name of its position.
+    pub fn position(self) -> &'static str {
+        match self {
+            Self::Mirror => mirror::FOLLOWER,
+            Self::Orchestrator => saga::FOLLOWER,
+        }
+    }
+
+    /// Its name for operators.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mirror => "mirror",
+            Self::Orchestrator => "orchestrator",
+        }
+    }
+}
 
 /// How far a follower has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

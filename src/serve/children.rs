@@ -294,5 +294,6 @@ fn retention(config: &Config) -> RetentionPolicy {
         max_events: config.retention.max_events,
         max_bytes: config.retention.max_bytes.map(|size| size.as_usize() as u64),
         mirror_hold: is_mirrored(config).then(|| config.redis.mirror.hold_retention.get()),
+        orchestrator_hold: Some(config.orchestration.hold_retention.get()),
     }
 }

@@ -5,16 +5,17 @@ use std::time::Duration;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::event::{EventId, LogBounds, Timestamp};
+use crate::domain::follow::Awaited;
 use crate::domain::log::Gap;
-use crate::domain::mirror::FOLLOWER;
 use crate::domain::routes::ServiceId;
+use crate::domain::saga::State;
 
 use super::append::newest;
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::position::{self, IdRange, Stretch};
 use super::schema::{clock_turns, deliveries, delivery_attempts, events, heard_events, idempotency_keys, sent_events};
-use super::{followers, identity, outbox};
+use super::{followers, identity, outbox, sagas};
 
 /// Which events are kept. `None` sets no limit. The newest event is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +28,15 @@ pub struct RetentionPolicy {
     pub max_bytes: Option<u64>,
     /// Keeps what the mirror has not taken yet for at most this much longer.
     pub mirror_hold: Option<Duration>,
+    /// The same of the orchestrator, for as long as there are sagas.
+    pub orchestrator_hold: Option<Duration>,
+}
+
+impl RetentionPolicy {
+    /// Whether anything is ever removed.
+    pub fn has_limits(&self) -> bool {
+        self.max_age.is_some() || self.max_events.is_some() || self.max_bytes.is_some()
+    }
 }
 
 /// What one step of trimming has done.
@@ -38,8 +48,8 @@ pub struct Trimmed {
     pub earliest: EventId,
     /// Whether the policy allows more to be removed.
     pub more_due: bool,
-    /// Whether more is kept because the mirror has not taken it yet.
-    pub waits_for_mirror: bool,
+    /// For whom more is kept, since it has not read that yet. Of several, the one that is furthest behind.
+    pub waits_for: Option<Awaited>,
 }
 
 pub(super) fn trim(
@@ -56,14 +66,17 @@ pub(super) fn trim(
             due = outbox::oldest_open(connection, *service)?.map_or(due, |open| due.min(open));
         }
     }
-    let untaken = untaken(connection, policy, bounds, due, now)?;
-    let waits_for_mirror = untaken.is_some();
-    due = untaken.unwrap_or(due);
+    let mut waits_for = None;
+    for awaited in Awaited::ALL {
+        if let Some(from) = unread(connection, awaited, policy, bounds, due, now)? {
+            (due, waits_for) = (from, Some(awaited));
+        }
+    }
     let step = bounds.earliest.saturating_add(i64::try_from(max_rows).unwrap_or(i64::MAX));
     let cut = due.min(step);
     if cut <= bounds.earliest {
         let more_due = due > bounds.earliest;
-        return Ok(Trimmed { removed: 0, earliest: bounds.earliest, more_due, waits_for_mirror });
+        return Ok(Trimmed { removed: 0, earliest: bounds.earliest, more_due, waits_for });
     }
     // Most rows that refer to an event are removed before it, so that a step that is interrupted leaves no orphaned
     // rows.
@@ -81,7 +94,7 @@ pub(super) fn trim(
     let turns = clock_turns::table.filter(clock_turns::first_id.le(cut));
     on_backend!(connection, c => diesel::delete(turns).execute(c))?;
     let earliest = position::bounds(connection)?.earliest;
-    Ok(Trimmed { removed, earliest, more_due: due > earliest, waits_for_mirror })
+    Ok(Trimmed { removed, earliest, more_due: due > earliest, waits_for })
 }
 
 /// The id from which on the policy keeps events.
@@ -91,7 +104,7 @@ fn keep_from(
     log: LogBounds,
     now: Timestamp,
 ) -> Result<EventId, StoreError> {
-    let RetentionPolicy { max_age, max_events, max_bytes, mirror_hold: _ } = policy;
+    let RetentionPolicy { max_age, max_events, max_bytes, mirror_hold: _, orchestrator_hold: _ } = policy;
     let limit = |limit: u64| i64::try_from(limit).unwrap_or(i64::MAX);
     let tail: Option<(i64, i64, i64)> = on_backend!(connection, c => newest().first(c).optional())?;
     let Some((last, _, log_offset)) = tail else { return Ok(0) };
@@ -119,22 +132,43 @@ fn keep_from(
     Ok(keep_from)
 }
 
-/// The first event before `due` that is kept because the mirror has not taken it yet. If it stays behind for long, it is
-/// filled anew, which needs no events.
-fn untaken(
+/// The first event before `due` that is kept because `awaited` has not read it yet. It is not waited for for ever: a
+/// follower that stands still must not fill the disk.
+fn unread(
     connection: &mut Connection,
+    awaited: Awaited,
     policy: &RetentionPolicy,
     log: LogBounds,
     due: EventId,
     now: Timestamp,
 ) -> Result<Option<EventId>, StoreError> {
-    let Some(hold) = policy.mirror_hold.filter(|_| due > log.earliest) else { return Ok(None) };
-    let position = followers::position(connection, FOLLOWER)?.and_then(|position| position.parse::<EventId>().ok());
+    let hold = match awaited {
+        Awaited::Mirror => policy.mirror_hold,
+        Awaited::Orchestrator => policy.orchestrator_hold,
+    };
+    let Some(hold) = hold.filter(|_| due > log.earliest) else { return Ok(None) };
+    let stored = followers::position(connection, awaited.position())?.and_then(|position| position.parse().ok());
+    let position = match awaited {
+        // One that has none is filled first, which needs no events.
+        Awaited::Mirror => stored,
+        Awaited::Orchestrator => begins_after(connection, stored)?,
+    };
     let Some(next) = position.map(|position| position + 1).filter(|next| *next < due) else { return Ok(None) };
     let longest = policy.max_age.unwrap_or_default().saturating_add(hold);
     let since = now.0.saturating_sub(i64::try_from(longest.as_micros()).unwrap_or(i64::MAX));
     let young = first_young(connection, log, Timestamp(since), now)?.unwrap_or(due);
     Ok(Some(next.max(young)).filter(|from| *from < due))
+}
+
+/// After which event the orchestrator goes on, if it has anything to do: a position that nobody moves any more holds
+/// nothing back.
+fn begins_after(connection: &mut Connection, stored: Option<EventId>) -> Result<Option<EventId>, StoreError> {
+    let first = sagas::declared(connection)?.into_iter().map(|saga| saga.since).min();
+    let is_live = |(_, state, count): &(String, State, u64)| state.is_live() && *count > 0;
+    if first.is_none() && !sagas::counts(connection)?.iter().any(is_live) {
+        return Ok(None);
+    }
+    Ok(stored.or(first))
 }
 
 /// The first event that is not older than `since`. Events that a wrong clock has dated after `now` are as old as the

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, OnceCell};
 use super::bus_health::BusHealth;
 use super::last_error::LastError;
 use super::replica_health::ReplicaHealth;
+use crate::domain::follow::Awaited;
 
 /// The health of the process and its parts.
 #[derive(Debug)]
@@ -70,8 +71,10 @@ impl Health {
         if let Some(replica) = self.store.replica.describe() {
             checks["replica"] = replica;
         }
-        if self.store.waits_for_mirror.load(Ordering::Relaxed) {
-            checks["retention"] = json!({ "status": "waits", "reason": "the mirror has not taken the oldest events" });
+        if let Some(awaited) = *lock(&self.store.retention_waits_for) {
+            let awaited = awaited.as_str();
+            let reason = format!("the {awaited} has not read the oldest events");
+            checks["retention"] = json!({ "status": "waits", "for": awaited, "reason": reason });
         }
         (ready, checks)
     }
@@ -104,8 +107,8 @@ pub struct StoreHealth {
     unreadable: Mutex<Option<LastError>>,
     /// How its replica is.
     pub replica: ReplicaHealth,
-    /// Whether retention keeps more than it should, until the mirror has taken it.
-    pub waits_for_mirror: AtomicBool,
+    /// Who must read events before retention removes them, though they are no longer to be kept.
+    retention_waits_for: Mutex<Option<Awaited>>,
 }
 
 /// An operation of the writer; see [`StoreHealth::begin`].
@@ -132,7 +135,7 @@ impl StoreHealth {
             busy_since: AtomicU64::new(0),
             unreadable: Mutex::default(),
             replica: ReplicaHealth::default(),
-            waits_for_mirror: AtomicBool::new(false),
+            retention_waits_for: Mutex::default(),
         }
     }
 
@@ -149,6 +152,11 @@ impl StoreHealth {
     /// Whether the last failed read, if there was one, has succeeded since.
     pub fn is_readable(&self) -> bool {
         lock(&self.unreadable).is_none()
+    }
+
+    /// Notes for whom retention waits; whether that is news.
+    pub fn retention_waits_for(&self, awaited: Option<Awaited>) -> bool {
+        std::mem::replace(&mut *lock(&self.retention_waits_for), awaited) != awaited
     }
 
     /// Notes that a read has failed.

@@ -90,6 +90,7 @@ metrics! {
         ),
         saga_replies: IntCounterVec = IntCounterVec::new(opts("saga_replies_total", "Events that steps of sagas may await, by whether one has taken them."), &["result"]),
         follower_missed: IntCounterVec = IntCounterVec::new(opts("follower_missed_events_total", "Events that retention has removed before a follower of the log has taken them."), &["follower"]),
+        retention_waits: IntGaugeVec = IntGaugeVec::new(opts("retention_waits", "Whether retention keeps events only because this follower of the log has not read them; of the node that retains only."), &["follower"]),
         pubsub_sent: IntCounterVec = IntCounterVec::new(opts("pubsub_sent_total", "What went out by the publish/subscribe of Redis, by kind."), &["kind"]),
         pubsub_heard: IntCounterVec = IntCounterVec::new(opts("pubsub_heard_total", "Messages that came by the publish/subscribe of Redis, by outcome."), &["outcome"]),
         mirror_written: IntCounter = IntCounter::with_opts(opts("mirror_written_total", "Entities written to the mirror in Redis, or removed from it.")),

@@ -26,6 +26,7 @@ use super::follower::tenure::Candidate;
 use super::follower::{Follower, Following};
 use super::router::messages::RouteBatch;
 use crate::domain::lease::LeaseName;
+use crate::domain::saga::FOLLOWER;
 use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
@@ -36,8 +37,6 @@ use crate::telemetry::health::{StoreHealth, Unusable};
 
 /// Most messages that may wait.
 pub const MAILBOX: usize = 1024;
-/// The position in the log.
-const POSITION: &str = "sagas";
 /// Before it is tried again to declare, or to find out whether there is anything to run.
 const RETRY: Duration = Duration::from_millis(200);
 /// How often a node says what it declares. What it has not said for some of these is forgotten.
@@ -121,7 +120,7 @@ impl OrchestratorParts {
         let running = &self.running;
         let candidate = Candidate {
             lease: LeaseName::sagas(),
-            position: POSITION.to_owned(),
+            position: FOLLOWER.to_owned(),
             persistence: running.persistence.clone(),
             cluster: Arc::clone(&running.cluster),
             stop,

@@ -1,15 +1,15 @@
 //! The periodic work of persistence: checking the store and the clock, and removing what is no longer retained.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::registry::ServiceRegistry;
 use super::{Persistence, leases};
 use crate::actors::clock::{self, now};
 use crate::domain::event::{LogBounds, Timestamp};
+use crate::domain::follow::Awaited;
 use crate::protocol::log_batch::LogBatch;
-use crate::storage::{Group, RetentionPolicy, StoreError, StoreErrorKind, StoreUrl, Writer};
+use crate::storage::{Group, StoreError, StoreErrorKind, StoreUrl, Writer};
 
 /// The longest time between two steps of housekeeping: retention and expired idempotency keys.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
@@ -164,7 +164,7 @@ impl Persistence {
         };
         let mut more = false;
         let cluster = &self.parts.cluster;
-        let mut waits_for_mirror = false;
+        let mut waits_for = None;
         if self.duties.retention.fence(cluster).is_some() && !clock::certainty().is_held {
             if Instant::now() >= self.next_bounding {
                 self.next_bounding = Instant::now() + BOUNDING_INTERVAL;
@@ -174,7 +174,7 @@ impl Persistence {
             let kept = i64::try_from(self.parts.tombstone_ttl.as_micros()).unwrap_or(i64::MAX);
             let forgotten = writer.forget_deleted(Timestamp(now().0.saturating_sub(kept)), HOUSEKEEPING_ROWS)?;
             more |= forgotten >= HOUSEKEEPING_ROWS;
-            if self.parts.retention != RetentionPolicy::default() {
+            if self.parts.retention.has_limits() {
                 let trimmed = writer.trim(&self.parts.retention, now(), HOUSEKEEPING_ROWS)?;
                 if trimmed.removed > 0 {
                     self.parts.metrics.trimmed.inc_by(trimmed.removed as u64);
@@ -182,12 +182,18 @@ impl Persistence {
                     self.parts.position.set(bounds);
                 }
                 more |= trimmed.more_due;
-                waits_for_mirror = trimmed.waits_for_mirror;
+                waits_for = trimmed.waits_for;
             }
         }
-        if self.parts.health.waits_for_mirror.swap(waits_for_mirror, Relaxed) != waits_for_mirror {
-            let waits = waits_for_mirror;
-            log::info!(waits; "whether retention waits for the mirror has changed");
+        if self.parts.health.retention_waits_for(waits_for) {
+            match waits_for.map(Awaited::as_str) {
+                Some(follower) => log::warn!(follower; "retention waits until the oldest events were read"),
+                None => log::info!("retention waits for nobody"),
+            }
+        }
+        for awaited in Awaited::ALL {
+            let waits = self.parts.metrics.retention_waits.with_label_values(&[awaited.as_str()]);
+            waits.set((waits_for == Some(awaited)).into());
         }
         self.registry.look_at_schedules(writer)?;
         if let Some(fence) = self.duties.jobs.fence(cluster) {

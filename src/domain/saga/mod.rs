@@ -17,6 +17,9 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+/// The name of the follower of the log that runs sagas, and of its position.
+pub const FOLLOWER: &str = "sagas";
+
 pub use self::concern::{Address, Concerns};
 pub use self::correlation::Correlation;
 pub use self::crowd::{Crowd, Happened, Member, Replied, Triggered};

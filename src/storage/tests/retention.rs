@@ -5,11 +5,13 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, SqliteConnection};
 
-use super::{Store, at, event, on_both, run, single};
+use super::{Store, at, commit, event, on_both, run, single};
 use crate::domain::event::{Append, LogBounds, NewEvent};
-use crate::storage::{EventQuery, RetentionPolicy, StoreUrl, Trimmed, Writer, close, compact};
+use crate::domain::follow::Awaited;
+use crate::storage::{EventQuery, RetentionPolicy, StoreUrl, StoredDefinition, Trimmed, Write, Writer, close, compact};
 
-const ALL: RetentionPolicy = RetentionPolicy { max_age: None, max_events: None, max_bytes: None, mirror_hold: None };
+const ALL: RetentionPolicy =
+    RetentionPolicy { max_age: None, max_events: None, max_bytes: None, mirror_hold: None, orchestrator_hold: None };
 
 /// Ten events, ten seconds apart, each larger than the one before.
 fn fill(store: &Store) -> Vec<i64> {
@@ -29,7 +31,7 @@ fn each_limit_keeps_what_it_promises() {
         let sizes = fill(&store);
         let mut writer = store.writer();
         let mut trim = |policy| writer.trim(&policy, at(95), 100).expect("trimmed");
-        let kept = |earliest, removed| Trimmed { removed, earliest, more_due: false, waits_for_mirror: false };
+        let kept = |earliest, removed| Trimmed { removed, earliest, more_due: false, waits_for: None };
         assert_eq!(trim(ALL), kept(1, 0));
         assert_eq!(trim(RetentionPolicy { max_events: Some(10), ..ALL }), kept(1, 0));
         assert_eq!(trim(RetentionPolicy { max_events: Some(9), ..ALL }), kept(2, 1));
@@ -64,6 +66,46 @@ fn trimming_goes_in_small_steps() {
     });
 }
 
+/// Trims all but the newest of ten events that were stored ten seconds apart. Returns the oldest that is left, and for
+/// whom.
+fn trim_at(writer: &mut Writer, second: i64) -> (i64, Option<Awaited>) {
+    let hold = Some(Duration::from_secs(50));
+    let policy = RetentionPolicy { max_events: Some(1), mirror_hold: hold, orchestrator_hold: hold, ..ALL };
+    let trimmed = writer.trim(&policy, at(second), 100).expect("trimmed");
+    (trimmed.earliest, trimmed.waits_for)
+}
+
+#[test]
+fn what_the_orchestrator_and_the_mirror_have_not_read_is_kept_for_a_while() {
+    on_both(|store| {
+        fill(&store);
+        let mut writer = store.writer();
+        let declare = |writer: &mut Writer, names: &[&str]| {
+            let saga = |name: &&str| StoredDefinition { saga: name.to_string(), version: 1, text: "{}".to_owned() };
+            let sagas = names.iter().map(saga).collect();
+            commit(writer, Write::DeclareSagas { node: "a".to_owned(), sagas });
+        };
+        let follow = |writer: &mut Writer, follower: Awaited, position: i64| {
+            let (name, position) = (follower.position().to_owned(), position.to_string());
+            commit(writer, Write::MovePosition { name, position });
+        };
+        declare(&mut writer, &["pay"]);
+        follow(&mut writer, Awaited::Orchestrator, 4);
+        assert_eq!(trim_at(&mut writer, 95), (6, Some(Awaited::Orchestrator)), "the fifth event is too old");
+        follow(&mut writer, Awaited::Orchestrator, 7);
+        follow(&mut writer, Awaited::Mirror, 9);
+        assert_eq!(trim_at(&mut writer, 96), (8, Some(Awaited::Orchestrator)));
+        declare(&mut writer, &[]);
+        follow(&mut writer, Awaited::Mirror, 8);
+        assert_eq!(trim_at(&mut writer, 97), (9, Some(Awaited::Mirror)), "nobody runs sagas");
+        declare(&mut writer, &["pay"]);
+        follow(&mut writer, Awaited::Orchestrator, 8);
+        follow(&mut writer, Awaited::Mirror, 10);
+        assert_eq!(trim_at(&mut writer, 98), (9, Some(Awaited::Orchestrator)));
+        assert_eq!(trim_at(&mut writer, 200), (10, None), "it was waited for long enough");
+    });
+}
+
 #[test]
 fn searches_are_right_where_ids_are_missing() {
     on_both(|store| {
@@ -84,12 +126,12 @@ fn searches_are_right_where_ids_are_missing() {
         let policy = RetentionPolicy { max_age: Some(Duration::from_secs(60)), ..ALL };
         assert_eq!(
             writer.trim(&policy, at(85), 1),
-            Ok(Trimmed { removed: 1, earliest: 5, more_due: false, waits_for_mirror: false })
+            Ok(Trimmed { removed: 1, earliest: 5, more_due: false, waits_for: None })
         );
         let policy = RetentionPolicy { max_events: Some(4), ..ALL };
         assert_eq!(
             writer.trim(&policy, at(85), 100),
-            Ok(Trimmed { removed: 2, earliest: 8, more_due: false, waits_for_mirror: false })
+            Ok(Trimmed { removed: 2, earliest: 8, more_due: false, waits_for: None })
         );
     });
 }

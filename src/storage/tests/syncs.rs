@@ -85,7 +85,13 @@ fn a_change_that_the_log_has_no_more_may_be_of_the_service_itself() {
         change(&mut outbox, "own", Op::Put, "all", 1);
         change(&mut outbox, "newest", Op::Put, "api", 2);
         delivered(&mut outbox, &[2]);
-        let policy = RetentionPolicy { max_age: None, max_events: Some(1), max_bytes: None, mirror_hold: None };
+        let policy = RetentionPolicy {
+            max_age: None,
+            max_events: Some(1),
+            max_bytes: None,
+            mirror_hold: None,
+            orchestrator_hold: None,
+        };
         outbox.writer.trim(&policy, at(3), 100).expect("trimmed");
         let entity = run(outbox.reader.sync_entity(with.clone(), key("own"))).expect("read").expect("known");
         assert_eq!(entity.event, None);
