@@ -54,6 +54,7 @@ mod limits;
 mod linearizable;
 mod log_identity;
 mod long_poll;
+mod monitoring;
 mod ndjson;
 mod nodes;
 mod operating;

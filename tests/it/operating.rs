@@ -88,20 +88,9 @@ fn nginx_as_documented_passes_everything_on() {
 #[test]
 fn what_prometheus_is_told_is_true() {
     let dir = TempDir::new().expect("a temporary folder");
-    let [scrape, rules] = blocks("yaml")[..] else { panic!("two blocks of YAML") };
-    for (check, name, text) in [("config", "scrape.yml", scrape), ("rules", "rules.yml", rules)] {
-        fs::write(dir.path().join(name), text).expect("a writable folder");
-        let verdict = Command::new("promtool").arg("check").arg(check).arg(dir.path().join(name)).output();
-        let verdict = verdict.expect("promtool is installed (Debian: prometheus)");
-        assert!(verdict.status.success(), "{}", String::from_utf8_lossy(&verdict.stderr));
-    }
-    let protocol = include_str!("../../docs/protocol.md");
-    let metrics: Vec<&str> = rules
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .filter(|word| word.starts_with("event_handler_"))
-        .collect();
-    assert_eq!(metrics.len(), 6);
-    for metric in metrics {
-        assert!(protocol.contains(&format!("| `{metric}` |")), "{metric} is no metric");
-    }
+    let [scrape] = blocks("yaml")[..] else { panic!("one block of YAML") };
+    fs::write(dir.path().join("scrape.yml"), scrape).expect("a writable folder");
+    let verdict = Command::new("promtool").args(["check", "config"]).arg(dir.path().join("scrape.yml")).output();
+    let verdict = verdict.expect("promtool is installed (Debian: prometheus)");
+    assert!(verdict.status.success(), "{}", String::from_utf8_lossy(&verdict.stderr));
 }

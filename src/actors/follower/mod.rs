@@ -226,5 +226,7 @@ impl Follower {
         self.following.after.store(course.after, Relaxed);
         let lag = self.log.last().saturating_sub(course.after).max(0);
         self.metrics.follower_lag.with_label_values(&[&self.candidate.position]).set(lag);
+        // The series is there before its first count, or `increase` would miss that.
+        self.metrics.follower_missed.with_label_values(&[&self.candidate.position]);
     }
 }

@@ -38,6 +38,9 @@ use crate::runtime::report::{ActorKind, ActorReport, ActorState, Details, Mailbo
 use crate::telemetry::health::ActorsHealth;
 use crate::telemetry::metrics::Metrics;
 
+/// Why an actor has failed, as the metric of restarts says it.
+const REASONS: [&str; 2] = ["panic", "stopped"];
+
 /// What the supervisor is made of.
 pub struct SupervisorParts {
     pub restarts: RestartPolicy,
@@ -92,8 +95,8 @@ impl Supervisor {
         supervision.restarts += 1;
         let name = supervision.child.name.clone();
         let reason = match exit {
-            Exit::Panicked => "panic",
-            Exit::Stopped | Exit::Finished => "stopped",
+            Exit::Panicked => REASONS[0],
+            Exit::Stopped | Exit::Finished => REASONS[1],
         };
         self.metrics.restarts.with_label_values(&[id.kind.as_str(), reason]).inc();
         self.health.set(name.clone(), false);
@@ -167,6 +170,10 @@ impl Handler<Supervise> for Supervisor {
     fn handle(&mut self, Supervise { id, child }: Supervise, ctx: &mut Self::Context) {
         // A child that takes the place of another continues its count, since generations are unique for each address.
         let (generation, restarts) = self.children.get(&id).map_or((0, 0), |of| (of.generation, of.restarts));
+        // The series are there before their first count, or `increase` would miss that.
+        for reason in REASONS {
+            self.metrics.restarts.with_label_values(&[id.kind.as_str(), reason]);
+        }
         self.children.insert(id, Supervision { child, generation, restarts, began: None });
         self.start(id, ctx);
     }
