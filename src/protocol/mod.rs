@@ -5,6 +5,7 @@ pub mod close;
 pub mod cloud_events;
 pub mod consumer;
 pub mod delivery_request;
+pub mod documents;
 pub mod entity;
 pub mod envelope;
 pub mod error;

@@ -41,7 +41,7 @@ use crate::storage::{self, ReadWatch, Reader, StoreError, StoreOptions};
 use crate::telemetry::health::{Health, Unusable};
 use crate::telemetry::metrics::Metrics;
 use crate::transport::{self, ConnectionLimit, ConnectionTimeouts, HttpSettings, ShardQueues};
-use crate::web::{self, ConfiguredService, Edge, EdgeParts, LongPollLimits};
+use crate::web::{self, ConfiguredService, Documents, Edge, EdgeParts, LongPollLimits};
 
 /// How long the start waits for the store and the actors before the doors open all the same.
 const START_PATIENCE: Duration = Duration::from_secs(6);
@@ -178,6 +178,7 @@ impl Node {
             actors,
             services,
             desk,
+            documents: Arc::new(Documents::new(&config.server.base_path)),
         };
         Ok(Self {
             edge,

@@ -136,7 +136,7 @@ fn pack(body: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// Whether `Accept-Encoding` accepts gzip and does not prefer an uncompressed answer (RFC 9110, section 12.5.3).
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+pub fn accepts_gzip(headers: &HeaderMap) -> bool {
     let values: Vec<&str> = headers.get_all(ACCEPT_ENCODING).filter_map(|value| value.to_str().ok()).collect();
     let weight = |wanted: &str| {
         let ranges = values.iter().flat_map(|value| value.split(','));

@@ -6,6 +6,7 @@ mod admin;
 mod body;
 mod connecting;
 mod cors;
+mod documents;
 mod encoding;
 mod event_query;
 mod events;
@@ -19,6 +20,7 @@ mod publish;
 mod query;
 mod reply;
 mod resume;
+mod routes;
 mod sagas;
 mod schedules;
 mod state;
@@ -34,9 +36,10 @@ use std::sync::Arc;
 use actix_web::guard;
 use actix_web::http::{Method, header};
 use actix_web::middleware::from_fn;
-use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, web};
+use actix_web::{HttpRequest, HttpResponse, Resource, web};
 
 use self::reply::Refusal;
+use self::routes::{ENDPOINTS, Endpoint, OF_OPERATORS};
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::cluster::Cluster;
@@ -55,6 +58,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
 pub use self::cors::share;
+pub use self::documents::Documents;
 pub use self::long_poll::LongPollLimits;
 pub use self::observe::observe;
 pub use self::origin::keep_out;
@@ -81,6 +85,8 @@ pub struct EdgeParts {
     /// The bounds of requests that wait for events.
     pub long_polls: Arc<LongPollLimits>,
     pub actors: Registry,
+    /// What describes this API.
+    pub documents: Arc<Documents>,
     /// Where instances of sagas are decided on.
     pub desk: Desk,
     /// In the order of the configuration.
@@ -110,108 +116,30 @@ impl Edge {
 
 /// Routes all endpoints.
 pub fn routes(config: &mut web::ServiceConfig) {
+    register(config, ENDPOINTS);
     config
-        .service(on(Method::POST, "/publish", publish::publish))
-        .service(on(Method::POST, "/publish/batch", publish::publish_batch))
-        .service(get("/events", events::list))
-        .service(get("/events/stream", stream::connect))
-        .service(get("/events/{id}", events::one))
-        .service(get("/events/{id}/trace", trace::trace))
-        .service(get("/schedules", schedules::list))
-        .service(on(Method::DELETE, "/schedules/{id}", schedules::cancel))
-        .service(get("/sagas", sagas::list))
-        .service(get("/sagas/definitions", sagas::definitions))
-        .service(get("/sagas/{id}", sagas::one))
-        .service(on(Method::POST, "/sagas/{name}/start", sagas::start))
-        .service(on(Method::POST, "/sagas/{id}/{verb}", sagas::operate))
-        .service(get("/state", state::types))
-        .service(get("/state/{type}", state::list))
-        .service(get("/state/{type}/digest", state::digest))
-        .service(get("/state/{type}/digest/{bucket}", state::bucket))
-        // With other methods it is the entity of this key and the type `sync`.
-        .service(on(Method::POST, "/state/sync/{service}", admin::sync::wish).guard(guard::Post()))
-        .service(
-            resource("/state/{type}/{key}", &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE])
-                .route(web::get().to(state::read))
-                .route(web::head().to(state::read))
-                .route(web::put().to(state::put))
-                .route(web::delete().to(state::delete)),
-        )
-        .service(
-            resource("/system", &[Method::GET, Method::HEAD, Method::PUT])
-                .route(web::get().to(system::read))
-                .route(web::head().to(system::read))
-                .route(web::put().to(system::put)),
-        )
-        .service(on(Method::GET, "/ws", ws::connect))
-        .service(get("/health", health::health))
-        .service(get("/health/live", health::health))
-        .service(get("/health/ready", health::ready))
-        .service(get("/metrics", health::metrics))
         .service(web::scope("/admin").wrap(from_fn(access::guard_admin)).configure(admin_routes))
         .default_service(web::to(not_found));
 }
 
 fn admin_routes(config: &mut web::ServiceConfig) {
-    config
-        .service(get("", admin::page::show))
-        .service(on(Method::GET, "/actors", admin::actors))
-        .service(on(Method::GET, "/sessions", admin::presence::sessions))
-        .service(on(Method::GET, "/subscriptions", admin::presence::subscriptions))
-        .service(on(Method::DELETE, "/sessions/{id}", admin::close_session))
-        .service(on(Method::GET, "/services", admin::services::list))
-        .service(on(Method::GET, "/services/{name}", admin::services::one))
-        .service(on(Method::POST, "/services/{name}/{command}", admin::services::operate))
-        .service(on(Method::POST, "/sagas/{verb}", sagas::operate_many))
-        .service(on(Method::GET, "/sync", admin::sync::list))
-        .service(on(Method::POST, "/sync/{service}/{command}", admin::sync::operate))
-        .service(on(Method::GET, "/deliveries", admin::deliveries::list))
-        .service(on(Method::POST, "/deliveries/redrive", admin::jobs::redrive))
-        .service(on(Method::POST, "/deliveries/move", admin::orphans::move_to))
-        .service(on(Method::POST, "/deliveries/cancel", admin::orphans::cancel))
-        .service(on(Method::POST, "/replay", admin::jobs::replay))
-        .service(on(Method::GET, "/jobs", admin::jobs::list))
-        .service(on(Method::DELETE, "/jobs/{id}", admin::jobs::cancel))
-        .service(on(Method::GET, "/durables", admin::consumers::list))
-        .service(
-            resource("/durables/{name}", &[Method::GET, Method::DELETE])
-                .route(web::get().to(admin::consumers::one))
-                .route(web::delete().to(admin::consumers::delete)),
-        )
-        .service(on(Method::POST, "/durables/{name}/seek", admin::consumers::seek))
-        .service(on(Method::POST, "/explain", admin::explain::explain))
-        .service(on(Method::GET, "/nodes", admin::nodes::list))
-        .service(on(Method::GET, "/tokens", admin::tokens::list))
-        .service(on(Method::POST, "/tokens/{name}/{command}", admin::tokens::revoke_token))
-        .service(on(Method::POST, "/revocations", admin::tokens::revoke))
-        .service(on(Method::DELETE, "/revocations/{kind}/{value}", admin::tokens::restore))
-        .service(
-            resource("/drain", &[Method::POST, Method::DELETE])
-                .route(web::post().to(admin::drain))
-                .route(web::delete().to(admin::undrain)),
-        )
-        .default_service(web::to(not_found));
+    register(config, OF_OPERATORS);
     #[cfg(feature = "fault-injection")]
-    config.service(on(Method::GET, "/fault", admin::faults)).service(on(Method::POST, "/fault/{name}", admin::fault));
+    register(config, routes::OF_FAULTS);
+    config.default_service(web::to(not_found));
 }
 
-/// A resource to be read: its `HEAD` is answered as its `GET`.
-fn get<F, Args>(path: &str, handler: F) -> Resource
-where
-    F: Handler<Args, Output: Responder + 'static>,
-    Args: FromRequest + 'static,
-{
-    let resource = resource(path, &[Method::GET, Method::HEAD]);
-    resource.route(web::get().to(handler.clone())).route(web::head().to(handler))
-}
-
-/// A resource with one method.
-fn on<F, Args>(method: Method, path: &str, handler: F) -> Resource
-where
-    F: Handler<Args, Output: Responder + 'static>,
-    Args: FromRequest + 'static,
-{
-    resource(path, std::slice::from_ref(&method)).route(web::method(method.clone()).to(handler))
+/// Makes a resource of each path.
+fn register(config: &mut web::ServiceConfig, endpoints: &[Endpoint]) {
+    for of_path in endpoints.chunk_by(|one, other| one.path == other.path) {
+        let methods: Vec<Method> = of_path.iter().flat_map(|endpoint| endpoint.methods).cloned().collect();
+        let resource = resource(of_path[0].path, &methods);
+        // With other methods this path is that of an entity.
+        let resource = if of_path[0].path == routes::WISH { resource.guard(guard::Post()) } else { resource };
+        config.service(of_path.iter().fold(resource, |resource, Endpoint { methods, route, .. }| {
+            methods.iter().fold(resource, |resource, method| resource.route(route().method(method.clone())))
+        }));
+    }
 }
 
 /// A resource that answers other methods than `allowed` with 405 and `Allow`.

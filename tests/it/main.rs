@@ -6,6 +6,7 @@ mod sync_edges;
 mod access;
 mod admin;
 mod admission;
+mod api_documents;
 mod auction;
 mod auction_shapes;
 mod backup;

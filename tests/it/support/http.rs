@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::described;
+
 /// Longest wait for any single read or write.
 const IO_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -116,7 +118,9 @@ impl Connection {
     /// Sends `request` and reads its answer.
     pub fn send(&mut self, request: &Request) -> io::Result<Response> {
         self.send_raw(&request.encode())?;
-        self.receive(request.method == "HEAD")
+        let response = self.receive(request.method == "HEAD")?;
+        described::check(&request.method, &request.path, &response);
+        Ok(response)
     }
 
     /// Sends bytes as they are.

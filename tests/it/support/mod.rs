@@ -4,6 +4,7 @@ pub mod backend;
 pub mod browser;
 pub mod command;
 pub mod copy;
+pub mod described;
 pub mod http;
 #[path = "../../support/jwt.rs"]
 pub mod issuer;

@@ -1,0 +1,133 @@
+//! Which endpoint answers which requests. `src/protocol/documents/operations.toml` describes each of them.
+
+use actix_web::http::Method;
+use actix_web::{Route, web};
+
+use super::{admin, documents, events, health, publish, sagas, schedules, state, stream, system, trace, ws};
+
+/// The methods and the path of requests, and what answers them.
+pub struct Endpoint {
+    pub methods: &'static [Method],
+    pub path: &'static str,
+    pub route: fn() -> Route,
+}
+
+const fn of(methods: &'static [Method], path: &'static str, route: fn() -> Route) -> Endpoint {
+    Endpoint { methods, path, route }
+}
+
+/// What is read: `HEAD` is answered as `GET`.
+const READ: &[Method] = &[Method::GET, Method::HEAD];
+const GET: &[Method] = &[Method::GET];
+const POST: &[Method] = &[Method::POST];
+const PUT: &[Method] = &[Method::PUT];
+const DELETE: &[Method] = &[Method::DELETE];
+
+/// The path at which a service wishes to be compared. With other methods than `POST` it is the path of an entity of the
+/// type `sync`.
+pub const WISH: &str = "/state/sync/{service}";
+
+/// All endpoints but those below `/admin`. Of paths that match the same request the first counts; rows of the same path
+/// stand together.
+pub const ENDPOINTS: &[Endpoint] = &[
+    of(POST, "/publish", || web::to(publish::publish)),
+    of(POST, "/publish/batch", || web::to(publish::publish_batch)),
+    of(READ, "/events", || web::to(events::list)),
+    of(READ, "/events/stream", || web::to(stream::connect)),
+    of(READ, "/events/{id}", || web::to(events::one)),
+    of(READ, "/events/{id}/trace", || web::to(trace::trace)),
+    of(READ, "/schedules", || web::to(schedules::list)),
+    of(DELETE, "/schedules/{id}", || web::to(schedules::cancel)),
+    of(READ, "/sagas", || web::to(sagas::list)),
+    of(READ, "/sagas/definitions", || web::to(sagas::definitions)),
+    of(READ, "/sagas/{id}", || web::to(sagas::one)),
+    of(POST, "/sagas/{name}/start", || web::to(sagas::start)),
+    of(POST, "/sagas/{id}/{verb}", || web::to(sagas::operate)),
+    of(READ, "/state", || web::to(state::types)),
+    of(READ, "/state/{type}", || web::to(state::list)),
+    of(READ, "/state/{type}/digest", || web::to(state::digest)),
+    of(READ, "/state/{type}/digest/{bucket}", || web::to(state::bucket)),
+    of(POST, WISH, || web::to(admin::sync::wish)),
+    of(READ, "/state/{type}/{key}", || web::to(state::read)),
+    of(PUT, "/state/{type}/{key}", || web::to(state::put)),
+    of(DELETE, "/state/{type}/{key}", || web::to(state::delete)),
+    of(READ, "/system", || web::to(system::read)),
+    of(PUT, "/system", || web::to(system::put)),
+    of(GET, "/ws", || web::to(ws::connect)),
+    of(READ, "/health", || web::to(health::health)),
+    of(READ, "/health/live", || web::to(health::health)),
+    of(READ, "/health/ready", || web::to(health::ready)),
+    of(READ, "/metrics", || web::to(health::metrics)),
+    of(READ, "/openapi.json", || web::to(documents::openapi)),
+];
+
+/// Those below `/admin`.
+pub const OF_OPERATORS: &[Endpoint] = &[
+    of(READ, "", || web::to(admin::page::show)),
+    of(GET, "/actors", || web::to(admin::actors)),
+    of(GET, "/sessions", || web::to(admin::presence::sessions)),
+    of(GET, "/subscriptions", || web::to(admin::presence::subscriptions)),
+    of(DELETE, "/sessions/{id}", || web::to(admin::close_session)),
+    of(GET, "/services", || web::to(admin::services::list)),
+    of(GET, "/services/{name}", || web::to(admin::services::one)),
+    of(POST, "/services/{name}/{command}", || web::to(admin::services::operate)),
+    of(POST, "/sagas/{verb}", || web::to(sagas::operate_many)),
+    of(GET, "/sync", || web::to(admin::sync::list)),
+    of(POST, "/sync/{service}/{command}", || web::to(admin::sync::operate)),
+    of(GET, "/deliveries", || web::to(admin::deliveries::list)),
+    of(POST, "/deliveries/redrive", || web::to(admin::jobs::redrive)),
+    of(POST, "/deliveries/move", || web::to(admin::orphans::move_to)),
+    of(POST, "/deliveries/cancel", || web::to(admin::orphans::cancel)),
+    of(POST, "/replay", || web::to(admin::jobs::replay)),
+    of(GET, "/jobs", || web::to(admin::jobs::list)),
+    of(DELETE, "/jobs/{id}", || web::to(admin::jobs::cancel)),
+    of(GET, "/durables", || web::to(admin::consumers::list)),
+    of(GET, "/durables/{name}", || web::to(admin::consumers::one)),
+    of(DELETE, "/durables/{name}", || web::to(admin::consumers::delete)),
+    of(POST, "/durables/{name}/seek", || web::to(admin::consumers::seek)),
+    of(POST, "/explain", || web::to(admin::explain::explain)),
+    of(GET, "/nodes", || web::to(admin::nodes::list)),
+    of(GET, "/tokens", || web::to(admin::tokens::list)),
+    of(POST, "/tokens/{name}/{command}", || web::to(admin::tokens::revoke_token)),
+    of(POST, "/revocations", || web::to(admin::tokens::revoke)),
+    of(DELETE, "/revocations/{kind}/{value}", || web::to(admin::tokens::restore)),
+    of(POST, "/drain", || web::to(admin::drain)),
+    of(DELETE, "/drain", || web::to(admin::undrain)),
+];
+
+/// Those of builds for tests, below `/admin`. No document describes them.
+#[cfg(feature = "fault-injection")]
+pub const OF_FAULTS: &[Endpoint] =
+    &[of(GET, "/fault", || web::to(admin::faults)), of(POST, "/fault/{name}", || web::to(admin::fault))];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::protocol::documents::operations;
+
+    #[test]
+    fn the_document_describes_what_is_routed_and_nothing_else() {
+        let rows = |endpoints: &'static [Endpoint], prefix: &'static str| {
+            endpoints.iter().flat_map(move |Endpoint { methods, path, .. }| {
+                // The document says once for all that HEAD is answered as GET.
+                let methods = methods.iter().filter(|method| **method != Method::HEAD);
+                methods.map(move |method| format!("{method} {prefix}{path}"))
+            })
+        };
+        let routed: BTreeSet<String> = rows(ENDPOINTS, "").chain(rows(OF_OPERATORS, "/admin")).collect();
+        let described: BTreeSet<String> = operations().iter().map(|operation| operation.on.clone()).collect();
+        assert_eq!(routed, described);
+        assert_eq!(described.len(), operations().len(), "an operation is described twice");
+    }
+
+    #[test]
+    fn rows_of_the_same_path_stand_together() {
+        for endpoints in [ENDPOINTS, OF_OPERATORS] {
+            let paths: Vec<&str> =
+                endpoints.chunk_by(|one, other| one.path == other.path).map(|rows| rows[0].path).collect();
+            assert_eq!(paths.iter().collect::<BTreeSet<_>>().len(), paths.len(), "{paths:?}");
+        }
+    }
+}

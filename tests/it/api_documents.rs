@@ -1,0 +1,89 @@
+//! `/openapi.json`: that it is served cheaply, to whom, and that it is true. That every answer is as it says is checked
+//! with each answer that any test gets.
+
+use serde_json::{Value, json};
+
+use crate::support::tokens::token;
+use crate::support::{Backend, Server};
+
+#[test]
+fn a_document_is_sent_once_and_packed() {
+    let server = Server::start(Backend::Sqlite);
+    let plain = server.get("/openapi.json");
+    assert_eq!((plain.status, plain.header("content-type")), (200, Some("application/json")));
+    assert_eq!(plain.json()["openapi"], "3.1.0");
+    let packed = server.request("GET", "/openapi.json").header("Accept-Encoding", "gzip, br").send();
+    assert_eq!(packed.header("content-encoding"), Some("gzip"));
+    assert!(packed.body.len() * 8 < plain.body.len(), "{} of {}", packed.body.len(), plain.body.len());
+    let tags = [&plain, &packed].map(|answer| answer.header("etag").expect("a tag").to_owned());
+    assert_ne!(tags[0], tags[1], "a strong tag names exactly these bytes");
+    for tag in tags.iter().map(String::as_str).chain(["\"other\", W/\"x\", *"]) {
+        let again = server.request("GET", "/openapi.json").header("If-None-Match", tag).send();
+        assert_eq!((again.status, again.body.len()), (304, 0), "{tag}");
+    }
+    assert_eq!(server.request("GET", "/openapi.json").header("If-None-Match", "\"other\"").send().status, 200);
+    assert_eq!(server.request("HEAD", "/openapi.json").send().status, 200);
+    assert_eq!(server.get("/openapi.json?x=1").error(422)["code"], "unknown_parameter");
+}
+
+#[test]
+fn a_document_names_the_base_path() {
+    let server = Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__SERVER__BASE_PATH", "/a/b").start();
+    assert_eq!(server.get("/a/b/openapi.json").json()["servers"][0]["url"], "/a/b");
+    server.get("/openapi.json").error(404);
+}
+
+#[test]
+fn a_document_is_for_everybody_and_a_bad_token_is_told() {
+    let server =
+        Server::builder().backend(Backend::Sqlite).tokens(&[("a", "scopes = { read = [\"a.>\"] }")], "").start();
+    assert_eq!(server.get("/openapi.json").status, 200);
+    let with =
+        |token: &str| server.request("GET", "/openapi.json").header("Authorization", &format!("Bearer {token}")).send();
+    assert_eq!(with(&token("a")).status, 200);
+    assert_eq!(with("nobody").error(401)["code"], "unauthorized");
+}
+
+/// Every method of every path is answered as the document says, and no other method is.
+#[test]
+fn methods_are_those_of_the_document() {
+    let server = Server::start(Backend::Sqlite);
+    let document = server.get("/openapi.json").json();
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        let target = path.replace(['{', '}'], "");
+        let answer = server.request("PATCH", &target).send();
+        if answer.status == 401 && target.starts_with("/admin") {
+            continue;
+        }
+        assert_eq!(answer.status, 405, "{path}");
+        let allowed = answer.header("allow").expect("a header Allow");
+        let allowed: Vec<String> =
+            allowed.split(", ").filter(|method| *method != "HEAD").map(str::to_ascii_lowercase).collect();
+        let mut described: Vec<&String> = operations.as_object().expect("operations").keys().collect();
+        // With other methods it is the path of an entity.
+        if path == "/state/sync/{service}" {
+            described = document["paths"]["/state/{type}/{key}"].as_object().expect("operations").keys().collect();
+        }
+        assert_eq!(
+            allowed.iter().collect::<std::collections::BTreeSet<_>>(),
+            described.into_iter().collect(),
+            "{path}"
+        );
+    }
+    assert_eq!(document["paths"]["/events/{id}"]["get"]["parameters"][0]["name"], json!("id"));
+}
+
+/// What the short form cannot say by itself: that the document has no error of its own.
+#[test]
+fn the_schemas_refuse_what_is_wrong() {
+    let schema: &'static Value = Box::leak(Box::new(json!({
+        "type": "object",
+        "required": ["a"],
+        "properties": { "a": { "type": ["integer", "null"] }, "b": { "anyOf": [{ "const": 1 }, { "enum": ["x"] }] } },
+    })));
+    let is_right = |value: Value| crate::support::described::conforms(schema, &value).is_ok();
+    assert!(is_right(json!({ "a": 1, "b": "x" })) && is_right(json!({ "a": null, "b": 1 })));
+    for wrong in [json!([]), json!({}), json!({ "a": "1" }), json!({ "a": 1, "b": 2 }), json!({ "a": 1, "c": 1 })] {
+        assert!(!is_right(wrong.clone()), "{wrong}");
+    }
+}
