@@ -59,6 +59,9 @@ pub const ENDPOINTS: &[Endpoint] = &[
     of(READ, "/health/ready", || web::to(health::ready)),
     of(READ, "/metrics", || web::to(health::metrics)),
     of(READ, "/openapi.json", || web::to(documents::openapi)),
+    of(READ, "/asyncapi.json", || web::to(documents::asyncapi)),
+    of(READ, "/docs", || web::to(documents::page)),
+    of(READ, "/docs/{file}", || web::to(documents::file)),
 ];
 
 /// Those below `/admin`.

@@ -1,4 +1,4 @@
-//! `/openapi.json`: that it is served cheaply, to whom, and that it is true. That every answer is as it says is checked
+//! `/openapi.json`, `/asyncapi.json` and `/docs`: that they are served cheaply, to whom, and that they are true. That every answer is as it says is checked
 //! with each answer that any test gets.
 
 use serde_json::{Value, json};
@@ -7,29 +7,41 @@ use crate::support::tokens::token;
 use crate::support::{Backend, Server};
 
 #[test]
-fn a_document_is_sent_once_and_packed() {
+fn a_document_is_made_once_and_packed() {
     let server = Server::start(Backend::Sqlite);
-    let plain = server.get("/openapi.json");
-    assert_eq!((plain.status, plain.header("content-type")), (200, Some("application/json")));
-    assert_eq!(plain.json()["openapi"], "3.1.0");
-    let packed = server.request("GET", "/openapi.json").header("Accept-Encoding", "gzip, br").send();
-    assert_eq!(packed.header("content-encoding"), Some("gzip"));
-    assert!(packed.body.len() * 8 < plain.body.len(), "{} of {}", packed.body.len(), plain.body.len());
-    let tags = [&plain, &packed].map(|answer| answer.header("etag").expect("a tag").to_owned());
-    assert_ne!(tags[0], tags[1], "a strong tag names exactly these bytes");
-    for tag in tags.iter().map(String::as_str).chain(["\"other\", W/\"x\", *"]) {
-        let again = server.request("GET", "/openapi.json").header("If-None-Match", tag).send();
-        assert_eq!((again.status, again.body.len()), (304, 0), "{tag}");
+    let paths = [
+        ("/openapi.json", "application/json"),
+        ("/asyncapi.json", "application/json"),
+        ("/docs", "text/html; charset=utf-8"),
+        ("/docs/docs.css", "text/css; charset=utf-8"),
+        ("/docs/docs.js", "text/javascript; charset=utf-8"),
+    ];
+    for (path, media) in paths {
+        let plain = server.get(path);
+        assert_eq!((plain.status, plain.header("content-type")), (200, Some(media)));
+        let packed = server.request("GET", path).header("Accept-Encoding", "gzip, br").send();
+        assert_eq!(packed.header("content-encoding"), Some("gzip"));
+        assert!(packed.body.len() * 3 < plain.body.len() * 2, "{path}: {} of {}", packed.body.len(), plain.body.len());
+        let tags = [&plain, &packed].map(|answer| answer.header("etag").expect("a tag").to_owned());
+        assert_ne!(tags[0], tags[1], "a strong tag names exactly these bytes");
+        for tag in tags.iter().map(String::as_str).chain(["\"other\", W/\"x\", *"]) {
+            let again = server.request("GET", path).header("If-None-Match", tag).send();
+            assert_eq!((again.status, again.body.len()), (304, 0), "{tag}");
+        }
+        assert_eq!(server.request("GET", path).header("If-None-Match", "\"other\"").send().status, 200);
+        assert_eq!(server.request("HEAD", path).send().status, 200);
+        assert_eq!(server.get(&format!("{path}?x=1")).error(422)["code"], "unknown_parameter");
     }
-    assert_eq!(server.request("GET", "/openapi.json").header("If-None-Match", "\"other\"").send().status, 200);
-    assert_eq!(server.request("HEAD", "/openapi.json").send().status, 200);
-    assert_eq!(server.get("/openapi.json?x=1").error(422)["code"], "unknown_parameter");
+    assert_eq!(server.get("/openapi.json").json()["openapi"], "3.1.0");
+    assert_eq!(server.get("/asyncapi.json").json()["asyncapi"], "3.0.0");
+    assert_eq!(server.get("/docs/other.js").error(404)["code"], "not_found");
 }
 
 #[test]
 fn a_document_names_the_base_path() {
     let server = Server::builder().backend(Backend::Sqlite).env("EVENT_HANDLER__SERVER__BASE_PATH", "/a/b").start();
     assert_eq!(server.get("/a/b/openapi.json").json()["servers"][0]["url"], "/a/b");
+    assert_eq!(server.get("/a/b/asyncapi.json").json()["servers"]["websocket"]["pathname"], "/a/b");
     server.get("/openapi.json").error(404);
 }
 

@@ -2,9 +2,13 @@
 //!
 //! What they say is written down in the TOML files beside this module, in the short form that [`notation`] reads.
 
+mod asyncapi;
+mod embed;
 mod notation;
 mod openapi;
 mod operations;
+mod tree;
 
+pub use self::asyncapi::{EventType, asyncapi};
 pub use self::openapi::openapi;
 pub use self::operations::{OUTSIDE, Operation, operations};
