@@ -35,6 +35,7 @@ pub mod restart;
 pub mod retry;
 pub mod routes;
 pub mod saga;
+pub mod schema;
 pub mod secret;
 pub mod slow_start;
 pub mod sync;

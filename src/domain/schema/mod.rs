@@ -1,0 +1,3 @@
+//! Schemas of payloads.
+
+pub mod compat;
