@@ -96,7 +96,7 @@ impl Desk {
             let input = Input::Operator { verb: verb.clone(), reason: reason.to_owned() };
             crowd.tell(id, input).map_err(|_| SagaRefusal::State(state))?;
             let begins = stored.record.standing.started_at.is_none();
-            let writes = self.means.writes(crowd.changed(), None, now);
+            let writes = self.means.writes(&mut crowd.changed(), Vec::new(), None, now);
             if writes.is_empty() || self.commit(writes).await? {
                 return self.show(id).await;
             }
@@ -126,7 +126,7 @@ impl Desk {
             let trigger = ByteString::from(format!(r#"{{"payload":{payload}}}"#));
             crowd.make(&definition, (id.clone(), correlation.clone(), trigger), false);
             crowd.begin(&id);
-            let writes = self.means.writes(crowd.changed(), key.as_deref(), now);
+            let writes = self.means.writes(&mut crowd.changed(), Vec::new(), key.as_deref(), now);
             if self.commit(writes).await? {
                 return Ok(id);
             }

@@ -7,7 +7,9 @@
 mod aside;
 mod definitions;
 pub mod desk;
+mod ends;
 mod making;
+mod recent;
 mod running;
 
 use std::sync::Arc;
