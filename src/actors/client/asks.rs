@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use actix::prelude::{Context, Handler};
 
 use super::Client;
-use super::messages::{Answer, Ask, AskedCall, Asker, NotSent, Request};
+use super::messages::{Answer, Ask, Asker, NotSent, Request};
 use crate::domain::call::CallId;
 use crate::domain::dispatch::{Dispatcher, Offered, PendingWork};
 use crate::domain::event::Timestamp;
@@ -26,8 +26,6 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     open: BTreeMap<u64, Open>,
-    /// What became of calls.
-    answered: Vec<(CallId, Answer)>,
     bytes: usize,
     last: u64,
 }
@@ -37,7 +35,8 @@ pub(super) struct Asks {
 struct Open {
     request: Request,
     asker: Asker,
-    call: Option<AskedCall>,
+    /// The call that the store is told of before the next attempt.
+    mark: Option<CallId>,
     /// It is not sent after this time.
     until: Timestamp,
     /// Since when it is due, on the dispatcher's clock.
@@ -67,23 +66,16 @@ impl Open {
     }
 
     /// It is not sent any more: what became of the last try stands.
-    fn give_up(mut self, why: NotSent) -> Option<(CallId, Answer)> {
+    fn give_up(mut self, why: NotSent) {
         let answer = self.last.take().unwrap_or(Answer::NotSent(why));
-        self.answer(answer)
+        self.answer(answer);
     }
 
-    /// Answers who has asked; of a call, that is the client.
-    fn answer(self, mut answer: Answer) -> Option<(CallId, Answer)> {
+    fn answer(self, mut answer: Answer) {
         if let Answer::Failed { is_perhaps_sent, .. } = &mut answer {
             *is_perhaps_sent |= self.is_perhaps_sent;
         }
-        match self.call {
-            Some(call) => Some((call.id, answer)),
-            None => {
-                self.asker.answer(answer);
-                None
-            }
-        }
+        self.asker.answer(answer);
     }
 }
 
@@ -93,14 +85,10 @@ impl Asks {
     }
 
     /// Takes an ask, or refuses it (AK-2).
-    pub(super) fn take(&mut self, Ask { request, asker, call }: Ask, now: Timestamp) {
+    pub(super) fn take(&mut self, Ask { request, asker, mark }: Ask, now: Timestamp) {
         let bytes = request.body.len();
         if self.open.len() >= MAX_ASKS || self.bytes > 0 && self.bytes + bytes > MAX_BYTES {
-            let answer = Answer::NotSent(NotSent::Full);
-            return match call {
-                Some(call) => self.answered.push((call.id, answer)),
-                None => asker.answer(answer),
-            };
+            return asker.answer(Answer::NotSent(NotSent::Full));
         }
         self.last += 1;
         self.bytes += bytes;
@@ -108,7 +96,7 @@ impl Asks {
         let open = Open {
             request,
             asker,
-            call,
+            mark,
             until,
             since: now,
             failed: 0,
@@ -155,13 +143,8 @@ impl Asks {
         for number in numbers {
             let Some(open) = self.remove(number) else { continue };
             dispatcher.withdraw(&open.work(number));
-            self.answered.extend(open.give_up(why));
+            open.give_up(why);
         }
-    }
-
-    /// Gives up the calls that are not under way.
-    pub(super) fn give_up_calls(&mut self, dispatcher: &mut Dispatcher) {
-        self.give_up(dispatcher, NotSent::NotHere, |open| open.call.is_some());
     }
 
     /// Gives up all that is not under way.
@@ -178,15 +161,12 @@ impl Asks {
         self.open.get(&number).map_or(1, |open| open.failed + 1)
     }
 
-    /// It is sent; if it is a call, once the store knows it.
-    pub(super) fn is_sent(&mut self, number: u64) -> Option<AskedCall> {
+    /// It is sent, once the store knows it, if that is to be told.
+    pub(super) fn is_sent(&mut self, number: u64) -> Option<CallId> {
         let open = self.open.get_mut(&number)?;
         open.stage = Stage::UnderWay;
         open.asker.tried();
-        let call = open.call?;
-        // Before another attempt it may be cancelled.
-        open.call = Some(AskedCall { is_marked: false, ..call });
-        Some(call)
+        open.mark
     }
 
     /// The dispatcher has it in hand again; `last` is what became of the try, if it came to anything.
@@ -217,13 +197,8 @@ impl Asks {
 
     pub(super) fn answer(&mut self, number: u64, answer: Answer) {
         if let Some(open) = self.remove(number) {
-            self.answered.extend(open.answer(answer));
+            open.answer(answer);
         }
-    }
-
-    /// What became of calls since the last time.
-    pub(super) fn take_answered(&mut self) -> Vec<(CallId, Answer)> {
-        std::mem::take(&mut self.answered)
     }
 
     /// Whether a try that fails now is tried again at `due`.
