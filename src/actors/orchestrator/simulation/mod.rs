@@ -5,6 +5,7 @@
 mod check;
 mod dice;
 mod ledger;
+mod people;
 mod services;
 mod world;
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::check::{self, Truth};
@@ -19,15 +18,13 @@ use crate::actors::orchestrator::definitions::Definitions;
 use crate::actors::orchestrator::desk::Desk;
 use crate::actors::orchestrator::making::Means;
 use crate::actors::orchestrator::running::{Running, RunningParts};
-use crate::domain::event::{Append, EventId, NewEvent, Timestamp};
+use crate::domain::event::{EventId, Timestamp};
 use crate::domain::lease::Fence;
 use crate::domain::routes::ServiceId;
-use crate::domain::saga::{Definition, FOLLOWER, OnDuplicate, SagaIds, State, Verb};
+use crate::domain::saga::{Definition, FOLLOWER, SagaIds, State, Verb};
 use crate::runtime::address::Address;
 use crate::storage::{Outcome, Reader, Write};
 
-/// Correlation values of each saga.
-const VALUES: u64 = 2;
 /// For how long things happen that nobody has to wait for.
 const TURNS: usize = 50;
 
@@ -52,20 +49,20 @@ struct Node {
 pub struct World<'a> {
     pub(super) place: &'a mut Place,
     pub(super) dice: Dice,
-    definitions: Vec<Definition>,
+    pub(super) definitions: Vec<Definition>,
     nodes: [Node; 2],
     holder: usize,
-    desk: Desk,
+    pub(super) desk: Desk,
     pub(super) now: Timestamp,
     pub(super) under_way: Vec<UnderWay>,
     pub(super) truth: Truth,
     /// Begun by hand, by its key.
-    by_hand: BTreeMap<String, String>,
+    pub(super) by_hand: BTreeMap<String, String>,
     /// Triggers, and how often each has to begin an instance at least.
-    triggers: BTreeMap<EventId, bool>,
-    late: Option<Writes>,
+    pub(super) triggers: BTreeMap<EventId, bool>,
+    pub(super) late: Option<Writes>,
     /// How often an operator has helped at the end.
-    helped: u32,
+    pub(super) helped: u32,
 }
 
 impl Place {
@@ -192,74 +189,6 @@ impl<'a> World<'a> {
         if self.late.is_some() && self.dice.one_in(3) {
             let late = self.late.take();
             self.come_late(late);
-        }
-    }
-
-    fn publish(&mut self, name: &str, payload: &serde_json::Value) -> EventId {
-        let append = Append::single(NewEvent::plain(name, &payload.to_string()));
-        let mut ledger = self.place.ledger();
-        ledger.apply(None, vec![Write::Append(append)]);
-        ledger.log_end
-    }
-
-    fn trigger(&mut self) {
-        let (saga, value) = (self.dice.at(self.definitions.len()), self.dice.roll(VALUES));
-        let name = format!("begin.{}", self.definitions[saga].name);
-        let begins_always = self.definitions[saga].on_duplicate != OnDuplicate::Ignore;
-        let id = self.publish(&name, &json!({ "id": value }));
-        self.triggers.insert(id, begins_always);
-    }
-
-    /// A reply to any step of any instance, or of one that does not exist; perhaps twice.
-    fn some_reply(&mut self) {
-        let saga = self.dice.at(self.definitions.len());
-        let step = self.dice.at(self.definitions[saga].steps.len());
-        let name = format!("reply.{}.{}", self.definitions[saga].name, self.definitions[saga].steps[step].name);
-        let of = self.place.ledger().which(|_| true);
-        let of = if of.is_empty() { String::new() } else { of[self.dice.at(of.len())].clone() };
-        let payload = json!({ "id": self.dice.roll(VALUES), "of": of, "ok": self.dice.roll(4) > 0 });
-        for _ in 0..1 + self.dice.roll(4) / 3 {
-            self.publish(&name, &payload);
-        }
-    }
-
-    async fn operator(&mut self) {
-        if self.dice.one_in(6) {
-            return self.begin_by_hand().await;
-        }
-        let all = self.place.ledger().which(|_| true);
-        if all.is_empty() {
-            return;
-        }
-        let id = all[self.dice.at(all.len())].clone();
-        let verb = match self.dice.roll(12) {
-            0 => Verb::Compensate,
-            1 if self.dice.one_in(2) => Verb::Abort,
-            2 | 3 => Verb::Pause,
-            4..=6 => Verb::Resume,
-            7 | 8 => Verb::Skip { result: None },
-            _ => Verb::Retry,
-        };
-        // What was decided may be stored after others have decided.
-        let delays = self.late.is_none() && self.dice.one_in(3);
-        self.place.ledger().delays = delays;
-        let _ = self.desk.operate(&id, verb, "because").await;
-        if delays {
-            let mut ledger = self.place.ledger();
-            ledger.delays = false;
-            let late = ledger.delayed.take();
-            drop(ledger);
-            self.late = late;
-        }
-    }
-
-    async fn begin_by_hand(&mut self) {
-        let saga = self.definitions[self.dice.at(self.definitions.len())].name.clone();
-        let key = format!("{saga}/{}", self.dice.roll(2));
-        let payload = json!({ "id": self.dice.roll(VALUES) }).to_string().into();
-        if let Ok(id) = self.desk.start(&saga, payload, Some(key.clone())).await {
-            let first = self.by_hand.entry(key).or_insert_with(|| id.clone());
-            assert_eq!(*first, id, "the same key begins one");
         }
     }
 
@@ -392,36 +321,6 @@ impl<'a> World<'a> {
             }
         }
         panic!("it never ends");
-    }
-
-    /// An operator sees to what nobody else can bring on, but not for ever. Whether there was anything.
-    async fn help(&mut self) -> bool {
-        let (paused, stuck, has_queued) = {
-            let ledger = self.place.ledger();
-            let paused = ledger.which(|standing| standing.is_paused && standing.state.is_live());
-            let stuck = ledger.which(|standing| standing.state == State::NeedsOperator);
-            let has_queued = !ledger.which(|standing| standing.state == State::Queued).is_empty();
-            (paused, stuck, has_queued)
-        };
-        let goes_on = !paused.is_empty() || !stuck.is_empty() && (has_queued || self.helped < 3);
-        if paused.is_empty() {
-            self.helped += 1;
-        }
-        let helped = if paused.is_empty() { stuck } else { paused.clone() };
-        for id in helped.iter().filter(|_| goes_on) {
-            let verb = match (paused.is_empty(), self.helped) {
-                (false, _) => Verb::Resume,
-                (true, 4..) => Verb::Abort,
-                (true, _) if self.dice.one_in(2) => continue,
-                (true, _) => {
-                    [Verb::Retry, Verb::Retry, Verb::Skip { result: None }, Verb::Compensate][self.dice.at(4)].clone()
-                }
-            };
-            // It may be killed meanwhile; then they are helped the next time.
-            let _ = self.desk.operate(id, verb, "at the end").await;
-            self.after_a_kill();
-        }
-        goes_on
     }
 
     async fn check(&self) {
