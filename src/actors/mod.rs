@@ -22,6 +22,7 @@
 //! log](log_position), what Redis [remembers](remembered) of it, the [other nodes](cluster), what is [known of a service](service_slot), and how often events were [pushed](push_log).
 
 pub mod bus;
+pub mod call_ends;
 pub mod client;
 pub mod clock;
 pub mod cluster;

@@ -1,6 +1,6 @@
 //! What persistence and a client share of one service.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,10 +8,12 @@ use bytestring::ByteString;
 use tokio::sync::Notify;
 
 use crate::config::{ServiceConfig, StartFrom};
+use crate::domain::call::{CallHistory, CallId};
+use crate::domain::event::Timestamp;
 use crate::domain::lease::Fence;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Route, Selector, ServiceId};
-use crate::storage::{Pending, Registered};
+use crate::storage::{ClaimedCall, NewCall, Pending, Registered};
 
 /// All services, in the order of the configuration.
 pub type ServiceSlots = Arc<[Arc<ServiceSlot>]>;
@@ -35,8 +37,12 @@ pub struct ServiceSlot {
     dead: AtomicI64,
     /// Deliveries may have been reopened.
     renewed: AtomicBool,
-    /// Calls were made, or are due at once.
+    /// The store may have calls that are due, and are not handed over.
     calls: AtomicBool,
+    /// Calls that were made, for the client.
+    handed: Mutex<Vec<ClaimedCall>>,
+    /// How many more calls the client would send at once.
+    room: AtomicUsize,
     work: Notify,
     holding: Mutex<Option<Holding>>,
 }
@@ -48,6 +54,15 @@ pub struct Holding {
     pub fence: Fence,
     /// The generation of this node as a member to which it was granted.
     pub term: i64,
+}
+
+/// Calls that are handed over at most, and the longest body of one. All others are read from the store.
+const MAX_HANDED: usize = 1024;
+const MAX_HANDED_BYTES: usize = 16 * 1024;
+
+/// Whether a call is short, and goes out in any order.
+fn is_handy(call: &NewCall) -> bool {
+    call.key.is_none() && call.request.body.as_ref().is_none_or(|body| body.len() <= MAX_HANDED_BYTES)
 }
 
 impl ServiceSlot {
@@ -65,6 +80,8 @@ impl ServiceSlot {
             dead: AtomicI64::new(0),
             renewed: AtomicBool::new(false),
             calls: AtomicBool::new(false),
+            handed: Mutex::default(),
+            room: AtomicUsize::new(0),
             work: Notify::new(),
             holding: Mutex::default(),
         }
@@ -133,6 +150,43 @@ impl ServiceSlot {
     pub fn wake_for_calls(&self) {
         self.calls.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// Calls were made and are stored: hands those over to the client that it may send by now, and says of others that the
+    /// store has some.
+    pub fn hand_calls(&self, made: impl IntoIterator<Item = (CallId, NewCall)>, now: Timestamp) {
+        let is_here = self.holding().is_some();
+        let mut handed = self.handed();
+        for (id, call) in made {
+            let is_marked = call.is_begun;
+            if is_here && is_handy(&call) && call.due_at <= now && handed.len() < MAX_HANDED {
+                handed.push(ClaimedCall { id, call, history: CallHistory::default(), is_marked });
+            } else {
+                self.calls.store(true, Ordering::Release);
+            }
+        }
+        drop(handed);
+        self.wake();
+    }
+
+    /// What was handed over since the last time.
+    pub fn take_handed(&self) -> Vec<ClaimedCall> {
+        std::mem::take(&mut *self.handed())
+    }
+
+    fn handed(&self) -> MutexGuard<'_, Vec<ClaimedCall>> {
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client would send so many more calls at once.
+    pub fn set_room(&self, room: usize) {
+        self.room.store(room, Ordering::Relaxed);
+    }
+
+    /// Whether the client is going to send a call that is due as soon as it is made.
+    pub fn has_room_for(&self, call: &NewCall) -> bool {
+        let take = |room: usize| room.checked_sub(1);
+        is_handy(call) && self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     /// Whether [`Self::wake_for_calls`] was called since the last time.

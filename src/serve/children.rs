@@ -6,6 +6,7 @@ use actix_rt::Arbiter;
 use tokio::sync::{Notify, mpsc};
 
 use crate::actors::bus::{self, Bus, BusParts};
+use crate::actors::call_ends::CallEnds;
 use crate::actors::client::{self, Client, ClientParts};
 use crate::actors::cluster::Cluster;
 use crate::actors::consumers::{self, Consumers, ConsumersParts};
@@ -68,8 +69,8 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     let store = Arbiter::new().handle();
     // Where all clients run, and the consumers.
     let delivery = Arbiter::new().handle();
-    // Told by persistence when a call has ended.
-    let ended_calls = Arc::<Notify>::default();
+    // From the clients to the orchestrator.
+    let call_ends = Arc::<CallEnds>::default();
     // Told by persistence when dead letters of consumers were made anew.
     let renewed = Arc::<Notify>::default();
 
@@ -96,7 +97,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
         remembered: remembered.clone(),
         services: Arc::clone(&shared.slots),
         renewed: Arc::clone(&renewed),
-        ended_calls: Arc::clone(&ended_calls),
+        call_ends: Arc::clone(&call_ends),
         retention: retention(config),
         tombstone_ttl: config.state.tombstone_ttl.get(),
         position: Arc::clone(position),
@@ -174,6 +175,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
     for (number, (service, slot)) in config.services.iter().zip(shared.slots.iter()).enumerate() {
         let address = &actors.clients[&service.name];
         let parts = ClientParts {
+            call_ends: Arc::clone(&call_ends),
             persistence: actors.persistence.clone(),
             synchronizer: actors.synchronizer.mailbox(),
             service: Arc::new(service.clone()),
@@ -189,19 +191,18 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
         supervise(actors, ActorKind::Client, number, Child::new(name, address, client::MAILBOX, client));
     }
     start_synchronizer(config, shared);
-    start_orchestrator(config, shared, ended_calls);
+    start_orchestrator(config, shared, call_ends);
     start_system(config, shared);
     Ok(())
 }
 
 /// Has the supervisor start the orchestrator.
-fn start_orchestrator(config: &Config, shared: &Shared, ended_calls: Arc<Notify>) {
+fn start_orchestrator(config: &Config, shared: &Shared, call_ends: Arc<CallEnds>) {
     let Shared { actors, position, cluster, health, metrics, desk, .. } = shared;
     let parts = OrchestratorParts {
         running: RunningParts {
             reader: shared.orchestration.clone(),
             persistence: actors.persistence.clone(),
-            commit: desk.commit.clone(),
             position: Arc::clone(position),
             cluster: Arc::clone(cluster),
             means: desk.means.clone(),
@@ -209,11 +210,12 @@ fn start_orchestrator(config: &Config, shared: &Shared, ended_calls: Arc<Notify>
             ids: Arc::clone(&desk.ids),
             max_instances: config.orchestration.max_instances,
             keep: config.orchestration.keep.get(),
+            call_ends: Arc::clone(&call_ends),
             metrics: Arc::clone(metrics),
         },
         node: cluster.name().to_string(),
         declared: config.sagas.iter().map(declared).collect(),
-        wake: ended_calls,
+        wake: Arc::clone(&call_ends.wake),
         store: Arc::clone(&health.store),
     };
     // Definitions may be long, and instances many.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use diesel::dsl::auto_type;
+use diesel::dsl::{auto_type, sql};
+use diesel::expression::SqlLiteral;
+use diesel::sql_types::BigInt;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 
 use super::schema::events;
@@ -78,5 +80,7 @@ impl Refusals {
 /// The newest row of the log: its id, date and offset.
 #[auto_type]
 pub(super) fn newest() -> _ {
-    events::table.order(events::id.desc()).select((events::id, events::created_at, events::log_offset)).limit(1_i64)
+    // Without a limit, for which SQLite would prepare the statement each time.
+    let last: SqlLiteral<BigInt> = sql("(SELECT max(id) FROM events)");
+    events::table.filter(events::id.eq(last)).select((events::id, events::created_at, events::log_offset))
 }

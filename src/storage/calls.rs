@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::connection::{Connection, on_backend};
 use super::error::{StoreError, StoreErrorKind};
 use super::schema::{call_ends, calls};
-use super::statement::{Column, Statement, any_of, insert};
+use super::statement::{Column, Statement, any_of, insert, rows_of};
 use crate::domain::call::{CallEnd, CallHistory, CallId, CallPolicy, Method};
 use crate::domain::event::Timestamp;
 use crate::domain::priority::Lane;
@@ -43,6 +43,8 @@ pub struct NewCall {
     pub due_at: Timestamp,
     /// It is not sent after.
     pub expires_at: Option<Timestamp>,
+    /// It is made as one of which an attempt may have been made, because one is about to be.
+    pub is_begun: bool,
 }
 
 /// What a call sends.
@@ -66,6 +68,8 @@ pub struct ClaimedCall {
     pub call: NewCall,
     /// What is known of it. Of an attempt that was begun, and whose end is not in the store, nothing is known.
     pub history: CallHistory,
+    /// The store knows already that an attempt may have been made.
+    pub is_marked: bool,
 }
 
 /// How an attempt at a call ended.
@@ -115,8 +119,8 @@ pub struct EndedCall {
     pub ended_at: Timestamp,
 }
 
-/// Stores new calls.
-pub(super) fn make(connection: &mut Connection, new: &[NewCall]) -> Result<(), StoreError> {
+/// Stores new calls. Returns the first of their ids, which follow each other: one transaction at a time gives them.
+pub(super) fn make(connection: &mut Connection, new: &[NewCall]) -> Result<CallId, StoreError> {
     let json =
         |call: &NewCall| [serde_json::json!(call.request), serde_json::json!(call.policy)].map(|v| v.to_string());
     let texts: Vec<[String; 2]> = new.iter().map(json).collect();
@@ -132,29 +136,74 @@ pub(super) fn make(connection: &mut Connection, new: &[NewCall]) -> Result<(), S
         ("expires_at", Column::ints(new.iter().map(|call| call.expires_at.map(|at| at.0)))),
         ("state", Column::ints(new.iter().map(|_| i64::from(WAITING)))),
         ("attempts", Column::ints(new.iter().map(|_| 0))),
-        ("may_be_done", Column::ints(new.iter().map(|_| 0))),
+        ("may_be_done", Column::ints(new.iter().map(|call| i64::from(call.is_begun)))),
     ];
     insert(connection, "calls", columns, "")?;
-    Ok(())
+    let last = match connection {
+        Connection::Sqlite(_) => "SELECT last_insert_rowid()",
+        Connection::Postgres(_) => "SELECT lastval()",
+    };
+    let query: Statement<'_, BigInt> = Statement::new(last.to_owned(), Vec::new());
+    let last: CallId = on_backend!(connection, c => query.get_result(c))?;
+    Ok(last + 1 - new.len() as CallId)
 }
 
-/// From now on an attempt at each may have been made. Whether all of them are open.
-pub(super) fn begin(connection: &mut Connection, ids: &[CallId]) -> Result<bool, StoreError> {
-    let (is_one, binds) = any_of(connection, ids);
-    let text = format!("UPDATE calls SET state = {BEGUN} WHERE id {is_one} AND state + 0 < {ENDED}");
-    let update: Statement<'_> = Statement::new(text, vec![binds]);
-    Ok(on_backend!(connection, c => update.execute(c))? == ids.len())
+/// From now on an attempt at each may have been made. Returns those that are open. No index has the column.
+pub(super) fn begin(connection: &mut Connection, ids: &[CallId]) -> Result<Vec<CallId>, StoreError> {
+    let Connection::Sqlite(file) = connection else {
+        let (is_one, binds) = any_of(connection, ids);
+        let text = format!("UPDATE calls SET may_be_done = 1 WHERE id {is_one} AND state + 0 < {ENDED} RETURNING id");
+        let update: Statement<'_, BigInt> = Statement::new(text, vec![binds]);
+        return Ok(on_backend!(connection, c => update.load(c))?);
+    };
+    let mut open = Vec::with_capacity(ids.len());
+    for id in ids {
+        let update = diesel::update(calls::table.find(id)).filter(calls::state.lt(ENDED)).set(calls::may_be_done.eq(1));
+        if update.execute(&mut file.connection)? > 0 {
+            open.push(*id);
+        }
+    }
+    Ok(open)
+}
+
+/// Those of `ids` that are open.
+fn open(connection: &mut Connection, ids: &[CallId]) -> Result<HashSet<CallId>, StoreError> {
+    let (rows, are_these, ids) = rows_of(connection, "calls", "id", ids);
+    let text = format!("SELECT s.id FROM {rows} WHERE {are_these} AND s.state + 0 < {ENDED}");
+    let query: Statement<'_, BigInt> = Statement::new(text, vec![ids]);
+    let open: Vec<CallId> = on_backend!(connection, c => query.load(c))?;
+    Ok(open.into_iter().collect())
+}
+
+/// Removes calls of which it is known elsewhere how they have ended. Whether all of them were open; if not, all stay.
+pub(super) fn take(connection: &mut Connection, ids: &[CallId]) -> Result<bool, StoreError> {
+    if ids.is_empty() {
+        return Ok(true);
+    }
+    if open(connection, ids)?.len() < ids.len() {
+        return Ok(false);
+    }
+    match connection {
+        Connection::Sqlite(file) => {
+            for id in ids {
+                diesel::delete(calls::table.find(id)).execute(&mut file.connection)?;
+            }
+        }
+        Connection::Postgres(_) => {
+            let (is_one, ids) = any_of(connection, ids);
+            let delete: Statement<'_> = Statement::new(format!("DELETE FROM calls WHERE id {is_one}"), vec![ids]);
+            on_backend!(connection, c => delete.execute(c))?;
+        }
+    }
+    Ok(true)
 }
 
 /// Stores how attempts ended. Ended calls get their places in this order; it is that of the commits, since one
 /// transaction at a time writes.
 pub(super) fn settle(connection: &mut Connection, ended: &[CallOutcome]) -> Result<(), StoreError> {
     let ids: Vec<CallId> = ended.iter().map(|outcome| outcome.id).collect();
-    let (is_one, binds) = any_of(connection, &ids);
-    let text = format!("SELECT id FROM calls WHERE id {is_one} AND state + 0 < {ENDED}");
-    let query: Statement<'_, BigInt> = Statement::new(text, vec![binds]);
-    let mut open: HashSet<CallId> = on_backend!(connection, c => query.load(c))?.into_iter().collect();
-    let first: i64 = on_backend!(connection, c => call_ends::table.select(call_ends::last).first(c))?;
+    let mut open = open(connection, &ids)?;
+    let first: i64 = on_backend!(connection, c => call_ends::table.find(1).select(call_ends::last).get_result(c))?;
     let mut last = first;
     let mut rows: BTreeMap<CallId, (&CallOutcome, Option<i64>, String)> = BTreeMap::new();
     for outcome in ended.iter() {
@@ -287,8 +336,8 @@ pub(super) fn due(
 }
 
 fn claimed(row: OpenRow) -> Result<ClaimedCall, StoreError> {
-    let history =
-        CallHistory { attempts: row.attempts.unsigned_abs(), may_be_done: row.may_be_done != 0 || row.state == BEGUN };
+    let may_be_done = row.may_be_done != 0 || row.state == BEGUN;
+    let history = CallHistory { attempts: row.attempts.unsigned_abs(), may_be_done };
     let call = NewCall {
         service: row.service,
         owner: row.owner,
@@ -299,8 +348,9 @@ fn claimed(row: OpenRow) -> Result<ClaimedCall, StoreError> {
         policy: read(&row.policy)?,
         due_at: Timestamp(row.due_at),
         expires_at: row.expires_at.map(Timestamp),
+        is_begun: may_be_done,
     };
-    Ok(ClaimedCall { id: row.id, call, history })
+    Ok(ClaimedCall { id: row.id, call, history, is_marked: may_be_done })
 }
 
 fn read<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, StoreError> {

@@ -121,9 +121,9 @@ impl Writer {
         let storable = group.writes.iter().enumerate().filter(|(at, _)| !refused.contains_key(at));
         let storable = storable.map(|(_, write)| write.clone()).collect();
         let before = |at: usize| at - refused.range(..at).count();
-        let parts = group.parts.iter().map(|Part { fence, range }| {
+        let parts = group.parts.iter().map(|Part { fences, range }| {
             let range = before(range.start)..before(range.end);
-            Part { fence: fence.clone(), range }
+            Part { fences: fences.clone(), range }
         });
         let mut rest = Group { writes: storable, parts: parts.collect(), due: group.due.clone(), ..*group };
         let committed = self.commit_whole(&mut rest, routes, now);

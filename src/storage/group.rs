@@ -23,12 +23,12 @@ use crate::domain::pattern::Pattern;
 use crate::domain::system::{Input, Step, SystemState};
 use crate::protocol;
 
-/// What somebody has asked for as one: it is void as a whole, with all its appends, if another node has the lease, or if
-/// it begins with steps of sagas that are void.
+/// What somebody has asked for as one: it is void as a whole, with all its appends, if another node has one of the leases,
+/// or if it begins with steps of sagas that are void.
 #[derive(Debug)]
 pub struct Part {
-    /// Who asks as the holder of a lease.
-    pub fence: Option<Fence>,
+    /// The leases of which the holders ask.
+    pub fences: Vec<Fence>,
     pub range: Range<usize>,
 }
 
@@ -47,16 +47,16 @@ pub struct Group {
 }
 
 impl Group {
-    /// Adds what somebody has asked for, as the holder of the lease of `fence` if there is one.
-    pub fn extend(&mut self, fence: Option<Fence>, writes: impl IntoIterator<Item = Write>) {
+    /// Adds what somebody has asked for, as the holder of the leases of `fences`.
+    pub fn extend(&mut self, fences: impl IntoIterator<Item = Fence>, writes: impl IntoIterator<Item = Write>) {
         let begin = self.writes.len();
         self.writes.extend(writes);
-        self.parts.push(Part { fence, range: begin..self.writes.len() });
+        self.parts.push(Part { fences: fences.into_iter().collect(), range: begin..self.writes.len() });
     }
 
     /// Whether a holder of a lease asks for something.
     pub fn is_fenced(&self) -> bool {
-        self.parts.iter().any(|part| part.fence.is_some())
+        self.parts.iter().any(|part| !part.fences.is_empty())
     }
 
     /// Whether somebody waits for more than appends.
@@ -68,7 +68,7 @@ impl Group {
 /// What one has asked for.
 impl From<Vec<Write>> for Group {
     fn from(writes: Vec<Write>) -> Self {
-        let part = Part { fence: None, range: 0..writes.len() };
+        let part = Part { fences: Vec::new(), range: 0..writes.len() };
         Self { writes, parts: vec![part], ..Self::default() }
     }
 }
@@ -154,11 +154,11 @@ pub(super) fn write(
 ) -> Result<Written, StoreError> {
     let Group { writes, parts, due, lead, notifies: _ } = group;
     let now = context.now;
-    let fences = parts.iter().filter_map(|part| part.fence.as_ref());
+    let fences = parts.iter().flat_map(|part| &part.fences);
     let void = leases::void(connection, fences.chain(due.iter().map(|due| &due.fence)))?;
     let mut is_void = vec![false; writes.len()];
-    for Part { fence, range } in parts {
-        is_void[range.clone()].fill(fence.as_ref().is_some_and(|fence| void.contains(&fence)));
+    for Part { fences, range } in parts {
+        is_void[range.clone()].fill(fences.iter().any(|fence| void.contains(&fence)));
     }
     let refusals = refusals(connection, writes, &context.maintenance_refuses)?;
     let (restored, ids_above) = restore(connection, &context)?;
@@ -231,11 +231,8 @@ pub(super) fn write(
                 syncs::save(connection, record)?;
                 Outcome::Saved
             }
-            Write::MakeCalls(new) => {
-                calls::make(connection, new)?;
-                Outcome::Saved
-            }
-            Write::BeginCalls(ids) => Outcome::Changed(calls::begin(connection, ids)?),
+            Write::MakeCalls(new) => Outcome::Made(calls::make(connection, new)?),
+            Write::BeginCalls(ids) => Outcome::Begun(calls::begin(connection, ids)?),
             Write::SettleCalls(ended) => {
                 calls::settle(connection, ended)?;
                 Outcome::Saved
@@ -252,8 +249,8 @@ pub(super) fn write(
                 calls::forget(connection, *through)?;
                 Outcome::Saved
             }
-            Write::SaveSagas(steps) => {
-                if sagas::save(connection, steps, now)? {
+            Write::SaveSagas { steps, ended } => {
+                if sagas::save(connection, steps, ended, now)? {
                     Outcome::Saved
                 } else {
                     let part = parts.iter().map(|part| part.range.clone()).find(|range| range.contains(&place));

@@ -76,7 +76,7 @@ pub(super) fn server(connection: &mut Connection) -> Result<String, StoreError> 
 /// How far the log goes now, compared with `seen`, the last id that somebody knows.
 pub(super) fn found(connection: &mut Connection, seen: Option<EventId>) -> Result<Found, StoreError> {
     let log = id(connection)?;
-    let newest: Option<(i64, i64, i64)> = on_backend!(connection, c => newest().first(c).optional())?;
+    let newest: Option<(i64, i64, i64)> = on_backend!(connection, c => newest().get_result(c).optional())?;
     let (last, at, _) = newest.unwrap_or_default();
     let at_seen: Option<i64> = match seen {
         None => None,

@@ -1,5 +1,6 @@
 //! Positions in the log: its bounds, and ids by date.
 
+use diesel::sql_types::{BigInt, Nullable};
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _};
 
 use crate::domain::event::{EventId, LogBounds, Timestamp};
@@ -8,13 +9,14 @@ use super::append::Tail;
 use super::connection::{Connection, on_backend};
 use super::error::StoreError;
 use super::schema::{clock_turns, events};
+use super::statement::Statement;
 
 /// The oldest and the newest retained id.
 pub(super) fn bounds(connection: &mut Connection) -> Result<LogBounds, StoreError> {
-    let earliest = events::table.select(events::id).order(events::id.asc()).limit(1).single_value();
-    let last = events::table.select(events::id).order(events::id.desc()).limit(1).single_value();
-    let query = diesel::select((earliest, last));
-    let (earliest, last): (Option<i64>, Option<i64>) = on_backend!(connection, c => query.first(c))?;
+    // Without any limit as a parameter, for which SQLite would prepare the statement each time.
+    const TEXT: &str = "SELECT (SELECT min(id) FROM events), (SELECT max(id) FROM events)";
+    let query: Statement<'_, (Nullable<BigInt>, Nullable<BigInt>)> = Statement::new(TEXT.to_owned(), Vec::new());
+    let (earliest, last): (Option<i64>, Option<i64>) = on_backend!(connection, c => query.get_result(c))?;
     Ok(LogBounds { earliest: earliest.unwrap_or(1), last: last.unwrap_or(0) })
 }
 

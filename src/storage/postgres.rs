@@ -87,7 +87,7 @@ fn append_all(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result
 }
 
 fn append_with_keys(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
-    let tail = append.tail(newest().first(connection).optional()?);
+    let tail = append.tail(newest().get_result(connection).optional()?);
     let has_changes = entities::has_changes(append.batch);
     let entities =
         if has_changes { entities::known_on_postgres(connection, append.batch)? } else { KnownEntities::default() };

@@ -106,7 +106,7 @@ fn keep_from(
 ) -> Result<EventId, StoreError> {
     let RetentionPolicy { max_age, max_events, max_bytes, mirror_hold: _, orchestrator_hold: _ } = policy;
     let limit = |limit: u64| i64::try_from(limit).unwrap_or(i64::MAX);
-    let tail: Option<(i64, i64, i64)> = on_backend!(connection, c => newest().first(c).optional())?;
+    let tail: Option<(i64, i64, i64)> = on_backend!(connection, c => newest().get_result(c).optional())?;
     let Some((last, _, log_offset)) = tail else { return Ok(0) };
     let mut keep_from = 0;
     if let Some(count) = max_events {

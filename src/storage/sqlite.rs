@@ -25,7 +25,7 @@ pub(super) fn begin(connection: &mut SqliteConnection) -> Result<(), StoreError>
 }
 
 pub(super) fn append(connection: &mut SqliteConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
-    let tail = append.tail(newest().first(connection).optional()?);
+    let tail = append.tail(newest().get_result(connection).optional()?);
     let known = if idempotency::has_keys(append.batch) { known_keys(connection, append)? } else { Vec::new() };
     let has_changes = entities::has_changes(append.batch);
     let entities =

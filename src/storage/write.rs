@@ -38,10 +38,9 @@ pub enum Write {
     MarkSent(Vec<(EventUuid, EventId)>),
     /// Stores how far a service agrees with the entities of a type: [`Outcome::Saved`].
     SaveSync(SyncRecord),
-    /// Makes calls, in this order: [`Outcome::Saved`].
+    /// Makes calls, in this order: [`Outcome::Made`].
     MakeCalls(Vec<NewCall>),
-    /// Attempts at these calls begin: [`Outcome::Changed`], false if some have ended or were cancelled. Only then are they
-    /// sent.
+    /// Attempts at these calls begin: [`Outcome::Begun`]. Only those of them that are open are sent.
     BeginCalls(Vec<CallId>),
     /// Attempts at calls have ended: [`Outcome::Saved`]. A call that has ended, or was cancelled, stays as it is.
     SettleCalls(Vec<CallOutcome>),
@@ -52,8 +51,9 @@ pub enum Write {
     /// Ended calls up to this place are known to who follows them, and go: [`Outcome::Saved`].
     ForgetCalls { through: i64 },
     /// Steps of instances of sagas: [`Outcome::Saved`]. Or [`Outcome::Void`] for this and all else of the list, of which it
-    /// is the first: somebody has decided before on one of them, or what a new one holds is held by another.
-    SaveSagas(Vec<SagaTransition>),
+    /// is the first: somebody has decided before on one of them, or what a new one holds is held by another. `ended`: calls
+    /// whose ends were decided on, and are stored nowhere else. They go; if one of them is not open, all is void too.
+    SaveSagas { steps: Vec<SagaTransition>, ended: Vec<CallId> },
     /// What the files of this node declare: [`Outcome::Declared`].
     DeclareSagas { node: String, sagas: Vec<StoredDefinition> },
     /// Removes at most `limit` instances that ended before: [`Outcome::Changed`], false if there was none.
@@ -91,6 +91,10 @@ pub enum Outcome {
     System(Result<Box<System>, Refusal>),
     /// The number of the replay job.
     Started(i64),
+    /// The first of the calls that were made; the others follow it without gaps.
+    Made(CallId),
+    /// Those of the calls that are open.
+    Begun(Vec<CallId>),
     OrphansSettled(OrphansSettled),
     /// The versions of sagas that are stored with another content; if there are any, nothing was written.
     Declared(Vec<(String, u32)>),
@@ -126,7 +130,9 @@ impl Write {
             Self::MakeCalls(calls) => calls.len(),
             Self::BeginCalls(ids) => ids.len(),
             Self::SettleCalls(ended) => ended.len(),
-            Self::SaveSagas(steps) => steps.iter().map(|step| 1 + step.entries.len()).sum(),
+            Self::SaveSagas { steps, ended } => {
+                ended.len() + steps.iter().map(|step| 1 + step.entries.len()).sum::<usize>()
+            }
             Self::ChangeConsumer(change) => {
                 1 + change.marks.len() + change.dead.len() + change.renewed.len() + change.events.len()
             }

@@ -181,7 +181,7 @@ impl Writer {
     /// The date of the newest event.
     pub fn newest_at(&mut self) -> Result<Option<Timestamp>, StoreError> {
         let newest: Option<(i64, i64, i64)> =
-            self.with(|connection| Ok(on_backend!(connection, c => newest().first(c).optional())?))?;
+            self.with(|connection| Ok(on_backend!(connection, c => newest().get_result(c).optional())?))?;
         Ok(newest.map(|(_, created_at, _)| Timestamp(created_at)))
     }
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use actix::prelude::{Context, Handler};
 
 use super::Client;
-use super::messages::{Answer, Ask, Asker, NotSent, Request};
+use super::messages::{Answer, Ask, AskedCall, Asker, NotSent, Request};
 use crate::domain::call::CallId;
 use crate::domain::dispatch::{Dispatcher, Offered, PendingWork};
 use crate::domain::event::Timestamp;
@@ -26,6 +26,8 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     open: BTreeMap<u64, Open>,
+    /// What became of calls.
+    answered: Vec<(CallId, Answer)>,
     bytes: usize,
     last: u64,
 }
@@ -35,8 +37,7 @@ pub(super) struct Asks {
 struct Open {
     request: Request,
     asker: Asker,
-    /// The call that the store is told of before the next attempt.
-    mark: Option<CallId>,
+    call: Option<AskedCall>,
     /// It is not sent after this time.
     until: Timestamp,
     /// Since when it is due, on the dispatcher's clock.
@@ -66,16 +67,23 @@ impl Open {
     }
 
     /// It is not sent any more: what became of the last try stands.
-    fn give_up(mut self, why: NotSent) {
+    fn give_up(mut self, why: NotSent) -> Option<(CallId, Answer)> {
         let answer = self.last.take().unwrap_or(Answer::NotSent(why));
-        self.answer(answer);
+        self.answer(answer)
     }
 
-    fn answer(self, mut answer: Answer) {
+    /// Answers who has asked; of a call, that is the client.
+    fn answer(self, mut answer: Answer) -> Option<(CallId, Answer)> {
         if let Answer::Failed { is_perhaps_sent, .. } = &mut answer {
             *is_perhaps_sent |= self.is_perhaps_sent;
         }
-        self.asker.answer(answer);
+        match self.call {
+            Some(call) => Some((call.id, answer)),
+            None => {
+                self.asker.answer(answer);
+                None
+            }
+        }
     }
 }
 
@@ -85,10 +93,14 @@ impl Asks {
     }
 
     /// Takes an ask, or refuses it (AK-2).
-    pub(super) fn take(&mut self, Ask { request, asker, mark }: Ask, now: Timestamp) {
+    pub(super) fn take(&mut self, Ask { request, asker, call }: Ask, now: Timestamp) {
         let bytes = request.body.len();
         if self.open.len() >= MAX_ASKS || self.bytes > 0 && self.bytes + bytes > MAX_BYTES {
-            return asker.answer(Answer::NotSent(NotSent::Full));
+            let answer = Answer::NotSent(NotSent::Full);
+            return match call {
+                Some(call) => self.answered.push((call.id, answer)),
+                None => asker.answer(answer),
+            };
         }
         self.last += 1;
         self.bytes += bytes;
@@ -96,7 +108,7 @@ impl Asks {
         let open = Open {
             request,
             asker,
-            mark,
+            call,
             until,
             since: now,
             failed: 0,
@@ -143,8 +155,13 @@ impl Asks {
         for number in numbers {
             let Some(open) = self.remove(number) else { continue };
             dispatcher.withdraw(&open.work(number));
-            open.give_up(why);
+            self.answered.extend(open.give_up(why));
         }
+    }
+
+    /// Gives up the calls that are not under way.
+    pub(super) fn give_up_calls(&mut self, dispatcher: &mut Dispatcher) {
+        self.give_up(dispatcher, NotSent::NotHere, |open| open.call.is_some());
     }
 
     /// Gives up all that is not under way.
@@ -161,12 +178,15 @@ impl Asks {
         self.open.get(&number).map_or(1, |open| open.failed + 1)
     }
 
-    /// It is sent, once the store knows it, if that is to be told.
-    pub(super) fn is_sent(&mut self, number: u64) -> Option<CallId> {
+    /// It is sent; if it is a call, once the store knows it.
+    pub(super) fn is_sent(&mut self, number: u64) -> Option<AskedCall> {
         let open = self.open.get_mut(&number)?;
         open.stage = Stage::UnderWay;
         open.asker.tried();
-        open.mark
+        let call = open.call?;
+        // Before another attempt it may be cancelled.
+        open.call = Some(AskedCall { is_marked: false, ..call });
+        Some(call)
     }
 
     /// The dispatcher has it in hand again; `last` is what became of the try, if it came to anything.
@@ -197,8 +217,13 @@ impl Asks {
 
     pub(super) fn answer(&mut self, number: u64, answer: Answer) {
         if let Some(open) = self.remove(number) {
-            open.answer(answer);
+            self.answered.extend(open.answer(answer));
         }
+    }
+
+    /// What became of calls since the last time.
+    pub(super) fn take_answered(&mut self) -> Vec<(CallId, Answer)> {
+        std::mem::take(&mut self.answered)
     }
 
     /// Whether a try that fails now is tried again at `due`.

@@ -58,7 +58,7 @@ impl Fixture {
 
     fn ask(&mut self, request: Request) -> oneshot::Receiver<Answer> {
         let (asker, answer) = Asker::new();
-        self.asks.take(Ask { request, asker, mark: None }, at(0));
+        self.asks.take(Ask { request, asker, call: None }, at(0));
         answer
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use actix::prelude::{AsyncContext as _, Context, Handler, Message};
 use actix_web::http::header::HeaderValue;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use super::Client;
 use super::messages::{Method, ReadTls};
@@ -22,7 +23,6 @@ use crate::domain::work::WorkId;
 use crate::protocol::webhook::{
     Attempted, IDEMPOTENCY_KEY, Recipient as To, SigningKey, TraceIds, delivery_request, sign,
 };
-use crate::storage::{Outcome, Write};
 use crate::telemetry::faults::{self, FaultPoint};
 
 /// How many errors are remembered.
@@ -192,18 +192,19 @@ impl Client {
                 awc::http::Method::POST
             }
         };
-        let mark = self.asks.is_sent(number).map(|call| {
-            let marked = self.parts.persistence.commit_all(self.fence(), vec![Write::BeginCalls(vec![call])]);
-            async move { marked?.await.ok()?.ok() }
+        let call = self.asks.is_sent(number);
+        let mark = call.filter(|call| !call.is_marked).map(|call| {
+            let (marked, is_marked) = oneshot::channel();
+            self.calls.to_mark.push((call.id, marked));
+            is_marked
         });
-        let is_marked = mark.is_some();
         actix_rt::spawn(async move {
             if let Some(mark) = mark
-                && mark.await.is_none_or(|outcomes| outcomes != [Outcome::Changed(true)])
+                && mark.await.is_err()
             {
                 return attempting.end(AttemptEnd::Unmarked);
             }
-            if is_marked {
+            if call.is_some() {
                 faults::kill_at(FaultPoint::CallKilledBefore);
             }
             let attempt = poster.ask(method, &path, &headers, body, max_answer_bytes).await;

@@ -1,89 +1,162 @@
 //! Calls of the service: rows of the store that are no deliveries, and of which somebody must know whether they were done.
 //!
-//! They are read when they are due, and sent as [asks](super::asks): in hand they wait as those do, with the same
-//! breaker, limits and order. What an attempt means is for [`CallHistory`] to say.
+//! They are handed over when they are made on this node, or read when they are due, and sent as [asks](super::asks): in
+//! hand they wait as those do, with the same breaker, limits and order. What an attempt means is for [`CallHistory`] to say.
 //!
 //! - *CL-6* Before an attempt the store knows that one is made, unless it knows already that the call may be done. So what
 //!   is known there not to have been sent was not sent, whatever crashes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use actix::prelude::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde_json::value::RawValue;
-use tokio::sync::oneshot::error::RecvError;
+use tokio::sync::oneshot;
 
-use super::messages::{Answer, Ask, Asker, BodyEnd, Content, NotSent, Request};
+use super::messages::{Answer, Ask, AskedCall, Asker, BodyEnd, Content, NotSent, Request};
 use super::writes::ToStore;
 use super::{Client, TICK_INTERVAL};
 use crate::actors::clock::now;
 use crate::domain::call::{Attempted, CallEnd, CallId, Judged};
 use crate::domain::event::Timestamp;
 use crate::protocol::delivery_request::Headers;
-use crate::storage::{CallOutcome, CallRequest, CallSettled, ClaimedCall, StoreError};
+use crate::storage::{
+    CallOutcome, CallRequest, CallSettled, ClaimedCall, EndedCall, NewCall, Outcome, StoreError, Write,
+};
 use crate::telemetry::faults::{self, FaultPoint};
 
-/// Calls in hand or under way. With half of them, more are read.
-const MAX_CALLS: usize = 128;
-/// Calls of one read: more than may be known, so that there is always one that is not.
+/// Calls with the asks, in hand or under way.
+const MAX_ASKED: usize = 128;
+/// Calls that wait for that.
+const MAX_WAITING: usize = 1024;
+/// Calls of one read. It is made when fewer than half of them are known that are not being settled.
 const PAGE: usize = 256;
 /// Bytes of an answer that are kept; of a longer one, nothing is.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Longest time in hand; then it is read again.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
-/// The calls that this client has read, and whether there are others.
+/// The calls that this client knows, and whether there are others.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     known: HashMap<CallId, Known>,
+    /// Those that are not with the asks yet, in their order.
+    waiting: VecDeque<CallId>,
+    /// How many are with the asks.
+    asked: usize,
+    /// Those of which the store is to be told before they are sent, and who waits for that.
+    pub(super) to_mark: Vec<(CallId, oneshot::Sender<()>)>,
     is_reading: bool,
     /// What was settled since the read under way began, and may be in its page as it was before.
     settled_meanwhile: HashSet<CallId>,
-    /// The store may have some that have not ended. Without any, it is not read.
-    may_have_more: bool,
+    /// The store may have some that are due, and not known. Else it is not read.
+    is_behind: bool,
+    /// When it may have the next one.
+    next_due: Option<Timestamp>,
 }
 
 #[derive(Debug)]
 struct Known {
     call: ClaimedCall,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    /// It is with the asks.
+    Asked,
     /// Its attempt has ended, and how is on its way to the store.
-    is_settling: bool,
+    Settling,
 }
 
 impl Calls {
     /// Begins anew from the store. What is with the asks comes back from there.
     pub(super) fn reset(&mut self) {
-        self.known.retain(|_, known| !known.is_settling);
-        self.may_have_more = true;
+        self.waiting.clear();
+        self.known.retain(|_, known| known.stage == Stage::Asked);
+        // Another node may have begun them since, and the store is right.
+        self.known.values_mut().for_each(|known| known.call.call.is_begun = false);
+        self.is_behind = true;
     }
 
     /// What became of it is not in the store, and is another's business.
     pub(super) fn voided(&mut self, id: CallId) {
         self.known.remove(&id);
     }
+
+    /// How many more could be sent at once, if `free` could and nothing waits.
+    pub(super) fn room(&self, free: usize) -> usize {
+        if self.is_behind || !self.waiting.is_empty() { 0 } else { free }
+    }
+
+    /// How one has ended, for who follows it.
+    pub(super) fn ended(
+        &self,
+        CallOutcome { id, history, finished_at, http_status, error, settled }: &CallOutcome,
+    ) -> Option<EndedCall> {
+        let CallSettled::Ended { end, answer } = settled else { return None };
+        let NewCall { owner, tag, .. } = &self.known.get(id)?.call.call;
+        Some(EndedCall {
+            place: 0,
+            id: *id,
+            owner: owner.clone(),
+            tag: tag.clone(),
+            end: *end,
+            attempts: history.attempts,
+            http_status: *http_status,
+            answer: answer.clone(),
+            error: error.clone(),
+            ended_at: *finished_at,
+        })
+    }
+
+    /// Takes one to be sent, unless it is known.
+    fn wait(&mut self, call: ClaimedCall) {
+        let id = call.id;
+        if !self.known.contains_key(&id) && !self.settled_meanwhile.contains(&id) {
+            self.waiting.push_back(id);
+            self.known.insert(id, Known { call, stage: Stage::Waiting });
+        }
+    }
 }
 
 impl Client {
     /// There may be calls that were made on another node.
     pub(super) fn look_for_calls_of_others(&mut self, ctx: &mut Context<Self>) {
-        self.calls.may_have_more |= self.parts.cluster.view().nodes.len() > 1;
+        self.calls.is_behind |= self.parts.cluster.view().nodes.len() > 1;
         self.look_for_calls(ctx);
     }
 
-    /// Reads the calls that are due, if there may be some.
+    /// Takes the calls that were handed over, and reads those that are due, if the store may have some.
     pub(super) fn look_for_calls(&mut self, ctx: &mut Context<Self>) {
-        let Some(service) = self.kept.id().filter(|_| self.lease.may_act()) else { return };
-        self.calls.may_have_more |= self.parts.slot.take_calls();
-        if !self.calls.may_have_more || self.calls.is_reading || self.calls.known.len() > MAX_CALLS / 2 {
+        let handed = self.parts.slot.take_handed();
+        let Some(service) = self.kept.id().filter(|_| self.lease.may_act()) else {
+            self.calls.is_behind |= !handed.is_empty();
+            return;
+        };
+        let at = now();
+        self.calls.is_behind |= self.parts.slot.take_calls() || self.calls.next_due.is_some_and(|due| due <= at);
+        for call in handed {
+            // What the store has waits longer. But of those of which it knows that they are sent, nobody else may take it
+            // that they were not.
+            if call.is_marked || !self.calls.is_behind && self.calls.waiting.len() < MAX_WAITING {
+                self.calls.wait(call);
+            } else {
+                self.calls.is_behind = true;
+            }
+        }
+        self.ask_calls();
+        if !self.calls.is_behind || self.calls.is_reading || self.calls.waiting.len() + self.calls.asked > PAGE / 2 {
             return;
         }
         self.calls.is_reading = true;
         // What is said from now on is of calls that the page may not have.
-        self.calls.may_have_more = false;
+        (self.calls.is_behind, self.calls.next_due) = (false, None);
         self.calls.settled_meanwhile.clear();
-        let (reader, at) = (self.parts.reader.clone(), now());
+        let reader = self.parts.reader.clone();
         let page = async move {
             let due = reader.due_calls(service, at, Default::default(), PAGE).await?;
             Ok((due, reader.next_due_call(service, at).await?))
@@ -94,72 +167,107 @@ impl Client {
     fn take_calls(&mut self, page: Result<(Vec<ClaimedCall>, Option<Timestamp>), StoreError>, ctx: &mut Context<Self>) {
         self.calls.is_reading = false;
         // A read that failed is made again with the next tick.
-        let Ok((due, next)) = page else { return self.calls.may_have_more = true };
-        let has_missed = std::mem::replace(&mut self.calls.may_have_more, !due.is_empty() || next.is_some());
-        for call in due {
-            let is_seen = self.calls.known.contains_key(&call.id) || self.calls.settled_meanwhile.contains(&call.id);
-            if !is_seen && self.calls.known.len() < MAX_CALLS {
-                self.take_call(call, ctx);
-            }
-        }
+        let Ok((due, next)) = page else { return self.calls.is_behind = true };
+        self.calls.is_behind |= due.len() == PAGE;
+        due.into_iter().for_each(|call| self.calls.wait(call));
+        self.calls.settled_meanwhile.clear();
         if let Some(next) = next {
             self.look_for_calls_at(next, ctx);
         }
-        if has_missed {
-            self.calls.may_have_more = true;
-            self.look_for_calls(ctx);
-        }
+        self.look_for_calls(ctx);
         self.pump(ctx);
     }
 
     /// The tick looks anyway, so only what is due before it needs a timer.
-    fn look_for_calls_at(&self, due: Timestamp, ctx: &mut Context<Self>) {
+    fn look_for_calls_at(&mut self, due: Timestamp, ctx: &mut Context<Self>) {
+        self.calls.next_due = self.calls.next_due.into_iter().chain([due]).min();
         let wait = due.since(now());
         if wait < TICK_INTERVAL {
             ctx.run_later(wait, Self::look_for_calls);
         }
     }
 
-    fn take_call(&mut self, claimed: ClaimedCall, ctx: &mut Context<Self>) {
-        let (id, at) = (claimed.id, now());
-        let left = claimed.call.expires_at.map(|expires| expires.since(at));
-        let is_over = left.is_some_and(|left| left.is_zero());
-        let request = request(&claimed, left.unwrap_or(PATIENCE).min(PATIENCE));
-        let mark = (!claimed.history.may_be_done).then_some(id);
-        let expired = CallSettled::Ended { end: claimed.history.expired(), answer: None };
-        self.calls.known.insert(id, Known { call: claimed, is_settling: false });
-        if is_over {
-            return self.settle_call(id, None, Some("it has expired".to_owned()), expired);
+    /// Has those sent that have waited longest.
+    fn ask_calls(&mut self) {
+        while self.calls.asked < MAX_ASKED
+            && let Some(id) = self.calls.waiting.pop_front()
+        {
+            self.ask_call(id);
         }
-        let (asker, answer) = Asker::new();
-        self.asks.take(Ask { request, asker, mark }, self.clock.now());
-        ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| this.call_answered(id, answer, ctx)));
     }
 
-    fn call_answered(&mut self, id: CallId, answer: Result<Answer, RecvError>, ctx: &mut Context<Self>) {
-        if matches!(answer, Ok(Answer::Answered { .. })) {
+    /// Tells the store of the attempts that are about to be made (CL-6).
+    pub(super) fn mark_calls(&mut self) {
+        let (ids, marked): (Vec<_>, Vec<_>) = self.calls.to_mark.drain(..).unzip();
+        if ids.is_empty() {
+            return;
+        }
+        let answer = self.parts.persistence.commit_all(self.fence(), vec![Write::BeginCalls(ids.clone())]);
+        actix_rt::spawn(async move {
+            let outcomes = answer?.await.ok()?.ok()?;
+            let [Outcome::Begun(open)] = &outcomes[..] else { return None };
+            let open: HashSet<&CallId> = open.iter().collect();
+            // The others were cancelled, and are dropped.
+            for (_, marked) in ids.iter().zip(marked).filter(|(id, _)| open.contains(id)) {
+                let _ = marked.send(());
+            }
+            Some(())
+        });
+    }
+
+    fn ask_call(&mut self, id: CallId) {
+        let Some(Known { call: claimed, stage }) = self.calls.known.get_mut(&id) else { return };
+        let at = now();
+        let left = claimed.call.expires_at.map(|expires| expires.since(at));
+        let is_over = left.is_some_and(|left| left.is_zero());
+        let request = request(claimed, left.unwrap_or(PATIENCE).min(PATIENCE));
+        let call = Some(AskedCall { id, is_marked: claimed.is_marked });
+        let expired = CallSettled::Ended { end: claimed.history.expired(), answer: None };
+        *stage = Stage::Asked;
+        self.calls.asked += 1;
+        if is_over {
+            self.calls.asked -= 1;
+            return self.settle_call(id, None, Some("it has expired".to_owned()), expired);
+        }
+        self.asks.take(Ask { request, asker: Asker::nobody(), call }, self.clock.now());
+    }
+
+    /// Takes what became of calls that were with the asks, and has others sent in their place.
+    pub(super) fn take_answers(&mut self, ctx: &mut Context<Self>) {
+        let answered = self.asks.take_answered();
+        if answered.is_empty() {
+            return;
+        }
+        let has_ended = answered.iter().any(|(_, answer)| !matches!(answer, Answer::NotSent(_)));
+        for (id, answer) in answered {
+            self.call_answered(id, answer);
+        }
+        // What was not sent is found with the next tick at the latest.
+        if has_ended {
+            self.look_for_calls(ctx);
+        }
+    }
+
+    fn call_answered(&mut self, id: CallId, answer: Answer) {
+        self.calls.asked -= 1;
+        if matches!(answer, Answer::Answered { .. }) {
             faults::kill_at(FaultPoint::CallKilledAfter);
         }
         let (status, error, attempted, content) = match answer {
-            Ok(Answer::Answered { status, content }) => {
+            Answer::Answered { status, content } => {
                 let is_whole = content.end != BodyEnd::BrokenOff;
                 let attempted = Attempted::Answered { status, retry_after: None, is_whole };
                 (Some(status), format!("answered {status}"), attempted, Some(content))
             }
-            Ok(Answer::Failed { kind, message, is_perhaps_sent }) => {
+            Answer::Failed { kind, message, is_perhaps_sent } => {
                 (None, format!("{kind}: {message}"), Attempted::Failed { is_perhaps_sent }, None)
             }
-            Ok(Answer::NotSent(NotSent::TooLarge)) => {
+            Answer::NotSent(NotSent::TooLarge) => {
                 let end = self.calls.known.get(&id).map_or(CallEnd::Unknown, |known| known.call.history.expired());
                 let error = "it is longer than the service accepts".to_owned();
                 return self.settle_call(id, None, Some(error), CallSettled::Ended { end, answer: None });
             }
-            // The store has it as it was.
-            Ok(Answer::NotSent(_)) | Err(_) => {
-                self.calls.known.remove(&id);
-                self.calls.may_have_more = true;
-                return;
-            }
+            Answer::NotSent(_) => return self.call_not_sent(id),
         };
         let Some(Known { call: ClaimedCall { call, history, .. }, .. }) = self.calls.known.get_mut(&id) else { return };
         let settled = match history.attempted(&call.policy, attempted, rand::random()) {
@@ -171,13 +279,23 @@ impl Client {
         };
         let is_done = matches!(settled, CallSettled::Ended { end: CallEnd::Done | CallEnd::Accepted, .. });
         self.settle_call(id, status, Some(error).filter(|_| !is_done), settled);
-        self.look_for_calls(ctx);
-        self.pump(ctx);
+    }
+
+    /// The store has it as it was.
+    fn call_not_sent(&mut self, id: CallId) {
+        let Some(Known { call, .. }) = self.calls.known.get(&id) else { return };
+        // Unless it was made as one that may have been sent.
+        let is_wrong = call.call.is_begun && !call.history.may_be_done;
+        if is_wrong && self.lease.may_act() {
+            return self.settle_call(id, None, None, CallSettled::Again(now()));
+        }
+        self.calls.known.remove(&id);
+        self.calls.is_behind = true;
     }
 
     fn settle_call(&mut self, id: CallId, http_status: Option<u16>, error: Option<String>, settled: CallSettled) {
         let Some(known) = self.calls.known.get_mut(&id) else { return };
-        known.is_settling = true;
+        known.stage = Stage::Settling;
         let history = known.call.history;
         self.writes.push(ToStore::CallEnded(CallOutcome {
             id,
@@ -196,7 +314,6 @@ impl Client {
             self.calls.settled_meanwhile.insert(id);
         }
         if let CallSettled::Again(due) = settled {
-            self.calls.may_have_more = true;
             self.look_for_calls_at(due, ctx);
         }
     }

@@ -13,6 +13,7 @@ use crate::actors::client::messages::{Operate, ServiceCommand};
 use crate::domain::call::{CallKind, CallPolicy, Method};
 use crate::domain::priority::Lane;
 use crate::runtime::address::{Address, Depth};
+use crate::runtime::child::Finish;
 use crate::runtime::life::Life;
 use crate::runtime::report::ActorKind;
 use crate::storage::{EndedCall, NewCall, Outcome, Reader, Write};
@@ -43,6 +44,7 @@ fn call(tag: &str) -> NewCall {
         policy,
         due_at: now(),
         expires_at: None,
+        is_begun: false,
     }
 }
 
@@ -59,10 +61,11 @@ impl Fixture {
         Self { world, client: Address::vacant(), reader }
     }
 
-    async fn start(&self) {
-        let client = Client::new(self.world.parts.clone(), Life::unsupervised(ActorKind::Client, 1));
-        self.client.fill(1, client.start(), Depth::default());
+    async fn start(&self) -> actix::Addr<Client> {
+        let client = Client::new(self.world.parts.clone(), Life::unsupervised(ActorKind::Client, 1)).start();
+        self.client.fill(1, client.clone(), Depth::default());
         self.world.wait_until_active(&self.client).await;
+        client
     }
 
     async fn write(&self, write: Write) -> Outcome {
@@ -121,7 +124,7 @@ async fn after_a_crash_what_was_begun_may_be_done_and_what_was_not_is_not() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     fixture.write(Write::MakeCalls(vec![call("begun"), call("waiting")])).await;
-    assert_eq!(fixture.write(Write::BeginCalls(vec![1])).await, Outcome::Changed(true));
+    assert_eq!(fixture.write(Write::BeginCalls(vec![1])).await, Outcome::Begun(vec![1]));
     fixture.start().await;
     let mut ends: Vec<_> = fixture.ended(2).await.into_iter().map(|ended| (ended.tag, ended.end)).collect();
     ends.sort_by(|one, other| one.0.cmp(&other.0));
@@ -150,6 +153,53 @@ async fn what_cannot_be_sent_is_known_not_to_be_done() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(fixture.ended(2).await.len(), 2, "what was cancelled is not told");
+}
+
+/// A call that was made as one that is about to be sent, and was not: the client knows better than the store, and says so.
+#[actix_rt::test]
+async fn what_was_made_as_begun_and_not_sent_is_known_not_to_be_done() {
+    let (addr, _requests) = post_tests::serve_always(OK);
+    let fixture = Fixture::new(&format!("http://{addr}")).await;
+    let client = fixture.start().await;
+    let slot = &fixture.world.parts.slot;
+    while !slot.has_room_for(&call("any")) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    fixture.client.ask(Operate(ServiceCommand::Open)).await.expect("an answer");
+    assert!(!slot.has_room_for(&call("any")), "nothing is sent at once while the breaker is open");
+    let begun = |tag: &str| NewCall { is_begun: true, ..call(tag) };
+    let soon = now().plus(Duration::from_millis(50));
+    fixture.write(Write::MakeCalls(vec![NewCall { expires_at: Some(soon), ..begun("expires") }, begun("waits")])).await;
+    let ended = fixture.ended(1).await.remove(0);
+    assert_eq!((ended.end, ended.tag.as_str()), (CallEnd::NotSent, "expires"));
+    let open = || async { fixture.reader.due_calls(1, now(), Default::default(), 9).await.expect("calls") };
+    assert!(open().await[0].history.may_be_done, "a crash would leave it unknown");
+    client.send(Finish).await.expect("it ends");
+    assert!(!open().await[0].history.may_be_done, "who takes over knows");
+}
+
+/// Ends are handed to who follows them on this node. What is not taken is stored for who follows them elsewhere.
+#[actix_rt::test]
+async fn an_end_that_nobody_takes_is_stored() {
+    let (addr, _requests) = post_tests::serve_always(OK);
+    let fixture = Fixture::new(&format!("http://{addr}")).await;
+    fixture.start().await;
+    let ends = &fixture.world.parts.call_ends;
+    ends.open();
+    fixture.write(Write::MakeCalls(vec![call("handed")])).await;
+    let handed = loop {
+        match ends.take(9).pop() {
+            Some(handed) => break handed,
+            None => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    assert_eq!((handed.ended[0].tag.as_str(), handed.ended[0].end), ("handed", CallEnd::Done));
+    assert_eq!(fixture.reader.ended_calls(0, 9).await, Ok(vec![]), "it is with who has taken it");
+    drop(handed);
+    assert_eq!(fixture.ended(1).await[0].tag, "handed", "as what follows from it was not stored");
+    ends.close();
+    fixture.write(Write::MakeCalls(vec![call("stored")])).await;
+    assert_eq!(fixture.ended(2).await[1].tag, "stored");
 }
 
 /// What is made while the client reads is not in its page, and is not to wait for ever.

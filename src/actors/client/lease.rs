@@ -157,6 +157,8 @@ impl Client {
         self.give_back(released);
         let under_way: HashSet<WorkId> = self.under_way().collect();
         self.claims.reset(|id| under_way.contains(&id));
+        self.asks.give_up_calls(&mut self.dispatcher);
+        self.parts.slot.take_handed();
         self.calls.reset();
     }
 }

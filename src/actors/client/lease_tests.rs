@@ -48,6 +48,7 @@ impl World {
         let position = Arc::<LogPosition>::default();
         let writer = fixture::parts(fixture::store(dir.path()), slots, Arc::clone(&position));
         let parts = ClientParts {
+            call_ends: Arc::default(),
             persistence: Address::vacant(),
             synchronizer: synchronizer.mailbox(),
             service,

@@ -158,8 +158,16 @@ pub enum NotSent {
 pub struct Ask {
     pub request: Request,
     pub asker: Asker,
-    /// The call in the store that it is, if that is to be told of an attempt before it is made.
-    pub mark: Option<CallId>,
+    /// The call in the store that it is, if it is one.
+    pub call: Option<AskedCall>,
+}
+
+/// A call in the store of which an attempt is to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct AskedCall {
+    pub id: CallId,
+    /// The store knows already that the attempt may have been made. Else it is told before.
+    pub is_marked: bool,
 }
 
 /// Who waits for an answer. When dropped unanswered, it learns that nobody will.
@@ -174,6 +182,11 @@ impl Asker {
     pub(super) fn new() -> (Self, oneshot::Receiver<Answer>) {
         let (told, answer) = oneshot::channel();
         (Self { told: Some(told), is_tried: false }, answer)
+    }
+
+    /// Of a call, the client knows what became of it.
+    pub(super) fn nobody() -> Self {
+        Self { told: None, is_tried: false }
     }
 
     /// A try begins.
@@ -207,7 +220,7 @@ impl Drop for Asker {
 /// Asks a service, and waits for what becomes of it.
 pub async fn ask(client: &Mailbox<Ask>, request: Request) -> Answer {
     let (asker, answer) = Asker::new();
-    if let Err(Undelivered::Full) = client.tell(Ask { request, asker, mark: None }) {
+    if let Err(Undelivered::Full) = client.tell(Ask { request, asker, call: None }) {
         return Answer::NotSent(NotSent::Full);
     }
     answer.await.unwrap_or(Answer::NotSent(NotSent::Ended))

@@ -49,6 +49,7 @@ use self::report::Rate;
 use self::telling::{Cause, Told};
 use self::waits::Waits;
 use self::writes::Writes;
+use super::call_ends::CallEnds;
 use super::clock::Clock;
 use super::cluster::Cluster;
 use super::log_position::LogPosition;
@@ -88,6 +89,7 @@ pub struct ClientParts {
     pub cluster: Arc<Cluster>,
     /// Apart from that of the edge: who asks for many events does not slow down deliveries.
     pub reader: Reader,
+    pub call_ends: Arc<CallEnds>,
     pub metrics: Arc<Metrics>,
     pub log_activity: bool,
 }
@@ -158,9 +160,13 @@ impl Client {
     /// Does all that can be done now: sends, reads, writes, and sets the timer for the rest.
     fn pump(&mut self, ctx: &mut Context<Self>) {
         self.offer_asks();
+        self.take_answers(ctx);
+        self.offer_asks();
         let mut until = None;
+        self.parts.slot.set_room(0);
         if self.lease.may_act() && !self.handing_over.is_silent(self.clock.now()) {
             until = self.send_all(ctx);
+            self.mark_calls();
             self.read(ctx);
         }
         self.set_timer(until.into_iter().chain(self.asks.next_due()).min(), ctx);
@@ -186,6 +192,7 @@ impl Client {
                 },
                 Next::Turned(transition) => self.turned(transition, Cause::Time),
                 Next::Wait { until, why } => {
+                    self.parts.slot.set_room(self.calls.room(self.dispatcher.free(now)));
                     if self.waits.see(why, until) && why == BlockedBy::Breaker {
                         self.metrics.not_permitted();
                     }

@@ -1,14 +1,22 @@
 //! What a client has persistence store: the outcomes of attempts, its own events, and the state of its service.
 
+use std::time::Duration;
+
 use actix::prelude::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::messages::ServiceCommand;
 use super::{Client, STORE_RETRY};
+use crate::actors::persistence::Persistence;
 use crate::domain::event::{Append, NewEvent};
+use crate::domain::lease::Fence;
 use crate::domain::pending_writes::PendingWrites;
 use crate::domain::work::WorkId;
-use crate::storage::{CallOutcome, CommandId, DeliveryOutcome, Outcome, Registered, ServiceChange, Write};
+use crate::runtime::address::Address;
+use crate::storage::{
+    CallOutcome, CallSettled, CommandId, DeliveryOutcome, EndedCall, Outcome, Registered, ServiceChange, Write,
+};
 
 /// A write of a client.
 #[derive(Debug)]
@@ -85,9 +93,11 @@ impl Client {
         if self.lease.is_held() && !self.lease.may_act() {
             return;
         }
-        let Some(writes) = self.begin() else { return };
-        let answer = self.parts.persistence.commit_all(self.fence(), writes);
-        let stored = async move { answer?.await.ok()?.ok() };
+        let Some((writes, ends)) = self.begin() else { return };
+        let ended: Vec<EndedCall> = ends.iter().filter_map(|outcome| self.calls.ended(outcome)).collect();
+        let fence = self.fence().filter(|_| !ended.is_empty() && ended.len() == ends.len());
+        let taken = fence.and_then(|fence| self.parts.call_ends.hand(fence, ended));
+        let stored = store(self.parts.persistence.clone(), self.fence(), writes, (ends, taken));
         ctx.spawn(stored.into_actor(self).map(|stored, this, ctx| match stored {
             Some(outcomes) if outcomes.contains(&Outcome::Void) => this.voided(ctx),
             Some(_) => this.stored(ctx),
@@ -95,17 +105,20 @@ impl Client {
         }));
     }
 
-    /// Begins a batch of writes, if there is something to write.
-    fn begin(&mut self) -> Option<Vec<Write>> {
+    /// Begins a batch of writes, if there is something to write. The ends of calls are apart.
+    fn begin(&mut self) -> Option<(Vec<Write>, Vec<CallOutcome>)> {
         let service = self.kept.id()?;
         let batch = self.writes.pending.begin()?;
         // All outcomes are one write, since one statement stores them.
-        let (mut delivery_outcomes, mut call_outcomes) = (Vec::with_capacity(batch.len()), Vec::new());
-        let mut writes = Vec::new();
+        let (mut delivery_outcomes, mut again) = (Vec::with_capacity(batch.len()), Vec::new());
+        let (mut writes, mut ends) = (Vec::new(), Vec::new());
         for write in batch {
             match write {
                 ToStore::Ended(delivery_outcome) => delivery_outcomes.push(delivery_outcome.clone()),
-                ToStore::CallEnded(call_outcome) => call_outcomes.push(call_outcome.clone()),
+                ToStore::CallEnded(outcome) => match outcome.settled {
+                    CallSettled::Again(_) => again.push(outcome.clone()),
+                    CallSettled::Ended { .. } => ends.push(outcome.clone()),
+                },
                 ToStore::Event(event) => writes.push(Write::Append(Append::single(event.clone()))),
                 ToStore::Command { command, .. } => {
                     let command = command.as_str().to_owned();
@@ -118,13 +131,13 @@ impl Client {
                 }
             }
         }
-        if !call_outcomes.is_empty() {
-            writes.push(Write::SettleCalls(call_outcomes));
+        if !again.is_empty() {
+            writes.push(Write::SettleCalls(again));
         }
         if !delivery_outcomes.is_empty() {
             writes.insert(0, Write::Settle(delivery_outcomes));
         }
-        Some(writes)
+        Some((writes, ends))
     }
 
     fn stored(&mut self, ctx: &mut Context<Self>) {
@@ -143,6 +156,7 @@ impl Client {
             }
         }
         self.settled(delivery_outcomes, ctx);
+        self.look_for_calls(ctx);
         self.pump(ctx);
     }
 
@@ -179,6 +193,34 @@ impl Client {
             this.pump(ctx);
         });
     }
+}
+
+/// How long the ends of calls may be with who follows them.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Stores `writes` and `ends`, which somebody may have `taken`, in the name of the holder of the lease. The outcomes; none
+/// if something is not known to be stored.
+async fn store(
+    persistence: Address<Persistence>,
+    fence: Option<Fence>,
+    mut writes: Vec<Write>,
+    (ends, taken): (Vec<CallOutcome>, Option<oneshot::Receiver<()>>),
+) -> Option<Vec<Outcome>> {
+    let Some(taken) = taken else {
+        writes.extend((!ends.is_empty()).then_some(Write::SettleCalls(ends)));
+        return persistence.commit_all(fence, writes)?.await.ok()?.ok();
+    };
+    // Nothing else waits for those who follow calls.
+    let others = if writes.is_empty() { None } else { Some(persistence.commit_all(fence.clone(), writes)?) };
+    let is_taken = matches!(timeout(PATIENCE, taken).await, Ok(Ok(())));
+    let mut outcomes = match others {
+        Some(others) => others.await.ok()?.ok()?,
+        None => Vec::new(),
+    };
+    if !is_taken {
+        outcomes.extend(persistence.commit_all(fence, vec![Write::SettleCalls(ends)])?.await.ok()?.ok()?);
+    }
+    Some(outcomes)
 }
 
 /// Tells an operator that the command is stored. The operator may have gone.

@@ -84,6 +84,9 @@ pub trait Fold {
         std::future::ready(Ok(Some(LOOK_INTERVAL)))
     }
 
+    /// It follows no more, until it begins anew.
+    fn end(&mut self) {}
+
     /// Called when there is nothing to follow: all is followed, or another node does it.
     fn calm(&self);
 }
@@ -108,6 +111,7 @@ impl Follower {
             let Some(held) = self.candidate.wait(|| self.may_act(), || fold.calm()).await else { return Ok(()) };
             let fence = held.fence.clone();
             let followed = self.follow(held, fold).await;
+            fold.end();
             if followed.is_err() {
                 // Perhaps another node can do it.
                 self.candidate.release(fence);

@@ -38,5 +38,6 @@ fn writes(
     let id = origin.id.clone();
     let event = super::making::event(&origin, told, state, None, reason);
     let step = SagaTransition { id: id.clone(), new: None, from: was.length, standing, entries, awaits: Vec::new() };
-    vec![Write::SaveSagas(vec![step]), Write::CancelCalls { owner: id }, Write::Append(Append::single(event))]
+    let save = Write::SaveSagas { steps: vec![step], ended: Vec::new() };
+    vec![save, Write::CancelCalls { owner: id }, Write::Append(Append::single(event))]
 }

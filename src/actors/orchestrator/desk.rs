@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytestring::ByteString;
 
-use super::commit::Commit;
 use super::definitions::Definitions;
 use super::making::Means;
 use crate::actors::clock;
+use crate::actors::persistence::Persistence;
 use crate::actors::persistence::messages::AppendFailure;
 use crate::domain::saga::{AT_COMMIT, Crowd, Definition, Entry, Input, Instance, SagaIds, State, Verb};
+use crate::runtime::address::Address;
 use crate::storage::{DeclaredSaga, Outcome, Reader, SagaRecord, StoreError, StoredSaga, Write};
 
 /// How often it is decided anew where others decide at the same time.
@@ -64,7 +65,7 @@ impl From<StoreError> for SagaRefusal {
 #[derive(Clone)]
 pub struct Desk {
     pub reader: Reader,
-    pub commit: Commit,
+    pub persistence: Address<Persistence>,
     pub means: Means,
     pub definitions: Arc<Definitions>,
     pub ids: Arc<Mutex<SagaIds>>,
@@ -95,7 +96,7 @@ impl Desk {
             let input = Input::Operator { verb: verb.clone(), reason: reason.to_owned() };
             crowd.tell(id, input).map_err(|_| SagaRefusal::State(state))?;
             let begins = stored.record.standing.started_at.is_none();
-            let writes = self.means.writes(crowd.changed(), None, now);
+            let writes = self.means.writes(&mut crowd.changed(), Vec::new(), None, now);
             if writes.is_empty() || self.commit(writes).await? {
                 return self.show(id).await;
             }
@@ -125,7 +126,7 @@ impl Desk {
             let trigger = ByteString::from(format!(r#"{{"payload":{payload}}}"#));
             crowd.make(&definition, (id.clone(), correlation.clone(), trigger), false);
             crowd.begin(&id);
-            let writes = self.means.writes(crowd.changed(), key.as_deref(), now);
+            let writes = self.means.writes(&mut crowd.changed(), Vec::new(), key.as_deref(), now);
             if self.commit(writes).await? {
                 return Ok(id);
             }
@@ -184,7 +185,7 @@ impl Desk {
                 "the services are not registered yet",
             )));
         }
-        let answer = (self.commit)(None, writes);
+        let answer = self.persistence.commit_all(None, writes);
         let answer = answer.ok_or(SagaRefusal::Unavailable(AppendFailure::RESTARTING))?;
         let outcomes = answer.await.map_err(|_| SagaRefusal::Unavailable(AppendFailure::RESTARTING))?;
         let outcomes = outcomes.map_err(SagaRefusal::Unavailable)?;

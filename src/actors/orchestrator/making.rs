@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::actors::service_slot::ServiceSlot;
 use crate::config::ServiceConfig;
-use crate::domain::call::{CallEnd, CallKind, CallPolicy, Method};
+use crate::domain::call::{CallEnd, CallId, CallKind, CallPolicy, Method};
 use crate::domain::event::{Append, NewEvent, Timestamp};
 use crate::domain::priority::Lane;
 use crate::domain::routes::ServiceId;
@@ -37,11 +37,11 @@ pub struct Means {
 }
 
 impl Means {
-    fn service(&self, name: &str) -> Result<(&ServiceConfig, ServiceId), String> {
+    fn service(&self, name: &str) -> Result<(&ServiceConfig, &ServiceSlot, ServiceId), String> {
         let found = self.services.iter().find(|(config, _)| config.name == name);
         let (config, slot) = found.ok_or_else(|| format!("there is no service {name:?}"))?;
         let id = slot.id().ok_or_else(|| format!("the service {name:?} is not registered yet"))?;
-        Ok((config, id))
+        Ok((config, slot, id))
     }
 
     /// Whether all services have their numbers.
@@ -77,19 +77,26 @@ impl Means {
         }
     }
 
-    /// All that is written for `members`. The first write is void if somebody has decided before on one of them, and so
-    /// are all others.
-    pub fn writes(&self, members: impl Iterator<Item = Member>, start_key: Option<&str>, now: Timestamp) -> Vec<Write> {
+    /// All that is written for `members`, whose entries and keys are moved. The first write is void if somebody has decided
+    /// before on one of them, and so are all others. `ended`: the calls that were decided on, as far as no one has stored
+    /// that they have ended.
+    pub fn writes(
+        &self,
+        members: &mut [Member],
+        ended: Vec<CallId>,
+        start_key: Option<&str>,
+        now: Timestamp,
+    ) -> Vec<Write> {
         let (mut steps, mut calls, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for member in members {
-            self.count(&member);
+            self.count(member);
             let id = &member.instance.origin.id;
             for effect in &member.effects {
                 match effect {
                     Effect::Call { step, operation, request, until } => {
-                        calls.extend(self.call(&member, (*step, *operation), request, (now, *until)));
+                        calls.extend(self.call(member, (*step, *operation), request, (now, *until)));
                     }
-                    Effect::Probe { .. } => calls.extend(self.probe(&member, effect)),
+                    Effect::Probe { .. } => calls.extend(self.probe(member, effect)),
                     Effect::Publish { event, payload, key, .. } => {
                         let event = NewEvent {
                             source: format!("saga:{}", member.definition.name).into(),
@@ -101,17 +108,17 @@ impl Means {
                     Effect::Silence => others.insert(0, Write::CancelCalls { owner: id.clone() }),
                     Effect::Hurry => others.push(Write::HurryCalls { owner: id.clone() }),
                     Effect::Tell { what, step, reason } => {
-                        others.push(Write::Append(Append::single(told(&member, *what, *step, reason.as_deref()))));
+                        others.push(Write::Append(Append::single(told(member, *what, *step, reason.as_deref()))));
                     }
                 }
             }
             steps.push(transition(member, start_key, now));
         }
-        if steps.is_empty() {
+        if steps.is_empty() && ended.is_empty() {
             return Vec::new();
         }
         let calls = (!calls.is_empty()).then_some(Write::MakeCalls(calls));
-        std::iter::once(Write::SaveSagas(steps)).chain(calls).chain(others).collect()
+        std::iter::once(Write::SaveSagas { steps, ended }).chain(calls).chain(others).collect()
     }
 
     /// Counts what was decided, though it may be decided again after a failure.
@@ -146,7 +153,7 @@ impl Means {
         request: &Request,
         (due_at, expires_at): (Timestamp, Option<Timestamp>),
     ) -> Option<NewCall> {
-        let (service, id) = self.service(&request.service).ok()?;
+        let (service, slot, id) = self.service(&request.service).ok()?;
         let does = &member.definition.steps[step];
         let retry = does.retry.as_ref();
         let options = &service.options;
@@ -172,7 +179,7 @@ impl Means {
             body: request.body.as_ref().map(|body| body.as_str().to_owned()),
             idempotency_key: idempotency_key(member, step, operation),
         };
-        Some(NewCall {
+        let mut call = NewCall {
             service: id,
             owner: member.instance.origin.id.clone(),
             tag: tag(&does.name, operation.as_str()),
@@ -182,12 +189,15 @@ impl Means {
             policy,
             due_at,
             expires_at,
-        })
+            is_begun: false,
+        };
+        call.is_begun = slot.has_room_for(&call);
+        Some(call)
     }
 
     fn probe(&self, member: &Member, effect: &Effect) -> Option<NewCall> {
         let Effect::Probe { step, service, path, at, every, until } = effect else { return None };
-        let (_, id) = self.service(service).ok()?;
+        let (_, _, id) = self.service(service).ok()?;
         let request = CallRequest {
             method: Method::Get,
             path: path.clone(),
@@ -206,6 +216,7 @@ impl Means {
             policy,
             due_at: *at,
             expires_at: Some(*until),
+            is_begun: false,
         })
     }
 }
@@ -269,9 +280,10 @@ pub fn event(origin: &Origin, what: &str, state: State, step: Option<&str>, reas
     NewEvent::own(&format!("$sys.saga.{what}"), payload)
 }
 
-fn transition(member: Member, start_key: Option<&str>, now: Timestamp) -> SagaTransition {
+fn transition(member: &mut Member, start_key: Option<&str>, now: Timestamp) -> SagaTransition {
     let due_at = member.due_at();
     let Member { instance, from, entries, awaits, .. } = member;
+    let (entries, awaits) = (std::mem::take(entries), std::mem::take(awaits));
     let standing = SagaStanding {
         state: instance.state(),
         holds: instance.holds(),
@@ -283,6 +295,6 @@ fn transition(member: Member, start_key: Option<&str>, now: Timestamp) -> SagaTr
     };
     let id = instance.origin.id.clone();
     let start_key = start_key.map(str::to_owned);
-    let new = from.is_none().then(|| NewSaga { origin: instance.origin, made_at: now, start_key });
+    let new = from.is_none().then(|| NewSaga { origin: instance.origin.clone(), made_at: now, start_key });
     SagaTransition { id, new, from: from.unwrap_or(0), standing, entries, awaits }
 }

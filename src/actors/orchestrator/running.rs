@@ -6,12 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::aside;
-use super::commit::Commit;
 use super::definitions::Definitions;
-use super::making::{self, Means};
+use super::making::Means;
+use super::recent::Recent;
+use crate::actors::call_ends::CallEnds;
 use crate::actors::clock;
 use crate::actors::cluster::Cluster;
 use crate::actors::follower::Fold;
@@ -22,7 +23,7 @@ use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::follow::begin;
 use crate::domain::lease::Fence;
 use crate::domain::saga::{
-    AT_COMMIT, Address, Concerns, Crowd, Happened, Input, Phase, Replied, SagaIds, State, Triggered,
+    AT_COMMIT, Address, Concerns, Crowd, Happened, Input, Member, Phase, Replied, SagaIds, State, Triggered,
 };
 use crate::protocol::event_json::write_event;
 use crate::runtime::address::Address as ActorAddress;
@@ -31,13 +32,15 @@ use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::metrics::Metrics;
 
 /// Most instances that are decided on together, apart from those of one page.
-const AT_ONCE: usize = 256;
+pub(super) const AT_ONCE: usize = 256;
 /// How often it is looked for instances that are no longer kept.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How often it is looked for ends of calls that another node has made.
 const POLL: Duration = Duration::from_millis(100);
 /// The shortest time between two such looks, so that many ends of calls, or many events, are taken together.
 const PAUSE: Duration = Duration::from_millis(2);
+/// How soon it is looked for what is due after something has happened to an instance.
+const SOON: Duration = Duration::from_millis(20);
 /// How often it is looked where this node makes all calls, and says so.
 const SLOW_POLL: Duration = Duration::from_millis(500);
 
@@ -46,7 +49,6 @@ const SLOW_POLL: Duration = Duration::from_millis(500);
 pub struct RunningParts {
     pub reader: Reader,
     pub persistence: ActorAddress<Persistence>,
-    pub commit: Commit,
     pub position: Arc<LogPosition>,
     pub cluster: Arc<Cluster>,
     pub means: Means,
@@ -56,19 +58,24 @@ pub struct RunningParts {
     pub max_instances: u64,
     /// How long those that have ended are kept.
     pub keep: Duration,
+    pub call_ends: Arc<CallEnds>,
     pub metrics: Arc<Metrics>,
 }
 
 /// See the module.
 pub struct Running {
-    parts: RunningParts,
+    pub(super) parts: RunningParts,
     concerns: Concerns,
     /// What the concerns were made of.
     declared: Option<Vec<DeclaredSaga>>,
-    /// By the steady clock.
-    upkeep_at: Timestamp,
-    /// When it was last looked for what there is to do besides, by the steady clock.
-    looked_at: Option<Timestamp>,
+    pub(super) recent: Recent,
+    upkeep_at: Instant,
+    /// When it was last looked for what there is to do besides.
+    looked_at: Option<Instant>,
+    /// When it is looked for what is due, and for what others have stored.
+    look_at: Instant,
+    /// Some instances may wait for their turn.
+    has_queued: bool,
 }
 
 /// What keeps it from going on is doubtful, and begins anew.
@@ -76,7 +83,16 @@ pub type Never = std::convert::Infallible;
 
 impl Running {
     pub fn new(parts: RunningParts) -> Self {
-        Self { parts, concerns: Concerns::default(), declared: None, upkeep_at: clock::steady(), looked_at: None }
+        Self {
+            parts,
+            concerns: Concerns::default(),
+            declared: None,
+            recent: Recent::default(),
+            upkeep_at: Instant::now(),
+            looked_at: None,
+            look_at: Instant::now(),
+            has_queued: true,
+        }
     }
 
     /// Takes what is declared by now. It is read after the page that it is for, so that what was declared before an event
@@ -108,6 +124,10 @@ impl Running {
         let mut concerning = Vec::new();
         let mut begins_any = false;
         for event in &page.events {
+            // Perhaps an operator has decided.
+            if event.name.as_str().starts_with("$sys.saga.") {
+                self.look_in(SOON);
+            }
             let begins = self.concerns.begins(event.id, &event.name, &event.payload);
             let replies = self.concerns.replies(&event.name, &event.payload);
             if begins.is_empty() && replies.is_empty() {
@@ -152,13 +172,15 @@ impl Running {
                 self.parts.metrics.saga_triggers.with_label_values(&[&saga, triggered(what)]).inc();
             }
         }
-        let decided = self.parts.means.writes(crowd.changed(), None, now);
-        join(&mut writes, decided);
+        let mut members = crowd.changed();
+        join(&mut writes, self.parts.means.writes(&mut members, Vec::new(), None, now));
+        // If it is not stored, all begins anew.
+        self.note(members, now);
         Ok(writes)
     }
 
     /// Adds instances to a crowd; those that cannot be replayed are set aside.
-    async fn admit(
+    pub(super) async fn admit(
         &self,
         stored: Vec<StoredSaga>,
         crowd: &mut Crowd<'_>,
@@ -188,31 +210,9 @@ impl Running {
         Ok(writes)
     }
 
-    /// Takes the ends of calls. Returns how many there were; none if nothing is known to be stored.
-    async fn take_ends(&self, fence: &Fence) -> Result<Option<usize>, StoreError> {
-        let Self { parts: RunningParts { reader, means, .. }, .. } = self;
-        let ended = reader.ended_calls(0, AT_ONCE).await?;
-        let Some(through) = ended.last().map(|call| call.place) else { return Ok(Some(0)) };
-        let owners: BTreeSet<String> = ended.iter().map(|call| call.owner.clone()).collect();
-        let stored = reader.sagas(owners.into_iter().collect()).await?;
-        let check = |effect: &_| means.check(effect);
-        let now = clock::now();
-        let mut crowd = Crowd::new(now, AT_COMMIT, &check);
-        let mut writes = self.admit(stored, &mut crowd, now).await?;
-        for call in &ended {
-            let Some(member) = crowd.member(&call.owner) else { continue };
-            if let Some(input) = making::ended(&member.definition.clone(), call) {
-                let _ = crowd.tell(&call.owner, input);
-            }
-        }
-        join(&mut writes, means.writes(crowd.changed(), None, now));
-        writes.push(Write::ForgetCalls { through });
-        Ok(self.commit(fence, writes).await.then_some(ended.len()))
-    }
-
     /// Tells those of which a timer is due, and begins those that may begin. As above.
-    async fn take_due(&self, fence: &Fence) -> Result<Option<usize>, StoreError> {
-        let Self { parts: RunningParts { reader, means, max_instances, .. }, .. } = self;
+    async fn take_due(&mut self, fence: &Fence) -> Result<Option<usize>, StoreError> {
+        let RunningParts { reader, means, max_instances, .. } = self.parts.clone();
         let now = clock::now();
         let mut stored = reader.due_sagas(now, AT_ONCE).await?;
         let due: Vec<String> = stored.iter().map(|stored| stored.record.saga.origin.id.clone()).collect();
@@ -233,37 +233,41 @@ impl Running {
             let _ = crowd.tell(id, Input::Due);
         }
         beginning.iter().for_each(|id| crowd.begin(id));
-        let decided = means.writes(crowd.changed(), None, now);
-        join(&mut writes, decided);
+        let mut members = crowd.changed();
+        join(&mut writes, means.writes(&mut members, Vec::new(), None, now));
         if writes.is_empty() {
             return Ok(Some(0));
         }
-        Ok(self.commit(fence, writes).await.then_some(due.len() + beginning.len()))
+        if self.written([fence.clone()], writes).await.is_none() {
+            return Ok(None);
+        }
+        self.note(members, now);
+        Ok(Some(due.len() + beginning.len()))
     }
 
     /// Removes a few of those that are no longer kept. As above.
     async fn keep_up(&mut self, fence: &Fence) -> Result<Option<()>, StoreError> {
-        if clock::steady() < self.upkeep_at {
+        if Instant::now() < self.upkeep_at {
             return Ok(Some(()));
         }
         let keep = i64::try_from(self.parts.keep.as_micros()).unwrap_or(i64::MAX);
         let ended_before = Timestamp(clock::now().0.saturating_sub(keep));
         let forget = Write::ForgetSagas { ended_before, limit: AT_ONCE };
-        let Some(outcomes) = self.written(fence, vec![forget]).await else { return Ok(None) };
+        let Some(outcomes) = self.written([fence.clone()], vec![forget]).await else { return Ok(None) };
         if outcomes == [Outcome::Changed(false)] {
-            self.upkeep_at = clock::steady().plus(UPKEEP_INTERVAL);
+            self.upkeep_at = Instant::now() + UPKEEP_INTERVAL;
         }
         Ok(Some(()))
     }
 
-    async fn commit(&self, fence: &Fence, writes: Vec<Write>) -> bool {
-        self.written(fence, writes).await.is_some()
-    }
-
     /// The outcomes; none if nothing is known to be stored.
-    async fn written(&self, fence: &Fence, writes: Vec<Write>) -> Option<Vec<Outcome>> {
+    pub(super) async fn written(
+        &self,
+        fences: impl IntoIterator<Item = Fence>,
+        writes: Vec<Write>,
+    ) -> Option<Vec<Outcome>> {
         faults::kill_at(FaultPoint::SagaKilledBefore);
-        let outcomes = (self.parts.commit)(Some(fence.clone()), writes)?.await.ok()?.ok()?;
+        let outcomes = self.parts.persistence.commit_all(fences, writes)?.await.ok()?.ok()?;
         faults::kill_at(FaultPoint::SagaKilledAfter);
         (!outcomes.contains(&Outcome::Void)).then_some(outcomes)
     }
@@ -277,13 +281,18 @@ impl Running {
         if !self.parts.means.is_ready() {
             return Ok(Some(POLL));
         }
-        if let Some(left) = self.looked_at.and_then(|at| PAUSE.checked_sub(clock::steady().since(at))) {
+        if let Some(left) = self.looked_at.and_then(|at| PAUSE.checked_sub(at.elapsed())) {
             return Ok(Some(left));
         }
-        self.looked_at = Some(clock::steady());
-        let (Some(ended), Some(due)) = (self.take_ends(fence).await?, self.take_due(fence).await?) else {
-            return Ok(None);
-        };
+        self.looked_at = Some(Instant::now());
+        let Some(ended) = self.take_ends(fence).await? else { return Ok(None) };
+        let mut due = 0;
+        if self.is_time_to_look() {
+            let Some(found) = self.take_due(fence).await? else { return Ok(None) };
+            due = found;
+            let wait = if due > 0 { Duration::ZERO } else { self.until_next_look().await? };
+            self.look_at = Instant::now() + wait;
+        }
         if self.keep_up(fence).await?.is_none() {
             return Ok(None);
         }
@@ -291,9 +300,40 @@ impl Running {
             self.looked_at = None;
             return Ok(Some(Duration::ZERO));
         }
-        let poll = if self.parts.cluster.has_others() { POLL } else { SLOW_POLL };
-        let next = self.parts.reader.next_saga_due().await?;
-        Ok(Some(next.map_or(poll, |due| due.since(clock::now()).clamp(PAUSE, poll))))
+        Ok(Some(self.look_at.saturating_duration_since(Instant::now())))
+    }
+
+    pub(super) fn is_time_to_look(&self) -> bool {
+        Instant::now() >= self.look_at
+    }
+
+    /// In what time something may be due, or found that others have stored.
+    async fn until_next_look(&mut self) -> Result<Duration, StoreError> {
+        let RunningParts { reader, cluster, .. } = &self.parts;
+        self.has_queued =
+            reader.saga_counts().await?.iter().any(|(_, state, count)| *state == State::Queued && *count > 0);
+        let poll = if cluster.has_others() { POLL } else { SLOW_POLL };
+        let next = reader.next_saga_due().await?;
+        Ok(next.map_or(poll, |due| due.since(clock::now()).clamp(PAUSE, poll)))
+    }
+
+    /// Looks no later than in this time for what is due.
+    fn look_in(&mut self, wait: Duration) {
+        self.look_at = self.look_at.min(Instant::now() + wait);
+    }
+
+    /// These instances are as they are stored.
+    pub(super) fn note(&mut self, members: Vec<Member>, now: Timestamp) {
+        for member in members {
+            self.has_queued |= member.instance.phase == Phase::Queued;
+            if let Some(due) = member.due_at() {
+                self.look_in(due.since(now));
+            }
+            if self.has_queued && !member.instance.holds() {
+                self.look_in(Duration::ZERO);
+            }
+            self.recent.keep(member);
+        }
     }
 }
 
@@ -303,8 +343,12 @@ impl Fold for Running {
     /// It begins where the first saga does.
     async fn begin(&mut self, stored: Option<EventId>, reader: &Reader) -> Result<Option<EventId>, Never> {
         self.declared = None;
+        self.recent = Recent::default();
+        (self.look_at, self.has_queued) = (Instant::now(), true);
         let (bounds, declared) = (reader.bounds().await, reader.declared_sagas().await);
         let (Ok(bounds), Ok(declared)) = (bounds, declared) else { return Ok(None) };
+        self.parts.call_ends.open();
+        self.parts.call_ends.set_stored();
         let first = declared.iter().map(|saga| saga.since).min();
         Ok(Some(begin(stored.or(first), bounds.last)))
     }
@@ -320,14 +364,21 @@ impl Fold for Running {
         Ok(self.step_beside(fence).await.unwrap_or_default())
     }
 
+    fn end(&mut self) {
+        self.parts.call_ends.close();
+    }
+
     fn calm(&self) {}
 }
 
 /// Adds writes of others; all steps of instances stay one write, the first.
-fn join(writes: &mut Vec<Write>, more: Vec<Write>) {
+pub(super) fn join(writes: &mut Vec<Write>, more: Vec<Write>) {
     let mut more = more.into_iter();
     match (writes.first_mut(), more.next()) {
-        (Some(Write::SaveSagas(steps)), Some(Write::SaveSagas(others))) => steps.extend(others),
+        (Some(Write::SaveSagas { steps, ended }), Some(Write::SaveSagas { steps: more_steps, ended: more_ended })) => {
+            steps.extend(more_steps);
+            ended.extend(more_ended);
+        }
         (_, first) => writes.extend(first),
     }
     writes.extend(more);

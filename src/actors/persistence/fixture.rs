@@ -40,7 +40,7 @@ pub fn parts(store: StoreOptions, services: ServiceSlots, position: Arc<LogPosit
         tombstone_ttl: Duration::from_secs(7 * 24 * 60 * 60),
         services,
         renewed: Arc::default(),
-        ended_calls: Arc::default(),
+        call_ends: Arc::default(),
         position,
         cluster: Arc::new(Cluster::new("one")),
         backlog: Backlog::new(1, 1),

@@ -47,9 +47,9 @@ impl Waiting {
             replies.publishes.push((appends.len(), reply));
             group.writes.extend(appends.into_iter().map(Write::Append));
         }
-        for CommitWrites { fence, writes, reply } in others {
+        for CommitWrites { fences, writes, reply } in others {
             replies.others.push((writes.len(), reply));
-            group.extend(fence, writes);
+            group.extend(fences, writes);
         }
         (group, replies)
     }
@@ -99,7 +99,7 @@ impl Replies {
         let mut groups = vec![(appends.into(), Self { publishes: self.publishes, others: Vec::new() })];
         for ((count, reply), part) in self.others.into_iter().zip(group.parts) {
             let mut group = Group::default();
-            group.extend(part.fence, writes.by_ref().take(count));
+            group.extend(part.fences, writes.by_ref().take(count));
             groups.push((group, Self { publishes: Vec::new(), others: vec![(count, reply)] }));
         }
         groups

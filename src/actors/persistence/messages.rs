@@ -69,8 +69,8 @@ impl From<AppendFailure> for ApiError {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CommitWrites {
-    /// Who asks as the holder of a lease: all are void, as one, if another node has it.
-    pub fence: Option<Fence>,
+    /// The leases of which the holders ask: all are void, as one, if another node has one of them.
+    pub fences: Vec<Fence>,
     pub writes: Vec<Write>,
     pub reply: oneshot::Sender<CommitReply>,
 }

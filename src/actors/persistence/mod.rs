@@ -33,6 +33,7 @@ use self::messages::{
 };
 use self::registry::ServiceRegistry;
 use self::store_watch::StoreWatch;
+use super::call_ends::CallEnds;
 use super::clock::{self, now};
 use super::cluster::Cluster;
 use super::log_position::LogPosition;
@@ -80,8 +81,7 @@ pub struct PersistenceParts {
     pub services: ServiceSlots,
     /// Notified when dead letters of consumers were reopened.
     pub renewed: Arc<tokio::sync::Notify>,
-    /// Notified when calls have ended.
-    pub ended_calls: Arc<tokio::sync::Notify>,
+    pub call_ends: Arc<CallEnds>,
     pub position: Arc<LogPosition>,
     pub cluster: Arc<Cluster>,
     pub backlog: Arc<Backlog>,
@@ -120,7 +120,7 @@ impl Persistence {
             registry: ServiceRegistry::new(
                 Arc::clone(&parts.services),
                 Arc::clone(&parts.renewed),
-                Arc::clone(&parts.ended_calls),
+                Arc::clone(&parts.call_ends),
             ),
             parts,
             watch,
@@ -387,19 +387,22 @@ impl Address<Persistence> {
     pub fn commit(&self, write: Write) -> impl Future<Output = Result<Outcome, AppendFailure>> + Send + use<> {
         let (reply, answer) = oneshot::channel::<CommitReply>();
         // A message that was not delivered is dropped: the outcome says so.
-        let _ = self.tell(CommitWrites { fence: None, writes: vec![write], reply });
+        let _ = self.tell(CommitWrites { fences: Vec::new(), writes: vec![write], reply });
         async {
             let outcomes = answer.await.map_err(|_| AppendFailure::RESTARTING)??;
             Ok(outcomes.into_iter().next().expect("invariant: one outcome for each write"))
         }
     }
 
-    /// Has whoever is persistence apply `writes` in one transaction, on behalf of the holder of a lease if there is a
-    /// `fence`; `None` if nobody took them, so that none of them will be applied. Their owner writes them again after a
-    /// failure.
-    pub fn commit_all(&self, fence: Option<Fence>, writes: Vec<Write>) -> Option<oneshot::Receiver<CommitReply>> {
+    /// Has whoever is persistence apply `writes` in one transaction, on behalf of the holders of the leases of `fences`;
+    /// `None` if nobody took them, so that none of them will be applied. Their owner writes them again after a failure.
+    pub fn commit_all(
+        &self,
+        fences: impl IntoIterator<Item = Fence>,
+        writes: Vec<Write>,
+    ) -> Option<oneshot::Receiver<CommitReply>> {
         let (reply, answer) = oneshot::channel();
-        let message = CommitWrites { fence, writes, reply };
+        let message = CommitWrites { fences: fences.into_iter().collect(), writes, reply };
         let is_sent = !faults::strikes(FaultPoint::MailboxFull) && self.tell(message).is_ok();
         is_sent.then_some(answer)
     }

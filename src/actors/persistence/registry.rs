@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::actors::call_ends::CallEnds;
+use crate::actors::clock;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
 use crate::config::StartFrom;
+use crate::domain::call::CallId;
 use crate::domain::event::Timestamp;
 use crate::domain::lease::Fence;
 use crate::domain::priority::Lane;
 use crate::domain::routes::{Routes, ServiceId};
 use crate::storage::{
-    CallSettled, Committed, DeliveryOutcome, NewService, Orphan, OrphanAction, OrphansSettled, Outcome, Renewed,
-    Settled, StoreError, Write, Writer,
+    CallSettled, Committed, DeliveryOutcome, NewCall, NewService, Orphan, OrphanAction, OrphansSettled, Outcome,
+    Renewed, Settled, StoreError, Write, Writer,
 };
 
 /// Most schedules that are appended in one transaction.
@@ -25,8 +28,7 @@ pub struct ServiceRegistry {
     slots: ServiceSlots,
     /// Notified when dead letters of consumers were reopened.
     renewed: Arc<Notify>,
-    /// Notified when calls have ended.
-    ended_calls: Arc<Notify>,
+    call_ends: Arc<CallEnds>,
     routes: Option<Routes>,
     /// When the next schedule is due; `None` if nothing is scheduled.
     next_schedule: Option<Timestamp>,
@@ -48,11 +50,11 @@ struct Counted {
 }
 
 impl ServiceRegistry {
-    pub fn new(slots: ServiceSlots, renewed: Arc<Notify>, ended_calls: Arc<Notify>) -> Self {
+    pub fn new(slots: ServiceSlots, renewed: Arc<Notify>, call_ends: Arc<CallEnds>) -> Self {
         Self {
             slots,
             renewed,
-            ended_calls,
+            call_ends,
             routes: None,
             next_schedule: None,
             counted: HashMap::new(),
@@ -143,14 +145,11 @@ impl ServiceRegistry {
                     self.moved(*to, shifted);
                 }
                 (Write::StartReplayJob(_), _) => may_go_on = true,
-                (Write::MakeCalls(new), Outcome::Saved) => {
-                    let services = new.iter().filter_map(|call| self.slot(call.service));
-                    services.for_each(|slot| slot.wake_for_calls());
-                }
+                (Write::MakeCalls(new), Outcome::Made(first)) => self.made(new, *first),
                 (Write::SettleCalls(ended), Outcome::Saved)
                     if ended.iter().any(|call| matches!(call.settled, CallSettled::Ended { .. })) =>
                 {
-                    self.ended_calls.notify_one();
+                    self.call_ends.set_stored();
                 }
                 (Write::HurryCalls { .. }, Outcome::Saved) => {
                     self.slots.iter().for_each(|slot| slot.wake_for_calls());
@@ -159,6 +158,18 @@ impl ServiceRegistry {
             }
         }
         may_go_on
+    }
+
+    /// Hands calls over to the clients of their services.
+    fn made(&self, new: &[NewCall], first: CallId) {
+        let now = clock::now();
+        for slot in self.slots.iter() {
+            let made = (first..).zip(new).filter(|(_, call)| slot.id() == Some(call.service));
+            let mut made = made.map(|(id, call)| (id, call.clone())).peekable();
+            if made.peek().is_some() {
+                slot.hand_calls(made, now);
+            }
+        }
     }
 
     /// Subtracts settled deliveries from the open ones. Returns whether a replay job may have room to continue.
@@ -236,7 +247,7 @@ impl ServiceRegistry {
                 slot.wake_for_renewed();
                 slot.wake_for_calls();
             }
-            self.ended_calls.notify_one();
+            self.call_ends.set_stored();
             self.is_in_doubt = false;
         }
         Ok(())

@@ -17,7 +17,9 @@ use bytestring::ByteString;
 
 use self::in_hand::InHand;
 pub use self::in_hand::{Offered, PendingWork};
-use super::breaker::{Breaker, BreakerFigures, BreakerPolicy, BreakerSnapshot, CallResult, Permit, Transition};
+use super::breaker::{
+    Breaker, BreakerFigures, BreakerPolicy, BreakerSnapshot, BreakerState, CallResult, Permit, Transition,
+};
 use super::delivery::Verdict;
 use super::event::Timestamp;
 use super::priority::{Lane, LanePolicy, PriorityScheduler};
@@ -169,6 +171,16 @@ impl Dispatcher {
 
     fn is_stopped(&self) -> bool {
         self.paused || self.draining
+    }
+
+    /// How many more would go out at once at `now`, if nothing is in hand.
+    pub fn free(&self, now: Timestamp) -> usize {
+        let is_held_up = self.is_stopped()
+            || self.in_hand.has_ready()
+            || self.bucket.is_some()
+            || self.breaker.state() != BreakerState::Closed
+            || self.rests(now).is_some();
+        if is_held_up { 0 } else { self.concurrency(now).saturating_sub(self.in_flight.len()) }
     }
 
     /// Takes a delivery in hand. While paused too: it may have been claimed before.

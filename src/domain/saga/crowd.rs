@@ -109,8 +109,8 @@ impl<'a> Crowd<'a> {
     }
 
     /// Those of which something has changed.
-    pub fn changed(self) -> impl Iterator<Item = Member> {
-        self.members.into_values().filter(|member| member.from.is_none() || !member.entries.is_empty())
+    pub fn changed(self) -> Vec<Member> {
+        self.members.into_values().filter(Member::has_changed).collect()
     }
 
     /// Tells one of them something. Nothing happens if it is not among them.
@@ -269,6 +269,11 @@ impl<'a> Crowd<'a> {
 }
 
 impl Member {
+    /// Whether it is new, or something was decided on it.
+    pub fn has_changed(&self) -> bool {
+        self.from.is_none() || !self.entries.is_empty()
+    }
+
     /// When something is due of it that nobody else brings; of a queued one, since when it may begin.
     pub fn due_at(&self) -> Option<Timestamp> {
         if self.instance.phase == Phase::Queued { self.may_begin_at } else { self.instance.due() }

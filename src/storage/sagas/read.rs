@@ -12,7 +12,7 @@ use crate::domain::saga::{Correlation, Entry, Fact, Origin, State};
 use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::StoreError;
 use crate::storage::schema::{saga_counts, sagas};
-use crate::storage::statement::{Bind, Statement, any_of, pairs};
+use crate::storage::statement::{Bind, Statement, any_of, pairs, rows_of};
 
 /// The id as the indexes have it in which it is not the first column. On PostgreSQL that is an expression, so that the
 /// planner never takes the walk along the primary key for a cheaper way.
@@ -28,27 +28,29 @@ pub(super) fn state_of(number: i16) -> State {
     State::ALL.into_iter().find(|state| *state as i16 == number).unwrap_or(State::NeedsOperator)
 }
 
-/// The columns of a row.
-const COLUMNS: &str = "s.id, s.saga, s.version, s.correlation, s.trigger, s.made_at, s.start_key, s.state, s.holds, \
-                       s.paused, s.started_at, s.updated_at, s.due_at, s.length";
+/// The columns of a row that stay.
+const ORIGIN: &str = "s.id, s.saga, s.version, s.correlation, s.trigger, s.made_at, s.start_key";
+/// Those that change with the journal.
+pub(super) const STANDING: &str = "s.state, s.holds, s.paused, s.started_at, s.updated_at, s.due_at, s.length";
 
 /// The journal of a row: entries of JSON with commas between them, in any order.
 const JOURNAL: &str = "(SELECT string_agg('{\"n\":' || j.n || ',\"at\":' || j.at || ',\"fact\":' || j.fact || '}', ',') \
                        FROM saga_journal j WHERE j.id = s.id)";
 
-type RowType = (
-    (Text, Text, BigInt, Text, Text, BigInt, Nullable<Text>),
-    (SmallInt, SmallInt, SmallInt, Nullable<BigInt>, BigInt, Nullable<BigInt>, BigInt),
-);
-type Row =
-    ((String, String, i64, String, String, i64, Option<String>), (i16, i16, i16, Option<i64>, i64, Option<i64>, i64));
+pub(super) type StandingType = (SmallInt, SmallInt, SmallInt, Nullable<BigInt>, BigInt, Nullable<BigInt>, BigInt);
+pub(super) type Standing = (i16, i16, i16, Option<i64>, i64, Option<i64>, i64);
+type RowType = ((Text, Text, BigInt, Text, Text, BigInt, Nullable<Text>), StandingType);
+type Row = ((String, String, i64, String, String, i64, Option<String>), Standing);
 
-fn record(((id, saga, version, correlation, trigger, made_at, start_key), standing): Row) -> SagaRecord {
-    let (state, holds, paused, started_at, updated_at, due_at, length) = standing;
+fn record(((id, saga, version, correlation, trigger, made_at, start_key), columns): Row) -> SagaRecord {
     let version = u32::try_from(version).unwrap_or_default();
     let correlation = Correlation::from_store(correlation);
     let origin = Origin { id, saga, version, correlation, trigger: trigger.into() };
-    let standing = SagaStanding {
+    SagaRecord { saga: NewSaga { origin, made_at: Timestamp(made_at), start_key }, standing: standing(columns) }
+}
+
+pub(super) fn standing((state, holds, paused, started_at, updated_at, due_at, length): Standing) -> SagaStanding {
+    SagaStanding {
         state: state_of(state),
         holds: holds != 0,
         is_paused: paused != 0,
@@ -56,8 +58,7 @@ fn record(((id, saga, version, correlation, trigger, made_at, start_key), standi
         updated_at: Timestamp(updated_at),
         due_at: due_at.map(Timestamp),
         length: u32::try_from(length).unwrap_or_default(),
-    };
-    SagaRecord { saga: NewSaga { origin, made_at: Timestamp(made_at), start_key }, standing }
+    }
 }
 
 /// Reads the journal of an instance, which has so many entries.
@@ -77,9 +78,9 @@ fn journal(entries: &str, length: u32) -> Result<Vec<Entry>, String> {
     Ok(numbered.into_iter().map(|Numbered { at, fact, .. }| Entry { at, fact }).collect())
 }
 
-/// Instances with their journals, as of one moment. `which`: the conditions, and the order.
+/// Instances with their journals, as of one moment. `which`: where they are found, the conditions, and the order.
 fn load(connection: &mut Connection, which: &str, binds: Vec<Bind<'_>>) -> Result<Vec<StoredSaga>, StoreError> {
-    let text = format!("SELECT {COLUMNS}, {JOURNAL} FROM sagas s WHERE {which}");
+    let text = format!("SELECT {ORIGIN}, {STANDING}, {JOURNAL} FROM {which}");
     let query: Statement<'_, (RowType, Nullable<Text>)> = Statement::new(text, binds);
     let rows: Vec<(Row, Option<String>)> = on_backend!(connection, c => query.load(c))?;
     let stored = rows.into_iter().map(|(row, entries)| {
@@ -127,20 +128,21 @@ pub fn by_ids(connection: &mut Connection, ids: &[String]) -> Result<Vec<StoredS
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let (is_one, ids) = any_of(connection, &ids.into_iter().collect::<Vec<_>>());
-    load(connection, &format!("s.id {is_one}"), vec![ids])
+    let (rows, are_these, ids) = rows_of(connection, "sagas", "id", &ids.into_iter().collect::<Vec<_>>());
+    load(connection, &format!("{rows} WHERE {are_these}"), vec![ids])
 }
 
 /// See [`Reader::due_sagas`](crate::storage::Reader::due_sagas).
 pub fn due(connection: &mut Connection, now: Timestamp, limit: usize) -> Result<Vec<StoredSaga>, StoreError> {
-    let which = format!("s.state > 0 AND s.due_at IS NOT NULL AND s.due_at <= ? ORDER BY s.due_at LIMIT {limit}");
+    let which =
+        format!("sagas s WHERE s.state > 0 AND s.due_at IS NOT NULL AND s.due_at <= ? ORDER BY s.due_at LIMIT {limit}");
     load(connection, &which, vec![Bind::Int(now.0)])
 }
 
 /// See [`Reader::startable_sagas`](crate::storage::Reader::startable_sagas). One that is paused keeps its place.
 pub fn startable(connection: &mut Connection, limit: usize) -> Result<Vec<StoredSaga>, StoreError> {
     let which = format!(
-        "s.state = 0 AND s.due_at IS NOT NULL AND s.paused = 0 AND (SELECT h.id FROM sagas h WHERE h.saga = s.saga \
+        "sagas s WHERE s.state = 0 AND s.due_at IS NOT NULL AND s.paused = 0 AND (SELECT h.id FROM sagas h WHERE h.saga = s.saga \
          AND h.correlation = s.correlation AND h.holds = 1) IS NULL ORDER BY s.due_at, s.id LIMIT {limit}"
     );
     load(connection, &which, Vec::new())
@@ -205,7 +207,7 @@ pub fn list(
             binds.push(Bind::Text(correlation.as_str()));
         }
         let which = conditions.join(" AND ");
-        let text = format!("SELECT {COLUMNS} FROM sagas s WHERE {which} ORDER BY s.{id} DESC LIMIT {limit}");
+        let text = format!("SELECT {ORIGIN}, {STANDING} FROM sagas s WHERE {which} ORDER BY s.{id} DESC LIMIT {limit}");
         let query: Statement<'_, RowType> = Statement::new(text, binds);
         let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
         found.extend(rows.into_iter().map(record));

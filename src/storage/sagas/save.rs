@@ -2,31 +2,42 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use diesel::sql_types::{BigInt, Nullable, SmallInt, Text};
-use diesel::{QueryResult, RunQueryDsl as _};
+use diesel::sql_types::{Nullable, SmallInt, Text};
+use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult, RunQueryDsl as _};
 
-use super::read::{ordered_id, state_of};
+use super::read::{STANDING, Standing, StandingType, ordered_id, standing};
 use super::{NewSaga, SagaStanding, SagaTransition};
+use crate::domain::call::CallId;
 use crate::domain::event::Timestamp;
 use crate::domain::saga::{Entry, State};
+use crate::storage::calls;
 use crate::storage::connection::{Connection, on_backend};
 use crate::storage::error::{StoreError, StoreErrorKind};
 use crate::storage::position;
-use crate::storage::statement::{Bind, Column, Statement, any_of, insert, pairs};
+use crate::storage::schema::sagas;
+use crate::storage::statement::{Bind, Column, Statement, any_of, insert, pairs, rows_of};
 
 /// Stores all steps, or none. Whether it did: see [`Write::SaveSagas`](crate::storage::Write::SaveSagas). An instance may
 /// have several steps, one after the other.
-pub fn save(connection: &mut Connection, steps: &[SagaTransition], now: Timestamp) -> Result<bool, StoreError> {
+pub fn save(
+    connection: &mut Connection,
+    steps: &[SagaTransition],
+    ended: &[CallId],
+    now: Timestamp,
+) -> Result<bool, StoreError> {
     let known = known(connection, steps)?;
     let Some(changes) = changes(steps, &known) else { return Ok(false) };
-    if !has_free_values(connection, &changes)? || !has_free_keys(connection, &changes)? {
+    if !has_free_values(connection, &changes)?
+        || !has_free_keys(connection, &changes)?
+        || !calls::take(connection, ended)?
+    {
         return Ok(false);
     }
     store_rows(connection, &changes)?;
     store_entries(connection, steps)?;
     store_awaits(connection, steps)?;
     let moves = changes.iter().flat_map(|change| {
-        let before = change.before.map(|before| (change.saga, before.state as i16, -1));
+        let before = change.before.map(|before| (change.saga, before.standing.state as i16, -1));
         before.into_iter().chain([(change.saga, change.standing.state as i16, 1)])
     });
     count(connection, moves)?;
@@ -38,9 +49,7 @@ pub fn save(connection: &mut Connection, steps: &[SagaTransition], now: Timestam
 struct Known {
     saga: String,
     correlation: String,
-    state: State,
-    holds: bool,
-    length: i64,
+    standing: SagaStanding,
 }
 
 /// What all steps of an instance make of it.
@@ -60,27 +69,39 @@ impl<'a> Change<'a> {
 
     /// Whether it takes its value.
     fn takes(&self) -> bool {
-        self.standing.holds && self.before.is_none_or(|before| !before.holds)
+        self.standing.holds && self.before.is_none_or(|before| !before.standing.holds)
+    }
+
+    /// Whether nothing changes of it that an index has.
+    fn is_light(&self) -> bool {
+        let SagaStanding { updated_at, length, .. } = *self.standing;
+        let is_same = |before: &Known| SagaStanding { updated_at, length, ..before.standing.clone() } == *self.standing;
+        // Of one that has ended, the time at which it has ended is that of its last step.
+        self.standing.state.is_live() && self.before.is_some_and(is_same)
     }
 
     /// Whether another one may begin with its value: it has given it up or left the queue, or it waits for its turn, and
     /// whoever held the value may have ended since that was decided.
     fn may_free(&self) -> bool {
-        let has_left = |before: &Known| before.holds || before.state == State::Queued;
+        let has_left = |before: &Known| before.standing.holds || before.standing.state == State::Queued;
         !self.standing.holds && self.before.is_some_and(has_left)
             || self.standing.state == State::Queued && self.standing.due_at.is_none()
     }
 }
 
 fn known(connection: &mut Connection, steps: &[SagaTransition]) -> Result<HashMap<String, Known>, StoreError> {
-    let ids: Vec<&str> = steps.iter().map(|step| step.id.as_str()).collect();
-    let (is_one, ids) = any_of(connection, &ids);
-    let text = format!("SELECT id, saga, correlation, state, holds, length FROM sagas WHERE id {is_one}");
-    let query: Statement<'_, (Text, Text, Text, SmallInt, SmallInt, BigInt)> = Statement::new(text, vec![ids]);
-    let rows: Vec<(String, String, String, i16, i16, i64)> = on_backend!(connection, c => query.load(c))?;
-    let known = rows.into_iter().map(|(id, saga, correlation, state, holds, length)| {
-        (id, Known { saga, correlation, state: state_of(state), holds: holds != 0, length })
-    });
+    type Row = (String, String, String, Standing);
+    let ids: Vec<&str> = steps.iter().map(|step| &*step.id).collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let (rows, are_these, ids) = rows_of(connection, "sagas", "id", &ids);
+    let text = format!("SELECT s.id, s.saga, s.correlation, {STANDING} FROM {rows} WHERE {are_these}");
+    let query: Statement<'_, (Text, Text, Text, StandingType)> = Statement::new(text, vec![ids]);
+    let rows: Vec<Row> = on_backend!(connection, c => query.load(c))?;
+    let known = rows
+        .into_iter()
+        .map(|(id, saga, correlation, columns)| (id, Known { saga, correlation, standing: standing(columns) }));
     Ok(known.collect())
 }
 
@@ -103,7 +124,7 @@ fn changes<'a>(steps: &'a [SagaTransition], known: &'a HashMap<String, Known>) -
                 let (saga, correlation) = (new.origin.saga.as_str(), new.origin.correlation.as_str());
                 changes.push(Change { id, saga, correlation, before: None, new: Some(new), standing });
             }
-            (None, None, Some(before)) if before.length == i64::from(*from) => {
+            (None, None, Some(before)) if before.standing.length == *from => {
                 let (saga, correlation) = (before.saga.as_str(), before.correlation.as_str());
                 changes.push(Change { id, saga, correlation, before: Some(before), new: None, standing });
             }
@@ -151,10 +172,12 @@ fn has_free_keys(connection: &mut Connection, changes: &[Change<'_>]) -> Result<
     Ok(used.iter().all(Option::is_none))
 }
 
-/// Stores the rows of the instances by one statement, those that give up their values first. Of an instance that is there,
-/// what stays is not looked at.
+/// Stores the rows of the instances: by one statement those of which nothing changes that an index has, and by another all
+/// others, those that give up their values first. Of an instance that is there, what stays is not looked at.
 fn store_rows(connection: &mut Connection, changes: &[Change<'_>]) -> QueryResult<()> {
-    let (holders, others): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.standing.holds);
+    let (light, others): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.is_light());
+    store_lengths(connection, &light)?;
+    let (holders, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|change| change.standing.holds);
     let rows = || others.iter().chain(&holders);
     let new = || rows().map(|change| change.new);
     let standings = || rows().map(|change| change.standing);
@@ -184,6 +207,33 @@ fn store_rows(connection: &mut Connection, changes: &[Change<'_>]) -> QueryResul
                         paused = excluded.paused, started_at = excluded.started_at, updated_at = excluded.updated_at, \
                         due_at = excluded.due_at, ended_at = excluded.ended_at, length = excluded.length";
     insert(connection, "sagas", columns, THEN)?;
+    Ok(())
+}
+
+fn store_lengths(connection: &mut Connection, changes: &[&Change<'_>]) -> QueryResult<()> {
+    let rows =
+        || changes.iter().map(|change| (change.id, i64::from(change.standing.length), change.standing.updated_at.0));
+    match connection {
+        _ if changes.is_empty() => {}
+        Connection::Sqlite(file) => {
+            for (id, length, at) in rows() {
+                let update = diesel::update(sagas::table.find(id));
+                update.set((sagas::length.eq(length), sagas::updated_at.eq(at))).execute(&mut file.connection)?;
+            }
+        }
+        Connection::Postgres(session) => {
+            const TEXT: &str = "UPDATE sagas SET length = w.length, updated_at = w.at FROM \
+                unnest(CAST(? AS text[]), CAST(? AS bigint[]), CAST(? AS bigint[])) AS w (id, length, at) \
+                WHERE sagas.id = w.id";
+            let columns = [
+                Column::texts(rows().map(|(id, _, _)| id)),
+                Column::ints(rows().map(|(_, length, _)| length)),
+                Column::ints(rows().map(|(_, _, at)| at)),
+            ];
+            let update: Statement<'_> = Statement::new(TEXT.to_owned(), columns.map(Bind::Array).into());
+            update.execute(&mut session.connection)?;
+        }
+    }
     Ok(())
 }
 

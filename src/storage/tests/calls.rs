@@ -11,7 +11,7 @@ use crate::storage::{CallOutcome, CallRequest, CallSettled, ClaimedCall, EndedCa
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn call(service: i16, owner: &str, tag: &str) -> NewCall {
+pub(super) fn call(service: i16, owner: &str, tag: &str) -> NewCall {
     let policy = CallPolicy {
         kind: CallKind::Compensation { done: vec![404] },
         max_attempts: 20,
@@ -34,6 +34,7 @@ fn call(service: i16, owner: &str, tag: &str) -> NewCall {
         policy,
         due_at: NOON,
         expires_at: Some(NOON.plus(SECOND * 60)),
+        is_begun: false,
     }
 }
 

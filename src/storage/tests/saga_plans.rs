@@ -62,22 +62,25 @@ fn check_all(store: &Store) {
     }
 
     let new: Vec<SagaTransition> = (9000..9100).map(|n| made(n, &format!("new{n}"), State::Running)).collect();
-    check(store, &["sagas_pkey", "sagas_holder"], |c| sagas::save(c, &new, NOON));
+    check(store, &["sagas_pkey", "sagas_holder"], |c| sagas::save(c, &new, &[], NOON));
     let mut by_hand = new.clone();
     by_hand[0].new.as_mut().expect("new").start_key = Some("k".to_owned());
     by_hand[0].awaits = vec!["k".to_owned(), "l".to_owned()];
-    check(store, &["sagas_pkey", "sagas_holder", "sagas_start_key"], |c| sagas::save(c, &by_hand, NOON));
+    check(store, &["sagas_pkey", "sagas_holder", "sagas_start_key"], |c| sagas::save(c, &by_hand, &[], NOON));
     check(store, &["sagas_pkey", "sagas_holder", "sagas_start_key", "sagas_queue"], |c| {
         let running: Vec<SagaTransition> = new.iter().map(|new| next(new, State::Completed)).collect();
-        assert!(sagas::save(c, &by_hand[..1], NOON)? && sagas::save(c, &[made(9999, "new9000", State::Queued)], NOON)?);
+        assert!(
+            sagas::save(c, &by_hand[..1], &[], NOON)?
+                && sagas::save(c, &[made(9999, "new9000", State::Queued)], &[], NOON)?
+        );
         let mut last = running[..1].to_vec();
         last[0].awaits = vec!["m".to_owned()];
-        sagas::save(c, &last, NOON)?;
+        sagas::save(c, &last, &[], NOON)?;
         assert!(sagas::by_ids(c, &[id(9999)])?[0].record.standing.due_at.is_some(), "handed on");
         Ok(())
     });
     check(store, &["sagas_old", "sagas_pkey", "saga_awaits_id"], |c| {
-        assert!(sagas::save(c, &[made(9000, "old", State::Completed)], NOON)?);
+        assert!(sagas::save(c, &[made(9000, "old", State::Completed)], &[], NOON)?);
         sagas::forget(c, at(1), 100)
     });
 }

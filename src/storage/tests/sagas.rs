@@ -11,8 +11,9 @@ use proptest::{prop_assert, prop_assert_eq};
 use super::leases::Node;
 use super::outbox::Outbox;
 use super::{NOON, at, commit, on_both, run, single};
+use crate::domain::call::CallId;
 use crate::domain::event::{AppendOutcome, Timestamp};
-use crate::domain::lease::LeaseName;
+use crate::domain::lease::{Fence, LeaseName};
 use crate::domain::routes::Routes;
 use crate::domain::saga::{AT_COMMIT, Correlation, Entry, Fact, InstanceEnd, Json, Origin, State, StepEnd};
 use crate::storage::{
@@ -66,7 +67,7 @@ pub(super) fn next(of: &SagaTransition, state: State) -> SagaTransition {
 }
 
 pub(super) fn save(writer: &mut Writer, steps: &[SagaTransition]) -> bool {
-    match commit(writer, Write::SaveSagas(steps.to_vec())) {
+    match commit(writer, Write::SaveSagas { steps: steps.to_vec(), ended: Vec::new() }) {
         Outcome::Saved => true,
         Outcome::Void => false,
         other => panic!("{other:?}"),
@@ -91,7 +92,7 @@ fn of_two_who_decide_at_the_same_length_one_wins_and_all_else_of_the_other_is_vo
         assert!(save(&mut outbox.writer, std::slice::from_ref(&first)));
         let list = |n: u64, step: SagaTransition| {
             let position = Write::MovePosition { name: "in".to_owned(), position: n.to_string() };
-            let save = Write::SaveSagas(vec![made(n, "b", State::Completed), step]);
+            let save = Write::SaveSagas { steps: vec![made(n, "b", State::Completed), step], ended: Vec::new() };
             [save, Write::Append(single("order.told")), position, Write::Append(single("order.told"))]
         };
         for (n, fence) in [(2, None), (4, Some(fence))] {
@@ -136,10 +137,46 @@ fn a_stale_holder_of_the_lease_saves_nothing() {
         let current = a.take(writer, &lease);
         for (fence, outcome) in [(stale, Outcome::Void), (current, Outcome::Saved)] {
             let mut group = Group::default();
-            group.extend(Some(fence), [Write::SaveSagas(vec![made(1, "a", State::Running)])]);
+            group.extend(
+                Some(fence),
+                [Write::SaveSagas { steps: vec![made(1, "a", State::Running)], ended: Vec::new() }],
+            );
             let committed = writer.commit(&mut group, &Default::default(), NOON).expect("committed");
             assert_eq!(committed.outcomes, [outcome]);
         }
+    });
+}
+
+/// The ends of calls that are stored with what follows from them: both are in the name of who has made the calls, too.
+#[test]
+fn a_call_ends_with_what_follows_from_it_or_not_at_all() {
+    on_both(|store| {
+        let (mut writer, reader) = (store.writer(), store.reader());
+        let mut node = Node::joined("a", &mut writer);
+        let sagas = node.take(&mut writer, &LeaseName::consumer("sagas"));
+        let service = node.take(&mut writer, &LeaseName::consumer("service"));
+        let calls = Write::MakeCalls(["s", "t", "u"].map(|owner| super::calls::call(1, owner, "a")).to_vec());
+        let Outcome::Made(first) = commit(&mut writer, calls) else { panic!("not made") };
+        let open = || run(reader.open_calls(1)).expect("read");
+        let mut end = |fence: &Fence, n: u64, ended: &[CallId]| {
+            let mut group = Group::default();
+            let steps = vec![made(n, &n.to_string(), State::Running)];
+            let told = Write::Append(single("told"));
+            group.extend([sagas.clone(), fence.clone()], [Write::SaveSagas { steps, ended: ended.to_vec() }, told]);
+            let committed = writer.commit(&mut group, &Routes::default(), NOON).expect("committed");
+            committed.outcomes[0] == Outcome::Saved && !committed.events.is_empty()
+        };
+        let stale = Fence { generation: service.generation - 1, ..service.clone() };
+        assert!(!end(&stale, 1, &[first]), "another node calls the service by now");
+        assert!(!end(&service, 2, &[first, first + 3]), "it was cancelled");
+        assert_eq!(open(), 3);
+        assert!(end(&service, 3, &[first + 2, first]));
+        assert!(!end(&service, 4, &[first + 1, first]), "it has ended");
+        assert_eq!(open(), 1);
+        assert!(end(&service, 5, &[first + 1]));
+        let found = run(reader.sagas((1..6).map(id).collect())).expect("read");
+        assert_eq!(found.len(), 2);
+        assert_eq!(run(reader.ended_calls(0, 9)).expect("read"), [], "nobody is told once more");
     });
 }
 
@@ -275,7 +312,7 @@ fn a_step_begins_after_all_that_is_stored() {
         step.standing.length = 2;
         commit(&mut writer, Write::Append(single("a")));
         let mut group = Group::from(vec![Write::Append(single("a"))]);
-        group.extend(None, [Write::SaveSagas(vec![step]), Write::Append(single("a"))]);
+        group.extend(None, [Write::SaveSagas { steps: vec![step], ended: Vec::new() }, Write::Append(single("a"))]);
         writer.commit(&mut group, &Routes::default(), NOON).expect("committed");
         let journal = run(reader.sagas(vec![id(1)])).expect("read").remove(0).journal;
         assert_eq!(journal, Ok(vec![begun(2), begun(1)]));
