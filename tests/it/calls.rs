@@ -38,7 +38,7 @@ fn a_call_that_was_under_way_in_a_crash_may_be_done() {
     }
     server.restart();
     service.wait_for(1);
-    assert_eq!(sql(&file, "SELECT state FROM calls ORDER BY id"), "1 0", "only what is sent is begun");
+    assert_eq!(sql(&file, "SELECT may_be_done FROM calls ORDER BY id"), "1 0", "only what is sent is begun");
     server.kill9();
     service.answer(409);
     server.restart();
