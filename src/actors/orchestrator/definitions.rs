@@ -48,8 +48,7 @@ impl Definitions {
         let stored = reader.saga_definitions().await?;
         let mut known = self.known();
         for stored in stored {
-            // Services were checked where it was declared.
-            let parse = || Definition::parse(&stored.text, |_| true).map(Arc::new).map_err(|error| error.to_string());
+            let parse = || Definition::from_store(&stored.text).map(Arc::new).map_err(|error| error.to_string());
             known.entry((stored.saga, stored.version)).or_insert_with(parse);
         }
         Ok(())

@@ -9,7 +9,7 @@ use super::definition::{Definition, OnDuplicate, StepIndex};
 use super::instance::{Instance, Origin, Phase};
 use super::journal::{Entry, Fact};
 use super::json::Json;
-use super::machine::{Effect, Input, Unfit, decide, verdict_of};
+use super::machine::{Effect, Input, Unfit, decide_without, verdict_of};
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::name::EventName;
 use bytestring::ByteString;
@@ -117,15 +117,15 @@ impl<'a> Crowd<'a> {
     pub fn tell(&mut self, id: &str, input: Input) -> Result<(), Unfit> {
         let Some(member) = self.members.get_mut(id) else { return Ok(()) };
         let before = member.instance.clone();
-        let outcome = decide(&member.definition, &mut member.instance, input, (self.now, self.log_end))?;
-        let infeasible = outcome.effects.iter().find_map(|effect| (self.is_feasible)(effect).err());
-        let outcome = match infeasible {
-            None => outcome,
-            Some(reason) => {
-                // What was under way stays so. An operator may try it again.
-                member.instance = before;
-                decide(&member.definition, &mut member.instance, Input::SetAside { reason }, (self.now, self.log_end))?
-            }
+        let (at, mut barred) = ((self.now, self.log_end), Vec::new());
+        // The input counts, whatever is impossible of what follows from it. Each turn bars another deed.
+        let outcome = loop {
+            let Member { definition, instance, .. } = &mut *member;
+            let outcome = decide_without(definition, instance, input.clone(), at, &barred)?;
+            let is_impossible = |effect: &Effect| effect.deed().zip((self.is_feasible)(effect).err());
+            let Some(impossible) = outcome.effects.iter().find_map(is_impossible) else { break outcome };
+            barred.push(impossible);
+            member.instance.clone_from(&before);
         };
         for Entry { fact, .. } in &outcome.entries {
             let Fact::Begun { step, .. } = fact else { continue };
@@ -440,7 +440,7 @@ mod tests {
         let id = member.instance.origin.id.clone();
         assert_eq!(
             (member.instance.state(), member.instance.steps[0].state),
-            (State::NeedsOperator, StepState::Pending)
+            (State::NeedsOperator, StepState::Failed)
         );
         let retry = || Input::Operator { verb: Verb::Retry, reason: "again".to_owned() };
         page.crowd.tell(&id, retry()).expect("fits");
@@ -448,6 +448,63 @@ mod tests {
         is_there.set(true);
         page.crowd.tell(&id, retry()).expect("fits");
         assert_eq!(page.members()[0].instance.state(), State::Running);
+    }
+
+    #[test]
+    fn what_has_come_counts_though_what_follows_from_it_is_impossible() {
+        let definition = definition(|saga| {
+            let undo = json!({ "call": { "service": "bank", "path": "/undo" } });
+            saga["steps"] = json!([
+                { "name": "charge", "call": { "service": "bank", "path": "/charges" }, "compensate": undo },
+                { "name": "note", "publish": { "event": "noted", "payload": {} } },
+            ]);
+        });
+        let impossible = std::cell::Cell::new("publish");
+        let check = |effect: &Effect| match effect {
+            Effect::Publish { .. } if impossible.get() == "publish" => Err("too long".to_owned()),
+            Effect::Call { operation: Operation::Compensation, .. } if impossible.get() == "undo" => {
+                Err("gone".to_owned())
+            }
+            _ => Ok(()),
+        };
+        let mut page = Page::new(&definition, &check);
+        page.event(11, "order.made", &json!({"order": 1}));
+        let id = page.members()[0].instance.origin.id.clone();
+        let stands = |page: &Page<'_>| {
+            let instance = &page.crowd.member(&id).expect("it").instance;
+            (instance.state(), instance.steps.iter().map(|step| step.state).collect::<Vec<_>>())
+        };
+        page.called(&id);
+        assert_eq!(stands(&page), (State::NeedsOperator, vec![StepState::Succeeded, StepState::Failed]));
+        impossible.set("undo");
+        let say = |verb| Input::Operator { verb, reason: "x".to_owned() };
+        page.crowd.tell(&id, say(Verb::Compensate)).expect("fits");
+        assert_eq!(stands(&page), (State::NeedsOperator, vec![StepState::CompensationFailed, StepState::Failed]));
+        impossible.set("");
+        page.crowd.tell(&id, say(Verb::Retry)).expect("fits");
+        assert_eq!(stands(&page), (State::Compensating, vec![StepState::Compensating, StepState::Failed]));
+    }
+
+    #[test]
+    fn a_step_at_work_is_not_done_because_nobody_can_ask() {
+        let definition = definition(|saga| {
+            let step = saga["steps"][0].as_object_mut().expect("an object");
+            step.remove("await");
+            step.insert("probe".to_owned(), json!({ "path": "/charges/${trigger.payload.no}", "timeout": "1m" }));
+        });
+        let mut page = Page::new(&definition, &fine);
+        page.event(11, "order.made", &json!({"order": 1}));
+        let id = page.members()[0].instance.origin.id.clone();
+        let report = CallReport {
+            step: 0,
+            operation: Operation::Action,
+            outcome: CallEnd::Accepted,
+            attempts: 1,
+            response: None,
+            error: None,
+        };
+        page.crowd.tell(&id, Input::CallEnded(report)).expect("fits");
+        assert_eq!(page.members()[0].instance.steps[0].state, StepState::Unknown);
     }
 
     #[test]

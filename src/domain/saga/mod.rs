@@ -34,4 +34,6 @@ pub use self::journal::{
     AT_COMMIT, CallReport, Decision, Entry, Fact, InstanceEnd, Operation, Request, StepEnd, WaitsFor,
 };
 pub use self::json::{Json, Pointer};
-pub use self::machine::{Effect, Input, Outcome, ProbeAnswer, Told, Unfit, Verb, decide, verdict_of};
+pub use self::machine::{
+    Deed, Effect, Input, Outcome, ProbeAnswer, Told, Unfit, Verb, decide, decide_without, verdict_of,
+};

@@ -32,9 +32,9 @@ pub enum Template {
     Object(Vec<(String, Template)>),
 }
 
-/// Nothing is at this path.
+/// Why a template cannot be filled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Absent(pub String);
+pub struct Unfilled(pub String);
 
 impl Text {
     /// Reads `text`. The error says what is wrong with it.
@@ -73,20 +73,29 @@ impl Text {
     }
 
     /// Filled with what is in `scope`, a JSON object.
-    pub fn fill(&self, scope: &str) -> Result<String, Absent> {
+    pub fn fill(&self, scope: &str) -> Result<String, Unfilled> {
         self.filled(scope, |value| value.to_owned())
     }
 
-    /// As [`Self::fill`], each value as one segment of a path.
-    pub fn fill_path(&self, scope: &str) -> Result<String, Absent> {
-        self.filled(scope, |value| match value {
-            // These would be taken for steps through the path.
-            "." | ".." => value.replace('.', "%2E"),
-            value => utf8_percent_encode(value, SEGMENT).to_string(),
-        })
+    /// As [`Self::fill`], each value as one segment of a path. None of the segments may be a step through the path.
+    pub fn fill_path(&self, scope: &str) -> Result<String, Unfilled> {
+        let path = self.filled(scope, |value| utf8_percent_encode(value, SEGMENT).to_string())?;
+        match dot_segment(&path) {
+            Some(segment) => Err(Unfilled(format!("{segment:?} cannot be a segment of a path"))),
+            None => Ok(path),
+        }
     }
 
-    fn filled(&self, scope: &str, with: impl Fn(&str) -> String) -> Result<String, Absent> {
+    /// Calls `found` for the parts that are written out.
+    pub fn for_each_plain(&self, mut found: impl FnMut(&str)) {
+        self.0.iter().for_each(|part| {
+            if let Part::Plain(plain) = part {
+                found(plain)
+            }
+        });
+    }
+
+    fn filled(&self, scope: &str, with: impl Fn(&str) -> String) -> Result<String, Unfilled> {
         self.0.iter().try_fold(String::new(), |mut text, part| {
             match part {
                 Part::Plain(plain) => text.push_str(plain),
@@ -96,7 +105,7 @@ impl Text {
         })
     }
 
-    fn fill_json(&self, scope: &str, out: &mut String) -> Result<(), Absent> {
+    fn fill_json(&self, scope: &str, out: &mut String) -> Result<(), Unfilled> {
         match &self.0[..] {
             [Part::Hole(path)] => out.push_str(look_up(scope, path)?.trim()),
             _ => {
@@ -107,8 +116,15 @@ impl Text {
     }
 }
 
-fn look_up<'a>(scope: &'a str, path: &[String]) -> Result<&'a str, Absent> {
-    find(scope, path).ok_or_else(|| Absent(path.join(".")))
+fn look_up<'a>(scope: &'a str, path: &[String]) -> Result<&'a str, Unfilled> {
+    find(scope, path).ok_or_else(|| Unfilled(format!("${{{}}} is not there", path.join("."))))
+}
+
+/// A segment that clients and servers remove as a step through the path, however its dots are written (RFC 3986 section
+/// 5.2.4; the URL standard takes `%2e` for a dot there).
+fn dot_segment(path: &str) -> Option<&str> {
+    let path = path.split(['?', '#']).next()?;
+    path.split(['/', '\\']).find(|segment| matches!(&*segment.to_ascii_lowercase().replace("%2e", "."), "." | ".."))
 }
 
 /// A text without its quotes, and anything else as it is written.
@@ -143,13 +159,13 @@ impl Template {
     }
 
     /// The JSON text of it, filled with what is in `scope`, a JSON object.
-    pub fn fill(&self, scope: &str) -> Result<String, Absent> {
+    pub fn fill(&self, scope: &str) -> Result<String, Unfilled> {
         let mut out = String::new();
         self.write(scope, &mut out)?;
         Ok(out)
     }
 
-    fn write(&self, scope: &str, out: &mut String) -> Result<(), Absent> {
+    fn write(&self, scope: &str, out: &mut String) -> Result<(), Unfilled> {
         match self {
             Self::Fixed(json) => out.push_str(json),
             Self::Text(text) => text.fill_json(scope, out)?,
@@ -202,10 +218,14 @@ mod tests {
 
     #[test]
     fn a_value_is_one_segment_of_a_path() {
-        let path = |text: &str| Text::parse(text).expect("a text").fill_path(r#"{"a":"x/../y ?","b":"..","c":7}"#);
+        let path =
+            |text: &str| Text::parse(text).expect("a text").fill_path(r#"{"a":"x/../y ?","b":"..","c":7,"dot":"."}"#);
         assert_eq!(path("/t/${a}/${c}").as_deref(), Ok("/t/x%2F..%2Fy%20%3F/7"));
-        assert_eq!(path("/t/${b}").as_deref(), Ok("/t/%2E%2E"));
-        assert_eq!(path("/t/${d.e}"), Err(Absent("d.e".to_owned())));
+        for steps in ["/t/${b}", "/t/.${dot}", "/t/${dot}?n=1", "/t/%2e${dot}/x", "/${c}/../x"] {
+            assert!(path(steps).is_err(), "{steps}");
+        }
+        assert_eq!(path("/t/${b}.json?of=/../").as_deref(), Ok("/t/...json?of=/../"));
+        assert_eq!(path("/t/${d.e}"), Err(Unfilled("${d.e} is not there".to_owned())));
     }
 
     #[test]

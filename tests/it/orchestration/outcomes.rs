@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Participant, SETTLE, becomes, ended, pairs, server, shown, steps, told};
 use crate::support::backend::for_each_backend;
+use crate::support::service::Delivery;
 use crate::support::{Answer, Backend, Server, eventually};
 
 #[test]
@@ -258,4 +259,68 @@ fn running_instances_keep_their_version() {
         assert_eq!(output.status.code(), Some(78), "{error}");
         assert!(error.contains("sagas[0].version") && error.contains("version 2 of \"settle\""), "{error}");
     });
+}
+
+/// The room is chosen by who publishes the event, and so is the key.
+const BOOK: &str = r#"
+[[sagas]]
+name = "book"
+version = 1
+trigger = { event = "room.wanted" }
+correlation = "/id"
+
+[[sagas.steps]]
+name = "reserve"
+call = { service = "bank", path = "/rooms/${trigger.payload.room}/guests" }
+compensate = { call = { service = "bank", path = "/cancel" } }
+
+[[sagas.steps]]
+name = "note"
+publish = { event = "room.taken", payload = { answer = "${steps.reserve.response}" }, key = "${trigger.payload.key}" }
+"#;
+
+#[test]
+fn what_was_done_is_known_though_the_next_step_is_impossible() {
+    let participant = Participant::start(|_, _| None);
+    let server = server(Backend::Sqlite, BOOK, &participant);
+    server.publish("room.wanted", json!({ "id": 1, "room": "blue", "key": "x".repeat(300) }));
+    let stuck = shown(&server, &becomes(&server, &json!(1), &["needs_operator"]));
+    assert_eq!(steps(&stuck), pairs(&[("reserve", "succeeded"), ("note", "failed")]));
+    let path = format!("/sagas/{}/compensate", stuck["id"].as_str().expect("an id"));
+    assert_eq!(server.post(&path, json!({ "reason": "no such key" })).status, 200);
+    let undone = shown(&server, &becomes(&server, &json!(1), &["compensated"]));
+    assert_eq!(steps(&undone), pairs(&[("reserve", "compensated"), ("note", "failed")]));
+    assert!(participant.ledger().in_effect().is_empty(), "{:?}", participant.ledger());
+}
+
+#[test]
+fn a_value_does_not_lead_out_of_its_segment_of_a_path() {
+    let participant = Participant::start(|_, _| None);
+    let server = server(Backend::Sqlite, BOOK, &participant);
+    for (id, room) in [".", ".."].into_iter().enumerate() {
+        server.publish("room.wanted", json!({ "id": id, "room": room, "key": "k" }));
+        let ended = shown(&server, &becomes(&server, &json!(id), &["compensated"]));
+        let error = ended["steps"][0]["error"].as_str().unwrap_or_default();
+        assert!(error.starts_with("template_error: "), "{ended}");
+    }
+    server.publish("room.wanted", json!({ "id": 7, "room": "../%2e./", "key": "k" }));
+    becomes(&server, &json!(7), &["completed"]);
+    let paths: Vec<String> = participant.service.deliveries().iter().map(|delivery| delivery.path.clone()).collect();
+    assert_eq!(paths, ["/rooms/..%2F%252e.%2F/guests"]);
+}
+
+#[test]
+fn a_response_that_is_empty_or_too_long_is_null() {
+    let answer = |delivery: &Delivery, _: &str| {
+        let body = if delivery.path.contains("long") { format!("\"{}\"", "x".repeat(70_000)) } else { String::new() };
+        Some(Answer::Full(200, Vec::new(), body))
+    };
+    let participant = Participant::start(answer);
+    let server = server(Backend::Sqlite, BOOK, &participant);
+    for (id, room) in ["long", "empty"].into_iter().enumerate() {
+        server.publish("room.wanted", json!({ "id": id, "room": room, "key": "k" }));
+        becomes(&server, &json!(id), &["completed"]);
+    }
+    let taken: Vec<Value> = server.events("?event_name=room.taken").iter().map(|e| e["payload"].clone()).collect();
+    assert_eq!(taken, [json!({ "answer": null }), json!({ "answer": null })]);
 }

@@ -1,6 +1,11 @@
 //! Checks a definition as a whole: what its steps refer to, and what could never end well.
 
-use super::{Call, Definition, DefinitionError, Match, Step, StepIndex, Work};
+use std::time::Duration;
+
+use super::{Call, Definition, DefinitionError, Match, Step, StepIndex, Work, instant};
+use crate::domain::entity::EntityType;
+use crate::domain::event::Timestamp;
+use crate::domain::saga::template::{Text, Unfilled};
 
 /// What templates know of an instance.
 const OF_SAGA: [&str; 4] = ["id", "name", "correlation", "started_at"];
@@ -18,7 +23,9 @@ struct Checking<'a> {
 
 pub(super) fn check(saga: &Definition, is_service: impl Fn(&str) -> bool) -> Checked {
     let checking = Checking::of(saga);
+    checking.is_more_than_0("deadline".to_owned(), saga.deadline)?;
     for at in 0..saga.steps.len() {
+        checking.texts(at)?;
         checking.services(at, &is_service)?;
         checking.templates(at)?;
         checking.own_trigger(at)?;
@@ -48,6 +55,53 @@ impl<'a> Checking<'a> {
 
     fn wrong(&self, step: StepIndex, field: &str, reason: impl Into<String>) -> Checked {
         Err(DefinitionError { field: format!("{}.{field}", self.places[step]), reason: reason.into() })
+    }
+
+    fn is_more_than_0(&self, field: String, span: Option<Duration>) -> Checked {
+        let reason = || "must be more than 0".to_owned();
+        if span == Some(Duration::ZERO) { Err(DefinitionError { field, reason: reason() }) } else { Ok(()) }
+    }
+
+    /// What is said without templates can be done.
+    fn texts(&self, at: StepIndex) -> Checked {
+        let Step { work, reply, probe, undo, .. } = &self.saga.steps[at];
+        let place = |field: &str| format!("{}.{field}", self.places[at]);
+        self.is_more_than_0(place("await.timeout"), reply.as_ref().map(|reply| reply.timeout))?;
+        self.is_more_than_0(place("probe.timeout"), probe.as_ref().map(|probe| probe.timeout))?;
+        self.is_more_than_0(place("probe.every"), probe.as_ref().map(|probe| probe.every))?;
+        match work {
+            Work::Call(call) => self.path(at, "call.path", &call.path)?,
+            Work::Publish { event, .. } => {
+                if EntityType::of_change(event).is_some() {
+                    return self.wrong(at, "publish.event", "is the name of changes of entities");
+                }
+                if event.as_str().contains("${") {
+                    return self.wrong(at, "publish.event", "is no template: the name of an event is always the same");
+                }
+            }
+            Work::Wait(text) if text.paths().next().is_none() => {
+                let is_said = text.fill("{}").is_ok_and(|text| instant(&text, Timestamp(0)).is_some());
+                if !is_said {
+                    return self.wrong(at, "wait", "must be a duration such as \"5m\", or an RFC 3339 time");
+                }
+            }
+            Work::Wait(_) => {}
+        }
+        probe.as_ref().map_or(Ok(()), |probe| self.path(at, "probe.path", &probe.path))?;
+        undo.as_ref().map_or(Ok(()), |undo| self.path(at, "compensate.call.path", &undo.call.path))
+    }
+
+    /// A path is sent as it is written.
+    fn path(&self, at: StepIndex, field: &str, path: &Text) -> Checked {
+        let mut has_controls = false;
+        path.for_each_plain(|plain| has_controls |= plain.chars().any(char::is_control));
+        if has_controls {
+            return self.wrong(at, field, "has control characters");
+        }
+        match path.paths().next().is_none().then(|| path.fill_path("{}")) {
+            Some(Err(Unfilled(reason))) => self.wrong(at, field, reason),
+            _ => Ok(()),
+        }
     }
 
     fn services(&self, at: StepIndex, is_service: &impl Fn(&str) -> bool) -> Checked {
@@ -108,7 +162,10 @@ impl<'a> Checking<'a> {
                         return self.wrong(at, field, "steps.SELF is known only to compensate");
                     }
                 }
-                ["steps", name, "response" | "event", ..] => self.runs_before(at, field, name)?,
+                ["steps", name, what @ ("response" | "event"), ..] => {
+                    self.runs_before(at, field, name)?;
+                    self.brings(at, field, (name, what))?;
+                }
                 _ => {
                     let known = "trigger, steps.NAME.response, steps.NAME.event, saga.id|name|correlation|started_at";
                     return self.wrong(at, field, format!("${{{shown}}} is none of {known}"));
@@ -131,6 +188,18 @@ impl<'a> Checking<'a> {
         });
         let why = if is_beside { "is of another branch" } else { "has not run by then" };
         self.wrong(at, field, format!("step {name:?} {why}"))
+    }
+
+    /// The step has what is named of it.
+    fn brings(&self, at: StepIndex, field: &str, (name, what): (&str, &str)) -> Checked {
+        let Some(step) = self.saga.step(name).map(|step| &self.saga.steps[step]) else { return Ok(()) };
+        match what {
+            "event" if step.reply.is_none() => self.wrong(at, field, format!("step {name:?} awaits no event")),
+            "response" if !matches!(step.work, Work::Call(_)) => {
+                self.wrong(at, field, format!("step {name:?} calls nobody, and has no response"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn own_trigger(&self, at: StepIndex) -> Checked {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 pub(super) use self::check::SELF;
 use super::json::Pointer;
 use super::template::{Template, Text};
+use crate::domain::event::Timestamp;
 use crate::domain::filter::Filter;
 use crate::domain::name::EventName;
 use crate::domain::pattern::Pattern;
@@ -159,6 +160,11 @@ pub enum OnDuplicate {
     NeedsOperator,
 }
 
+/// The instant that the text of a wait says: so long from `now` on, or itself.
+pub(in crate::domain::saga) fn instant(text: &str, now: Timestamp) -> Option<Timestamp> {
+    humantime::parse_duration(text).ok().map(|span| now.plus(span)).or_else(|| Timestamp::parse(text))
+}
+
 /// Why a definition is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
@@ -174,6 +180,12 @@ impl Definition {
         let definition = read::read(json)?;
         check::check(&definition, is_service)?;
         Ok(definition)
+    }
+
+    /// Reads the JSON text of a definition that was checked when it was stored. A check that has come later does not
+    /// take it from the instances that run with it.
+    pub fn from_store(json: &str) -> Result<Self, DefinitionError> {
+        read::read(json)
     }
 
     /// The step of this name.
@@ -304,6 +316,40 @@ mod tests {
             ("steps[0].call.path: must begin with /", Box::new(|saga| saga["steps"][0]["call"]["path"] = json!("x"))),
             ("steps[3].pivot: there is one already", Box::new(step(3, "pivot", json!(true)))),
             ("steps[1].parallel: does nothing else", Box::new(step(1, "wait", json!("1s")))),
+            ("steps[1].pivot: is not for branches", Box::new(step(1, "pivot", json!(true)))),
+            ("deadline: must be more than 0", Box::new(|saga| saga["deadline"] = json!("0s"))),
+            (
+                "steps[2].await.timeout: must be more than 0",
+                Box::new(|saga| saga["steps"][2]["await"]["timeout"] = json!("0s")),
+            ),
+            (
+                "steps[1].parallel[1][0].wait: must be a duration",
+                Box::new(|saga| saga["steps"][1]["parallel"][1][0]["wait"] = json!("5 bananas")),
+            ),
+            (
+                "steps[1].parallel[0][0].publish.event: is the name of changes of entities",
+                Box::new(|saga| saga["steps"][1]["parallel"][0][0]["publish"]["event"] = json!("state.a.changed")),
+            ),
+            (
+                "steps[1].parallel[0][0].publish.event: is no template",
+                Box::new(|saga| saga["steps"][1]["parallel"][0][0]["publish"]["event"] = json!("told.${saga.id}")),
+            ),
+            (
+                "steps[0].call.path: has control",
+                Box::new(|saga| saga["steps"][0]["call"]["path"] = json!("/a\r\nb: c")),
+            ),
+            (
+                "steps[0].call.path: \"..\" cannot be",
+                Box::new(|saga| saga["steps"][0]["call"]["path"] = json!("/a/../b")),
+            ),
+            (
+                "steps[3].call.body: step \"announce\" calls nobody",
+                Box::new(|saga| saga["steps"][3]["call"]["body"] = json!("${steps.announce.response}")),
+            ),
+            (
+                "steps[3].call.body: step \"announce\" awaits no event",
+                Box::new(|saga| saga["steps"][3]["call"]["body"] = json!("${steps.announce.event}")),
+            ),
         ] {
             let found = refused(change);
             assert!(found.contains(said), "{found:?} and not {said:?}");

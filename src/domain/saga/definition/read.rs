@@ -167,6 +167,9 @@ fn stage(keys: StepKeys, at: &str, steps: &mut Vec<Step>) -> Read<Vec<Vec<StepIn
     else {
         return wrong(format!("{at}.parallel"), "does nothing else: the branches have all that is done");
     };
+    if alone.pivot.is_some() {
+        return wrong(format!("{at}.pivot"), "is not for branches: give it to a step before or after them");
+    }
     if alone.on_failure.is_some() || alone.on_unknown.is_some() || alone.compensate.is_some() || alone.when.is_some() {
         return wrong(format!("{at}.parallel"), "does nothing else: say this of the steps in the branches");
     }

@@ -1,11 +1,11 @@
 //! The way back: what may have happened is undone, the last first.
 
-use super::{Deciding, Effect, Told, request};
+use super::{Deciding, Deed, Effect, Told, request};
 use crate::domain::call::CallEnd;
 use crate::domain::saga::definition::StepIndex;
 use crate::domain::saga::instance::StepState;
 use crate::domain::saga::journal::{Fact, InstanceEnd, Operation, StepEnd, WaitsFor};
-use crate::domain::saga::template::Absent;
+use crate::domain::saga::template::Unfilled;
 
 impl Deciding<'_> {
     /// Begins the next compensation, once nothing is under way. Whether anything has changed.
@@ -54,6 +54,9 @@ impl Deciding<'_> {
         let known = self.instance.steps[step].undo.clone();
         let request = known.map_or_else(|| request(&undo.call, &self.instance.scope(self.definition, Some(step))), Ok);
         match request {
+            Ok(_) if let Some(reason) = self.is_barred(Deed::Compensation(step)) => {
+                self.record(Fact::Undone { step, error: Some(reason) });
+            }
             Ok(request) => {
                 self.record(Fact::Undoing { step });
                 self.outcome.effects.push(Effect::Call {
@@ -63,8 +66,8 @@ impl Deciding<'_> {
                     until: None,
                 });
             }
-            Err(Absent(path)) => {
-                let error = Some(format!("template_error: ${{{path}}} is not there"));
+            Err(Unfilled(reason)) => {
+                let error = Some(format!("template_error: {reason}"));
                 self.record(Fact::Undone { step, error });
             }
         }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Deciding, Effect, ProbeAnswer, Told, request};
+use super::{Deciding, Deed, Effect, ProbeAnswer, Told, request};
 use crate::domain::call::CallEnd;
 use crate::domain::event::Timestamp;
-use crate::domain::saga::definition::{Call, OnFailure, OnTrouble, Probe, SELF, StepIndex, Work};
+use crate::domain::saga::definition::{Call, OnFailure, OnTrouble, Probe, SELF, StepIndex, Work, instant};
 use crate::domain::saga::instance::{Phase, StepState};
 use crate::domain::saga::journal::{CallReport, Fact, InstanceEnd, Operation, StepEnd, WaitsFor};
 use crate::domain::saga::json::Json;
-use crate::domain::saga::template::Absent;
+use crate::domain::saga::template::Unfilled;
 
 impl Deciding<'_> {
     /// Begins the next step of each branch of the stage. Whether anything has changed.
@@ -58,13 +58,17 @@ impl Deciding<'_> {
             Work::Wait(text) => text.fill(&scope).map(|text| instant(&text, self.now)),
             _ => Ok(None),
         };
-        let (after, failed) = (self.after, |Absent(path)| format!("template_error: ${{{path}}} is not there"));
+        let (after, failed) = (self.after, |Unfilled(reason)| format!("template_error: {reason}"));
         let (filled, until) = match (filled, until) {
             (Ok(filled), Ok(until)) => (filled, until),
             (Err(absent), _) | (_, Err(absent)) => return self.never_begun(step, failed(absent)),
         };
         if matches!(does.work, Work::Wait(_)) && until.is_none() {
             return self.never_begun(step, "template_error: wait is neither a duration nor an instant".to_owned());
+        }
+        if let Some(reason) = self.is_barred(Deed::Action(step)) {
+            self.fails_uncalled(step, reason.clone());
+            return self.needs_operator(Some(step), &reason);
         }
         let (undo, effect) = filled;
         self.record(Fact::Begun { step, after, undo });
@@ -84,7 +88,15 @@ impl Deciding<'_> {
     }
 
     /// A step of which a template cannot be filled fails without a call.
-    pub(super) fn never_begun(&mut self, step: StepIndex, error: String) {
+    fn never_begun(&mut self, step: StepIndex, error: String) {
+        let end = self.fails_uncalled(step, error.clone());
+        self.follow_up(step, end, Some(error));
+    }
+
+    /// What was unknown of it before stays so.
+    fn fails_uncalled(&mut self, step: StepIndex, error: String) -> StepEnd {
+        let perhaps = self.instance.steps[step].may_have_happened;
+        let end = if perhaps { StepEnd::Unknown } else { StepEnd::Failed };
         self.record(Fact::Begun { step, after: self.after, undo: None });
         let called = CallReport {
             step,
@@ -95,7 +107,8 @@ impl Deciding<'_> {
             error: Some(error.clone()),
         };
         self.record(Fact::Called(called));
-        self.end(step, StepEnd::Failed, None, Some(error));
+        self.record(Fact::Ended { step, end, event: None, response: None, error: Some(error) });
+        end
     }
 
     /// What the step does is done; it waits for its reply, if it awaits one.
@@ -120,12 +133,12 @@ impl Deciding<'_> {
         match outcome {
             CallEnd::Done | CallEnd::Accepted => {
                 let goes_on = self.goes_on();
-                let is_awaited = self.definition.steps[step].reply.is_some();
-                if goes_on
-                    && outcome == CallEnd::Accepted
-                    && !is_awaited
-                    && self.ask(step, self.now.plus(self.probe_interval(step)))
-                {
+                let does = &self.definition.steps[step];
+                if goes_on && outcome == CallEnd::Accepted && does.reply.is_none() && does.probe.is_some() {
+                    if !self.ask(step, self.now.plus(self.probe_interval(step))) {
+                        let error = "its service cannot be asked whether it was done".to_owned();
+                        self.end(step, StepEnd::Unknown, None, Some(error));
+                    }
                     return;
                 }
                 if goes_on { self.done(step, None) } else { self.end(step, StepEnd::Succeeded, None, None) }
@@ -150,6 +163,9 @@ impl Deciding<'_> {
     pub(super) fn ask(&mut self, step: StepIndex, at: Timestamp) -> bool {
         let Some(Probe { service, path, every, timeout }) = &self.definition.steps[step].probe else { return false };
         let Ok(path) = path.fill_path(&self.instance.scope(self.definition, None)) else { return false };
+        if self.is_barred(Deed::Probe(step)).is_some() {
+            return false;
+        }
         let (service, every, until) = (service.clone(), *every, self.now.plus(*timeout));
         self.outcome.effects.push(Effect::Probe { step, service, path, at, every, until });
         self.record(Fact::Waiting { step, on: WaitsFor::Probe, until });
@@ -205,9 +221,4 @@ fn names_itself(call: &Call) -> bool {
     call.path.paths().for_each(&mut look);
     call.body.iter().for_each(|body| body.for_each_path(&mut look));
     found
-}
-
-/// The instant that `text` says: so long from `now` on, or itself.
-fn instant(text: &str, now: Timestamp) -> Option<Timestamp> {
-    humantime::parse_duration(text).ok().map(|span| now.plus(span)).or_else(|| Timestamp::parse(text))
 }

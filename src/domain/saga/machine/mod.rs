@@ -20,7 +20,7 @@ use super::definition::{Call, Definition, OnTrouble, StepIndex};
 use super::instance::{Instance, Phase};
 use super::journal::{CallReport, Entry, Fact, InstanceEnd, Operation, Request, WaitsFor};
 use super::json::Json;
-use super::template::{Absent, Template};
+use super::template::{Template, Unfilled};
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::name::EventName;
 
@@ -103,6 +103,29 @@ pub enum Effect {
     },
 }
 
+/// An effect that may be impossible: a service is gone, or what was filled in is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// The call or the event of a step.
+    Action(StepIndex),
+    Compensation(StepIndex),
+    Probe(StepIndex),
+}
+
+impl Effect {
+    /// What may be impossible of it.
+    pub fn deed(&self) -> Option<Deed> {
+        match self {
+            Self::Call { step, operation: Operation::Action, .. } | Self::Publish { step, .. } => {
+                Some(Deed::Action(*step))
+            }
+            Self::Call { step, operation: Operation::Compensation, .. } => Some(Deed::Compensation(*step)),
+            Self::Probe { step, .. } => Some(Deed::Probe(*step)),
+            Self::Silence | Self::Hurry | Self::Tell { .. } => None,
+        }
+    }
+}
+
 /// What is told of an instance, as the last part of `$sys.saga.*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
@@ -164,9 +187,20 @@ pub fn decide(
     definition: &Definition,
     instance: &mut Instance,
     input: Input,
-    (now, log_end): (Timestamp, EventId),
+    at: (Timestamp, EventId),
 ) -> Result<Outcome, Unfit> {
-    let mut deciding = Deciding { definition, instance, now, after: log_end, outcome: Outcome::default() };
+    decide_without(definition, instance, input, at, &[])
+}
+
+/// As [`decide`], where some deeds are impossible, for these reasons: their steps and compensations fail.
+pub fn decide_without(
+    definition: &Definition,
+    instance: &mut Instance,
+    input: Input,
+    (now, log_end): (Timestamp, EventId),
+    barred: &[(Deed, String)],
+) -> Result<Outcome, Unfit> {
+    let mut deciding = Deciding { definition, instance, now, after: log_end, barred, outcome: Outcome::default() };
     deciding.take(input)?;
     Ok(deciding.outcome)
 }
@@ -176,6 +210,7 @@ struct Deciding<'a> {
     instance: &'a mut Instance,
     now: Timestamp,
     after: EventId,
+    barred: &'a [(Deed, String)],
     outcome: Outcome,
 }
 
@@ -225,6 +260,11 @@ impl Deciding<'_> {
         let entry = Entry { at: self.now, fact };
         self.instance.apply(self.definition, &entry);
         self.outcome.entries.push(entry);
+    }
+
+    /// Why a deed is impossible, if it is.
+    fn is_barred(&self, deed: Deed) -> Option<String> {
+        self.barred.iter().find(|(barred, _)| *barred == deed).map(|(_, reason)| reason.clone())
     }
 
     fn tell(&mut self, what: Told, step: Option<StepIndex>, reason: Option<String>) {
@@ -299,7 +339,7 @@ impl Deciding<'_> {
 }
 
 /// The request that a call makes, filled with what is in `scope`.
-fn request(call: &Call, scope: &str) -> Result<Request, Absent> {
+fn request(call: &Call, scope: &str) -> Result<Request, Unfilled> {
     let body = call.body.as_ref().map(|body: &Template| body.fill(scope)).transpose()?;
     let body = body.map(|text| Json::parse(&text).expect("invariant: a filled template is JSON"));
     Ok(Request { service: call.service.clone(), path: call.path.fill_path(scope)?, body })
