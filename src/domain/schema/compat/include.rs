@@ -218,6 +218,7 @@ impl Comparer {
             "not" => self.negation(here, into),
             "if" => self.condition(here, into, open),
             "type" => self.types(here, into, value),
+            "$dynamicRef" => self.unless_there(here, into, keyword),
             "enum" | "const" => {
                 let rule = if keyword == "enum" { rules::ENUM } else { rules::CONST };
                 let witnesses = self.samples(here.shape)?;

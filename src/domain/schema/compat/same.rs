@@ -54,9 +54,14 @@ impl Sameness<'_> {
             "required" | "type" | "enum" => {
                 let list = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
                 let (ours, theirs) = (list(ours), list(theirs));
+                if ours == theirs {
+                    return true;
+                }
+                let cost = ours.len() as u64 * theirs.len() as u64 / 16;
+                *self.steps = self.steps.saturating_sub(cost);
                 let within =
                     |some: &[Value], all: &[Value]| some.iter().all(|one| all.iter().any(|other| equal(one, other)));
-                within(&ours, &theirs) && within(&theirs, &ours)
+                ours.len() == theirs.len() && *self.steps > 0 && within(&ours, &theirs) && within(&theirs, &ours)
             }
             "properties" | "patternProperties" | "dependentSchemas" | "dependencies" => {
                 self.by_name(keyword, one, other)

@@ -12,6 +12,8 @@ use super::work::{TooMuch, Work};
 
 /// Ways through the alternatives of one schema that are looked at.
 const MAX_SHAPES: usize = 64;
+/// Pairs of listed values that are compared to find those that two lists share.
+const MAX_COMPARED: usize = 10_000;
 
 /// What holds of a value: that it is valid under a schema, or something of our own making.
 #[derive(Clone)]
@@ -203,8 +205,12 @@ impl<'a> Shape<'a> {
         self.required.extend(list("required").filter_map(Value::as_str));
     }
 
+    /// Of two lists the shorter one alone is kept, if they are too long to be compared.
     fn only(&mut self, values: Vec<&'a Value>) {
         let both = |known: Vec<&'a Value>| {
+            if known.len().saturating_mul(values.len()) > MAX_COMPARED {
+                return if known.len() <= values.len() { known } else { values.clone() };
+            }
             let may_be = |one: &&Value| values.iter().any(|other| definitely_equal(one, other) != Some(false));
             known.into_iter().filter(may_be).collect()
         };

@@ -215,3 +215,40 @@ fn draft_07_is_read_as_it_is() {
     let newest = json!({"type": "array", "prefixItems": [{"type": "string"}], "items": {"type": "number"}});
     assert_eq!(rules(&backward(tuple(json!({"type": "integer"})), newest)), []);
 }
+
+#[test]
+fn what_means_something_else_elsewhere_is_not_decided() {
+    let of = |title: &str, least: u64| json!({"title": title, "properties": {"a": {"$dynamicRef": "#x"}}, "$defs": {"x": {"$dynamicAnchor": "x", "minLength": least}}});
+    assert_eq!(rules(&backward(of("a", 1), of("b", 2))), [("not_decided", "/properties/a/$dynamicRef")]);
+}
+
+#[test]
+fn hostile_schemas_cost_no_more_than_their_steps() {
+    let wide =
+        |shift: usize| json!({"enum": (shift..10_000 + shift).map(|at| format!("value {at}")).collect::<Vec<_>>()});
+    assert_eq!(rules(&backward(wide(0), wide(0))), []);
+    assert!(!backward(wide(0), wide(1)).reasons.is_empty());
+    let numbers = |shift: usize| json!({"enum": (shift..10_000 + shift).collect::<Vec<_>>()});
+    assert!(!backward(numbers(0), numbers(1)).reasons.is_empty());
+    // Each level refers twice to the next: as often as two to the power of levels.
+    let doubled = |leaf: Value| {
+        let level = |at: usize| {
+            let next = json!({"$ref": format!("#/$defs/{}", at + 1)});
+            (
+                at.to_string(),
+                json!({"properties": {"a": next, "b": next}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+            )
+        };
+        let mut levels: serde_json::Map<_, _> = (0..60).map(level).collect();
+        levels.insert("60".to_owned(), leaf);
+        json!({"$ref": "#/$defs/0", "$defs": levels})
+    };
+    assert!(!backward(doubled(json!({"type": "string"})), doubled(json!({"type": "null"}))).reasons.is_empty());
+    let mut deep = (json!({"type": "string"}), json!({"type": "null"}));
+    for _ in 0..100 {
+        deep = (json!({"items": deep.0}), json!({"items": deep.1}));
+    }
+    assert!(!backward(deep.0, deep.1).reasons.is_empty());
+    let forks = |shift: usize| json!({"allOf": (0..20).map(|at| json!({"anyOf": [{"minimum": at + shift}, {"maxLength": at}]})).collect::<Vec<_>>()});
+    assert!(!backward(forks(0), forks(1)).reasons.is_empty());
+}

@@ -14,6 +14,9 @@ use super::work::Work;
 /// Schemas in schemas and values in values that are gone into.
 const MAX_DEPTH: usize = 64;
 
+/// Values of an enumeration that are compared in one step.
+const COMPARED_A_STEP: usize = 16;
+
 /// Whether a value is valid; nothing if it cannot be said.
 pub(super) fn valid(value: &Value, node: &Node<'_>, work: &mut Work) -> Option<bool> {
     Looker { work, depth: 0 }.valid(value, node)
@@ -72,7 +75,8 @@ impl Looker<'_> {
             },
             "type" => Some(Types::of(asked).meets(Types::of_value(value)?)),
             "const" => definitely_equal(asked, value),
-            "enum" => any(asked.as_array()?.iter().map(|one| definitely_equal(one, value))),
+            "enum" => self.is_listed(value, asked.as_array()?),
+            "$dynamicRef" => None,
             "allOf" => all(node.list(keyword).iter().map(|one| self.valid(value, one))),
             "anyOf" => any(node.list(keyword).iter().map(|one| self.valid(value, one))),
             "oneOf" => {
@@ -96,6 +100,15 @@ impl Looker<'_> {
                 Value::Object(_) => self.object(keyword, value, node),
                 Value::Null | Value::Bool(_) => Some(true),
             },
+        }
+    }
+
+    fn is_listed(&mut self, value: &Value, listed: &[Value]) -> Option<bool> {
+        (0..listed.len()).step_by(COMPARED_A_STEP).try_for_each(|_| self.work.step()).ok()?;
+        match (listed.contains(value), value) {
+            (true, _) => Some(true),
+            (false, Value::String(_) | Value::Null | Value::Bool(_)) => Some(false),
+            _ => any(listed.iter().map(|one| definitely_equal(one, value))),
         }
     }
 
