@@ -1,3 +1,4 @@
 //! Schemas of payloads.
 
 pub mod compat;
+pub mod keywords;

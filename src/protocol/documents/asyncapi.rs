@@ -7,10 +7,11 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::embed::{Dialect, embed, escaped};
+use super::embed::{draft, embed, escaped};
 use super::notation::Schemas;
 use super::operations::table;
 use super::tree::Tree;
+use crate::domain::schema::keywords::Draft;
 
 const ABOUT: &str = "What the Event Handler sends and takes besides HTTP requests, which /openapi.json describes. `receive` is \
     what it takes, `send` what it gives. Each event type of the catalogue that the caller may read is a message.";
@@ -193,14 +194,22 @@ fn need(value: &Value, schemas: &Map<String, Value>, needed: &mut BTreeSet<Strin
     }
 }
 
+/// The `schemaFormat` of a draft.
+fn schema_format(draft: Draft) -> &'static str {
+    match draft {
+        Draft::Seven => "application/schema+json;version=draft-07",
+        Draft::Newest => "application/schema+json;version=draft-2020-12",
+    }
+}
+
 /// Adds an event type: its schema, and a message for each shape in which it is sent.
 fn add(document: &mut Tree, of_type: &EventType) {
     let EventType { name, version, schema, description, owner, examples, is_deprecated } = of_type;
     let Some(schema) = Tree::parse(schema) else { return };
-    let (key, dialect) = (key_of(name), Dialect::of(&schema));
+    let (key, format) = (key_of(name), schema_format(draft(&schema)));
     let place = format!("/components/schemas/type.{key}");
     let schema = embed(&schema, &format!("{place}/schema"), &format!("urn:event-type:{key}:{version}"));
-    let formatted = |schema| Tree::object([("schemaFormat", dialect.format().into()), ("schema", schema)]);
+    let formatted = |schema| Tree::object([("schemaFormat", format.into()), ("schema", schema)]);
     document.members(&["components", "schemas"]).push((format!("type.{key}"), formatted(schema)));
     let is_name = !name.contains(['*', '>']);
     for shape in [Shape::Event, Shape::Payload] {

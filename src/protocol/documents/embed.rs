@@ -11,28 +11,8 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::tree::Tree;
+use crate::domain::schema::keywords::{Draft, LIST, NAMED, ONE};
 
-/// Keywords whose value is a schema, or a list of schemas.
-const SCHEMAS: &[&str] = &[
-    "additionalItems",
-    "additionalProperties",
-    "allOf",
-    "anyOf",
-    "contains",
-    "contentSchema",
-    "else",
-    "if",
-    "items",
-    "not",
-    "oneOf",
-    "prefixItems",
-    "propertyNames",
-    "then",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-];
-/// Keywords whose value is an object of schemas.
-const MAPS: &[&str] = &["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
 /// What names a place in a schema, or says what it is.
 const NAMES: &[&str] = &["$anchor", "$dynamicAnchor", "$id", "$schema"];
 /// The base of a schema that does not say its own.
@@ -40,32 +20,19 @@ const NO_BASE: &str = "schema:/";
 /// Deepest schema that is looked into.
 const MAX_DEPTH: usize = 100;
 
-/// A dialect of JSON Schema.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    Draft7,
-    Draft2020,
+/// The draft of a schema.
+pub fn draft(schema: &Tree) -> Draft {
+    Draft::named(schema.get("$schema").and_then(Tree::text).as_deref())
 }
 
-impl Dialect {
-    /// That of a schema.
-    pub fn of(schema: &Tree) -> Self {
-        let said = schema.get("$schema").and_then(Tree::text).unwrap_or_default();
-        if said.contains("draft-07") { Self::Draft7 } else { Self::Draft2020 }
-    }
-
-    /// The `schemaFormat` of AsyncAPI.
-    pub fn format(self) -> &'static str {
-        match self {
-            Self::Draft7 => "application/schema+json;version=draft-07",
-            Self::Draft2020 => "application/schema+json;version=draft-2020-12",
-        }
-    }
+/// Whether the value of a keyword is a schema, or a list of schemas.
+fn has_schemas(keyword: &str) -> bool {
+    ONE.contains(&keyword) || LIST.contains(&keyword)
 }
 
 /// The schema as it is written at the JSON Pointer `place` of a document. `id` names it if it has to keep its own base.
 pub fn embed(schema: &Tree, place: &str, id: &str) -> Tree {
-    let mut plan = Plan::new(Dialect::of(schema));
+    let mut plan = Plan::new(draft(schema));
     let base = Url::parse(NO_BASE).expect("invariant: it is a URL");
     plan.explore(schema, String::new(), String::new(), &base, 0);
     // What a reference leads to may be no schema by its place, and is one all the same.
@@ -110,7 +77,7 @@ struct Reference {
 /// What is where in a schema. Places are JSON Pointers.
 #[derive(Debug)]
 struct Plan {
-    dialect: Dialect,
+    draft: Draft,
     /// The place of each resource, by its URI.
     resources: BTreeMap<String, String>,
     /// The place of each anchor, by the place of its resource and its name.
@@ -127,9 +94,9 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(dialect: Dialect) -> Self {
+    fn new(draft: Draft) -> Self {
         Self {
-            dialect,
+            draft,
             resources: BTreeMap::new(),
             anchors: BTreeMap::new(),
             dynamic: BTreeMap::new(),
@@ -148,13 +115,13 @@ impl Plan {
         }
         let text = |name: &str| schema.get(name).and_then(Tree::text);
         // Beside a reference nothing counted in draft 7.
-        let is_alone = self.dialect == Dialect::Draft7 && text("$ref").is_some();
+        let is_alone = self.draft == Draft::Seven && text("$ref").is_some();
         let (mut base, mut resource) = (base.clone(), resource);
         if place.is_empty() {
             self.resources.insert(without_fragment(&base), place.clone());
         }
         match text("$id").filter(|_| !is_alone) {
-            Some(id) if self.dialect == Dialect::Draft7 && id.starts_with('#') => {
+            Some(id) if self.draft == Draft::Seven && id.starts_with('#') => {
                 self.anchors.insert((resource.clone(), id[1..].to_owned()), place.clone());
             }
             Some(id) => {
@@ -162,8 +129,8 @@ impl Plan {
                     self.is_beyond = true;
                     return;
                 };
-                // A part in another dialect.
-                self.is_beyond |= !place.is_empty() && text("$schema").is_some() && Dialect::of(schema) != self.dialect;
+                // A part in another draft.
+                self.is_beyond |= !place.is_empty() && text("$schema").is_some() && draft(schema) != self.draft;
                 self.resources.insert(without_fragment(&own), place.clone());
                 (base, resource) = (own, place.clone());
             }
@@ -191,15 +158,15 @@ impl Plan {
                 continue;
             }
             match value {
-                Tree::Array(items) if SCHEMAS.contains(&&**name) => {
+                Tree::Array(items) if has_schemas(name) => {
                     for (at, item) in items.iter().enumerate() {
                         self.explore(item, format!("{below}/{at}"), resource.clone(), &base, depth + 1);
                     }
                 }
-                Tree::Object(_) if SCHEMAS.contains(&&**name) => {
+                Tree::Object(_) if has_schemas(name) => {
                     self.explore(value, below, resource.clone(), &base, depth + 1);
                 }
-                Tree::Object(of) if MAPS.contains(&&**name) => {
+                Tree::Object(of) if NAMED.contains(&&**name) => {
                     for (name, schema) in of {
                         let below = format!("{below}/{}", escaped(name));
                         self.explore(schema, below, resource.clone(), &base, depth + 1);

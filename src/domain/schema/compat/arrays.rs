@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::document::{Draft, Node};
+use super::document::Node;
 use super::shape::{Part, Shape};
+use crate::domain::schema::keywords::Draft;
 
 /// What one schema says of elements by their place.
 pub(super) struct ItemsOf<'a> {

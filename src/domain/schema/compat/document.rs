@@ -6,34 +6,10 @@ use std::rc::Rc;
 use serde_json::{Map, Value};
 use url::Url;
 
+use crate::domain::schema::keywords::{Draft, LIST, NAMED, ONE};
+
 /// What references are relative to where a schema has no `$id`.
 const NAMELESS: &str = "json-schema:///";
-
-/// Keywords whose value is a schema.
-const ONE: &[&str] = &[
-    "additionalItems",
-    "additionalProperties",
-    "contains",
-    "contentSchema",
-    "else",
-    "if",
-    "items",
-    "not",
-    "propertyNames",
-    "then",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-];
-/// Keywords whose value is a list of schemas.
-const LIST: &[&str] = &["allOf", "anyOf", "items", "oneOf", "prefixItems"];
-/// Keywords whose value has schemas by name.
-const NAMED: &[&str] = &["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Draft {
-    Seven,
-    Newest,
-}
 
 /// A whole schema.
 pub(super) struct Document<'a> {
@@ -63,10 +39,7 @@ pub(super) enum Reference<'a> {
 impl<'a> Document<'a> {
     /// Fails with the pointer of what cannot be compared: a part with another `$schema`.
     pub(super) fn read(root: &'a Value) -> Result<Self, String> {
-        let draft = match root.get("$schema").and_then(Value::as_str) {
-            Some(uri) if uri.contains("draft-07") => Draft::Seven,
-            _ => Draft::Newest,
-        };
+        let draft = Draft::named(root.get("$schema").and_then(Value::as_str));
         let base = Url::parse(NAMELESS).expect("invariant: a constant");
         let mut document = Self { root, draft, resources: vec![(String::new(), base)], anchors: HashMap::new() };
         let mut open = vec![(root, String::new(), 0)];

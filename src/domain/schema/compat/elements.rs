@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use super::arrays::{ItemsOf, bounds_of_contains, parts_of_element, places};
-use super::document::{Draft, Node};
+use super::document::Node;
 use super::include::{Comparer, Findings, Here};
 use super::objects::naming_of_element;
 use super::rules;
 use super::sample;
 use super::shape::Part;
+use crate::domain::schema::keywords::Draft;
 
 impl Comparer {
     pub(super) fn array<'a>(&mut self, here: Here<'a, '_>, into: &Node<'a>, keyword: &str) -> Findings {

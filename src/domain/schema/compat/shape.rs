@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::document::{Draft, Node, Reference, is_annotation};
+use super::document::{Node, Reference, is_annotation};
 use super::number::Decimal;
 use super::ranges::{Range, Span, Types};
 use super::same::definitely_equal;
 use super::work::{TooMuch, Work};
+use crate::domain::schema::keywords::Draft;
 
 /// Ways through the alternatives of one schema that are looked at.
 const MAX_SHAPES: usize = 64;

@@ -10,6 +10,7 @@ use super::ranges::Types;
 use super::same::definitely_equal;
 use super::shape::listed_dependencies;
 use super::work::Work;
+use crate::domain::schema::keywords::Draft;
 
 /// Schemas in schemas and values in values that are gone into.
 const MAX_DEPTH: usize = 64;
@@ -201,7 +202,7 @@ impl Looker<'_> {
                 let lists: Vec<_> = lists.map(Some).collect();
                 let held = schemas.iter().filter(|(name, _)| members.contains_key(*name));
                 let verdict = all(held.map(|(_, schema)| self.valid(value, schema)).chain(lists));
-                let is_foreign = keyword == "dependencies" && node.document.draft == super::document::Draft::Newest;
+                let is_foreign = keyword == "dependencies" && node.document.draft == Draft::Newest;
                 verdict.filter(|holds| *holds || !is_foreign)
             }
             "unevaluatedProperties" => None,
