@@ -51,7 +51,8 @@ fn a_drained_server_is_alive_but_not_ready() {
 fn a_server_that_shuts_down_is_not_ready() {
     let server = Server::start(Backend::Sqlite);
     // A subscriber that leaves the close frame unanswered: the server waits for it a while.
-    let _silent = server.ws();
+    let mut silent = server.ws();
+    silent.barrier();
     let mut connection = Connection::open(server.addr()).expect("a connection");
     let mut ready = || connection.send(&server.request("GET", "/health/ready")).expect("an answer");
     assert_eq!(ready().status, 200);
