@@ -28,13 +28,32 @@ struct State {
     is_told: bool,
 }
 
+#[cfg(test)]
+thread_local! {
+    static SIMULATED: std::cell::Cell<Option<Timestamp>> = const { std::cell::Cell::new(None) };
+}
+
+/// Until it is called again, it is that time on this thread, by all clocks of this module but [`Clock`].
+#[cfg(test)]
+pub fn simulate(at: Option<Timestamp>) {
+    SIMULATED.set(at);
+}
+
 /// The time of day.
 pub fn now() -> Timestamp {
+    #[cfg(test)]
+    if let Some(at) = SIMULATED.get() {
+        return at;
+    }
     Timestamp(PROCESS.base.load(Ordering::Relaxed).saturating_add(steady().0))
 }
 
 /// A clock that only counts, for rates and waits in memory. It does not tell the time of day.
 pub fn steady() -> Timestamp {
+    #[cfg(test)]
+    if let Some(at) = SIMULATED.get() {
+        return at;
+    }
     Timestamp(i64::try_from(counted().as_micros()).unwrap_or(i64::MAX))
 }
 

@@ -203,6 +203,7 @@ fn start_orchestrator(config: &Config, shared: &Shared, call_ends: Arc<CallEnds>
         running: RunningParts {
             reader: shared.orchestration.clone(),
             persistence: actors.persistence.clone(),
+            commit: desk.commit.clone(),
             position: Arc::clone(position),
             cluster: Arc::clone(cluster),
             means: desk.means.clone(),

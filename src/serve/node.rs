@@ -22,8 +22,8 @@ use crate::actors::client::policy;
 use crate::actors::clock;
 use crate::actors::cluster::Cluster;
 use crate::actors::log_position::LogPosition;
-use crate::actors::orchestrator::Means;
 use crate::actors::orchestrator::desk::Desk;
+use crate::actors::orchestrator::{Means, by_persistence};
 use crate::actors::persistence::intake::{Backlog, Intake};
 use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
@@ -115,7 +115,7 @@ impl Node {
         let configured = config.services.iter().zip(slots.iter());
         let desk = Desk {
             reader: reader.clone(),
-            persistence: actors.persistence.clone(),
+            commit: by_persistence(actors.persistence.clone()),
             means: Means {
                 services: configured.map(|(config, slot)| (Arc::new(config.clone()), Arc::clone(slot))).collect(),
                 max_event_bytes: rules.max_event_bytes,

@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytestring::ByteString;
 
+use super::commit::Commit;
 use super::definitions::Definitions;
 use super::making::Means;
 use crate::actors::clock;
-use crate::actors::persistence::Persistence;
 use crate::actors::persistence::messages::AppendFailure;
 use crate::domain::saga::{AT_COMMIT, Crowd, Definition, Entry, Input, Instance, SagaIds, State, Verb};
-use crate::runtime::address::Address;
 use crate::storage::{DeclaredSaga, Outcome, Reader, SagaRecord, StoreError, StoredSaga, Write};
 
 /// How often it is decided anew where others decide at the same time.
@@ -65,7 +64,7 @@ impl From<StoreError> for SagaRefusal {
 #[derive(Clone)]
 pub struct Desk {
     pub reader: Reader,
-    pub persistence: Address<Persistence>,
+    pub commit: Commit,
     pub means: Means,
     pub definitions: Arc<Definitions>,
     pub ids: Arc<Mutex<SagaIds>>,
@@ -185,7 +184,7 @@ impl Desk {
                 "the services are not registered yet",
             )));
         }
-        let answer = self.persistence.commit_all(None, writes);
+        let answer = (self.commit)(Vec::new(), writes);
         let answer = answer.ok_or(SagaRefusal::Unavailable(AppendFailure::RESTARTING))?;
         let outcomes = answer.await.map_err(|_| SagaRefusal::Unavailable(AppendFailure::RESTARTING))?;
         let outcomes = outcomes.map_err(SagaRefusal::Unavailable)?;

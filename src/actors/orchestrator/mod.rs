@@ -5,12 +5,15 @@
 //! is stored in the transaction that says that it was decided: services are called by their clients.
 
 mod aside;
+mod commit;
 mod definitions;
 pub mod desk;
 mod ends;
 mod making;
 mod recent;
 mod running;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +23,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+pub use self::commit::{Commit, by_persistence};
 pub use self::definitions::Definitions;
 pub use self::making::Means;
 use self::running::Running;

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::aside;
+use super::commit::Commit;
 use super::definitions::Definitions;
 use super::making::Means;
 use super::recent::Recent;
@@ -49,6 +50,7 @@ const SLOW_POLL: Duration = Duration::from_millis(500);
 pub struct RunningParts {
     pub reader: Reader,
     pub persistence: ActorAddress<Persistence>,
+    pub commit: Commit,
     pub position: Arc<LogPosition>,
     pub cluster: Arc<Cluster>,
     pub means: Means,
@@ -69,11 +71,12 @@ pub struct Running {
     /// What the concerns were made of.
     declared: Option<Vec<DeclaredSaga>>,
     pub(super) recent: Recent,
-    upkeep_at: Instant,
+    /// This and the next two by the steady clock.
+    upkeep_at: Timestamp,
     /// When it was last looked for what there is to do besides.
-    looked_at: Option<Instant>,
+    looked_at: Option<Timestamp>,
     /// When it is looked for what is due, and for what others have stored.
-    look_at: Instant,
+    look_at: Timestamp,
     /// Some instances may wait for their turn.
     has_queued: bool,
 }
@@ -88,9 +91,9 @@ impl Running {
             concerns: Concerns::default(),
             declared: None,
             recent: Recent::default(),
-            upkeep_at: Instant::now(),
+            upkeep_at: clock::steady(),
             looked_at: None,
-            look_at: Instant::now(),
+            look_at: clock::steady(),
             has_queued: true,
         }
     }
@@ -247,7 +250,7 @@ impl Running {
 
     /// Removes a few of those that are no longer kept. As above.
     async fn keep_up(&mut self, fence: &Fence) -> Result<Option<()>, StoreError> {
-        if Instant::now() < self.upkeep_at {
+        if clock::steady() < self.upkeep_at {
             return Ok(Some(()));
         }
         let keep = i64::try_from(self.parts.keep.as_micros()).unwrap_or(i64::MAX);
@@ -255,7 +258,7 @@ impl Running {
         let forget = Write::ForgetSagas { ended_before, limit: AT_ONCE };
         let Some(outcomes) = self.written([fence.clone()], vec![forget]).await else { return Ok(None) };
         if outcomes == [Outcome::Changed(false)] {
-            self.upkeep_at = Instant::now() + UPKEEP_INTERVAL;
+            self.upkeep_at = clock::steady().plus(UPKEEP_INTERVAL);
         }
         Ok(Some(()))
     }
@@ -267,7 +270,8 @@ impl Running {
         writes: Vec<Write>,
     ) -> Option<Vec<Outcome>> {
         faults::kill_at(FaultPoint::SagaKilledBefore);
-        let outcomes = self.parts.persistence.commit_all(fences, writes)?.await.ok()?.ok()?;
+        let fences = fences.into_iter().collect();
+        let outcomes = (self.parts.commit)(fences, writes)?.await.ok()?.ok()?;
         faults::kill_at(FaultPoint::SagaKilledAfter);
         (!outcomes.contains(&Outcome::Void)).then_some(outcomes)
     }
@@ -281,17 +285,17 @@ impl Running {
         if !self.parts.means.is_ready() {
             return Ok(Some(POLL));
         }
-        if let Some(left) = self.looked_at.and_then(|at| PAUSE.checked_sub(at.elapsed())) {
+        if let Some(left) = self.looked_at.and_then(|at| PAUSE.checked_sub(clock::steady().since(at))) {
             return Ok(Some(left));
         }
-        self.looked_at = Some(Instant::now());
+        self.looked_at = Some(clock::steady());
         let Some(ended) = self.take_ends(fence).await? else { return Ok(None) };
         let mut due = 0;
         if self.is_time_to_look() {
             let Some(found) = self.take_due(fence).await? else { return Ok(None) };
             due = found;
             let wait = if due > 0 { Duration::ZERO } else { self.until_next_look().await? };
-            self.look_at = Instant::now() + wait;
+            self.look_at = clock::steady().plus(wait);
         }
         if self.keep_up(fence).await?.is_none() {
             return Ok(None);
@@ -300,11 +304,11 @@ impl Running {
             self.looked_at = None;
             return Ok(Some(Duration::ZERO));
         }
-        Ok(Some(self.look_at.saturating_duration_since(Instant::now())))
+        Ok(Some(self.look_at.since(clock::steady())))
     }
 
     pub(super) fn is_time_to_look(&self) -> bool {
-        Instant::now() >= self.look_at
+        clock::steady() >= self.look_at
     }
 
     /// In what time something may be due, or found that others have stored.
@@ -319,7 +323,7 @@ impl Running {
 
     /// Looks no later than in this time for what is due.
     fn look_in(&mut self, wait: Duration) {
-        self.look_at = self.look_at.min(Instant::now() + wait);
+        self.look_at = self.look_at.min(clock::steady().plus(wait));
     }
 
     /// These instances are as they are stored.
@@ -344,7 +348,7 @@ impl Fold for Running {
     async fn begin(&mut self, stored: Option<EventId>, reader: &Reader) -> Result<Option<EventId>, Never> {
         self.declared = None;
         self.recent = Recent::default();
-        (self.look_at, self.has_queued) = (Instant::now(), true);
+        (self.look_at, self.has_queued) = (clock::steady(), true);
         let (bounds, declared) = (reader.bounds().await, reader.declared_sagas().await);
         let (Ok(bounds), Ok(declared)) = (bounds, declared) else { return Ok(None) };
         self.parts.call_ends.open();
