@@ -179,6 +179,7 @@ impl Node {
             services,
             desk,
             documents: Arc::new(Documents::new(&config.server.base_path)),
+            samples: Arc::default(),
         };
         Ok(Self {
             edge,

@@ -174,6 +174,13 @@ impl Metrics {
         self.recent_bytes.with_label_values(&[&shard]).set(recent as i64);
     }
 
+    /// Bytes that all shards have in send queues.
+    pub fn queued_bytes(&self) -> i64 {
+        let families = self.queue_bytes.collect();
+        let shards = families.iter().flat_map(|family| family.get_metric());
+        shards.map(|shard| shard.get_gauge().get_value() as i64).sum()
+    }
+
     /// Sets by how many events the slowest subscriber of a shard is behind.
     pub fn lag(&self, shard: usize, events: i64) {
         self.lag_events.with_label_values(&[&shard.to_string()]).set(events);

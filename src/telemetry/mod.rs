@@ -2,6 +2,7 @@
 
 pub mod bus_health;
 pub mod faults;
+pub mod figures;
 pub mod health;
 pub mod last_error;
 pub mod logging;

@@ -103,23 +103,34 @@ pub fn peer(req: &HttpRequest, edge: &Edge) -> Option<SocketAddr> {
     Some(client_address(peer, lists("x-forwarded-for"), trusted))
 }
 
-/// The middleware that lets only operators through to `/admin`, whether the path exists or not. The page itself holds
-/// no secret and is for everybody, because people enter the token there.
+/// The middleware that lets only operators through to `/admin`, whether the path exists or not. The page itself and its
+/// files hold no secret and are for everybody, because people enter the token there. Nothing else may be kept by caches.
 pub async fn guard_admin(
     req: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let is_page = req.match_info().unprocessed().is_empty();
+    let rest = req.match_info().unprocessed();
+    let is_page = rest.is_empty() || rest.starts_with("/page/");
     let verdict = match req.app_data::<Data<Edge>>() {
         _ if is_page => Ok(()),
         Some(edge) => admin(req.request(), edge),
         None => Err(ApiError::new(ErrorCode::Internal, "the edge is not set up")),
     };
     match verdict {
-        Ok(()) if req.headers().contains_key(node_request::SIGNATURE) && !is_page => sign(next.call(req).await?).await,
-        Ok(()) => next.call(req).await,
+        Ok(()) if is_page => next.call(req).await,
+        Ok(()) if req.headers().contains_key(node_request::SIGNATURE) => sign(next.call(req).await?).await,
+        Ok(()) => next.call(req).await.map(not_kept),
         Err(error) => Ok(req.into_response(reply::refuse(&error))),
     }
+}
+
+/// An answer for an operator alone.
+fn not_kept(mut answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+    let headers = answer.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    answer
 }
 
 /// Signs the answer to what another node has passed on.

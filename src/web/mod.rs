@@ -3,6 +3,7 @@
 mod accept;
 mod access;
 mod admin;
+mod assets;
 mod body;
 mod connecting;
 mod cors;
@@ -57,6 +58,7 @@ use crate::storage::Reader;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
+pub use self::admin::samples::Samples;
 pub use self::cors::share;
 pub use self::documents::Documents;
 pub use self::long_poll::LongPollLimits;
@@ -87,6 +89,8 @@ pub struct EdgeParts {
     pub actors: Registry,
     /// What describes this API.
     pub documents: Arc<Documents>,
+    /// What the pages of operators are sent.
+    pub samples: Arc<Samples>,
     /// Where instances of sagas are decided on.
     pub desk: Desk,
     /// In the order of the configuration.

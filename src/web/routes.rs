@@ -67,6 +67,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
 /// Those below `/admin`.
 pub const OF_OPERATORS: &[Endpoint] = &[
     of(READ, "", || web::to(admin::page::show)),
+    of(READ, "/page/{file}", || web::to(admin::page::file)),
+    of(READ, "/samples", || web::to(admin::samples::follow)),
     of(GET, "/actors", || web::to(admin::actors)),
     of(GET, "/sessions", || web::to(admin::presence::sessions)),
     of(GET, "/subscriptions", || web::to(admin::presence::subscriptions)),

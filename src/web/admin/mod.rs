@@ -9,6 +9,7 @@ pub mod nodes;
 pub mod orphans;
 pub mod page;
 pub mod presence;
+pub mod samples;
 pub mod services;
 pub mod sync;
 pub mod tokens;

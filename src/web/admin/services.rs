@@ -28,9 +28,7 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     if let Some(answer) = nodes::elsewhere(&req, &edge, &query).await? {
         return Ok(answer);
     }
-    let reports = observe(&edge).await?;
-    let services = edge.parts.services.iter().map(|service| describe(&edge, service, &reports));
-    let services = Value::from(futures_util::future::join_all(services).await);
+    let services = Value::from(states(&edge).await?);
     // While the store is away, operators need the rest all the more, and without waiting for a timeout.
     let orphaned: Vec<Value> = match edge.parts.health.store.is_up() {
         true => orphans(&edge).await.unwrap_or_default().iter().map(shown).collect(),
@@ -38,6 +36,13 @@ pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Re
     };
     let body = json!({ "status": "ok", "message": "success", "data": services, "orphaned": orphaned });
     Ok(reply::ok_builder().body(body.to_string()))
+}
+
+/// The states of all services, as operators see them.
+pub(super) async fn states(edge: &Edge) -> Result<Vec<Value>, ApiError> {
+    let reports = observe(edge).await?;
+    let services = edge.parts.services.iter().map(|service| describe(edge, service, &reports));
+    Ok(futures_util::future::join_all(services).await)
 }
 
 /// Answers with one service.

@@ -1,0 +1,116 @@
+// What the page asks of the server. The token stays in this tab, and goes in a header.
+
+import { parse } from "./json.js";
+
+const KEY = "token";
+const base = location.pathname.replace(/\/admin\/?$/, "");
+const refused = new Set();
+
+/** An answer that is none of success. */
+export class Refusal extends Error {
+  constructor(status, message, body) {
+    super(message);
+    this.status = status;
+    this.body = body;
+  }
+}
+
+export const token = () => sessionStorage.getItem(KEY);
+
+export function setToken(value) {
+  if (value) sessionStorage.setItem(KEY, value);
+  else sessionStorage.removeItem(KEY);
+}
+
+/** Takes the token out of the fragment of the address, if it is there, so that it does not stay. */
+export function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!given) return;
+  setToken(given);
+  history.replaceState(null, "", location.pathname);
+}
+
+/** Has `told` called whenever the server does not take the token. */
+export function onRefused(told) {
+  refused.add(told);
+  return () => refused.delete(told);
+}
+
+async function send(path, options = {}) {
+  const headers = new Headers(options.headers);
+  if (token()) headers.set("Authorization", `Bearer ${token()}`);
+  if (options.body !== undefined) headers.set("Content-Type", "application/json");
+  const answer = await fetch(base + path, { ...options, headers, cache: "no-store", credentials: "omit", redirect: "error" });
+  if (answer.ok) return answer;
+  let body = null;
+  try {
+    body = parse(await answer.text());
+  } catch {
+    // Something in between has answered.
+  }
+  const error = new Refusal(answer.status, body?.message ?? `the answer is ${answer.status}`, body);
+  if (answer.status === 401) refused.forEach((told) => told(error.message));
+  throw error;
+}
+
+/** The answer to a GET: its `data`, the whole body, and the query of the next page, if there is one. */
+export async function get(path, query = {}, signal = undefined) {
+  const answer = await send(withQuery(path, query), { signal });
+  const body = parse(await answer.text());
+  const next = /<\?([^>]*)>; rel="next"/.exec(answer.headers.get("Link") ?? "")?.[1] ?? null;
+  const prev = /<\?([^>]*)>; rel="prev"/.exec(answer.headers.get("Link") ?? "")?.[1] ?? null;
+  return { data: body.data, body, next, prev };
+}
+
+/** The answer to a request that does something; `body` is an object, or a JSON text. */
+export async function act(method, path, body) {
+  const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
+  const answer = await send(path, { method, body: text });
+  return parse(await answer.text());
+}
+
+/** The readiness of this node with its checks, whether it is ready or not. */
+export const readiness = (signal) => get("/health/ready", {}, signal).then(({ body }) => body, (error) => {
+  if (error.body?.checks) return error.body;
+  throw error;
+});
+
+export function withQuery(path, query) {
+  const given = typeof query === "string" ? query : search(query);
+  return given ? `${path}?${given}` : path;
+}
+
+/** The parameters that are given, encoded; a list is given once for each of its members. */
+export function search(query) {
+  const all = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) {
+    for (const one of [value].flat()) if (one !== undefined && one !== null && one !== "") all.append(name, one);
+  }
+  return all.toString();
+}
+
+/**
+ * Reads server-sent events until `signal` ends it, and calls `received(event, data, id)` for each. Returns when the server
+ * ends the stream.
+ */
+export async function stream(path, query, signal, received, opened = () => {}) {
+  const answer = await send(withQuery(path, query), { signal });
+  opened();
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      let [event, data, id] = ["message", null, null];
+      for (const line of block.split("\n")) {
+        if (line.startsWith("data: ")) data = data === null ? line.slice(6) : `${data}\n${line.slice(6)}`;
+        else if (line.startsWith("event: ")) event = line.slice(7);
+        else if (line.startsWith("id: ")) id = line.slice(4);
+      }
+      if (data !== null) received(event, data, id);
+    }
+  }
+}
