@@ -21,7 +21,7 @@ use crate::access::AccessControl;
 use crate::actors::client::tls;
 use crate::bus::Redis;
 use crate::config::{self, Config, ConfigError, is_weak_admin_token};
-use crate::storage::{Durability, Schema, StoreLock, StoreOptions, StoreUrl};
+use crate::storage::{Durability, Schema, SharedCatalogue, StoreLock, StoreOptions, StoreUrl};
 use crate::telemetry::health::Unusable;
 
 /// Connections that may wait to be accepted.
@@ -56,6 +56,7 @@ pub fn store_options(config: &Config) -> Result<StoreOptions, ConfigError> {
         connect_timeout: config.store.connect_timeout.get(),
         idempotency_window: config.publish.idempotency_window.get(),
         max_types: config.state.max_types,
+        catalogue: SharedCatalogue::new(config.catalogue.unknown.into()),
         maintenance_refuses: config.system.maintenance_refuses.as_slice().into(),
         ..StoreOptions::new(url)
     })
@@ -113,6 +114,12 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
     let unusable = |unusable| {
         ServeError::Config(match unusable {
             Unusable::Store(reason) => config.error_at("store.url", reason),
+            Unusable::EventType { name, error } => {
+                match config.event_types.iter().find(|file| file.put.name.as_str() == name) {
+                    Some(file) => file.error(&error),
+                    None => config.error_at("catalogue.dir", error.message()),
+                }
+            }
             Unusable::Saga { name, version } => {
                 let reason = format!(
                     "the store has another content of version {version} of {name:?}: give this one a greater version"
@@ -127,6 +134,7 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
             }
         })
     };
+    node.put_event_types(&config);
     if let Some(reason) = node.wait_for_store().await {
         return Err(unusable(reason));
     }

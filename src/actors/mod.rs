@@ -23,6 +23,7 @@
 
 pub mod bus;
 pub mod call_ends;
+pub mod catalogue;
 pub mod client;
 pub mod clock;
 pub mod cluster;

@@ -44,6 +44,31 @@ impl Layers {
         Self { values, services: Vec::new(), sagas: None, file: None, origins: Origins::new() }
     }
 
+    /// The files of a folder, relative to the configuration file, whose names end so. `key` names the folder; its default
+    /// need not exist.
+    pub fn files_in(&self, (key, dir): (&str, &str), default: &str, end: &str) -> Result<Vec<PathBuf>, ConfigError> {
+        if dir.is_empty() {
+            return Ok(Vec::new());
+        }
+        let beside = self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let is_default = dir == default;
+        let dir = beside.join(dir);
+        let entries = match std::fs::read_dir(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_default => return Ok(Vec::new()),
+            entries => entries.and_then(Iterator::collect::<Result<Vec<_>, _>>),
+        };
+        let unusable =
+            |error| ConfigError::of_key(self.origin(key), key, format!("{}: cannot be read: {error}", dir.display()));
+        let names = entries.map_err(unusable)?.into_iter().map(|entry| entry.file_name());
+        // What editors leave behind is hidden.
+        let is_meant = |name: &std::ffi::OsString| {
+            Path::new(name).extension().is_some_and(|given| given == end) && !name.to_string_lossy().starts_with('.')
+        };
+        let mut paths: Vec<PathBuf> = names.filter(is_meant).map(|name| dir.join(name)).collect();
+        paths.sort();
+        Ok(paths)
+    }
+
     /// Lays the file at `path` on top.
     pub fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let bytes = std::fs::read(path).map_err(|e| ConfigError::of_file(path, format!("cannot be read: {e}")))?;

@@ -5,6 +5,7 @@
 //! the command line. A key that the lowest layer does not have is an error in all others.
 
 mod access;
+mod catalogue;
 mod checks;
 mod delivery;
 mod error;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 pub use self::access::{AccessConfig, JwtConfig, LimitsConfig, ScopesConfig, TokenConfig, TokenHash};
+pub use self::catalogue::{CatalogueConfig, TypeFile, UnknownTypes};
 pub use self::checks::{check_admin_token, check_token_name, is_weak_admin_token};
 pub use self::delivery::{BreakerWindow, DeliveryConfig};
 pub use self::error::{ConfigError, Origin};
@@ -60,6 +62,7 @@ pub struct Config {
     pub sync: SyncConfig,
     pub orchestration: OrchestrationConfig,
     pub system: SystemConfig,
+    pub catalogue: CatalogueConfig,
     pub log: LogConfig,
     pub admin: AdminConfig,
     pub access: AccessConfig,
@@ -74,6 +77,9 @@ pub struct Config {
     /// The sagas that begin new instances; no version of one is there twice.
     #[serde(skip)]
     pub sagas: Vec<DeclaredDefinition>,
+    /// The event types of files; no two have one name.
+    #[serde(skip)]
+    pub event_types: Vec<TypeFile>,
     #[serde(skip)]
     origins: Origins,
 }
@@ -193,6 +199,7 @@ impl Config {
         config.services = services::resolve(&mut layers, &config.service_urls)?;
         let is_service = |name: &str| config.services.iter().any(|service| service.name == name);
         config.sagas = sagas::resolve(&layers, &config.orchestration.dir, is_service)?;
+        config.event_types = catalogue::resolve(&layers, &config.catalogue.dir)?;
         config.origins = layers.origins;
         config.check()?;
         Ok(config)

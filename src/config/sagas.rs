@@ -3,7 +3,7 @@
 //!
 //! What each key means is said once, in `config/default.toml`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -85,36 +85,10 @@ pub(super) fn resolve(
     if let Some((origin, sagas)) = &layers.sagas {
         reading.add(origin, sagas)?;
     }
-    for path in files(layers, dir)? {
+    for path in layers.files_in((DIR, dir), DEFAULT_DIR, "toml")? {
         reading.add_file(&path)?;
     }
     reading.together()
-}
-
-/// The files of sagas.
-fn files(layers: &Layers, dir: &str) -> Result<Vec<PathBuf>, ConfigError> {
-    if dir.is_empty() {
-        return Ok(Vec::new());
-    }
-    let beside = layers.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-    let is_default = dir == DEFAULT_DIR;
-    let dir = beside.join(dir);
-    let entries = match std::fs::read_dir(&dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_default => {
-            return Ok(Vec::new());
-        }
-        entries => entries.and_then(Iterator::collect::<Result<Vec<_>, _>>),
-    };
-    let unusable =
-        |error| ConfigError::of_key(layers.origin(DIR), DIR, format!("{}: cannot be read: {error}", dir.display()));
-    let names = entries.map_err(unusable)?.into_iter().map(|entry| entry.file_name());
-    // What editors leave behind is hidden.
-    let is_meant = |name: &std::ffi::OsString| {
-        Path::new(name).extension().is_some_and(|end| end == "toml") && !name.to_string_lossy().starts_with('.')
-    };
-    let mut paths: Vec<PathBuf> = names.filter(is_meant).map(|name| dir.join(name)).collect();
-    paths.sort();
-    Ok(paths)
 }
 
 /// What was read so far.

@@ -164,12 +164,20 @@ pub struct Change {
 impl Change {
     /// The payload of the event, when the entity had the version `previous`. The value goes in as it was written.
     pub fn payload(&self, previous: Option<Version>, value: &str) -> ByteString {
-        let Self { entity: EntityId { kind, key }, op, .. } = self;
         let previous = previous.map_or_else(|| "null".to_owned(), |version| version.to_string());
+        self.payload_with(&format!(r#","previous_version":{previous}"#), value)
+    }
+
+    /// The same while it is not known which version the entity has: without `previous_version`.
+    pub fn undecided_payload(&self, value: &str) -> ByteString {
+        self.payload_with("", value)
+    }
+
+    fn payload_with(&self, previous: &str, value: &str) -> ByteString {
+        let Self { entity: EntityId { kind, key }, op, .. } = self;
         // A type needs no escaping; a key may have a quotation mark.
         let key = serde_json::Value::from(key.as_str());
-        let head =
-            format!(r#"{{"type":"{kind}","key":{key},"op":"{op}","previous_version":{previous}"#, op = op.as_str());
+        let head = format!(r#"{{"type":"{kind}","key":{key},"op":"{op}"{previous}"#, op = op.as_str());
         match op {
             Op::Put => format!(r#"{head},"value":{value}}}"#),
             Op::Delete => head + "}",
@@ -204,6 +212,14 @@ pub fn previous_version(head: &str) -> Option<Option<Version>> {
     }
 }
 
+/// The payload of a stored change as it is judged: without the previous version that it names.
+pub fn without_previous(payload: &str) -> String {
+    const MEMBER: &str = r#","previous_version":"#;
+    let Some((head, rest)) = payload.split_once(MEMBER) else { return payload.to_owned() };
+    let end = rest.find([',', '}']).unwrap_or(rest.len());
+    head.to_owned() + &rest[end..]
+}
+
 /// Why a change is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmet {
@@ -236,6 +252,16 @@ mod tests {
             key: EntityKey::parse("a\"1").expect("a key"),
         };
         Change { entity, op, precondition: Precondition::default(), follows: false }
+    }
+
+    #[test]
+    fn a_change_is_judged_without_the_version_before_it() {
+        for (op, value) in [(Op::Put, "[1e400]"), (Op::Delete, "")] {
+            let change = change(op);
+            for previous in [None, Some(7)] {
+                assert_eq!(without_previous(&change.payload(previous, value)), *change.undecided_payload(value));
+            }
+        }
     }
 
     #[test]

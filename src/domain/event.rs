@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::entity::{Change, Unmet};
+use super::judgement::{Finding, Judgement};
 use super::name::EventName;
 
 /// Position in the log: strictly increasing in commit order, dense, first id 1.
@@ -156,6 +157,11 @@ impl NewEvent {
         }
     }
 
+    /// Whether it is the change that belongs to the event before it.
+    pub fn follows(&self) -> bool {
+        self.change.as_ref().is_some_and(|change| change.follows)
+    }
+
     /// Size in the log, in bytes: what retention by size counts.
     pub fn log_bytes(&self) -> i64 {
         let optional = |text: &Option<ByteString>| text.as_ref().map_or(0, |t| t.len());
@@ -223,6 +229,8 @@ pub struct Append {
     /// Its one event is appended later.
     pub schedule: Option<Schedule>,
     pub admission: Admission,
+    /// What the catalogue says of it; none if it is not from outside.
+    pub judgement: Option<Judgement>,
 }
 
 /// Whether a publish request can be refused because of the state of the system.
@@ -269,7 +277,7 @@ impl Append {
 
     /// A request of these events, under one idempotency key if there is one.
     pub fn of(events: SmallVec<[NewEvent; 1]>, idempotency: Option<Idempotency>) -> Self {
-        Self { events, idempotency, schedule: None, admission: Admission::Always }
+        Self { events, idempotency, schedule: None, admission: Admission::Always, judgement: None }
     }
 
     /// A request of one event, for later.
@@ -306,8 +314,32 @@ pub enum AppendOutcome {
     Unmet(Box<[(usize, Unmet)]>),
     /// The system is in maintenance, and refuses such an event; nothing of the request was stored.
     Maintenance,
+    /// The catalogue refuses events: the index of each, and why. Nothing of the request was stored.
+    Refused(Box<[(usize, Finding)]>),
+    /// Stored, though the catalogue finds something.
+    Observed { outcome: Box<AppendOutcome>, findings: Box<[Finding]> },
     /// The store cannot hold what an event of it says; nothing of the request was stored.
     Unstorable,
+}
+
+impl AppendOutcome {
+    /// Whether events were appended.
+    pub fn appends(&self) -> bool {
+        match self {
+            Self::Stored { .. } | Self::Changed(_) => true,
+            Self::Observed { outcome, .. } => outcome.appends(),
+            _ => false,
+        }
+    }
+
+    /// Whether an event is kept for later that was not before.
+    pub fn schedules(&self) -> bool {
+        match self {
+            Self::Scheduled { replayed, .. } => !replayed,
+            Self::Observed { outcome, .. } => outcome.schedules(),
+            _ => false,
+        }
+    }
 }
 
 /// What became of a request that changes entities.

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod breaker;
 pub mod call;
+pub mod catalogue;
 pub mod consumer;
 pub mod cursor;
 pub mod delivery;
@@ -17,6 +18,7 @@ pub mod follow;
 pub mod inbox;
 pub mod index;
 pub mod ingest;
+pub mod judgement;
 pub mod key_order;
 pub mod lease;
 pub mod log;

@@ -40,6 +40,11 @@ impl Pattern {
         Self(ByteString::from_static(">"))
     }
 
+    /// A pattern read back from the store, where only valid ones are written.
+    pub(crate) fn from_store(pattern: String) -> Self {
+        Self(pattern.into())
+    }
+
     /// The pattern as shared text.
     pub(super) fn as_shared(&self) -> &ByteString {
         &self.0

@@ -52,6 +52,7 @@ error_codes! {
     TokenNotFound "token_not_found" 404 "No token is configured under this name.";
     JobNotFound "job_not_found" 404 "No job has this id.";
     SagaNotFound "saga_not_found" 404 "There is no saga of this name, or no instance of this id.";
+    EventTypeNotFound "event_type_not_found" 404 "There is no event type of this name, or no such version of it.";
     ScheduleNotFound "schedule_not_found" 404 "No schedule has this id; it is unknown, was cancelled, or was due.";
     DurableNotFound "durable_not_found" 404 "There is no durable subscription of this name.";
     MethodNotAllowed "method_not_allowed" 405 "The path exists, but not with this method; `Allow` names those it has.";
@@ -62,7 +63,8 @@ error_codes! {
     SagaLive "saga_live" 409 "A live instance has this correlation value; `data.id` is its id.";
     SagaState "saga_state" 409 "What is asked for does not fit the state of the instance, `data.state`.";
     SystemChanging "system_changing" 409 "Another change of the state of the system is under way: `data.transition`.";
-    VersionConflict "version_conflict" 409 "The entity has another version than was asked for: `data.current_version`, null if it does not exist. 412 where a header asked.";
+    VersionConflict "version_conflict" 409 "The entity, or the event type, has another version than was asked for: `data.current_version`, null if it does not exist. 412 where a header asked.";
+    IncompatibleSchema "incompatible_schema" 409 "The new schema is not compatible with the newest version; `data.reasons` says where and why.";
     AsOfTrimmed "as_of_trimmed" 410 "The digest of then can no longer be computed; `data.earliest_as_of` is the earliest that can.";
     BodyTooLarge "body_too_large" 413 "The body is longer than the limit in `data.limit_bytes`.";
     UnsupportedMediaType "unsupported_media_type" 415 "The content type or encoding is not one of those in `data.supported`.";
@@ -76,6 +78,11 @@ error_codes! {
     InvalidParameter "invalid_parameter" 422 "The query parameter named in `data.field` has an invalid value.";
     UnknownParameter "unknown_parameter" 422 "The query parameter named in `data.field` does not exist; `data.known` lists those that do.";
     InvalidBatch "invalid_batch" 422 "At least one event of the batch is invalid; `data.errors` lists them. Nothing was stored.";
+    InvalidSchema "invalid_schema" 422 "The schema of an event type is not one; `data.field` says where.";
+    SchemaTooCostly "schema_too_costly" 422 "The schema of an event type is too much work.";
+    SchemaViolation "schema_violation" 422 "The payload violates the schema of its event type: `data.event_type`, `data.version`, `data.errors`.";
+    DuplicateKey "duplicate_key" 422 "An object of a payload that is judged has the key `data.key` twice.";
+    UnknownEventType "unknown_event_type" 422 "There is no event type for events of this name, and there has to be one (`catalogue.unknown`).";
     IdempotencyKeyReused "idempotency_key_reused" 422 "The idempotency key was used for a different request.";
     Unstorable "unstorable" 422 "The store cannot hold, or look for, a text of this request.";
     UnknownAction "unknown_action" 422 "The frame's `action` does not exist; `data.known` lists those that do.";

@@ -46,15 +46,21 @@ pub fn unsubscribed(id: &RequestId, pattern: &Pattern) -> String {
 
 /// The reply to a publish request. `event_id` is the event's place in the log.
 pub fn published(id: &RequestId, told: &Told) -> String {
+    let violations = match told.violations() {
+        0 => String::new(),
+        count => format!(r#","schema_violations":{count}"#),
+    };
     match told {
-        Told::Scheduled { id: schedule, replayed } => {
-            format!(r#"{{"id":{id},"type":"scheduled","schedule_id":"{schedule}","replayed":{replayed}}}"#)
+        Told::Scheduled { id: schedule, replayed, .. } => {
+            format!(r#"{{"id":{id},"type":"scheduled","schedule_id":"{schedule}","replayed":{replayed}{violations}}}"#)
         }
         Told::Published(published) => {
             let (event_id, replayed) = (published.first_id, published.is_replayed());
             let version = published.entity_version();
             let version = version.map(|version| format!(r#","entity_version":{version}"#)).unwrap_or_default();
-            format!(r#"{{"id":{id},"type":"published","event_id":{event_id}{version},"replayed":{replayed}}}"#)
+            format!(
+                r#"{{"id":{id},"type":"published","event_id":{event_id}{version},"replayed":{replayed}{violations}}}"#
+            )
         }
     }
 }

@@ -10,6 +10,8 @@ pub mod entity;
 pub mod envelope;
 pub mod error;
 pub mod event_json;
+pub mod event_type;
+pub mod finding;
 pub mod frame;
 pub mod heard;
 pub mod job_request;

@@ -4,7 +4,9 @@ use serde_json::Value;
 
 use super::entity;
 use super::error::{ApiError, ErrorCode};
+use super::finding;
 use crate::domain::event::{AppendOutcome, Changed, EventId, ScheduleId};
+use crate::domain::judgement::Finding;
 
 /// An outcome that is no error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +16,7 @@ pub enum Told {
     Scheduled {
         id: ScheduleId,
         replayed: bool,
+        violations: u32,
     },
 }
 
@@ -27,6 +30,8 @@ pub struct Published {
     pub replayed: Option<u32>,
     /// What was changed now.
     pub changed: Option<Box<Changed>>,
+    /// Violations of schemas that are only observed.
+    pub violations: u32,
 }
 
 impl Published {
@@ -41,20 +46,42 @@ impl Published {
     }
 }
 
+impl Told {
+    /// Violations of schemas that are only observed.
+    pub fn violations(&self) -> u32 {
+        match self {
+            Self::Published(Published { violations, .. }) | Self::Scheduled { violations, .. } => *violations,
+        }
+    }
+}
+
 /// What a publisher is told of `outcome`. A request of many has the errors of each by its index.
 pub fn told(outcome: AppendOutcome, is_batch: bool) -> Result<Told, ApiError> {
     Ok(Told::Published(match outcome {
         AppendOutcome::Stored { first_id, last_id, replayed } => {
-            Published { first_id, last_id, replayed: Some(replayed), changed: None }
+            Published { first_id, last_id, replayed: Some(replayed), changed: None, violations: 0 }
         }
         AppendOutcome::Changed(changed) => {
             let (first_id, last_id) = (changed.ids.first().copied(), changed.ids.last().copied());
             let replayed = Some(changed.replayed);
             let (first_id, last_id) = (first_id.unwrap_or_default(), last_id.unwrap_or_default());
-            Published { first_id, last_id, replayed, changed: Some(changed) }
+            Published { first_id, last_id, replayed, changed: Some(changed), violations: 0 }
         }
-        AppendOutcome::Replayed { first_id, last_id } => Published { first_id, last_id, replayed: None, changed: None },
-        AppendOutcome::Scheduled { id, replayed } => return Ok(Told::Scheduled { id, replayed }),
+        AppendOutcome::Replayed { first_id, last_id } => {
+            Published { first_id, last_id, replayed: None, changed: None, violations: 0 }
+        }
+        AppendOutcome::Scheduled { id, replayed } => return Ok(Told::Scheduled { id, replayed, violations: 0 }),
+        AppendOutcome::Observed { outcome, findings } => {
+            let count = findings.iter().map(Finding::count).sum();
+            let mut told = told(*outcome, is_batch)?;
+            match &mut told {
+                Told::Published(Published { violations, .. }) | Told::Scheduled { violations, .. } => {
+                    *violations = count
+                }
+            }
+            return Ok(told);
+        }
+        AppendOutcome::Refused(refused) => return Err(finding::refusals(&refused, is_batch)),
         AppendOutcome::KeyReused { index } if is_batch => return Err(ApiError::key_reused().with("index", index)),
         AppendOutcome::KeyReused { .. } => return Err(ApiError::key_reused()),
         AppendOutcome::Maintenance => return Err(ApiError::maintenance()),

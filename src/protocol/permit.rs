@@ -25,6 +25,11 @@ pub fn read(caller: &Caller, name: &EventName) -> Result<(), ApiError> {
     if may_read(caller, name) { Ok(()) } else { Err(forbidden(Scope::Read, name.as_str())) }
 }
 
+/// Checks that the caller may read every event that `pattern` matches.
+pub fn read_all(caller: &Caller, pattern: &Pattern) -> Result<(), ApiError> {
+    if caller.covers(Scope::Read, pattern) { Ok(()) } else { Err(forbidden(Scope::Read, pattern.as_str())) }
+}
+
 /// Whether the caller may read an event of this name. The edges answer as if an event that it may not read did not
 /// exist.
 pub fn may_read(caller: &Caller, name: &EventName) -> bool {

@@ -158,6 +158,7 @@ pub fn start(config: &Config, shared: &Shared) -> std::io::Result<()> {
             reader: shared.deliveries.clone(),
             position: Arc::clone(position),
             rules: shared.rules,
+            catalogue: Arc::clone(&shared.store.catalogue),
             persistence: actors.persistence.clone(),
             router: actors.router.mailbox(),
             looks: matches!(shared.store.url, StoreUrl::Postgres(_)).then_some(looks),

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::Actor;
@@ -17,6 +17,7 @@ use super::ServeError;
 use super::children::{self, Shared};
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
+use crate::actors::catalogue::CatalogueDesk;
 use crate::actors::client::messages::ReadTls;
 use crate::actors::client::policy;
 use crate::actors::clock;
@@ -34,7 +35,7 @@ use crate::actors::supervisor::{Supervisor, SupervisorParts};
 use crate::actors::system::view::SystemView;
 use crate::actors::worker::Worker;
 use crate::bus::Redis;
-use crate::config::{Config, ServiceConfig, UnknownFields};
+use crate::config::{Config, ServiceConfig, TypeFile, UnknownFields};
 use crate::domain::restart::RestartPolicy;
 use crate::protocol::publish::PublishRules;
 use crate::storage::{self, ReadWatch, Reader, StoreError, StoreOptions};
@@ -55,6 +56,8 @@ const MAX_DELIVERY_READERS: usize = 4;
 const ACCESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a read that failed is tried again, and the replica is looked at.
 const READ_CARE_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two tries to put an event type while the store is away.
+const PUT_PAUSE: Duration = Duration::from_millis(50);
 /// Of the grace period, what is kept for commits and for the HTTP server to finish.
 const FINISH_SHARE: u32 = 4;
 
@@ -69,6 +72,8 @@ pub struct Node {
     deliveries: Reader,
     comparisons: Reader,
     orchestration: Reader,
+    /// The event types of files are put.
+    has_put_types: Arc<AtomicBool>,
 }
 
 impl Node {
@@ -119,6 +124,7 @@ impl Node {
             means: Means {
                 services: configured.map(|(config, slot)| (Arc::new(config.clone()), Arc::clone(slot))).collect(),
                 max_event_bytes: rules.max_event_bytes,
+                catalogue: Arc::clone(&store.catalogue),
                 compensation_attempts: config.orchestration.compensation_attempts,
                 metrics: Arc::clone(&metrics),
             },
@@ -161,6 +167,11 @@ impl Node {
             .map(|(config, slot)| ConfiguredService { config: Arc::new(config.clone()), slot: Arc::clone(slot) })
             .collect();
         let Shared { position, cluster, system, pushes, backlog, .. } = shared;
+        let catalogue = CatalogueDesk {
+            reader: reader.clone(),
+            persistence: actors.persistence.clone(),
+            catalogue: Arc::clone(&store.catalogue),
+        };
         let edge = EdgeParts {
             rules,
             config: Arc::new(config.clone()),
@@ -178,6 +189,7 @@ impl Node {
             actors,
             services,
             desk,
+            catalogue,
             documents: Arc::new(Documents::new(&config.server.base_path)),
             samples: Arc::default(),
         };
@@ -191,6 +203,7 @@ impl Node {
             deliveries,
             comparisons,
             orchestration,
+            has_put_types: Arc::default(),
         })
     }
 
@@ -209,6 +222,7 @@ impl Node {
         let next_worker = Arc::new(AtomicUsize::new(0));
         let (edge, shard, backlog) = (self.edge.clone(), self.shard.clone(), Arc::clone(&self.backlog));
         let (commit_timeout, queue_limit) = (self.commit_timeout, self.queue_per_shard);
+        let catalogue = Arc::clone(&self.store.catalogue);
         let connections = ConnectionLimit::new(config.server.max_connections);
         let actors = self.edge.actors.clone();
         let server = &config.server;
@@ -227,7 +241,8 @@ impl Node {
         let app = move || {
             // One call for each worker thread. A thread that replaces one has its place.
             let number = next_worker.fetch_add(1, Ordering::Relaxed) % workers;
-            let intake = Intake::start(actors.persistence.clone(), Arc::clone(&backlog), commit_timeout);
+            let intake =
+                Intake::start(actors.persistence.clone(), Arc::clone(&catalogue), Arc::clone(&backlog), commit_timeout);
             let queues = ShardQueues::new(queue_limit, Arc::clone(&connections));
             let (worker, starts) =
                 Worker::install(number, intake, shard.clone(), queues, actors.shards[number].clone());
@@ -254,10 +269,33 @@ impl Node {
         // What is to be refused, or not to be taken at all, is known before anything is.
         let knows_system = || self.edge.system.stored().is_some();
         // What does not fit what is stored stops the start.
-        let has_declared = || self.edge.desk.definitions.are_declared();
+        let has_declared = || self.edge.desk.definitions.are_declared() && self.has_put_types.load(Ordering::Acquire);
         let is_ready = || store.is_up() && knows_services() && knows_nodes() && knows_system() && has_declared();
         wait_until(|| is_ready() || store.reason().is_some() || store.is_unusable()).await;
         store.unusable().now_or_never()
+    }
+
+    /// Puts the event types of files that have changed, as soon as the store can be used. One that cannot be put makes the
+    /// store unusable.
+    pub fn put_event_types(&self, config: &Config) {
+        let (desk, store) = (self.edge.catalogue.clone(), Arc::clone(&self.edge.health));
+        let (files, has_put) = (config.event_types.clone(), Arc::clone(&self.has_put_types));
+        actix_rt::spawn(async move {
+            for TypeFile { put, digest, .. } in files {
+                loop {
+                    let error = match desk.put_file(&put, &digest).await {
+                        Ok(()) => break,
+                        Err(error) => error,
+                    };
+                    if error.retry().is_none() {
+                        let name = put.name.as_str().to_owned();
+                        return store.store.set_unusable(Unusable::EventType { name, error });
+                    }
+                    tokio::time::sleep(PUT_PAUSE).await;
+                }
+            }
+            has_put.store(true, Ordering::Release);
+        });
     }
 
     /// Tries reads that have failed until they succeed, and looks after the replica.

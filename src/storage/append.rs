@@ -8,7 +8,9 @@ use diesel::sql_types::BigInt;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 
 use super::schema::events;
+use crate::domain::catalogue::Catalogue;
 use crate::domain::event::{Admission, Append, AppendOutcome, EventId, Timestamp};
+use crate::domain::judgement::Judgement;
 use crate::domain::pattern::Pattern;
 
 /// The end of the log, read inside the transaction that appends to it.
@@ -34,9 +36,19 @@ pub(super) struct AppendBatch<'a> {
     /// Most types of entities.
     pub max_types: usize,
     pub refusals: &'a Refusals,
+    /// As it is stored.
+    pub catalogue: &'a Catalogue,
 }
 
 impl AppendBatch<'_> {
+    /// Whether all requests were found good, by the catalogue as it is stored.
+    pub fn are_found_good(&self) -> bool {
+        let is_good = |judgement: &Judgement| {
+            judgement.generation == self.catalogue.generation() && judgement.findings.is_empty()
+        };
+        self.batch.iter().all(|append| append.judgement.as_ref().is_none_or(is_good))
+    }
+
     /// The tail after which the batch is appended. `last` is the newest row; `None` means that the log is empty.
     pub fn tail(&self, last: Option<(EventId, i64, i64)>) -> Tail {
         let (id, created_at, log_offset) = last.unwrap_or_default();

@@ -87,7 +87,8 @@ impl Writer {
             Ok(written)
         })?;
         let (prev, events) = (written.prev(), written.take_events(&mut group.writes));
-        let Written { outcomes, enqueued, restored, .. } = written;
+        let Written { outcomes, enqueued, restored, catalogue, .. } = written;
+        self.learn_catalogue(catalogue);
         if let Some(restored) = &restored {
             log::error!(log_id:% = restored.log, last_id = restored.last, known_last_id = restored.known, first_id = restored.after + 1; "the log was set back: ids that were given out are not given out again");
             self.log = Some(restored.log);

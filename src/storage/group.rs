@@ -4,12 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::catalogue::Catalogue;
 use crate::domain::event::{Admission, Append, Event, EventId, Idempotency, NewEvent, Timestamp};
 use crate::domain::lease::{Fence, LeaseName};
 use crate::domain::log::{Restored, Seen};
 use crate::domain::routes::Routes;
 
 use super::append::{AppendBatch, Refusals, Tail};
+use super::catalogue::{self, TypeChange};
 use super::connection::Connection;
 use super::consumers::{self, Alteration};
 use super::error::StoreError;
@@ -94,6 +96,8 @@ pub(super) struct WriteContext {
     pub keys_since: Timestamp,
     pub max_types: usize,
     pub maintenance_refuses: Arc<[Pattern]>,
+    /// As it was known before the transaction.
+    pub catalogue: Arc<Catalogue>,
 }
 
 /// What a transaction has written.
@@ -103,6 +107,8 @@ pub(super) struct Written {
     pub outcomes: Vec<Outcome>,
     pub enqueued: Enqueued,
     pub restored: Option<Restored>,
+    /// As it is stored afterwards, if that was looked at.
+    pub catalogue: Option<Arc<Catalogue>>,
     runs: Vec<Run>,
 }
 
@@ -161,6 +167,19 @@ pub(super) fn write(
         is_void[range.clone()].fill(fences.iter().any(|fence| void.contains(&fence)));
     }
     let refusals = refusals(connection, writes, &context.maintenance_refuses)?;
+    let looks_up = writes.iter().any(Write::is_of_catalogue);
+    let catalogue =
+        if looks_up { catalogue::current(connection, context.catalogue.clone())? } else { context.catalogue.clone() };
+    for Part { range, .. } in parts {
+        if writes[range.clone()].first().is_some_and(Write::is_of_sagas) {
+            let is_refused = |append: &Append| append.judgement.is_some() && catalogue.judge(append).refuses();
+            if has_moved(&writes[range.clone()], &catalogue)
+                && writes[range.clone()].iter().filter_map(Write::as_append).any(is_refused)
+            {
+                is_void[range.clone()].fill(true);
+            }
+        }
+    }
     let (restored, ids_above) = restore(connection, &context)?;
     let mut appender = Appender {
         routes,
@@ -173,6 +192,7 @@ pub(super) fn write(
         schedules: 0,
         maintenance_refuses: &context.maintenance_refuses,
         refusals,
+        catalogue,
         written: Written { outcomes: Vec::with_capacity(writes.len()), restored, ..Written::default() },
     };
     let mut next = 0;
@@ -219,6 +239,7 @@ pub(super) fn write(
                 Outcome::Changed(consumers::alter(connection, name, alteration)?)
             }
             Write::ChangeSystem(input) => appender.change_system(connection, input)?,
+            Write::ChangeEventType(change) => Outcome::Changed(appender.change_type(connection, change)?),
             Write::MovePosition { name, position } => {
                 followers::set_position(connection, name, position)?;
                 Outcome::Saved
@@ -277,6 +298,7 @@ pub(super) fn write(
         appender.own.extend(schedules::take_due(connection, now, *limit)?.into_iter().map(Append::single));
     }
     appender.append(connection, &[])?;
+    appender.written.catalogue = looks_up.then_some(appender.catalogue);
     Ok(appender.written)
 }
 
@@ -309,6 +331,12 @@ fn refusals(connection: &mut Connection, writes: &[Write], names: &[Pattern]) ->
     Ok(Refusals { names: if refuses { names.to_vec() } else { Vec::new() }, has_stopped: false })
 }
 
+/// Whether one of `writes` was judged by another catalogue.
+fn has_moved(writes: &[Write], catalogue: &Catalogue) -> bool {
+    let judgements = writes.iter().filter_map(Write::as_append).filter_map(|append| append.judgement.as_ref());
+    judgements.into_iter().any(|judgement| judgement.generation != catalogue.generation())
+}
+
 /// Whether the write at this place, which is no append, is of a list of which nothing is written after what was refused.
 fn is_behind_stop(Group { writes, parts, .. }: &Group, at: usize) -> bool {
     let is_stopped = |part: &Range<usize>| part.contains(&at) && writes[part.clone()].iter().any(Write::is_in_order);
@@ -329,6 +357,7 @@ struct Appender<'a> {
     schedules: i64,
     maintenance_refuses: &'a [Pattern],
     refusals: Refusals,
+    catalogue: Arc<Catalogue>,
     written: Written,
 }
 
@@ -340,8 +369,8 @@ impl Appender<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        let Self { ids_above, now, lead, keys_since, max_types, ref refusals, .. } = *self;
-        let append = AppendBatch { batch: &batch, ids_above, now, lead, keys_since, max_types, refusals };
+        let Self { ids_above, now, lead, keys_since, max_types, ref refusals, ref catalogue, .. } = *self;
+        let append = AppendBatch { batch: &batch, ids_above, now, lead, keys_since, max_types, refusals, catalogue };
         let (tail, mut plan) = match connection {
             Connection::Sqlite(file) => sqlite::append(&mut file.connection, &append)?,
             Connection::Postgres(session) => postgres::append(&mut session.connection, &append)?,
@@ -362,6 +391,23 @@ impl Appender<'_> {
         self.written.outcomes.extend(plan.outcomes.drain(..).skip(own.len()).map(Outcome::Appended));
         self.written.runs.push(Run { own, writes: first..self.written.outcomes.len(), tail, plan });
         Ok(())
+    }
+
+    /// Changes the type of events, after the event that tells of it; false if somebody has changed it since that was
+    /// decided.
+    fn change_type(&mut self, connection: &mut Connection, change: &TypeChange) -> Result<bool, StoreError> {
+        if !catalogue::is_due(connection, change)? {
+            return Ok(false);
+        }
+        if let Some(event) = &change.event {
+            self.own.push(Append::single(event.clone()));
+            self.append(connection, &[])?;
+            let id = self.written.runs.last().map_or(0, |run| run.tail.id + 1);
+            catalogue::save(connection, change, id, self.now)?;
+            self.catalogue = catalogue::current(connection, Arc::clone(&self.catalogue))?;
+        }
+        catalogue::note_file(connection, change)?;
+        Ok(true)
     }
 
     /// Applies what has happened to the system, and appends what is told of it.

@@ -6,6 +6,7 @@ use bytestring::ByteString;
 
 use super::append::{AppendBatch, Refusals, Tail};
 use super::changes::{Changed, Changes, KnownEntities};
+use crate::domain::catalogue::Catalogue;
 use crate::domain::entity::Unmet;
 use crate::domain::event::{
     Append, AppendOutcome, Changed as ChangedOutcome, EventId, Idempotency, NewEvent, Schedule, ScheduleId, Timestamp,
@@ -66,6 +67,7 @@ impl Plan {
             last: tail.id,
             at: tail.created_at,
             changes: Changes::new(entities, append.max_types),
+            catalogue: append.catalogue,
             refusals: Refusals { names: append.refusals.names.clone(), has_stopped: append.refusals.has_stopped },
             plan: Self::default(),
         };
@@ -84,7 +86,7 @@ impl Plan {
     /// The events of `batch` that are stored as schedules.
     pub fn schedules<'a>(&'a self, batch: &'a [&Append]) -> impl Iterator<Item = (Schedule, &'a NewEvent)> + 'a {
         batch.iter().zip(&self.outcomes).filter_map(|(append, outcome)| match outcome {
-            AppendOutcome::Scheduled { replayed: false, .. } => Some((append.schedule?, append.events.first()?)),
+            outcome if outcome.schedules() => Some((append.schedule?, append.events.first()?)),
             _ => None,
         })
     }
@@ -117,7 +119,7 @@ impl Plan {
 /// The ids that a key has if its event was scheduled, and so had no id.
 const SCHEDULED: (EventId, EventId) = (0, 0);
 
-struct Planner {
+struct Planner<'a> {
     known: HashMap<ByteString, KeyUse>,
     /// The keys of the present request. Its later events know them; they are discarded if the request is refused.
     staged: Vec<KeyUse>,
@@ -126,10 +128,11 @@ struct Planner {
     at: Timestamp,
     changes: Changes,
     refusals: Refusals,
+    catalogue: &'a Catalogue,
     plan: Plan,
 }
 
-impl Planner {
+impl Planner<'_> {
     fn decide(&mut self, append: &Append) {
         let (last, decided) = (self.last, self.plan.fresh.len());
         let outcome = match append.schedule {
@@ -137,7 +140,9 @@ impl Planner {
             None => self.whole(append).unwrap_or_else(|| self.each(append)),
         };
         let outcome = self.admitted(append, outcome, decided);
-        if let AppendOutcome::KeyReused { .. } | AppendOutcome::Unmet(_) | AppendOutcome::Maintenance = outcome {
+        let outcome = self.judged(append, outcome, decided);
+        use AppendOutcome::{KeyReused, Maintenance, Refused, Unmet};
+        if let KeyReused { .. } | Unmet(_) | Maintenance | Refused(_) = outcome {
             self.changes.undo();
             for used in self.staged.drain(..) {
                 self.known.remove(&used.key);
@@ -146,7 +151,7 @@ impl Planner {
             self.plan.fresh.truncate(decided);
         }
         self.changes.keep();
-        if !matches!(outcome, AppendOutcome::Stored { .. } | AppendOutcome::Changed(_)) {
+        if !outcome.appends() {
             self.plan.fresh.resize(decided + append.events.len(), false);
         }
         self.plan.keys.append(&mut self.staged);
@@ -164,6 +169,35 @@ impl Planner {
         }
         refusals.note(append, &Maintenance);
         Maintenance
+    }
+
+    /// The outcome of a request, unless the catalogue refuses it. What an older one has judged is judged again (CT-2). A
+    /// repetition is answered as before (CT-3).
+    fn judged(&mut self, append: &Append, outcome: AppendOutcome, decided: usize) -> AppendOutcome {
+        use AppendOutcome::{Observed, Refused, Unmet};
+        let Some(judgement) = &append.judgement else { return outcome };
+        if !(outcome.appends() || outcome.schedules() || matches!(outcome, Unmet(_))) {
+            return outcome;
+        }
+        let again;
+        let judgement = if judgement.generation == self.catalogue.generation() {
+            judgement
+        } else {
+            again = self.catalogue.judge(append);
+            &again
+        };
+        let is_new = |at: usize| self.plan.fresh.get(decided + at).is_none_or(|fresh| *fresh);
+        let findings: Vec<_> = judgement.findings.iter().filter(|(at, _)| is_new(*at)).collect();
+        if findings.iter().any(|(_, finding)| finding.refuses) {
+            let item = |at: usize| append.events[..=at].iter().filter(|event| !event.follows()).count() - 1;
+            let refused = findings.iter().filter(|(_, finding)| finding.refuses);
+            return Refused(refused.map(|(at, finding)| (item(*at), finding.clone())).collect());
+        }
+        if findings.is_empty() || matches!(outcome, Unmet(_)) {
+            return outcome;
+        }
+        let findings = findings.into_iter().map(|(_, finding)| finding.clone()).collect();
+        Observed { outcome: Box::new(outcome), findings }
     }
 
     /// The outcome of a request whose own key was used before.
@@ -293,7 +327,7 @@ struct RequestChanges {
 
 impl RequestChanges {
     /// The event at `index` gets an id, and makes its change, if it is one.
-    fn make(&mut self, planner: &mut Planner, index: usize, event: &NewEvent, id: EventId) {
+    fn make(&mut self, planner: &mut Planner<'_>, index: usize, event: &NewEvent, id: EventId) {
         self.ids.push(id);
         let Some(change) = &event.change else { return };
         match planner.changes.make(event, change, id) {

@@ -39,7 +39,7 @@ const TABLES: [&str; 8] = [
 ];
 
 /// The tables of later migrations that the role must be able to write. Of `log` it need only read the one row.
-const LATER: [&str; 23] = [
+const LATER: [&str; 26] = [
     "durables",
     "durable_marks",
     "revocations",
@@ -63,6 +63,9 @@ const LATER: [&str; 23] = [
     "saga_definitions",
     "saga_declarations",
     "saga_names",
+    "event_types",
+    "event_type_versions",
+    "event_type_files",
 ];
 
 /// Whether this process has used the store before.

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::error::{StoreError, StoreErrorKind};
+use super::shared_catalogue::SharedCatalogue;
 use super::url::{StoreUrl, has_many_hosts, parameter, single_hosts};
+use crate::domain::catalogue::Unknown;
 use crate::domain::pattern::Pattern;
 
 /// What a committed event survives.
@@ -108,6 +110,8 @@ pub struct StoreOptions {
     pub max_types: usize,
     /// Publishes of these are refused in maintenance.
     pub maintenance_refuses: Arc<[Pattern]>,
+    /// The catalogue of this process, which the writer keeps as it is stored.
+    pub catalogue: Arc<SharedCatalogue>,
     /// Whether a missing SQLite file is created. A writer that has opened the file once does not create another one,
     /// because that would hide the loss of its events.
     pub create: bool,
@@ -128,6 +132,7 @@ impl StoreOptions {
             idempotency_window: Duration::from_secs(24 * 60 * 60),
             max_types: 10_000,
             maintenance_refuses: Arc::default(),
+            catalogue: SharedCatalogue::new(Unknown::Allow),
             create: true,
         }
     }

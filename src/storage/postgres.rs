@@ -67,6 +67,7 @@ pub(super) fn commit_and_notify(session: &mut PostgresSession, generation: i64) 
 
 pub(super) fn append(connection: &mut PgConnection, append: &AppendBatch<'_>) -> Result<(Tail, Plan), StoreError> {
     let takes_all = append.refusals.is_empty()
+        && append.are_found_good()
         && !idempotency::has_keys(append.batch)
         && !entities::has_changes(append.batch)
         && append.batch.iter().all(|append| append.schedule.is_none());

@@ -6,18 +6,21 @@ use std::time::{Duration, Instant};
 
 use crate::domain::access::Identity;
 use crate::domain::call::CallId;
+use crate::domain::catalogue::EventType;
 use crate::domain::consumer::Mark;
 use crate::domain::delivery::EventStatus;
 use crate::domain::entity::{Buckets, EntityId, EntityKey, EntityType, Version};
 use crate::domain::event::{Event, EventId, LogBounds, ScheduleId, Timestamp};
 use crate::domain::log::EventUuid;
 use crate::domain::membership::NodeRecord;
+use crate::domain::pattern::Pattern;
 use crate::domain::routes::ServiceId;
 use crate::domain::saga::{Correlation, State};
 use crate::domain::sync::Compared;
 use crate::domain::system::{Answer, System, answer};
 
 use super::calls::{self, ClaimedCall, EndedCall};
+use super::catalogue::{self, TypeVersion};
 use super::connection::Connection;
 use super::consumers::{self, ConsumerRecord};
 use super::error::{StoreError, StoreErrorKind};
@@ -347,6 +350,26 @@ impl Reader {
     /// The sagas that begin new instances.
     pub async fn declared_sagas(&self) -> Result<Vec<DeclaredSaga>, StoreError> {
         self.read(sagas::declared).await
+    }
+
+    /// All event types in the order of their names.
+    pub async fn event_types(&self) -> Result<Vec<EventType>, StoreError> {
+        self.read(catalogue::list).await
+    }
+
+    /// The event type of this name, also if it was deleted.
+    pub async fn event_type(&self, name: Pattern) -> Result<Option<EventType>, StoreError> {
+        self.read(move |connection| catalogue::find(connection, &name)).await
+    }
+
+    /// The versions of its schema, the oldest first, or the one that is asked for.
+    pub async fn type_versions(&self, name: Pattern, only: Option<u32>) -> Result<Vec<TypeVersion>, StoreError> {
+        self.read(move |connection| catalogue::versions(connection, &name, only)).await
+    }
+
+    /// The digests of the files of this name that were put.
+    pub async fn type_files(&self, name: Pattern) -> Result<Vec<String>, StoreError> {
+        self.read(move |connection| catalogue::files(connection, &name)).await
     }
 
     /// The state of the whole system.

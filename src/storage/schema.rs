@@ -332,3 +332,30 @@ diesel::table! {
         change -> Nullable<Text>,
     }
 }
+
+diesel::table! {
+    event_types (name) {
+        name -> Text,
+        version -> BigInt,
+        schema -> Text,
+        settings -> Nullable<Text>,
+        generation -> BigInt,
+        changed_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    event_type_versions (name, version) {
+        name -> Text,
+        version -> BigInt,
+        schema -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    event_type_files (name, digest) {
+        name -> Text,
+        digest -> Text,
+    }
+}

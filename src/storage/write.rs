@@ -8,6 +8,7 @@ use crate::domain::routes::ServiceId;
 use crate::domain::system::{Input, Refusal, System};
 
 use super::calls::{CallOutcome, NewCall};
+use super::catalogue::TypeChange;
 use super::consumers::{Alteration, ConsumerChange, ConsumerRecord, NewConsumer};
 use super::outbox::{DeliveryOutcome, NewReplayJob, OrphanAction, OrphansSettled, ServiceChange};
 use super::sagas::{SagaTransition, StoredDefinition};
@@ -60,6 +61,8 @@ pub enum Write {
     ForgetSagas { ended_before: Timestamp, limit: usize },
     /// Something has happened to the system as a whole: [`Outcome::System`].
     ChangeSystem(Input),
+    /// Changes the type of events: [`Outcome::Changed`], false if somebody else has changed it since that was decided.
+    ChangeEventType(TypeChange),
     /// Starts a replay job on events up to this place in the list: [`Outcome::Started`].
     StartReplayJob(NewReplayJob),
     /// Stops a replay job if it is running: [`Outcome::Changed`].
@@ -109,6 +112,25 @@ impl Write {
     /// The publish request, if this is one.
     pub fn as_append(&self) -> Option<&Append> {
         if let Self::Append(append) = self { Some(append) } else { None }
+    }
+
+    /// Whether the catalogue has a say in it.
+    pub(super) fn is_of_catalogue(&self) -> bool {
+        match self {
+            Self::Append(append) => append.judgement.is_some(),
+            Self::ChangeEventType(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it is void if what follows it in its list cannot be written.
+    pub(super) fn is_of_sagas(&self) -> bool {
+        matches!(self, Self::SaveSagas { .. })
+    }
+
+    /// Whether it changes the catalogue.
+    pub fn changes_catalogue(&self) -> bool {
+        matches!(self, Self::ChangeEventType(_))
     }
 
     /// Whether nothing of its list may be written after it if it is refused.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use diesel::{OptionalExtension as _, RunQueryDsl as _};
 
+use crate::domain::catalogue::Catalogue;
 use crate::domain::event::{LogBounds, Timestamp};
 use crate::domain::log::{Found, Gap, LogId, Restored, Seen};
 use crate::domain::routes::ServiceId;
@@ -18,7 +19,7 @@ use super::group::WriteContext;
 use super::options::{Access, StoreOptions};
 use super::outbox::{self, NewService, Orphan, Pending, Registered};
 use super::url::StoreUrl;
-use super::{identity, migrate, nodes, position, postgres, schedules, sqlite};
+use super::{catalogue, identity, migrate, nodes, position, postgres, schedules, sqlite};
 
 /// A writing connection, owned by one thread.
 ///
@@ -239,7 +240,16 @@ impl Writer {
         let Self { seen, is_set_back, is_declared, .. } = *self;
         let (keys_since, max_types) = (self.keys_since(now), self.options.max_types);
         let maintenance_refuses = Arc::clone(&self.options.maintenance_refuses);
-        WriteContext { seen, is_set_back, is_declared, now, keys_since, max_types, maintenance_refuses }
+        let catalogue = self.options.catalogue.get();
+        WriteContext { seen, is_set_back, is_declared, now, keys_since, max_types, maintenance_refuses, catalogue }
+    }
+
+    /// The catalogue is as it was read in a transaction that is committed.
+    pub(super) fn learn_catalogue(&self, catalogue: Option<Arc<Catalogue>>) {
+        if let Some(catalogue) = catalogue.filter(|read| read.generation() != self.options.catalogue.get().generation())
+        {
+            self.options.catalogue.set(catalogue);
+        }
     }
 
     /// Takes the connection out of the writer, connecting first if necessary. It must be put back unless something
@@ -264,6 +274,8 @@ impl Writer {
             let mark = self.mark.insert(HighWaterMark::of(path));
             self.seen = known.or_else(|| mark.read());
         }
+        let shared = &self.options.catalogue;
+        shared.set(catalogue::current(&mut connection, shared.get())?);
         let found = self.look(&mut connection)?;
         // An empty store in the place of another one is a new log, unless this process has seen events of the old one.
         if known.is_none() && found.last == 0 && self.seen.is_some_and(|seen| seen.log != found.log) {

@@ -12,6 +12,7 @@ use super::bus_health::BusHealth;
 use super::last_error::LastError;
 use super::replica_health::ReplicaHealth;
 use crate::domain::follow::Awaited;
+use crate::protocol::error::ApiError;
 
 /// The health of the process and its parts.
 #[derive(Debug)]
@@ -81,12 +82,14 @@ impl Health {
 }
 
 /// Why a store can never be used with this configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Unusable {
     /// Of the store itself, in one line.
     Store(String),
     /// It has this version of a saga, with another content.
     Saga { name: String, version: u32 },
+    /// The event type of this name, as a file has it, cannot be put.
+    EventType { name: String, error: ApiError },
 }
 
 /// Whether the store takes writes and can be read.

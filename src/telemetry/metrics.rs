@@ -8,6 +8,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::domain::judgement::Finding;
+
 /// Buckets for latencies from 50 µs to 10 s.
 const LATENCY: &[f64] =
     &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -69,6 +71,7 @@ metrics! {
         bus_up: IntGauge = IntGauge::with_opts(opts("bus_up", "Whether every part of Redis that is in use works; 0 also without one.")),
         ingested: IntCounterVec = IntCounterVec::new(opts("ingest_entries_total", "Entries of the Redis stream that were taken, by outcome."), &["outcome"]),
         state_changes: IntCounter = IntCounter::with_opts(opts("state_changes_total", "Changes of entities that were committed.")),
+        schema_violations: IntCounterVec = IntCounterVec::new(opts("schema_violations_total", "Violations of schemas of event types, and events without a type where there has to be one, by what was done about them."), &["mode"]),
         state_conflicts: IntCounter = IntCounter::with_opts(opts("state_conflicts_total", "Changes of entities that were refused, because a condition was unmet or there was nothing to delete.")),
         sync_checks: IntCounterVec = IntCounterVec::new(opts("sync_checks_total", "Comparisons of a service's entities of a type that have ended, by result."), &["service", "type", "result"]),
         sync_differences: IntCounterVec = IntCounterVec::new(opts("sync_differences_total", "Differences that comparisons have found, by kind."), &["service", "type", "kind"]),
@@ -151,6 +154,12 @@ impl Metrics {
         self.events.inc_by(events as u64);
         self.commit_events.observe(events as f64);
         self.commit_duration.observe(time.as_secs_f64());
+    }
+
+    /// Counts what the catalogue has found in an event.
+    pub fn found(&self, finding: &Finding) {
+        let mode = if finding.refuses { "enforce" } else { "observe" };
+        self.schema_violations.with_label_values(&[mode]).inc_by(finding.count().into());
     }
 
     /// Counts event frames that were queued for subscribers.

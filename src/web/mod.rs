@@ -10,6 +10,7 @@ mod cors;
 mod documents;
 mod encoding;
 mod event_query;
+mod event_types;
 mod events;
 mod health;
 mod lines;
@@ -43,6 +44,7 @@ use self::reply::Refusal;
 use self::routes::{ENDPOINTS, Endpoint, OF_OPERATORS};
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
+use crate::actors::catalogue::CatalogueDesk;
 use crate::actors::cluster::Cluster;
 use crate::actors::log_position::LogPosition;
 use crate::actors::orchestrator::desk::Desk;
@@ -93,6 +95,8 @@ pub struct EdgeParts {
     pub samples: Arc<Samples>,
     /// Where instances of sagas are decided on.
     pub desk: Desk,
+    /// Where event types are changed.
+    pub catalogue: CatalogueDesk,
     /// In the order of the configuration.
     pub services: Arc<[ConfiguredService]>,
 }

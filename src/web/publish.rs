@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use actix_web::http::header::HeaderMap;
 use actix_web::web::{Data, Payload};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde_json::Value;
 
 use super::observe::request_id;
@@ -59,7 +59,9 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     let name = append.events[0].name.clone();
     let schedule = append.schedule;
     let published = match told(commit(&edge, append).await?, false)? {
-        Told::Scheduled { id, replayed } => return Ok(scheduled(&name, id, schedule, replayed)),
+        Told::Scheduled { id, replayed, violations } => {
+            return Ok(scheduled(&name, id, schedule, replayed, violations));
+        }
         Told::Published(published) => published,
     };
     let (id, replayed) = (published.first_id, published.is_replayed());
@@ -69,6 +71,7 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     let message = format!("Event '{name}' published.");
     let mut response = reply::ok_builder();
     response.insert_header(("Event-Id", id));
+    tell_violations(&mut response, published.violations);
     if let Some(version) = published.entity_version() {
         response.insert_header(("Entity-Version", version));
     }
@@ -82,14 +85,28 @@ pub async fn publish(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Re
     Ok(response.body(reply::envelope(&message, &representation(&edge, id).await?)))
 }
 
-fn scheduled(name: &EventName, id: ScheduleId, schedule: Option<Schedule>, replayed: bool) -> HttpResponse {
+fn scheduled(
+    name: &EventName,
+    id: ScheduleId,
+    schedule: Option<Schedule>,
+    replayed: bool,
+    violations: u32,
+) -> HttpResponse {
     let mut response = reply::ok_builder();
+    tell_violations(&mut response, violations);
     if replayed {
         response.insert_header(("Idempotent-Replayed", "true"));
     }
     let due_at = schedule.map(|schedule| schedule.due_at).unwrap_or_default();
     let data = format!(r#"{{"schedule_id":"{id}","deliver_at":"{due_at}"}}"#);
     response.body(reply::envelope(&format!("Event '{name}' scheduled."), data.as_bytes()))
+}
+
+/// Says how many violations of schemas were only observed.
+pub fn tell_violations(response: &mut HttpResponseBuilder, violations: u32) {
+    if violations > 0 {
+        response.insert_header(("Schema-Violations", violations));
+    }
 }
 
 /// Stores many events, all or none of them.
@@ -128,8 +145,10 @@ async fn store_batch(
     };
     let replayed = published.replayed.map_or(count, |replayed| replayed as usize);
     let (ids, versions) = ids_of(&published, &follows);
+    let violations = published.violations;
     let (first_id, last_id) = (published.first_id, ids.last().copied().unwrap_or(published.last_id));
     let mut response = reply::ok_builder();
+    tell_violations(&mut response, violations);
     let mut data = format!(r#"{{"count":{count},"first_id":{first_id},"last_id":{last_id}"#);
     if !versions.is_empty() {
         data.push_str(&format!(r#","ids":{},"entity_versions":{}"#, Value::from(ids), Value::from(versions)));

@@ -3,7 +3,9 @@
 use actix_web::http::Method;
 use actix_web::{Route, web};
 
-use super::{admin, documents, events, health, publish, sagas, schedules, state, stream, system, trace, ws};
+use super::{
+    admin, documents, event_types, events, health, publish, sagas, schedules, state, stream, system, trace, ws,
+};
 
 /// The methods and the path of requests, and what answers them.
 pub struct Endpoint {
@@ -38,6 +40,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
     of(READ, "/events/{id}/trace", || web::to(trace::trace)),
     of(READ, "/schedules", || web::to(schedules::list)),
     of(DELETE, "/schedules/{id}", || web::to(schedules::cancel)),
+    of(READ, "/event-types", || web::to(event_types::list)),
+    of(READ, "/event-types/{name}", || web::to(event_types::read)),
+    of(PUT, "/event-types/{name}", || web::to(event_types::put)),
+    of(DELETE, "/event-types/{name}", || web::to(event_types::delete)),
+    of(READ, "/event-types/{name}/versions", || web::to(event_types::versions)),
+    of(READ, "/event-types/{name}/versions/{version}", || web::to(event_types::version)),
     of(READ, "/sagas", || web::to(sagas::list)),
     of(READ, "/sagas/definitions", || web::to(sagas::definitions)),
     of(READ, "/sagas/{id}", || web::to(sagas::one)),

@@ -9,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
-use super::publish::{commit, headers};
+use super::publish::{commit, headers, tell_violations};
 use super::query::{DEFAULT_LIMIT, MAX_LIMIT, Query, invalid};
 use super::reply::{self, Refusal};
 use super::{Edge, access, body, long_poll};
@@ -199,6 +199,7 @@ async fn change(
     // An entity that is gone has no version to ask for.
     let mut response = builder(status, if op == Op::Put { version } else { 0 });
     response.insert_header(("Event-Id", version));
+    tell_violations(&mut response, published.violations);
     if published.is_replayed() {
         response.insert_header(("Idempotent-Replayed", "true"));
     }

@@ -36,6 +36,7 @@ mod durable_model;
 mod durable_saves;
 mod durable_shown;
 mod encoding;
+mod event_types;
 mod example_services;
 mod examples;
 mod examples_browser;

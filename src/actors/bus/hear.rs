@@ -22,6 +22,7 @@ use crate::domain::event::{Admission, Append, AppendOutcome};
 use crate::domain::inbox::Inbox;
 use crate::domain::lease::{Fence, LeaseName};
 use crate::protocol::error::ApiError;
+use crate::protocol::finding::refusals;
 use crate::protocol::heard::{Heard, read_envelope};
 use crate::runtime::stop::Stop;
 use crate::storage::{Outcome, Write};
@@ -173,7 +174,11 @@ impl Hear {
     async fn store(&self, heard: &[Heard], fence: &Fence) -> Option<()> {
         let own = self.own.among(heard).await.ok()?;
         let new = heard.iter().zip(&own).filter(|(_, is_own)| !**is_own).map(|(heard, _)| heard);
-        let judged = |event| Append { admission: Admission::Judged, ..Append::single(event) };
+        let judged = |event| {
+            let append = Append { admission: Admission::Judged, ..Append::single(event) };
+            let judgement = Some(self.parts.catalogue.with(|catalogue| catalogue.judge(&append)));
+            Append { judgement, ..append }
+        };
         let appends: Vec<Append> = new.map(|heard| judged(heard.event.clone())).collect();
         let _room = self.parts.backlog.occupy(&appends);
         if !appends.is_empty() {
@@ -181,12 +186,13 @@ impl Hear {
             let outcomes = self.parts.persistence.commit_all(Some(fence.clone()), writes)?.await.ok()?.ok()?;
             for outcome in outcomes {
                 match outcome {
-                    Outcome::Appended(AppendOutcome::Stored { .. }) => {
+                    Outcome::Appended(outcome) if outcome.appends() => {
                         self.count("stored", 1);
                         self.hearing.stored.fetch_add(1, Relaxed);
                     }
                     Outcome::Appended(AppendOutcome::Unstorable) => self.refused(&ApiError::unstorable()),
                     Outcome::Appended(AppendOutcome::Maintenance) => self.refused(&ApiError::maintenance()),
+                    Outcome::Appended(AppendOutcome::Refused(refused)) => self.refused(&refusals(&refused, false)),
                     Outcome::Appended(_) => self.count("repeated", 1),
                     // Another node has the lease.
                     _ => return None,

@@ -208,7 +208,8 @@ impl Ingest {
             }
             match parse_entry(&entry, self.stream.name(), &self.parts.rules, scheduling) {
                 Ok(append) => {
-                    appends.push(Append { admission: Admission::InOrder, ..append });
+                    let judgement = Some(self.parts.catalogue.with(|catalogue| catalogue.judge(&append)));
+                    appends.push(Append { admission: Admission::InOrder, judgement, ..append });
                     stored.push(entry);
                 }
                 Err(error) => refused.push(refusal(entry, &error)),
@@ -219,14 +220,12 @@ impl Ingest {
         let stop = outcomes.iter().position(|outcome| *outcome == AppendOutcome::Maintenance).map(|at| stored[at].id);
         for (entry, outcome) in stored.into_iter().zip(outcomes).take_while(|(entry, _)| Some(entry.id) != stop) {
             let error = match outcome {
-                AppendOutcome::Stored { .. }
-                | AppendOutcome::Changed(_)
-                | AppendOutcome::Scheduled { replayed: false, .. } => {
+                outcome if outcome.appends() || outcome.schedules() => {
                     new += 1;
                     done.push(entry.id);
                     continue;
                 }
-                AppendOutcome::Replayed { .. } | AppendOutcome::Scheduled { replayed: true, .. } => {
+                AppendOutcome::Replayed { .. } | AppendOutcome::Scheduled { .. } => {
                     repeated += 1;
                     done.push(entry.id);
                     continue;

@@ -47,7 +47,7 @@ use crate::runtime::life::Life;
 use crate::runtime::report::{Details, Observe};
 use crate::runtime::stop::Stop;
 use crate::runtime::tasks::{Tasked, Tasks};
-use crate::storage::Reader;
+use crate::storage::{Reader, SharedCatalogue};
 use crate::telemetry::bus_health::BusHealth;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
@@ -69,6 +69,7 @@ pub struct BusParts {
     pub pubsub: PubSubConfig,
     pub mirror: MirrorConfig,
     pub rules: PublishRules,
+    pub catalogue: Arc<SharedCatalogue>,
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub persistence: Address<Persistence>,

@@ -15,8 +15,9 @@ use crate::domain::saga::{
     CallReport, Definition, Effect, Entry, Fact, Input, Json, Member, Operation, Origin, ProbeAnswer, Request, State,
     StepIndex, Told,
 };
+use crate::protocol::finding::refusal;
 use crate::protocol::publish::MAX_TEXT_BYTES;
-use crate::storage::{CallRequest, EndedCall, NewCall, NewSaga, SagaStanding, SagaTransition, Write};
+use crate::storage::{CallRequest, EndedCall, NewCall, NewSaga, SagaStanding, SagaTransition, SharedCatalogue, Write};
 use crate::telemetry::metrics::Metrics;
 
 /// How long a call of an instance is: its request, besides the body.
@@ -33,6 +34,7 @@ pub struct Means {
     pub max_event_bytes: usize,
     /// Attempts at a compensation in all.
     pub compensation_attempts: u32,
+    pub catalogue: Arc<SharedCatalogue>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -65,7 +67,13 @@ impl Means {
                 self.service(service)?;
                 bounded("the path of a probe", path.len(), MAX_PATH)
             }
-            Effect::Publish { payload, key, .. } => {
+            Effect::Publish { event, payload, key, .. } => {
+                let event = NewEvent::own(event.as_str(), payload.clone());
+                let finding = self.catalogue.with(|catalogue| catalogue.judge_event(&event));
+                if let Some(finding) = finding.filter(|finding| finding.refuses) {
+                    let error = refusal(&finding);
+                    return Err(format!("{}: {}", error.code(), error.message()));
+                }
                 bounded("the payload of an event", payload.len(), self.max_event_bytes)?;
                 // A store may not have it, and would leave the event out.
                 if key.as_ref().is_some_and(|key| key.contains('\0')) {
@@ -103,7 +111,9 @@ impl Means {
                             key: key.clone().map(ByteString::from),
                             ..NewEvent::own(event.as_str(), payload.clone())
                         };
-                        others.push(Write::Append(Append::single(event)));
+                        let append = Append::single(event);
+                        let judgement = Some(self.catalogue.with(|catalogue| catalogue.judge(&append)));
+                        others.push(Write::Append(Append { judgement, ..append }));
                     }
                     Effect::Silence => others.insert(0, Write::CancelCalls { owner: id.clone() }),
                     Effect::Hurry => others.push(Write::HurryCalls { owner: id.clone() }),

@@ -15,6 +15,7 @@ use super::Persistence;
 use super::messages::{AppendEvents, AppendFailure, AppendReply};
 use crate::domain::event::{Admission, Append, AppendOutcome};
 use crate::runtime::address::Address;
+use crate::storage::SharedCatalogue;
 
 /// Batches of one worker under way at once: one is being committed while the next is being sent.
 const MAX_IN_FLIGHT: usize = 2;
@@ -91,6 +92,7 @@ pub struct Intake(Rc<Inner>);
 struct Inner {
     backlog: Arc<Backlog>,
     persistence: Address<Persistence>,
+    catalogue: Arc<SharedCatalogue>,
     waiting: RefCell<Vec<Waiting>>,
     in_flight: Cell<usize>,
     arrival: Notify,
@@ -110,10 +112,16 @@ struct Place {
 
 impl Intake {
     /// Starts the intake on the current thread. It ends with the thread's event loop.
-    pub fn start(persistence: Address<Persistence>, backlog: Arc<Backlog>, commit_timeout: Duration) -> Self {
+    pub fn start(
+        persistence: Address<Persistence>,
+        catalogue: Arc<SharedCatalogue>,
+        backlog: Arc<Backlog>,
+        commit_timeout: Duration,
+    ) -> Self {
         let intake = Self(Rc::new(Inner {
             backlog,
             persistence,
+            catalogue,
             waiting: RefCell::default(),
             in_flight: Cell::new(0),
             arrival: Notify::new(),
@@ -142,12 +150,14 @@ impl Intake {
         outcome.await.unwrap_or(Err(AppendFailure::RESTARTED))
     }
 
-    /// Queues `append` in commit order. The outcome comes later.
+    /// Judges `append` by the catalogue, and queues it in commit order. The outcome comes later: a repetition is to be
+    /// answered as before, and the catalogue may have changed.
     pub fn enqueue(
         &self,
         mut append: Append,
     ) -> Result<oneshot::Receiver<Result<AppendOutcome, AppendFailure>>, AppendFailure> {
         append.admission = Admission::Judged;
+        append.judgement = Some(self.0.catalogue.with(|catalogue| catalogue.judge(&append)));
         let permit = self.0.backlog.admit(&append).ok_or(AppendFailure::Overloaded)?;
         let (reply, outcome) = oneshot::channel();
         self.0.waiting.borrow_mut().push(Waiting { append, place: Place { reply, _permit: permit } });

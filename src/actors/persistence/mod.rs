@@ -151,6 +151,10 @@ impl Persistence {
 
     /// Commits what waits in one transaction, or in several if the store cannot hold a part of it.
     fn commit(&mut self, (mut group, replies): (Group, Replies)) {
+        if replies.are_many() && group.writes.iter().any(Write::changes_catalogue) {
+            // Whatever was judged before is then judged in a transaction of its own.
+            return replies.apart(group).into_iter().for_each(|apart| self.commit(apart));
+        }
         let certainty = clock::certainty();
         group.due = self.take_due();
         group.lead = Some(certainty.lead);
@@ -247,13 +251,22 @@ impl Persistence {
     fn count(&self, writes: &[Write], outcomes: &[Outcome]) {
         let metrics = &self.parts.metrics;
         for (write, outcome) in writes.iter().zip(outcomes) {
+            let outcome = match outcome {
+                Outcome::Appended(AppendOutcome::Observed { outcome, findings }) => {
+                    findings.iter().for_each(|finding| metrics.found(finding));
+                    outcome
+                }
+                Outcome::Appended(outcome) => outcome,
+                _ => continue,
+            };
             match outcome {
-                Outcome::Appended(AppendOutcome::Changed(changed)) => {
+                AppendOutcome::Changed(changed) => {
                     metrics.state_changes.inc_by(changed.changes.into());
                 }
-                Outcome::Appended(AppendOutcome::Unmet(unmet)) => metrics.state_conflicts.inc_by(unmet.len() as u64),
+                AppendOutcome::Unmet(unmet) => metrics.state_conflicts.inc_by(unmet.len() as u64),
+                AppendOutcome::Refused(refused) => refused.iter().for_each(|(_, finding)| metrics.found(finding)),
                 // What is refused of a stream comes again.
-                Outcome::Appended(AppendOutcome::Maintenance) if !write.is_in_order() => {
+                AppendOutcome::Maintenance if !write.is_in_order() => {
                     metrics.maintenance_refused.inc();
                 }
                 _ => {}

@@ -13,11 +13,12 @@ const ABOUT: &str = "The central event service between microservices: publish, s
     an operation says, a path that does not exist is 404 `not_found`, another method 405 `method_not_allowed`, and a head \
     that is too long 431 `head_too_large`. `HEAD` is answered wherever `GET` is, `/ws` and `/admin/…` excepted.";
 
-const TAGS: [(&str, &str); 13] = [
+const TAGS: [(&str, &str); 14] = [
     ("Publish", "Events are stored before they are acknowledged."),
     ("Read", "The log of events."),
     ("Subscribe", "Events as they are published."),
     ("State", "The newest value of each entity."),
+    ("Event types", "What payloads events of a name have."),
     ("Sagas", "Operations over several services that end as a whole."),
     ("System", "The state that all services are in together."),
     ("Health", "For monitors and orchestrators."),

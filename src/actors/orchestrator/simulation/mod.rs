@@ -76,6 +76,7 @@ fn place(dir: &std::path::Path) -> Place {
         services: [(config, Arc::clone(&slot))].into(),
         max_event_bytes: 1 << 20,
         compensation_attempts: 3,
+        catalogue: Arc::clone(&options.catalogue),
         metrics: Arc::new(Metrics::new().expect("unique names")),
     };
     let reader = Reader::unwatched(options);

@@ -1,0 +1,129 @@
+//! `/event-types`: the catalogue.
+
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use percent_encoding::percent_decode_str;
+use serde_json::json;
+
+use super::query::Query;
+use super::reply::{self, Refusal};
+use super::{Edge, access, body};
+use crate::actors::catalogue::Preview;
+use crate::domain::access::Scope;
+use crate::domain::catalogue::EventType;
+use crate::domain::pattern::Pattern;
+use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::event_type::{MAX_BYTES, comparison_json, parse_put, shown, type_name};
+use crate::protocol::finding::history_json;
+use crate::protocol::permit;
+use crate::storage::TypeVersion;
+
+/// Answers with the types of which the caller may read the events, without their schemas.
+pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let caller = access::caller(&req, &edge)?;
+    permit::any(&caller, Scope::Read)?;
+    Query::parse(&req, &[], &[])?;
+    let types = edge.parts.reader.event_types().await?;
+    let readable = types.iter().filter(|of| permit::read_all(&caller, &of.name).is_ok());
+    let types: Vec<String> = readable.map(|of| shown(of, false)).collect();
+    Ok(reply::ok("success", format!("[{}]", types.join(",")).as_bytes()))
+}
+
+/// Answers with one type.
+pub async fn read(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let of = readable(&req, &edge).await?;
+    Ok(reply::ok("success", shown(&of, true).as_bytes()))
+}
+
+/// Answers with all versions of its schema.
+pub async fn versions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let of = readable(&req, &edge).await?;
+    let versions = edge.parts.reader.type_versions(of.name, None).await?;
+    let versions: Vec<String> = versions.iter().map(version_json).collect();
+    Ok(reply::ok("success", format!("[{}]", versions.join(",")).as_bytes()))
+}
+
+/// Answers with one version of it.
+pub async fn version(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let of = readable(&req, &edge).await?;
+    let number = segment(&req, 4)?;
+    let none = || ApiError::new(ErrorCode::EventTypeNotFound, format!("the event type has no version {number:?}"));
+    let number = number.parse().map_err(|_| none())?;
+    let versions = edge.parts.reader.type_versions(of.name, Some(number)).await?;
+    Ok(reply::ok("success", version_json(versions.first().ok_or_else(none)?).as_bytes()))
+}
+
+/// Puts a type in the place of what it was; or says what that would mean.
+pub async fn put(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    if let Err(error) = access::admin(&req, &edge) {
+        body::discard(&req, payload).await;
+        return Err(error.into());
+    }
+    let given = body::read(&req, payload, MAX_BYTES, &edge).await?;
+    let query = Query::parse(&req, &["dry_run"], &[])?;
+    let is_dry = query.read("dry_run", "true or false", |text| text.parse().ok())?.unwrap_or(false);
+    body::content_type(&req, &["application/json"])?;
+    let name = name(&req)?;
+    let put = parse_put(&given, Some(name.clone()))?;
+    let desk = &edge.parts.catalogue;
+    if is_dry {
+        let Preview { comparison, is_strict, checked, failing } = desk.preview(put).await?;
+        let mut data = comparison_json(&comparison, is_strict);
+        data["history"] = json!({ "checked": checked, "failing": history_json(&failing) });
+        return Ok(reply::ok("Nothing was changed.", data.to_string().as_bytes()));
+    }
+    let decision = desk.put(put, None).await?;
+    let data = find(&edge, name).await?.map_or("null".to_owned(), |of| shown(&of, true));
+    let (status, message) = match decision.is_new {
+        true => (StatusCode::CREATED, "Event type created."),
+        false => (StatusCode::OK, "Event type stored."),
+    };
+    let mut response = HttpResponse::build(status);
+    response.insert_header(actix_web::http::header::ContentType::json());
+    Ok(response.body(reply::envelope(message, data.as_bytes())))
+}
+
+/// Deletes a type.
+pub async fn delete(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    body::discard(&req, payload).await;
+    access::admin(&req, &edge)?;
+    Query::parse(&req, &[], &[])?;
+    let name = name(&req)?;
+    let version = edge.parts.catalogue.delete(name.clone()).await?.ok_or_else(|| not_found(&name))?;
+    let data = json!({ "name": name.as_str(), "version": version });
+    Ok(reply::ok("Event type deleted.", data.to_string().as_bytes()))
+}
+
+/// The type in the path, if the caller may read its events.
+async fn readable(req: &HttpRequest, edge: &Edge) -> Result<EventType, ApiError> {
+    let caller = access::caller(req, edge)?;
+    let name = name(req)?;
+    permit::read_all(&caller, &name)?;
+    Query::parse(req, &[], &[])?;
+    find(edge, name.clone()).await?.ok_or_else(|| not_found(&name))
+}
+
+async fn find(edge: &Edge, name: Pattern) -> Result<Option<EventType>, ApiError> {
+    Ok(edge.parts.reader.event_type(name).await?.filter(|of| of.settings.is_some()))
+}
+
+fn not_found(name: &Pattern) -> ApiError {
+    ApiError::new(ErrorCode::EventTypeNotFound, format!("there is no event type {:?}", name.as_str()))
+}
+
+fn version_json(TypeVersion { version, schema, created_at }: &TypeVersion) -> String {
+    format!(r#"{{"version":{version},"schema":{schema},"created_at":"{created_at}"}}"#)
+}
+
+fn name(req: &HttpRequest) -> Result<Pattern, ApiError> {
+    type_name(segment(req, 2)?, "name")
+}
+
+/// A segment of the path, percent-decoded: an encoded slash belongs to it.
+fn segment(req: &HttpRequest, number: usize) -> Result<String, ApiError> {
+    let text = req.uri().path().split('/').nth(number).unwrap_or_default();
+    let decoded = percent_decode_str(text).decode_utf8();
+    let decoded = decoded.map(|text| text.into_owned());
+    decoded.map_err(|_| ApiError::field(ErrorCode::InvalidField, "name", "must be UTF-8 once it is decoded"))
+}
