@@ -1,20 +1,27 @@
 # The production image: docker build -t event-handler .
+# For several architectures: docker buildx bake -f deploy/docker-bake.hcl
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG RUNTIME_IMAGE=docker.io/library/debian:bookworm-slim
 
 FROM ${RUST_IMAGE} AS build
+# Set by BuildKit. Each architecture has its own artefacts.
+ARG TARGETARCH
 # make and perl build the OpenSSL that libpq speaks TLS with.
+# Not pinned: security updates of the base image's Debian are wanted.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev make perl \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/src/target \
+    --mount=type=cache,id=event-handler-target-${TARGETARCH},sharing=locked,target=/src/target \
     cargo build --locked --profile dist --features postgres-tls --bin event-handler \
  && cp target/dist/event-handler /event-handler
 
 FROM ${RUNTIME_IMAGE}
+# Not pinned: security updates of the base image's Debian are wanted.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates \
  && rm -rf /var/lib/apt/lists/* \

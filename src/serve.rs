@@ -4,6 +4,7 @@ mod admin_entry;
 mod children;
 mod node;
 mod reload;
+mod service_manager;
 mod signals;
 
 use std::io;
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 use self::admin_entry::AdminEntry;
 use self::node::Node;
 use self::reload::Reloading;
+use self::service_manager::ServiceManager;
 use self::signals::{Hangups, StopSignals};
 use crate::access::AccessControl;
 use crate::actors::client::tls;
@@ -90,6 +92,7 @@ pub fn access_control(config: &Config) -> Result<AccessControl, ConfigError> {
 /// Serves until the process is told to stop. `load` reads the configuration again. Call it inside an actix system.
 pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError> + 'static) -> Result<(), ServeError> {
     let begin = Instant::now();
+    let manager = ServiceManager::of_environment();
     let mut signals = StopSignals::listen();
     let mut hangups = Hangups::listen();
     let store = store_options(&config)?;
@@ -148,6 +151,8 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
     node.wait_for_shards(workers).await;
     admin.tell(&config, address);
     log::info!(addr:% = address, workers, store:% = node.store.url, start_ms = begin.elapsed().as_millis() as u64, version = env!("CARGO_PKG_VERSION"); "listening");
+    manager.ready(address);
+    manager.watch(node.edge.actors.supervisor.clone());
     if !address.ip().is_loopback() && !config.access.is_required() {
         log::warn!(addr:% = address; "no tokens are configured: whoever reaches this address may publish and subscribe");
     }
@@ -174,6 +179,7 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
             }
         }
     }
+    manager.stopping();
     node.drain(&handle, config.server.shutdown_grace.get()).await;
     node.close_store().await;
     log::info!(last_id = node.edge.position.last(); "stopped");

@@ -7,6 +7,7 @@ mod api_client;
 mod backup;
 mod check_config;
 mod compact;
+mod completions;
 mod consumers;
 mod dead;
 mod drain;
@@ -16,6 +17,7 @@ mod explain;
 mod health;
 mod job;
 mod jobs;
+mod man;
 mod migrate;
 mod nodes;
 mod output;
@@ -40,7 +42,7 @@ mod trace;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, LoadArgs, process_environment};
 
@@ -111,6 +113,17 @@ impl ConfigurationArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Configured(Box<ConfiguredCommand>),
+    /// Print the completions of a shell, such as for `source <(event-handler completions bash)`.
+    Completions(completions::CompletionsArgs),
+    /// Print the man page, or write one for every command to a folder.
+    Man(man::ManArgs),
+}
+
+/// The commands that read the configuration.
+#[derive(Debug, Subcommand)]
+enum ConfiguredCommand {
     /// Run the service (the default).
     Serve,
     /// Publish one event and print its id.
@@ -215,43 +228,50 @@ impl Failure {
 /// Runs what the arguments of the process ask for.
 pub fn run() -> ExitCode {
     let Cli { configuration, command } = Cli::parse();
-    let outcome = configuration.clone().load().map_err(Failure::from).and_then(|config| {
-        match command.unwrap_or(Command::Serve) {
-            Command::Serve => serve::run(config, move || configuration.clone().load()),
-            Command::Publish(args) => publish::run(&args, &config),
-            Command::Tail(args) => tail::run(&args, &config),
-            Command::Events(args) => events::run(&args, &config),
-            Command::Services(args) => services::run(&args, &config),
-            Command::Dead(args) => dead::run(&args, &config),
-            Command::Replay(args) => replay::run(&args, &config),
-            Command::Jobs(args) => jobs::run(&args, &config),
-            Command::Trace(args) => trace::run(&args, &config),
-            Command::Explain(args) => explain::run(&args, &config),
-            Command::Schedules(args) => schedules::run(&args, &config),
-            Command::State(args) => state::run(&args, &config),
-            Command::Sync(args) => sync::run(&args, &config),
-            Command::Sagas(args) => sagas::run(&args, &config),
-            Command::Consumers(args) => consumers::run(&args, &config),
-            Command::Sessions(args) => sessions::run(&args, &config),
-            Command::Nodes(args) => nodes::run(&args, &config),
-            Command::Drain(args) => drain::run(&args, &config),
-            Command::System(args) => system::run(&args, &config),
-            Command::Token(args) => token::run(&args, &config),
-            Command::Secret(args) => secret::run(&args),
-            Command::CheckConfig => check_config::run(&config),
-            Command::Migrate => migrate::run(&config),
-            Command::Compact => compact::run(&config),
-            Command::Backup(args) => backup::back_up(&args, &config),
-            Command::Restore(args) => backup::restore(&args, &config),
-            Command::Health(args) => health::run(&args, &config),
-        }
-    });
+    let outcome = match command.unwrap_or_else(|| Command::Configured(Box::new(ConfiguredCommand::Serve))) {
+        Command::Configured(command) => run_configured(*command, configuration),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.tell();
             ExitCode::from(failure.exit_code())
         }
+    }
+}
+
+fn run_configured(command: ConfiguredCommand, configuration: ConfigurationArgs) -> Result<(), Failure> {
+    let config = configuration.clone().load()?;
+    match command {
+        ConfiguredCommand::Serve => serve::run(config, move || configuration.clone().load()),
+        ConfiguredCommand::Publish(args) => publish::run(&args, &config),
+        ConfiguredCommand::Tail(args) => tail::run(&args, &config),
+        ConfiguredCommand::Events(args) => events::run(&args, &config),
+        ConfiguredCommand::Services(args) => services::run(&args, &config),
+        ConfiguredCommand::Dead(args) => dead::run(&args, &config),
+        ConfiguredCommand::Replay(args) => replay::run(&args, &config),
+        ConfiguredCommand::Jobs(args) => jobs::run(&args, &config),
+        ConfiguredCommand::Trace(args) => trace::run(&args, &config),
+        ConfiguredCommand::Explain(args) => explain::run(&args, &config),
+        ConfiguredCommand::Schedules(args) => schedules::run(&args, &config),
+        ConfiguredCommand::State(args) => state::run(&args, &config),
+        ConfiguredCommand::Sync(args) => sync::run(&args, &config),
+        ConfiguredCommand::Sagas(args) => sagas::run(&args, &config),
+        ConfiguredCommand::Consumers(args) => consumers::run(&args, &config),
+        ConfiguredCommand::Sessions(args) => sessions::run(&args, &config),
+        ConfiguredCommand::Nodes(args) => nodes::run(&args, &config),
+        ConfiguredCommand::Drain(args) => drain::run(&args, &config),
+        ConfiguredCommand::System(args) => system::run(&args, &config),
+        ConfiguredCommand::Token(args) => token::run(&args, &config),
+        ConfiguredCommand::Secret(args) => secret::run(&args),
+        ConfiguredCommand::CheckConfig => check_config::run(&config),
+        ConfiguredCommand::Migrate => migrate::run(&config),
+        ConfiguredCommand::Compact => compact::run(&config),
+        ConfiguredCommand::Backup(args) => backup::back_up(&args, &config),
+        ConfiguredCommand::Restore(args) => backup::restore(&args, &config),
+        ConfiguredCommand::Health(args) => health::run(&args, &config),
     }
 }
 

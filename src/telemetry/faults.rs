@@ -36,11 +36,13 @@ pub enum FaultPoint {
     CallKilledBefore,
     /// The process is killed when a call was answered, before that is stored.
     CallKilledAfter,
+    /// The supervisor takes no message any more once it was asked whether it does.
+    SupervisorHangs,
 }
 
 impl FaultPoint {
     /// All points.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::MailboxFull,
         Self::WriterDiesBefore,
         Self::StoreLocked,
@@ -57,6 +59,7 @@ impl FaultPoint {
         Self::SagaKilledAfter,
         Self::CallKilledBefore,
         Self::CallKilledAfter,
+        Self::SupervisorHangs,
     ];
 
     /// The name of the point in requests of tests.
@@ -78,6 +81,7 @@ impl FaultPoint {
             Self::SagaKilledAfter => "saga_killed_after",
             Self::CallKilledBefore => "call_killed_before",
             Self::CallKilledAfter => "call_killed_after",
+            Self::SupervisorHangs => "supervisor_hangs",
         }
     }
 }

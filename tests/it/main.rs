@@ -64,6 +64,7 @@ mod nodes;
 mod operating;
 mod orchestration;
 mod outages;
+mod packages;
 mod participants;
 mod pooler;
 mod publish;

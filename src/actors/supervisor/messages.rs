@@ -21,6 +21,11 @@ pub struct ObserveTree {
     pub only: Option<ActorKind>,
 }
 
+/// Answer, to show that messages are still taken.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Ping;
+
 /// The process is about to end. Restart nobody any more, and stop those children now that no session needs.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

@@ -29,12 +29,13 @@ use actix::prelude::{
 use futures_util::future::join_all;
 use serde_json::json;
 
-use self::messages::{BeginFinish, FinishAll, ObserveTree, Supervise};
+use self::messages::{BeginFinish, FinishAll, ObserveTree, Ping, Supervise};
 use crate::domain::restart::{RestartIntensity, RestartPolicy, Verdict};
 use crate::runtime::address::Generation;
 use crate::runtime::child::Child;
 use crate::runtime::life::{Change, ChildChanged, ChildId, Exit, Life};
 use crate::runtime::report::{ActorKind, ActorReport, ActorState, Details, MailboxReport, uptime_seconds};
+use crate::telemetry::faults::{self, FaultPoint};
 use crate::telemetry::health::ActorsHealth;
 use crate::telemetry::metrics::Metrics;
 
@@ -207,6 +208,16 @@ impl Handler<ObserveTree> for Supervisor {
         let children = self.children.iter().filter(|(id, _)| only.is_none_or(|kind| id.kind == kind));
         let reports: Vec<_> = children.map(|(id, child)| child.report(id.kind)).collect();
         Box::pin(join_all(reports).into_actor(self).map(|children, this, _| this.report(children)))
+    }
+}
+
+impl Handler<Ping> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Ping: Ping, ctx: &mut Self::Context) {
+        if faults::strikes(FaultPoint::SupervisorHangs) {
+            ctx.wait(std::future::pending::<()>().into_actor(self));
+        }
     }
 }
 
