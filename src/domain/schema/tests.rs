@@ -1,0 +1,245 @@
+//! The official test suite of JSON Schema, and what it does not ask.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::judge::judge_within;
+use super::{InvalidKind, Refusal, Schema};
+
+#[derive(Deserialize)]
+struct Group {
+    description: String,
+    schema: Box<RawValue>,
+    tests: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    description: String,
+    data: Box<RawValue>,
+    valid: bool,
+}
+
+/// Groups of the suite that are left out are those that this message refuses, for this reason.
+const EXCLUDED: &[(&str, &str)] = &[
+    ("`http://localhost:1234/", "nothing outside of the schema is read but the meta-schemas of both drafts"),
+    ("neither 2020-12 nor draft-07", "vocabularies of one's own are not supported"),
+];
+
+/// Runs the cases of a draft; returns how many there were and how many were left out.
+fn run_suite(text: &str, schema_uri: &str) -> (usize, usize) {
+    let files: BTreeMap<String, Vec<Group>> = serde_json::from_str(text).unwrap();
+    let (mut count, mut excluded, mut wrong) = (0, 0, Vec::new());
+    for (file, groups) in &files {
+        for Group { description, schema, tests } in groups {
+            let mut text = schema.get().to_owned();
+            if text.starts_with('{') && !text.contains("\"$schema\"") {
+                let comma = if text.trim_end().ends_with("{}") { "" } else { "," };
+                text.insert_str(1, &format!("\"$schema\":\"{schema_uri}\"{comma}"));
+            }
+            let schema = match Schema::compile(&text) {
+                Ok(schema) => schema,
+                Err(invalid) if EXCLUDED.iter().any(|(message, _)| invalid.message.contains(message)) => {
+                    excluded += tests.len();
+                    continue;
+                }
+                Err(invalid) => {
+                    wrong.push(format!("{file}: {description}: {invalid:?}"));
+                    continue;
+                }
+            };
+            for case in tests {
+                count += 1;
+                let verdict = schema.judge(case.data.get());
+                let told_nothing = matches!(&verdict, Err(Refusal::Violations(all)) if all.is_empty());
+                if verdict.is_ok() != case.valid || told_nothing {
+                    wrong.push(format!("{file}: {description}: {}: {verdict:?}", case.description));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    (count, excluded)
+}
+
+#[test]
+fn the_official_cases_of_2020_12() {
+    let text = include_str!("../../../tests/data/json-schema-test-suite/2020-12.json");
+    assert_eq!(run_suite(text, "https://json-schema.org/draft/2020-12/schema"), (1_250, 49));
+}
+
+#[test]
+fn the_official_cases_of_draft_07() {
+    let text = include_str!("../../../tests/data/json-schema-test-suite/draft-07.json");
+    assert_eq!(run_suite(text, "http://json-schema.org/draft-07/schema#"), (904, 23));
+}
+
+fn schema(text: &str) -> Schema {
+    Schema::compile(text).unwrap_or_else(|invalid| panic!("{text}: {invalid:?}"))
+}
+
+/// What is told of a payload: paths and messages.
+fn told(schema: &Schema, payload: &str) -> Vec<(String, String, String)> {
+    let Err(Refusal::Violations(violations)) = schema.judge(payload) else { panic!("{payload} is not refused") };
+    violations.into_iter().map(|one| (one.instance_path, one.schema_path, one.message)).collect()
+}
+
+#[test]
+fn every_violation_is_told_with_its_paths() {
+    let schema = schema(
+        r##"{"type": "object", "required": ["id", "lines"], "additionalProperties": false, "properties": {
+            "id": {"type": "string", "minLength": 3}, "a/b~c": {"const": 1},
+            "lines": {"type": "array", "items": {"$ref": "#/$defs/line"}}},
+            "$defs": {"line": {"type": "object", "properties": {"count": {"type": "integer", "minimum": 1}}}}}"##,
+    );
+    assert_eq!(schema.judge(r#"{"id":"abc","lines":[{"count":1.0}]}"#), Ok(()));
+    let told = told(&schema, r#"{"id":"ab","lines":[{"count":1},{"count":-0.5},{"count":"x"}],"a/b~c":2,"more":null}"#);
+    let paths: Vec<_> = told.iter().map(|(instance, schema, _)| (instance.as_str(), schema.as_str())).collect();
+    assert_eq!(
+        paths,
+        [
+            ("/id", "/properties/id/minLength"),
+            ("/lines/1/count", "/$defs/line/properties/count/type"),
+            ("/lines/2/count", "/$defs/line/properties/count/type"),
+            ("/a~1b~0c", "/properties/a~1b~0c/const"),
+            ("/more", "/additionalProperties"),
+        ]
+    );
+}
+
+#[test]
+fn at_most_twenty_violations_are_told_and_their_texts_are_cut() {
+    let schema = schema(r#"{"additionalProperties": {"type": "null"}}"#);
+    let members: Vec<_> = (0..50).map(|number| format!("\"{}{number}\":1", "é".repeat(2_000))).collect();
+    let told = told(&schema, &format!("{{{}}}", members.join(",")));
+    assert_eq!(told.len(), 20);
+    assert!(told.iter().all(|(instance, ..)| instance.len() <= 1024 && instance.starts_with("/éé")));
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_told_with_its_object() {
+    let schema = schema(r#"{"properties": {"a": {"properties": {"a": true}}, "b": true}}"#);
+    for (payload, path, key) in [
+        (r#"{"a":{"a":1},"a":2}"#, "", "a"),
+        (r#"{"b":[1,{"x":0,"y":{"a":1,"\u0061":2}}]}"#, "/b/1/y", "a"),
+        (r#"{"1":0,"2":0,"3":0,"4":0,"5":0,"6":0,"7":0,"8":0,"9":0,"3":1}"#, "", "3"),
+        (r#"[{"z":1,"z":1}]"#, "/0", "z"),
+    ] {
+        let refusal = Refusal::DuplicateKey { path: path.to_owned(), key: key.to_owned() };
+        assert_eq!(schema.judge(payload), Err(refusal), "{payload}");
+    }
+    assert_eq!(schema.judge(r#"{"a":{"a":1},"b":{"a":1,"b":{"a":2}}}"#), Ok(()));
+}
+
+#[test]
+fn numbers_are_judged_as_they_are_written() {
+    let exact = schema(r#"{"minimum": 9007199254740993, "maximum": 1e400, "multipleOf": 0.1}"#);
+    for (number, is_valid) in [
+        ("9007199254740993", true),
+        ("9007199254740992", false),
+        ("9007199254740992.9", false),
+        ("9007199254740993.05", false),
+        ("1e400", true),
+        ("1.1e400", false),
+        ("1e999999999", false),
+    ] {
+        assert_eq!(exact.judge(number).is_ok(), is_valid, "{number}");
+    }
+    let listed = schema(r#"{"enum": [0.1, 12345678901234567890123, {"a": [1.0]}]}"#);
+    for payload in ["1e-1", "12345678901234567890123.0", r#"{"a":[1]}"#] {
+        assert_eq!(listed.judge(payload), Ok(()), "{payload}");
+    }
+    assert!(listed.judge("12345678901234567890124").is_err() && listed.judge(r#"{"a":[1.5]}"#).is_err());
+    assert!(told(&exact, "1e99999999999999999999")[0].2.contains("exponent"));
+    assert!(schema(r#"{"uniqueItems": true}"#).judge("[1, 1.0]").is_err());
+    assert!(schema(r#"{"type": "integer"}"#).judge("1.5e1").is_ok());
+}
+
+#[test]
+fn what_is_no_schema_is_refused_with_its_place() {
+    for (text, field) in [
+        ("{", ""),
+        ("12", ""),
+        (r#"{"type": "text"}"#, "/type"),
+        (r#"{"type": ["string", 1]}"#, "/type/1"),
+        (r#"{"properties": {"a": {"minLength": -1}}}"#, "/properties/a/minLength"),
+        (r#"{"properties": {"a": 1}}"#, "/properties/a"),
+        (r#"{"items": [true]}"#, "/items"),
+        (r#"{"allOf": []}"#, "/allOf"),
+        (r#"{"required": "a"}"#, "/required"),
+        (r#"{"multipleOf": 0}"#, "/multipleOf"),
+        (r#"{"pattern": "(?=a)"}"#, "/pattern"),
+        (r#"{"patternProperties": {"[": true}}"#, "/patternProperties/["),
+        (r##"{"$ref": "#/$defs/none"}"##, "/$ref"),
+        (r#"{"$ref": "https://example.org/other"}"#, "/$ref"),
+        (r##"{"$defs": {"a": {"$ref": "#/$defs/a"}}}"##, "/$defs/a"),
+        (r##"{"anyOf": [{"type": "null"}, {"not": {"$ref": "#"}}]}"##, ""),
+        (r#"{"$schema": "http://json-schema.org/draft-04/schema#"}"#, "/$schema"),
+        (r#"{"properties": {"a": true, "a": false}}"#, "/properties/a"),
+        (r#"{"$defs": {"unused": {"enum": 1}}}"#, "/$defs/unused/enum"),
+    ] {
+        let invalid = Schema::compile(text).expect_err(text);
+        assert_eq!((invalid.field.as_str(), invalid.kind), (field, InvalidKind::Malformed), "{text}: {invalid:?}");
+    }
+}
+
+#[test]
+fn a_schema_that_is_too_large_or_too_deep_is_too_costly() {
+    let deep = format!("{}true{}", r#"{"not":"#.repeat(200), "}".repeat(200));
+    let wide = format!(r#"{{"anyOf":[{}]}}"#, vec!["{}"; 30_000].join(","));
+    let patterns: Vec<_> = (0..500).map(|number| format!(r#"{{"pattern":"^\\p{{L}}{{2}}{number}$"}}"#)).collect();
+    let patterns = format!(r#"{{"anyOf":[{}]}}"#, patterns.join(","));
+    let large = r#"{"pattern":"^(?:\\p{L}{50}){50}$"}"#.to_owned();
+    for text in [deep, wide, patterns, large] {
+        assert_eq!(Schema::compile(&text).expect_err("too costly").kind, InvalidKind::TooCostly);
+    }
+}
+
+/// Each schema would cost more than any machine has, if its work were not counted.
+#[test]
+fn work_is_counted_and_bounded() {
+    let doubled: Vec<_> = (0..60)
+        .map(|level| {
+            format!(r##""{level}":{{"anyOf":[{{"$ref":"#/$defs/{0}"}},{{"$ref":"#/$defs/{0}"}}]}}"##, level + 1)
+        })
+        .collect();
+    let exponential = format!(r##"{{"$ref":"#/$defs/0","$defs":{{{},"60":false}}}}"##, doubled.join(","));
+    let slow = r#"{"items": {"pattern": "^(([a-z])+.)+[A-Z]([a-z])+$"}}"#.to_owned();
+    let texts = format!("[{}]", vec![format!("\"{}\"", "a".repeat(20_000)); 50].join(","));
+    let many = format!(
+        r#"{{"items": {{"allOf": [{}]}}}}"#,
+        (0..2_000).map(|number| format!(r#"{{"not":{{"const":{number}.5}}}}"#)).collect::<Vec<_>>().join(",")
+    );
+    let numbers = format!("[{}]", (0..20_000).map(|number| number.to_string()).collect::<Vec<_>>().join(","));
+    let recursive =
+        r##"{"anyOf": [{"items": {"$ref": "#"}, "minItems": 1}, {"items": {"$ref": "#"}, "maxItems": 0}, false]}"##;
+    let nested = format!("{}1{}", "[".repeat(100), "]".repeat(100));
+    for (schema_text, payload, is_over) in [
+        (exponential.as_str(), "1", true),
+        (&slow, &texts, false),
+        (&many, &numbers, true),
+        (recursive, &nested, false),
+    ] {
+        let schema = schema(schema_text);
+        let (steps, verdict) = judge_within(&schema.0, payload, 2_000_000);
+        assert_eq!(judge_within(&schema.0, payload, 2_000_000), (steps, verdict.clone()), "the same every time");
+        let message = verdict.err().map(|refusal| format!("{refusal:?}")).unwrap_or_default();
+        assert_eq!(message.contains("too much work"), is_over, "{steps} steps: {message}");
+    }
+    assert!(told(&schema("{}"), &format!("{}{}", "[".repeat(5_000), "]".repeat(5_000)))[0].2.contains("levels"));
+}
+
+#[test]
+fn any_text_is_judged_without_a_panic() {
+    let schema = schema(r#"{"additionalProperties": {"minimum": 1}}"#);
+    let payload = r#"{"a\u00e9\ud83d\ude00\n":[1.5e-3,-0,true,null,"\ud800"],"b":{"c":12}}"#;
+    assert_eq!(schema.judge(payload), Ok(()));
+    for end in (0..payload.len()).filter(|end| payload.is_char_boundary(*end)) {
+        assert!(schema.judge(&payload[..end]).is_err(), "{}", &payload[..end]);
+    }
+    for text in ["", "nul", "01", "[1,]", "{\"a\":1,}", "\"\u{1}\"", "\"\\x\"", "1 2", "{a:1}", "[1 2]", "{\"a\" 1}"] {
+        assert!(schema.judge(text).is_err(), "{text}");
+    }
+}
