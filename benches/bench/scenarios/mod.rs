@@ -13,6 +13,7 @@ mod publish;
 mod relay;
 mod resume;
 mod sagas;
+mod schema;
 mod stall;
 mod start;
 mod state;
@@ -106,6 +107,12 @@ pub const ALL: &[Scenario] = &[
         about: "sagas of three calls, replies that are awaited, and many instances that wait",
         takes: Subject::is_event_handler,
         run: sagas::run,
+    },
+    Scenario {
+        name: "schema",
+        about: "payloads judged by a schema, in the server's own code without a server",
+        takes: Subject::is_sqlite,
+        run: schema::run,
     },
     Scenario {
         name: "stall",

@@ -4,9 +4,12 @@
 //! counted, never by time: a verdict depends on the schema and the payload alone. Numbers are compared as they are
 //! written. `format` and the keywords of content are annotations.
 
+#[cfg(test)]
+mod agreement_tests;
 pub mod compat;
 mod compile;
 mod compiled;
+pub mod infer;
 mod judge;
 pub mod keywords;
 mod meta;
