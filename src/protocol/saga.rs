@@ -218,6 +218,7 @@ fn line_json(definition: &Definition, n: usize, Entry { at, fact }: &Entry) -> S
             let (verb, steps, result): (_, &[StepIndex], Option<&Json>) = match decision {
                 Decision::Retry { steps } => ("retry", steps, None),
                 Decision::Skip { steps, result } => ("skip", steps, result.as_ref()),
+                Decision::Hurry => ("retry", &[], None),
                 Decision::Pause => ("pause", &[], None),
                 Decision::Resume => ("resume", &[], None),
             };

@@ -261,10 +261,13 @@ fn store_settled(
     Ok(())
 }
 
-/// Removes the open calls of an owner.
-pub(super) fn cancel(connection: &mut Connection, owner: &str) -> Result<(), StoreError> {
+/// Removes the open calls of an owner; with a `tag`, those that it calls so.
+pub(super) fn cancel(connection: &mut Connection, owner: &str, tag: Option<&str>) -> Result<(), StoreError> {
     let open = calls::table.filter(calls::owner.eq(owner)).filter(calls::state.lt(ENDED));
-    on_backend!(connection, c => diesel::delete(open).execute(c))?;
+    match tag {
+        Some(tag) => on_backend!(connection, c => diesel::delete(open.filter(calls::tag.eq(tag))).execute(c))?,
+        None => on_backend!(connection, c => diesel::delete(open).execute(c))?,
+    };
     Ok(())
 }
 

@@ -258,8 +258,8 @@ pub(super) fn write(
                 calls::settle(connection, ended)?;
                 Outcome::Saved
             }
-            Write::CancelCalls { owner } => {
-                calls::cancel(connection, owner)?;
+            Write::CancelCalls { owner, tag } => {
+                calls::cancel(connection, owner, tag.as_deref())?;
                 Outcome::Saved
             }
             Write::HurryCalls { owner } => {

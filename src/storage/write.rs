@@ -45,8 +45,9 @@ pub enum Write {
     BeginCalls(Vec<CallId>),
     /// Attempts at calls have ended: [`Outcome::Saved`]. A call that has ended, or was cancelled, stays as it is.
     SettleCalls(Vec<CallOutcome>),
-    /// The calls of this owner that have not ended go, without a word: [`Outcome::Saved`].
-    CancelCalls { owner: String },
+    /// The calls of this owner that have not ended go, without a word: [`Outcome::Saved`]. With a `tag`, only those that it
+    /// calls so.
+    CancelCalls { owner: String, tag: Option<String> },
     /// Those of them that wait for another attempt are due at once: [`Outcome::Saved`].
     HurryCalls { owner: String },
     /// Ended calls up to this place are known to who follows them, and go: [`Outcome::Saved`].

@@ -18,7 +18,8 @@ use crate::actors::orchestrator::desk::{SagaRefusal, Shown, Told};
 use crate::domain::access::{Caller, Scope};
 use crate::domain::breaker::BreakerState;
 use crate::domain::event::{Idempotency, Timestamp};
-use crate::domain::saga::{Correlation, Input, State, decide};
+use crate::domain::pattern::Pattern;
+use crate::domain::saga::{Correlation, Input, State, Unfit, decide};
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::permit;
 use crate::protocol::publish::checked_text;
@@ -113,7 +114,7 @@ pub async fn start(
     let key = headers(req.headers())?.idempotency_key;
     let key = key.map(|key| checked_text("Idempotency-Key", key.into())).transpose()?;
     let payload = start_payload(&body)?;
-    permit_start(&req, &edge, &caller, &name).await?;
+    let trigger = permit_start(&req, &edge, &caller, &name).await?;
     access::limit_publish(&req, &edge, &caller, 1)?;
     // A caller's keys are its own.
     let key = key.map(|key| match caller.principal() {
@@ -129,18 +130,35 @@ pub async fn start(
         }
         return Ok(started(HttpResponse::Created().insert_header(("Idempotent-Replayed", "true")), &name, &id));
     }
+    admit_start(&edge, &trigger)?;
     let id = edge.parts.desk.start(&name, payload, key).await.map_err(|refusal| refused(refusal, &name))?;
     log::info!(saga = name.as_str(), id = id.as_str(), request_id = request_id(&req).as_str(); "saga begun by hand");
     Ok(started(&mut HttpResponse::Created(), &name, &id))
 }
 
-async fn permit_start(req: &HttpRequest, edge: &Edge, caller: &Caller, name: &str) -> Result<(), ApiError> {
+/// The events that the saga begins with.
+async fn permit_start(req: &HttpRequest, edge: &Edge, caller: &Caller, name: &str) -> Result<Pattern, ApiError> {
     let declared = edge.parts.desk.declared().await.map_err(|refusal| refused(refusal, name))?;
     let found = declared.iter().find(|(saga, _)| saga.saga == name);
     let (_, definition) = found.ok_or_else(|| refused(SagaRefusal::NoSaga, name))?;
     let trigger = &definition.trigger.event;
     // Nobody publishes the Event Handler's own events.
-    if trigger.is_system() { access::admin(req, edge) } else { permit::publish_all(caller, trigger) }
+    if trigger.is_system() { access::admin(req, edge) } else { permit::publish_all(caller, trigger) }?;
+    Ok(trigger.clone())
+}
+
+/// Refuses what would be refused of the event that the saga begins with, had it been published.
+fn admit_start(edge: &Edge, trigger: &Pattern) -> Result<(), ApiError> {
+    let parts = &edge.parts;
+    if parts.health.is_draining() {
+        return Err(ApiError::draining());
+    }
+    let refused = &parts.config.system.maintenance_refuses;
+    let is_refused = |refused: &Pattern| refused.covers(trigger) || trigger.covers(refused);
+    if parts.system.is_in_maintenance() && refused.iter().any(is_refused) {
+        return Err(ApiError::maintenance());
+    }
+    Ok(())
 }
 
 fn started(response: &mut HttpResponseBuilder, name: &str, id: &str) -> HttpResponse {
@@ -262,7 +280,7 @@ async fn tell(edge: &Edge, id: &str, request: &ManyRequest) -> Result<bool, ApiE
         desk.operate(id, verb.clone(), reason).await.map(|_| true)
     };
     match told {
-        Err(SagaRefusal::NotFound | SagaRefusal::State(_) | SagaRefusal::Live(_) | SagaRefusal::Unusable(_)) => {
+        Err(SagaRefusal::NotFound | SagaRefusal::State(..) | SagaRefusal::Live(_) | SagaRefusal::Unusable(_)) => {
             Ok(false)
         }
         told => told.map_err(|refusal| refused(refusal, id)),
@@ -304,9 +322,17 @@ fn refused(refusal: SagaRefusal, of: &str) -> ApiError {
             ApiError::new(ErrorCode::SagaNotFound, format!("there is no instance {of:?} of a saga"))
         }
         SagaRefusal::NoSaga => ApiError::new(ErrorCode::SagaNotFound, format!("no saga {of:?} is declared")),
-        SagaRefusal::State(state) => {
+        SagaRefusal::State(state, unfit) => {
             let state = state.as_str();
-            let message = format!("that does not fit now: the instance is {state}");
+            let message = match unfit {
+                Unfit::State => format!("that does not fit now: the instance is {state}"),
+                Unfit::NoStep => {
+                    "no step is stuck, so there is none to be skipped: retry, compensate or abort".to_owned()
+                }
+                Unfit::NoWayBack => {
+                    "there is no way back: the saga is past its pivot, or has turned back before".to_owned()
+                }
+            };
             ApiError::new(ErrorCode::SagaState, message).with("state", state)
         }
         SagaRefusal::Live(id) => {

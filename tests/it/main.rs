@@ -85,6 +85,7 @@ mod resume_model;
 mod retention;
 mod sagas;
 mod sagas_api;
+mod sagas_operators;
 mod schedules;
 mod services;
 mod services_cluster;

@@ -34,6 +34,27 @@ fn count_events(server: &Server, name: &str) -> usize {
 }
 
 #[test]
+fn sagas_are_not_begun_by_hand_with_what_is_refused() {
+    let saga =
+        r#"{name="pay",version=1,trigger={event="bid.placed"},correlation="/id",steps=[{name="rest",wait="1h"}]}"#;
+    let file = format!("sagas = [{saga}]");
+    let builder = Server::builder().file("c.toml", &file).env("EVENT_HANDLER_CONFIG", "c.toml");
+    let server = refusing(builder, "bid.>").start();
+    let start = |id: &str| {
+        let request = server.request("POST", "/sagas/pay/start").header("Idempotency-Key", id);
+        request.json(json!({ "payload": { "id": id } })).send()
+    };
+    eventually("it is declared", || (start("a").status == 201).then_some(()));
+    enter(&server, "maintenance");
+    is_refused(&start("b"));
+    assert_eq!(start("a").header("idempotent-replayed"), Some("true"), "a repetition is answered as before");
+    enter(&server, "running");
+    assert_eq!(start("b").status, 201);
+    assert_eq!(server.post("/admin/drain", json!({})).status, 200);
+    assert_eq!(start("c").error(503)["code"], "draining");
+}
+
+#[test]
 fn publishes_are_refused_by_http_and_websocket_whatever_their_form() {
     for_each_backend(|backend| {
         let builder = Server::builder().backend(backend);

@@ -147,7 +147,7 @@ async fn what_cannot_be_sent_is_known_not_to_be_done() {
     fixture.write(Write::MakeCalls(vec![held_back, call("cancelled")])).await;
     let ended = fixture.ended(2).await.remove(1);
     assert_eq!((ended.end, ended.tag.as_str(), ended.attempts), (CallEnd::NotSent, "held_back", 0));
-    fixture.write(Write::CancelCalls { owner: "saga".to_owned() }).await;
+    fixture.write(Write::CancelCalls { owner: "saga".to_owned(), tag: None }).await;
     fixture.client.ask(Operate(ServiceCommand::Close)).await.expect("an answer");
     while fixture.reader.open_calls(1).await != Ok(0) {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -39,5 +39,5 @@ fn writes(
     let event = super::making::event(&origin, told, state, None, reason);
     let step = SagaTransition { id: id.clone(), new: None, from: was.length, standing, entries, awaits: Vec::new() };
     let save = Write::SaveSagas { steps: vec![step], ended: Vec::new() };
-    vec![save, Write::CancelCalls { owner: id }, Write::Append(Append::single(event))]
+    vec![save, Write::CancelCalls { owner: id, tag: None }, Write::Append(Append::single(event))]
 }

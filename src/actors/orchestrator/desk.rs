@@ -11,7 +11,7 @@ use super::definitions::Definitions;
 use super::making::Means;
 use crate::actors::clock;
 use crate::actors::persistence::messages::AppendFailure;
-use crate::domain::saga::{AT_COMMIT, Crowd, Definition, Entry, Input, Instance, SagaIds, State, Verb};
+use crate::domain::saga::{AT_COMMIT, Crowd, Definition, Entry, Input, Instance, SagaIds, State, Unfit, Verb};
 use crate::storage::{DeclaredSaga, Outcome, Reader, SagaRecord, StoreError, StoredSaga, Write};
 
 /// How often it is decided anew where others decide at the same time.
@@ -40,8 +40,8 @@ pub enum SagaRefusal {
     NotFound,
     /// There is no such saga, or no node declares it any more.
     NoSaga,
-    /// The verb does not fit the state.
-    State(State),
+    /// The verb does not fit, in this state.
+    State(State, Unfit),
     /// This instance holds the correlation value.
     Live(String),
     /// The payload has no value where the saga has its correlation.
@@ -93,7 +93,7 @@ impl Desk {
             let mut crowd = Crowd::new(now, AT_COMMIT, &check);
             crowd.add(definition, instance, &[]);
             let input = Input::Operator { verb: verb.clone(), reason: reason.to_owned() };
-            crowd.tell(id, input).map_err(|_| SagaRefusal::State(state))?;
+            crowd.tell(id, input).map_err(|unfit| SagaRefusal::State(state, unfit))?;
             let begins = stored.record.standing.started_at.is_none();
             let writes = self.means.writes(&mut crowd.changed(), Vec::new(), None, now);
             if writes.is_empty() || self.commit(writes).await? {

@@ -75,13 +75,9 @@ impl Means {
                     return Err(format!("{}: {}", error.code(), error.message()));
                 }
                 bounded("the payload of an event", payload.len(), self.max_event_bytes)?;
-                // A store may not have it, and would leave the event out.
-                if key.as_ref().is_some_and(|key| key.contains('\0')) {
-                    return Err("the key of an event has a zero byte".to_owned());
-                }
                 bounded("the key of an event", key.as_ref().map_or(0, String::len), MAX_TEXT_BYTES)
             }
-            Effect::Silence | Effect::Hurry | Effect::Tell { .. } => Ok(()),
+            Effect::Silence | Effect::Withdraw { .. } | Effect::Hurry | Effect::Tell { .. } => Ok(()),
         }
     }
 
@@ -115,7 +111,11 @@ impl Means {
                         let judgement = Some(self.catalogue.with(|catalogue| catalogue.judge(&append)));
                         others.push(Write::Append(Append { judgement, ..append }));
                     }
-                    Effect::Silence => others.insert(0, Write::CancelCalls { owner: id.clone() }),
+                    Effect::Silence => others.insert(0, Write::CancelCalls { owner: id.clone(), tag: None }),
+                    Effect::Withdraw { step } => {
+                        let tag = Some(tag(&member.definition.steps[*step].name, PROBE));
+                        others.insert(0, Write::CancelCalls { owner: id.clone(), tag });
+                    }
                     Effect::Hurry => others.push(Write::HurryCalls { owner: id.clone() }),
                     Effect::Tell { what, step, reason } => {
                         others.push(Write::Append(Append::single(told(member, *what, *step, reason.as_deref()))));

@@ -148,7 +148,7 @@ impl Looking {
             }
         }
         if view.stored().is_none_or(|known| known.state != stored.state) {
-            log::info!(state = stored.state.as_str(), reason = stored.reason.as_deref(); "state of the system");
+            log::info!(state = stored.state.as_str(), reason = stored.reason.as_deref().unwrap_or("none"); "state of the system");
         }
         if self.has_begun {
             view.set_stored(stored);

@@ -281,6 +281,13 @@ impl Simulation {
             Effect::Publish { event, payload, .. } => {
                 self.pending.push_back((self.now, Pending::Event { name: event, payload }));
             }
+            Effect::Withdraw { step: withdrawn } => {
+                let is_answer = |pending: &Pending| {
+                    matches!(pending, Pending::Input { of: whose, input: Input::Probed { step, .. } }
+                        if (*whose, *step) == (of, withdrawn))
+                };
+                self.pending.retain(|(_, pending)| !is_answer(pending));
+            }
             Effect::Tell { .. } | Effect::Silence | Effect::Hurry => {}
         }
         Ok(())
@@ -377,7 +384,7 @@ fn describe(definition: &Definition, entry: &Entry) -> String {
         Fact::NeedsOperator { reason } => format!("needs an operator: {reason}"),
         Fact::Decided { decision, reason } => {
             let verb = match decision {
-                Decision::Retry { .. } => "retry",
+                Decision::Retry { .. } | Decision::Hurry => "retry",
                 Decision::Skip { .. } => "skip",
                 Decision::Pause => "pause",
                 Decision::Resume => "resume",

@@ -295,7 +295,7 @@ fn errors_in_sagas_name_file_place_and_reason() {
         (
             &*SAGA.replace("1m", "soon").replace("wait", "wiat"),
             vec![],
-            "prod.toml: sagas[0].saga: unknown field `wiat`",
+            "prod.toml: sagas[0].steps[0]: unknown field `wiat`",
         ),
         ("sagas = 1", vec![], "prod.toml: sagas: must be tables: [[sagas]]"),
         (&call, vec![], "prod.toml: sagas[0].steps[0].call.service: there is no service \"bank\""),

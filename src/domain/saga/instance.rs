@@ -339,6 +339,7 @@ impl Instance {
 
     fn decided(&mut self, definition: &Definition, decision: &Decision, at: Timestamp) {
         match decision {
+            Decision::Hurry => {}
             Decision::Pause => self.is_paused = true,
             Decision::Resume => self.is_paused = false,
             Decision::Retry { steps } => {

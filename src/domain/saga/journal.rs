@@ -84,7 +84,7 @@ impl Fact {
             | Self::Undone { step, .. }
             | Self::LateReply { step, .. } => (Some(*step), &[]),
             Self::Decided { decision: Decision::Retry { steps } | Decision::Skip { steps, .. }, .. } => (None, steps),
-            Self::Decided { decision: Decision::Pause | Decision::Resume, .. }
+            Self::Decided { decision: Decision::Hurry | Decision::Pause | Decision::Resume, .. }
             | Self::Started
             | Self::Compensating { .. }
             | Self::NeedsOperator { .. }
@@ -177,6 +177,8 @@ pub enum Decision {
         steps: Vec<StepIndex>,
         result: Option<Json>,
     },
+    /// Its calls that wait for another attempt are sent at once.
+    Hurry,
     Pause,
     Resume,
 }

@@ -77,13 +77,43 @@ impl Text {
         self.filled(scope, |value| value.to_owned())
     }
 
-    /// As [`Self::fill`], each value as one segment of a path. None of the segments may be a step through the path.
-    pub fn fill_path(&self, scope: &str) -> Result<String, Unfilled> {
-        let path = self.filled(scope, |value| utf8_percent_encode(value, SEGMENT).to_string())?;
-        match dot_segment(&path) {
-            Some(segment) => Err(Unfilled(format!("{segment:?} cannot be a segment of a path"))),
-            None => Ok(path),
+    /// Whether nothing has to be filled in.
+    pub fn is_plain(&self) -> bool {
+        self.paths().next().is_none()
+    }
+
+    /// As [`Self::fill`], as the key of an event: what may be published as one.
+    pub fn fill_key(&self, scope: &str) -> Result<String, Unfilled> {
+        for path in self.paths() {
+            if look_up(scope, path)?.trim() == "null" {
+                return Err(Unfilled(format!("${{{}}} is null, and no key", path.join("."))));
+            }
         }
+        let key = self.fill(scope)?;
+        match key.chars().any(char::is_control) {
+            _ if key.is_empty() => Err(Unfilled("a key must not be empty".to_owned())),
+            true => Err(Unfilled("a key must not contain control characters".to_owned())),
+            false => Ok(key),
+        }
+    }
+
+    /// As [`Self::fill`], each value as one segment of a path. None of the segments may be a step through the path, nor be
+    /// empty because of what was filled in.
+    pub fn fill_path(&self, scope: &str) -> Result<String, Unfilled> {
+        // Stands for an empty value; no other part has one.
+        const NOTHING: char = '\0';
+        let path = self.filled(scope, |value| match value {
+            "" => NOTHING.to_string(),
+            _ => utf8_percent_encode(value, SEGMENT).to_string(),
+        })?;
+        if let Some(segment) = dot_segment(&path.replace(NOTHING, "")) {
+            return Err(Unfilled(format!("{segment:?} cannot be a segment of a path")));
+        }
+        let is_emptied = |segment: &str| !segment.is_empty() && segment.chars().all(|part| part == NOTHING);
+        if segments(&path).any(is_emptied) {
+            return Err(Unfilled("a segment of a path must not be empty".to_owned()));
+        }
+        Ok(path.replace(NOTHING, ""))
     }
 
     /// Calls `found` for the parts that are written out.
@@ -123,8 +153,11 @@ fn look_up<'a>(scope: &'a str, path: &[String]) -> Result<&'a str, Unfilled> {
 /// A segment that clients and servers remove as a step through the path, however its dots are written (RFC 3986 section
 /// 5.2.4; the URL standard takes `%2e` for a dot there).
 fn dot_segment(path: &str) -> Option<&str> {
-    let path = path.split(['?', '#']).next()?;
-    path.split(['/', '\\']).find(|segment| matches!(&*segment.to_ascii_lowercase().replace("%2e", "."), "." | ".."))
+    segments(path).find(|segment| matches!(&*segment.to_ascii_lowercase().replace("%2e", "."), "." | ".."))
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split(['?', '#']).next().into_iter().flat_map(|path| path.split(['/', '\\']))
 }
 
 /// A text without its quotes, and anything else as it is written.
@@ -218,12 +251,17 @@ mod tests {
 
     #[test]
     fn a_value_is_one_segment_of_a_path() {
-        let path =
-            |text: &str| Text::parse(text).expect("a text").fill_path(r#"{"a":"x/../y ?","b":"..","c":7,"dot":"."}"#);
+        let path = |text: &str| {
+            Text::parse(text).expect("a text").fill_path(r#"{"a":"x/../y ?","b":"..","c":7,"dot":".","no":""}"#)
+        };
         assert_eq!(path("/t/${a}/${c}").as_deref(), Ok("/t/x%2F..%2Fy%20%3F/7"));
         for steps in ["/t/${b}", "/t/.${dot}", "/t/${dot}?n=1", "/t/%2e${dot}/x", "/${c}/../x"] {
             assert!(path(steps).is_err(), "{steps}");
         }
+        for emptied in ["/t/${no}", "/t/${no}/x", "/${no}${no}?n=1"] {
+            assert!(path(emptied).is_err(), "{emptied}");
+        }
+        assert_eq!(path("/t//a${no}/?n=${no}").as_deref(), Ok("/t//a/?n="));
         assert_eq!(path("/t/${b}.json?of=/../").as_deref(), Ok("/t/...json?of=/../"));
         assert_eq!(path("/t/${d.e}"), Err(Unfilled("${d.e} is not there".to_owned())));
     }

@@ -242,9 +242,18 @@ impl World {
                 assert_eq!(*first, request);
                 self.under_way.push(UnderWay::Call { step, operation });
             }
-            Effect::Probe { step, .. } => self.under_way.push(UnderWay::Probe { step }),
+            Effect::Probe { step, .. } => {
+                let is_its = |other: &UnderWay| matches!(other, UnderWay::Probe { step: s } if *s == step);
+                assert!(!self.under_way.iter().any(is_its), "one probe of a step at a time");
+                self.under_way.push(UnderWay::Probe { step });
+            }
             Effect::Publish { step, .. } => drop(self.has_happened.insert(step)),
             Effect::Silence => self.under_way.clear(),
+            Effect::Withdraw { step } => {
+                let is_its = |other: &UnderWay| matches!(other, UnderWay::Probe { step: s } if *s == step);
+                assert!(self.under_way.iter().any(is_its), "a probe is withdrawn that is under way");
+                self.under_way.retain(|other| !is_its(other));
+            }
             Effect::Hurry => {}
             Effect::Tell { what, .. } => self.told.push(what),
         }

@@ -138,7 +138,7 @@ fn a_call_that_has_ended_or_was_cancelled_stays_so() {
         let refused = outcome(ids[0], CallSettled::Ended { end: CallEnd::Refused, answer: None });
         let again = outcome(ids[0], CallSettled::Again(NOON));
         let writes = vec![
-            Write::CancelCalls { owner: "s".to_owned() },
+            Write::CancelCalls { owner: "s".to_owned(), tag: None },
             Write::BeginCalls(vec![ids[0], ids[1]]),
             Write::SettleCalls(vec![refused, again, done(ids[1])]),
         ];

@@ -15,6 +15,7 @@ mod read;
 mod retention;
 mod saga_plans;
 mod sagas;
+mod sagas_model;
 mod set_back;
 mod status;
 mod syncs;

@@ -52,8 +52,8 @@ pub struct Ledger {
     /// The first request of each call, by its owner and what that calls it.
     pub requests: BTreeMap<(String, String), CallRequest>,
     keys: BTreeMap<String, (String, String)>,
-    /// Calls that have not ended, and whose they are.
-    pub open_calls: BTreeMap<CallId, String>,
+    /// Calls that have not ended, whose they are, and what it calls them.
+    pub open_calls: BTreeMap<CallId, (String, String)>,
     /// Names and payloads of the events that the engine has published.
     pub told: Vec<(String, String)>,
     pub voids: usize,
@@ -174,7 +174,9 @@ impl Ledger {
             (Write::MakeCalls(new), Outcome::Made(first)) => {
                 for (id, call) in (*first..).zip(new) {
                     self.note_call(&call.owner, &call.tag, &call.request);
-                    self.open_calls.insert(id, call.owner.clone());
+                    let is_open = |(of, tag): &(String, String)| (of, tag) == (&call.owner, &call.tag);
+                    assert!(!self.open_calls.values().any(is_open), "one call at a time: {}", call.tag);
+                    self.open_calls.insert(id, (call.owner.clone(), call.tag.clone()));
                 }
                 // As the registry of services does.
                 self.slot.hand_calls((*first..).zip(new.iter().cloned()), clock::now());
@@ -186,7 +188,10 @@ impl Ledger {
                 let over = outcomes.iter().filter(|outcome| matches!(outcome.settled, CallSettled::Ended { .. }));
                 over.for_each(|outcome| _ = self.open_calls.remove(&outcome.id));
             }
-            (Write::CancelCalls { owner }, _) => self.open_calls.retain(|_, of| of != owner),
+            (Write::CancelCalls { owner, tag }, _) => {
+                let is_it = |(of, named): &(String, String)| of == owner && tag.as_ref().is_none_or(|tag| tag == named);
+                self.open_calls.retain(|_, call| !is_it(call));
+            }
             _ => {}
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{Call, Definition, DefinitionError, Match, Step, StepIndex, Work, instant};
 use crate::domain::entity::EntityType;
 use crate::domain::event::Timestamp;
@@ -28,6 +30,7 @@ pub(super) fn check(saga: &Definition, is_service: impl Fn(&str) -> bool) -> Che
         checking.texts(at)?;
         checking.services(at, &is_service)?;
         checking.templates(at)?;
+        checking.condition(at)?;
         checking.own_trigger(at)?;
         checking.pivot(at)?;
     }
@@ -71,7 +74,12 @@ impl<'a> Checking<'a> {
         self.is_more_than_0(place("probe.every"), probe.as_ref().map(|probe| probe.every))?;
         match work {
             Work::Call(call) => self.path(at, "call.path", &call.path)?,
-            Work::Publish { event, .. } => {
+            Work::Publish { event, key, .. } => {
+                if let Some(Err(Unfilled(reason))) =
+                    key.as_ref().filter(|key| key.is_plain()).map(|key| key.fill_key("{}"))
+                {
+                    return self.wrong(at, "publish.key", reason);
+                }
                 if EntityType::of_change(event).is_some() {
                     return self.wrong(at, "publish.event", "is the name of changes of entities");
                 }
@@ -79,13 +87,17 @@ impl<'a> Checking<'a> {
                     return self.wrong(at, "publish.event", "is no template: the name of an event is always the same");
                 }
             }
-            Work::Wait(text) if text.paths().next().is_none() => {
+            Work::Wait(text) if text.is_plain() => {
                 let is_said = text.fill("{}").is_ok_and(|text| instant(&text, Timestamp(0)).is_some());
                 if !is_said {
                     return self.wrong(at, "wait", "must be a duration such as \"5m\", or an RFC 3339 time");
                 }
             }
             Work::Wait(_) => {}
+        }
+        let is_status = |status: &u16| (100..=599).contains(status);
+        if let Some(no) = undo.iter().flat_map(|undo| &undo.done).find(|status| !is_status(status)) {
+            return self.wrong(at, "compensate.done", format!("must be HTTP statuses, 100 to 599, not {no}"));
         }
         probe.as_ref().map_or(Ok(()), |probe| self.path(at, "probe.path", &probe.path))?;
         undo.as_ref().map_or(Ok(()), |undo| self.path(at, "compensate.call.path", &undo.call.path))
@@ -98,7 +110,7 @@ impl<'a> Checking<'a> {
         if has_controls {
             return self.wrong(at, field, "has control characters");
         }
-        match path.paths().next().is_none().then(|| path.fill_path("{}")) {
+        match path.is_plain().then(|| path.fill_path("{}")) {
             Some(Err(Unfilled(reason))) => self.wrong(at, field, reason),
             _ => Ok(()),
         }
@@ -135,6 +147,27 @@ impl<'a> Checking<'a> {
         }
         self.paths(at, "probe.path", false, probe.iter().flat_map(|probe| probe.path.paths()))?;
         undo.as_ref().map_or(Ok(()), |undo| self.call(at, &undo.call, "compensate.call", true))
+    }
+
+    /// A condition asks for what there is: a step that is not there would never be as it asks.
+    fn condition(&self, at: StepIndex) -> Checked {
+        let Some(when) = &self.saga.steps[at].when else { return Ok(()) };
+        let mut fields = Vec::new();
+        let asked = serde_json::from_str(&when.to_string()).expect("invariant: a filter is JSON");
+        fields_of(&asked, &mut fields);
+        for (name, value) in fields {
+            if !["trigger", "steps", "saga"].contains(&name) {
+                return self.wrong(at, "when", format!("{name:?} is none of trigger, steps, saga"));
+            }
+            let mut steps = Vec::new();
+            if name == "steps" {
+                fields_of(value, &mut steps);
+            }
+            if let Some((name, _)) = steps.into_iter().find(|(name, _)| self.saga.step(name).is_none()) {
+                return self.wrong(at, "when", format!("there is no step {name:?}"));
+            }
+        }
+        Ok(())
     }
 
     fn call(&self, at: StepIndex, call: &Call, field: &str, knows_itself: bool) -> Checked {
@@ -222,5 +255,15 @@ impl<'a> Checking<'a> {
             return self.wrong(at, "compensate", "comes after the pivot, from which there is no way back");
         }
         Ok(())
+    }
+}
+
+/// The fields that a filter names on its first floor, in alternatives too.
+fn fields_of<'a>(filter: &'a Value, found: &mut Vec<(&'a str, &'a Value)>) {
+    for (name, value) in filter.as_object().into_iter().flatten() {
+        match value.as_array() {
+            Some(alternatives) if name == "$or" => alternatives.iter().for_each(|other| fields_of(other, found)),
+            _ => found.push((name, value)),
+        }
     }
 }

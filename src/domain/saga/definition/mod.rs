@@ -258,6 +258,28 @@ mod tests {
             ("name: must be 1 to 63 of a-z", Box::new(|saga| saga["name"] = json!("Settle"))),
             ("name: must not be \"definitions\"", Box::new(|saga| saga["name"] = json!("definitions"))),
             ("unknown field `trigerr`", Box::new(|saga| saga["trigerr"] = json!(1))),
+            ("steps[0]: unknown field `cal`", Box::new(step(0, "cal", json!(1)))),
+            (
+                "steps[1].parallel[0][0]: unknown field `pay`",
+                Box::new(|saga| saga["steps"][1]["parallel"][0][0]["pay"] = json!(1)),
+            ),
+            (
+                "steps[0].compensate.done: must be HTTP",
+                Box::new(|saga| saga["steps"][0]["compensate"]["done"] = json!([404, 4040])),
+            ),
+            (
+                "steps[3].when: there is no step \"reserv\"",
+                Box::new(step(
+                    3,
+                    "when",
+                    json!({"$or": [{"steps": {"reserv": {"response": [1]}}}, {"saga": {"id": [""]}}]}),
+                )),
+            ),
+            ("steps[3].when: \"payload\" is none of", Box::new(step(3, "when", json!({"payload": {"a": [1]}})))),
+            (
+                "steps[1].parallel[0][0].publish.key: a key must not be empty",
+                Box::new(|saga| saga["steps"][1]["parallel"][0][0]["publish"]["key"] = json!("")),
+            ),
             ("trigger.filter: ", Box::new(|saga| saga["trigger"]["filter"] = json!(7))),
             ("correlation: must be a JSON Pointer", Box::new(|saga| saga["correlation"] = json!("auction_id"))),
             ("deadline: must be a duration", Box::new(|saga| saga["deadline"] = json!("soon"))),

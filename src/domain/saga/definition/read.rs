@@ -30,7 +30,7 @@ struct SagaKeys {
     on_deadline: OnTrouble,
     #[serde(default)]
     on_duplicate: OnDuplicate,
-    steps: Vec<StepKeys>,
+    steps: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -56,7 +56,7 @@ struct StepKeys {
     compensate: Option<UndoKeys>,
     pivot: Option<bool>,
     when: Option<Value>,
-    parallel: Option<Vec<Vec<StepKeys>>>,
+    parallel: Option<Vec<Vec<Value>>>,
 }
 
 #[derive(Deserialize)]
@@ -135,7 +135,8 @@ pub(super) fn read(json: &str) -> Read<Definition> {
     }
     let (mut steps, mut stages) = (Vec::new(), Vec::new());
     for (at, keys) in keys.steps.into_iter().enumerate() {
-        stages.push(stage(keys, &format!("steps[{at}]"), &mut steps)?);
+        let at = format!("steps[{at}]");
+        stages.push(stage(step_keys(keys, &at)?, &at, &mut steps)?);
     }
     if steps.is_empty() || steps.len() > MAX_STEPS {
         return wrong("steps", format!("must not be empty, nor more than {MAX_STEPS}"));
@@ -154,6 +155,11 @@ pub(super) fn read(json: &str) -> Read<Definition> {
         steps,
         stages,
     })
+}
+
+/// What is written of the step at `at`.
+fn step_keys(value: Value, at: &str) -> Read<StepKeys> {
+    serde_json::from_value(value).or_else(|error| wrong(at, error.to_string()))
 }
 
 /// The branches of a stage; its steps are added to `steps`.
@@ -181,6 +187,7 @@ fn stage(keys: StepKeys, at: &str, steps: &mut Vec<Step>) -> Read<Vec<Vec<StepIn
         let mut indices = Vec::new();
         for (s, keys) in branch.into_iter().enumerate() {
             let at = format!("{at}.parallel[{b}][{s}]");
+            let keys = step_keys(keys, &at)?;
             if keys.parallel.is_some() {
                 return wrong(at, "is in a branch, and has no branches of its own");
             }

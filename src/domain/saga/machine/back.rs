@@ -44,6 +44,7 @@ impl Deciding<'_> {
                     _ => StepEnd::Unknown,
                 };
                 let error = Some("the saga has turned back".to_owned());
+                self.withdraw(step);
                 self.record(Fact::Ended { step, end, event: None, response: None, error });
             }
         }

@@ -47,7 +47,7 @@ impl Deciding<'_> {
                     Some(Effect::Call { step, operation: Operation::Action, request, until: self.turns_back_at(step) })
                 }
                 Work::Publish { event, payload, key } => {
-                    let key = key.as_ref().map(|key| key.fill(&scope)).transpose()?;
+                    let key = key.as_ref().map(|key| key.fill_key(&scope)).transpose()?;
                     Some(Effect::Publish { step, event: event.clone(), payload: payload.fill(&scope)?, key })
                 }
                 Work::Wait(_) => None,

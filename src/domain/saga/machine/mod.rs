@@ -94,6 +94,10 @@ pub enum Effect {
     },
     /// Its calls are not sent any more, as far as they were not.
     Silence,
+    /// The probe of a step is not sent any more.
+    Withdraw {
+        step: StepIndex,
+    },
     /// Its calls that wait for another attempt are sent at once.
     Hurry,
     Tell {
@@ -121,7 +125,7 @@ impl Effect {
             }
             Self::Call { step, operation: Operation::Compensation, .. } => Some(Deed::Compensation(*step)),
             Self::Probe { step, .. } => Some(Deed::Probe(*step)),
-            Self::Silence | Self::Hurry | Self::Tell { .. } => None,
+            Self::Silence | Self::Withdraw { .. } | Self::Hurry | Self::Tell { .. } => None,
         }
     }
 }
@@ -177,9 +181,16 @@ pub struct Outcome {
     pub effects: Vec<Effect>,
 }
 
-/// The word of an operator does not fit the state.
+/// Why the word of an operator does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unfit;
+pub enum Unfit {
+    /// It is for other states.
+    State,
+    /// No step keeps it from going on, so there is none to be skipped.
+    NoStep,
+    /// It is past its pivot, or turned back before.
+    NoWayBack,
+}
 
 /// Takes an input. The instance has the entries applied then. `log_end`: replies to what begins now come after it;
 /// [`AT_COMMIT`](super::journal::AT_COMMIT) where the store says which event that is.
@@ -218,7 +229,7 @@ impl Deciding<'_> {
     fn take(&mut self, input: Input) -> Result<(), Unfit> {
         if matches!(self.instance.phase, Phase::Ended(_)) && !matches!(input, Input::Reply { .. }) {
             // SG-4.
-            return if let Input::Operator { .. } = input { Err(Unfit) } else { Ok(()) };
+            return if let Input::Operator { .. } = input { Err(Unfit::State) } else { Ok(()) };
         }
         match input {
             Input::Start { after } => {
@@ -265,6 +276,13 @@ impl Deciding<'_> {
     /// Why a deed is impossible, if it is.
     fn is_barred(&self, deed: Deed) -> Option<String> {
         self.barred.iter().find(|(barred, _)| *barred == deed).map(|(_, reason)| reason.clone())
+    }
+
+    /// A step that waits for what its service says of it is not going to need that.
+    fn withdraw(&mut self, step: StepIndex) {
+        if let Some((WaitsFor::Probe, _)) = self.instance.steps[step].waits {
+            self.outcome.effects.push(Effect::Withdraw { step });
+        }
     }
 
     fn tell(&mut self, what: Told, step: Option<StepIndex>, reason: Option<String>) {

@@ -11,6 +11,7 @@ impl Deciding<'_> {
         let decided = |decision| Fact::Decided { decision, reason: reason.clone() };
         match verb {
             Verb::Retry if matches!(state, State::Running | State::Compensating) => {
+                self.record(decided(Decision::Hurry));
                 self.outcome.effects.push(Effect::Hurry);
             }
             Verb::Retry if state == State::NeedsOperator => {
@@ -24,13 +25,13 @@ impl Deciding<'_> {
             Verb::Skip { result } if state == State::NeedsOperator => {
                 let steps = self.stuck();
                 if steps.is_empty() {
-                    return Err(Unfit);
+                    return Err(Unfit::NoStep);
                 }
                 self.record(decided(Decision::Skip { steps, result }));
             }
             Verb::Compensate if matches!(state, State::Running | State::Waiting | State::NeedsOperator) => {
                 if self.is_past_pivot(None) || self.instance.is_undoing {
-                    return Err(Unfit);
+                    return Err(Unfit::NoWayBack);
                 }
                 self.compensate(&reason);
             }
@@ -48,7 +49,9 @@ impl Deciding<'_> {
                 self.tell(Told::Resumed, None, Some(reason));
                 self.due();
             }
-            Verb::Retry | Verb::Skip { .. } | Verb::Compensate | Verb::Pause | Verb::Resume => return Err(Unfit),
+            Verb::Retry | Verb::Skip { .. } | Verb::Compensate | Verb::Pause | Verb::Resume => {
+                return Err(Unfit::State);
+            }
         }
         Ok(())
     }

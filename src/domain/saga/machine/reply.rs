@@ -72,6 +72,7 @@ impl Deciding<'_> {
         }
         let end = if is_success { StepEnd::Succeeded } else { StepEnd::FailedPerhaps };
         let error = (!is_success).then(|| "the awaited event says so".to_owned());
+        self.withdraw(step);
         self.record(Fact::Ended { step, end, event: Some(event), response: None, error: error.clone() });
         self.follow_up(step, end, error);
     }
