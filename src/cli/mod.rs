@@ -38,6 +38,7 @@ mod tail;
 mod target;
 mod token;
 mod trace;
+mod types;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -152,6 +153,8 @@ enum ConfiguredCommand {
     Sync(sync::SyncArgs),
     /// Print the instances of sagas, tell one what to do, or begin one; check definitions, or try one in virtual time.
     Sagas(sagas::SagasArgs),
+    /// Print the catalogue of event types, put one, see what a change would mean, or propose one.
+    Types(types::TypesArgs),
     /// Print durable subscriptions, or move or delete one.
     Consumers(consumers::ConsumersArgs),
     /// Print who is connected, or close a connection.
@@ -259,6 +262,7 @@ fn run_configured(command: ConfiguredCommand, configuration: ConfigurationArgs) 
         ConfiguredCommand::State(args) => state::run(&args, &config),
         ConfiguredCommand::Sync(args) => sync::run(&args, &config),
         ConfiguredCommand::Sagas(args) => sagas::run(&args, &config),
+        ConfiguredCommand::Types(args) => types::run(&args, &config),
         ConfiguredCommand::Consumers(args) => consumers::run(&args, &config),
         ConfiguredCommand::Sessions(args) => sessions::run(&args, &config),
         ConfiguredCommand::Nodes(args) => nodes::run(&args, &config),

@@ -111,6 +111,28 @@ impl Pattern {
         }
     }
 
+    /// Whether there may be a name that both match.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        if self.is_system() != other.is_system() {
+            return false;
+        }
+        let (mut one, mut other) = (self.segments(), other.segments());
+        loop {
+            match (one.next(), other.next()) {
+                (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
+                (Some("*"), Some(_)) | (Some(_), Some("*")) => {}
+                (Some(a), Some(b)) => match (stem(a), stem(b)) {
+                    (Some(a), Some(b)) if a.starts_with(b) || b.starts_with(a) => {}
+                    (Some(a), None) if b.starts_with(a) => {}
+                    (None, Some(b)) if a.starts_with(b) => {}
+                    (None, None) if a == b => {}
+                    _ => return false,
+                },
+                _ => return false,
+            }
+        }
+    }
+
     pub(super) fn segments(&self) -> impl Iterator<Item = &str> {
         self.0.split('.')
     }
@@ -184,6 +206,28 @@ mod tests {
             [("lot:bid:*", "lot:*"), ("lot:*", "*"), ("lot:*", ">"), ("lot:*", "lot:a.b"), ("lot:a", "lot:*")]
         {
             assert!(!covers(wide, narrow), "{wide} does not cover {narrow}");
+        }
+    }
+
+    #[test]
+    fn patterns_overlap_if_a_name_is_of_both() {
+        let overlap = |one: &'static str, other: &'static str| {
+            let [one, other] = [one, other].map(|text| Pattern::parse(text).unwrap());
+            assert_eq!(one.overlaps(&other), other.overlaps(&one));
+            one.overlaps(&other)
+        };
+        for (one, other) in [
+            ("a.*", "*.b"),
+            ("a.>", "*.b.c"),
+            ("lot:*", "lot:bid:*"),
+            ("lot:*", "*"),
+            ("lot:*.a", "lot:7.>"),
+            ("a", "a"),
+        ] {
+            assert!(overlap(one, other), "{one} {other}");
+        }
+        for (one, other) in [("a.*", "b.*"), ("a", "a.>"), ("lot:*", "bid:*"), ("a.*", "a.b.c"), (">", "$sys.>")] {
+            assert!(!overlap(one, other), "{one} {other}");
         }
     }
 

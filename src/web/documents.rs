@@ -11,8 +11,10 @@ use super::query::Query;
 use super::reply::Refusal;
 use super::{Edge, access};
 use crate::domain::access::Caller;
+use crate::domain::catalogue::Settings;
 use crate::protocol::documents::{self, EventType};
 use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::permit;
 
 const DOCUMENT: File = File { name: "docs.html", parts: &[("docs/docs.html", include_str!("docs/docs.html"))] };
 const FILES: &[File] = &[
@@ -95,6 +97,13 @@ fn reader(req: &HttpRequest, edge: &Edge) -> Result<Option<Caller>, ApiError> {
 }
 
 /// The event types that a caller may read.
-async fn event_types(_edge: &Edge, _caller: &Caller) -> Result<Vec<EventType>, ApiError> {
-    Ok(Vec::new())
+async fn event_types(edge: &Edge, caller: &Caller) -> Result<Vec<EventType>, ApiError> {
+    let types = edge.parts.reader.event_types().await?.into_iter();
+    let readable = types.filter(|of| permit::read_all(caller, &of.name).is_ok());
+    let documented = readable.map(|of| {
+        let Settings { description, owner, examples, deprecated, .. } = of.settings.unwrap_or_default();
+        let (name, is_deprecated) = (of.name.as_str().to_owned(), deprecated);
+        EventType { name, version: of.version, schema: of.schema, description, owner, examples, is_deprecated }
+    });
+    Ok(documented.collect())
 }

@@ -1,5 +1,7 @@
 //! `/event-types`: the catalogue.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
@@ -10,14 +12,22 @@ use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{Edge, access, body};
 use crate::actors::catalogue::Preview;
+use crate::actors::clock::now;
+use crate::actors::shard::messages::CountSubscribers;
 use crate::domain::access::Scope;
 use crate::domain::catalogue::EventType;
+use crate::domain::event::{Event, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::event_type::{MAX_BYTES, comparison_json, parse_put, shown, type_name};
 use crate::protocol::finding::history_json;
 use crate::protocol::permit;
 use crate::storage::TypeVersion;
+
+/// Newest events that are counted by their publishers.
+const USAGE_EVENTS: usize = 10_000;
+/// A day in microseconds.
+const DAY: i64 = 24 * 3_600_000_000;
 
 /// Answers with the types of which the caller may read the events, without their schemas.
 pub async fn list(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
@@ -93,6 +103,42 @@ pub async fn delete(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Res
     let version = edge.parts.catalogue.delete(name.clone()).await?.ok_or_else(|| not_found(&name))?;
     let data = json!({ "name": name.as_str(), "version": version });
     Ok(reply::ok("Event type deleted.", data.to_string().as_bytes()))
+}
+
+/// Answers with who has published its events in the last day, who receives them now, and how many violations this node has
+/// found.
+pub async fn usage(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let of = readable(&req, &edge).await?;
+    let parts = &edge.parts;
+    let (now, name) = (now(), of.name.clone());
+    let since = Timestamp(now.0.saturating_sub(DAY));
+    let is_recent = |event: &Event| event.created_at >= since;
+    let (events, is_complete) = parts.catalogue.governed(&of, USAGE_EVENTS, is_recent).await?;
+    let mut publishers = BTreeMap::<&str, (u64, Timestamp)>::new();
+    for event in &events {
+        let (count, last_at) = publishers.entry(&event.source).or_default();
+        *count += 1;
+        *last_at = (*last_at).max(event.created_at);
+    }
+    let publishers: Vec<_> = publishers
+        .into_iter()
+        .map(|(source, (count, last_at))| json!({ "source": source, "count": count, "last_at": last_at.to_string() }))
+        .collect();
+    let services = parts.services.iter().filter(|of| of.config.routes.iter().any(|route| route.event.overlaps(&name)));
+    let mut receivers: BTreeSet<(&str, String)> = services.map(|of| ("service", of.config.name.clone())).collect();
+    let consumers = parts.reader.consumers().await?.into_iter();
+    let consumers =
+        consumers.filter(|of| Pattern::parse(of.pattern.clone()).is_ok_and(|pattern| pattern.overlaps(&name)));
+    receivers.extend(consumers.map(|of| ("consumer", of.name)));
+    let subscribed = parts.actors.ask_shards(CountSubscribers).await.into_iter().flatten();
+    let subscribed = subscribed.map(|(pattern, _)| pattern).filter(|pattern| pattern.overlaps(&name));
+    receivers.extend(subscribed.map(|pattern| ("subscriber", pattern.as_str().to_owned())));
+    let receivers: Vec<_> = receivers.into_iter().map(|(kind, name)| json!({ "kind": kind, "name": name })).collect();
+    let violations = parts.catalogue.catalogue.violations(&name, now);
+    let data = json!({
+        "publishers": publishers, "receivers": receivers, "violations": violations, "complete": is_complete,
+    });
+    Ok(reply::ok("success", data.to_string().as_bytes()))
 }
 
 /// The type in the path, if the caller may read its events.

@@ -44,6 +44,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     of(READ, "/event-types/{name}", || web::to(event_types::read)),
     of(PUT, "/event-types/{name}", || web::to(event_types::put)),
     of(DELETE, "/event-types/{name}", || web::to(event_types::delete)),
+    of(READ, "/event-types/{name}/usage", || web::to(event_types::usage)),
     of(READ, "/event-types/{name}/versions", || web::to(event_types::versions)),
     of(READ, "/event-types/{name}/versions/{version}", || web::to(event_types::version)),
     of(READ, "/sagas", || web::to(sagas::list)),

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use crate::redis_ingest::IN;
 use crate::redis_pubsub_in::{count, envelope, hearing, start as listening};
 use crate::redis_pubsub_out::ALL;
+use crate::support::command::command;
 use crate::support::http::{Request, Response};
 use crate::support::postgres::Postgres;
 use crate::support::server::metric;
-use crate::support::{Backend, Redis, Server, eventually, for_each_backend};
+use crate::support::{Backend, Redis, Server, Service, eventually, for_each_backend};
 
 /// Payloads need a text `a`.
 pub fn needs_a() -> Value {
@@ -347,4 +348,123 @@ fn a_change_holds_on_every_node_from_its_id_on() {
         }
     }
     assert!(changes == 31 && stored > 30 && refused.load(Relaxed) > 5, "{changes} {stored} {refused:?}");
+}
+
+#[test]
+fn files_are_put_at_the_start_and_once_for_each_content() {
+    let builder = Server::builder();
+    let folder = builder.dir().join("event-types");
+    std::fs::create_dir(&folder).expect("a folder");
+    let write = |body: Value| std::fs::write(folder.join("order.json"), body.to_string()).expect("a file");
+    let optional = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+    write(json!({"name": "order.made", "schema": optional}));
+    let mut server = builder.start();
+    let of = |server: &Server| server.get("/event-types/order.made").data();
+    assert_eq!((&of(&server)["version"], &of(&server)["schema"]), (&json!(1), &optional));
+    // What the API has changed stays, since the file has not changed.
+    accept(&server, "order.made", json!({"schema": optional, "mode": "observe"}));
+    server.restart();
+    assert_eq!(of(&server)["mode"], "observe");
+    write(json!({"name": "order.made", "schema": optional, "owner": "sales"}));
+    server.restart();
+    assert_eq!((&of(&server)["mode"], &of(&server)["owner"]), (&json!("enforce"), &json!("sales")));
+    // A content once put is not put again.
+    write(json!({"name": "order.made", "schema": optional}));
+    server.restart();
+    assert_eq!((&of(&server)["version"], &of(&server)["owner"]), (&json!(1), &json!("sales")));
+    server.terminate();
+    for (body, place) in [
+        (json!({"name": "order.made", "schema": needs_a()}), "event-types/order.json: schema/required: "),
+        (json!({"name": "order.made", "schema": {"type": 7}}), "event-types/order.json: schema/type: "),
+        (json!({"name": "order.made"}), "event-types/order.json: schema: "),
+    ] {
+        write(body);
+        let output = server.spec().run();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let line = errors.lines().find(|line| line.contains("order.json")).unwrap_or_else(|| panic!("{errors}"));
+        assert_eq!((output.status.code(), line.contains(place)), (Some(78), true), "{line}");
+    }
+}
+
+#[test]
+fn who_publishes_and_receives_is_shown_and_read_by_who_may() {
+    let service = Service::start();
+    let server = service.configure(Server::builder(), "billing", &[("routes", "order.>")]).start();
+    accept(&server, "order.*", json!({"schema": needs_a(), "mode": "observe"}));
+    accept(&server, "order.other", json!({"schema": true}));
+    let mut socket = server.ws();
+    socket.request(json!({"id": 1, "action": "subscribe", "event_name": "*.made"}));
+    publish(&server, "order.made", json!({}));
+    server.post("/publish", json!({"event_name": "order.made", "payload": {"a": "x"}, "source": "shop"}));
+    publish(&server, "order.other", json!({}));
+    let usage = server.get("/event-types/order.%2A/usage").data();
+    let publishers = usage["publishers"].as_array().expect("a list");
+    let publishers: Vec<_> = publishers.iter().map(|one| (one["source"].clone(), one["count"].clone())).collect();
+    assert_eq!(publishers, [(json!("api"), json!(1)), (json!("shop"), json!(1))]);
+    let receivers = json!([{"kind": "service", "name": "billing"}, {"kind": "subscriber", "name": "*.made"}]);
+    assert_eq!((&usage["receivers"], &usage["violations"], &usage["complete"]), (&receivers, &json!(1), &json!(true)));
+}
+
+#[test]
+fn the_documents_have_the_types_of_the_catalogue() {
+    let server = Server::start(Backend::Sqlite);
+    accept(&server, "order.made", json!({"schema": needs_a(), "owner": "sales", "examples": [{"a": "x"}]}));
+    let document = server.get("/asyncapi.json").json();
+    let message = &document["components"]["messages"]["event.order.made"];
+    assert_eq!((&message["x-event-type"]["owner"], &message["x-event-type"]["version"]), (&json!("sales"), &json!(1)));
+    assert_eq!(document["components"]["schemas"]["type.order.made"]["schema"], needs_a());
+}
+
+#[test]
+fn the_command_line_lists_checks_puts_and_compares_types() {
+    let server = Server::start(Backend::Sqlite);
+    let file = server.dir().join("order.json");
+    let path = file.display().to_string();
+    let write = |schema: Value| {
+        std::fs::write(&file, json!({"name": "order.made", "schema": schema}).to_string()).expect("a file")
+    };
+    let run = |args: &[&str]| {
+        let output = command(&server, &[&["types"], args].concat());
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let optional = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+    write(optional);
+    assert_eq!(run(&["check", "--local", &path]), (Some(0), "order.made: a type\n".to_owned()));
+    assert_eq!(run(&["put", &path]), (Some(0), "order.made version 1\n".to_owned()));
+    server.publish("order.made", json!({"a": "x"}));
+    write(json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}}));
+    let (code, said) = run(&["check", &path]);
+    assert!(code == Some(0) && said.starts_with("order.made: compatible; strictly not\n"), "{said}");
+    assert_eq!(run(&["put", &path]), (Some(0), "order.made version 2\n".to_owned()));
+    write(needs_a());
+    let (code, said) = run(&["check", &path]);
+    assert!(code == Some(1) && said.contains("/required"), "{said}");
+    let (code, said) = run(&["diff", "order.made"]);
+    assert!(code == Some(0) && said.starts_with("1 to 2, backward: compatible"), "{said}");
+    assert!(run(&["list"]).1.contains("order.made") && run(&["show", "order.made"]).1.contains("\"version\": 2"));
+    let (code, said) = run(&["infer", "order.made"]);
+    let inferred: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((code, &inferred["schema"]["type"]), (Some(0), &json!("object")));
+    write(json!({"type": 7}));
+    assert_eq!(run(&["check", "--local", &path]).0, Some(78));
+}
+
+#[test]
+fn the_worked_set_of_the_auction_is_made_of_types() {
+    let folder = crate::support::program::root().join("config/examples/event-types");
+    let server = Server::builder().env("EVENT_HANDLER__CATALOGUE__DIR", folder.display()).start();
+    let types = server.get("/event-types").data();
+    let names: Vec<&str> = types.as_array().expect("a list").iter().filter_map(|of| of["name"].as_str()).collect();
+    assert_eq!(names.len(), 18, "{names:?}");
+    for name in names {
+        let of = server.get(&format!("/event-types/{name}")).data();
+        for example in of["examples"].as_array().expect("a list") {
+            let judged = match name {
+                "state.auction.changed" => server.request("PUT", "/state/auction/7").json(&example["value"]).send(),
+                _ => publish(&server, name, example.clone()),
+            };
+            assert!(matches!(judged.status, 200 | 201), "{name}: {}", judged.text());
+        }
+    }
+    assert_eq!(publish(&server, "auction.settled", json!({"auction_id": "7", "winner": "ada"})).status, 422);
 }

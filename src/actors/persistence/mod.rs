@@ -40,6 +40,7 @@ use super::log_position::LogPosition;
 use super::remembered::Remembered;
 use super::service_slot::ServiceSlots;
 use crate::domain::event::AppendOutcome;
+use crate::domain::judgement::Finding;
 use crate::domain::lease::Fence;
 use crate::domain::log::Seen;
 use crate::domain::placement::Placement;
@@ -250,10 +251,14 @@ impl Persistence {
 
     fn count(&self, writes: &[Write], outcomes: &[Outcome]) {
         let metrics = &self.parts.metrics;
+        let found = |finding: &Finding| {
+            metrics.found(finding);
+            self.parts.store.catalogue.note(finding, now());
+        };
         for (write, outcome) in writes.iter().zip(outcomes) {
             let outcome = match outcome {
                 Outcome::Appended(AppendOutcome::Observed { outcome, findings }) => {
-                    findings.iter().for_each(|finding| metrics.found(finding));
+                    findings.iter().for_each(found);
                     outcome
                 }
                 Outcome::Appended(outcome) => outcome,
@@ -264,7 +269,7 @@ impl Persistence {
                     metrics.state_changes.inc_by(changed.changes.into());
                 }
                 AppendOutcome::Unmet(unmet) => metrics.state_conflicts.inc_by(unmet.len() as u64),
-                AppendOutcome::Refused(refused) => refused.iter().for_each(|(_, finding)| metrics.found(finding)),
+                AppendOutcome::Refused(refused) => refused.iter().for_each(|(_, finding)| found(finding)),
                 // What is refused of a stream comes again.
                 AppendOutcome::Maintenance if !write.is_in_order() => {
                     metrics.maintenance_refused.inc();
