@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use actix_web::HttpRequest;
 use actix_web::body::{self, BoxBody};
@@ -17,7 +18,7 @@ use crate::access::limits::{PeerAdmission, RateKey};
 use crate::access::node_request::{self, NodeAnswer, NodeRequest};
 use crate::actors::clock::{now, steady};
 use crate::config::ProxyHeader;
-use crate::domain::access::Caller;
+use crate::domain::access::{Caller, Principal};
 use crate::domain::network::client_address;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::permit;
@@ -152,8 +153,13 @@ async fn sign(answer: ServiceResponse<BoxBody>) -> Result<ServiceResponse<BoxBod
 /// Admits operators: callers with the admin token, or with one of the scope `admin`. The address of a request proves
 /// nothing: behind a proxy on this machine every request looks local.
 pub fn admin(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
+    operator(req, edge).map(drop)
+}
+
+/// The operator who sends this request. None: another node passes it on.
+pub fn operator(req: &HttpRequest, edge: &Edge) -> Result<Option<Arc<Principal>>, ApiError> {
     if is_of_node(req, edge)? {
-        return Ok(());
+        return Ok(None);
     }
     let access = &edge.parts.access;
     if !access.can_administer() {
@@ -161,7 +167,7 @@ pub fn admin(req: &HttpRequest, edge: &Edge) -> Result<(), ApiError> {
         return Err(ApiError::new(ErrorCode::Forbidden, advice));
     }
     let principal = access.authenticate(bearer(req), now())?;
-    if principal.grants.admin { Ok(()) } else { Err(permit::no_admin()) }
+    if principal.grants.admin { Ok(Some(principal)) } else { Err(permit::no_admin()) }
 }
 
 /// Whether another node passes this request on, which has judged its caller. A signature that does not hold is refused,

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use actix_web::HttpRequest;
 use actix_web::http::{Method, header};
 use actix_web::web::{Bytes, BytesMut, Payload};
+use actix_web::{HttpMessage, HttpRequest};
 use futures_util::StreamExt;
 
+use super::admin::audit::Given;
 use super::query::Query;
 use super::{Edge, encoding};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -20,10 +21,14 @@ const SHOWN: usize = 100;
 /// Reads and decompresses the whole body: at most `limit` bytes, within the time that the edge allows.
 pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, edge: &Edge) -> Result<Bytes, ApiError> {
     let body = receive(req, payload, limit, edge.parts.config.server.body_timeout.get()).await?;
-    match encoding::coding(req.headers())? {
-        None => Ok(body),
-        Some(coding) => encoding::decode(coding, body, limit).await?.ok_or_else(|| too_large(limit)),
+    let body = match encoding::coding(req.headers())? {
+        None => body,
+        Some(coding) => encoding::decode(coding, body, limit).await?.ok_or_else(|| too_large(limit))?,
+    };
+    if let Some(given) = req.extensions_mut().get_mut::<Given>() {
+        given.0.clone_from(&body);
     }
+    Ok(body)
 }
 
 /// Reads a whole JSON body of at most `limit` bytes; the request has no parameters.

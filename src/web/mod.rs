@@ -126,7 +126,12 @@ impl Edge {
 pub fn routes(config: &mut web::ServiceConfig) {
     register(config, ENDPOINTS);
     config
-        .service(web::scope("/admin").wrap(from_fn(access::guard_admin)).configure(admin_routes))
+        .service(
+            web::scope("/admin")
+                .wrap(from_fn(admin::audit::tell))
+                .wrap(from_fn(access::guard_admin))
+                .configure(admin_routes),
+        )
         .default_service(web::to(not_found));
 }
 
@@ -144,9 +149,14 @@ fn register(config: &mut web::ServiceConfig, endpoints: &[Endpoint]) {
         let resource = resource(of_path[0].path, &methods);
         // With other methods this path is that of an entity.
         let resource = if of_path[0].path == routes::WISH { resource.guard(guard::Post()) } else { resource };
-        config.service(of_path.iter().fold(resource, |resource, Endpoint { methods, route, .. }| {
+        let resource = of_path.iter().fold(resource, |resource, Endpoint { methods, route, .. }| {
             methods.iter().fold(resource, |resource, method| resource.route(route().method(method.clone())))
-        }));
+        });
+        // What operators do elsewhere is told of as well.
+        match routes::OPERATED.contains(&of_path[0].path) {
+            true => config.service(resource.wrap(from_fn(admin::audit::tell))),
+            false => config.service(resource),
+        };
     }
 }
 

@@ -29,6 +29,9 @@ const DELETE: &[Method] = &[Method::DELETE];
 /// type `sync`.
 pub const WISH: &str = "/state/sync/{service}";
 
+/// Paths of operators that are not below `/admin`: what is done there is told of like what is done there.
+pub const OPERATED: &[&str] = &["/event-types/{name}", "/sagas/{id}/{verb}", "/system"];
+
 /// All endpoints but those below `/admin`. Of paths that match the same request the first counts; rows of the same path
 /// stand together.
 pub const ENDPOINTS: &[Endpoint] = &[

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, eventually, for_each_backend};
+use crate::support::{Backend, Server, Service, eventually, for_each_backend};
 
 #[test]
 fn the_actor_tree_names_everything_that_runs() {
@@ -90,4 +90,34 @@ fn flatten(value: &Value) -> Vec<&Value> {
     };
     let own = Some(value).filter(|v| v["kind"].is_string());
     own.into_iter().chain(below).collect()
+}
+
+/// Who, what, and with which result. What only counts, asks or is refused has done nothing.
+#[test]
+fn what_operators_do_is_an_event() {
+    let service = Service::start();
+    let server = service.configure(Server::builder().backend(Backend::Sqlite), "eliza", &[]).start();
+    server.post("/admin/deliveries/redrive", json!({"service": "eliza", "dry_run": true})).data();
+    server.post("/admin/explain", json!({"event_name": "a"})).data();
+    server.post("/admin/services/none/pause", "").error(404);
+    server.post("/admin/services/eliza/pause", "").data();
+    let revocation = json!({"kind": "sub", "value": "mallory"});
+    server.post("/admin/revocations", &revocation).data();
+    let change = json!({"state": "maintenance", "reason": "a test"});
+    assert_eq!(server.request("PUT", "/system").bearer(server.admin_token()).json(&change).send().status, 202);
+    let told = eventually("all are told of", || {
+        let told = server.events("?event_name=$sys.admin.action");
+        (told.len() == 3).then_some(told)
+    });
+    let shown: Vec<_> = told.iter().map(|event| &event["payload"]).collect();
+    let row = |what: &str, body: Value, status: u16| {
+        let who = json!({"kind": "token", "name": "admin.token", "peer": "127.0.0.1"});
+        json!({"who": who, "what": what, "body": body, "result": status})
+    };
+    let expected = [
+        row("POST /admin/services/eliza/pause", Value::Null, 200),
+        row("POST /admin/revocations", revocation, 200),
+        row("PUT /system", change, 202),
+    ];
+    assert_eq!(shown, expected.iter().collect::<Vec<_>>());
 }

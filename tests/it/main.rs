@@ -5,6 +5,7 @@ mod sync_edges;
 
 mod access;
 mod admin;
+mod admin_page;
 mod admission;
 mod api_documents;
 mod api_validators;

@@ -1,5 +1,6 @@
 //! The operators' endpoints.
 
+pub mod audit;
 pub mod consumers;
 pub mod deliveries;
 mod destinations;

@@ -2,8 +2,10 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::thread;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -55,6 +57,29 @@ impl Page {
         let answer = self.call("Page.navigate", json!({ "url": url })).expect("a page that navigates");
         assert!(answer["errorText"].is_null(), "{answer}");
         self.wait_until("location.href != 'about:blank' && document.readyState == 'complete'");
+    }
+
+    /// Has every page run `script` before its own.
+    pub fn run_first(&mut self, script: &str) {
+        self.call("Page.enable", json!({})).expect("a tab that tells");
+        self.call("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script }))
+            .expect("a script that is taken");
+    }
+
+    /// Looks at pages through a window of this width in pixels, where the system asks for this colour scheme.
+    pub fn look(&mut self, width: u32, scheme: &str) {
+        let size = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false });
+        self.call("Emulation.setDeviceMetricsOverride", size).expect("a size");
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.call("Emulation.setEmulatedMedia", features).expect("a colour scheme");
+    }
+
+    /// Keeps what is seen as a PNG.
+    pub fn keep_seen(&mut self, path: &Path) {
+        let seen = self.call("Page.captureScreenshot", json!({ "format": "png" })).expect("a picture");
+        let seen = BASE64_STANDARD.decode(seen["data"].as_str().expect("base64")).expect("base64");
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, seen).expect("a picture on disk");
     }
 
     /// The value of a JavaScript expression.

@@ -87,6 +87,12 @@ pub fn node_with_clients() -> Command {
     command
 }
 
+/// A script that looks for barriers in a page.
+pub fn axe() -> String {
+    let path = root().join("target/node/node_modules/axe-core/axe.min.js");
+    std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("{} is missing; ./tests/run creates it", path.display()))
+}
+
 /// The root of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

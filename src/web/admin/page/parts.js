@@ -239,7 +239,7 @@ export function Action({ label, about, name, method = "POST", path, fields = [],
         ${!shown.isDone && html`
           ${fields.map((field) => html`<${Field} key=${field.name} ...${field} />`)}
           ${dry && html`<p><button type="button" disabled=${shown.isBusy} onClick=${count}>Count first</button> <span role="status" class="figure">${shown.figure ?? ""}</span></p>`}
-          <label>Type <b class="typed">${name}</b> to confirm
+          <label><span>Type <b class="typed">${name}</b> to confirm</span>
             <input name="typed-name" autocomplete="off" spellcheck=${false} value=${shown.typed} onInput=${(event) => { const typed = event.target.value; show((last) => ({ ...last, typed })); }} />
           </label>`}
         <p role="status" class=${shown.isBad ? "bad" : ""}>${shown.said ?? ""}</p>

@@ -26,16 +26,17 @@ function Plot({ title, unit, fields, live }) {
   const last = live.samples[live.samples.length - 1];
   const data = () => [live.samples.map((one) => one[0] / 1000), ...at.map((column) => live.samples.map((one) => one[column] ?? null))];
   useEffect(() => {
+    const box = place.current;
     const { text, grid, lines } = colours();
     const axis = { stroke: text, grid: { stroke: grid, width: 1 }, ticks: { show: false }, font: "11px system-ui", size: 44 };
     plot.current = new uPlot({
-      width: place.current.clientWidth, height: HEIGHT, legend: { show: false }, cursor: { show: false },
+      width: box.clientWidth, height: HEIGHT, legend: { show: false }, cursor: { show: false },
       scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-      axes: [{ ...axis, size: 24 }, { ...axis, values: (_, values) => values.map(short) }],
+      axes: [{ ...axis, size: 24, space: 70, values: (_, times) => times.map(clock) }, { ...axis, values: (_, values) => values.map(short) }],
       series: [{}, ...lines.slice(0, fields.length).map((stroke) => ({ stroke, width: 1.5, points: { show: false } }))],
-    }, data(), place.current);
-    const sizes = new ResizeObserver(() => plot.current.setSize({ width: place.current.clientWidth, height: HEIGHT }));
-    sizes.observe(place.current);
+    }, data(), box);
+    const sizes = new ResizeObserver(() => box.isConnected && plot.current.setSize({ width: box.clientWidth, height: HEIGHT }));
+    sizes.observe(box);
     return () => {
       sizes.disconnect();
       plot.current.destroy();
@@ -48,6 +49,9 @@ function Plot({ title, unit, fields, live }) {
     <div ref=${place} role="img" aria-label=${`${title}: ${told.join(", ")}`}></div>
   </div>`;
 }
+
+/** The time of day in the zone of the reader. */
+const clock = (seconds) => new Date(seconds * 1000).toTimeString().slice(0, 8);
 
 function short(value) {
   if (value >= 1e6) return `${Number((value / 1e6).toFixed(1))}M`;

@@ -13,7 +13,7 @@ function Missing({ asked }) {
 
 function All() {
   const asked = useAsked((signal) => get("/event-types", {}, signal), []);
-  const rows = asked.value?.data?.event_types ?? asked.value?.data ?? [];
+  const rows = asked.value?.data ?? [];
   return html`<${Missing} asked=${asked} />
     ${asked.value && html`<${Table} caption="Event types" empty="No event type is registered." heads=${["name", "#version", "mode", "compatibility", "owner", "description"]}
       rows=${rows.map((one) => ({ key: one.name, cells: [html`<a href=${href("types", [one.name])}>${one.name}</a>`, count(one.version), html`<${State} of=${one.mode ?? "enforce"} />`, one.compatibility ?? "", one.owner ?? "", one.description ?? ""] }))} />`}`;
@@ -22,11 +22,18 @@ function All() {
 function Usage({ name }) {
   const asked = useAsked((signal) => get(`${at(name)}/usage`, {}, signal), [name]);
   const usage = asked.value?.data;
+  if (asked.error?.status === 404) return null;
   return html`<h3>The last day</h3><${Waiting} asked=${asked} />${usage && html`
     <p>${count(usage.violations)} violations.</p>
     <${Table} caption="Publishers" heads=${["published by", "#events", "last"]} rows=${(usage.publishers ?? []).map((one) => ({ key: one.source, cells: [one.source, count(one.count), html`<${Time} at=${one.last_at} />`] }))} />
     <h3>Receivers</h3>
     <${Table} caption="Receivers" heads=${["kind", "name"]} rows=${(usage.receivers ?? []).map((one) => ({ key: `${one.kind} ${one.name}`, cells: [one.kind, one.name] }))} />`}`;
+}
+
+function Versions({ name }) {
+  const asked = useAsked((signal) => get(`${at(name)}/versions`, {}, signal), [name]);
+  return html`<h3>Versions</h3><${Waiting} asked=${asked} />${asked.value?.data.map((one) => html`<div key=${one.version}>
+    <p>${count(one.version)}, since <${Time} at=${one.created_at} /></p><${Json} text=${source(one, "schema")} label=${`Schema of version ${one.version}`} /></div>`)}`;
 }
 
 function One({ name }) {
@@ -38,6 +45,7 @@ function One({ name }) {
       <div class="buttons"><${Action} label="Delete" name=${type.name} method="DELETE" path=${at(name)} about="Events of this name are judged no more." /></div>
       <${Facts} rows=${[["version", count(type.version)], ["owner", type.owner], ["compatibility", type.compatibility], ["strict", type.strict ? "yes" : "no"], ["deprecated", type.deprecated ? "yes" : "no"], ["description", type.description]]} />
       <h3>Schema</h3><${Json} text=${source(type, "schema")} label="Schema" />
+      <${Versions} name=${name} />
       <${Usage} name=${name} />`}`;
 }
 
