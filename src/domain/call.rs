@@ -152,7 +152,7 @@ impl CallKind {
         if let (429 | 503, Some(wait)) = (status, retry_after.filter(|wait| !wait.is_zero())) {
             return (Said::PutOff(wait), status == 503);
         }
-        let retried = (Said::Retry, !matches!(status, 425 | 429));
+        let retried = (Said::Retry, status != 429);
         match (self, status) {
             (Self::Probe, 200) if is_whole => (Said::End(CallEnd::Done), false),
             (Self::Probe, 404) => (Said::End(CallEnd::Refused), false),
@@ -213,6 +213,7 @@ mod tests {
             (CallKind::Action, &[answered(500)], again(SECOND)),
             (CallKind::Action, &[answered(500), answered(500)], again(SECOND * 2)),
             (CallKind::Action, &[answered(500), answered(409)], ended(Unknown)),
+            (CallKind::Action, &[answered(425), answered(425), answered(425)], ended(Unknown)),
             (CallKind::Action, &[lost, answered(409)], ended(Unknown)),
             (CallKind::Action, &[lost, answered(201)], ended(Done)),
             (CallKind::Action, &[broken, broken, broken], ended(Unknown)),
@@ -256,7 +257,7 @@ mod tests {
                 is_unclear |= match attempted {
                     Attempted::Failed { is_perhaps_sent } => is_perhaps_sent,
                     Attempted::Answered { status, is_whole, .. } => {
-                        matches!(status, 408 | 500..) || (200..300).contains(&status) && !is_whole
+                        matches!(status, 408 | 425 | 500..) || (200..300).contains(&status) && !is_whole
                     }
                 };
                 let judged = history.attempted(&policy(CallKind::Action), attempted, jitter);

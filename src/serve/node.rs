@@ -130,6 +130,7 @@ impl Node {
             },
             definitions: Arc::default(),
             ids: Arc::default(),
+            max_instances: config.orchestration.max_instances,
         };
         let shared = Shared {
             actors: actors.clone(),

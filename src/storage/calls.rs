@@ -338,9 +338,29 @@ pub(super) fn due(
     rows.into_iter().map(claimed).collect()
 }
 
+/// See [`Reader::stray_calls`](super::Reader::stray_calls).
+pub(super) fn stray(
+    connection: &mut Connection,
+    configured: &[ServiceId],
+    limit: usize,
+) -> Result<Vec<(CallId, CallHistory)>, StoreError> {
+    let query = calls::table
+        .filter(sql::<Bool>("state < 3"))
+        .filter(calls::service.ne_all(configured.to_vec()))
+        .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+        .select((calls::id, calls::state, calls::attempts, calls::may_be_done));
+    let rows: Vec<(CallId, i16, i32, i16)> = on_backend!(connection, c => query.load(c))?;
+    let stray = rows.into_iter().map(|(id, state, attempts, mark)| (id, history(state, attempts, mark)));
+    Ok(stray.collect())
+}
+
+fn history(state: i16, attempts: i32, mark: i16) -> CallHistory {
+    CallHistory { attempts: attempts.unsigned_abs(), may_be_done: mark != 0 || state == BEGUN }
+}
+
 fn claimed(row: OpenRow) -> Result<ClaimedCall, StoreError> {
-    let may_be_done = row.may_be_done != 0 || row.state == BEGUN;
-    let history = CallHistory { attempts: row.attempts.unsigned_abs(), may_be_done };
+    let history = history(row.state, row.attempts, row.may_be_done);
+    let may_be_done = history.may_be_done;
     let call = NewCall {
         service: row.service,
         owner: row.owner,

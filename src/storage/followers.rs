@@ -53,6 +53,8 @@ pub struct FollowPage {
     pub heard: HashSet<EventId>,
     /// From where to go on.
     pub through: EventId,
+    /// There was nothing after it when it was read.
+    pub is_last: bool,
     /// How many ids before that retention has removed unread.
     pub missed: u64,
 }
@@ -77,7 +79,7 @@ pub(super) fn follow(
     let through = scanned_through.max(start);
     let found = events.iter().filter(|event| event.id < earliest).count();
     let missed = missed(after, through, earliest, found);
-    Ok(FollowPage { events, heard: heard.into_iter().collect(), through, missed })
+    Ok(FollowPage { events, heard: heard.into_iter().collect(), through, is_last: through >= log.last, missed })
 }
 
 /// These events came by publish/subscribe.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::access::Identity;
-use crate::domain::call::CallId;
+use crate::domain::call::{CallHistory, CallId};
 use crate::domain::catalogue::EventType;
 use crate::domain::consumer::Mark;
 use crate::domain::delivery::EventStatus;
@@ -287,13 +287,22 @@ impl Reader {
         self.read(move |connection| calls::count_open(connection, service)).await
     }
 
+    /// Open calls of services that are not among `configured`: nobody makes them.
+    pub async fn stray_calls(
+        &self,
+        configured: Vec<ServiceId>,
+        limit: usize,
+    ) -> Result<Vec<(CallId, CallHistory)>, StoreError> {
+        self.read(move |connection| calls::stray(connection, &configured, limit)).await
+    }
+
     /// Calls that have ended after this place, in the order in which they ended.
     pub async fn ended_calls(&self, after: i64, limit: usize) -> Result<Vec<EndedCall>, StoreError> {
         self.read(move |connection| calls::ended(connection, after, limit)).await
     }
 
-    /// The instances of sagas that events may be for: of each correlation value the one that holds it and the newest one
-    /// that has ended, and those that await one of the keys. Each once.
+    /// The instances of sagas that events may be for: of each correlation value the one that holds it, the newest one that
+    /// has ended and the first one that is queued, and those that await one of the keys. Each once.
     pub async fn concerned_sagas(
         &self,
         values: Vec<(String, Correlation)>,

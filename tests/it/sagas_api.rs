@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::command::{command, errors, run, text};
 use crate::support::http::{Request, Response};
+use crate::support::server::Builder;
 use crate::support::service::{Answer, Delivery};
 use crate::support::tokens::bearer;
 use crate::support::{Backend, Server, Service, eventually, for_each_backend};
@@ -67,14 +68,19 @@ fn bank() -> Service {
 
 pub fn start(backend: Backend) -> (Service, Server) {
     let bank = bank();
-    let builder = Server::builder().backend(backend).file("c.toml", SAGAS).env("EVENT_HANDLER_CONFIG", "c.toml");
+    let server = start_of(Server::builder().backend(backend), &bank);
+    (bank, server)
+}
+
+fn start_of(builder: Builder, bank: &Service) -> Server {
+    let builder = builder.file("c.toml", SAGAS).env("EVENT_HANDLER_CONFIG", "c.toml");
     let server = bank.configure(builder, "bank", &[("timeout", "30s")]).start();
     // Sagas begin once they are declared.
     eventually("they are declared", || {
         let definitions = server.get("/sagas/definitions").data();
         (definitions.as_array()?.len() == 3).then_some(())
     });
-    (bank, server)
+    server
 }
 
 fn begin(server: &Server, saga: &str, payload: &Value) -> Response {
@@ -147,6 +153,20 @@ fn an_instance_begun_by_hand_is_seen_until_its_end() {
             server.get("/events?event_name=order.paid").text().contains(&format!(r#"{{"id":7,"receipt":{RECEIPT}}}"#))
         );
     });
+}
+
+#[test]
+fn what_is_begun_by_hand_beyond_the_room_waits_for_it() {
+    let (bank, builder) = (bank(), Server::builder().backend(Backend::Sqlite));
+    let server = start_of(builder.env("EVENT_HANDLER__ORCHESTRATION__MAX_INSTANCES", 1), &bank);
+    let first = begun(&server, "pay", 7);
+    let second = begun(&server, "pay", 8);
+    assert_eq!(shown(&server, &second)["state"], "queued");
+    let live = begin(&server, "pay", &json!({ "id": 7 })).error(409);
+    assert_eq!((&live["code"], &live["id"]), (&json!("saga_live"), &json!(first)));
+    becomes(&server, &first, "waiting");
+    server.publish("settled.yes", json!({ "id": 7 }));
+    becomes(&server, &second, "waiting");
 }
 
 #[test]

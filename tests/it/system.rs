@@ -361,4 +361,12 @@ fn in_draining_every_node_drains_until_it_is_running_or_all_have_ended() {
     drains(&nodes[0], false);
     assert_eq!(wait_for_state(&nodes[0], "running")["reason"], "all nodes have ended");
     assert_eq!(steps(&nodes[0]).last().map(String::as_str), Some("changed draining running"));
+    // Those that are killed leave their memberships behind for a while.
+    nodes[1].restart();
+    put(&nodes[0], json!({"state": "draining"}));
+    nodes.iter().for_each(|node| drains(node, true));
+    nodes.iter_mut().for_each(Server::kill9);
+    nodes.iter_mut().for_each(Server::restart);
+    nodes.iter().for_each(|node| drains(node, false));
+    wait_for_state(&nodes[1], "running");
 }

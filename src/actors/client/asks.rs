@@ -47,7 +47,7 @@ struct Open {
     stage: Stage,
     /// What became of the last try.
     last: Option<Answer>,
-    /// Some try that has failed may have reached the service.
+    /// Some try before may have reached the service, which has not said what became of it.
     is_perhaps_sent: bool,
 }
 
@@ -74,8 +74,10 @@ impl Open {
 
     /// Answers who has asked; of a call, that is the client.
     fn answer(self, mut answer: Answer) -> Option<(CallId, Answer)> {
-        if let Answer::Failed { is_perhaps_sent, .. } = &mut answer {
-            *is_perhaps_sent |= self.is_perhaps_sent;
+        if let Answer::Failed { is_perhaps_sent: is_perhaps_done, .. }
+        | Answer::Answered { is_repeat: is_perhaps_done, .. } = &mut answer
+        {
+            *is_perhaps_done |= self.is_perhaps_sent;
         }
         match self.call {
             Some(call) => Some((call.id, answer)),
@@ -210,7 +212,12 @@ impl Asks {
     fn ended(&mut self, number: u64, stage: Stage, last: Option<Answer>) -> Option<&mut Open> {
         let open = self.open.get_mut(&number)?;
         open.stage = stage;
-        open.is_perhaps_sent |= matches!(last, Some(Answer::Failed { is_perhaps_sent: true, .. }));
+        open.is_perhaps_sent |= match last {
+            Some(Answer::Failed { is_perhaps_sent, .. }) => is_perhaps_sent,
+            // Of those that are tried again, 429 alone says that nothing was done.
+            Some(Answer::Answered { status, is_repeat, .. }) => is_repeat || status != 429,
+            Some(Answer::NotSent(_)) | None => false,
+        };
         open.last = last.or_else(|| open.last.take());
         Some(open)
     }

@@ -152,7 +152,11 @@ async fn a_service_is_asked_as_it_gets_its_deliveries() {
     for _ in 0..30 {
         let answer = messages::ask(&client.mailbox(), get("/sync/a/digest?buckets=2")).await;
         let content = Content { body: "no".into(), end: BodyEnd::Whole };
-        assert_eq!(answer, Answer::Answered { status: 404, content }, "the breaker does not count it");
+        assert_eq!(
+            answer,
+            Answer::Answered { status: 404, content, is_repeat: false },
+            "the breaker does not count it"
+        );
         let (_, request) = requests.recv().expect("a request");
         assert!(request.starts_with("GET /base/sync/a/digest?buckets=2 HTTP/1.1\r\n"), "{request}");
         let head = request.to_lowercase();

@@ -253,8 +253,9 @@ impl Client {
         if matches!(answer, Answer::Answered { .. }) {
             faults::kill_at(FaultPoint::CallKilledAfter);
         }
+        let is_repeat = matches!(answer, Answer::Answered { is_repeat: true, .. });
         let (status, error, attempted, content) = match answer {
-            Answer::Answered { status, content } => {
+            Answer::Answered { status, content, .. } => {
                 let is_whole = content.end != BodyEnd::BrokenOff;
                 let attempted = Attempted::Answered { status, retry_after: None, is_whole };
                 (Some(status), format!("answered {status}"), attempted, Some(content))
@@ -270,6 +271,7 @@ impl Client {
             Answer::NotSent(_) => return self.call_not_sent(id),
         };
         let Some(Known { call: ClaimedCall { call, history, .. }, .. }) = self.calls.known.get_mut(&id) else { return };
+        history.may_be_done |= is_repeat;
         let settled = match history.attempted(&call.policy, attempted, rand::random()) {
             Judged::Again(wait) | Judged::PutOff(wait) => CallSettled::Again(now().plus(wait)),
             Judged::Ended(end) => {

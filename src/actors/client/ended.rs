@@ -85,14 +85,17 @@ fn answer(end: &AttemptEnd) -> Answer {
     let failed =
         |kind, message: &String, is_perhaps_sent| Answer::Failed { kind, message: message.clone(), is_perhaps_sent };
     match end {
-        AttemptEnd::Posted(Attempt { outcome: Outcome::Answered { status, .. }, content: Some(content), .. }) => {
-            Answer::Answered { status: *status, content: content.clone() }
-        }
+        AttemptEnd::Posted(Attempt {
+            outcome: Outcome::Answered { status, .. },
+            content: Some(content),
+            is_repeat,
+            ..
+        }) => Answer::Answered { status: *status, content: content.clone(), is_repeat: *is_repeat },
         AttemptEnd::Posted(Attempt { outcome: Outcome::Answered { status, excerpt, .. }, .. }) => {
             failed("broken", &format!("answered {status}: {excerpt}"), true)
         }
-        AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, .. }) => {
-            failed(kind.as_str(), message, kind.is_perhaps_sent())
+        AttemptEnd::Posted(Attempt { outcome: Outcome::Failed { kind, message }, is_repeat, .. }) => {
+            failed(kind.as_str(), message, *is_repeat || kind.is_perhaps_sent())
         }
         AttemptEnd::TooLarge(_) => Answer::NotSent(NotSent::TooLarge),
         AttemptEnd::Unmarked => Answer::NotSent(NotSent::NotHere),

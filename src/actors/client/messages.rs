@@ -111,8 +111,9 @@ pub struct Request {
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// The service has answered, whatever the status.
-    Answered { status: u16, content: Content },
+    /// The service has answered, whatever the status. `is_repeat`: it may have got the request once before, without
+    /// having said what became of it.
+    Answered { status: u16, content: Content, is_repeat: bool },
     /// The service has not seen it.
     NotSent(NotSent),
     /// There was no answer to the last try. Whether the service may have seen the request is of all tries.

@@ -52,6 +52,8 @@ pub struct Attempt {
     pub took: Duration,
     /// What was answered to an ask.
     pub content: Option<Content>,
+    /// It was sent twice: the connection of the first time ended without an answer. The service may have got both.
+    pub is_repeat: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +70,16 @@ pub enum Outcome {
         kind: FailureKind,
         message: String,
     },
+}
+
+/// What became of one attempt's request.
+struct Requested {
+    /// The head of the answer.
+    answered: Result<ClientResponse, Failure>,
+    /// The time until then.
+    took: Duration,
+    /// See [`Attempt`].
+    is_repeat: bool,
 }
 
 /// Why there is no answer, and what exactly has happened.
@@ -162,12 +174,12 @@ impl Poster {
     ///
     /// The head decides the outcome; of the body only the beginning is kept.
     pub async fn post(&self, path: &str, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Attempt {
-        let (answered, took) = self.request(Method::POST, path, headers, body).await;
+        let Requested { answered, took, is_repeat } = self.request(Method::POST, path, headers, body).await;
         let outcome = match answered {
             Ok(response) => answer(response, self.timeout.saturating_sub(took).min(BODY_PATIENCE)).await,
             Err((kind, message)) => Outcome::Failed { kind, message },
         };
-        Attempt { outcome, took, content: None }
+        Attempt { outcome, took, content: None, is_repeat }
     }
 
     /// Sends `body` to `path` below the service's URL, and reads the whole answer, up to `max_answer_bytes`. Head and
@@ -180,7 +192,7 @@ impl Poster {
         body: Bytes,
         max_answer_bytes: usize,
     ) -> Attempt {
-        let (answered, took) = self.request(method, path, headers, body).await;
+        let Requested { answered, took, is_repeat } = self.request(method, path, headers, body).await;
         let (outcome, content) = match answered.and_then(final_head) {
             Ok((response, status, retry_after)) => {
                 let content = content(response, max_answer_bytes, self.timeout.saturating_sub(took)).await;
@@ -188,11 +200,9 @@ impl Poster {
             }
             Err((kind, message)) => (Outcome::Failed { kind, message }, None),
         };
-        Attempt { outcome, took, content }
+        Attempt { outcome, took, content, is_repeat }
     }
 
-    /// Returns the head of the answer, and the time until then.
-    ///
     /// If a pooled connection turns out to be dead before any byte of an answer has come, one other connection is
     /// tried.
     async fn request(
@@ -201,11 +211,12 @@ impl Poster {
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
-    ) -> (Result<ClientResponse, Failure>, Duration) {
+    ) -> Requested {
         let begin = Instant::now();
+        let mut is_repeat = false;
         let answered = match client_uri(self.url.join_path(path).as_str()) {
             Ok(uri) => {
-                let attempt = self.attempt(&method, &uri, headers, body);
+                let attempt = self.attempt(&method, &uri, headers, body, &mut is_repeat);
                 tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| {
                     let message = format!("no answer within {:?}", self.timeout);
                     Err((FailureKind::Timeout, message))
@@ -213,7 +224,7 @@ impl Poster {
             }
             Err(error) => Err((FailureKind::Request, error.to_string())),
         };
-        (answered, begin.elapsed())
+        Requested { answered, took: begin.elapsed(), is_repeat }
     }
 
     /// Returns the head of the answer.
@@ -223,9 +234,11 @@ impl Poster {
         uri: &Uri,
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
+        is_repeat: &mut bool,
     ) -> Result<ClientResponse, Failure> {
         let (mut sent, mut stage) = self.send(method, uri, headers, body.clone()).await;
         if stage == Stage::Pooled && sent.as_ref().is_err_and(is_dead_connection) {
+            *is_repeat = true;
             (sent, stage) = self.send(method, uri, headers, body).await;
         }
         sent.map_err(|error| failure(&error, stage))

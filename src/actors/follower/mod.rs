@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use self::tenure::{Candidate, PAUSE, Renewal, Tenure};
 use super::clock;
 use super::log_position::LogPosition;
-use crate::domain::event::EventId;
+use crate::domain::event::{EventId, Timestamp};
 use crate::domain::follow::{Course, STORE_INTERVAL, begin};
 use crate::domain::lease::Fence;
 use crate::storage::{FollowPage, Outcome, Reader, Write};
@@ -78,9 +78,14 @@ pub trait Fold {
         fence: &Fence,
     ) -> impl Future<Output = Result<Option<Vec<Write>>, Self::Error>>;
 
-    /// Does a little of what there is to do besides. Returns in what time there is more. None: as above.
-    fn beside(&mut self, fence: &Fence) -> impl Future<Output = Result<Option<Duration>, Self::Error>> {
-        let _ = fence;
+    /// Does a little of what there is to do besides. What was committed before `as_of` has been followed. Returns in what
+    /// time there is more. None: as above.
+    fn beside(
+        &mut self,
+        fence: &Fence,
+        as_of: Timestamp,
+    ) -> impl Future<Output = Result<Option<Duration>, Self::Error>> {
+        let _ = (fence, as_of);
         std::future::ready(Ok(Some(LOOK_INTERVAL)))
     }
 
@@ -157,6 +162,7 @@ impl Follower {
                 }
             }
             self.tell(&course);
+            let read_at = clock::now();
             let page = if self.may_act_on(&held) { self.reader.follow(course.after, PAGE).await.ok() } else { None };
             let Some(page) = page else {
                 if stop.or(sleep(PAUSE)).await.is_none() {
@@ -178,7 +184,9 @@ impl Follower {
             if is_due && !self.store(&mut course, &held.fence, writes).await {
                 return Ok(Some(()));
             }
-            let Some(more) = fold.beside(&held.fence).await? else { return Ok(Some(())) };
+            let Some(more) = fold.beside(&held.fence, followed_up_to(&page, read_at)).await? else {
+                return Ok(Some(()));
+            };
             if is_idle {
                 fold.calm();
                 // If it is to stop, that is seen above, and the position stored.
@@ -232,5 +240,13 @@ impl Follower {
         self.metrics.follower_lag.with_label_values(&[&self.candidate.position]).set(lag);
         // The series is there before its first count, or `increase` would miss that.
         self.metrics.follower_missed.with_label_values(&[&self.candidate.position]);
+    }
+}
+
+/// The time up to which all is followed once a page is, which was read at `read_at`.
+fn followed_up_to(page: &FollowPage, read_at: Timestamp) -> Timestamp {
+    match page.events.last() {
+        Some(event) if !page.is_last => event.created_at.min(read_at),
+        _ => read_at,
     }
 }

@@ -9,6 +9,7 @@ use bytestring::ByteString;
 use super::commit::Commit;
 use super::definitions::Definitions;
 use super::making::Means;
+use super::running::begun;
 use crate::actors::clock;
 use crate::actors::persistence::messages::AppendFailure;
 use crate::domain::saga::{AT_COMMIT, Crowd, Definition, Entry, Input, Instance, SagaIds, State, Unfit, Verb};
@@ -68,6 +69,8 @@ pub struct Desk {
     pub means: Means,
     pub definitions: Arc<Definitions>,
     pub ids: Arc<Mutex<SagaIds>>,
+    /// Most instances that have begun and not ended.
+    pub max_instances: u64,
 }
 
 impl Desk {
@@ -106,7 +109,8 @@ impl Desk {
         Err(SagaRefusal::Busy)
     }
 
-    /// Begins an instance by hand; returns its id. The same `key` begins no second one.
+    /// Begins an instance by hand, or queues it where there is no room; returns its id. The same `key` begins no second
+    /// one.
     pub async fn start(&self, saga: &str, payload: ByteString, key: Option<String>) -> Result<String, SagaRefusal> {
         let declared = self.declared().await?;
         let (_, definition) =
@@ -123,15 +127,26 @@ impl Desk {
             let mut crowd = Crowd::new(now, AT_COMMIT, &check);
             let id = self.ids.lock().unwrap_or_else(PoisonError::into_inner).next(now, rand::random());
             let trigger = ByteString::from(format!(r#"{{"payload":{payload}}}"#));
-            crowd.make(&definition, (id.clone(), correlation.clone(), trigger), false);
-            crowd.begin(&id);
-            let writes = self.means.writes(&mut crowd.changed(), Vec::new(), key.as_deref(), now);
-            if self.commit(writes).await? {
-                return Ok(id);
+            let has_room = begun(&self.reader.saga_counts().await?) < self.max_instances;
+            // Where it begins, the store sees to it that no other has its value.
+            let holder = async || {
+                let values = vec![(saga.to_owned(), correlation.clone())];
+                let found = self.reader.concerned_sagas(values, Vec::new()).await?;
+                Ok::<_, StoreError>(found.into_iter().find(|stored| stored.record.standing.holds))
+            };
+            let mut held = if has_room { None } else { holder().await? };
+            if held.is_none() {
+                crowd.make(&definition, (id.clone(), correlation.clone(), trigger), !has_room);
+                if has_room {
+                    crowd.begin(&id);
+                }
+                let writes = self.means.writes(&mut crowd.changed(), Vec::new(), key.as_deref(), now);
+                if self.commit(writes).await? {
+                    return Ok(id);
+                }
+                held = holder().await?;
             }
-            let values = vec![(saga.to_owned(), correlation.clone())];
-            let found = self.reader.concerned_sagas(values, Vec::new()).await?;
-            if let Some(holder) = found.into_iter().find(|stored| stored.record.standing.holds) {
+            if let Some(holder) = held {
                 // Perhaps the same request was faster.
                 if key.is_some() && holder.record.saga.start_key == key {
                     return Ok(holder.record.saga.origin.id);

@@ -9,7 +9,7 @@ use crate::actors::clock;
 use crate::domain::event::Timestamp;
 use crate::domain::lease::Fence;
 use crate::domain::saga::{AT_COMMIT, Crowd, Member};
-use crate::storage::{EndedCall, StoreError, Write};
+use crate::storage::{CallOutcome, CallSettled, EndedCall, StoreError, Write};
 
 impl Running {
     /// Takes the ends of calls, those that were handed over and those that are stored. Returns how many there were; none if
@@ -38,6 +38,28 @@ impl Running {
         handed.into_iter().for_each(HandedEnds::stored);
         self.note(members, now);
         Ok(Some(count))
+    }
+
+    /// Ends calls whose service is gone from the configuration, which nobody makes any more. None if nothing is known to be
+    /// stored.
+    pub(super) async fn end_strays(&self, fence: &Fence) -> Result<Option<()>, StoreError> {
+        let configured = self.parts.means.services.iter().filter_map(|(_, slot)| slot.id()).collect();
+        let stray = self.parts.reader.stray_calls(configured, AT_ONCE).await?;
+        if stray.is_empty() {
+            return Ok(Some(()));
+        }
+        log::warn!(calls = stray.len(); "calls of sagas end: their services are not configured any more");
+        let ended = stray.into_iter().map(|(id, history)| CallOutcome {
+            id,
+            history,
+            finished_at: clock::now(),
+            http_status: None,
+            error: Some("its service is not configured any more".to_owned()),
+            settled: CallSettled::Ended { end: history.expired(), answer: None },
+        });
+        let ended = Write::SettleCalls(ended.collect());
+        self.parts.call_ends.set_stored();
+        Ok(self.written([fence.clone()], vec![ended]).await.map(drop))
     }
 
     /// What the ends of calls mean for the instances that have made them, and what is written for those that cannot be

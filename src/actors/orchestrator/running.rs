@@ -152,7 +152,7 @@ impl Running {
         }
         let reader = &self.parts.reader;
         let stored = reader.concerned_sagas(values.into_iter().collect(), keys.into_iter().collect()).await?;
-        let live = if begins_any { live(&reader.saga_counts().await?) } else { 0 };
+        let live = if begins_any { begun(&reader.saga_counts().await?) } else { 0 };
         let room = self.parts.max_instances.saturating_sub(live);
         let check = |effect: &_| self.parts.means.check(effect);
         let now = clock::now();
@@ -213,15 +213,18 @@ impl Running {
         Ok(writes)
     }
 
-    /// Tells those of which a timer is due, and begins those that may begin. As above.
-    async fn take_due(&mut self, fence: &Fence) -> Result<Option<usize>, StoreError> {
+    /// Tells those of which a timer is due, and begins those that may begin. As above. A reply that was committed before
+    /// a timer fell due comes before it, so only those count that were due `as_of` what has been followed.
+    async fn take_due(&mut self, fence: &Fence, as_of: Timestamp) -> Result<Option<usize>, StoreError> {
         let RunningParts { reader, means, max_instances, .. } = self.parts.clone();
         let now = clock::now();
-        let mut stored = reader.due_sagas(now, AT_ONCE).await?;
+        // What a timer leads to cannot be undone: a clock that may be wrong decides nothing.
+        let are_sure = !clock::certainty().is_held;
+        let mut stored = if are_sure { reader.due_sagas(now.min(as_of), AT_ONCE).await? } else { Vec::new() };
         let due: Vec<String> = stored.iter().map(|stored| stored.record.saga.origin.id.clone()).collect();
         let startable = reader.startable_sagas(AT_ONCE).await?;
         if !startable.is_empty() {
-            let room = max_instances.saturating_sub(live(&reader.saga_counts().await?));
+            let room = max_instances.saturating_sub(begun(&reader.saga_counts().await?));
             stored.extend(startable.into_iter().take(usize::try_from(room).unwrap_or(AT_ONCE)));
         }
         if stored.is_empty() {
@@ -248,10 +251,13 @@ impl Running {
         Ok(Some(due.len() + beginning.len()))
     }
 
-    /// Removes a few of those that are no longer kept. As above.
+    /// Ends the calls that nobody makes, and removes a few instances that are no longer kept. As above.
     async fn keep_up(&mut self, fence: &Fence) -> Result<Option<()>, StoreError> {
-        if clock::steady() < self.upkeep_at {
+        if clock::steady() < self.upkeep_at || clock::certainty().is_held {
             return Ok(Some(()));
+        }
+        if self.end_strays(fence).await?.is_none() {
+            return Ok(None);
         }
         let keep = i64::try_from(self.parts.keep.as_micros()).unwrap_or(i64::MAX);
         let ended_before = Timestamp(clock::now().0.saturating_sub(keep));
@@ -281,7 +287,7 @@ impl Running {
     }
 
     /// What there is to do besides, until the next time.
-    async fn step_beside(&mut self, fence: &Fence) -> Result<Option<Duration>, StoreError> {
+    async fn step_beside(&mut self, fence: &Fence, as_of: Timestamp) -> Result<Option<Duration>, StoreError> {
         if !self.parts.means.is_ready() {
             return Ok(Some(POLL));
         }
@@ -292,7 +298,7 @@ impl Running {
         let Some(ended) = self.take_ends(fence).await? else { return Ok(None) };
         let mut due = 0;
         if self.is_time_to_look() {
-            let Some(found) = self.take_due(fence).await? else { return Ok(None) };
+            let Some(found) = self.take_due(fence, as_of).await? else { return Ok(None) };
             due = found;
             let wait = if due > 0 { Duration::ZERO } else { self.until_next_look().await? };
             self.look_at = clock::steady().plus(wait);
@@ -364,8 +370,8 @@ impl Fold for Running {
         Ok(self.take(page).await.ok())
     }
 
-    async fn beside(&mut self, fence: &Fence) -> Result<Option<Duration>, Never> {
-        Ok(self.step_beside(fence).await.unwrap_or_default())
+    async fn beside(&mut self, fence: &Fence, as_of: Timestamp) -> Result<Option<Duration>, Never> {
+        Ok(self.step_beside(fence, as_of).await.unwrap_or_default())
     }
 
     fn end(&mut self) {
@@ -388,7 +394,8 @@ pub(super) fn join(writes: &mut Vec<Write>, more: Vec<Write>) {
     writes.extend(more);
 }
 
-fn live(counts: &[(String, State, u64)]) -> u64 {
+/// How many instances have begun and not ended.
+pub(super) fn begun(counts: &[(String, State, u64)]) -> u64 {
     let has_begun = |state: &State| state.is_live() && *state != State::Queued;
     counts.iter().filter(|(_, state, _)| has_begun(state)).map(|(_, _, count)| count).sum()
 }

@@ -103,7 +103,7 @@ impl Keeping {
             is_retried: true,
         };
         match ask(&self.service.client, request).await {
-            Answer::Answered { status: 200..=299, content: Content { body, end } } => match end {
+            Answer::Answered { status: 200..=299, content: Content { body, end }, .. } => match end {
                 BodyEnd::Whole => Ok(body),
                 BodyEnd::TooLong => {
                     Err(NoAnswer::Failed(format!("the answer is longer than {MAX_ANSWER_BYTES} bytes")))

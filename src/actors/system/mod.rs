@@ -25,6 +25,7 @@ use super::service_slot::ServiceSlot;
 use super::shard::Shard;
 use super::shard::leaving::{DRAIN_SPREAD, drain_sessions};
 use crate::domain::breaker::{BreakerSnapshot, BreakerState};
+use crate::domain::event::Timestamp;
 use crate::domain::lease::LeaseName;
 use crate::domain::membership::NodeRecord;
 use crate::domain::system::{System, SystemState, Trouble};
@@ -74,7 +75,7 @@ impl SystemActor {
 struct Looking {
     parts: SystemParts,
     stop: Stop,
-    /// The store was read, and it is known which other nodes there were.
+    /// The store was read, and it is known which nodes there are.
     has_begun: bool,
     is_draining: bool,
     /// Whether the store was in trouble at the last look.
@@ -131,14 +132,10 @@ impl Looking {
         let SystemParts { view, health, shards, cluster, .. } = &self.parts;
         let drains = stored.state == SystemState::Draining;
         let known = cluster.view();
-        if !self.has_begun && !known.nodes.is_empty() {
-            self.has_begun = true;
-            let own = cluster.name();
-            let others_drain = known.nodes.iter().any(|node| is_draining_before(node, own));
-            view.set_ends_drain(drains && !others_drain);
-        }
-        if !drains {
-            view.set_ends_drain(false);
+        self.has_begun |= !known.nodes.is_empty();
+        if self.has_begun {
+            let is_over = drains && is_drain_over(&known.nodes, cluster.name(), stored.since, clock::now());
+            view.set_ends_drain(is_over);
         }
         let drains = drains && self.has_begun && !view.ends_drain();
         if std::mem::replace(&mut self.is_draining, drains) != drains {
@@ -156,9 +153,10 @@ impl Looking {
     }
 }
 
-/// Whether this is another node, which drains already.
-fn is_draining_before(node: &NodeRecord, own: &Arc<str>) -> bool {
-    node.name != *own && node.is_member() && node.expires_at > clock::now() && node.is_draining
+/// Whether all nodes have ended that were there when the drain began, at `since`, and this one has come after them.
+fn is_drain_over(nodes: &[NodeRecord], own: &Arc<str>, since: Timestamp, now: Timestamp) -> bool {
+    let was_there = |node: &NodeRecord| node.is_member() && node.expires_at > now && node.started_at <= since;
+    nodes.iter().any(|node| node.name == *own) && !nodes.iter().any(was_there)
 }
 
 impl Tasked for SystemActor {

@@ -190,7 +190,9 @@ impl<'a> Crowd<'a> {
                 continue;
             };
             let is_held = self.holder(&definition.name, &correlation).is_some();
-            let what = match (is_held, definition.on_duplicate) {
+            // One that waits for room alone, which will hold the value.
+            let is_taken = is_held || self.is_queued(&definition.name, &correlation);
+            let what = match (is_taken, definition.on_duplicate) {
                 (true, OnDuplicate::Ignore) => Triggered::Ignored,
                 (true, OnDuplicate::NeedsOperator) => Triggered::SetAside,
                 // Whoever waits for the value already comes first.
@@ -262,9 +264,18 @@ impl<'a> Crowd<'a> {
 
     /// Which of them holds a value.
     fn holder(&self, saga: &str, correlation: &Correlation) -> Option<&Member> {
+        self.of_value(saga, correlation).find(|member| member.instance.holds())
+    }
+
+    /// Whether one of them waits for a value, or for room.
+    fn is_queued(&self, saga: &str, correlation: &Correlation) -> bool {
+        self.of_value(saga, correlation).any(|member| member.instance.phase == Phase::Queued)
+    }
+
+    fn of_value(&self, saga: &str, correlation: &Correlation) -> impl Iterator<Item = &Member> {
         let address = Address::Value(saga.to_owned(), correlation.clone());
-        let found = self.by_address.get(&address)?.iter().filter_map(|id| self.members.get(id));
-        found.into_iter().find(|member| member.instance.holds())
+        let found = self.by_address.get(&address).map(Vec::as_slice).unwrap_or_default();
+        found.iter().filter_map(|id| self.members.get(id))
     }
 }
 

@@ -102,14 +102,14 @@ fn a_reply_is_of_whoever_awaits_it_and_not_of_its_successor() {
     let second = page.members()[1].instance.origin.id.clone();
     let steps = |page: &Page<'_>, id: &str| {
         let record = &page.crowd.member(id).expect("it").instance.steps[0];
-        (record.state, record.has_late_reply, record.early)
+        (record.state, record.has_been_told, record.early)
     };
     // From before the second one has begun.
     assert_eq!(page.event(20, "charge.done", &json!({"order": 1, "ok": true})).0, Some(Replied::Taken));
-    assert_eq!(steps(&page, &first), (StepState::Running, true, None));
-    assert_eq!(steps(&page, &second), (StepState::Running, false, None));
+    assert_eq!(steps(&page, &first), (StepState::Running, [true, false], None));
+    assert_eq!(steps(&page, &second), (StepState::Running, [false, false], None));
     assert_eq!(page.event(21, "charge.done", &json!({"order": 1, "ok": true})).0, Some(Replied::Taken));
-    assert_eq!(steps(&page, &second), (StepState::Running, false, Some(true)));
+    assert_eq!(steps(&page, &second), (StepState::Running, [true, false], Some(true)));
 }
 
 #[test]
@@ -296,4 +296,14 @@ fn what_can_be_no_key_of_an_event_publishes_none() {
         assert!(error.starts_with("template_error: "), "{key}: {error}");
         assert!(!member.effects.iter().any(|effect| matches!(effect, Effect::Publish { .. })), "{key}");
     }
+}
+
+#[test]
+fn a_value_that_waits_for_room_is_taken() {
+    let definition = definition(|_| {});
+    let mut page = Page::new(&definition, &fine);
+    page.room = 0;
+    assert_eq!(page.event(12, "order.made", &json!({"order": 1})).1, [Triggered::Queued]);
+    assert_eq!(page.event(13, "order.made", &json!({"order": 1})).1, [Triggered::Ignored]);
+    assert_eq!(page.event(14, "order.made", &json!({"order": 2})).1, [Triggered::Queued]);
 }

@@ -87,8 +87,8 @@ pub struct StepRecord {
     pub may_have_happened: bool,
     /// An operator wants it tried again.
     pub is_retried: bool,
-    /// A reply has come too late.
-    pub has_late_reply: bool,
+    /// What replies have said since it began, in time or late: success, failure. A duplicate says nothing new.
+    pub has_been_told: [bool; 2],
     pub error: Option<String>,
 }
 
@@ -166,6 +166,17 @@ impl State {
     /// Whether something may still happen. Terminal is terminal.
     pub fn is_live(self) -> bool {
         !matches!(self, Self::Completed | Self::Compensated | Self::Aborted)
+    }
+}
+
+impl StepRecord {
+    /// Whether a reply has said so before.
+    pub fn was_told(&self, is_success: bool) -> bool {
+        self.has_been_told[usize::from(!is_success)]
+    }
+
+    fn note_reply(&mut self, is_success: bool) {
+        self.has_been_told[usize::from(!is_success)] = true;
     }
 }
 
@@ -276,7 +287,7 @@ impl Instance {
                 record.may_have_happened |=
                     matches!(definition.steps[*step].work, super::definition::Work::Publish { .. });
                 (record.after, record.error, record.early) = (*after, None, None);
-                (record.is_retried, record.has_late_reply) = (false, false);
+                (record.is_retried, record.has_been_told) = (false, [false; 2]);
                 record.undo.clone_from(undo);
             }
             Fact::Skipped { step } => self.steps[*step].state = StepState::Skipped,
@@ -299,6 +310,7 @@ impl Instance {
             Fact::Replied { step, event, is_success } => {
                 let record = &mut self.steps[*step];
                 (record.event, record.early) = (Some(event.clone()), Some(*is_success));
+                record.note_reply(*is_success);
             }
             Fact::Ended { step, end, event, response, error } => {
                 let record = &mut self.steps[*step];
@@ -310,6 +322,9 @@ impl Instance {
                     StepEnd::Unknown => (StepState::Unknown, true),
                 };
                 record.error.clone_from(error);
+                if event.is_some() {
+                    record.note_reply(*end == StepEnd::Succeeded);
+                }
                 for (kept, new) in [(&mut record.event, event), (&mut record.response, response)] {
                     if new.is_some() {
                         kept.clone_from(new);
@@ -330,7 +345,7 @@ impl Instance {
                 let record = &mut self.steps[*step];
                 (record.state, record.waits, record.may_have_happened) = (StepState::Pending, None, false);
             }
-            Fact::LateReply { step, .. } => self.steps[*step].has_late_reply = true,
+            Fact::LateReply { step, is_success, .. } => self.steps[*step].note_reply(*is_success),
             Fact::NeedsOperator { .. } => self.phase = Phase::NeedsOperator,
             Fact::Decided { decision, .. } => self.decided(definition, decision, *at),
             Fact::Finished { end } => self.phase = Phase::Ended(*end),

@@ -105,11 +105,15 @@ pub fn concerned(
         let text = format!(
             "SELECT (SELECT h.id FROM sagas h WHERE h.saga = w.a AND h.correlation = w.b AND h.holds = 1), \
              (SELECT e.id FROM sagas e WHERE e.saga = w.a AND e.correlation = w.b AND e.ended_at IS NOT NULL \
-             ORDER BY e.{id} DESC LIMIT 1) FROM {wanted}"
+             ORDER BY e.{id} DESC LIMIT 1), \
+             (SELECT q.id FROM sagas q WHERE q.saga = w.a AND q.correlation = w.b AND q.state = 0 \
+             ORDER BY q.{id} LIMIT 1) FROM {wanted}"
         );
-        let query: Statement<'_, (Nullable<Text>, Nullable<Text>)> = Statement::new(text, binds);
-        let found: Vec<(Option<String>, Option<String>)> = on_backend!(connection, c => query.load(c))?;
-        ids.extend(found.into_iter().flat_map(|(holder, ended)| [holder, ended]).flatten());
+        type Id = Nullable<Text>;
+        let query: Statement<'_, (Id, Id, Id)> = Statement::new(text, binds);
+        type Found = Option<String>;
+        let found: Vec<(Found, Found, Found)> = on_backend!(connection, c => query.load(c))?;
+        ids.extend(found.into_iter().flat_map(|(holder, ended, queued)| [holder, ended, queued]).flatten());
     }
     if !keys.is_empty() {
         let (is_one, keys) = any_of(connection, &keys.iter().map(String::as_str).collect::<Vec<_>>());
@@ -117,9 +121,7 @@ pub fn concerned(
             Statement::new(format!("SELECT id FROM saga_awaits WHERE key {is_one}"), vec![keys]);
         ids.extend(on_backend!(connection, c => query.load::<String>(c))?);
     }
-    let mut stored = by_ids(connection, &ids)?;
-    stored.retain(|stored| stored.record.standing.state != State::Queued);
-    Ok(stored)
+    by_ids(connection, &ids)
 }
 
 /// See [`Reader::sagas`](crate::storage::Reader::sagas).

@@ -1,9 +1,12 @@
 //! How instances end.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 
 use super::{Participant, SETTLE, becomes, ended, pairs, server, shown, steps, told};
 use crate::support::backend::for_each_backend;
+use crate::support::server::Builder;
 use crate::support::service::Delivery;
 use crate::support::{Answer, Backend, Server, eventually};
 
@@ -87,6 +90,55 @@ fn what_nobody_knows_is_undone_too() {
     let id = full["id"].as_str().expect("an id");
     assert_eq!(ledger.came[&format!("saga/{id}/transfer")], 3);
     assert_eq!((ledger.changed.len(), ledger.came[&format!("saga/{id}/transfer/compensation")]), (0, 1));
+}
+
+/// A connection that was used before ends without an answer, and the request is sent again at once. A refusal of that
+/// says nothing of the first one.
+#[test]
+fn a_refusal_after_a_lost_connection_is_not_believed() {
+    let tries = AtomicUsize::new(0);
+    let participant = Participant::start(move |delivery, step| {
+        let is_it = step == "transfer" && delivery.header("saga-operation") == Some("action");
+        is_it.then(|| match tries.fetch_add(1, Ordering::SeqCst) {
+            0 => Answer::HangUp,
+            _ => Answer::Status(409),
+        })
+    });
+    let server = server(Backend::Sqlite, SETTLE, &participant);
+    server.publish("auction.ended", ended(7));
+    let full = shown(&server, &becomes(&server, &json!(7), &["compensated"]));
+    assert_eq!(steps(&full)[1], ("transfer".to_owned(), "compensated".to_owned()));
+    let called = full["journal"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|entry| entry["step"] == "transfer" && entry["kind"] == "called");
+    assert_eq!(
+        (&called.expect("a call")["outcome"], &called.expect("a call")["attempts"]),
+        (&json!("unknown"), &json!(1))
+    );
+}
+
+/// A call is under way, and the server starts again without the service. Nobody knows what it has done, and what it
+/// may have done cannot be undone.
+#[test]
+fn a_call_to_a_service_that_is_gone_needs_an_operator() {
+    let participant = Participant::start(|_, step| (step == "transfer").then_some(Answer::Hang));
+    let mut server = server(Backend::Sqlite, SETTLE, &participant);
+    server.publish("auction.ended", ended(7));
+    participant.service.wait_for(2);
+    server.kill9();
+    let gone = ["URL", "ROUTES", "RETRY_BASE", "RETRY_CAP", "TIMEOUT", "BREAKER_CONSECUTIVE"];
+    let without = |spec: Builder, key: &&str| spec.without(&format!("EVENT_HANDLER__SERVICES__CHAIN__{key}"));
+    let spec = gone.iter().fold(server.spec().file("conf.toml", ""), without);
+    let server = spec.start();
+    let full = shown(&server, &becomes(&server, &json!(7), &["needs_operator"]));
+    let called = full["journal"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .rfind(|entry| entry["kind"] == "called" && entry["step"] == "transfer");
+    assert_eq!(called.expect("a call")["outcome"], "unknown", "{full}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::actors::follower::{Fold, Follower, Following};
 use crate::bus::mirror::{self, MirrorBatch, MirrorEntry, Written};
 use crate::bus::{BusError, Link};
 use crate::domain::entity::{EntityId, EntityType};
-use crate::domain::event::{Event, EventId};
+use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::lease::{Fence, LeaseName};
 use crate::domain::log::RESTORED;
 use crate::domain::mirror::{FOLLOWER, Rebuild, Stand, Todo, resume};
@@ -161,7 +161,7 @@ impl Fold for Keeper {
         Ok(self.put(&changed, stand, is_being_built).await?.map(|()| Vec::new()))
     }
 
-    async fn beside(&mut self, _: &Fence) -> Result<Option<Duration>, BusError> {
+    async fn beside(&mut self, _: &Fence, _: Timestamp) -> Result<Option<Duration>, BusError> {
         let now = Instant::now();
         let Some(tenure) = &mut self.tenure else { return Ok(None) };
         if now >= tenure.look_at {

@@ -131,6 +131,7 @@ impl<'a> World<'a> {
             means: place.means.clone(),
             definitions: Arc::<Definitions>::default(),
             ids: Arc::default(),
+            max_instances: 3,
         };
         Self {
             place,
@@ -304,7 +305,7 @@ impl<'a> World<'a> {
             }
         }
         self.pass(Duration::from_millis(3));
-        matches!(node.running.beside(&fence).await, Ok(Some(_)))
+        matches!(node.running.beside(&fence, clock::now()).await, Ok(Some(_)))
     }
 
     /// If the process was killed, nothing is left but the store.
