@@ -16,6 +16,7 @@ mod base_path;
 mod batch;
 mod calls;
 #[cfg(feature = "fault-injection")]
+mod clients;
 mod clock;
 mod cloud_events;
 mod cluster;

@@ -33,7 +33,7 @@ fn check<T>(store: &Store, indexes: &[&str], work: impl FnOnce(&mut Connection) 
 
 fn check_all(store: &Store) {
     let value = || ("pay".to_owned(), value("v1"));
-    check(store, &["sagas_holder", "sagas_ended", "sagas_pkey"], |c| {
+    check(store, &["sagas_holder", "sagas_ended", "sagas_queue", "sagas_pkey"], |c| {
         sagas::by_ids(c, &[id(1)])?;
         sagas::concerned(c, &[value(), value()], &["k".to_owned(), "l".to_owned()])
     });

@@ -99,12 +99,15 @@ fn a_refusal_after_a_lost_connection_is_not_believed() {
     let tries = AtomicUsize::new(0);
     let participant = Participant::start(move |delivery, step| {
         let is_it = step == "transfer" && delivery.header("saga-operation") == Some("action");
-        is_it.then(|| match tries.fetch_add(1, Ordering::SeqCst) {
-            0 => Answer::HangUp,
-            _ => Answer::Status(409),
-        })
+        match is_it.then(|| tries.fetch_add(1, Ordering::SeqCst))? {
+            0 => None,
+            1 => Some(Answer::HangUp),
+            _ => Some(Answer::Status(409)),
+        }
     });
     let server = server(Backend::Sqlite, SETTLE, &participant);
+    server.publish("auction.ended", ended(6));
+    becomes(&server, &json!(6), &["waiting"]);
     server.publish("auction.ended", ended(7));
     let full = shown(&server, &becomes(&server, &json!(7), &["compensated"]));
     assert_eq!(steps(&full)[1], ("transfer".to_owned(), "compensated".to_owned()));
