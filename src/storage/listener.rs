@@ -46,7 +46,8 @@ impl Listener {
         if unsafe { pq_sys::PQstatus(listener.connection.as_ptr()) } != pq_sys::ConnStatusType::CONNECTION_OK {
             return Err(listener.failure());
         }
-        listener.execute(&format!("LISTEN {}", session::quoted(&channel)))?;
+        let silence = session::forget_the_silent();
+        listener.execute(&format!("{silence}; LISTEN {}", session::quoted(&channel)))?;
         Ok(Some(listener))
     }
 

@@ -82,17 +82,24 @@ fn settings(options: &StoreOptions, access: Access, schema: &str) -> String {
     let statement = STATEMENT_TIMEOUT.as_millis();
     let lock = options.busy_timeout.as_millis();
     let idle = IDLE_IN_TRANSACTION.as_millis();
-    let silence = SILENCE.as_millis();
     // Every statement here walks an index in its order. Without statistics, as on a fresh table, the planner may prefer
     // to read and sort the whole table, and would keep that plan while the table grows.
     format!(
         "SET search_path = {}; SET statement_timeout = {statement}; SET lock_timeout = {lock}; \
          SET idle_in_transaction_session_timeout = {idle}; SET client_min_messages = error; \
-         SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
-         SET tcp_user_timeout = {silence}; \
-         {synchronous_commit}; {read_only} \
+         {}; {synchronous_commit}; {read_only} \
          SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off;",
-        quoted(schema)
+        quoted(schema),
+        forget_the_silent()
+    )
+}
+
+/// Has the server end the session of a client that is not reached any more.
+pub(super) fn forget_the_silent() -> String {
+    let silence = SILENCE.as_millis();
+    format!(
+        "SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
+         SET tcp_user_timeout = {silence}"
     )
 }
 
