@@ -398,6 +398,7 @@ pub(super) fn next_due(
 }
 
 /// See [`Reader::open_calls`](super::Reader::open_calls).
+#[cfg(test)]
 pub(super) fn count_open(connection: &mut Connection, service: ServiceId) -> Result<u64, StoreError> {
     let query = calls::table.filter(calls::service.eq(service)).filter(sql::<Bool>("state < 3")).count();
     let count: i64 = on_backend!(connection, c => query.get_result(c))?;

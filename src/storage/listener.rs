@@ -46,8 +46,8 @@ impl Listener {
         if unsafe { pq_sys::PQstatus(listener.connection.as_ptr()) } != pq_sys::ConnStatusType::CONNECTION_OK {
             return Err(listener.failure());
         }
-        let silence = session::forget_the_silent();
-        listener.execute(&format!("{silence}; LISTEN {}", session::quoted(&channel)))?;
+        listener.execute(&session::forget_the_silent())?;
+        listener.execute(&format!("LISTEN {}", session::quoted(&channel)))?;
         Ok(Some(listener))
     }
 

@@ -7,7 +7,6 @@ use actix_web::web::{Bytes, BytesMut, Payload};
 use actix_web::{HttpMessage, HttpRequest};
 use futures_util::StreamExt;
 
-use super::admin::audit::Given;
 use super::query::Query;
 use super::{Edge, encoding};
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -17,6 +16,11 @@ use crate::protocol::raw_object::RawObject;
 const SMALL: usize = 64 * 1024;
 /// Most characters of a content type that are repeated in an error.
 const SHOWN: usize = 100;
+
+/// The body of a request, for who asks by putting an empty one into the extensions. Whoever reads the body leaves it
+/// there.
+#[derive(Debug, Default)]
+pub struct Given(pub Bytes);
 
 /// Reads and decompresses the whole body: at most `limit` bytes, within the time that the edge allows.
 pub async fn read(req: &HttpRequest, payload: Payload, limit: usize, edge: &Edge) -> Result<Bytes, ApiError> {

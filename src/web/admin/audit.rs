@@ -7,13 +7,14 @@ use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::web::{Bytes, Data};
+use actix_web::web::Data;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use smallvec::smallvec;
 
 use crate::domain::access::Principal;
 use crate::domain::event::{Append, NewEvent};
+use crate::web::body::Given;
 use crate::web::{Edge, access};
 
 const NAME: &str = "$sys.admin.action";
@@ -21,10 +22,6 @@ const NAME: &str = "$sys.admin.action";
 const HARMLESS: [&str; 2] = ["/admin/explain", "/admin/fault/"];
 /// Longest body that is told of, in bytes.
 const MAX_BODY: usize = 4 * 1024;
-
-/// The body of a request that is told of. Whoever reads the body leaves it here.
-#[derive(Debug, Default)]
-pub struct Given(pub Bytes);
 
 /// The middleware, for endpoints of operators.
 pub async fn tell(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {

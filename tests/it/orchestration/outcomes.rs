@@ -182,6 +182,28 @@ await = { event = "asked", correlation = "/n", timeout = "50ms" }
 on_unknown = "needs_operator"
 "#;
 
+/// The time-out falls due while nobody runs, and much has to be read before the reply.
+#[test]
+fn a_reply_that_was_stored_before_the_time_out_counts_behind_a_backlog() {
+    let participant = Participant::start(|_, _| None);
+    let sagas = SETTLE.replace("timeout = \"1m\"", "timeout = \"3s\"");
+    let mut server = server(Backend::Sqlite, &sagas, &participant);
+    server.publish("auction.ended", ended(7));
+    let waits = shown(&server, &becomes(&server, &json!(7), &["waiting"]))["waiting_for"][0]["until"].clone();
+    let other = json!({ "event_name": "other", "payload": "x".repeat(500) });
+    let mut batch = vec![other; 9000];
+    batch.push(json!({ "event_name": "transfer.done", "payload": { "auction": 7, "ok": true, "tx": 1 } }));
+    server.post("/publish/batch", json!(batch)).data();
+    server.kill9();
+    let until: jiff::Timestamp = waits.as_str().expect("a time").parse().expect("a time");
+    let left = until.duration_since(jiff::Timestamp::now());
+    assert!(left.is_positive(), "the machine is too slow for this test: {left}");
+    // It is due while nobody runs.
+    std::thread::sleep(left.unsigned_abs() + std::time::Duration::from_millis(50));
+    server.restart();
+    becomes(&server, &json!(7), &["completed"]);
+}
+
 #[test]
 fn timers_fire_once_also_after_a_downtime() {
     for_each_backend(|backend| {
