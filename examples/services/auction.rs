@@ -8,6 +8,7 @@ use actix_web::web::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::amount::Amount;
 use super::event_handler::{EventHandler, Trouble};
 
 /// Changes of others that a change is decided anew for.
@@ -48,11 +49,14 @@ async fn start(handler: &EventHandler, due: &Value) -> Result<(), Trouble> {
 /// `POST /auctions/{id}/bids`. A bid that is not answered may be made again: it is the same bid.
 pub async fn bid(handler: &EventHandler, id: &str, body: &Bytes) -> HttpResponse {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let (Some(bidder), Some(amount)) = (body["bidder"].as_str(), body["amount"].as_u64()) else {
-        return HttpResponse::UnprocessableEntity().json(json!({ "reason": "bidder or amount is missing" }));
+    let Some(bidder) = body["bidder"].as_str().filter(|bidder| !bidder.is_empty()) else {
+        return HttpResponse::UnprocessableEntity().json(json!({ "reason": "the bidder is missing" }));
     };
+    if Amount::of(&body["amount"]).is_none() {
+        return HttpResponse::UnprocessableEntity().json(json!({ "reason": "the amount must be a decimal text" }));
+    }
     for _ in 0..MAX_CONFLICTS {
-        match try_bid(handler, id, bidder, amount).await {
+        match try_bid(handler, id, bidder, &body["amount"]).await {
             Ok(answer) => return answer,
             Err(Trouble::Conflict) => {}
             Err(Trouble::Failed(reason)) => {
@@ -63,21 +67,25 @@ pub async fn bid(handler: &EventHandler, id: &str, body: &Bytes) -> HttpResponse
     HttpResponse::ServiceUnavailable().json(json!({ "reason": "others were always faster" }))
 }
 
-async fn try_bid(handler: &EventHandler, id: &str, bidder: &str, amount: u64) -> Result<HttpResponse, Trouble> {
+async fn try_bid(handler: &EventHandler, id: &str, bidder: &str, amount: &Value) -> Result<HttpResponse, Trouble> {
     let Some((version, mut auction)) = handler.auction(id).await? else {
         return Ok(HttpResponse::NotFound().json(json!({ "reason": "there is no such auction" })));
     };
     let (now, ends_at) = (Timestamp::now(), instant(&auction["ends_at"])?);
     let highest = &auction["highest"];
-    if highest["bidder"] == bidder && highest["amount"] == amount {
+    let (amount_bid, amount_highest) = (Amount::of(amount), Amount::of(&highest["amount"]));
+    if highest["bidder"] == bidder && amount_bid == amount_highest {
         return Ok(HttpResponse::Ok().json(auction));
     }
     let refuse = |reason: &str| Ok(HttpResponse::Conflict().json(json!({ "reason": reason, "auction": auction })));
     if auction["state"] != "open" || now >= ends_at {
         return refuse("too_late");
     }
-    let least = highest["amount"].as_u64().map_or(auction["from"].as_u64().unwrap_or(0), |highest| highest + 1);
-    if amount < least {
+    let is_too_low = match amount_highest {
+        Some(highest) => amount_bid <= Some(highest),
+        None => amount_bid < Amount::of(&auction["from"]),
+    };
+    if is_too_low {
         return refuse("too_low");
     }
     let old_end = auction["end"].as_str().unwrap_or_default().to_owned();

@@ -10,6 +10,7 @@
 //! free ones), and the folder in which the services keep what they make, which is in memory otherwise.
 //! `EVENT_HANDLER_URL` is where they publish, `http://127.0.0.1:4300` by default.
 
+mod amount;
 mod auction;
 #[path = "../participant/barrier.rs"]
 mod barrier;

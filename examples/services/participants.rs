@@ -76,7 +76,7 @@ pub async fn confirm(step: Step, barrier: Data<Barrier>, handler: EventHandler) 
     actix_rt::time::sleep(CONFIRMATION).await;
     let Ok(Some(transfer)) = barrier.done(&step) else { return };
     let payload = json!({
-        "auction_id": transfer["auction_id"], "status": "done", "owner": transfer["to"],
+        "auction_id": transfer["auction_id"], "status": "done", "to": transfer["to"],
         "token": format!("https://tokens.example/{}", transfer["auction_id"]),
     });
     let event = json!({

@@ -47,7 +47,7 @@ impl House {
     }
 
     fn start(&self, id: &Value, lasts: f64, extension: f64) {
-        let due = json!({ "auction_id": id, "from": 100, "lasts": lasts, "extension": extension });
+        let due = json!({ "auction_id": id, "from": "100", "lasts": lasts, "extension": extension });
         self.server.publish("auction.start_due", due);
         eventually("the auction is open", || (self.read(id).status == 200).then_some(()));
     }
@@ -61,13 +61,13 @@ impl House {
         self.read(id).data()["value"].clone()
     }
 
-    fn bid(&self, bidder: &str, amount: u64) -> Response {
+    fn bid(&self, bidder: &str, amount: &str) -> Response {
         let body = json!({ "bidder": bidder, "amount": amount });
         Request::new(self.manager, "POST", "/auctions/7/bids").json(body).send()
     }
 
     #[track_caller]
-    fn assert_refused(&self, bidder: &str, amount: u64, reason: &str) {
+    fn assert_refused(&self, bidder: &str, amount: &str, reason: &str) {
         let answer = self.bid(bidder, amount);
         assert_eq!((answer.status, &answer.json()["reason"]), (409, &json!(reason)), "{bidder} {amount}");
     }
@@ -97,19 +97,62 @@ fn instant(text: &Value) -> Timestamp {
 fn bids_that_are_too_low_or_too_late_are_refused() {
     let house = House::open();
     house.start(&json!(7), 3.0, 0.0);
-    let other = Request::new(house.manager, "POST", "/auctions/8/bids").json(json!({ "bidder": "ada", "amount": 1 }));
+    let other = Request::new(house.manager, "POST", "/auctions/8/bids").json(json!({ "bidder": "ada", "amount": "1" }));
     assert_eq!(other.send().status, 404);
-    house.assert_refused("ada", 99, "too_low");
+    house.assert_refused("ada", "99", "too_low");
     for _ in 0..2 {
-        assert_eq!(house.bid("ada", 100).status, 200, "a bid that is repeated is the same bid");
+        assert_eq!(house.bid("ada", "100").status, 200, "a bid that is repeated is the same bid");
     }
-    house.assert_refused("ben", 100, "too_low");
-    assert_eq!(house.bid("ben", 101).status, 200);
+    house.assert_refused("ben", "100", "too_low");
+    assert_eq!(house.bid("ben", "101").status, 200);
     let ended = house.wait_for_end();
-    assert_eq!(ended, json!({ "auction_id": 7, "winner": "ben", "amount": 101 }));
-    house.assert_refused("cleo", 500, "too_late");
+    assert_eq!(ended, json!({ "auction_id": 7, "winner": "ben", "amount": "101" }));
+    house.assert_refused("cleo", "500", "too_late");
     let auction = house.auction(&json!(7));
     assert_eq!((&auction["bids"], &auction["highest"]["bidder"]), (&json!(2), &json!("ben")));
+}
+
+#[test]
+fn amounts_are_decimal_texts_that_are_compared_exactly() {
+    let house = House::open();
+    let due = json!({ "event_name": "auction.start_due", "payload": { "auction_id": 7, "from": 100, "lasts": 1 } });
+    assert_eq!(
+        house.server.post("/publish", due).status,
+        422,
+        "the event types of the example are those that are shipped"
+    );
+    house.start(&json!(7), 600.0, 0.0);
+    for amount in [
+        json!(100),
+        json!("1e3"),
+        json!("0100"),
+        json!("-100"),
+        json!("100."),
+        json!(""),
+        json!("100.0000000000000000001"),
+    ] {
+        let bid =
+            Request::new(house.manager, "POST", "/auctions/7/bids").json(json!({ "bidder": "ada", "amount": amount }));
+        assert_eq!(bid.send().status, 422, "{amount}");
+    }
+    house.assert_refused("ada", "99.999999999999999999", "too_low");
+    house.assert_refused("ada", "9", "too_low");
+    assert_eq!(house.bid("ada", "100.00").status, 200);
+    assert_eq!(house.bid("ada", "100").status, 200, "the same bid, written otherwise");
+    for (low, higher) in [
+        ("100", "100.000000000000000001"),
+        ("100.000000000000000001", "100.05"),
+        ("100.05", "100.5"),
+        ("100.50", "9007199254740992"),
+        ("9007199254740992.0", "9007199254740993"),
+        ("999999999999999.9", "100000000000000000000000000000000000000000"),
+    ] {
+        house.assert_refused("cleo", low, "too_low");
+        assert_eq!(house.bid("ben", higher).status, 200, "{higher}");
+        house.assert_refused("cleo", higher, "too_low");
+    }
+    let placed = house.payloads("bid.placed");
+    assert_eq!(placed.len(), 7, "{placed:?}");
 }
 
 #[test]
@@ -125,7 +168,8 @@ fn of_many_bids_at_once_each_is_higher_than_the_one_before() {
                 let (house, all_ready) = (&house, &all_ready);
                 scope.spawn(move || {
                     all_ready.wait();
-                    let bids = (0..BIDS).map(|n| house.bid(&format!("b{bidder}"), 100 + n * BIDDERS + bidder));
+                    let bids =
+                        (0..BIDS).map(|n| house.bid(&format!("b{bidder}"), &(990 + n * BIDDERS + bidder).to_string()));
                     let statuses: Vec<u16> = bids.map(|answer| answer.status).collect();
                     assert!(statuses.iter().all(|status| [200, 409].contains(status)), "{statuses:?}");
                     statuses.iter().filter(|status| **status == 200).count() as u64
@@ -134,12 +178,14 @@ fn of_many_bids_at_once_each_is_higher_than_the_one_before() {
             .collect();
         bidders.into_iter().map(|bidder| bidder.join().expect("no panic")).sum()
     });
-    let amounts: Vec<u64> =
-        house.payloads("bid.placed").iter().map(|bid| bid["amount"].as_u64().expect("one")).collect();
+    let placed = house.payloads("bid.placed");
+    let amount = |bid: &Value| bid["amount"].as_str().and_then(|amount| amount.parse().ok());
+    let amounts: Vec<u64> = placed.iter().map(|bid| amount(bid).expect("an amount")).collect();
     assert!(amounts.is_sorted_by(|before, after| before < after), "{amounts:?}");
     let auction = house.auction(&json!(7));
     assert_eq!((amounts.len() as u64, &auction["bids"]), (taken, &json!(taken)));
-    assert_eq!(auction["highest"]["amount"], 100 + BIDS * BIDDERS - 1, "the highest bid is taken whenever it comes");
+    let highest = (990 + BIDS * BIDDERS - 1).to_string();
+    assert_eq!(auction["highest"]["amount"], json!(highest), "the highest bid is taken whenever it comes");
 }
 
 #[test]
@@ -147,14 +193,14 @@ fn a_bid_near_the_end_moves_the_end() {
     let house = House::open();
     house.start(&json!(7), 4.0, 5.0);
     let mut end = instant(&house.auction(&json!(7))["ends_at"]);
-    for amount in [100, 200, 300] {
+    for amount in ["100", "200", "300"] {
         assert_eq!(house.bid("ada", amount).status, 200);
         let moved = instant(&house.auction(&json!(7))["ends_at"]);
         assert!(moved > end, "{moved} is after {end}");
         assert_eq!(house.ends(), [moved], "the old end is cancelled");
         end = moved;
     }
-    assert_eq!(house.wait_for_end()["amount"], 300);
+    assert_eq!(house.wait_for_end()["amount"], "300");
     let due = house.payloads("auction.end_due");
     assert_eq!(due.iter().map(|due| instant(&due["ends_at"])).collect::<Vec<_>>(), [end]);
 }
@@ -178,11 +224,11 @@ fn an_auction_goes_on_when_the_server_is_killed() {
     let mut house = House::open();
     house.start(&json!(7), 2.0, 0.0);
     house.start(&json!("empty"), 1.0, 0.0);
-    assert_eq!(house.bid("ada", 100).status, 200);
+    assert_eq!(house.bid("ada", "100").status, 200);
     house.server = kill_and_start(house.server);
     eventually("both have ended", || (house.payloads("auction.ended").len() == 2).then_some(()));
     let ended = house.payloads("auction.ended");
-    assert!(ended.contains(&json!({ "auction_id": 7, "winner": "ada", "amount": 100 })), "{ended:?}");
+    assert!(ended.contains(&json!({ "auction_id": 7, "winner": "ada", "amount": "100" })), "{ended:?}");
     assert!(ended.contains(&json!({ "auction_id": "empty" })), "nobody wins: {ended:?}");
 }
 
@@ -231,7 +277,7 @@ fn settle(service: &str, mode: &str, until: &str) -> (String, [usize; 4], Value)
     let timeout = if mode == "slow" { "10s" } else { "500ms" };
     let house = House::open_with(&[("EVENT_HANDLER__DELIVERY__TIMEOUT", timeout)]);
     house.start(&json!(7), 600.0, 0.0);
-    assert_eq!(house.bid("ada", 100).status, 200);
+    assert_eq!(house.bid("ada", "100").status, 200);
     house.services.switch(service, mode);
     let ends_at = house.auction(&json!(7))["ends_at"].clone();
     house.server.publish("auction.end_due", json!({ "auction_id": 7, "ends_at": ends_at }));
@@ -282,7 +328,7 @@ fn an_auction_is_settled_though_the_server_is_killed() {
     let mut house = House::open();
     house.services.switch("shape-l2", "refuse");
     house.start(&json!(7), 600.0, 0.0);
-    assert_eq!(house.bid("ada", 100).status, 200);
+    assert_eq!(house.bid("ada", "100").status, 200);
     let ends_at = house.auction(&json!(7))["ends_at"].clone();
     house.server.publish("auction.end_due", json!({ "auction_id": 7, "ends_at": ends_at }));
     eventually("it has begun", || (!house.payloads("$sys.saga.started").is_empty()).then_some(()));

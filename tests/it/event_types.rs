@@ -455,7 +455,7 @@ fn the_worked_set_of_the_auction_is_made_of_types() {
     let server = Server::builder().env("EVENT_HANDLER__CATALOGUE__DIR", folder.display()).start();
     let types = server.get("/event-types").data();
     let names: Vec<&str> = types.as_array().expect("a list").iter().filter_map(|of| of["name"].as_str()).collect();
-    assert_eq!(names.len(), 18, "{names:?}");
+    assert_eq!(names.len(), 20, "{names:?}");
     for name in names {
         let of = server.get(&format!("/event-types/{name}")).data();
         for example in of["examples"].as_array().expect("a list") {
