@@ -89,6 +89,7 @@ mod sagas;
 mod sagas_api;
 mod sagas_operators;
 mod schedules;
+mod schema_suite;
 mod services;
 mod services_cluster;
 mod services_orphaned;

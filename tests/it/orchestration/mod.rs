@@ -2,6 +2,7 @@
 
 mod crashes;
 mod outcomes;
+mod refused_events;
 mod storm;
 
 use std::collections::{BTreeMap, BTreeSet};
