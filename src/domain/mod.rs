@@ -40,6 +40,7 @@ pub mod saga;
 pub mod schema;
 pub mod secret;
 pub mod slow_start;
+pub mod span;
 pub mod sync;
 pub mod system;
 pub mod time_of_day;

@@ -18,6 +18,7 @@ pub mod job_request;
 pub mod log_batch;
 pub mod mirror;
 pub mod newest;
+pub mod otlp;
 pub mod outcome;
 pub mod permit;
 pub mod publish;
