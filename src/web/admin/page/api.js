@@ -1,8 +1,13 @@
 // What the page asks of the server. The token stays in this tab, and goes in a header.
 
-import { parse } from "./json.js";
+import { parse, written } from "./json.js";
 
 const KEY = "token";
+
+/** How long an answer may take, in seconds: to a question, and to an order. */
+const READ_WITHIN = 15;
+const ACT_WITHIN = 60;
+
 const base = location.pathname.replace(/\/admin\/?$/, "");
 const refused = new Set();
 
@@ -22,18 +27,40 @@ export function setToken(value) {
   else sessionStorage.removeItem(KEY);
 }
 
-/** Takes the token out of the fragment of the address, if it is there, so that it does not stay. */
+/**
+ * Takes the token out of the fragment of the address, if it is there, and says whether it was. It is seen in the address no
+ * more, but the browser may keep the address that was opened in its history.
+ */
 export function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (!given) return;
+  if (!given) return false;
   setToken(given);
   history.replaceState(null, "", location.pathname);
+  return true;
 }
 
 /** Has `told` called whenever the server does not take the token. */
 export function onRefused(told) {
   refused.add(told);
   return () => refused.delete(told);
+}
+
+/** What `work(signal)` answers, unless that takes too long or `signal` ends it. */
+async function within(seconds, signal, late, work) {
+  const ends = new AbortController();
+  const end = () => ends.abort();
+  let isLate = false;
+  const timer = setTimeout(() => { isLate = true; end(); }, seconds * 1000);
+  if (signal?.aborted) end();
+  signal?.addEventListener("abort", end);
+  try {
+    return await work(ends.signal);
+  } catch (error) {
+    throw isLate ? new Error(`No answer within ${seconds} s${late}.`) : error;
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", end);
+  }
 }
 
 async function send(path, options = {}) {
@@ -55,18 +82,22 @@ async function send(path, options = {}) {
 
 /** The answer to a GET: its `data`, the whole body, and the query of the next page, if there is one. */
 export async function get(path, query = {}, signal = undefined) {
-  const answer = await send(withQuery(path, query), { signal });
-  const body = parse(await answer.text());
+  const [answer, body] = await within(READ_WITHIN, signal, "", async (ends) => {
+    const given = await send(withQuery(path, query), { signal: ends });
+    return [given, parse(await given.text())];
+  });
   const next = /<\?([^>]*)>; rel="next"/.exec(answer.headers.get("Link") ?? "")?.[1] ?? null;
   const prev = /<\?([^>]*)>; rel="prev"/.exec(answer.headers.get("Link") ?? "")?.[1] ?? null;
   return { data: body.data, body, next, prev };
 }
 
-/** The answer to a request that does something; `body` is an object, or a JSON text. */
-export async function act(method, path, body) {
-  const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
-  const answer = await send(path, { method, body: text });
-  return parse(await answer.text());
+/** The answer to a request that does something; `body` is an object, in which there may be exact texts, or a JSON text. */
+export function act(method, path, body) {
+  const text = body === undefined || typeof body === "string" ? body : written(body);
+  return within(ACT_WITHIN, undefined, ", it may be done all the same", async (signal) => {
+    const answer = await send(path, { method, body: text, signal });
+    return parse(await answer.text());
+  });
 }
 
 /** The readiness of this node with its checks, whether it is ready or not. */
@@ -90,12 +121,12 @@ export function search(query) {
 }
 
 /**
- * Reads server-sent events until `signal` ends it, and calls `received(event, data, id)` for each. Returns when the server
- * ends the stream.
+ * Reads server-sent events until `signal` ends it, and calls `received(event, data, id)` for each; `data` is empty where
+ * only a position is told. Returns when the server ends the stream.
  */
 export async function stream(path, query, signal, received, opened = () => {}) {
   const answer = await send(withQuery(path, query), { signal });
-  opened();
+  opened(answer);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -110,7 +141,7 @@ export async function stream(path, query, signal, received, opened = () => {}) {
         else if (line.startsWith("event: ")) event = line.slice(7);
         else if (line.startsWith("id: ")) id = line.slice(4);
       }
-      if (data !== null) received(event, data, id);
+      if (data !== null || id !== null) received(event, data ?? "", id);
     }
   }
 }

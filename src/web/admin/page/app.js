@@ -2,23 +2,23 @@
 
 import { render } from "./preact.js";
 import { onRefused, setToken, takeToken, token } from "./api.js";
-import { href, html, route, useEffect, useRef, useState } from "./parts.js";
+import { href, html, route, tellOf, Told, useEffect, useState } from "./parts.js";
 
-/** The views, each in a file that is loaded when it is looked at first. */
+/** The views with their titles, each in a file of its name that is loaded when it is looked at first. */
 const VIEWS = {
-  overview: ["Overview", () => import("./overview.js")],
-  services: ["Services", () => import("./services.js")],
-  dead: ["Dead letters", () => import("./dead.js")],
-  events: ["Events", () => import("./events.js")],
-  tail: ["Live tail", () => import("./tail.js")],
-  explain: ["Explain", () => import("./explain.js")],
-  subscribers: ["Subscribers", () => import("./subscribers.js")],
-  sagas: ["Sagas", () => import("./sagas.js")],
-  types: ["Event types", () => import("./types.js")],
-  sync: ["State sync", () => import("./sync.js")],
-  nodes: ["Nodes", () => import("./nodes.js")],
-  actors: ["Actors", () => import("./actors.js")],
-  system: ["System", () => import("./system.js")],
+  overview: "Overview",
+  services: "Services",
+  dead: "Dead letters",
+  events: "Events",
+  tail: "Live tail",
+  explain: "Explain",
+  subscribers: "Subscribers",
+  sagas: "Sagas",
+  types: "Event types",
+  sync: "State sync",
+  nodes: "Nodes",
+  actors: "Actors",
+  system: "System",
 };
 
 function Login({ said, done }) {
@@ -38,20 +38,39 @@ function Login({ said, done }) {
   </main>`;
 }
 
+/** How long until a file that could not be loaded is tried again, in milliseconds. */
+const LOAD_AGAIN = 5000;
+
+let loads = 0;
+
+/** Some browsers remember that a file could not be loaded: then another address of it is tried. */
+const load = (name) => import(`./${name}.js${loads ? `?again=${loads}` : ""}`);
+
 function Shown({ at }) {
   const [loaded, set] = useState(null);
-  const main = useRef(null);
-  const [title, load] = VIEWS[at.view] ?? [];
+  const [turn, again] = useState(0);
+  const title = Object.hasOwn(VIEWS, at.view) ? VIEWS[at.view] : undefined;
   useEffect(() => {
     let isWanted = true;
-    if (load) load().then((view) => isWanted && set({ name: at.view, View: view.default }), (error) => isWanted && set({ name: at.view, error }));
+    let timer = 0;
+    const failed = (error) => {
+      loads++;
+      if (!isWanted) return;
+      set({ name: at.view, error });
+      timer = setTimeout(() => again((last) => last + 1), LOAD_AGAIN);
+    };
+    if (title) load(at.view).then((view) => isWanted && set({ name: at.view, View: view.default }), failed);
     document.title = `${title ?? "Nothing here"} · Event Handler`;
-    return () => { isWanted = false; };
-  }, [at.view]);
+    return () => {
+      isWanted = false;
+      clearTimeout(timer);
+    };
+  }, [at.view, turn]);
   const isThere = loaded?.name === at.view;
-  return html`<main id="main" tabindex="-1" ref=${main} data-view=${isThere ? at.view : null}>
+  return html`<main id="main" tabindex="-1" data-view=${isThere ? at.view : null}>
     <h1>${title ?? "Nothing here"}</h1>
-    ${!load && html`<p>There is no view of this name.</p>`}
+    <${Told} />
+    ${!title && html`<p>There is no view of this name.</p>`}
     ${isThere && loaded.error && html`<p class="bad" role="alert">${String(loaded.error)}</p>`}
     ${isThere && loaded.View && html`<${loaded.View} ...${at} key=${at.view} />`}
   </main>`;
@@ -61,8 +80,16 @@ function App() {
   const [at, go] = useState(route());
   const [isKnown, know] = useState(token() !== null);
   const [said, say] = useState(null);
+  const [who, become] = useState(0);
   useEffect(() => {
-    const moved = () => go(route());
+    const moved = () => {
+      if (takeToken()) {
+        say(null);
+        know(true);
+        become((last) => last + 1);
+      }
+      go(route());
+    };
     addEventListener("hashchange", moved);
     const end = onRefused((message) => {
       setToken(null);
@@ -83,13 +110,13 @@ function App() {
     <a class="skip" href="#main" onClick=${skip}>To the content</a>
     <header>
       <p class="name">Event Handler</p>
-      <button type="button" class="small" onClick=${() => { setToken(null); know(false); }}>Forget the token</button>
+      <button type="button" class="small" onClick=${() => { setToken(null); tellOf(null); know(false); }}>Forget the token</button>
     </header>
     <nav class="views" aria-label="Views">
-      ${Object.entries(VIEWS).map(([name, [title]]) =>
+      ${Object.entries(VIEWS).map(([name, title]) =>
         html`<a key=${name} href=${href(name)} aria-current=${name === at.view ? "page" : null}>${title}</a>`)}
     </nav>
-    <${Shown} at=${at} />`;
+    <${Shown} key=${who} at=${at} />`;
 }
 
 takeToken();

@@ -1,7 +1,7 @@
 // Dead deliveries, by service and reason; redrives and their progress.
 
 import { act, get } from "./api.js";
-import { source } from "./json.js";
+import { Exact, source } from "./json.js";
 import { Action, count, counted, Filter, href, html, Pages, rowsOf, State, Table, Time, useAsked, Waiting } from "./parts.js";
 
 const LIMIT = 100;
@@ -48,7 +48,7 @@ export default function Dead({ query }) {
         rows=${asked.value.data.map((one) => ({ key: `${one.service} ${one.event_id}`, cells: [
           html`<a href=${href("events", [source(one, "event_id")])}>${source(one, "event_id")}</a>`, one.event_name ?? "–", one.service, one.dead_reason ?? one.last_error ?? "–", one.http_status ?? "–",
           count(one.attempts), html`<${Time} at=${one.created_at} />`, html`<${Time} at=${one.finished_at} />`,
-          html`<${Action} label="Redrive" name=${one.service} about=${`Event ${source(one, "event_id")} is delivered to ${one.service} again.`} path="/admin/deliveries/redrive" body=${{ service: one.service, event_id: one.event_id }} dry=${redrive} done=${again} />`] }))} />
+          html`<${Action} label="Redrive" name=${one.service} about=${`Event ${source(one, "event_id")} is delivered to ${one.service} again.`} path="/admin/deliveries/redrive" body=${{ service: one.service, event_id: new Exact(source(one, "event_id")) }} dry=${redrive} done=${again} />`] }))} />
       <${Pages} view="dead" query=${query} page=${{ next: asked.value.next && withoutState(asked.value.next) }} />
       <${Reasons} rows=${asked.value.data} />`}
     <${Jobs} asked=${jobs} />`;

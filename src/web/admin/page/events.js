@@ -1,7 +1,7 @@
 // Events: the search, and one event with its payload as it is stored and what became of it.
 
 import { act, get } from "./api.js";
-import { source } from "./json.js";
+import { Exact, source } from "./json.js";
 import { Action, count, counted, duration, Facts, Filter, href, html, Json, Pages, rowsOf, State, Table, Time, useAsked, Waiting } from "./parts.js";
 
 const SHOWN = 160;
@@ -65,9 +65,9 @@ function One({ id }) {
     <p><a href=${href("events")}>Search</a></p>
     <h2>${event.event_name} <${State} of=${event.status} kind=${event.status === "pending" ? "warn" : undefined} /></h2>
     <div class="buttons">
-      ${services.length > 0 && html`<${Action} label="Replay" name=${event.event_name} about="It is delivered to the service again, whether it had it or not." path="/admin/replay" body=${{ from: event.id, to: event.id, event_name: event.event_name }}
+      ${services.length > 0 && html`<${Action} label="Replay" name=${event.event_name} about="It is delivered to the service again, whether it had it or not." path="/admin/replay" body=${{ from: new Exact(exact), to: new Exact(exact), event_name: event.event_name }}
         fields=${[{ name: "service", label: "Service", choices: services }]} dry=${dry("/admin/replay")} done=${asked.again} />`}
-      ${dead.length > 0 && html`<${Action} label="Redrive" name=${event.event_name} about=${`Its dead deliveries are tried again: ${dead.map((one) => one.service).join(", ")}.`} path="/admin/deliveries/redrive" body=${{ event_id: event.id }} dry=${dry("/admin/deliveries/redrive")} done=${asked.again} />`}
+      ${dead.length > 0 && html`<${Action} label="Redrive" name=${event.event_name} about=${`Its dead deliveries are tried again: ${dead.map((one) => one.service).join(", ")}.`} path="/admin/deliveries/redrive" body=${{ event_id: new Exact(exact) }} dry=${dry("/admin/deliveries/redrive")} done=${asked.again} />`}
     </div>
     <${Facts} rows=${[["id", exact], ["source", event.source], ["stored", html`<${Time} at=${event.created_at} />`], ...MORE.map((name) => [name, event[name] === undefined ? null : typeof event[name] === "string" ? event[name] : source(event, name)])]} />
     <h3>Payload</h3>

@@ -3,9 +3,13 @@
 
 const texts = new WeakMap();
 
+/** What is nested deeper than this stays a text. */
+const MAX_DEPTH = 500;
+
 /** The value of a JSON text. Throws a SyntaxError when it is none. */
 export function parse(text) {
   let at = 0;
+  let depth = 0;
 
   function fail() {
     throw new SyntaxError(`not JSON at character ${at}`);
@@ -82,10 +86,34 @@ export function parse(text) {
     return made;
   }
 
+  /** Goes to the end of an object or an array, and returns its text. */
+  function skipped() {
+    const start = at;
+    let open = 0;
+    do {
+      if (at >= text.length) fail();
+      if (text[at] === '"') string();
+      else {
+        if (text[at] === "{" || text[at] === "[") open++;
+        else if (text[at] === "}" || text[at] === "]") open--;
+        at++;
+      }
+    } while (open > 0);
+    return text.slice(start, at);
+  }
+
+  function nested(made) {
+    if (depth === MAX_DEPTH) return skipped();
+    depth++;
+    const found = made();
+    depth--;
+    return found;
+  }
+
   function value() {
     switch (text[at]) {
-      case "{": return object();
-      case "[": return array();
+      case "{": return nested(object);
+      case "[": return nested(array);
       case '"': return string();
       case "t": return word("true", true);
       case "f": return word("false", false);
@@ -106,12 +134,29 @@ export function source(object, name) {
   return texts.get(object)?.get(name) ?? "";
 }
 
+/** A JSON text that goes into another one as it is. Throws a SyntaxError when it is none. */
+export class Exact {
+  constructor(text) {
+    JSON.parse(text);
+    this.text = text.trim();
+  }
+}
+
+/** The JSON text of a value, in which there may be exact texts. */
+export function written(value) {
+  if (value instanceof Exact) return value.text;
+  if (Array.isArray(value)) return `[${value.map(written).join(",")}]`;
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  const given = Object.entries(value).filter(([, one]) => one !== undefined);
+  return `{${given.map(([name, one]) => `${JSON.stringify(name)}:${written(one)}`).join(",")}}`;
+}
+
 /** A JSON text with line breaks and indents; what stands between them stays as it is. */
 export function indented(text) {
   let depth = 0;
   const line = () => "\n" + "  ".repeat(Math.min(depth, 30));
   const out = [];
-  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g)) {
+  for (const [token] of text.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\],:]|[^\s{}[\],:"]+/g)) {
     const last = out[out.length - 1];
     if (token === "{" || token === "[") {
       out.push(token);

@@ -7,24 +7,30 @@ import { useSamples } from "./samples.js";
 
 const SOME = 100;
 
-/** The answer, or null if it cannot be had: an overview shows what there is. */
-const maybe = (asked) => asked.then(({ data, body }) => data ?? body, () => null);
+/** The answer, or why it cannot be had: an overview shows what there is, and says what it does not know. */
+const maybe = (asked) => asked.then(({ data, body }) => ({ value: data ?? body }), (error) => ({ value: null, problem: error.status ?? error.message }));
+
+/** What is asked besides the readiness, in this order. */
+const PARTS = [{ name: "sagas", view: "sagas" }, { name: "state sync", view: "sync" }, { name: "nodes", view: "nodes" }, { name: "system", view: "system" }];
 
 async function look(signal) {
-  const [ready, sagas, sync, nodes, system] = await Promise.all([
+  const [ready, ...asked] = await Promise.all([
     readiness(signal).catch((error) => ({ status: "unavailable", problem: error.message })),
     maybe(get("/sagas", { state: "needs_operator", limit: SOME }, signal)),
     maybe(get("/admin/sync", {}, signal)),
     maybe(get("/admin/nodes", {}, signal)),
     maybe(get("/system", {}, signal)),
   ]);
-  return { ready, sagas, sync, nodes, system };
+  const [sagas, sync, nodes, system] = asked.map(({ value }) => value);
+  const unknown = asked.flatMap(({ problem }, at) => (problem === undefined ? [] : [{ ...PARTS[at], problem }]));
+  return { ready, sagas, sync, nodes, system, unknown };
 }
 
-function problemsOf({ ready, sagas, sync, nodes, system }, services) {
+function problemsOf({ ready, sagas, sync, nodes, system, unknown }, services) {
   const found = [];
   const add = (kind, text, address) => found.push({ kind, text, address });
   if (ready.status !== "ok") add("bad", `This node is not ready: ${ready.problem ?? broken(ready.checks)}`, href("system"));
+  for (const one of unknown) add("bad", `Not known: ${one.name} (${one.problem}).`, href(one.view));
   for (const one of services ?? []) {
     const waiting = one.pending ? `, ${count(one.pending)} waiting` : "";
     const since = one.oldest_pending_age_seconds ? `, the oldest for ${duration(one.oldest_pending_age_seconds)}` : "";
@@ -43,8 +49,9 @@ function problemsOf({ ready, sagas, sync, nodes, system }, services) {
 }
 
 function broken(checks) {
-  const bad = Object.entries(checks ?? {}).filter(([, check]) => check?.status && check.status !== "ok");
-  return bad.map(([name, check]) => `${name} ${check.status}`).join(", ") || "unknown";
+  const bad = Object.entries(checks ?? {}).filter(([, check]) => check?.status && !["ok", "not_configured"].includes(check.status));
+  const said = bad.map(([name, check]) => `${name} ${check.status}`);
+  return [...(checks?.draining === true ? ["draining"] : []), ...said].join(", ") || "unknown";
 }
 
 export default function Overview() {
@@ -54,7 +61,7 @@ export default function Overview() {
   const problems = asked.value ? problemsOf(asked.value, live.services) : [];
   return html`
     <section aria-label="Problems">
-      ${asked.value && live.services && !problems.length && html`<ul class="problems"><li class="good">All is well.</li></ul>`}
+      ${asked.value && live.services && !live.problem && !problems.length && html`<ul class="problems"><li class="good">All is well.</li></ul>`}
       <div role="status"><ul class="problems">${problems.map((one) =>
         html`<li key=${one.address + one.text} class=${one.kind}>${one.text} <a href=${one.address}>Open</a></li>`)}</ul></div>
       ${live.problem && html`<p class="bad" role="alert">${live.problem}</p>`}

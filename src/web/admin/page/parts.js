@@ -167,13 +167,14 @@ export function Filter({ view, of = [], fields, query, button = "Search" }) {
   </form>`;
 }
 
+/** A field of a form. What is typed stays: `value` is only what it begins with. */
 export function Field({ name, label, choices, kind = "text", value, hint, required, rows }) {
   if (choices) {
     return html`<label>${label} <select name=${name}>${choices.map((choice) =>
-      html`<option value=${choice} selected=${choice === (value ?? choices[0])}>${choice === "" ? "any" : choice.replaceAll("_", " ")}</option>`)}</select></label>`;
+      html`<option key=${choice} value=${choice} selected=${choice === (value ?? choices[0])}>${choice === "" ? "any" : choice.replaceAll("_", " ")}</option>`)}</select></label>`;
   }
-  if (rows) return html`<label class="whole">${label} <textarea name=${name} rows=${rows} spellcheck=${false} required=${required}>${value ?? ""}</textarea></label>`;
-  return html`<label>${label} <input name=${name} type=${kind} placeholder=${hint} required=${required} autocomplete="off" spellcheck=${false} value=${value ?? ""} /></label>`;
+  if (rows) return html`<label class="whole">${label} <textarea name=${name} rows=${rows} spellcheck=${false} required=${required} defaultValue=${value ?? ""}></textarea></label>`;
+  return html`<label>${label} <input name=${name} type=${kind} placeholder=${hint} required=${required} autocomplete="off" spellcheck=${false} defaultValue=${value ?? ""} /></label>`;
 }
 
 /** Links to the first and to the next page of a list; `next` is the query that the server gives. */
@@ -189,14 +190,40 @@ export function Pages({ view, of = [], query, page }) {
 /** How many rows there are, as far as a page tells. */
 export const rowsOf = (page) => `${page.data.length}${page.next ? "+" : ""}`;
 
+const hearers = new Set();
+let answer = null;
+
+/** Shows the answer to an action above the view, where it stays whatever becomes of the row that was acted on. */
+export function tellOf(text, isBad = false) {
+  answer = text === null ? null : { text, isBad };
+  hearers.forEach((hearer) => hearer());
+}
+
+/** The last answer to an action. */
+export function Told() {
+  const [, turn] = useState(0);
+  useEffect(() => {
+    const hearer = () => turn((last) => last + 1);
+    hearers.add(hearer);
+    return () => hearers.delete(hearer);
+  }, []);
+  return html`<div class="told"><p role="status" class=${answer?.isBad ? "bad" : ""}>${answer?.text ?? ""}</p>
+    ${answer && html`<button type="button" class="small" onClick=${() => tellOf(null)}>Clear the answer</button>`}</div>`;
+}
+
+/** What `run()` does, with its answer above the view. */
+export const doNow = (what, run, done) => run().then(({ message }) => { tellOf(`${what}: ${message}`); done(); }, (error) => tellOf(`${what}: ${error.message}`, true));
+
 /**
  * A button that does something for which one has to type a name. Its dialog shows what `dry(body)` counts, and what the
- * server answers. `fields` go into the body.
+ * server answers. `fields` go into the body. `run(body, say)` does it, if one request is not enough. A figure holds for
+ * what was typed when it was counted: after a change it is to be counted again.
  */
-export function Action({ label, about, name, method = "POST", path, fields = [], body = {}, dry, done = () => {}, kind = "" }) {
+export function Action({ label, about, name, method = "POST", path, fields = [], body = {}, dry, run: work, done = () => {}, kind = "" }) {
   const dialog = useRef(null);
+  const typing = useRef(0);
   const [shown, show] = useState(null);
-  const open = () => show({ typed: "", figure: null, said: null, isBusy: false });
+  const open = () => show({ typed: "", figure: null, isVoid: false, said: null, isBusy: false });
   const close = () => show(null);
   useEffect(() => {
     if (shown && !dialog.current.open) dialog.current.showModal();
@@ -211,40 +238,58 @@ export function Action({ label, about, name, method = "POST", path, fields = [],
     }
     return made;
   };
-  const tell = async (work) => {
+  const changed = (event) => {
+    if (event.target.name === "typed-name") return;
+    typing.current++;
+    show((last) => last && { ...last, isVoid: last.isVoid || last.figure !== null, figure: null });
+  };
+  const tell = async (does) => {
     show((last) => ({ ...last, isBusy: true, said: null }));
     try {
-      const change = await work();
+      const change = await does();
       show((last) => last && { ...last, isBusy: false, ...change });
     } catch (error) {
       show((last) => last && { ...last, isBusy: false, said: error.message, isBad: true });
     }
   };
-  const count = () => tell(async () => ({ figure: await dry(given()) }));
+  const count = () => tell(async () => {
+    const before = typing.current;
+    const figure = await dry(given());
+    return before === typing.current ? { figure, isVoid: false } : { figure: null, isVoid: true };
+  });
+  const say = (said) => show((last) => last && { ...last, said, isBad: false });
+  const send = (all) => act(method, path, method === "DELETE" || Object.keys(all).length === 0 ? undefined : all);
   const run = (event) => {
     event.preventDefault();
+    if (shown.isBusy || shown.isVoid) return;
     if (shown.typed !== name) return show((last) => ({ ...last, said: `Type ${name} to confirm.`, isBad: true }));
     tell(async () => {
-      const all = given();
-      const answer = await act(method, path, method === "DELETE" || Object.keys(all).length === 0 ? undefined : all);
-      done(answer);
-      return { said: answer.message, isBad: false, isDone: true };
+      const what = label === name ? label : `${label} ${name}`;
+      try {
+        const { message } = await (work ?? send)(given(), say);
+        tellOf(`${what}: ${message}`);
+        done();
+        return { said: message, isBad: false, isDone: true };
+      } catch (error) {
+        tellOf(`${what}: ${error.message}`, true);
+        throw error;
+      }
     });
   };
   return html`<button type="button" class=${kind} onClick=${open}>${label}</button>
     ${shown && html`<dialog ref=${dialog} onClose=${close} aria-label=${label}>
-      <form onSubmit=${run} method="dialog">
+      <form onSubmit=${run} onInput=${changed} method="dialog">
         <h2>${label}</h2>
         ${about && html`<p>${about}</p>`}
         ${!shown.isDone && html`
           ${fields.map((field) => html`<${Field} key=${field.name} ...${field} />`)}
-          ${dry && html`<p><button type="button" disabled=${shown.isBusy} onClick=${count}>Count first</button> <span role="status" class="figure">${shown.figure ?? ""}</span></p>`}
+          ${dry && html`<p><button type="button" disabled=${shown.isBusy} onClick=${count}>${shown.isVoid ? "Count again" : "Count first"}</button> <span role="status" class="figure">${shown.isVoid ? "Count again: what was typed has changed." : shown.figure ?? ""}</span></p>`}
           <label><span>Type <b class="typed">${name}</b> to confirm</span>
             <input name="typed-name" autocomplete="off" spellcheck=${false} value=${shown.typed} onInput=${(event) => { const typed = event.target.value; show((last) => ({ ...last, typed })); }} />
           </label>`}
         <p role="status" class=${shown.isBad ? "bad" : ""}>${shown.said ?? ""}</p>
         <div class="buttons">
-          ${!shown.isDone && html`<button class="danger" disabled=${shown.isBusy || shown.typed !== name}>${label}</button>`}
+          ${!shown.isDone && html`<button class="danger" disabled=${shown.isBusy || shown.isVoid || shown.typed !== name}>${label}</button>`}
           <button type="button" onClick=${() => dialog.current.close()}>${shown.isDone ? "Close" : "Leave it"}</button>
         </div>
       </form>

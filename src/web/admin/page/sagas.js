@@ -1,7 +1,7 @@
 // Instances of sagas: the list, one with its journal, and what operators tell them.
 
-import { act, get } from "./api.js";
-import { source } from "./json.js";
+import { act, get, Refusal } from "./api.js";
+import { Exact, source } from "./json.js";
 import { Action, count, Facts, Filter, href, html, Json, Pages, rowsOf, State, Table, Time, useAsked, Waiting } from "./parts.js";
 
 const STATES = ["", "needs_operator", "running", "waiting", "compensating", "queued", "completed", "compensated", "aborted"];
@@ -16,7 +16,7 @@ const VERBS = {
 };
 
 const REASON = { name: "reason", label: "Reason", required: true };
-const RESULT = { name: "result", label: "Result (JSON)", read: (text) => JSON.parse(text) };
+const RESULT = { name: "result", label: "Result (JSON)", read: (text) => new Exact(text) };
 const kind = (state) => (["running", "waiting", "compensating", "queued"].includes(state) ? "warn" : undefined);
 
 function Verbs({ saga, again }) {
@@ -50,21 +50,41 @@ function One({ id }) {
     <${Json} text=${source(saga, "trigger")} label="Trigger" /></div>`;
 }
 
+/** Tells all that match, however many requests that takes: how many were told, and how many it does not fit. */
+async function tellMany(verb, body, progress = () => {}) {
+  let [told, unfit, after] = [0, 0, undefined];
+  for (;;) {
+    try {
+      const { data } = await act("POST", `/admin/sagas/${verb}`, { ...body, after });
+      told += data.count;
+      unfit += data.unfit;
+      if (data.next === null || data.next === undefined) return { told, unfit };
+      after = new Exact(source(data, "next"));
+    } catch (error) {
+      told += error.body?.count ?? 0;
+      throw told ? new Refusal(error.status, `${count(told)} ${body.dry_run ? "counted" : "told"}, then: ${error.message}`, error.body) : error;
+    }
+    progress(told);
+  }
+}
+
 /** Orders for all that match the filter. */
 function Many({ query, again }) {
   const body = Object.fromEntries(["name", "state", "started_before"].filter((name) => query[name]).map((name) => [name, query[name]]));
   if (query.correlation) {
     try {
-      body.correlation = JSON.parse(query.correlation);
+      body.correlation = new Exact(String(query.correlation));
     } catch {
-      return null;
+      return html`<p class="bad">The correlation is not JSON.</p>`;
     }
   }
   if (!Object.keys(body).length) return html`<p class="soft">Filter them to tell many the same.</p>`;
-  const dry = (verb) => (given) => act("POST", `/admin/sagas/${verb}`, { reason: "counted", ...given, dry_run: true })
-    .then(({ data }) => `${count(data.count)}${data.next ? "+" : ""} would be told, to ${count(data.unfit)} it does not fit`);
+  const dry = (verb) => (given) => tellMany(verb, { reason: "counted", ...given, dry_run: true })
+    .then(({ told, unfit }) => `${count(told)} would be told, to ${count(unfit)} it does not fit`);
+  const run = (verb) => (given, say) => tellMany(verb, given, (told) => say(`${count(told)} told so far`))
+    .then(({ told, unfit }) => ({ message: `${count(told)} told${unfit ? `, to ${count(unfit)} it does not fit` : ""}.` }));
   return html`<div class="buttons">${["retry", "skip", "compensate", "abort", "pause", "resume"].map((verb) =>
-    html`<${Action} key=${verb} label=${`${VERBS[verb][0]} all that match`} about=${VERBS[verb][1]} name=${query.name || "sagas"} path=${`/admin/sagas/${verb}`} body=${body} dry=${dry(verb)} fields=${verb === "skip" ? [REASON, RESULT] : [REASON]} done=${again} />`)}</div>`;
+    html`<${Action} key=${verb} label=${`${VERBS[verb][0]} all that match`} about=${VERBS[verb][1]} name=${query.name || "sagas"} path=${`/admin/sagas/${verb}`} body=${body} dry=${dry(verb)} run=${run(verb)} fields=${verb === "skip" ? [REASON, RESULT] : [REASON]} done=${again} />`)}</div>`;
 }
 
 function All({ query }) {

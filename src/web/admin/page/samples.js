@@ -9,10 +9,14 @@ import { useEffect, useState } from "./hooks.js";
 const KEPT = 60 * 60 * 1000;
 const AGAIN = 3000;
 
+/** A sample comes every two seconds. Without one for so long, the stream is opened again. */
+const MAX_SILENCE = 8000;
+
 const live = { fields: [], samples: [], services: null, last: null, problem: null };
 const readers = new Set();
 let ends = null;
 let timer = 0;
+let heard = null;
 
 function tell() {
   readers.forEach((reader) => reader());
@@ -28,6 +32,8 @@ function add(sample) {
 }
 
 function received(event, data) {
+  if (!data) return;
+  live.problem = null;
   const value = parse(data);
   if (event === "begin") {
     live.fields = value.fields;
@@ -41,15 +47,33 @@ async function run() {
   clearTimeout(timer);
   if (ends || document.hidden || !readers.size) return;
   const mine = (ends = new AbortController());
-  const opened = () => { live.problem = null; };
+  let last = Date.now();
+  let isSilent = false;
+  const watch = setInterval(() => {
+    if (Date.now() - last < MAX_SILENCE) return;
+    isSilent = true;
+    mine.abort();
+  }, 1000);
+  const some = (event, data) => {
+    heard = last = Date.now();
+    received(event, data);
+  };
   try {
-    await stream("/admin/samples", {}, mine.signal, received, opened);
+    await stream("/admin/samples", {}, mine.signal, some, () => { last = Date.now(); });
+    if (!mine.signal.aborted) live.problem = silence("the stream has ended");
   } catch (error) {
-    if (!mine.signal.aborted) live.problem = `Nothing is heard from the server: ${error.message}`;
+    if (isSilent) live.problem = silence("");
+    else if (!mine.signal.aborted) live.problem = silence(error.message);
   }
+  clearInterval(watch);
   if (ends === mine) ends = null;
   tell();
-  if (!mine.signal.aborted) timer = setTimeout(run, AGAIN);
+  if (isSilent || !mine.signal.aborted) timer = setTimeout(run, AGAIN);
+}
+
+function silence(why) {
+  const since = heard === null ? "" : ` since ${new Date(heard).toTimeString().slice(0, 8)}`;
+  return `Nothing is heard from the server${since}${why ? `: ${why}` : "."}`;
 }
 
 function end() {

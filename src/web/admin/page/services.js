@@ -2,7 +2,7 @@
 
 import { act, get } from "./api.js";
 import { source } from "./json.js";
-import { Action, count, duration, Facts, href, html, Json, State, Table, Time, useAsked, useState, Waiting } from "./parts.js";
+import { Action, count, doNow, duration, Facts, href, html, Json, State, Table, Time, useAsked, Waiting } from "./parts.js";
 
 const EVERY = 3000;
 
@@ -39,14 +39,11 @@ function why(one) {
 }
 
 function Buttons({ one, again }) {
-  const [said, say] = useState("");
-  const resume = () => act("POST", `/admin/services/${encodeURIComponent(one.service)}/resume`)
-    .then(({ message }) => { say(message); again(); }, (error) => say(error.message));
+  const resume = () => doNow(`Resume ${one.service}`, () => act("POST", `/admin/services/${encodeURIComponent(one.service)}/resume`), again);
   return html`<div class="buttons">
     ${one.paused && html`<button type="button" onClick=${resume}>Resume</button>`}
     ${Object.entries(COMMANDS).filter(([name]) => name !== "pause" || !one.paused).map(([name, about]) =>
       html`<${Action} key=${name} label=${name[0].toUpperCase() + name.slice(1)} about=${about} name=${one.service} path=${`/admin/services/${encodeURIComponent(one.service)}/${name}`} done=${again} />`)}
-    <span role="status">${said}</span>
   </div>`;
 }
 

@@ -1,7 +1,7 @@
 // Who is connected, and the durable subscriptions.
 
 import { get } from "./api.js";
-import { source } from "./json.js";
+import { Exact, source } from "./json.js";
 import { Action, bytes, count, duration, Filter, href, html, Pages, rowsOf, State, Table, Time, useAsked, Waiting } from "./parts.js";
 
 const LIMIT = 200;
@@ -43,7 +43,7 @@ function Durables() {
         html`<a href=${href("dead", [], { service: `durable/${one.name}` })}>Dead letters</a>`, html`<${Time} at=${one.created_at} />`,
         html`<div class="buttons">
           <${Action} label="Seek" name=${one.name} about="Its members get what follows. What they hold they can no longer acknowledge." path=${`/admin/durables/${encodeURIComponent(one.name)}/seek`} done=${asked.again}
-            fields=${[{ name: "after", label: "After the event with this id, or earliest, or latest", required: true, read: (text) => (/^\d{1,15}$/.test(text) ? Number(text) : text) }]} />
+            fields=${[{ name: "after", label: "After the event with this id, or earliest, or latest", required: true, read: (text) => (/^\d+$/.test(text) ? new Exact(text.replace(/^0+(?=\d)/, "")) : text) }]} />
           <${Action} label="Delete" name=${one.name} about="Its position and its dead events go with it." method="DELETE" path=${`/admin/durables/${encodeURIComponent(one.name)}`} done=${asked.again} />
         </div>`] }))} />`}`;
 }

@@ -2,16 +2,14 @@
 
 import { act, get } from "./api.js";
 import { source } from "./json.js";
-import { Action, count, href, html, State, Table, Time, useAsked, useState, Waiting } from "./parts.js";
+import { Action, count, doNow, href, html, State, Table, Time, useAsked, Waiting } from "./parts.js";
 
 function Check({ service, again }) {
-  const [said, say] = useState("");
-  const check = () => act("POST", `/admin/sync/${encodeURIComponent(service)}/check`).then(({ message }) => { say(message); again(); }, (error) => say(error.message));
+  const check = () => doNow(`Check ${service}`, () => act("POST", `/admin/sync/${encodeURIComponent(service)}/check`), again);
   const path = `/admin/sync/${encodeURIComponent(service)}/repair`;
   return html`<div class="buttons"><button type="button" onClick=${check}>Check</button>
     <${Action} label="Repair" name=${service} path=${path} done=${again} about="It is compared, and what differs is delivered to it again." />
-    <${Action} label="Repair what is ahead too" name=${service} path=${path} body=${{ ahead: true }} done=${again} about="What the service has in a later version gets a new version with the value that stands here." />
-    <span role="status">${said}</span></div>`;
+    <${Action} label="Repair what is ahead too" name=${service} path=${path} body=${{ ahead: true }} done=${again} about="What the service has in a later version gets a new version with the value that stands here." /></div>`;
 }
 
 export default function Sync() {

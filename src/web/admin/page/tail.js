@@ -8,6 +8,9 @@ const MAX_ROWS = 500;
 const PAINT_EVERY = 100;
 const SHOWN = 400;
 
+/** How the event begins that says that not everything since the position comes. */
+const GAP = '{"event_name":"$sys.stream.gap"';
+
 /** The events that have come and are not painted yet; older ones are left out when there are too many. */
 class Arrived {
   waiting = [];
@@ -40,6 +43,7 @@ function Tail({ patterns, filter }) {
   const [isPaused, pause] = useState(false);
   const paused = useRef(false);
   const arrived = useRef(new Arrived());
+  const [gap, miss] = useState("");
   paused.current = isPaused;
   useEffect(() => {
     let ends = new AbortController();
@@ -50,8 +54,12 @@ function Tail({ patterns, filter }) {
       const rows = arrived.current.take();
       show((last) => ({ rows: [...rows, ...last.rows].slice(0, MAX_ROWS), skipped: arrived.current.skipped, paints: last.paints + 1 }));
     };
-    const received = (event, data) => {
+    let [after, log] = [undefined, undefined];
+    const received = (event, data, id) => {
+      const said = after;
+      if (id) after = id;
       if (!data.startsWith("{")) return;
+      if (data.startsWith(GAP)) return miss(`a gap: not all that came after event ${said ?? "?"} is there any more`);
       arrived.current.add(data);
       timer ||= setTimeout(paint, PAINT_EVERY);
     };
@@ -61,8 +69,8 @@ function Tail({ patterns, filter }) {
         if (!isFirst) await new Promise((done) => setTimeout(done, 2000));
         if (mine.signal.aborted) return;
         try {
-          const query = { event_name: patterns, filter, named: "false" };
-          await stream("/events/stream", query, mine.signal, received, () => say("live"));
+          const query = { event_name: patterns, filter, named: "false", after, log_id: after && log };
+          await stream("/events/stream", query, mine.signal, received, (answer) => { log = answer.headers.get("Event-Log") ?? log; say("live"); });
           say("the stream has ended, connecting again");
         } catch (error) {
           if (mine.signal.aborted) return;
@@ -93,9 +101,10 @@ function Tail({ patterns, filter }) {
   };
   return html`<div class="buttons">
       <button type="button" aria-pressed=${String(isPaused)} onClick=${toggle}>Pause</button>
-      <button type="button" onClick=${() => { arrived.current = new Arrived(); show({ rows: [], skipped: 0, paints: 0 }); }}>Clear</button>
+      <button type="button" onClick=${() => { arrived.current = new Arrived(); miss(""); show({ rows: [], skipped: 0, paints: 0 }); }}>Clear</button>
       <span role="status">${isPaused ? "paused" : said}</span>
       <span class="soft" data-paints=${shown.paints}>${shown.skipped > 0 && `${count(shown.skipped)} skipped`}</span>
+      <span role="status" class="bad">${gap}</span>
     </div>
     <ol class="tail" tabindex="0" aria-label="Events as they come, the newest first">${shown.rows.map((one) => html`<li key=${one.id}>
       <a href=${href("events", [one.id])}>${one.id}</a><b>${one.name}</b>${one.payload}</li>`)}</ol>`;
