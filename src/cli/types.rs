@@ -12,7 +12,7 @@ use super::api_client::{ApiClient, segment};
 use super::target::TargetArgs;
 use super::{Failure, output, table};
 use crate::config::{Config, TypeFile};
-use crate::domain::schema::compat::{Compatibility, Reason, compare};
+use crate::domain::schema::compat::{Compatibility, Reason, compare_texts};
 use crate::domain::schema::infer::infer;
 
 const EXAMPLES: &str = "\
@@ -105,7 +105,7 @@ struct History {
 #[derive(Deserialize)]
 struct Version {
     version: u32,
-    schema: Value,
+    schema: Box<RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -131,8 +131,9 @@ pub fn run(args: &TypesArgs, config: &Config) -> Result<(), Failure> {
         }
         TypesCommand::Show { name, target } => {
             let api = ApiClient::new(target.resolve(config)?);
-            let of: Value = system.block_on(async { api.data(api.get(&path(name)).await?) })?;
-            print_json(&of)
+            // As it is written: a number that a binary fraction does not hold must be shown as it is.
+            let of: Box<RawValue> = system.block_on(async { api.data(api.get(&path(name)).await?) })?;
+            output::print(format_args!("{}", indented(of.get())))
         }
         TypesCommand::Put { file, target } => {
             let (name, body) = read(file)?;
@@ -178,6 +179,42 @@ fn path(name: &str) -> String {
 fn read(file: &std::path::Path) -> Result<(String, Vec<u8>), Failure> {
     let name = TypeFile::read(file)?.put.name.as_str().to_owned();
     Ok((name, std::fs::read(file).map_err(Failure::failed)?))
+}
+
+/// A JSON text with a line for each member and element; nothing else of it changes.
+fn indented(json: &str) -> String {
+    let (mut text, mut depth, mut is_text, mut is_escaped) = (String::with_capacity(json.len() * 2), 0, false, false);
+    let line = |text: &mut String, depth: usize| text.extend(std::iter::once("\n").chain((0..depth).map(|_| "  ")));
+    let mut before = ' ';
+    for c in json.chars() {
+        if is_text {
+            is_text = is_escaped || c != '"';
+            is_escaped = c == '\\' && !is_escaped;
+            text.push(c);
+            before = c;
+            continue;
+        }
+        match c {
+            ' ' | '\n' | '\r' | '\t' => continue,
+            '}' | ']' => {
+                depth -= 1;
+                if !matches!(before, '{' | '[') {
+                    line(&mut text, depth);
+                }
+            }
+            _ if matches!(before, '{' | '[' | ',') => line(&mut text, depth),
+            _ => {}
+        }
+        text.push(c);
+        match c {
+            '{' | '[' => depth += 1,
+            ':' => text.push(' '),
+            '"' => is_text = true,
+            _ => {}
+        }
+        before = c;
+    }
+    text
 }
 
 fn print_json(value: &Value) -> Result<(), Failure> {
@@ -227,7 +264,7 @@ fn diff(name: &str, versions: &[Version], numbers: Option<(u32, u32)>) -> Result
     };
     for how in [Compatibility::Backward, Compatibility::Forward] {
         let direction = if how == Compatibility::Backward { "backward" } else { "forward" };
-        let comparison = compare(&from.schema, &to.schema, how);
+        let comparison = compare_texts(from.schema.get(), to.schema.get(), how);
         let verdict = match (comparison.reasons.is_empty(), comparison.strict_reasons.is_empty()) {
             (true, true) => "compatible, also strictly",
             (true, false) => "compatible; strictly not",
@@ -240,4 +277,16 @@ fn diff(name: &str, versions: &[Version], numbers: Option<(u32, u32)>) -> Result
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::indented;
+
+    #[test]
+    fn a_text_is_indented_as_it_is() {
+        let json = r#"{"a": [1e400,{}],"b":"x, \"{\\","c":[ ]}"#;
+        let lines = ["{", r#"  "a": ["#, "    1e400,", "    {}", "  ],", r#"  "b": "x, \"{\\","#, r#"  "c": []"#, "}"];
+        assert_eq!(indented(json), lines.join("\n"));
+    }
 }

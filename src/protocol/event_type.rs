@@ -46,11 +46,6 @@ pub fn parse_put(json: &[u8], name: Option<Pattern>) -> Result<Put, ApiError> {
     let schema =
         object.raw("schema").ok_or_else(|| ApiError::field(ErrorCode::MissingField, "schema", "is required"))?;
     Schema::compile(schema).map_err(invalid_schema)?;
-    // What the compiler takes can be read, but for its depth.
-    let parsed = serde_json::from_str(schema).map_err(|error| {
-        let (field, message) = (String::new(), error.to_string());
-        invalid_schema(Invalid { field, message, kind: InvalidKind::TooCostly })
-    })?;
     let examples: Option<Vec<Box<RawValue>>> =
         given_value(&object, "examples", "must be a list of payloads", |_| true)?;
     let flag = |field: &str| given_value(&object, field, "must be true or false", |_: &bool| true);
@@ -63,7 +58,7 @@ pub fn parse_put(json: &[u8], name: Option<Pattern>) -> Result<Put, ApiError> {
         compatibility: choice(&object, "compatibility", &compatibility::ALL, compatibility::name)?.unwrap_or_default(),
         strict: flag("strict")?.unwrap_or_default(),
     };
-    Ok(Put { name, version, schema: schema.to_owned(), parsed, settings })
+    Ok(Put { name, version, schema: schema.to_owned(), settings })
 }
 
 fn invalid(field: &str, reason: &str) -> ApiError {

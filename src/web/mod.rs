@@ -41,7 +41,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, Resource, web};
 
 use self::reply::Refusal;
-use self::routes::{ENDPOINTS, Endpoint, OF_OPERATORS};
+use self::routes::{ADMIN, ENDPOINTS, Endpoint, OF_OPERATORS};
 use crate::access::AccessControl;
 use crate::access::limits::Limits;
 use crate::actors::catalogue::CatalogueDesk;
@@ -117,7 +117,7 @@ pub struct Edge {
 
 impl Edge {
     pub fn new(parts: EdgeParts, worker: Rc<Worker>) -> Self {
-        let observer = observe::Observer::new(&parts.metrics, worker.thread.number);
+        let observer = observe::Observer::new(&parts.metrics, worker.thread.number, routes::pattern);
         Self { parts, worker, observer }
     }
 }
@@ -127,7 +127,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
     register(config, ENDPOINTS);
     config
         .service(
-            web::scope("/admin")
+            web::scope(ADMIN)
                 .wrap(from_fn(admin::audit::tell))
                 .wrap(from_fn(access::guard_admin))
                 .configure(admin_routes),
@@ -146,14 +146,15 @@ fn admin_routes(config: &mut web::ServiceConfig) {
 fn register(config: &mut web::ServiceConfig, endpoints: &[Endpoint]) {
     for of_path in endpoints.chunk_by(|one, other| one.path == other.path) {
         let methods: Vec<Method> = of_path.iter().flat_map(|endpoint| endpoint.methods).cloned().collect();
-        let resource = resource(of_path[0].path, &methods);
+        let path = of_path[0].path;
+        let resource = resource(path.strip_prefix(ADMIN).unwrap_or(path), &methods);
         // With other methods this path is that of an entity.
-        let resource = if of_path[0].path == routes::WISH { resource.guard(guard::Post()) } else { resource };
+        let resource = if path == routes::WISH { resource.guard(guard::Post()) } else { resource };
         let resource = of_path.iter().fold(resource, |resource, Endpoint { methods, route, .. }| {
             methods.iter().fold(resource, |resource, method| resource.route(route().method(method.clone())))
         });
         // What operators do elsewhere is told of as well.
-        match routes::OPERATED.contains(&of_path[0].path) {
+        match routes::OPERATED.contains(&path) {
             true => config.service(resource.wrap(from_fn(admin::audit::tell))),
             false => config.service(resource),
         };

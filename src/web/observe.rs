@@ -27,6 +27,8 @@ const MAX_REQUEST_ID: usize = 128;
 /// The histograms and ids of one worker, so that observing a request needs no look-up by text.
 pub struct Observer {
     metrics: Arc<Metrics>,
+    /// The endpoint of a path, as one of few labels.
+    pattern: fn(&str) -> Option<&'static str>,
     durations: RefCell<HashMap<(&'static str, &'static str, u16), Histogram>>,
     /// Request ids of this worker begin with this: unique per process start and worker.
     prefix: String,
@@ -34,15 +36,24 @@ pub struct Observer {
 }
 
 impl Observer {
-    pub fn new(metrics: &Arc<Metrics>, worker: usize) -> Self {
+    pub fn new(metrics: &Arc<Metrics>, worker: usize, pattern: fn(&str) -> Option<&'static str>) -> Self {
         let prefix = format!("{:012x}{worker:02x}-", rand::random::<u64>() >> 16);
-        Self { metrics: Arc::clone(metrics), durations: RefCell::default(), prefix, requests: Cell::new(0) }
+        Self { metrics: Arc::clone(metrics), pattern, durations: RefCell::default(), prefix, requests: Cell::new(0) }
     }
 
     fn new_request_id(&self) -> HeaderValue {
         self.requests.set(self.requests.get() + 1);
         let id = format!("{}{:x}", self.prefix, self.requests.get());
         HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("-"))
+    }
+
+    /// The endpoint as a label. The set is bounded, whatever is asked for.
+    fn route(&self, path: &str, query: &str) -> &'static str {
+        // A request that waits takes as long as it waits, so it must not count among the others.
+        if path == "/events" && query.split('&').any(|pair| pair.starts_with("wait=")) {
+            return "/events?wait";
+        }
+        (self.pattern)(path).unwrap_or("unmatched")
     }
 
     fn answered(&self, method: &'static str, route: &'static str, code: u16, begin: Instant) {
@@ -85,7 +96,7 @@ pub async fn observe<B: MessageBody + 'static>(
     let method = method_label(req.method().as_str());
     let mut response = encoding::answer(next.call(req).await?.map_into_boxed_body()).await;
     let code = response.status().as_u16();
-    let route = route_label(response.request().path(), response.request().query_string());
+    let route = edge.observer.route(response.request().path(), response.request().query_string());
     edge.observer.answered(method, route, code, begin);
     let level = match code {
         500 => log::Level::Error,
@@ -110,52 +121,4 @@ pub async fn observe<B: MessageBody + 'static>(
 /// The method as a label. The set is bounded, whatever is sent.
 fn method_label(method: &str) -> &'static str {
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"].into_iter().find(|m| *m == method).unwrap_or("other")
-}
-
-fn route_label(path: &str, query: &str) -> &'static str {
-    const EXACT: &[&str] = &[
-        "/publish",
-        "/publish/batch",
-        "/events",
-        "/events/stream",
-        "/schedules",
-        "/ws",
-        "/health",
-        "/health/live",
-        "/health/ready",
-        "/metrics",
-        "/admin",
-        "/admin/actors",
-        "/admin/sessions",
-        "/admin/subscriptions",
-        "/admin/drain",
-        "/admin/services",
-        "/admin/deliveries",
-        "/admin/deliveries/redrive",
-        "/admin/replay",
-        "/admin/jobs",
-        "/admin/explain",
-        "/admin/nodes",
-        "/admin/tokens",
-        "/admin/revocations",
-    ];
-    // A request that waits takes as long as it waits, so it must not count among the others.
-    if path == "/events" && query.split('&').any(|pair| pair.starts_with("wait=")) {
-        return "/events?wait";
-    }
-    match EXACT.iter().find(|route| **route == path) {
-        Some(route) => route,
-        None if path.starts_with("/admin/sessions/") => "/admin/sessions/{id}",
-        None if path.starts_with("/admin/jobs/") => "/admin/jobs/{id}",
-        None if path.starts_with("/admin/services/") => match path.matches('/').count() {
-            3 => "/admin/services/{name}",
-            _ => "/admin/services/{name}/{command}",
-        },
-        None if path.starts_with("/admin/tokens/") => "/admin/tokens/{name}/{command}",
-        None if path.starts_with("/admin/revocations/") => "/admin/revocations/{kind}/{value}",
-        None if path.starts_with("/schedules/") => "/schedules/{id}",
-        None if path.starts_with("/events/") && path.ends_with("/trace") => "/events/{id}/trace",
-        None if path.starts_with("/events/") => "/events/{id}",
-        None => "unmatched",
-    }
 }

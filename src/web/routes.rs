@@ -32,7 +32,10 @@ pub const WISH: &str = "/state/sync/{service}";
 /// Paths of operators that are not below `/admin`: what is done there is told of like what is done there.
 pub const OPERATED: &[&str] = &["/event-types/{name}", "/sagas/{id}/{verb}", "/system"];
 
-/// All endpoints but those below `/admin`. Of paths that match the same request the first counts; rows of the same path
+/// What operators use is below this path.
+pub const ADMIN: &str = "/admin";
+
+/// All endpoints but those below [`ADMIN`]. Of paths that match the same request the first counts; rows of the same path
 /// stand together.
 pub const ENDPOINTS: &[Endpoint] = &[
     of(POST, "/publish", || web::to(publish::publish)),
@@ -76,46 +79,64 @@ pub const ENDPOINTS: &[Endpoint] = &[
     of(READ, "/docs/{file}", || web::to(documents::file)),
 ];
 
-/// Those below `/admin`.
+/// Those below [`ADMIN`].
 pub const OF_OPERATORS: &[Endpoint] = &[
-    of(READ, "", || web::to(admin::page::show)),
-    of(READ, "/page/{file}", || web::to(admin::page::file)),
-    of(READ, "/samples", || web::to(admin::samples::follow)),
-    of(GET, "/actors", || web::to(admin::actors)),
-    of(GET, "/sessions", || web::to(admin::presence::sessions)),
-    of(GET, "/subscriptions", || web::to(admin::presence::subscriptions)),
-    of(DELETE, "/sessions/{id}", || web::to(admin::close_session)),
-    of(GET, "/services", || web::to(admin::services::list)),
-    of(GET, "/services/{name}", || web::to(admin::services::one)),
-    of(POST, "/services/{name}/{command}", || web::to(admin::services::operate)),
-    of(POST, "/sagas/{verb}", || web::to(sagas::operate_many)),
-    of(GET, "/sync", || web::to(admin::sync::list)),
-    of(POST, "/sync/{service}/{command}", || web::to(admin::sync::operate)),
-    of(GET, "/deliveries", || web::to(admin::deliveries::list)),
-    of(POST, "/deliveries/redrive", || web::to(admin::jobs::redrive)),
-    of(POST, "/deliveries/move", || web::to(admin::orphans::move_to)),
-    of(POST, "/deliveries/cancel", || web::to(admin::orphans::cancel)),
-    of(POST, "/replay", || web::to(admin::jobs::replay)),
-    of(GET, "/jobs", || web::to(admin::jobs::list)),
-    of(DELETE, "/jobs/{id}", || web::to(admin::jobs::cancel)),
-    of(GET, "/durables", || web::to(admin::consumers::list)),
-    of(GET, "/durables/{name}", || web::to(admin::consumers::one)),
-    of(DELETE, "/durables/{name}", || web::to(admin::consumers::delete)),
-    of(POST, "/durables/{name}/seek", || web::to(admin::consumers::seek)),
-    of(POST, "/explain", || web::to(admin::explain::explain)),
-    of(GET, "/nodes", || web::to(admin::nodes::list)),
-    of(GET, "/tokens", || web::to(admin::tokens::list)),
-    of(POST, "/tokens/{name}/{command}", || web::to(admin::tokens::revoke_token)),
-    of(POST, "/revocations", || web::to(admin::tokens::revoke)),
-    of(DELETE, "/revocations/{kind}/{value}", || web::to(admin::tokens::restore)),
-    of(POST, "/drain", || web::to(admin::drain)),
-    of(DELETE, "/drain", || web::to(admin::undrain)),
+    of(READ, "/admin", || web::to(admin::page::show)),
+    of(READ, "/admin/page/{file}", || web::to(admin::page::file)),
+    of(READ, "/admin/samples", || web::to(admin::samples::follow)),
+    of(GET, "/admin/actors", || web::to(admin::actors)),
+    of(GET, "/admin/sessions", || web::to(admin::presence::sessions)),
+    of(GET, "/admin/subscriptions", || web::to(admin::presence::subscriptions)),
+    of(DELETE, "/admin/sessions/{id}", || web::to(admin::close_session)),
+    of(GET, "/admin/services", || web::to(admin::services::list)),
+    of(GET, "/admin/services/{name}", || web::to(admin::services::one)),
+    of(POST, "/admin/services/{name}/{command}", || web::to(admin::services::operate)),
+    of(POST, "/admin/sagas/{verb}", || web::to(sagas::operate_many)),
+    of(GET, "/admin/sync", || web::to(admin::sync::list)),
+    of(POST, "/admin/sync/{service}/{command}", || web::to(admin::sync::operate)),
+    of(GET, "/admin/deliveries", || web::to(admin::deliveries::list)),
+    of(POST, "/admin/deliveries/redrive", || web::to(admin::jobs::redrive)),
+    of(POST, "/admin/deliveries/move", || web::to(admin::orphans::move_to)),
+    of(POST, "/admin/deliveries/cancel", || web::to(admin::orphans::cancel)),
+    of(POST, "/admin/replay", || web::to(admin::jobs::replay)),
+    of(GET, "/admin/jobs", || web::to(admin::jobs::list)),
+    of(DELETE, "/admin/jobs/{id}", || web::to(admin::jobs::cancel)),
+    of(GET, "/admin/durables", || web::to(admin::consumers::list)),
+    of(GET, "/admin/durables/{name}", || web::to(admin::consumers::one)),
+    of(DELETE, "/admin/durables/{name}", || web::to(admin::consumers::delete)),
+    of(POST, "/admin/durables/{name}/seek", || web::to(admin::consumers::seek)),
+    of(POST, "/admin/explain", || web::to(admin::explain::explain)),
+    of(GET, "/admin/nodes", || web::to(admin::nodes::list)),
+    of(GET, "/admin/tokens", || web::to(admin::tokens::list)),
+    of(POST, "/admin/tokens/{name}/{command}", || web::to(admin::tokens::revoke_token)),
+    of(POST, "/admin/revocations", || web::to(admin::tokens::revoke)),
+    of(DELETE, "/admin/revocations/{kind}/{value}", || web::to(admin::tokens::restore)),
+    of(POST, "/admin/drain", || web::to(admin::drain)),
+    of(DELETE, "/admin/drain", || web::to(admin::undrain)),
 ];
 
-/// Those of builds for tests, below `/admin`. No document describes them.
+/// Those of builds for tests, below [`ADMIN`]. No document describes them.
 #[cfg(feature = "fault-injection")]
 pub const OF_FAULTS: &[Endpoint] =
-    &[of(GET, "/fault", || web::to(admin::faults)), of(POST, "/fault/{name}", || web::to(admin::fault))];
+    &[of(GET, "/admin/fault", || web::to(admin::faults)), of(POST, "/admin/fault/{name}", || web::to(admin::fault))];
+
+/// The path in the tables above under which a request for `path` is answered: one of few, whatever is asked for.
+pub fn pattern(path: &str) -> Option<&'static str> {
+    let endpoints = if path.starts_with(ADMIN) { OF_OPERATORS } else { ENDPOINTS };
+    endpoints.iter().map(|endpoint| endpoint.path).find(|pattern| is_like(path, pattern))
+}
+
+fn is_like(path: &str, pattern: &str) -> bool {
+    let (mut segments, mut wanted) = (path.split('/'), pattern.split('/'));
+    loop {
+        match (segments.next(), wanted.next()) {
+            (None, None) => return true,
+            (Some(segment), Some(wanted)) if segment == wanted => {}
+            (Some(segment), Some(wanted)) if wanted.starts_with('{') && !segment.is_empty() => {}
+            _ => return false,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -126,17 +147,30 @@ mod tests {
 
     #[test]
     fn the_document_describes_what_is_routed_and_nothing_else() {
-        let rows = |endpoints: &'static [Endpoint], prefix: &'static str| {
+        let rows = |endpoints: &'static [Endpoint]| {
             endpoints.iter().flat_map(move |Endpoint { methods, path, .. }| {
                 // The document says once for all that HEAD is answered as GET.
                 let methods = methods.iter().filter(|method| **method != Method::HEAD);
-                methods.map(move |method| format!("{method} {prefix}{path}"))
+                methods.map(move |method| format!("{method} {path}"))
             })
         };
-        let routed: BTreeSet<String> = rows(ENDPOINTS, "").chain(rows(OF_OPERATORS, "/admin")).collect();
+        let routed: BTreeSet<String> = rows(ENDPOINTS).chain(rows(OF_OPERATORS)).collect();
         let described: BTreeSet<String> = operations().iter().map(|operation| operation.on.clone()).collect();
         assert_eq!(routed, described);
         assert_eq!(described.len(), operations().len(), "an operation is described twice");
+    }
+
+    #[test]
+    fn a_path_has_the_pattern_of_its_endpoint() {
+        for endpoint in ENDPOINTS.iter().chain(OF_OPERATORS) {
+            let path = endpoint.path.replace(['{', '}'], "");
+            assert_eq!(pattern(&path), Some(endpoint.path));
+        }
+        for nowhere in
+            ["", "/", "/nowhere", "/publish/", "/events/", "/events/1/2", "/administration", "/admin/", "/state/a/b/c"]
+        {
+            assert_eq!(pattern(nowhere), None, "{nowhere}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::domain::breaker::BreakerState;
 use crate::domain::event::{Idempotency, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::domain::saga::{Correlation, Input, State, Unfit, decide};
+use crate::domain::system::SystemState;
 use crate::protocol::error::{ApiError, ErrorCode};
 use crate::protocol::permit;
 use crate::protocol::publish::checked_text;
@@ -130,7 +131,7 @@ pub async fn start(
         }
         return Ok(started(HttpResponse::Created().insert_header(("Idempotent-Replayed", "true")), &name, &id));
     }
-    admit_start(&edge, &trigger)?;
+    admit_start(&edge, &trigger).await?;
     let id = edge.parts.desk.start(&name, payload, key).await.map_err(|refusal| refused(refusal, &name))?;
     log::info!(saga = name.as_str(), id = id.as_str(), request_id = request_id(&req).as_str(); "saga begun by hand");
     Ok(started(&mut HttpResponse::Created(), &name, &id))
@@ -148,14 +149,15 @@ async fn permit_start(req: &HttpRequest, edge: &Edge, caller: &Caller, name: &st
 }
 
 /// Refuses what would be refused of the event that the saga begins with, had it been published.
-fn admit_start(edge: &Edge, trigger: &Pattern) -> Result<(), ApiError> {
+async fn admit_start(edge: &Edge, trigger: &Pattern) -> Result<(), ApiError> {
     let parts = &edge.parts;
     if parts.health.is_draining() {
         return Err(ApiError::draining());
     }
     let refused = &parts.config.system.maintenance_refuses;
     let is_refused = |refused: &Pattern| refused.covers(trigger) || trigger.covers(refused);
-    if parts.system.is_in_maintenance() && refused.iter().any(is_refused) {
+    // The store is asked: what this node saw last may be older than the answer to who began the maintenance.
+    if refused.iter().any(is_refused) && parts.reader.system().await?.state == SystemState::Maintenance {
         return Err(ApiError::maintenance());
     }
     Ok(())

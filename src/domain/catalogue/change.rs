@@ -1,10 +1,8 @@
 //! Decides on changes of types.
 
-use serde_json::Value;
-
 use super::{EventType, Settings};
 use crate::domain::pattern::Pattern;
-use crate::domain::schema::compat::{Comparison, Compatibility, compare};
+use crate::domain::schema::compat::{Comparison, Compatibility, compare_texts, is_same};
 
 /// What a type is to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,9 +10,8 @@ pub struct Put {
     pub name: Pattern,
     /// The one that is to be the newest before, if the sender says it.
     pub version: Option<u32>,
-    /// The JSON text of the schema, and what it says.
+    /// The JSON text of the schema.
     pub schema: String,
-    pub parsed: Value,
     pub settings: Settings,
 }
 
@@ -50,8 +47,7 @@ pub fn comparison(put: &Put, stored: Option<&EventType>) -> Comparison {
     let Some((stored, settings)) = stored.and_then(|stored| Some((stored, stored.live()?))) else {
         return Comparison::default();
     };
-    let old = serde_json::from_str(&stored.schema).unwrap_or_default();
-    compare(&old, &put.parsed, settings.compatibility)
+    compare_texts(&stored.schema, &put.schema, settings.compatibility)
 }
 
 /// The reasons that count for the stored type.
@@ -76,7 +72,7 @@ pub fn decide(put: &Put, stored: Option<&EventType>) -> Result<Decision, Refused
         let version = stored.map_or(0, |stored| stored.version) + 1;
         return Ok(Decision { version, is_new_version: true, is_new: true, changes: true });
     };
-    if serde_json::from_str::<Value>(&before.schema).is_ok_and(|old| old == put.parsed) {
+    if is_same(&before.schema, &put.schema) {
         let changes = *settings != put.settings;
         return Ok(Decision { version: before.version, is_new_version: false, is_new: false, changes });
     }

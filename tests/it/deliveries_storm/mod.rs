@@ -144,8 +144,7 @@ fn drain(server: &Server, service: &Service, stream: &Stream) {
     let deadline = Instant::now() + PATIENCE;
     let mut missing: Vec<i64> = stream.ids.clone();
     while !missing.is_empty() {
-        let taken = service.taken();
-        missing.retain(|id| !taken.contains(id));
+        service.keep_missing(&mut missing);
         if Instant::now() > deadline {
             let report = server.get("/admin/actors").text().to_owned();
             panic!("{} are missing, from {:?} on\n{report}", missing.len(), missing.first());

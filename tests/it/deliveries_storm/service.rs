@@ -45,6 +45,8 @@ struct State {
     started: Instant,
     under_way: usize,
     arrivals: Vec<Arrival>,
+    /// The events it has taken.
+    taken: HashSet<i64>,
 }
 
 /// See the module. Its threads end with the process.
@@ -57,7 +59,8 @@ impl Service {
     pub fn start(health: Health) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let addr = listener.local_addr().expect("an address");
-        let state = State { health, started: Instant::now(), under_way: 0, arrivals: Vec::new() };
+        let state =
+            State { health, started: Instant::now(), under_way: 0, arrivals: Vec::new(), taken: HashSet::new() };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
         thread::spawn(move || {
@@ -85,16 +88,16 @@ impl Service {
         lock(&self.state).arrivals.len()
     }
 
-    /// The events it has taken.
-    pub fn taken(&self) -> HashSet<i64> {
-        lock(&self.state).arrivals.iter().filter(|a| a.is_taken).map(|a| a.id).collect()
+    /// Leaves of `ids` what it has not taken.
+    pub fn keep_missing(&self, ids: &mut Vec<i64>) {
+        let state = lock(&self.state);
+        ids.retain(|id| !state.taken.contains(id));
     }
 
     /// How often it has taken an event that it had taken before.
     pub fn duplicates(&self) -> usize {
         let state = lock(&self.state);
-        let taken = || state.arrivals.iter().filter(|a| a.is_taken).map(|a| a.id);
-        taken().count() - taken().collect::<HashSet<_>>().len()
+        state.arrivals.iter().filter(|arrival| arrival.is_taken).count() - state.taken.len()
     }
 
     /// Checks that no event came before an earlier one of its key was taken.
@@ -179,6 +182,9 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>, event: &Value) -> std::i
             latency: SystemTime::now().duration_since(created.into()).unwrap_or_default(),
             under_way: state.under_way,
         };
+        if is_taken {
+            state.taken.insert(arrival.id);
+        }
         state.arrivals.push(arrival);
         match state.health {
             Health::Flapping(_) if is_taken => Health::Well,

@@ -47,6 +47,10 @@ pub(super) fn places(shape: &Shape<'_>) -> usize {
 pub(super) fn bounds_of_contains(node: &Node<'_>) -> (u64, Option<u64>) {
     match node.document.draft {
         Draft::Seven => (1, None),
-        Draft::Newest => (node.count("minContains").unwrap_or(1), node.count("maxContains")),
+        // What is not understood is more than any array has.
+        Draft::Newest if node.has("minContains") => {
+            (node.count("minContains").unwrap_or(u64::MAX), node.count("maxContains"))
+        }
+        Draft::Newest => (1, node.count("maxContains")),
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! `backward`: every payload that is valid under the old schema is valid under the new one. `forward`: the reverse.
 //! Unless the comparison is strict, only payloads count all of whose properties are named by the schema they were written
-//! for, at every depth; so an optional property may be added. A property is named by `properties` of any schema that looks
-//! at its object, also in an alternative that was not taken; what a pattern or a schema for all other properties speaks of
-//! counts as named too.
+//! for, at every depth; so an optional property may be added. A property is named by `properties`, `required` or
+//! `dependentRequired` of any schema that looks at its object, also in an alternative that was not taken; what a pattern,
+//! a schema for all other properties or one that is not known (`$dynamicRef`) speaks of counts as named too.
 //!
 //! - CP-1 sound: what is found compatible is. What cannot be decided is not compatible, by the rule `not_decided`, which
 //!   says what it is that stands in the way.
@@ -42,6 +42,7 @@ use serde_json::Value;
 
 use self::document::{Document, Node};
 use self::include::{Comparer, Finding};
+use self::number::rounded;
 use self::shape::Part;
 
 /// Which payloads have to be valid under which version.
@@ -83,7 +84,26 @@ pub struct Comparison {
 /// Reasons that are given.
 const MAX_REASONS: usize = 100;
 
-/// Compares two versions of a schema; both have to be valid ones.
+/// Compares two versions of a schema by their JSON texts; both have to be valid ones.
+pub fn compare_texts(old: &str, new: &str, how: Compatibility) -> Comparison {
+    if old == new || how == Compatibility::None {
+        return Comparison::default();
+    }
+    let read = |text| serde_json::from_str::<Value>(text);
+    match (rounded(new).or_else(|| rounded(old)), read(old), read(new)) {
+        (None, Ok(old), Ok(new)) => compare(&old, &new, how),
+        (Some(number), ..) => undecided("", &format!("the number {number}, which is not reckoned with exactly,")),
+        (None, ..) => undecided("", "a schema that is not understood"),
+    }
+}
+
+/// Whether two JSON texts of schemas say the same, as can be seen without a comparison of what they mean.
+pub fn is_same(old: &str, new: &str) -> bool {
+    let read = |text| serde_json::from_str::<Value>(text).ok().filter(|_| rounded(text).is_none());
+    old == new || read(old).is_some_and(|old| Some(old) == read(new))
+}
+
+/// Compares two versions of a schema; both have to be valid ones, without numbers that were rounded.
 pub fn compare(old: &Value, new: &Value, how: Compatibility) -> Comparison {
     let mut comparison = Comparison::default();
     if old == new {

@@ -11,6 +11,30 @@ const MAX_EXPONENT: i32 = 2_000;
 /// Digits that survive the way through a binary fraction.
 const EXACT_DIGITS: usize = 15;
 
+/// The first number of a JSON text that is not read as it is written, if there is one.
+pub(super) fn rounded(json: &str) -> Option<&str> {
+    let mut rest = json;
+    loop {
+        rest = &rest[rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit())?..];
+        if let Some(text) = rest.strip_prefix('"') {
+            let mut is_escaped = false;
+            let end = text.find(|c| {
+                let ends = c == '"' && !is_escaped;
+                is_escaped = c == '\\' && !is_escaped;
+                ends
+            });
+            rest = &text[end? + 1..];
+            continue;
+        }
+        let (number, after) = rest.split_at(rest.find(|c| !"0123456789+-.eE".contains(c)).unwrap_or(rest.len()));
+        let read = serde_json::from_str(number).ok().and_then(|value| Decimal::of(&value));
+        if read.is_none() || read != Decimal::parse(number) {
+            return Some(number);
+        }
+        rest = after;
+    }
+}
+
 /// `mantissa × 10^exponent`. Invariant: the mantissa does not end in a zero (and zero has exponent 0), so that equal
 /// numbers are equal values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +55,7 @@ impl Decimal {
         is_exact.then_some(read)
     }
 
+    /// Nothing for a text with more digits than are reckoned with.
     fn parse(text: &str) -> Option<Self> {
         let (mantissa, exponent) = match text.split_once(['e', 'E']) {
             Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),

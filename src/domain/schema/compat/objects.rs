@@ -72,12 +72,11 @@ fn looks_always<'a>(node: &Node<'a>) -> Option<Vec<Node<'a>>> {
         open.extend(node.list("allOf"));
         match node.reference() {
             Some(Reference::To(target)) => open.push(target),
-            Some(Reference::Outside(_)) => return None,
-            None => {}
+            Some(Reference::Outside(_)) | None => {}
         }
-        let looks = ["properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "$dynamicRef"];
-        let at_times = reached(&sometimes(&node));
-        if node.has("$dynamicRef") || at_times.iter().any(|node| looks.iter().any(|keyword| node.has(keyword))) {
+        let looks = ["properties", "patternProperties", "additionalProperties", "unevaluatedProperties"];
+        let may_look = |node: &Node<'a>| leads_elsewhere(node) || looks.iter().any(|keyword| node.has(keyword));
+        if leads_elsewhere(&node) || reached(&sometimes(&node)).iter().any(may_look) {
             return None;
         }
         always.push(node);
@@ -122,15 +121,37 @@ pub(super) struct Naming<'a> {
 
 impl<'a> Naming<'a> {
     pub(super) fn of(reached: &[Node<'a>]) -> Self {
-        let names = reached.iter().flat_map(|node| node.named("properties")).map(|(name, _)| name).collect();
-        Self { names, others: reached.iter().any(|node| rest_of_naming(node).next().is_some()) }
+        let named = reached.iter().flat_map(|node| node.named("properties")).map(|(name, _)| name);
+        Self {
+            names: named.chain(reached.iter().flat_map(demanded)).collect(),
+            others: reached.iter().any(|node| rest_of_naming(node).next().is_some()),
+        }
     }
 }
 
+/// The properties that payloads must have, always or if they have another one.
+fn demanded<'a>(node: &Node<'a>) -> impl Iterator<Item = &'a str> {
+    let required = node.get("required").into_iter();
+    let dependent =
+        ["dependentRequired", "dependencies"].into_iter().filter_map(|keyword| node.get(keyword)?.as_object());
+    let dependent = dependent.flatten().filter(|(_, names)| names.is_array());
+    let names = required.chain(dependent.clone().map(|(_, names)| names)).filter_map(Value::as_array).flatten();
+    names.filter_map(Value::as_str).chain(dependent.map(|(name, _)| name.as_str()))
+}
+
+/// Whether it looks at its values with a schema that is not known: all that one names counts, at every depth.
+fn leads_elsewhere(node: &Node<'_>) -> bool {
+    node.has("$dynamicRef") || matches!(node.reference(), Some(Reference::Outside(_)))
+}
+
 fn rest_of_naming<'a>(node: &Node<'a>) -> impl Iterator<Item = Node<'a>> {
+    let unknown = leads_elsewhere(node).then(|| node.clone());
     let patterns = node.named("patternProperties").into_iter().map(|(_, schema)| schema);
     let rest = ["additionalProperties", "unevaluatedProperties"].into_iter().filter_map(|keyword| node.below(keyword));
-    patterns.chain(rest.filter(|schema| schema.value.is_object() && !schema.takes_everything()))
+    unknown
+        .into_iter()
+        .chain(patterns)
+        .chain(rest.filter(|schema| schema.value.is_object() && !schema.takes_everything()))
 }
 
 /// Where the properties of a property's value are named.
@@ -155,11 +176,14 @@ pub(super) fn naming_of_element<'a>(reached: &[Node<'a>]) -> Vec<Node<'a>> {
 pub(super) fn parts_of_property<'a>(shape: &Shape<'a>, name: &str, work: &mut Work) -> Result<Vec<Part<'a>>, TooMuch> {
     let mut parts = Vec::new();
     for node in &shape.valid {
-        work.step()?;
+        let patterns = node.named("patternProperties");
+        work.steps(1 + patterns.len())?;
         parts.extend(node.called("properties", name).map(Part::Valid));
-        let patterns = node.named("patternProperties").into_iter();
         parts.extend(
-            patterns.filter(|(pattern, _)| matches(pattern, name) == Some(true)).map(|(_, schema)| Part::Valid(schema)),
+            patterns
+                .into_iter()
+                .filter(|(pattern, _)| matches(pattern, name) == Some(true))
+                .map(|(_, schema)| Part::Valid(schema)),
         );
         let rest = Rest::of(node).filter(|rest| rest.asks_about(name) == Some(true));
         parts.extend(rest.map(|rest| Part::Valid(rest.schema)));

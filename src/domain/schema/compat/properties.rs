@@ -14,6 +14,9 @@ use super::sample;
 use super::shape::Part;
 use super::work::TooMuch;
 
+/// Names that are gathered in one step.
+const NAMES_A_STEP: usize = 16;
+
 impl Comparer {
     pub(super) fn object<'a>(
         &mut self,
@@ -97,6 +100,7 @@ impl Comparer {
     pub(super) fn may_come<'a>(&mut self, here: Here<'a, '_>, name: &'a str) -> Result<bool, TooMuch> {
         if !self.strict {
             let naming = Naming::of(here.naming);
+            self.work.steps(naming.names.len() / NAMES_A_STEP)?;
             if !naming.others && !naming.names.contains(name) {
                 return Ok(false);
             }

@@ -252,3 +252,39 @@ fn hostile_schemas_cost_no_more_than_their_steps() {
     let forks = |shift: usize| json!({"allOf": (0..20).map(|at| json!({"anyOf": [{"minimum": at + shift}, {"maxLength": at}]})).collect::<Vec<_>>()});
     assert!(!backward(forks(0), forks(1)).reasons.is_empty());
 }
+
+/// What payloads must have is named, and so is all that a schema speaks of that is not known.
+#[test]
+fn required_names_and_unknown_schemas_count() {
+    let meta = "https://json-schema.org/draft/2020-12/schema";
+    let node =
+        |child: Value| json!({"$dynamicAnchor": "node", "properties": {"value": {"type": "string"}, "child": child}});
+    for (old, new) in [
+        (json!({"required": ["a"]}), json!({"required": ["a"], "properties": {"a": {"type": "integer"}}})),
+        (
+            json!({"properties": {"a": {}}, "dependentRequired": {"a": ["b"]}}),
+            json!({"properties": {"a": {}, "b": {"type": "integer"}}, "dependentRequired": {"a": ["b"]}}),
+        ),
+        (node(json!({"$dynamicRef": "#node"})), node(json!({"properties": {"value": {"type": "integer"}}}))),
+        (json!({"$ref": meta}), json!({"$ref": meta, "properties": {"title": {"type": "integer"}}})),
+        (
+            json!({"anyOf": [{"$ref": meta}, true], "unevaluatedProperties": {"type": "integer"}}),
+            json!({"additionalProperties": {"type": "integer"}}),
+        ),
+        (json!({"contains": {"type": "integer"}}), json!({"contains": {"type": "integer"}, "minContains": 1e16})),
+    ] {
+        let comparison = backward(old.clone(), new.clone());
+        assert!(!comparison.reasons.is_empty(), "{old} {new}");
+    }
+}
+
+#[test]
+fn work_with_patterns_is_bounded() {
+    let with = |length: u64| {
+        let patterns = (0..200).map(|n| (format!("^a{n}(b+c*)+$"), json!({"type": "string", "minLength": length})));
+        let named = (0..200).map(|n| (format!("p{n}"), json!({})));
+        json!({"patternProperties": patterns.collect::<serde_json::Map<_, _>>(), "properties": named.collect::<serde_json::Map<_, _>>()})
+    };
+    let comparison = backward(with(1), with(2));
+    assert!(comparison.reasons[0].message.contains("too much work"), "{:?}", comparison.reasons[0]);
+}

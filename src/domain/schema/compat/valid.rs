@@ -168,6 +168,7 @@ impl Looker<'_> {
             })),
             "patternProperties" => {
                 let patterns = node.named(keyword);
+                self.work.steps(members.len() * patterns.len()).ok()?;
                 let pairs =
                     members.iter().flat_map(|(name, one)| patterns.iter().map(move |pattern| (name, one, pattern)));
                 all(pairs.map(|(name, one, (pattern, schema))| match matches(pattern, name) {
@@ -179,6 +180,7 @@ impl Looker<'_> {
             "additionalProperties" => {
                 let (schema, patterns) = (node.below(keyword)?, node.named("patternProperties"));
                 let named = |name: &str| node.called("properties", name).is_some();
+                self.work.steps(members.len() * patterns.len()).ok()?;
                 all(members.iter().filter(|(name, _)| !named(name)).map(|(name, one)| {
                     match any(patterns.iter().map(|(pattern, _)| matches(pattern, name))) {
                         Some(true) => Some(true),

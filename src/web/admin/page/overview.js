@@ -44,7 +44,7 @@ function problemsOf({ ready, sagas, sync, nodes, system, unknown }, services) {
   if (sagas?.length) add("bad", `${sagas.length >= SOME ? `${SOME}+` : sagas.length} ${sagas.length === 1 ? "saga needs" : "sagas need"} an operator.`, href("sagas", [], { state: "needs_operator" }));
   for (const one of sync ?? []) if (one.state === "diverged" || one.error) add("warn", `${one.service} and the entities of ${one.type}: ${one.error ?? one.state}.`, href("sync"));
   for (const one of nodes ?? []) if (one.state !== "up") add("warn", `Node ${one.name} is ${one.state}.`, href("nodes"));
-  if (system && system.state !== "running") add("warn", `The system is ${system.state}${system.reason ? `: ${system.reason}` : ""}.`, href("system"));
+  if (system && system.state !== "running") add("warn", `The state of the system is ${system.state}${system.reason ? `: ${system.reason}` : ""}.`, href("system"));
   return found.sort((one, other) => (one.kind === "bad" ? 0 : 1) - (other.kind === "bad" ? 0 : 1));
 }
 
