@@ -43,8 +43,8 @@ const LOAD_AGAIN = 5000;
 
 let loads = 0;
 
-/** Some browsers remember that a file could not be loaded: then another address of it is tried. */
-const load = (name) => import(`./${name}.js${loads ? `?again=${loads}` : ""}`);
+/** Some browsers remember that an address could not be loaded; a fragment makes it another one, and is not sent. */
+const load = (name) => import(`./${name}.js${loads ? `#${loads}` : ""}`);
 
 function Shown({ at }) {
   const [loaded, set] = useState(null);
