@@ -28,10 +28,37 @@ const FILES: &[File] = &[
 /// What is made once and sent often.
 pub struct Documents {
     base_path: String,
-    openapi: Served,
     page: Page,
+    openapi: Document,
+    asyncapi: Document,
+}
+
+/// Writes a document: the base path, and the event types.
+type Write = fn(&str, &[EventType]) -> String;
+
+/// One with the event types.
+struct Document {
+    write: Write,
     /// The event types that the last who asked may read, and the document with them.
-    asyncapi: Mutex<Option<(Vec<EventType>, Arc<Served>)>>,
+    last: Mutex<Option<(Vec<EventType>, Arc<Served>)>>,
+}
+
+impl Document {
+    fn new(write: Write) -> Self {
+        Self { write, last: Mutex::new(None) }
+    }
+
+    fn with(&self, base_path: &str, types: Vec<EventType>) -> Arc<Served> {
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, served)) = &*last()
+            && *known == types
+        {
+            return Arc::clone(served);
+        }
+        let served = Arc::new(Served::new("application/json", (self.write)(base_path, &types)));
+        *last() = Some((types, Arc::clone(&served)));
+        served
+    }
 }
 
 impl Documents {
@@ -39,43 +66,37 @@ impl Documents {
     pub fn new(base_path: &str) -> Self {
         Self {
             base_path: base_path.to_owned(),
-            openapi: Served::new("application/json", documents::openapi(base_path).to_string()),
             page: Page::new(&DOCUMENT, FILES),
-            asyncapi: Mutex::new(None),
+            openapi: Document::new(documents::openapi_with),
+            asyncapi: Document::new(documents::asyncapi),
         }
-    }
-
-    fn asyncapi(&self, types: Vec<EventType>) -> Arc<Served> {
-        let last = || self.asyncapi.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, served)) = &*last()
-            && *known == types
-        {
-            return Arc::clone(served);
-        }
-        let served = Arc::new(Served::new("application/json", documents::asyncapi(&self.base_path, &types)));
-        *last() = Some((types, Arc::clone(&served)));
-        served
     }
 }
 
-/// `GET /openapi.json`.
+/// `GET /openapi.json`, with the event types that the caller may read.
 pub async fn openapi(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    reader(&req, &edge)?;
-    Query::parse(&req, &[], &[])?;
-    Ok(edge.parts.documents.openapi.answer(req.headers()))
+    show(&req, &edge, |documents| &documents.openapi).await
 }
 
-/// `GET /asyncapi.json`, with the event types that the caller may read.
+/// `GET /asyncapi.json`, with the same.
 pub async fn asyncapi(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let reader = reader(&req, &edge)?;
-    Query::parse(&req, &[], &[])?;
+    show(&req, &edge, |documents| &documents.asyncapi).await
+}
+
+async fn show(
+    req: &HttpRequest,
+    edge: &Data<Edge>,
+    which: fn(&Documents) -> &Document,
+) -> Result<HttpResponse, Refusal> {
+    let reader = reader(req, edge)?;
+    Query::parse(req, &[], &[])?;
     let types = match reader {
-        Some(caller) => event_types(&edge, &caller).await?,
+        Some(caller) => event_types(edge, &caller).await?,
         None => Vec::new(),
     };
     let documents = Arc::clone(&edge.parts.documents);
     // A large catalogue takes longer to write down than a worker should be kept.
-    let made = actix_rt::task::spawn_blocking(move || documents.asyncapi(types)).await;
+    let made = actix_rt::task::spawn_blocking(move || which(&documents).with(&documents.base_path, types)).await;
     let made = made.map_err(|_| ApiError::new(ErrorCode::Internal, "the document could not be made"))?;
     Ok(made.answer(req.headers()))
 }

@@ -1,8 +1,13 @@
 //! `/openapi.json`, `/asyncapi.json` and `/docs`: that they are served cheaply, to whom, and that they are true. That every answer is as it says is checked
 //! with each answer that any test gets.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use serde_json::{Value, json};
 
+use crate::support::described::messages;
+use crate::support::program::root;
 use crate::support::tokens::token;
 use crate::support::{Backend, Server};
 
@@ -83,6 +88,53 @@ fn methods_are_those_of_the_document() {
         );
     }
     assert_eq!(document["paths"]["/events/{id}"]["get"]["parameters"][0]["name"], json!("id"));
+}
+
+/// Names of the Event Handler's own events as the sources have them: whole ones, and beginnings.
+fn own_names(folder: &Path, whole: &mut BTreeSet<String>, beginnings: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let (path, name) = (entry.path(), entry.file_name().into_string().expect("text"));
+        if path.is_dir() && name != "tests" && name != "simulation" {
+            own_names(&path, whole, beginnings);
+        }
+        if !name.ends_with(".rs") || name.ends_with("tests.rs") {
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).expect("text");
+        let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+        for text in source.split("\"$sys.").skip(1).filter_map(|rest| rest.split('"').next()) {
+            match text.split_once('{') {
+                Some((beginning, _)) => drop(beginnings.insert(format!("$sys.{beginning}"))),
+                None if text.ends_with('.') => drop(beginnings.insert(format!("$sys.{text}"))),
+                None if text.is_empty() || text.ends_with(['*', '>']) => {}
+                None => drop(whole.insert(format!("$sys.{text}"))),
+            }
+        }
+    }
+}
+
+/// That what is published is as the document says is checked with each event that any test reads.
+#[test]
+fn the_events_of_the_document_are_those_that_the_program_publishes() {
+    let (mut whole, mut beginnings) = (BTreeSet::new(), BTreeSet::new());
+    own_names(&root().join("src"), &mut whole, &mut beginnings);
+    // The first event of a stream with a gap, which is no event of the log, and what is taken back at once.
+    for other in ["$sys.stream.gap", "$sys.rehearsal"] {
+        assert!(whole.remove(other), "{other}");
+    }
+    let messages = messages()["components"]["messages"].as_object().expect("messages").values();
+    let described: BTreeSet<&str> =
+        messages.filter_map(|message| message["name"].as_str()).filter(|name| name.starts_with("$sys.")).collect();
+    for name in &whole {
+        assert!(described.contains(name.as_str()), "{name} is not described");
+    }
+    for beginning in &beginnings {
+        assert!(described.iter().any(|name| name.starts_with(beginning)), "nothing of {beginning} is described");
+    }
+    for name in described {
+        let is_published = whole.contains(name) || beginnings.iter().any(|beginning| name.starts_with(beginning));
+        assert!(is_published, "{name} is published by nobody");
+    }
 }
 
 /// What the short form cannot say by itself: that the document has no error of its own.

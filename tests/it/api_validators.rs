@@ -4,11 +4,15 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::json;
 use tempfile::TempDir;
 
+use crate::event_types::accept;
 use crate::support::http::Response;
 use crate::support::program::root;
 use crate::support::{Backend, Server};
+
+const DRAFT_07: &str = "http://json-schema.org/draft-07/schema#";
 
 fn installed() -> PathBuf {
     root().join("target/validators")
@@ -36,7 +40,18 @@ fn saved(folder: &TempDir, name: &str, answer: &Response) -> PathBuf {
 
 #[test]
 fn the_documents_pass_their_validators() {
-    let (server, folder) = (Server::start(Backend::Sqlite), TempDir::new().expect("a folder"));
+    let (types, folder) = (root().join("config/examples/event-types"), TempDir::new().expect("a folder"));
+    let server = Server::builder().env("EVENT_HANDLER__CATALOGUE__DIR", types.display()).start();
+    for (name, schema) in [
+        ("lot:*", json!({"items": {"$ref": "#/$defs/lot"}, "$defs": {"lot": {"type": "integer"}}})),
+        (
+            "old.>",
+            json!({"$schema": DRAFT_07, "properties": {"a": {"$ref": "#/definitions/a"}}, "definitions": {"a": {"minimum": 1}}}),
+        ),
+        ("any.payload", json!(true)),
+    ] {
+        accept(&server, name, json!({"schema": schema}));
+    }
     let openapi = saved(&folder, "openapi.json", &server.get("/openapi.json"));
     let asyncapi = saved(&folder, "asyncapi.json", &server.get("/asyncapi.json"));
     let rules = root().join("tests/validators");

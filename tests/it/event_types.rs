@@ -413,6 +413,14 @@ fn the_documents_have_the_types_of_the_catalogue() {
     let message = &document["components"]["messages"]["event.order.made"];
     assert_eq!((&message["x-event-type"]["owner"], &message["x-event-type"]["version"]), (&json!("sales"), &json!(1)));
     assert_eq!(document["components"]["schemas"]["type.order.made"]["schema"], needs_a());
+    let document = server.get("/openapi.json").json();
+    assert_eq!(document["components"]["schemas"]["type.order.made"], needs_a());
+    assert_eq!(
+        document["components"]["schemas"]["event.order.made"]["examples"],
+        json!([{"event_name": "order.made", "payload": {"a": "x"}}])
+    );
+    assert_eq!(put(&server, "order.made", json!({"schema": true, "compatibility": "none"})).status, 200);
+    assert_eq!(server.get("/openapi.json").json()["components"]["schemas"]["type.order.made"], json!({}));
 }
 
 #[test]

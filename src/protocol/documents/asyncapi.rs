@@ -1,7 +1,6 @@
 //! `/asyncapi.json`: AsyncAPI 3.0.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::OnceLock;
 
 use serde::Deserialize;
@@ -11,30 +10,19 @@ use super::embed::{draft, embed, escaped};
 use super::notation::Schemas;
 use super::operations::table;
 use super::tree::Tree;
+use super::types::{EventType, event_schema, key_of};
 use crate::domain::schema::keywords::Draft;
 
 const ABOUT: &str = "What the Event Handler sends and takes besides HTTP requests, which /openapi.json describes. `receive` is \
-    what it takes, `send` what it gives. Each event type of the catalogue that the caller may read is a message.";
-
-/// An event type of the catalogue, as documents show it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventType {
-    /// An event name or a pattern.
-    pub name: String,
-    pub version: u32,
-    /// The JSON Schema of the payload, as JSON.
-    pub schema: String,
-    pub description: Option<String>,
-    pub owner: Option<String>,
-    /// Payloads, as JSON.
-    pub examples: Vec<String>,
-    pub is_deprecated: bool,
-}
+    what it takes, `send` what it gives. Each event of its own, `$sys.…`, is a message, and each event type of the catalogue \
+    that the caller may read.";
 
 /// What is written down in `messages.toml`.
 #[derive(Debug, Deserialize)]
 struct Messages {
     channel: BTreeMap<String, Channel>,
+    /// The schemas of the payloads of the Event Handler's own events, by name.
+    own: BTreeMap<String, String>,
     #[serde(flatten)]
     schemas: Schemas,
 }
@@ -87,12 +75,14 @@ pub fn asyncapi(base_path: &str, types: &[EventType]) -> String {
 
 /// All but the event types.
 fn fixed(base_path: &str) -> Value {
-    let Messages { channel: channels, schemas } = messages();
+    let Messages { channel: channels, own, schemas } = messages();
     let mut all = table().schemas.as_ref().map(Schemas::expand).unwrap_or_default();
     all.extend(schemas.expand());
     let (mut of_channels, mut operations, mut of_messages) = (Map::new(), Map::new(), Map::new());
     for (name, channel) in channels {
-        let used: BTreeSet<&String> = channel.receives.iter().chain(&channel.sends).collect();
+        let of_own = own.keys().filter_map(|name| Some(key(channel.types?, name)));
+        let sends: Vec<String> = channel.sends.iter().cloned().chain(of_own).collect();
+        let used: BTreeSet<&String> = channel.receives.iter().chain(&sends).collect();
         let reference = |name: &String| (name.clone(), json!({ "$ref": format!("#/components/messages/{name}") }));
         let mut described = json!({
             "address": channel.address,
@@ -104,7 +94,7 @@ fn fixed(base_path: &str) -> Value {
             described["parameters"] = json!({ "type": { "description": about } });
         }
         of_channels.insert(name.clone(), described);
-        for (action, used) in [("receive", &channel.receives), ("send", &channel.sends)] {
+        for (action, used) in [("receive", &channel.receives), ("send", &sends)] {
             let reference = |of: &String| json!({ "$ref": format!("#/channels/{name}/messages/{of}") });
             if !used.is_empty() {
                 operations.insert(
@@ -118,8 +108,13 @@ fn fixed(base_path: &str) -> Value {
                 );
             }
         }
-        for name in used {
+        for name in channel.receives.iter().chain(&channel.sends) {
             of_messages.insert(name.clone(), message(name, &all));
+        }
+    }
+    for (name, schema) in own {
+        for shape in [Shape::Event, Shape::Payload] {
+            of_messages.insert(key(shape, name), own_message(shape, name, schema, &all));
         }
     }
     let mut needed = BTreeSet::new();
@@ -176,6 +171,26 @@ fn message(name: &str, schemas: &Map<String, Value>) -> Value {
     message
 }
 
+/// One of the Event Handler's own events.
+fn own_message(shape: Shape, name: &str, schema: &str, schemas: &Map<String, Value>) -> Value {
+    let place = format!("#/components/schemas/{schema}");
+    json!({
+        "name": name,
+        "title": name,
+        "summary": schemas[schema]["description"],
+        "contentType": "application/json",
+        "payload": match shape {
+            Shape::Payload => json!({ "$ref": place }),
+            Shape::Event => event_schema(name, &place),
+        },
+    })
+}
+
+/// The key of the message of events of a name or a pattern.
+fn key(shape: Shape, name: &str) -> String {
+    format!("{}.{}", shape.as_str(), key_of(name))
+}
+
 /// Adds the schemas that `value` refers to, and those that these refer to.
 fn need(value: &Value, schemas: &Map<String, Value>, needed: &mut BTreeSet<String>) {
     match value {
@@ -211,23 +226,12 @@ fn add(document: &mut Tree, of_type: &EventType) {
     let schema = embed(&schema, &format!("{place}/schema"), &format!("urn:event-type:{key}:{version}"));
     let formatted = |schema| Tree::object([("schemaFormat", format.into()), ("schema", schema)]);
     document.members(&["components", "schemas"]).push((format!("type.{key}"), formatted(schema)));
-    let is_name = !name.contains(['*', '>']);
+    let is_name = of_type.is_name();
     for shape in [Shape::Event, Shape::Payload] {
-        let of = format!("{}.{key}", shape.as_str());
+        let of = self::key(shape, name);
         let payload = match shape {
             Shape::Payload => Tree::from(json!({ "$ref": format!("#{place}") })),
-            Shape::Event => {
-                let named = if is_name {
-                    json!({ "const": name })
-                } else {
-                    json!({ "type": "string", "pattern": expression(name) })
-                };
-                formatted(Tree::from(json!({
-                    "type": "object",
-                    "required": ["event_name", "payload"],
-                    "properties": { "event_name": named, "payload": { "$ref": format!("#{place}/schema") } },
-                })))
-            }
+            Shape::Event => formatted(Tree::from(event_schema(name, &format!("#{place}/schema")))),
         };
         let mut message = Tree::from(json!({
             "name": name,
@@ -267,64 +271,10 @@ fn add(document: &mut Tree, of_type: &EventType) {
     }
 }
 
-/// A name of components for an event name or a pattern: of letters, digits, `-`, `.` and `_`, and no two alike.
-fn key_of(name: &str) -> String {
-    name.bytes().fold(String::new(), |mut key, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' => key.push(char::from(byte)),
-            // Writing to a string cannot fail.
-            _ => drop(write!(key, "_{byte:02X}")),
-        }
-        key
-    })
-}
-
-/// A regular expression for the names that a pattern matches.
-fn expression(pattern: &str) -> String {
-    let segments: Vec<String> = pattern
-        .split('.')
-        .map(|segment| match segment {
-            "*" => "[^.]+".to_owned(),
-            ">" => ".+".to_owned(),
-            text => {
-                let (text, rest) = text.strip_suffix('*').map_or((text, ""), |text| (text, "[^.]*"));
-                let escaped = text.chars().fold(String::new(), |mut escaped, c| {
-                    if !c.is_alphanumeric()
-                        && c.is_ascii()
-                        && !matches!(
-                            c,
-                            '_' | '-'
-                                | ':'
-                                | ' '
-                                | '%'
-                                | '&'
-                                | '#'
-                                | '~'
-                                | '@'
-                                | '!'
-                                | '='
-                                | ','
-                                | ';'
-                                | '<'
-                                | '\''
-                                | '`'
-                        )
-                    {
-                        escaped.push('\\');
-                    }
-                    escaped.push(c);
-                    escaped
-                });
-                escaped + rest
-            }
-        })
-        .collect();
-    format!("^{}$", segments.join("\\."))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::saga::Told;
     use crate::protocol::documents::openapi::references;
     use crate::protocol::request::ACTIONS;
 
@@ -379,16 +329,16 @@ mod tests {
     }
 
     #[test]
-    fn the_expression_of_a_pattern() {
-        for (pattern, expected) in [
-            (">", "^.+$"),
-            ("a.*.b", r"^a\.[^.]+\.b$"),
-            ("a.>", r"^a\..+$"),
-            ("x(y:*", r"^x\(y:[^.]*$"),
-            ("é|", r"^é\|$"),
-        ] {
-            assert_eq!(expression(pattern), expected, "{pattern}");
-        }
+    fn what_is_told_of_sagas_and_actions_of_operators_are_there() {
+        let (_, document) = parsed(&[]);
+        let messages = document["components"]["messages"].as_object().expect("messages");
+        let names = |prefix: &str| -> BTreeSet<&str> {
+            messages.values().filter_map(|message| message["name"].as_str()?.strip_prefix(prefix)).collect()
+        };
+        assert_eq!(names("$sys.saga."), Told::ALL.iter().map(|told| told.as_str()).collect());
+        assert_eq!(messages["payload._24sys.admin.action"]["payload"]["$ref"], "#/components/schemas/AdminAction");
+        let event = &messages["event._24sys.admin.action"]["payload"]["properties"];
+        assert_eq!(event["event_name"], json!({ "const": "$sys.admin.action" }));
     }
 
     #[test]

@@ -8,7 +8,9 @@ mod notation;
 mod openapi;
 mod operations;
 mod tree;
+mod types;
 
-pub use self::asyncapi::{EventType, asyncapi};
-pub use self::openapi::openapi;
+pub use self::asyncapi::asyncapi;
+pub use self::openapi::{openapi, openapi_with};
 pub use self::operations::{OUTSIDE, Operation, operations};
+pub use self::types::EventType;

@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::embed::{draft, embed, escaped};
 use super::notation::{described, schema};
 use super::operations::{Answer, May, Operation, table};
+use super::tree::Tree;
+use super::types::{EventType, event_schema, key_of};
+use crate::domain::schema::keywords::Draft;
 use crate::protocol::error::ErrorCode;
 
 const ABOUT: &str = "The central event service between microservices: publish, store, push.\n\n\
@@ -30,7 +34,66 @@ const TAGS: [(&str, &str); 14] = [
     ("Access", "Tokens and revocations."),
 ];
 
-/// The document for a server whose paths begin with `base_path`.
+/// The document for a server whose paths begin with `base_path`, with these event types: what is published may be one of
+/// them.
+pub fn openapi_with(base_path: &str, types: &[EventType]) -> String {
+    let mut document = openapi(base_path);
+    let mut schemas = Vec::new();
+    for of_type in types {
+        schemas.extend(of_a_type(of_type).into_iter().flatten());
+    }
+    if !schemas.is_empty() {
+        let mut any = vec![json!({ "$ref": "#/components/schemas/Publish" })];
+        let of_events = schemas.iter().map(|(name, _)| name).filter(|name| name.starts_with("event."));
+        any.extend(of_events.map(|name| json!({ "$ref": format!("#/components/schemas/{name}") })));
+        let about = "An event to be published. Its payload is that of its event type, if it has one.";
+        let typed = Tree::from(json!({ "description": about, "anyOf": any }));
+        schemas.push(("TypedPublish".to_owned(), typed));
+        let reference = json!({ "$ref": "#/components/schemas/TypedPublish" });
+        let body = |path: &str| format!("/paths/{}/post/requestBody/content/application~1json/schema", escaped(path));
+        for place in [body("/publish"), body("/publish/batch") + "/items"] {
+            *document.pointer_mut(&place).expect("invariant: it is published there") = reference.clone();
+        }
+    }
+    let mut document = Tree::from(document);
+    document.members(&["components", "schemas"]).extend(schemas);
+    document.to_string()
+}
+
+/// The schemas of payloads and of events of a type, by name.
+fn of_a_type(of_type: &EventType) -> Option<[(String, Tree); 2]> {
+    let EventType { name, version, schema, description, owner, examples, is_deprecated } = of_type;
+    // Some programs want objects where `true` and `false` may be.
+    let schema = match schema.as_str() {
+        "true" => Tree::object([]),
+        "false" => Tree::object([("not", Tree::object([]))]),
+        schema => Tree::parse(schema)?,
+    };
+    let key = key_of(name);
+    let place = format!("/components/schemas/type.{key}");
+    let mut payload = embed(&schema, &place, &format!("urn:event-type:{key}:{version}"));
+    if draft(&schema) == Draft::Seven && payload.get("$schema").is_none() {
+        payload.members(&[]).insert(0, ("$schema".to_owned(), Tree::from("http://json-schema.org/draft-07/schema#")));
+    }
+    let mut event = Tree::from(json!({
+        "title": name,
+        "allOf": [{ "$ref": "#/components/schemas/Publish" }, event_schema(name, &format!("#{place}"))],
+        "deprecated": is_deprecated,
+        "x-event-type": { "version": version, "owner": owner },
+    }));
+    let members = event.members(&[]);
+    members.extend(description.iter().map(|text| ("description".to_owned(), Tree::from(text.as_str()))));
+    // What a pattern matches has no name of its own.
+    let shown = examples.iter().filter(|_| of_type.is_name()).filter_map(|text| Tree::parse(text));
+    let shown = shown.map(|payload| Tree::object([("event_name", name.as_str().into()), ("payload", payload)]));
+    let shown: Vec<Tree> = shown.collect();
+    if !shown.is_empty() {
+        members.push(("examples".to_owned(), Tree::Array(shown)));
+    }
+    Some([(format!("type.{key}"), payload), (format!("event.{key}"), event)])
+}
+
+/// The document without event types.
 pub fn openapi(base_path: &str) -> Value {
     let mut paths = Map::new();
     let mut responses = BTreeMap::new();
@@ -277,6 +340,49 @@ mod tests {
                 assert!(found.contains(&format!("#/components/{kind}/{name}")), "{kind} {name} is of no use");
             }
         }
+    }
+
+    #[test]
+    fn what_is_published_may_be_of_a_type() {
+        let of = |name: &str, schema: &str| EventType {
+            name: name.to_owned(),
+            version: 2,
+            schema: schema.to_owned(),
+            description: None,
+            owner: Some("sales".to_owned()),
+            examples: vec![r#"{"n":1e400}"#.to_owned()],
+            is_deprecated: true,
+        };
+        let types = [
+            of("bid.placed", r##"{"$ref":"#/$defs/a","$defs":{"a":{"maximum":1e400}}}"##),
+            of(
+                "lot:*",
+                r##"{"$schema":"http://json-schema.org/draft-07/schema#","items":[{"$ref":"#/items/1"},true]}"##,
+            ),
+        ];
+        let text = openapi_with("", &types);
+        assert_eq!(text.matches("1e400").count(), 2, "numbers stay as they are");
+        let document: Value = serde_json::from_str(&text.replace("1e400", "1")).expect("JSON");
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        for reference in &found {
+            assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+        }
+        let schemas = &document["components"]["schemas"];
+        for name in schemas.as_object().expect("schemas").keys() {
+            let whole = format!("#/components/schemas/{name}");
+            assert!(found.contains(&whole), "{name} is of no use");
+        }
+        assert_eq!(schemas["type.bid.placed"]["$ref"], "#/components/schemas/type.bid.placed/$defs/a");
+        let lots = &schemas["type.lot_3A_2A"];
+        assert_eq!(lots["$schema"], "http://json-schema.org/draft-07/schema#");
+        assert_eq!(lots["items"][0]["$ref"], "#/components/schemas/type.lot_3A_2A/items/1");
+        assert_eq!(
+            schemas["event.bid.placed"]["examples"],
+            json!([{ "event_name": "bid.placed", "payload": { "n": 1 } }])
+        );
+        let without: Value = serde_json::from_str(&openapi_with("", &[])).expect("JSON");
+        assert_eq!(without, openapi(""));
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Holds every answer that a test gets against /openapi.json: its status, its error code, and its JSON.
+//! Holds every answer that a test gets against /openapi.json: its status, its error code, and its JSON; and the Event
+//! Handler's own events in it against /asyncapi.json.
 
 use std::sync::OnceLock;
 
-use event_handler::protocol::documents::{OUTSIDE, openapi};
+use event_handler::protocol::documents::{OUTSIDE, asyncapi, openapi};
 use serde_json::{Map, Value};
 
 use super::http::Response;
@@ -43,6 +44,8 @@ fn is_described(operation: &'static Value, response: &Response) -> Result<(), St
     if !described.is_object() {
         return Err(format!("it has no {status}"));
     }
+    let events = body["data"].as_array().map_or(std::slice::from_ref(&body["data"]), Vec::as_slice);
+    events.iter().try_for_each(own_is_described)?;
     let Some(media) = media.filter(|_| !response.body.is_empty()) else { return Ok(()) };
     let of_media = &described["content"][&media];
     if !of_media.is_object() {
@@ -54,6 +57,22 @@ fn is_described(operation: &'static Value, response: &Response) -> Result<(), St
 fn document() -> &'static Value {
     static DOCUMENT: OnceLock<Value> = OnceLock::new();
     DOCUMENT.get_or_init(|| openapi(""))
+}
+
+/// /asyncapi.json without event types.
+pub fn messages() -> &'static Value {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    DOCUMENT.get_or_init(|| serde_json::from_str(&asyncapi("", &[])).expect("JSON"))
+}
+
+/// Whether an event is not one of the Event Handler's own, or is as the document says.
+fn own_is_described(event: &Value) -> Result<(), String> {
+    let Some(name) = event["event_name"].as_str().filter(|name| name.starts_with("$sys.")) else { return Ok(()) };
+    let Some(payload) = event.get("payload") else { return Ok(()) };
+    let mut messages = messages()["components"]["messages"].as_object().into_iter().flatten();
+    let message = messages.find(|(key, message)| key.starts_with("payload.") && message["name"] == name);
+    let (_, message) = message.ok_or_else(|| format!("{name} is not in /asyncapi.json"))?;
+    conforms(&message["payload"], payload).map_err(|problem| format!("{name} is not as in /asyncapi.json: {problem}"))
 }
 
 /// The operation of a path; of several that match it, the one with the most literal segments.
@@ -76,7 +95,8 @@ fn operation(method: &str, path: &str) -> Option<&'static Value> {
 fn resolved(value: &'static Value) -> &'static Value {
     match value["$ref"].as_str() {
         Some(reference) => {
-            document().pointer(reference.trim_start_matches('#')).expect("a reference that leads somewhere")
+            let at = reference.trim_start_matches('#');
+            document().pointer(at).or_else(|| messages().pointer(at)).expect("a reference that leads somewhere")
         }
         None => value,
     }
