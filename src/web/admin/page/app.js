@@ -69,7 +69,6 @@ function Shown({ at }) {
   const isThere = loaded?.name === at.view;
   return html`<main id="main" tabindex="-1" data-view=${isThere ? at.view : null}>
     <h1>${title ?? "Nothing here"}</h1>
-    <${Told} />
     ${!title && html`<p>There is no view of this name.</p>`}
     ${isThere && loaded.error && html`<p class="bad" role="alert">${String(loaded.error)}</p>`}
     ${isThere && loaded.View && html`<${loaded.View} ...${at} key=${at.view} />`}
@@ -110,6 +109,7 @@ function App() {
     <a class="skip" href="#main" onClick=${skip}>To the content</a>
     <header>
       <p class="name">Event Handler</p>
+      <${Told} />
       <button type="button" class="small" onClick=${() => { setToken(null); tellOf(null); know(false); }}>Forget the token</button>
     </header>
     <nav class="views" aria-label="Views">
