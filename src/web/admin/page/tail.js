@@ -54,12 +54,11 @@ function Tail({ patterns, filter }) {
       const rows = arrived.current.take();
       show((last) => ({ rows: [...rows, ...last.rows].slice(0, MAX_ROWS), skipped: arrived.current.skipped, paints: last.paints + 1 }));
     };
-    let [after, log] = [undefined, undefined];
+    let [after, begun, log] = [];
     const received = (event, data, id) => {
-      const said = after;
       if (id) after = id;
       if (!data.startsWith("{")) return;
-      if (data.startsWith(GAP)) return miss(`a gap: not all that came after event ${said ?? "?"} is there any more`);
+      if (data.startsWith(GAP)) return miss(`a gap: not all that came after event ${begun} is there any more`);
       arrived.current.add(data);
       timer ||= setTimeout(paint, PAINT_EVERY);
     };
@@ -69,6 +68,7 @@ function Tail({ patterns, filter }) {
         if (!isFirst) await new Promise((done) => setTimeout(done, 2000));
         if (mine.signal.aborted) return;
         try {
+          begun = after;
           const query = { event_name: patterns, filter, named: "false", after, log_id: after && log };
           await stream("/events/stream", query, mine.signal, received, (answer) => { log = answer.headers.get("Event-Log") ?? log; say("live"); });
           say("the stream has ended, connecting again");
