@@ -182,6 +182,7 @@ pub async fn serve(config: Config, load: impl Fn() -> Result<Config, ConfigError
     manager.stopping();
     node.drain(&handle, config.server.shutdown_grace.get()).await;
     node.close_store().await;
+    node.send_spans().await;
     log::info!(last_id = node.edge.position.last(); "stopped");
     Ok(())
 }

@@ -42,6 +42,7 @@ pub mod router;
 pub mod service_slot;
 pub mod session;
 pub mod shard;
+pub mod span_exporter;
 pub mod supervisor;
 pub mod synchronizer;
 pub mod system;

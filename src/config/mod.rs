@@ -17,6 +17,7 @@ mod secret;
 mod sections;
 mod services;
 mod sync;
+mod tracing;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +42,7 @@ pub use self::sections::{
 };
 pub use self::services::{ServiceConfig, StartFrom};
 pub use self::sync::{ServiceSync, SyncConfig, SyncRepair};
+pub use self::tracing::TracingConfig;
 pub use self::units::{Size, Span};
 
 /// Names the configuration file when `--config` does not; empty counts as unset.
@@ -70,6 +72,7 @@ pub struct Config {
     pub supervision: SupervisionConfig,
     pub delivery: DeliveryConfig,
     pub redis: RedisConfig,
+    pub tracing: TracingConfig,
     pub service_urls: ServiceUrls,
     /// The services that events are delivered to; names are unique.
     #[serde(skip)]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 pub(super) const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 
 /// Short names for single keys; of two for the same key, the later one wins.
-pub(super) const SHORT_NAMES: [(&str, &str); 12] = [
+pub(super) const SHORT_NAMES: [(&str, &str); 19] = [
     ("PORT", "server.port"),
     ("HOST", "server.host"),
     ("DATABASE_URL", "store.url"),
@@ -19,6 +19,13 @@ pub(super) const SHORT_NAMES: [(&str, &str); 12] = [
     ("STREAM_MANAGER_URL", "service_urls.stream_manager"),
     ("ELIZA_URL", "service_urls.eliza"),
     ("SHAPE_L2_URL", "service_urls.shape_l2"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "tracing.endpoint"),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "tracing.traces_endpoint"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "tracing.headers"),
+    ("OTEL_SERVICE_NAME", "tracing.service_name"),
+    ("OTEL_RESOURCE_ATTRIBUTES", "tracing.resource_attributes"),
+    ("OTEL_TRACES_SAMPLER", "tracing.sampler"),
+    ("OTEL_TRACES_SAMPLER_ARG", "tracing.sampler_ratio"),
 ];
 
 /// One section; the unnamed first one holds the keys outside of any.

@@ -1,5 +1,6 @@
 //! A committed batch on its way to subscribers: encoded once per encoding, shared by all.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -17,12 +18,20 @@ pub struct LogBatch {
     /// The last id before this batch: whoever has seen up to here misses nothing by taking it next.
     pub prev: EventId,
     pub events: Vec<LogEvent>,
+    /// How many shards have passed it on.
+    passed_on: AtomicUsize,
 }
 
 impl LogBatch {
     /// A batch that follows the event `prev`.
     pub fn new(prev: EventId, events: Vec<Event>) -> Arc<Self> {
-        Arc::new(Self { prev, events: events.into_iter().map(LogEvent::from).collect() })
+        let events = events.into_iter().map(LogEvent::from).collect();
+        Arc::new(Self { prev, events, passed_on: AtomicUsize::new(0) })
+    }
+
+    /// Counts a shard that has passed the batch on. Returns true for the last of so many.
+    pub fn passed_on(&self, shards: usize) -> bool {
+        self.passed_on.fetch_add(1, Ordering::AcqRel) + 1 == shards
     }
 
     /// The last id of the batch; `prev` when it is empty.

@@ -91,6 +91,8 @@ pub struct TraceIds {
     pub trace: u128,
     /// Names this attempt within its trace.
     pub span: u64,
+    /// Whether a new trace is recorded.
+    pub is_sampled: bool,
 }
 
 /// The service that gets a delivery, and the format that it wants.
@@ -168,7 +170,7 @@ pub fn delivery_id(log: LogId, event: EventId, service: &str) -> String {
     format!("evt_{log}_{event}_{service}")
 }
 
-/// The `traceparent` of an attempt: a child of the publisher's span, or the root of a new trace, which is sampled.
+/// The `traceparent` of an attempt: a child of the publisher's span, or the root of a new trace.
 fn child_traceparent(stored: Option<&str>, ids: TraceIds) -> String {
     let mut text = String::with_capacity(55);
     // An id of zeros is not valid.
@@ -177,7 +179,7 @@ fn child_traceparent(stored: Option<&str>, ids: TraceIds) -> String {
     // Writing to a string cannot fail.
     let _ = match parent {
         Some((trace, flags)) => write!(text, "00-{trace}-{span:016x}-{flags}"),
-        None => write!(text, "00-{:032x}-{span:016x}-01", ids.trace.max(1)),
+        None => write!(text, "00-{:032x}-{span:016x}-{:02x}", ids.trace.max(1), u8::from(ids.is_sampled)),
     };
     text
 }
@@ -207,7 +209,7 @@ fn value(text: String) -> HeaderValue {
 mod tests {
     use super::*;
 
-    const IDS: TraceIds = TraceIds { trace: 0xab, span: 0xcd };
+    const IDS: TraceIds = TraceIds { trace: 0xab, span: 0xcd, is_sampled: true };
 
     fn log() -> LogId {
         LogId::parse("10e8a1c2-0000-4000-8000-000000000000").expect("valid")
@@ -290,7 +292,7 @@ mod tests {
             assert_eq!(child, "00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000cd-00");
         }
         assert_eq!(child_traceparent(None, IDS), "00-000000000000000000000000000000ab-00000000000000cd-01");
-        let zeros = TraceIds { trace: 0, span: 0 };
-        assert_eq!(child_traceparent(None, zeros), "00-00000000000000000000000000000001-0000000000000001-01");
+        let zeros = TraceIds { trace: 0, span: 0, is_sampled: false };
+        assert_eq!(child_traceparent(None, zeros), "00-00000000000000000000000000000001-0000000000000001-00");
     }
 }

@@ -30,6 +30,7 @@ use crate::actors::push_log::PushLog;
 use crate::actors::registry::Registry;
 use crate::actors::service_slot::{ServiceSlot, ServiceSlots};
 use crate::actors::shard::ShardParts;
+use crate::actors::span_exporter::SpanExporter;
 use crate::actors::supervisor::messages::{BeginFinish, FinishAll};
 use crate::actors::supervisor::{Supervisor, SupervisorParts};
 use crate::actors::system::view::SystemView;
@@ -74,6 +75,7 @@ pub struct Node {
     orchestration: Reader,
     /// The event types of files are put.
     has_put_types: Arc<AtomicBool>,
+    spans: Option<SpanExporter>,
 }
 
 impl Node {
@@ -159,10 +161,13 @@ impl Node {
             reader: reader.clone(),
             position: Arc::clone(&shared.position),
             pushes: Arc::clone(&shared.pushes),
+            shards: workers,
             metrics: Arc::clone(&metrics),
             log_activity: config.log.activity,
             presence: config.subscribe.presence_events.then(|| clock::now().0),
         };
+        let spans = SpanExporter::start(config, shared.cluster.name(), &metrics)
+            .map_err(|reason| ServeError::Config(config.error_at("tracing", reason)))?;
         let services = config.services.iter().zip(slots.iter());
         let services = services
             .map(|(config, slot)| ConfiguredService { config: Arc::new(config.clone()), slot: Arc::clone(slot) })
@@ -205,6 +210,7 @@ impl Node {
             comparisons,
             orchestration,
             has_put_types: Arc::default(),
+            spans,
         })
     }
 
@@ -361,6 +367,13 @@ impl Node {
             log::warn!(sessions = self.edge.metrics.sessions.get(); "grace period is over, leaving the rest");
         }
         let _ = tokio::time::timeout(finish, server.stop(true)).await;
+    }
+
+    /// Sends the last spans, for a bounded time.
+    pub async fn send_spans(&self) {
+        if let Some(spans) = &self.spans {
+            spans.finish().await;
+        }
     }
 
     /// Leaves a store behind that is whole in itself.

@@ -137,6 +137,8 @@ metrics! {
         deliveries_pending: IntGaugeVec = IntGaugeVec::new(opts("deliveries_pending", "Deliveries that are still to be made, by lane."), &["service", "lane"]),
         deliveries_dead: IntGaugeVec = IntGaugeVec::new(opts("deliveries_dead", "Deliveries that were given up."), &["service"]),
         deliveries_oldest: prometheus::GaugeVec = prometheus::GaugeVec::new(opts("deliveries_oldest_pending_seconds", "Age of the oldest event that is still to be delivered."), &["service"]),
+        spans_exported: IntCounter = IntCounter::with_opts(opts("spans_exported_total", "Spans of traces that a collector has taken.")),
+        spans_dropped: IntCounterVec = IntCounterVec::new(opts("spans_dropped_total", "Spans of traces that were dropped, by reason."), &["reason"]),
         mailbox_full: IntCounterVec = IntCounterVec::new(opts("mailbox_full_total", "Messages not sent because a mailbox was full, by receiver."), &["actor"]),
         mailbox_depth: IntGaugeVec = IntGaugeVec::new(opts("mailbox_depth", "Messages waiting for an actor."), &["actor"]),
         restarts: IntCounterVec = IntCounterVec::new(opts("actor_restarts_total", "Failures of actors by kind and reason."), &["actor", "reason"]),

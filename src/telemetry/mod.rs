@@ -13,3 +13,4 @@ pub mod replica_health;
 mod saga_metrics;
 pub mod service_metrics;
 pub mod sync_metrics;
+pub mod tracer;

@@ -29,6 +29,7 @@ mod state;
 mod stream;
 mod system;
 mod trace;
+mod tracing;
 mod write;
 mod ws;
 

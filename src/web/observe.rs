@@ -16,7 +16,7 @@ use actix_web::{HttpMessage, HttpRequest};
 use prometheus::Histogram;
 
 use super::reply::Refusal;
-use super::{Edge, access, encoding};
+use super::{Edge, access, encoding, tracing};
 use crate::telemetry::metrics::Metrics;
 use crate::transport::ConnectionSocket;
 use crate::transport::peer_name;
@@ -79,7 +79,7 @@ pub fn request_id(req: &HttpRequest) -> String {
 
 /// The middleware.
 pub async fn observe<B: MessageBody + 'static>(
-    req: ServiceRequest,
+    mut req: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let begin = Instant::now();
@@ -94,10 +94,14 @@ pub async fn observe<B: MessageBody + 'static>(
     let _served = req.conn_data::<Rc<ConnectionSocket>>().map(ConnectionSocket::serve);
     let peer = access::peer(req.request(), &edge);
     let method = method_label(req.method().as_str());
+    let span = tracing::begin(&mut req, &edge.parts.config.server.base_path);
     let mut response = encoding::answer(next.call(req).await?.map_into_boxed_body()).await;
     let code = response.status().as_u16();
     let route = edge.observer.route(response.request().path(), response.request().query_string());
     edge.observer.answered(method, route, code, begin);
+    if let Some(span) = span {
+        tracing::end(span, &response, route);
+    }
     let level = match code {
         500 => log::Level::Error,
         _ if edge.parts.config.log.activity => log::Level::Info,

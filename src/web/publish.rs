@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::observe::request_id;
 use super::query::Query;
 use super::reply::{self, Refusal};
-use super::{Edge, access, body};
+use super::{Edge, access, body, tracing};
 use crate::actors::clock::scheduling;
 use crate::actors::persistence::messages::AppendFailure;
 use crate::domain::access::Caller;
@@ -200,6 +200,7 @@ async fn known_caller(req: &HttpRequest, payload: Payload, edge: &Edge) -> Resul
 
 /// Checks that the caller may publish each of these events, and this many now.
 fn permit_all(req: &HttpRequest, edge: &Edge, caller: &Caller, append: &Append) -> Result<(), ApiError> {
+    tracing::note(req, append);
     for (index, event) in append.events.iter().enumerate() {
         permit::publish(caller, &event.name).map_err(|error| match append.events.len() {
             1 => error,

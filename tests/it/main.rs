@@ -65,6 +65,8 @@ mod ndjson;
 mod nodes;
 mod operating;
 mod orchestration;
+#[cfg(feature = "otel")]
+mod otel;
 mod outages;
 mod packages;
 mod participants;

@@ -13,6 +13,7 @@ use super::Client;
 use super::messages::{Method, ReadTls};
 use super::policy;
 use super::post::{Attempt, Poster};
+use super::spans::DeliverySpan;
 use crate::actors::clock;
 use crate::config::ServiceConfig;
 use crate::domain::delivery::{Verdict, is_refusal_of_all};
@@ -137,13 +138,19 @@ impl Drop for Attempting {
     }
 }
 
+/// Of an attempt that no span is recorded of.
+fn new_ids() -> TraceIds {
+    TraceIds { trace: rand::random(), span: rand::random(), is_sampled: true }
+}
+
 impl Client {
     pub(super) fn send(&mut self, work: &PendingWork, ctx: &mut Context<Self>) {
         let attempting = Attempting { id: work.id, client: ctx.address(), attempt: None };
         // While the log is unknown nothing is claimed, so there is always one.
         let Some((claimed, log)) = self.claims.get(work.id).zip(self.parts.position.log_id()) else { return };
         let options = &self.parts.service.options;
-        let ids = TraceIds { trace: rand::random(), span: rand::random() };
+        let span = DeliverySpan::begin(&claimed.event, &self.parts.service);
+        let ids = span.as_ref().map_or_else(new_ids, DeliverySpan::ids);
         let to = To { service: self.name(), format: options.format, sources: &self.parts.service.sources };
         let request = delivery_request(log, &claimed.event, to, &self.attempts.keys, clock::now(), ids);
         if request.body.len() > options.max_body.as_usize() {
@@ -156,6 +163,9 @@ impl Client {
         let service = Arc::clone(&self.parts.service);
         actix_rt::spawn(async move {
             let attempt = poster.post(&service.path, &request.headers, request.body).await;
+            if let Some(span) = span {
+                span.end(&attempt);
+            }
             attempting.end(AttemptEnd::Posted(attempt));
         });
     }
@@ -176,7 +186,7 @@ impl Client {
         let (mut headers, body, max_answer_bytes) =
             (request.headers.clone(), request.body.clone(), request.max_answer_bytes);
         let path = request.path.clone().unwrap_or_else(|| self.parts.service.path.clone());
-        let ids = TraceIds { trace: rand::random(), span: rand::random() };
+        let ids = new_ids();
         let traceparent = request.traceparent.as_deref();
         sign(
             &mut headers,

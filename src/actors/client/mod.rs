@@ -23,6 +23,7 @@ pub mod post;
 mod reading;
 mod report;
 mod resolve;
+mod spans;
 mod telling;
 pub mod tls;
 mod waits;

@@ -15,6 +15,7 @@ mod leases;
 mod maintenance;
 pub mod messages;
 mod registry;
+mod spans;
 mod store_watch;
 
 use std::sync::Arc;
@@ -211,6 +212,7 @@ impl Persistence {
                 self.last_commit = begin.elapsed();
                 self.last_group = committed.events.len();
                 self.parts.metrics.commit(self.last_group, self.last_commit);
+                spans::committed(&committed.events, self.last_commit);
                 if self.parts.log_activity {
                     for event in &committed.events {
                         log::info!(target: "event_handler::activity", id = event.id, event_name = event.name.as_str(); "committed");

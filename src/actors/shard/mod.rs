@@ -17,6 +17,7 @@ pub mod messages;
 mod polls;
 mod presence;
 mod presence_events;
+mod push_spans;
 mod recent;
 mod report;
 mod store_reads;
@@ -73,6 +74,8 @@ pub struct ShardParts {
     pub reader: Reader,
     pub position: Arc<LogPosition>,
     pub pushes: Arc<PushLog>,
+    /// How many shards there are.
+    pub shards: usize,
     pub metrics: Arc<Metrics>,
     pub log_activity: bool,
     /// The generation of the process, for the events on subscribers that come and go; `None` if none are published.
@@ -147,6 +150,7 @@ impl Shard {
             } else {
                 self.polls.wake_all();
             }
+            push_spans::passed_on(&batch, &self.parts.pushes, self.parts.shards);
             self.head.skip_to(batch.last());
             return;
         }
@@ -164,6 +168,7 @@ impl Shard {
         let mut behind = Vec::new();
         let tally = self.fan_out.deliver(&batch, self.head.position(), &mut self.subscribers, &room, &mut behind);
         self.parts.metrics.pushed(tally.frames, tally.bytes);
+        push_spans::passed_on(&batch, &self.parts.pushes, self.parts.shards);
         if self.parts.log_activity {
             for event in &batch.events {
                 log::info!(target: "event_handler::activity", id = event.event.id, shard = self.thread.number; "pushed");
