@@ -17,5 +17,7 @@ pub fn run(args: &CompletionsArgs, mut definition: clap::Command) -> Result<(), 
     let name = definition.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut definition, name, &mut script);
-    output::print(String::from_utf8_lossy(&script).trim_end())
+    // The library writes the hyphen of the program's name in two ways, so that bash would find no command of commands.
+    let script = String::from_utf8_lossy(&script).replace("event__subcmd__handler", "event__handler");
+    output::print(script.trim_end())
 }

@@ -52,12 +52,16 @@ fn validator(name: &str) -> Command {
 fn bash_completes_every_command() {
     // As the shell does it: the function that is registered for the program fills COMPREPLY.
     let script = r#"source <("$0" completions bash); registered=$(complete -p event-handler)
-        completer=${registered#*-F }; COMP_WORDS=(event-handler '') COMP_CWORD=1
-        "${completer%% *}" event-handler '' event-handler; printf '%s\n' "${COMPREPLY[@]}""#;
-    let mut bash = Command::new("bash");
-    bash.args(["-ec", script, env!("CARGO_BIN_EXE_event-handler")]);
-    let offered = passes(bash);
-    let offered: BTreeSet<&str> = offered.lines().collect();
+        completer=${registered#*-F }; COMP_WORDS=("${@:1}" '') COMP_CWORD=$#
+        "${completer%% *}" event-handler '' "${@: -1}"; printf '%s\n' "${COMPREPLY[@]}""#;
+    let offered = |typed: &[&str]| -> BTreeSet<String> {
+        let mut bash = Command::new("bash");
+        bash.args(["-ec", script, env!("CARGO_BIN_EXE_event-handler")]).args(typed);
+        passes(bash).lines().map(str::to_owned).collect()
+    };
+    let below = offered(&["event-handler", "services"]);
+    assert!(["list", "show", "pause"].iter().all(|name| below.contains(*name)), "{below:?}");
+    let offered = offered(&["event-handler"]);
     let commands = commands();
     assert!(commands.len() > 25, "{commands:?}");
     assert!(commands.iter().all(|name| offered.contains(name.as_str())), "{offered:?}");

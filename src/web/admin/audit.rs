@@ -25,7 +25,8 @@ const MAX_BODY: usize = 4 * 1024;
 
 /// The middleware, for endpoints of operators.
 pub async fn tell(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let only_counts = req.query_string().split('&').any(|parameter| parameter == "dry_run=true");
+    let mut parameters = url::form_urlencoded::parse(req.query_string().as_bytes());
+    let only_counts = parameters.any(|(name, value)| name == "dry_run" && value == "true");
     let does = ![Method::GET, Method::HEAD].contains(req.method())
         && !only_counts
         && !HARMLESS.iter().any(|harmless| req.path().starts_with(harmless));
