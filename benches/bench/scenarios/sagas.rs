@@ -4,6 +4,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, SqliteConnection};
+
 use super::deliver::{Settings, service};
 use crate::Bench;
 use crate::load::sink::Sink;
@@ -20,7 +23,13 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Replies of which the latency is measured.
 const REPLIES: u64 = 300;
 
+/// An instance that is copied has this value.
+const COPIED: u64 = BATCH - 1;
+
 const SAGAS: &str = r#"
+[orchestration]
+max_instances = 10000000
+
 [[sagas]]
 name = "three"
 version = 1
@@ -48,10 +57,19 @@ pub fn run(bench: &Bench, subject: &Subject) -> io::Result<Vec<Row>> {
     let sagas = (bench.duration.as_secs_f64() * SAGAS_PER_SECOND) as u64;
     let sagas = sagas.next_multiple_of(BATCH);
     let sink = Sink::start()?;
-    let system = start(bench, subject, &sink, directory.path(), None)?;
+    let store = subject.is_sqlite().then(|| directory.path().join("events.db"));
+    let mut system = start(bench, subject, &sink, directory.path(), store.as_deref())?;
     let mut rows = vec![three_steps("3 steps", &system, &sink, sagas)?, replies("a reply", &system, &sink, 0)?];
-    let waiting = if bench.is_quick() { 10_000 } else { 1_000_000 };
-    make(system.addr, "awaits", BATCH..BATCH + waiting)?;
+    rows.push(idle(&system, "none wait")?);
+    let waiting = if bench.is_quick() || store.is_none() { 10_000 } else { 1_000_000 };
+    match &store {
+        Some(store) => {
+            system.kill()?;
+            copy(store, waiting)?;
+            system = start(bench, subject, &sink, directory.path(), Some(store))?;
+        }
+        None => make(system.addr, "awaits", BATCH..BATCH + waiting)?,
+    }
     await_state(&system, "waiting", waiting)?;
     rows.push(three_steps(&format!("3 steps, {waiting} wait"), &system, &sink, sagas)?);
     rows.push(replies(&format!("a reply, {waiting} wait"), &system, &sink, 2 * BATCH)?);
@@ -134,17 +152,39 @@ fn recovery(bench: &Bench, subject: &Subject) -> io::Result<Row> {
     let waiting = if bench.is_quick() { 10_000 } else { 100_000 };
     let sink = Sink::start()?;
     let mut system = start(bench, subject, &sink, directory.path(), Some(&store))?;
-    make(system.addr, "awaits", 0..waiting)?;
-    await_state(&system, "waiting", waiting)?;
+    make(system.addr, "awaits", COPIED..BATCH)?;
+    await_state(&system, "waiting", 1)?;
     system.kill()?;
+    copy(&store, waiting)?;
     drop(system);
     let began = Instant::now();
     let system = start(bench, subject, &sink, directory.path(), Some(&store))?;
-    publish(system.addr, r#"[{"event_name":"reply","payload":{"n":7}}]"#)?;
+    publish(system.addr, r#"[{"event_name":"reply","payload":{"n":1007}}]"#)?;
     await_taken(&sink, 1, || Ok(()))?;
     Ok(Row::new(format!("restart, {waiting} live"), Vec::new())
         .figure("ms to the first call", began.elapsed().as_secs_f64() * 1e3)
         .figure("ms to /health", system.started_in.as_secs_f64() * 1e3))
+}
+
+/// Writes so many more instances to the file of a server that has ended: copies of one that waits, with other values.
+fn copy(store: &Path, count: u64) -> io::Result<()> {
+    let sql = format!(
+        r#"PRAGMA synchronous = OFF;
+        BEGIN;
+        CREATE TEMP TABLE one AS SELECT * FROM sagas WHERE saga = 'awaits' AND correlation = '{COPIED}';
+        CREATE TEMP TABLE facts AS SELECT * FROM saga_journal WHERE id = (SELECT id FROM one) ORDER BY n;
+        CREATE TEMP TABLE made AS WITH RECURSIVE made (value) AS
+            (SELECT {BATCH} UNION ALL SELECT value + 1 FROM made WHERE value + 1 < {BATCH} + {count})
+            SELECT value, substr((SELECT id FROM one), 1, 24) || printf('%012x', value) AS id FROM made;
+        INSERT INTO sagas SELECT made.id, saga, version, value, replace(trigger, '"n":{COPIED}', '"n":' || value),
+            made_at, start_key, state, holds, paused, started_at, updated_at, due_at, ended_at, length
+            FROM made CROSS JOIN one;
+        INSERT INTO saga_journal SELECT made.id, n, at, fact FROM made CROSS JOIN facts;
+        UPDATE saga_counts SET count = count + {count} WHERE saga = 'awaits' AND state = (SELECT state FROM one);
+        COMMIT;"#
+    );
+    let mut connection = SqliteConnection::establish(&store.display().to_string()).map_err(io::Error::other)?;
+    connection.batch_execute(&sql).map_err(io::Error::other)
 }
 
 fn make(addr: SocketAddr, name: &str, values: std::ops::Range<u64>) -> io::Result<()> {
