@@ -40,7 +40,7 @@ fn errors_in_a_file_are_one_line() {
         ),
         (
             "\"a\\nb\" = 1",
-            "a\\nb: unknown key (known: access, admin, catalogue, consumers, delivery, environment, limits, log, node, orchestration, publish, redis, retention, server, service_urls, state, store, subscribe, supervision, sync, system)",
+            "a\\nb: unknown key (known: access, admin, catalogue, consumers, delivery, environment, limits, log, node, orchestration, publish, redis, retention, server, service_urls, state, store, subscribe, supervision, sync, system, tracing)",
         ),
         ("[server]\n\nport = x", "line 3, column 8: string values must be quoted, expected literal string"),
         ("port = 1\nport = 2", "line 2, column 1: duplicate key"),
@@ -84,7 +84,7 @@ fn errors_elsewhere_name_the_variable_or_flag() {
         (
             &[],
             &[("", "1")],
-            "--set: : unknown key (known: access, admin, catalogue, consumers, delivery, environment, limits, log, node, orchestration, publish, redis, retention, server, service_urls, state, store, subscribe, supervision, sync, system)",
+            "--set: : unknown key (known: access, admin, catalogue, consumers, delivery, environment, limits, log, node, orchestration, publish, redis, retention, server, service_urls, state, store, subscribe, supervision, sync, system, tracing)",
         ),
     ];
     for (environment, overrides, line) in cases {
