@@ -1,11 +1,12 @@
 //! The official test suite of JSON Schema over HTTP: each schema is put as an event type, each instance is published.
 
+#[path = "../support/json_schema_suite.rs"]
+mod suite;
+
 use std::collections::BTreeMap;
 use std::thread;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
+use self::suite::Group;
 use crate::support::http::{Connection, Request};
 use crate::support::{Backend, Server};
 
@@ -14,46 +15,16 @@ const AT_ONCE: usize = 25;
 /// Connections over which types are put.
 const PUTTING: usize = 8;
 
-/// Groups of the suite that are left out are those that this message refuses, for this reason.
-const EXCLUDED: &[(&str, &str)] = &[
-    ("`http://localhost:1234/", "nothing outside of the schema is read but the meta-schemas of both drafts"),
-    ("neither 2020-12 nor draft-07", "vocabularies of one's own are not supported"),
-];
-
-#[derive(Deserialize)]
-struct Group {
-    description: String,
-    schema: Box<RawValue>,
-    tests: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    description: String,
-    data: Box<RawValue>,
-    valid: bool,
-}
-
-/// The schema, which says of which draft it is.
-fn schema_text(group: &Group, draft: &str) -> String {
-    let mut text = group.schema.get().to_owned();
-    if text.starts_with('{') && !text.contains("\"$schema\"") {
-        let comma = if text.trim_end().ends_with("{}") { "" } else { "," };
-        text.insert_str(1, &format!("\"$schema\":\"{draft}\"{comma}"));
-    }
-    text
-}
-
 /// Whether a group takes part; puts its type then.
 fn put(server: &Server, connection: &mut Connection, (name, group): (&str, &Group), draft: &str) -> bool {
-    let body = format!(r#"{{"schema":{}}}"#, schema_text(group, draft));
+    let body = format!(r#"{{"schema":{}}}"#, group.schema_text(draft));
     let request = Request::new(server.addr(), "PUT", &format!("/event-types/{name}")).bearer(server.admin_token());
     let answer = connection.send(&request.json(body)).expect("an answer");
     if answer.status == 201 {
         return true;
     }
     let refused = answer.text();
-    assert!(EXCLUDED.iter().any(|(message, _)| refused.contains(message)), "{}: {refused}", group.description);
+    assert!(suite::is_excluded(refused), "{}: {refused}", group.description);
     false
 }
 
@@ -78,7 +49,7 @@ fn refused(server: &Server, batch: &[(&str, &str)]) -> Vec<usize> {
 
 /// Runs the cases of a draft; returns how many there were and how many were left out.
 fn run_suite(text: &str, draft: &str) -> (usize, usize) {
-    let files: BTreeMap<String, Vec<Group>> = serde_json::from_str(text).expect("the suite");
+    let files = suite::read(text);
     let groups: Vec<(String, &Group)> = files
         .iter()
         .flat_map(|(file, groups)| groups.iter().map(move |group| (file, group)))

@@ -1,48 +1,21 @@
 //! The official test suite of JSON Schema, and what it does not ask.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
-use serde_json::value::RawValue;
+#[path = "../../../tests/support/json_schema_suite.rs"]
+mod suite;
 
 use super::judge::judge_within;
 use super::{InvalidKind, Refusal, Schema};
 
-#[derive(Deserialize)]
-struct Group {
-    description: String,
-    schema: Box<RawValue>,
-    tests: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    description: String,
-    data: Box<RawValue>,
-    valid: bool,
-}
-
-/// Groups of the suite that are left out are those that this message refuses, for this reason.
-const EXCLUDED: &[(&str, &str)] = &[
-    ("`http://localhost:1234/", "nothing outside of the schema is read but the meta-schemas of both drafts"),
-    ("neither 2020-12 nor draft-07", "vocabularies of one's own are not supported"),
-];
-
 /// Runs the cases of a draft; returns how many there were and how many were left out.
 fn run_suite(text: &str, schema_uri: &str) -> (usize, usize) {
-    let files: BTreeMap<String, Vec<Group>> = serde_json::from_str(text).unwrap();
     let (mut count, mut excluded, mut wrong) = (0, 0, Vec::new());
-    for (file, groups) in &files {
-        for Group { description, schema, tests } in groups {
-            let mut text = schema.get().to_owned();
-            if text.starts_with('{') && !text.contains("\"$schema\"") {
-                let comma = if text.trim_end().ends_with("{}") { "" } else { "," };
-                text.insert_str(1, &format!("\"$schema\":\"{schema_uri}\"{comma}"));
-            }
-            let schema = match Schema::compile(&text) {
+    for (file, groups) in &suite::read(text) {
+        for group in groups {
+            let description = &group.description;
+            let schema = match Schema::compile(&group.schema_text(schema_uri)) {
                 Ok(schema) => schema,
-                Err(invalid) if EXCLUDED.iter().any(|(message, _)| invalid.message.contains(message)) => {
-                    excluded += tests.len();
+                Err(invalid) if suite::is_excluded(&invalid.message) => {
+                    excluded += group.tests.len();
                     continue;
                 }
                 Err(invalid) => {
@@ -50,7 +23,7 @@ fn run_suite(text: &str, schema_uri: &str) -> (usize, usize) {
                     continue;
                 }
             };
-            for case in tests {
+            for case in &group.tests {
                 count += 1;
                 let verdict = schema.judge(case.data.get());
                 let told_nothing = matches!(&verdict, Err(Refusal::Violations(all)) if all.is_empty());

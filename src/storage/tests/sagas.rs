@@ -98,12 +98,8 @@ fn of_two_who_decide_at_the_same_length_one_wins_and_all_else_of_the_other_is_vo
             let committed = outbox.commit(group, NOON);
             let names: Vec<&str> = committed.events.iter().map(|event| event.name.as_str()).collect();
             assert_eq!(names, ["by.anybody", "order.told", "order.told", "by.anybody"]);
-            let enqueued: u32 = committed
-                .enqueued
-                .iter()
-                .filter(|(service, _)| *service == outbox.orders)
-                .map(|(_, lanes)| lanes.iter().sum::<u32>())
-                .sum();
+            let of_orders = committed.enqueued.iter().filter(|(service, _)| *service == outbox.orders);
+            let enqueued: u32 = of_orders.map(|(_, lanes)| lanes.iter().sum::<u32>()).sum();
             assert_eq!(enqueued, 2, "what was not stored is not delivered");
             let outcomes = &committed.outcomes;
             assert!(matches!(outcomes[2], Outcome::Appended(AppendOutcome::Stored { .. })), "{outcomes:?}");

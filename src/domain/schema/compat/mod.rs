@@ -104,7 +104,7 @@ pub fn is_same(old: &str, new: &str) -> bool {
 }
 
 /// Compares two versions of a schema; both have to be valid ones, without numbers that were rounded.
-pub fn compare(old: &Value, new: &Value, how: Compatibility) -> Comparison {
+pub(super) fn compare(old: &Value, new: &Value, how: Compatibility) -> Comparison {
     let mut comparison = Comparison::default();
     if old == new {
         return comparison;
