@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use bytestring::ByteString;
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
 
@@ -13,15 +14,16 @@ use super::publish::headers;
 use super::query::{DEFAULT_LIMIT, MAX_LIMIT, Query};
 use super::reply::{self, Refusal};
 use super::{Edge, access, body};
-use crate::actors::clock::now;
 use crate::actors::orchestrator::desk::{SagaRefusal, Shown, Told};
 use crate::domain::access::{Caller, Scope};
 use crate::domain::breaker::BreakerState;
-use crate::domain::event::{Idempotency, Timestamp};
+use crate::domain::event::{Idempotency, NewEvent, Timestamp};
+use crate::domain::name::EventName;
 use crate::domain::pattern::Pattern;
-use crate::domain::saga::{Correlation, Input, State, Unfit, decide};
+use crate::domain::saga::{Correlation, State, Unfit};
 use crate::domain::system::SystemState;
 use crate::protocol::error::{ApiError, ErrorCode};
+use crate::protocol::finding::refusal;
 use crate::protocol::permit;
 use crate::protocol::publish::checked_text;
 use crate::protocol::saga::{Listed, listed_json, shown_json, unreadable_json};
@@ -131,7 +133,7 @@ pub async fn start(
         }
         return Ok(started(HttpResponse::Created().insert_header(("Idempotent-Replayed", "true")), &name, &id));
     }
-    admit_start(&edge, &trigger).await?;
+    admit_start(&edge, &trigger, &payload).await?;
     let id = edge.parts.desk.start(&name, payload, key).await.map_err(|refusal| refused(refusal, &name))?;
     log::info!(saga = name.as_str(), id = id.as_str(), request_id = request_id(&req).as_str(); "saga begun by hand");
     Ok(started(&mut HttpResponse::Created(), &name, &id))
@@ -148,19 +150,26 @@ async fn permit_start(req: &HttpRequest, edge: &Edge, caller: &Caller, name: &st
     Ok(trigger.clone())
 }
 
-/// Refuses what would be refused of the event that the saga begins with, had it been published.
-async fn admit_start(edge: &Edge, trigger: &Pattern) -> Result<(), ApiError> {
+/// Refuses what would be refused of the event that the saga begins with, had it been published. Of a pattern nobody knows
+/// which event that is: no type counts.
+async fn admit_start(edge: &Edge, trigger: &Pattern, payload: &ByteString) -> Result<(), ApiError> {
     let parts = &edge.parts;
     if parts.health.is_draining() {
         return Err(ApiError::draining());
     }
     let refused = &parts.config.system.maintenance_refuses;
-    let is_refused = |refused: &Pattern| refused.covers(trigger) || trigger.covers(refused);
     // The store is asked: what this node saw last may be older than the answer to who began the maintenance.
-    if refused.iter().any(is_refused) && parts.reader.system().await?.state == SystemState::Maintenance {
+    if refused.iter().any(|refused| refused.overlaps(trigger))
+        && parts.reader.system().await?.state == SystemState::Maintenance
+    {
         return Err(ApiError::maintenance());
     }
-    Ok(())
+    let Ok(name) = EventName::parse(trigger.as_str().to_owned()) else { return Ok(()) };
+    let event = NewEvent::own(name.as_str(), payload.to_string());
+    match parts.catalogue.catalogue.with(|catalogue| catalogue.judge_event(&event)) {
+        Some(finding) if finding.refuses => Err(refusal(&finding)),
+        _ => Ok(()),
+    }
 }
 
 fn started(response: &mut HttpResponseBuilder, name: &str, id: &str) -> HttpResponse {
@@ -272,12 +281,7 @@ async fn live(
 async fn tell(edge: &Edge, id: &str, request: &ManyRequest) -> Result<bool, ApiError> {
     let (desk, Order { verb, reason }) = (&edge.parts.desk, &request.order);
     let told = if request.dry_run {
-        desk.show(id).await.map(|shown| {
-            let input = Input::Operator { verb: verb.clone(), reason: reason.clone() };
-            shown.told.is_ok_and(|Told { definition, mut instance, .. }| {
-                decide(&definition, &mut instance, input, (now(), edge.parts.position.last())).is_ok()
-            })
-        })
+        desk.would_operate(id, verb).await
     } else {
         desk.operate(id, verb.clone(), reason).await.map(|_| true)
     };

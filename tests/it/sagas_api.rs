@@ -164,6 +164,8 @@ fn what_is_begun_by_hand_beyond_the_room_waits_for_it() {
     assert_eq!(shown(&server, &second)["state"], "queued");
     let live = begin(&server, "pay", &json!({ "id": 7 })).error(409);
     assert_eq!((&live["code"], &live["id"]), (&json!("saga_live"), &json!(first)));
+    let queued = begin(&server, "pay", &json!({ "id": 8 })).error(409);
+    assert_eq!((&queued["code"], &queued["id"]), (&json!("saga_live"), &json!(second)));
     becomes(&server, &first, "waiting");
     server.publish("settled.yes", json!({ "id": 7 }));
     becomes(&server, &second, "waiting");

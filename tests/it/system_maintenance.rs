@@ -37,7 +37,9 @@ fn count_events(server: &Server, name: &str) -> usize {
 fn sagas_are_not_begun_by_hand_with_what_is_refused() {
     let saga =
         r#"{name="pay",version=1,trigger={event="bid.placed"},correlation="/id",steps=[{name="rest",wait="1h"}]}"#;
-    let file = format!("sagas = [{saga}]");
+    let other =
+        r#"{name="ended",version=1,trigger={event="*.ended"},correlation="/id",steps=[{name="rest",wait="1h"}]}"#;
+    let file = format!("sagas = [{saga}, {other}]");
     let builder = Server::builder().file("c.toml", &file).env("EVENT_HANDLER_CONFIG", "c.toml");
     let server = refusing(builder, "bid.>").start();
     let start = |id: &str| {
@@ -47,6 +49,8 @@ fn sagas_are_not_begun_by_hand_with_what_is_refused() {
     eventually("it is declared", || (start("a").status == 201).then_some(()));
     enter(&server, "maintenance");
     is_refused(&start("b"));
+    // Some of the events that begin it are refused.
+    is_refused(&server.post("/sagas/ended/start", json!({ "payload": { "id": 1 } })));
     assert_eq!(start("a").header("idempotent-replayed"), Some("true"), "a repetition is answered as before");
     enter(&server, "running");
     assert_eq!(start("b").status, 201);

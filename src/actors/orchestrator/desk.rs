@@ -12,7 +12,7 @@ use super::making::Means;
 use super::running::begun;
 use crate::actors::clock;
 use crate::actors::persistence::messages::AppendFailure;
-use crate::domain::saga::{AT_COMMIT, Crowd, Definition, Entry, Input, Instance, SagaIds, State, Unfit, Verb};
+use crate::domain::saga::{AT_COMMIT, Crowd, Definition, Entry, Input, Instance, SagaIds, State, Unfit, Verb, decide};
 use crate::storage::{DeclaredSaga, Outcome, Reader, SagaRecord, StoreError, StoredSaga, Write};
 
 /// How often it is decided anew where others decide at the same time.
@@ -43,7 +43,7 @@ pub enum SagaRefusal {
     NoSaga,
     /// The verb does not fit, in this state.
     State(State, Unfit),
-    /// This instance holds the correlation value.
+    /// This instance holds the correlation value, or waits for it.
     Live(String),
     /// The payload has no value where the saga has its correlation.
     NoCorrelation,
@@ -128,14 +128,16 @@ impl Desk {
             let id = self.ids.lock().unwrap_or_else(PoisonError::into_inner).next(now, rand::random());
             let trigger = ByteString::from(format!(r#"{{"payload":{payload}}}"#));
             let has_room = begun(&self.reader.saga_counts().await?) < self.max_instances;
-            // Where it begins, the store sees to it that no other has its value.
-            let holder = async || {
+            // Where it begins, the store sees to it that no other holds its value. One that is queued will.
+            let live = async || {
                 let values = vec![(saga.to_owned(), correlation.clone())];
                 let found = self.reader.concerned_sagas(values, Vec::new()).await?;
-                Ok::<_, StoreError>(found.into_iter().find(|stored| stored.record.standing.holds))
+                let is_live =
+                    |stored: &StoredSaga| stored.record.standing.holds || stored.record.standing.state == State::Queued;
+                Ok::<_, StoreError>(found.into_iter().find(is_live))
             };
-            let mut held = if has_room { None } else { holder().await? };
-            if held.is_none() {
+            let mut taken = live().await?;
+            if taken.is_none() {
                 crowd.make(&definition, (id.clone(), correlation.clone(), trigger), !has_room);
                 if has_room {
                     crowd.begin(&id);
@@ -144,14 +146,14 @@ impl Desk {
                 if self.commit(writes).await? {
                     return Ok(id);
                 }
-                held = holder().await?;
+                taken = live().await?;
             }
-            if let Some(holder) = held {
+            if let Some(live) = taken {
                 // Perhaps the same request was faster.
-                if key.is_some() && holder.record.saga.start_key == key {
-                    return Ok(holder.record.saga.origin.id);
+                if key.is_some() && live.record.saga.start_key == key {
+                    return Ok(live.record.saga.origin.id);
                 }
-                return Err(SagaRefusal::Live(holder.record.saga.origin.id));
+                return Err(SagaRefusal::Live(live.record.saga.origin.id));
             }
         }
         Err(SagaRefusal::Busy)
@@ -178,6 +180,22 @@ impl Desk {
         Ok(Shown { record, told })
     }
 
+    /// Whether an instance would take what an operator says.
+    pub async fn would_operate(&self, id: &str, verb: &Verb) -> Result<bool, SagaRefusal> {
+        let stored = self.find(id).await?;
+        let has_begun = stored.record.standing.started_at.is_some();
+        let Ok((definition, mut instance)) = self.definitions.replay(&stored, &self.reader).await? else {
+            return Ok(*verb == Verb::Abort && stored.record.standing.state.is_live());
+        };
+        let input = Input::Operator { verb: verb.clone(), reason: String::new() };
+        if decide(&definition, &mut instance, input, (clock::now(), AT_COMMIT)).is_err() {
+            return Ok(false);
+        }
+        // One that begins only now needs its value.
+        Ok(has_begun || !instance.holds() || self.holder(&stored).await?.is_none())
+    }
+
+    /// Which other instance holds its value.
     async fn holder(&self, stored: &StoredSaga) -> Result<Option<String>, SagaRefusal> {
         let origin = &stored.record.saga.origin;
         let values = vec![(origin.saga.clone(), origin.correlation.clone())];

@@ -194,7 +194,7 @@ impl Running {
             match self.parts.definitions.replay(&stored, &self.parts.reader).await? {
                 Ok((definition, instance)) => {
                     let begun = (0..instance.steps.len()).filter(|step| instance.steps[*step].started_at.is_some());
-                    let keys: Vec<_> = begun.filter_map(|step| instance.await_key(&definition, step)).collect();
+                    let keys: Vec<_> = begun.filter_map(|step| instance.await_key(&definition, step).ok()?).collect();
                     let is_queued = instance.phase == Phase::Queued;
                     crowd.add(definition, instance, &keys);
                     if is_queued {

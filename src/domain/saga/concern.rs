@@ -4,12 +4,20 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+
 use super::correlation::Correlation;
 use super::definition::{Definition, Match, StepIndex};
 use super::instance::Instance;
+use super::template::Unfilled;
 use crate::domain::event::EventId;
 use crate::domain::index::{PatternIndex, TopicId};
 use crate::domain::name::EventName;
+
+/// Longest key in bytes whose values are not hashed. PostgreSQL has room for 2,704 bytes in an index, the id among them.
+const MAX_KEY: usize = 2_048;
+/// Bytes of a value that a message shows.
+const SHOWN: usize = 100;
 
 /// All definitions, by the events that they name.
 #[derive(Default)]
@@ -102,22 +110,42 @@ impl Definition {
         }
     }
 
-    /// The pointers of a version are its own.
+    /// The pointers of a version are its own. Long values are hashed: a database has no room for them in an index.
     fn key(&self, step: StepIndex, values: &[Correlation]) -> String {
-        let mut key = format!("{}/{}/{}", self.name, self.version, self.steps[step].name);
+        let of_step = format!("{}/{}/{}", self.name, self.version, self.steps[step].name);
+        let mut of_values = String::new();
         for value in values {
-            let _ = write!(key, "/{value}");
+            let _ = write!(of_values, "/{value}");
         }
-        key
+        if of_step.len() + of_values.len() > MAX_KEY {
+            of_values = "#".to_owned();
+            for value in values {
+                let _ = write!(of_values, "{:x}", Sha256::digest(value.to_string()));
+            }
+        }
+        of_step + &of_values
     }
 }
 
 impl Instance {
     /// The key under which a step awaits its event, if it is not found by the value of the instance.
-    pub fn await_key(&self, definition: &Definition, step: StepIndex) -> Option<String> {
-        let Match::Values(values) = &definition.steps[step].reply.as_ref()?.match_by else { return None };
+    ///
+    /// # Errors
+    /// A value that the event is to have is not there, or is none that an event can be found by.
+    pub fn await_key(&self, definition: &Definition, step: StepIndex) -> Result<Option<String>, Unfilled> {
+        let Some(Match::Values(values)) = definition.steps[step].reply.as_ref().map(|reply| &reply.match_by) else {
+            return Ok(None);
+        };
         let scope = self.scope(definition, None);
-        let wanted = values.iter().map(|(_, value)| Correlation::of(&value.fill(&scope).ok()?));
-        Some(definition.key(step, &wanted.collect::<Option<Vec<_>>>()?))
+        let wanted = values.iter().map(|(_, value)| {
+            let value = value.fill(&scope)?;
+            let unusable = || Unfilled(format!("{} is nothing that an event can be found by", shown(&value)));
+            Correlation::of(&value).ok_or_else(unusable)
+        });
+        Ok(Some(definition.key(step, &wanted.collect::<Result<Vec<_>, _>>()?)))
     }
+}
+
+fn shown(value: &str) -> &str {
+    &value[..value.floor_char_boundary(SHOWN)]
 }

@@ -7,7 +7,7 @@ use super::concern::{Address, Concerns};
 use super::correlation::Correlation;
 use super::definition::{Definition, OnDuplicate, StepIndex};
 use super::instance::{Instance, Origin, Phase};
-use super::journal::{Entry, Fact};
+use super::journal::{Entry, Fact, Operation};
 use super::json::Json;
 use super::machine::{Effect, Input, Unfit, decide_without, verdict_of};
 use crate::domain::event::{EventId, Timestamp};
@@ -123,13 +123,17 @@ impl<'a> Crowd<'a> {
             let Member { definition, instance, .. } = &mut *member;
             let outcome = decide_without(definition, instance, input.clone(), at, &barred)?;
             let is_impossible = |effect: &Effect| effect.deed().zip((self.is_feasible)(effect).err());
-            let Some(impossible) = outcome.effects.iter().find_map(is_impossible) else { break outcome };
+            let impossible = outcome.effects.iter().find_map(is_impossible);
+            // What begins has to be possible to undo.
+            let mut undone = outcome.entries.iter().filter_map(|entry| compensation_of(&entry.fact));
+            let impossible = impossible.or_else(|| undone.find_map(|effect| is_impossible(&effect)));
+            let Some(impossible) = impossible else { break outcome };
             barred.push(impossible);
             member.instance.clone_from(&before);
         };
         for Entry { fact, .. } in &outcome.entries {
             let Fact::Begun { step, .. } = fact else { continue };
-            if let Some(key) = member.instance.await_key(&member.definition, *step) {
+            if let Ok(Some(key)) = member.instance.await_key(&member.definition, *step) {
                 member.awaits.push(key.clone());
                 self.by_address.entry(Address::Key(key)).or_default().push(id.to_owned());
             }
@@ -277,6 +281,13 @@ impl<'a> Crowd<'a> {
         let found = self.by_address.get(&address).map(Vec::as_slice).unwrap_or_default();
         found.iter().filter_map(|id| self.members.get(id))
     }
+}
+
+/// The call that would undo a step which begins, if it is known by then.
+fn compensation_of(fact: &Fact) -> Option<Effect> {
+    let Fact::Begun { step, undo: Some(request), .. } = fact else { return None };
+    let (step, request) = (*step, request.clone());
+    Some(Effect::Call { step, operation: Operation::Compensation, request, until: None })
 }
 
 impl Member {

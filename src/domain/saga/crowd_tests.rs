@@ -307,3 +307,22 @@ fn a_value_that_waits_for_room_is_taken() {
     assert_eq!(page.event(13, "order.made", &json!({"order": 1})).1, [Triggered::Ignored]);
     assert_eq!(page.event(14, "order.made", &json!({"order": 2})).1, [Triggered::Queued]);
 }
+
+/// After a downtime both are noticed at once.
+#[test]
+fn what_was_due_before_the_deadline_comes_before_it() {
+    for (wait, end) in [("1s", State::Completed), ("3s", State::Compensated)] {
+        let definition = definition(|saga| {
+            saga["deadline"] = json!("2s");
+            saga["steps"] = json!([{ "name": "rest", "wait": wait }]);
+        });
+        let mut page = Page::new(&definition, &fine);
+        page.event(11, "order.made", &json!({ "order": 1 }));
+        let instance = page.members()[0].instance.clone();
+        let id = instance.origin.id.clone();
+        let mut later = Crowd::new(Timestamp(10_000_000), 100, &fine);
+        later.add(Arc::clone(&definition), instance, &[]);
+        later.tell(&id, Input::Due).expect("fits");
+        assert_eq!(later.member(&id).expect("it").instance.state(), end, "{wait}");
+    }
+}

@@ -369,7 +369,7 @@ impl Instance {
                 for step in steps {
                     let record = &mut self.steps[*step];
                     if self.is_undoing {
-                        record.state = StepState::Compensated;
+                        (record.state, record.error) = (StepState::Compensated, None);
                         continue;
                     }
                     (record.state, record.may_have_happened, record.error) = (StepState::Succeeded, true, None);

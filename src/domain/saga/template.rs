@@ -12,6 +12,9 @@ use super::json::find;
 /// What is not encoded in a segment of a path (RFC 3986, unreserved).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Longest text that a template becomes, in bytes: far more than what may be sent.
+const MAX_FILLED: usize = 32 << 20;
+
 /// A text with holes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text(Vec<Part>);
@@ -84,11 +87,7 @@ impl Text {
 
     /// As [`Self::fill`], as the key of an event: what may be published as one.
     pub fn fill_key(&self, scope: &str) -> Result<String, Unfilled> {
-        for path in self.paths() {
-            if look_up(scope, path)?.trim() == "null" {
-                return Err(Unfilled(format!("${{{}}} is null, and no key", path.join("."))));
-            }
-        }
+        self.has_values(scope, "key")?;
         let key = self.fill(scope)?;
         match key.chars().any(char::is_control) {
             _ if key.is_empty() => Err(Unfilled("a key must not be empty".to_owned())),
@@ -100,6 +99,7 @@ impl Text {
     /// As [`Self::fill`], each value as one segment of a path. None of the segments may be a step through the path, nor be
     /// empty because of what was filled in.
     pub fn fill_path(&self, scope: &str) -> Result<String, Unfilled> {
+        self.has_values(scope, "segment of a path")?;
         // Stands for an empty value; no other part has one.
         const NOTHING: char = '\0';
         let path = self.filled(scope, |value| match value {
@@ -125,12 +125,23 @@ impl Text {
         });
     }
 
+    /// Fails if null stands for a hole.
+    fn has_values(&self, scope: &str, what: &str) -> Result<(), Unfilled> {
+        for path in self.paths() {
+            if look_up(scope, path)?.trim() == "null" {
+                return Err(Unfilled(format!("${{{}}} is null, and no {what}", path.join("."))));
+            }
+        }
+        Ok(())
+    }
+
     fn filled(&self, scope: &str, with: impl Fn(&str) -> String) -> Result<String, Unfilled> {
         self.0.iter().try_fold(String::new(), |mut text, part| {
             match part {
                 Part::Plain(plain) => text.push_str(plain),
                 Part::Hole(path) => text.push_str(&with(&unquoted(look_up(scope, path)?))),
             }
+            bounded(&text)?;
             Ok(text)
         })
     }
@@ -144,6 +155,11 @@ impl Text {
         }
         Ok(())
     }
+}
+
+fn bounded(filled: &str) -> Result<(), Unfilled> {
+    let is_bounded = filled.len() <= MAX_FILLED;
+    if is_bounded { Ok(()) } else { Err(Unfilled(format!("it becomes longer than {MAX_FILLED} bytes"))) }
 }
 
 fn look_up<'a>(scope: &'a str, path: &[String]) -> Result<&'a str, Unfilled> {
@@ -220,7 +236,7 @@ impl Template {
                 out.push('}');
             }
         }
-        Ok(())
+        bounded(out)
     }
 }
 
@@ -264,6 +280,16 @@ mod tests {
         assert_eq!(path("/t//a${no}/?n=${no}").as_deref(), Ok("/t//a/?n="));
         assert_eq!(path("/t/${b}.json?of=/../").as_deref(), Ok("/t/...json?of=/../"));
         assert_eq!(path("/t/${d.e}"), Err(Unfilled("${d.e} is not there".to_owned())));
+    }
+
+    #[test]
+    fn a_template_becomes_only_so_long() {
+        let scope = json!({ "trigger": "x".repeat(1 << 20) }).to_string();
+        let holes = |count: usize| Template::parse(&json!(vec!["${trigger}"; count])).expect("a template");
+        assert!(holes(20).fill(&scope).is_ok());
+        assert!(holes(40).fill(&scope).is_err_and(|unfilled| unfilled.0.contains("longer")));
+        let text = Text::parse(&"${trigger}".repeat(40)).expect("a text");
+        assert!(text.fill(&scope).is_err_and(|unfilled| unfilled.0.contains("longer")));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use crate::domain::entity::EntityType;
 use crate::domain::event::Timestamp;
 use crate::domain::saga::template::{Text, Unfilled};
 
+/// Most `${…}` of one path, body or payload: each is looked up in all that the instance knows.
+const MAX_HOLES: usize = 500;
 /// What templates know of an instance.
 const OF_SAGA: [&str; 4] = ["id", "name", "correlation", "started_at"];
 /// The step that a compensation is of.
@@ -184,6 +186,10 @@ impl<'a> Checking<'a> {
         knows_itself: bool,
         paths: impl Iterator<Item = &'p [String]>,
     ) -> Checked {
+        let paths: Vec<_> = paths.collect();
+        if paths.len() > MAX_HOLES {
+            return self.wrong(at, field, format!("has {} templates, more than {MAX_HOLES}", paths.len()));
+        }
         for path in paths {
             let names: Vec<&str> = path.iter().map(String::as_str).collect();
             let shown = names.join(".");

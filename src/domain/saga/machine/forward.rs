@@ -58,15 +58,19 @@ impl Deciding<'_> {
             Work::Wait(text) => text.fill(&scope).map(|text| instant(&text, self.now)),
             _ => Ok(None),
         };
+        let found_by = self.instance.await_key(definition, step);
         let (after, failed) = (self.after, |Unfilled(reason)| format!("template_error: {reason}"));
-        let (filled, until) = match (filled, until) {
-            (Ok(filled), Ok(until)) => (filled, until),
-            (Err(absent), _) | (_, Err(absent)) => return self.never_begun(step, failed(absent)),
+        let (filled, until) = match (filled, until, found_by) {
+            (Ok(filled), Ok(until), Ok(_)) => (filled, until),
+            (Err(absent), _, _) | (_, Err(absent), _) | (_, _, Err(absent)) => {
+                return self.never_begun(step, failed(absent));
+            }
         };
         if matches!(does.work, Work::Wait(_)) && until.is_none() {
             return self.never_begun(step, "template_error: wait is neither a duration nor an instant".to_owned());
         }
-        if let Some(reason) = self.is_barred(Deed::Action(step)) {
+        let deeds = [Deed::Action(step), Deed::Compensation(step)];
+        if let Some(reason) = deeds.into_iter().find_map(|deed| self.is_barred(deed)) {
             self.fails_uncalled(step, reason.clone());
             return self.needs_operator(Some(step), &reason);
         }

@@ -316,9 +316,12 @@ impl Deciding<'_> {
         if self.instance.is_paused || self.instance.phase != Phase::Forward {
             return;
         }
+        // What was due before the deadline comes before it, however late both are noticed.
+        let deadline = self.instance.deadline_at.filter(|at| *at <= self.now);
+        let by = deadline.unwrap_or(self.now);
         for step in 0..self.instance.steps.len() {
             let Some((on, until)) = self.instance.steps[step].waits else { continue };
-            if until > self.now || self.instance.phase != Phase::Forward {
+            if until > by || self.instance.phase != Phase::Forward {
                 continue;
             }
             match on {
@@ -328,7 +331,8 @@ impl Deciding<'_> {
                 WaitsFor::Probe => {}
             }
         }
-        if self.instance.phase == Phase::Forward && self.instance.deadline_at.is_some_and(|at| at <= self.now) {
+        let is_over = self.instance.steps.iter().all(|step| step.state.has_ended());
+        if self.instance.phase == Phase::Forward && deadline.is_some() && !is_over {
             match self.definition.on_deadline {
                 OnTrouble::Compensate if !self.is_past_pivot(None) => self.compensate("the deadline has passed"),
                 _ => self.needs_operator(None, "the deadline has passed"),
