@@ -165,7 +165,12 @@ pub fn run(args: &TypesArgs, config: &Config) -> Result<(), Failure> {
             if events.is_empty() {
                 return Err(Failure::Failed(format!("there are no events {name:?} to learn from")));
             }
-            let schema = infer(events.iter().map(|event| event.payload.get()));
+            let (schema, left_out) = infer(events.iter().map(|event| event.payload.get()));
+            if left_out > 0 {
+                output::say(format_args!(
+                    "{left_out} payloads are left out: a number or a text in them cannot be held"
+                ));
+            }
             print_json(&serde_json::json!({ "name": name, "mode": "observe", "schema": schema }))
         }
     }

@@ -7,6 +7,7 @@ use super::error::{ApiError, ErrorCode};
 use super::raw_object::RawObject;
 use crate::domain::catalogue::change::{Put, Refused, compatibility};
 use crate::domain::catalogue::{EventType, Mode, Settings};
+use crate::domain::entity::Precondition;
 use crate::domain::event::NewEvent;
 use crate::domain::pattern::Pattern;
 use crate::domain::schema::compat::{Comparison, Reason};
@@ -58,7 +59,7 @@ pub fn parse_put(json: &[u8], name: Option<Pattern>) -> Result<Put, ApiError> {
         compatibility: choice(&object, "compatibility", &compatibility::ALL, compatibility::name)?.unwrap_or_default(),
         strict: flag("strict")?.unwrap_or_default(),
     };
-    Ok(Put { name, version, schema: schema.to_owned(), settings })
+    Ok(Put { name, version, condition: Precondition::default(), schema: schema.to_owned(), settings })
 }
 
 fn invalid(field: &str, reason: &str) -> ApiError {
@@ -105,6 +106,7 @@ pub fn invalid_schema(Invalid { field, message, kind }: Invalid) -> ApiError {
 /// Why a type is not put.
 pub fn refused(refused: Refused) -> ApiError {
     match refused {
+        Refused::Condition(current) => self::refused(Refused::Version(current)).of_precondition(),
         Refused::Version(current) => {
             let message = match current {
                 Some(version) => format!("the newest version is {version}"),

@@ -8,6 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
+use super::precondition::precondition;
 use super::query::Query;
 use super::reply::{self, Refusal};
 use super::{Edge, access, body};
@@ -16,6 +17,7 @@ use crate::actors::clock::now;
 use crate::actors::shard::messages::CountSubscribers;
 use crate::domain::access::Scope;
 use crate::domain::catalogue::EventType;
+use crate::domain::catalogue::change::Put;
 use crate::domain::event::{Event, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::protocol::error::{ApiError, ErrorCode};
@@ -75,7 +77,8 @@ pub async fn put(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Result
     let is_dry = query.read("dry_run", "true or false", |text| text.parse().ok())?.unwrap_or(false);
     body::content_type(&req, &["application/json"])?;
     let name = name(&req)?;
-    let put = parse_put(&given, Some(name.clone()))?;
+    let condition = precondition(req.headers())?;
+    let put = Put { condition, ..parse_put(&given, Some(name.clone()))? };
     let desk = &edge.parts.catalogue;
     if is_dry {
         let Preview { comparison, is_strict, checked, failing } = desk.preview(put).await?;

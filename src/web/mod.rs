@@ -17,6 +17,7 @@ mod lines;
 mod long_poll;
 mod observe;
 mod origin;
+mod precondition;
 mod prefix;
 mod publish;
 mod query;

@@ -3,20 +3,19 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
+use super::precondition::precondition;
 use super::publish::{commit, headers, tell_violations};
 use super::query::{DEFAULT_LIMIT, MAX_LIMIT, Query, invalid};
 use super::reply::{self, Refusal};
 use super::{Edge, access, body, long_poll};
 use crate::domain::access::{Caller, Scope};
-use crate::domain::entity::{
-    Change, EntityId, EntityType, MAX_BUCKETS, Op, Precondition, Tags, Unmet, previous_version,
-};
+use crate::domain::entity::{Change, EntityId, EntityType, MAX_BUCKETS, Op, Precondition, Unmet, previous_version};
 use crate::domain::event::{Append, DEFAULT_SOURCE, EventId, Idempotency, NewEvent, Timestamp};
 use crate::domain::pattern::Pattern;
 use crate::protocol::entity::{deleted_json, entity_json, entity_key, entity_type, listed_json, unmet};
@@ -293,23 +292,6 @@ fn as_of(query: &Query<'_>) -> Result<Option<EventId>, ApiError> {
 
 fn version(text: &str) -> Option<EventId> {
     text.parse().ok().filter(|version| *version >= 0)
-}
-
-/// The conditions of a request (RFC 9110, section 13).
-fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
-    let tags = |name: header::HeaderName| {
-        let values: Vec<_> = headers.get_all(&name).collect();
-        if values.is_empty() {
-            return Ok(None);
-        }
-        let malformed = |reason: &dyn std::fmt::Display| {
-            ApiError::new(ErrorCode::MalformedRequest, format!("{name}: {reason}")).with("field", name.as_str())
-        };
-        let texts = values.into_iter().map(|value| value.to_str()).collect::<Result<Vec<_>, _>>();
-        let texts = texts.map_err(|_| malformed(&"must be visible ASCII"))?;
-        Tags::parse(texts).map(Some).map_err(|error| malformed(&error))
-    };
-    Ok(Precondition { is: tags(header::IF_MATCH)?, is_not: tags(header::IF_NONE_MATCH)? })
 }
 
 fn conflict(current: Option<EventId>) -> ApiError {

@@ -83,6 +83,15 @@ fn a_type_is_put_shown_versioned_and_deleted() {
         assert_eq!(accept(&server, "a/b.*", second.clone())["version"], 2);
         let conflict = put(&server, "a/b.*", second).error(409);
         assert_eq!((&conflict["code"], &conflict["current_version"]), (&json!("version_conflict"), &json!(2)));
+        let on = |header: &str, tag: &str| {
+            request(&server, "PUT", "a/b.*", "").header(header, tag).json(json!({"schema": {"type": "string"}})).send()
+        };
+        for (header, tag) in [("If-Match", "\"1\""), ("If-None-Match", "*"), ("If-None-Match", "\"2\"")] {
+            let unmet = on(header, tag).error(412);
+            assert_eq!((&unmet["code"], &unmet["current_version"]), (&json!("version_conflict"), &json!(2)));
+        }
+        assert_eq!(on("If-Match", "2").error(400)["field"], "if-match");
+        assert_eq!(on("If-Match", "\"2\"").status, 200);
         let versions = request(&server, "GET", "a/b.*", "/versions").send().data();
         let versions: Vec<_> =
             versions.as_array().expect("a list").iter().map(|v| (v["version"].clone(), v["schema"].clone())).collect();

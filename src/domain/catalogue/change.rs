@@ -1,6 +1,7 @@
 //! Decides on changes of types.
 
 use super::{EventType, Settings};
+use crate::domain::entity::Precondition;
 use crate::domain::pattern::Pattern;
 use crate::domain::schema::compat::{Comparison, Compatibility, compare_texts, is_same};
 
@@ -10,6 +11,8 @@ pub struct Put {
     pub name: Pattern,
     /// The one that is to be the newest before, if the sender says it.
     pub version: Option<u32>,
+    /// What the newest version has to be before, or that there is to be none.
+    pub condition: Precondition,
     /// The JSON text of the schema.
     pub schema: String,
     pub settings: Settings,
@@ -32,6 +35,8 @@ pub struct Decision {
 pub enum Refused {
     /// The newest version is another one; none: there is no such type.
     Version(Option<u32>),
+    /// The same, of a condition.
+    Condition(Option<u32>),
     Incompatible(Comparison),
 }
 
@@ -60,6 +65,9 @@ pub fn reasons_that_count(comparison: &Comparison, stored: Option<&EventType>) -
 pub fn check_version(put: &Put, stored: Option<&EventType>) -> Result<(), Refused> {
     let newest = stored.map_or(0, |stored| stored.version);
     let live = stored.filter(|stored| stored.settings.is_some()).map(|stored| stored.version);
+    if !put.condition.is_met(live.map(i64::from)) {
+        return Err(Refused::Condition(live));
+    }
     // Of a type that is not there, the version that it gets is meant.
     let expected = live.unwrap_or(newest + 1);
     if put.version.is_none_or(|version| version == expected) { Ok(()) } else { Err(Refused::Version(live)) }

@@ -72,6 +72,7 @@ fn a_change_replaces_and_removes() {
 #[test]
 fn a_schema_whose_numbers_differ_beyond_a_binary_fraction_is_another() {
     let put = |schema: &str| Put {
+        condition: Default::default(),
         name: pattern("a"),
         version: None,
         schema: schema.to_owned(),
@@ -93,6 +94,7 @@ fn a_schema_whose_numbers_differ_beyond_a_binary_fraction_is_another() {
 #[test]
 fn versions_are_made_by_schemas_alone() {
     let put = |version, schema: serde_json::Value, settings| Put {
+        condition: Default::default(),
         name: pattern("a"),
         version,
         schema: schema.to_string(),

@@ -15,14 +15,19 @@ const SEEN_EACH: u64 = 5;
 const MAX_TEXT: usize = 64;
 const MAX_EXAMPLES: usize = 3;
 
-/// Proposes a schema. What is no JSON is passed over.
-pub fn infer<'a>(payloads: impl Iterator<Item = &'a str>) -> Value {
-    let mut seen = Seen::default();
-    payloads.filter_map(|payload| serde_json::from_str(payload).ok()).for_each(|payload: Value| seen.add(&payload));
+/// Proposes a schema. Returns as well how many payloads were left out, because a number or a text in them cannot be held.
+pub fn infer<'a>(payloads: impl Iterator<Item = &'a str>) -> (Value, usize) {
+    let (mut seen, mut left_out) = (Seen::default(), 0);
+    for payload in payloads {
+        match serde_json::from_str(payload) {
+            Ok(value) => seen.add(&value),
+            Err(_) => left_out += 1,
+        }
+    }
     let mut schema = Map::new();
     schema.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));
     schema.append(&mut seen.schema());
-    Value::Object(schema)
+    (Value::Object(schema), left_out)
 }
 
 /// The values at one place.
@@ -231,7 +236,8 @@ mod tests {
 
     fn of(payloads: &[Value]) -> Value {
         let texts: Vec<String> = payloads.iter().map(Value::to_string).collect();
-        let schema = infer(texts.iter().map(String::as_str));
+        let (schema, left_out) = infer(texts.iter().map(String::as_str));
+        assert_eq!(left_out, 0);
         let compiled = Schema::compile(&schema.to_string()).unwrap();
         for text in &texts {
             assert_eq!(compiled.judge(text), Ok(()), "{schema}");
@@ -314,5 +320,11 @@ mod tests {
         for text in ["2026-11-29T04:00:00", "2026-11-29T04:00:00.Z", "é026-11-29T04:00:0", "@", "12"] {
             assert_eq!(of(&[json!(text)])["format"], Value::Null, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted() {
+        let (schema, left_out) = infer(["1", "1e400", r#""\ud800""#, "2"].into_iter());
+        assert_eq!((&schema["type"], left_out), (&json!("integer"), 2));
     }
 }

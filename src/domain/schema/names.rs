@@ -34,7 +34,12 @@ impl Collected {
         let (seed, table) = spread.unwrap_or_default();
         let mut sorted: Vec<u32> = (0..names.len() as u32).collect();
         sorted.sort_unstable_by_key(|number| &names[*number as usize]);
-        Names { names, seed, table, sorted }
+        let (mut texts, mut starts) = (String::new(), vec![0]);
+        for name in &names {
+            texts.push_str(name);
+            starts.push(texts.len() as u32);
+        }
+        Names { texts, starts, seed, table, sorted }
     }
 }
 
@@ -53,7 +58,10 @@ fn spread(names: &[Box<str>], seed: u64, size: usize) -> Option<Vec<u32>> {
 /// those of a binary search.
 #[derive(Default)]
 pub(super) struct Names {
-    names: Vec<Box<str>>,
+    /// One after the other, so that a payload which has them in order reads them in order.
+    texts: String,
+    /// Where each begins, and where the last one ends.
+    starts: Vec<u32>,
     seed: u64,
     /// Numbers by hash; empty if no seed spreads them well.
     table: Vec<u32>,
@@ -63,26 +71,31 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn len(&self) -> usize {
-        self.names.len()
+        self.starts.len().saturating_sub(1)
     }
 
     pub(super) fn text(&self, number: u32) -> &str {
-        &self.names[number as usize]
+        self.get(number).unwrap_or_default()
+    }
+
+    fn get(&self, number: u32) -> Option<&str> {
+        let [start, end] = self.starts.get(number as usize..)?.first_chunk()?;
+        Some(&self.texts[*start as usize..*end as usize])
     }
 
     /// The number of a name. What is likely to be it is looked at first.
     pub(super) fn find(&self, name: &str, likely: u32) -> u32 {
-        if self.names.get(likely as usize).is_some_and(|known| same(known.as_bytes(), name.as_bytes())) {
+        if self.get(likely).is_some_and(|known| same(known.as_bytes(), name.as_bytes())) {
             return likely;
         }
         if self.table.is_empty() {
-            let found = self.sorted.binary_search_by(|number| (*self.names[*number as usize]).cmp(name));
+            let found = self.sorted.binary_search_by(|number| self.text(*number).cmp(name));
             return found.map_or(UNKNOWN, |place| self.sorted[place]);
         }
         let size = self.table.len() - MAX_TRIES;
         let first = hash(name.as_bytes(), self.seed) as usize & (size - 1);
         for number in &self.table[first..first + MAX_TRIES] {
-            match self.names.get(*number as usize) {
+            match self.get(*number) {
                 Some(known) if same(known.as_bytes(), name.as_bytes()) => return *number,
                 Some(_) => {}
                 None => return UNKNOWN,

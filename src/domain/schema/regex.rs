@@ -209,7 +209,11 @@ impl Translator<'_> {
             self.out.push_str("(?:");
         } else if self.take("?<") {
             // Nothing refers to a group, so its name is nothing to keep.
-            let (_, rest) = self.rest.split_once('>').ok_or("a group without the end of its name")?;
+            let (name, rest) = self.rest.split_once('>').ok_or("a group without the end of its name")?;
+            let is_of_names = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
+            if name.is_empty() || name.starts_with(|c: char| c.is_numeric()) || !name.chars().all(is_of_names) {
+                return Err(format!("{name:?} is no name of a group"));
+            }
             self.rest = rest;
             self.out.push_str("(?:");
         } else if self.rest.starts_with('?') {
@@ -403,6 +407,9 @@ mod tests {
             r"(a)\1",
             r"(?<n>a)\k<n>",
             "(?i)a",
+            "(?<a(b>c)",
+            "(?<>a)",
+            "(?<1>a)",
             "a**",
             "*a",
             "(",

@@ -207,12 +207,35 @@ fn work_is_counted_and_bounded() {
 #[test]
 fn any_text_is_judged_without_a_panic() {
     let schema = schema(r#"{"additionalProperties": {"minimum": 1}}"#);
-    let payload = r#"{"a\u00e9\ud83d\ude00\n":[1.5e-3,-0,true,null,"\ud800"],"b":{"c":12}}"#;
+    let payload = r#"{"a\u00e9\ud83d\ude00\n":[1.5e-3,-0,true,null,"\u0000"],"b":{"c":12}}"#;
     assert_eq!(schema.judge(payload), Ok(()));
     for end in (0..payload.len()).filter(|end| payload.is_char_boundary(*end)) {
         assert!(schema.judge(&payload[..end]).is_err(), "{}", &payload[..end]);
     }
     for text in ["", "nul", "01", "[1,]", "{\"a\":1,}", "\"\u{1}\"", "\"\\x\"", "1 2", "{a:1}", "[1 2]", "{\"a\" 1}"] {
         assert!(schema.judge(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn half_of_a_surrogate_pair_is_no_text() {
+    let schema = schema("{}");
+    for payload in [r#""\ud800""#, r#"["\udfff"]"#, r#"{"\ud800":1,"\ud801":2}"#, r#""\ud83d\ud83d\ude00""#] {
+        let told = told(&schema, payload);
+        assert_eq!(told.len(), 1, "{payload}: {told:?}");
+        assert!(told[0].2.contains("surrogate"), "{payload}: {told:?}");
+    }
+    assert!(Schema::compile(r#"{"const": "\ud800"}"#).is_err());
+}
+
+#[test]
+fn characters_are_counted_and_not_bytes() {
+    let (least, most) = (schema(r#"{"minLength": 3}"#), schema(r#"{"maxLength": 3}"#));
+    for (text, count) in
+        [("", 0), ("ab", 2), ("abc", 3), ("abcd", 4), ("éé", 2), ("😀😀", 2), ("😀😀😀", 3), ("é😀aé", 4)]
+    {
+        let payload = format!("\"{text}\"");
+        assert_eq!(least.judge(&payload).is_ok(), count >= 3, "{text}");
+        assert_eq!(most.judge(&payload).is_ok(), count <= 3, "{text}");
     }
 }

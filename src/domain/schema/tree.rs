@@ -61,7 +61,7 @@ pub(super) type At = u32;
 /// A text that has been read.
 pub(super) struct Tree<'t> {
     text: Cow<'t, str>,
-    /// Texts that were written with escapes. A half of a surrogate pair alone counts as U+FFFD.
+    /// Texts that were written with escapes.
     unescaped: String,
     values: Vec<Value>,
 }

@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::notation::Schemas;
 use crate::protocol::error::ErrorCode;
 
-/// What no operation answers, but the program may answer to any request: there is no operation, or no request.
-pub const OUTSIDE: [ErrorCode; 2] = [ErrorCode::MethodNotAllowed, ErrorCode::HeadTooLarge];
+/// What no operation answers, but the program may answer to any request: there is no operation, or no (whole) request.
+pub const OUTSIDE: [ErrorCode; 3] = [ErrorCode::MethodNotAllowed, ErrorCode::HeadTooLarge, ErrorCode::RequestTimeout];
 
 /// All operations, with what they refer to.
 #[derive(Debug, Deserialize)]

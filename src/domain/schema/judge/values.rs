@@ -104,10 +104,10 @@ impl<'s> Judge<'s, '_> {
 
     pub(super) fn string<const TELL: bool>(&mut self, id: Id, rules: &'s StringRules, at: At) -> bool {
         let text = self.tree.text(at);
-        if rules.least.is_some() || rules.most.is_some() {
-            if !self.step((text.len() / BYTES_A_STEP) as u64) {
-                return false;
-            }
+        if (rules.least.is_some() || rules.most.is_some()) && !self.step((text.len() / BYTES_A_STEP) as u64) {
+            return false;
+        }
+        if !has_size(text.len() as u64, rules) {
             let length = text.chars().count() as u64;
             if let Some(least) = rules.least.filter(|least| length < *least)
                 && self.fails::<TELL>(id, "minLength", at, |_| format!("{length} characters are fewer than {least}"))
@@ -132,6 +132,11 @@ impl<'s> Judge<'s, '_> {
         }
         true
     }
+}
+
+/// Whether a text of so many bytes has as many characters as it is to have, whatever they are: each has 1 to 4 bytes.
+fn has_size(bytes: u64, rules: &StringRules) -> bool {
+    rules.least.is_none_or(|least| least <= bytes.div_ceil(4)) && rules.most.is_none_or(|most| bytes <= most)
 }
 
 /// A text as a message shows it.

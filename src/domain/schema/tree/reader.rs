@@ -294,13 +294,16 @@ impl Reader<'_> {
                 let unit = self.unit(at + 1).ok_or(WRONG)?;
                 let follows = self.text.as_bytes().get(at + 5..at + 7) == Some(b"\\u");
                 let low = if follows { self.unit(at + 7) } else { None };
-                if let (0xd800..0xdc00, Some(low @ 0xdc00..0xe000)) = (unit, low) {
-                    let code = 0x1_0000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
-                    self.tree.unescaped.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
-                    return Ok(at + 11);
-                }
-                self.tree.unescaped.push(char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER));
-                return Ok(at + 5);
+                let (code, end) = match (unit, low) {
+                    (0xd800..0xdc00, Some(low @ 0xdc00..0xe000)) => {
+                        (0x1_0000 + ((unit - 0xd800) << 10) + (low - 0xdc00), at + 11)
+                    }
+                    _ => (unit, at + 5),
+                };
+                // It stands for no character, so that rules of texts say nothing on it.
+                let half = Unread::Malformed("half of a surrogate pair in a string");
+                self.tree.unescaped.push(char::from_u32(code).ok_or(half)?);
+                return Ok(end);
             }
             _ => return Err(WRONG),
         };
