@@ -111,7 +111,7 @@ pub async fn guard_admin(
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let rest = req.match_info().unprocessed();
-    let is_page = rest.is_empty() || rest.starts_with("/page/");
+    let is_page = matches!(rest, "" | "/") || rest.starts_with("/page/");
     let verdict = match req.app_data::<Data<Edge>>() {
         _ if is_page => Ok(()),
         Some(edge) => admin(req.request(), edge),
@@ -121,11 +121,11 @@ pub async fn guard_admin(
         Ok(()) if is_page => next.call(req).await,
         Ok(()) if req.headers().contains_key(node_request::SIGNATURE) => sign(next.call(req).await?).await,
         Ok(()) => next.call(req).await.map(not_kept),
-        Err(error) => Ok(req.into_response(reply::refuse(&error))),
+        Err(error) => Ok(not_kept(req.into_response(reply::refuse(&error)))),
     }
 }
 
-/// An answer for an operator alone.
+/// An answer for an operator alone, or why there is none.
 fn not_kept(mut answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -53,7 +53,7 @@ const REPORTS: &str = "window.reports = []; addEventListener('securitypolicyviol
                        (event) => reports.push(event.violatedDirective + ' ' + event.blockedURI + ' ' + event.sample))";
 
 /// A server below `base` that delivers to the bank, with the saga.
-fn with_bank(bank: &Service, base: &str) -> Server {
+pub fn with_bank(bank: &Service, base: &str) -> Server {
     let builder = Server::builder().env("EVENT_HANDLER__SERVER__BASE_PATH", base);
     let builder = builder.backend(Backend::Sqlite).file("c.toml", SAGAS).env("EVENT_HANDLER_CONFIG", "c.toml");
     let server = bank.configure(builder, "bank", &[("max_attempts", "1"), ("routes", "a.*")]).start();
@@ -64,27 +64,32 @@ fn with_bank(bank: &Service, base: &str) -> Server {
     server
 }
 
-fn open(server: &Server, base: &str) -> Page {
+pub fn open(server: &Server, base: &str) -> Page {
+    open_at(&format!("{}{base}", server.addr()), server)
+}
+
+/// Opens the page of a server by another address.
+pub fn open_at(addr: &str, server: &Server) -> Page {
     let mut page = Page::open("about:blank#new");
     page.run_first(REPORTS);
     let token = server.admin_token().expect("made");
-    page.navigate(&format!("http://{}{base}/admin#token={token}", server.addr()));
+    page.navigate(&format!("http://{addr}/admin#token={token}"));
     page.wait_until("document.querySelector('main[data-view=overview] .tile') != null");
     page
 }
 
-fn show(page: &mut Page, view: &str) {
+pub fn show(page: &mut Page, view: &str) {
     let name = view.split(['/', '?']).next().unwrap_or_default();
     page.evaluate(&format!("location.hash = {}", json!(format!("#/{view}"))));
     page.wait_until(&format!("document.querySelector('main').dataset.view == {}", json!(name)));
     page.wait_until("![...document.querySelectorAll('main .soft')].some((one) => one.textContent == 'Loading')");
 }
 
-fn shows(page: &mut Page, text: &str) {
+pub fn shows(page: &mut Page, text: &str) {
     page.wait_until(&format!("document.querySelector('main').innerText.includes({})", json!(text)));
 }
 
-fn press(page: &mut Page, within: &str, label: &str) {
+pub fn press(page: &mut Page, within: &str, label: &str) {
     let found = format!(
         "[...document.querySelectorAll({})].find((button) => button.textContent == {} && !button.disabled)",
         json!(format!("{within} button")),
@@ -95,17 +100,22 @@ fn press(page: &mut Page, within: &str, label: &str) {
 }
 
 /// Types a name into the dialog that is open, and confirms.
-fn confirm(page: &mut Page, label: &str, name: &str) {
-    let field = "document.querySelector('dialog[open] [name=typed-name]')";
-    page.wait_until(&format!("{field} != null"));
-    page.evaluate(&format!(
-        "{field}.value = {}; {field}.dispatchEvent(new Event('input', {{bubbles: true}}))",
-        json!(name)
-    ));
+pub fn confirm(page: &mut Page, label: &str, name: &str) {
+    fill(page, "typed-name", name);
     press(page, "dialog[open]", label);
 }
 
-fn said(page: &mut Page, text: &str) {
+/// Types into a field of the dialog that is open.
+pub fn fill(page: &mut Page, name: &str, text: &str) {
+    let field = format!("document.querySelector('dialog[open] [name={name}]')");
+    page.wait_until(&format!("{field} != null"));
+    page.evaluate(&format!(
+        "{field}.value = {}; {field}.dispatchEvent(new Event('input', {{bubbles: true}}))",
+        json!(text)
+    ));
+}
+
+pub fn said(page: &mut Page, text: &str) {
     page.wait_until(&format!("document.querySelector('dialog[open]').innerText.includes({})", json!(text)));
     press(page, "dialog[open]", "Close");
     page.wait_until("document.querySelector('dialog') == null");

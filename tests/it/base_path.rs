@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::http::Connection;
+use crate::support::http::{Connection, Request};
 use crate::support::sse::EventStream;
 use crate::support::ws::Socket;
 use crate::support::{Backend, Server};
@@ -75,11 +75,15 @@ fn a_slash_at_the_end_is_redirected() {
             ("GET", "/events/1/trace/", "../trace"),
             ("GET", "/ws/", "../ws"),
             ("GET", "/health/ready/", "../ready"),
+            ("GET", "/admin/", "../admin"),
         ];
         for (method, path, location) in cases {
             let answer = server.request(method, &format!("{base}{path}")).body("{}").send();
             assert_eq!((answer.status, answer.header("location")), (308, Some(location)), "{method} {base}{path}");
         }
+        let refused = Request::new(server.addr(), "GET", &format!("{base}/admin/actors/")).send();
+        assert_eq!(refused.error(401)["code"], "unauthorized");
+        assert_eq!(refused.header("cache-control"), Some("no-store"));
         for path in ["/nowhere/", "/publish//", "//"] {
             server.get(&format!("{base}{path}")).error(404);
         }

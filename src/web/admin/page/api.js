@@ -122,15 +122,36 @@ export function search(query) {
 
 /**
  * Reads server-sent events until `signal` ends it, and calls `received(event, data, id)` for each; `data` is empty where
- * only a position is told. Returns when the server ends the stream.
+ * only a position is told. Returns when the server ends the stream. Fails when nothing comes for `silence` milliseconds.
  */
-export async function stream(path, query, signal, received, opened = () => {}) {
-  const answer = await send(withQuery(path, query), { signal });
-  opened(answer);
+export async function stream(path, query, signal, received, { silence, opened = () => {} }) {
+  const ends = new AbortController();
+  const end = () => ends.abort();
+  let [timer, isSilent] = [0, false];
+  const heard = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => { isSilent = true; end(); }, silence);
+  };
+  signal.addEventListener("abort", end);
+  heard();
+  try {
+    const answer = await send(withQuery(path, query), { signal: ends.signal });
+    opened(answer);
+    await read(answer, heard, received);
+  } catch (error) {
+    throw isSilent ? new Error(`nothing has come for ${silence / 1000} s`) : error;
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", end);
+  }
+}
+
+async function read(answer, heard, received) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();
+    heard();
     if (done) return;
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();

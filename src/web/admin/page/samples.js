@@ -47,33 +47,24 @@ async function run() {
   clearTimeout(timer);
   if (ends || document.hidden || !readers.size) return;
   const mine = (ends = new AbortController());
-  let last = Date.now();
-  let isSilent = false;
-  const watch = setInterval(() => {
-    if (Date.now() - last < MAX_SILENCE) return;
-    isSilent = true;
-    mine.abort();
-  }, 1000);
   const some = (event, data) => {
-    heard = last = Date.now();
+    heard = Date.now();
     received(event, data);
   };
   try {
-    await stream("/admin/samples", {}, mine.signal, some, () => { last = Date.now(); });
+    await stream("/admin/samples", {}, mine.signal, some, { silence: MAX_SILENCE });
     if (!mine.signal.aborted) live.problem = silence("the stream has ended");
   } catch (error) {
-    if (isSilent) live.problem = silence("");
-    else if (!mine.signal.aborted) live.problem = silence(error.message);
+    if (!mine.signal.aborted) live.problem = silence(error.message);
   }
-  clearInterval(watch);
   if (ends === mine) ends = null;
   tell();
-  if (isSilent || !mine.signal.aborted) timer = setTimeout(run, AGAIN);
+  if (!mine.signal.aborted) timer = setTimeout(run, AGAIN);
 }
 
 function silence(why) {
   const since = heard === null ? "" : ` since ${new Date(heard).toTimeString().slice(0, 8)}`;
-  return `Nothing is heard from the server${since}${why ? `: ${why}` : "."}`;
+  return `Nothing is heard from the server${since}: ${why}.`;
 }
 
 function end() {

@@ -8,6 +8,9 @@ const MAX_ROWS = 500;
 const PAINT_EVERY = 100;
 const SHOWN = 400;
 
+/** A stream without events has a comment every 20 seconds, unless it is configured otherwise. */
+const MAX_SILENCE = 60000;
+
 /** How the event begins that says that not everything since the position comes. */
 const GAP = '{"event_name":"$sys.stream.gap"';
 
@@ -70,7 +73,10 @@ function Tail({ patterns, filter }) {
         try {
           begun = after;
           const query = { event_name: patterns, filter, named: "false", after, log_id: after && log };
-          await stream("/events/stream", query, mine.signal, received, (answer) => { log = answer.headers.get("Event-Log") ?? log; say("live"); });
+          await stream("/events/stream", query, mine.signal, received, {
+            silence: MAX_SILENCE,
+            opened: (answer) => { log = answer.headers.get("Event-Log") ?? log; say("live"); },
+          });
           say("the stream has ended, connecting again");
         } catch (error) {
           if (mine.signal.aborted) return;
