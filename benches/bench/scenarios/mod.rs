@@ -9,6 +9,7 @@ mod history;
 mod idle;
 mod ingest;
 mod nodes;
+mod page;
 mod publish;
 mod relay;
 mod resume;
@@ -89,6 +90,12 @@ pub const ALL: &[Scenario] = &[
         about: "memory of silent WebSockets and SSE clients with one subscription each",
         takes: |subject| !subject.is_postgres(),
         run: idle::run,
+    },
+    Scenario {
+        name: "page",
+        about: "operators' pages that show the overview of a server at rest",
+        takes: Subject::is_sqlite,
+        run: page::run,
     },
     Scenario {
         name: "relay",

@@ -37,8 +37,8 @@ trigger = { event = "three" }
 correlation = "/n"
 steps = [
     { name = "a", call = { service = "s", path = "/a", body = { n = "${trigger.payload.n}" } } },
-    { name = "b", call = { service = "s", path = "/b", body = { n = "${trigger.payload.n}" } } },
-    { name = "c", call = { service = "s", path = "/c", body = { n = "${trigger.payload.n}" } } },
+    { name = "b", call = { service = "t", path = "/b", body = { n = "${trigger.payload.n}" } } },
+    { name = "c", call = { service = "u", path = "/c", body = { n = "${trigger.payload.n}" } } },
 ]
 
 [[sagas]]
@@ -84,7 +84,7 @@ pub fn run(bench: &Bench, subject: &Subject) -> io::Result<Vec<Row>> {
 fn start(bench: &Bench, subject: &Subject, sink: &Sink, directory: &Path, store: Option<&Path>) -> io::Result<System> {
     let config = directory.join("sagas.toml");
     std::fs::write(&config, SAGAS)?;
-    let mut settings: Settings = service("s", sink, "nothing");
+    let mut settings: Settings = ["s", "t", "u"].iter().flat_map(|name| service(name, sink, "nothing")).collect();
     settings.push(("EVENT_HANDLER_CONFIG".to_owned(), config.display().to_string()));
     settings.extend(store.map(|store| ("DATABASE_URL".to_owned(), format!("sqlite:{}", store.display()))));
     subject.start_with(bench, &settings)
