@@ -110,6 +110,8 @@ impl Redis {
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "redis-server"])
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--logfile", "log"])
+            // A primary waits 5 s for further replicas otherwise, before it sends one its data.
+            .args(["--repl-diskless-sync-delay", "0"])
             .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
             .arg(self.dir.path())
             .args(&self.args)
