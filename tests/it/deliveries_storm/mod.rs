@@ -70,6 +70,8 @@ fn storm(backend: Backend) {
     down.set(Health::Well);
 
     for (service, name) in services.iter().zip(NAMES) {
+        // Each was ill until those before it had everything.
+        service.set(Health::Well);
         drain(&server, service, &stream);
         service.assert_order(name);
         let duplicates = service.duplicates();
