@@ -38,13 +38,24 @@ correlation = "/id"
 [[sagas.steps]]
 name = "act"
 call = { service = "bank", path = "/segment/${trigger.payload.of}" }
+
+[[sagas]]
+name = "alone"
+version = 1
+trigger = { event = "alone.begun" }
+correlation = "/id"
+on_duplicate = "needs_operator"
+
+[[sagas.steps]]
+name = "rest"
+wait = "1h"
 "#;
 
 fn start(backend: Backend) -> (Service, Server) {
     let bank = Service::start();
     let builder = Server::builder().backend(backend).file("c.toml", SAGAS).env("EVENT_HANDLER_CONFIG", "c.toml");
     let server = bank.configure(builder, "bank", &[("routes", "nothing")]).start();
-    eventually("they are declared", || (server.get("/sagas/definitions").data().as_array()?.len() == 3).then_some(()));
+    eventually("they are declared", || (server.get("/sagas/definitions").data().as_array()?.len() == 4).then_some(()));
     (bank, server)
 }
 
@@ -111,4 +122,22 @@ fn what_the_catalogue_refuses_begins_no_saga_by_hand() {
     let begin = |payload: Value| server.post("/sagas/segment/start", json!({ "payload": payload }));
     assert_eq!(begin(json!({ "id": 1 })).error(422)["code"], "schema_violation");
     assert_eq!(begin(json!({ "id": 1, "of": "x" })).status, 201);
+}
+
+/// Its value is another's.
+#[test]
+fn an_order_that_cannot_be_taken_is_not_counted_as_one_that_can() {
+    let (_bank, server) = start(Backend::Sqlite);
+    for _ in 0..2 {
+        server.publish("alone.begun", json!({ "id": 1 }));
+    }
+    eventually("one needs an operator", || {
+        let found = server.get("/sagas?name=alone&state=needs_operator").data();
+        (found.as_array()?.len() == 1).then_some(())
+    });
+    for dry_run in [true, false] {
+        let order = json!({ "name": "alone", "state": "needs_operator", "reason": "a test", "dry_run": dry_run });
+        let told = server.post("/admin/sagas/retry", order).data();
+        assert_eq!((&told["count"], &told["unfit"]), (&json!(0), &json!(1)), "{told}");
+    }
 }
