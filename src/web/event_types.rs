@@ -6,8 +6,10 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::admin::nodes;
 use super::precondition::precondition;
 use super::query::Query;
 use super::reply::{self, Refusal};
@@ -108,15 +110,12 @@ pub async fn delete(req: HttpRequest, payload: Payload, edge: Data<Edge>) -> Res
     Ok(reply::ok("Event type deleted.", data.to_string().as_bytes()))
 }
 
-/// Answers with who has published its events in the last day, who receives them now, and how many violations this node has
-/// found.
+/// Answers with who has published its events in the last day, who receives them now, and how many violations were found.
 pub async fn usage(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let of = readable(&req, &edge).await?;
-    let parts = &edge.parts;
-    let (now, name) = (now(), of.name.clone());
-    let since = Timestamp(now.0.saturating_sub(DAY));
+    let since = Timestamp(now().0.saturating_sub(DAY));
     let is_recent = |event: &Event| event.created_at >= since;
-    let (events, is_complete) = parts.catalogue.governed(&of, USAGE_EVENTS, is_recent).await?;
+    let (events, is_complete) = edge.parts.catalogue.governed(&of, USAGE_EVENTS, is_recent).await?;
     let mut publishers = BTreeMap::<&str, (u64, Timestamp)>::new();
     for event in &events {
         let (count, last_at) = publishers.entry(&event.source).or_default();
@@ -127,21 +126,68 @@ pub async fn usage(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, R
         .into_iter()
         .map(|(source, (count, last_at))| json!({ "source": source, "count": count, "last_at": last_at.to_string() }))
         .collect();
-    let services = parts.services.iter().filter(|of| of.config.routes.iter().any(|route| route.event.overlaps(&name)));
-    let mut receivers: BTreeSet<(&str, String)> = services.map(|of| ("service", of.config.name.clone())).collect();
-    let consumers = parts.reader.consumers().await?.into_iter();
+    let mut seen = Seen::here(&edge, &of.name).await;
+    let consumers = edge.parts.reader.consumers().await?.into_iter();
     let consumers =
-        consumers.filter(|of| Pattern::parse(of.pattern.clone()).is_ok_and(|pattern| pattern.overlaps(&name)));
-    receivers.extend(consumers.map(|of| ("consumer", of.name)));
-    let subscribed = parts.actors.ask_shards(CountSubscribers).await.into_iter().flatten();
-    let subscribed = subscribed.map(|(pattern, _)| pattern).filter(|pattern| pattern.overlaps(&name));
-    receivers.extend(subscribed.map(|pattern| ("subscriber", pattern.as_str().to_owned())));
-    let receivers: Vec<_> = receivers.into_iter().map(|(kind, name)| json!({ "kind": kind, "name": name })).collect();
-    let violations = parts.catalogue.catalogue.violations(&name, now);
+        consumers.filter(|one| Pattern::parse(one.pattern.clone()).is_ok_and(|pattern| pattern.overlaps(&of.name)));
+    seen.receivers.extend(consumers.map(|one| Receiver { kind: "consumer".to_owned(), name: one.name }));
+    let mut silent = Vec::new();
+    for (node, answer) in nodes::of_others(&edge, &format!("/admin{}", req.path())).await {
+        match answer.map(serde_json::from_value::<Seen>) {
+            Ok(Ok(other)) => seen.add(other),
+            _ => silent.push(node),
+        }
+    }
+    let Seen { receivers, violations } = seen;
     let data = json!({
         "publishers": publishers, "receivers": receivers, "violations": violations, "complete": is_complete,
+        "unreachable": silent,
     });
     Ok(reply::ok("success", data.to_string().as_bytes()))
+}
+
+/// Answers with what a node alone knows of the use of a type.
+pub async fn usage_here(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
+    let query = Query::parse(&req, &["node"], &[])?;
+    if let Some(answer) = nodes::elsewhere(&req, &edge, &query).await? {
+        return Ok(answer);
+    }
+    let seen = Seen::here(&edge, &type_name(segment(&req, 3)?, "name")?).await;
+    Ok(reply::ok("success", json!(seen).to_string().as_bytes()))
+}
+
+/// What a node knows of the use of a type: its services, its subscribers, and the violations that it has found in the last
+/// day.
+#[derive(Debug, Serialize, Deserialize)]
+struct Seen {
+    receivers: BTreeSet<Receiver>,
+    violations: u64,
+}
+
+/// Who receives events: a service, a durable subscription or the pattern of a subscriber.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Receiver {
+    kind: String,
+    name: String,
+}
+
+impl Seen {
+    async fn here(edge: &Edge, name: &Pattern) -> Self {
+        let parts = &edge.parts;
+        let receiver = |kind: &str, name: &str| Receiver { kind: kind.to_owned(), name: name.to_owned() };
+        let services =
+            parts.services.iter().filter(|of| of.config.routes.iter().any(|route| route.event.overlaps(name)));
+        let mut receivers: BTreeSet<_> = services.map(|of| receiver("service", &of.config.name)).collect();
+        let subscribed = parts.actors.ask_shards(CountSubscribers).await.into_iter().flatten();
+        let subscribed = subscribed.map(|(pattern, _)| pattern).filter(|pattern| pattern.overlaps(name));
+        receivers.extend(subscribed.map(|pattern| receiver("subscriber", pattern.as_str())));
+        Self { receivers, violations: parts.catalogue.catalogue.violations(name, now()) }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.receivers.extend(other.receivers);
+        self.violations += other.violations;
+    }
 }
 
 /// The type in the path, if the caller may read its events.

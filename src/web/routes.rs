@@ -107,6 +107,7 @@ pub const OF_OPERATORS: &[Endpoint] = &[
     of(POST, "/admin/durables/{name}/seek", || web::to(admin::consumers::seek)),
     of(POST, "/admin/explain", || web::to(admin::explain::explain)),
     of(GET, "/admin/nodes", || web::to(admin::nodes::list)),
+    of(GET, "/admin/event-types/{name}/usage", || web::to(event_types::usage_here)),
     of(GET, "/admin/tokens", || web::to(admin::tokens::list)),
     of(POST, "/admin/tokens/{name}/{command}", || web::to(admin::tokens::revoke_token)),
     of(POST, "/admin/revocations", || web::to(admin::tokens::revoke)),

@@ -66,18 +66,18 @@ pub async fn elsewhere(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Res
         let message = format!("node {:?} answers here, and not {name:?}", &**own);
         return Err(ApiError::transient(ErrorCode::NodeUnreachable, message).into());
     }
-    // While the store is away, those are asked that were there before.
-    let known: Vec<NodeRecord> = match edge.parts.reader.nodes().await {
-        Ok(nodes) => nodes.into_iter().map(|(node, _)| node).collect(),
-        Err(_) => edge.parts.cluster.view().nodes.clone(),
-    };
+    let known = known(edge).await;
     let nodes: Vec<&NodeRecord> = known.iter().filter(|node| name == ALL || *node.name == *name).collect();
     if nodes.is_empty() {
         let known: Vec<_> = known.iter().map(|node| node.name.to_string()).collect();
         let message = format!("no node is known under the name {name:?}");
         return Err(ApiError::new(ErrorCode::NodeNotFound, message).with("known", known).into());
     }
-    let answers = join_all(nodes.iter().map(|node| ask(req, edge, query, node))).await;
+    let asked = async |node: &NodeRecord| {
+        let query = query.rewritten(&["node"], ("node", &node.name));
+        ask(edge, req.path(), &query, node).await
+    };
+    let answers = join_all(nodes.iter().map(|node| asked(node))).await;
     if name != ALL {
         let Some(answer) = answers.into_iter().next() else { return Ok(None) };
         let (link, body) = answer?;
@@ -93,11 +93,31 @@ pub async fn elsewhere(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Res
     Ok(Some(reply::ok("success", data.to_string().as_bytes())))
 }
 
+/// What each other node that is there answers at `path`, which takes `node`; with its name.
+pub async fn of_others(edge: &Edge, path: &str) -> Vec<(String, Result<Value, ApiError>)> {
+    let own = edge.parts.cluster.name();
+    let others = known(edge).await.into_iter().filter(|node| node.is_member() && *node.name != **own);
+    let asked = async |node: NodeRecord| {
+        let query = Query::default().rewritten(&[], ("node", &node.name));
+        let answer = ask(edge, path, &query, &node).await;
+        (node.name.to_string(), answer.and_then(|(_, body)| data_of(&body)))
+    };
+    join_all(others.map(asked)).await
+}
+
+/// The nodes on this store. While it is away, those are asked that were there before.
+async fn known(edge: &Edge) -> Vec<NodeRecord> {
+    match edge.parts.reader.nodes().await {
+        Ok(nodes) => nodes.into_iter().map(|(node, _)| node).collect(),
+        Err(_) => edge.parts.cluster.view().nodes.clone(),
+    }
+}
+
 /// The body that a node answers, and its link to the next page.
 async fn ask(
-    req: &HttpRequest,
     edge: &Edge,
-    query: &Query<'_>,
+    path: &str,
+    query: &str,
     node: &NodeRecord,
 ) -> Result<(Option<HeaderValue>, Bytes), ApiError> {
     let unreachable = |reason: &dyn std::fmt::Display| {
@@ -107,10 +127,9 @@ async fn ask(
     if !node.is_member() {
         return Err(unreachable(&format!("it was found lost, and seen last at {}", node.seen_at)));
     }
-    let (path, query) = (req.path(), query.rewritten(&["node"], ("node", &node.name)));
     let url = format!("{}{path}?{query}", node.url);
     let key = edge.parts.position.key();
-    let signature = NodeRequest { to: &node.name, path, query: &query }.sign(&key, now());
+    let signature = NodeRequest { to: &node.name, path, query }.sign(&key, now());
     let request = awc::Client::builder().timeout(PATIENCE).disable_redirects().finish().get(url);
     let request = request.insert_header((node_request::SIGNATURE, &*signature));
     let mut answer = request.send().await.map_err(|error| unreachable(&error))?;

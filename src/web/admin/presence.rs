@@ -42,7 +42,10 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
 
 /// Answers with the patterns that are subscribed to, in order, and the number of subscribers of each.
 pub async fn subscriptions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
-    let query = Query::parse(&req, &["after", "limit"], &[])?;
+    let query = Query::parse(&req, &["node", "after", "limit"], &[])?;
+    if let Some(answer) = nodes::elsewhere(&req, &edge, &query).await? {
+        return Ok(answer);
+    }
     let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let after = pattern(&query, "after")?;
     let counts = edge.parts.actors.ask_shards(CountSubscribers).await;

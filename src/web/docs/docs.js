@@ -177,7 +177,8 @@ function usage(name) {
       shown.replaceChildren(
         rows(["published by", "events", "last"], (data.publishers ?? []).map((one) => [one.source, write(one.count), one.last_at])),
         rows(["received by", "kind"], (data.receivers ?? []).map((one) => [one.name, one.kind])),
-        element("p", {}, `Violations: ${write(data.violations)}`));
+        element("p", {}, `Violations: ${write(data.violations)}`),
+        ...(data.unreachable ?? []).map((node) => element("p", {}, `Node ${node} did not answer: its subscribers and violations are left out.`)));
     } catch (error) {
       shown.replaceChildren(String(error));
     }

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::checker::assert_kept;
 use super::clients::{Clients, read_log};
 use super::harness::{Cluster, serve};
+use crate::event_types::accept;
 use crate::support::postgres::Postgres;
 use crate::support::server::metric;
 use crate::support::tcp_proxy::Cut;
@@ -192,4 +193,39 @@ fn a_subscriber_that_knows_more_than_its_node_is_not_told_that_it_misses_somethi
     assert_eq!(reply["recovered"], true, "{reply}");
     let third = other.publish("c.c", None);
     assert_eq!((first + 1, ws.recv_json()["id"].as_i64()), (second, Some(third)), "and nothing comes again");
+}
+
+/// What only one node knows of a type is asked of it; one that does not answer is named.
+#[test]
+fn who_uses_a_type_is_known_of_all_nodes() {
+    let cluster = Cluster::start_on(Postgres::shared(), 2, |_, builder| builder);
+    cluster.wait_for_members(2);
+    let [asked, other] = [&cluster.nodes[0], &cluster.nodes[1]];
+    accept(&asked.server, "c.*", json!({"schema": {"required": ["a"]}, "mode": "observe"}));
+    let mut socket = other.server.ws();
+    socket.request(json!({"id": 1, "action": "subscribe", "event_name": "c.>"}));
+    for node in [asked, other, other] {
+        node.publish("c.made", None);
+    }
+    let usage = || asked.server.get("/event-types/c.%2A/usage").data();
+    let receivers = json!([{"kind": "subscriber", "name": "c.>"}]);
+    let all = usage();
+    assert_eq!(
+        (&all["violations"], &all["receivers"], &all["unreachable"]),
+        (&json!(3), &receivers, &json!([])),
+        "{all}"
+    );
+    let alone = |node: &str| asked.try_admin(&format!("/admin/event-types/c.%2A/usage?node={node}"));
+    assert_eq!(alone("n2"), Some(json!({"receivers": receivers, "violations": 2})));
+    let each = alone("all").expect("an answer");
+    assert_eq!(each["nodes"]["n1"], json!({"receivers": [], "violations": 1}), "{each}");
+    let patterns = asked.try_admin("/admin/subscriptions?node=n2").expect("an answer");
+    assert_eq!(patterns[0]["event_name"], "c.>");
+    other.freeze();
+    let rest = usage();
+    assert_eq!(
+        (&rest["violations"], &rest["receivers"], &rest["unreachable"]),
+        (&json!(1), &json!([]), &json!(["n2"])),
+        "{rest}"
+    );
 }

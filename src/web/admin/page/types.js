@@ -25,6 +25,7 @@ function Usage({ name }) {
   if (asked.error?.status === 404) return null;
   return html`<h3>The last day</h3><${Waiting} asked=${asked} />${usage && html`
     <p>${count(usage.violations)} violations.</p>
+    ${(usage.unreachable ?? []).map((node) => html`<p key=${node}>Node ${node} did not answer: its subscribers and violations are left out.</p>`)}
     <${Table} caption="Publishers" heads=${["published by", "#events", "last"]} rows=${(usage.publishers ?? []).map((one) => ({ key: one.source, cells: [one.source, count(one.count), html`<${Time} at=${one.last_at} />`] }))} />
     <h3>Receivers</h3>
     <${Table} caption="Receivers" heads=${["kind", "name"]} rows=${(usage.receivers ?? []).map((one) => ({ key: `${one.kind} ${one.name}`, cells: [one.kind, one.name] }))} />`}`;
