@@ -82,13 +82,15 @@ fn settings(options: &StoreOptions, access: Access, schema: &str) -> String {
     let statement = STATEMENT_TIMEOUT.as_millis();
     let lock = options.busy_timeout.as_millis();
     let idle = IDLE_IN_TRANSACTION.as_millis();
-    // Every statement here walks an index in its order. Without statistics, as on a fresh table, the planner may prefer
-    // to read and sort the whole table, and would keep that plan while the table grows.
+    // Every statement here walks an index in its order, and looks up what belongs to each row by another. Without
+    // statistics, as on a fresh table, or with those of a small one, the planner may prefer to read whole tables, to sort
+    // or to hash them, and would keep that plan while they grow.
     format!(
         "SET search_path = {}; SET statement_timeout = {statement}; SET lock_timeout = {lock}; \
          SET idle_in_transaction_session_timeout = {idle}; SET client_min_messages = error; \
          {}; {synchronous_commit}; {read_only} \
-         SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off;",
+         SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET enable_hashjoin = off; \
+         SET enable_mergejoin = off; SET enable_material = off; SET enable_memoize = off; SET jit = off;",
         quoted(schema),
         forget_the_silent()
     )

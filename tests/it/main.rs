@@ -90,7 +90,6 @@ mod resume_model;
 mod retention;
 mod sagas;
 mod sagas_api;
-mod sagas_bounds;
 mod sagas_operators;
 mod schedules;
 mod schema_suite;

@@ -26,6 +26,9 @@ const REPLIES: u64 = 300;
 /// An instance that is copied has this value.
 const COPIED: u64 = BATCH - 1;
 
+/// The services that the three calls go to.
+const SERVICES: [&str; 3] = ["s", "t", "u"];
+
 const SAGAS: &str = r#"
 [orchestration]
 max_instances = 10000000
@@ -58,8 +61,10 @@ pub fn run(bench: &Bench, subject: &Subject) -> io::Result<Vec<Row>> {
     let sagas = sagas.next_multiple_of(BATCH);
     let sink = Sink::start()?;
     let store = subject.is_sqlite().then(|| directory.path().join("events.db"));
+    let mut rows = vec![wide(bench, subject, &sink, directory.path(), sagas)?];
     let mut system = start(bench, subject, &sink, directory.path(), store.as_deref())?;
-    let mut rows = vec![three_steps("3 steps", &system, &sink, sagas)?, replies("a reply", &system, &sink, 0)?];
+    rows.push(three_steps("3 steps", &system, &sink, sagas)?);
+    rows.push(replies("a reply", &system, &sink, 0)?);
     rows.push(idle(&system, "none wait")?);
     let waiting = if bench.is_quick() || store.is_none() { 10_000 } else { 1_000_000 };
     match &store {
@@ -82,20 +87,43 @@ pub fn run(bench: &Bench, subject: &Subject) -> io::Result<Vec<Row>> {
 }
 
 fn start(bench: &Bench, subject: &Subject, sink: &Sink, directory: &Path, store: Option<&Path>) -> io::Result<System> {
+    let more = store.map(|store| ("DATABASE_URL".to_owned(), format!("sqlite:{}", store.display())));
+    start_with(bench, subject, sink, directory, more.into_iter().collect())
+}
+
+fn start_with(bench: &Bench, subject: &Subject, sink: &Sink, directory: &Path, more: Settings) -> io::Result<System> {
     let config = directory.join("sagas.toml");
     std::fs::write(&config, SAGAS)?;
-    let mut settings: Settings = ["s", "t", "u"].iter().flat_map(|name| service(name, sink, "nothing")).collect();
+    let mut settings: Settings = SERVICES.iter().flat_map(|name| service(name, sink, "nothing")).collect();
     settings.push(("EVENT_HANDLER_CONFIG".to_owned(), config.display().to_string()));
-    settings.extend(store.map(|store| ("DATABASE_URL".to_owned(), format!("sqlite:{}", store.display()))));
+    settings.extend(more);
     subject.start_with(bench, &settings)
 }
 
-/// From the first trigger to the last call.
+/// Of services that each take 64 requests at a time, instead of 16.
+fn wide(bench: &Bench, subject: &Subject, sink: &Sink, directory: &Path, sagas: u64) -> io::Result<Row> {
+    let more =
+        SERVICES.map(|name| (format!("EVENT_HANDLER__SERVICES__{}__CONCURRENCY", name.to_uppercase()), "64".into()));
+    let system = start_with(bench, subject, sink, directory, more.into())?;
+    three_steps("3 steps, 64 calls at a time", &system, sink, sagas)
+}
+
+/// From the first trigger to the last call, once the server has warmed up.
 fn three_steps(case: &str, system: &System, sink: &Sink, sagas: u64) -> io::Result<Row> {
-    // Not the values of another measurement.
-    let first = sink.taken() * 1_000;
-    let before = sink.taken();
+    run_all(system, sink, 2 * BATCH)?;
     let meter = Meter::start(system)?;
+    run_all(system, sink, sagas)?;
+    let cost = meter.stop()?;
+    Ok(Row::new(case, Vec::new())
+        .figure("sagas/s", cost.per_second(sagas))
+        .figure("CPU µs/saga", cost.server_micros_per(sagas))
+        .figures(cost.busy()))
+}
+
+fn run_all(system: &System, sink: &Sink, sagas: u64) -> io::Result<()> {
+    let before = sink.taken();
+    // Not the values of others.
+    let first = before * 1_000;
     let mut made = 0;
     await_taken(sink, before + 3 * sagas, || {
         let begun = (sink.taken() - before) / 3;
@@ -104,12 +132,7 @@ fn three_steps(case: &str, system: &System, sink: &Sink, sagas: u64) -> io::Resu
             made += BATCH;
         }
         Ok(())
-    })?;
-    let cost = meter.stop()?;
-    Ok(Row::new(case, Vec::new())
-        .figure("sagas/s", cost.per_second(sagas))
-        .figure("CPU µs/saga", cost.server_micros_per(sagas))
-        .figures(cost.busy()))
+    })
 }
 
 /// From the publish of a reply to the call that follows, one after the other.

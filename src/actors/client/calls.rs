@@ -31,8 +31,8 @@ use crate::telemetry::faults::{self, FaultPoint};
 const MAX_ASKED: usize = 128;
 /// Calls that wait for that.
 const MAX_WAITING: usize = 1024;
-/// Calls of one read. It is made when fewer than half of them are known that are not being settled.
-const PAGE: usize = 256;
+/// Calls that one read finds besides those that are known. It is made when no more than so many wait or are asked.
+const PAGE: usize = 128;
 /// Bytes of an answer that are kept; of a longer one, nothing is.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Longest time in hand; then it is read again.
@@ -113,6 +113,13 @@ impl Calls {
         })
     }
 
+    /// How many of those that are due are to be read now, if any. Those that are known, or being settled, may be the first: a
+    /// read that found them alone would be made again at once, and keep the store from settling them.
+    fn next_read(&self) -> Option<usize> {
+        let is_wanted = self.is_behind && !self.is_reading && self.waiting.len() + self.asked <= PAGE;
+        is_wanted.then(|| self.known.len() + PAGE)
+    }
+
     /// Takes one to be sent, unless it is known.
     fn wait(&mut self, call: ClaimedCall) {
         let id = call.id;
@@ -149,26 +156,30 @@ impl Client {
             }
         }
         self.ask_calls();
-        if !self.calls.is_behind || self.calls.is_reading || self.calls.waiting.len() + self.calls.asked > PAGE / 2 {
-            return;
-        }
+        let Some(limit) = self.calls.next_read() else { return };
         self.calls.is_reading = true;
         // What is said from now on is of calls that the page may not have.
         (self.calls.is_behind, self.calls.next_due) = (false, None);
         self.calls.settled_meanwhile.clear();
         let reader = self.parts.reader.clone();
         let page = async move {
-            let due = reader.due_calls(service, at, Default::default(), PAGE).await?;
-            Ok((due, reader.next_due_call(service, at).await?))
+            let due = reader.due_calls(service, at, Default::default(), limit).await?;
+            let is_whole = due.len() < limit;
+            Ok((due, is_whole, reader.next_due_call(service, at).await?))
         };
         ctx.spawn(page.into_actor(self).map(|page, this, ctx| this.take_calls(page, ctx)));
     }
 
-    fn take_calls(&mut self, page: Result<(Vec<ClaimedCall>, Option<Timestamp>), StoreError>, ctx: &mut Context<Self>) {
+    /// `page`: the calls that are due, whether these are all, and when the next one is.
+    fn take_calls(
+        &mut self,
+        page: Result<(Vec<ClaimedCall>, bool, Option<Timestamp>), StoreError>,
+        ctx: &mut Context<Self>,
+    ) {
         self.calls.is_reading = false;
         // A read that failed is made again with the next tick.
-        let Ok((due, next)) = page else { return self.calls.is_behind = true };
-        self.calls.is_behind |= due.len() == PAGE;
+        let Ok((due, is_whole, next)) = page else { return self.calls.is_behind = true };
+        self.calls.is_behind |= !is_whole;
         due.into_iter().for_each(|call| self.calls.wait(call));
         self.calls.settled_meanwhile.clear();
         if let Some(next) = next {

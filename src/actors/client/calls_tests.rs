@@ -10,7 +10,7 @@ use super::super::lease_tests::World;
 use super::super::post_tests;
 use super::*;
 use crate::actors::client::messages::{Operate, ServiceCommand};
-use crate::domain::call::{CallKind, CallPolicy, Method};
+use crate::domain::call::{CallHistory, CallKind, CallPolicy, Method};
 use crate::domain::priority::Lane;
 use crate::runtime::address::{Address, Depth};
 use crate::runtime::child::Finish;
@@ -218,4 +218,19 @@ async fn what_is_made_during_a_read_is_found() {
             }
         };
     }
+}
+
+#[test]
+fn a_read_finds_others_than_those_that_are_being_settled() {
+    let mut calls = Calls { is_behind: true, ..Calls::default() };
+    assert_eq!(calls.next_read(), Some(PAGE));
+    for id in 0..=2 * PAGE as CallId {
+        let history = CallHistory { attempts: 0, may_be_done: false };
+        calls.wait(ClaimedCall { id, call: call("settling"), history, is_marked: false });
+    }
+    assert_eq!(calls.next_read(), None, "enough of them wait");
+    calls.waiting.clear();
+    assert!(calls.next_read().is_some_and(|limit| limit >= calls.known.len() + PAGE));
+    calls.is_reading = true;
+    assert_eq!(calls.next_read(), None, "a read is under way");
 }

@@ -37,7 +37,8 @@ fn writes(
     let entries = vec![Entry { at: now, fact }];
     let id = origin.id.clone();
     let event = super::making::event(&origin, told, state, None, reason);
-    let step = SagaTransition { id: id.clone(), new: None, from: was.length, standing, entries, awaits: Vec::new() };
+    let (new, is_alone, from, awaits) = (None, false, was.length, Vec::new());
+    let step = SagaTransition { id: id.clone(), new, is_alone, from, standing, entries, awaits };
     let save = Write::SaveSagas { steps: vec![step], ended: Vec::new() };
     vec![save, Write::CancelCalls { owner: id, tag: None }, Write::Append(Append::single(event))]
 }

@@ -8,12 +8,12 @@ use bytestring::ByteString;
 
 use super::commit::Commit;
 use super::definitions::Definitions;
-use super::making::Means;
+use super::making::{ByHand, Means};
 use super::running::begun;
 use crate::actors::clock;
 use crate::actors::persistence::messages::AppendFailure;
 use crate::domain::saga::{AT_COMMIT, Crowd, Definition, Entry, Input, Instance, SagaIds, State, Unfit, Verb, decide};
-use crate::storage::{DeclaredSaga, Outcome, Reader, SagaRecord, StoreError, StoredSaga, Write};
+use crate::storage::{DeclaredSaga, Outcome, Reader, SagaRecord, SagaStanding, StoreError, StoredSaga, Write};
 
 /// How often it is decided anew where others decide at the same time.
 const ATTEMPTS: usize = 20;
@@ -128,27 +128,19 @@ impl Desk {
             let id = self.ids.lock().unwrap_or_else(PoisonError::into_inner).next(now, rand::random());
             let trigger = ByteString::from(format!(r#"{{"payload":{payload}}}"#));
             let has_room = begun(&self.reader.saga_counts().await?) < self.max_instances;
-            // Where it begins, the store sees to it that no other holds its value. One that is queued will.
-            let live = async || {
-                let values = vec![(saga.to_owned(), correlation.clone())];
-                let found = self.reader.concerned_sagas(values, Vec::new()).await?;
-                let is_live =
-                    |stored: &StoredSaga| stored.record.standing.holds || stored.record.standing.state == State::Queued;
-                Ok::<_, StoreError>(found.into_iter().find(is_live))
-            };
-            let mut taken = live().await?;
-            if taken.is_none() {
-                crowd.make(&definition, (id.clone(), correlation.clone(), trigger), !has_room);
-                if has_room {
-                    crowd.begin(&id);
-                }
-                let writes = self.means.writes(&mut crowd.changed(), Vec::new(), key.as_deref(), now);
-                if self.commit(writes).await? {
-                    return Ok(id);
-                }
-                taken = live().await?;
+            crowd.make(&definition, (id.clone(), correlation.clone(), trigger), !has_room);
+            if has_room {
+                crowd.begin(&id);
             }
-            if let Some(live) = taken {
+            let by_hand = ByHand { key: key.as_deref() };
+            let writes = self.means.writes(&mut crowd.changed(), Vec::new(), Some(by_hand), now);
+            if self.commit(writes).await? {
+                return Ok(id);
+            }
+            let values = vec![(saga.to_owned(), correlation.clone())];
+            let found = self.reader.concerned_sagas(values, Vec::new()).await?;
+            let is_live = |SagaStanding { holds, state, .. }: &SagaStanding| *holds || *state == State::Queued;
+            if let Some(live) = found.into_iter().find(|stored| is_live(&stored.record.standing)) {
                 // Perhaps the same request was faster.
                 if key.is_some() && live.record.saga.start_key == key {
                     return Ok(live.record.saga.origin.id);

@@ -25,6 +25,12 @@ const MAX_PATH: usize = 8 * 1024;
 /// The tag of a probe, in the place of an operation.
 const PROBE: &str = "probe";
 
+/// How an instance was begun that no event has begun: alone of its value, and once under its key.
+#[derive(Debug, Clone, Copy)]
+pub struct ByHand<'a> {
+    pub key: Option<&'a str>,
+}
+
 /// What effects are made of.
 #[derive(Clone)]
 pub struct Means {
@@ -83,12 +89,12 @@ impl Means {
 
     /// All that is written for `members`, whose entries and keys are moved. The first write is void if somebody has decided
     /// before on one of them, and so are all others. `ended`: the calls that were decided on, as far as no one has stored
-    /// that they have ended.
+    /// that they have ended. `by_hand`: they are begun by hand.
     pub fn writes(
         &self,
         members: &mut [Member],
         ended: Vec<CallId>,
-        start_key: Option<&str>,
+        by_hand: Option<ByHand<'_>>,
         now: Timestamp,
     ) -> Vec<Write> {
         let (mut steps, mut calls, mut others) = (Vec::new(), Vec::new(), Vec::new());
@@ -122,7 +128,7 @@ impl Means {
                     }
                 }
             }
-            steps.push(transition(member, start_key, now));
+            steps.push(transition(member, by_hand, now));
         }
         if steps.is_empty() && ended.is_empty() {
             return Vec::new();
@@ -292,7 +298,7 @@ pub fn event(origin: &Origin, what: &str, state: State, step: Option<&str>, reas
     NewEvent::own(&format!("$sys.saga.{what}"), payload)
 }
 
-fn transition(member: &mut Member, start_key: Option<&str>, now: Timestamp) -> SagaTransition {
+fn transition(member: &mut Member, by_hand: Option<ByHand<'_>>, now: Timestamp) -> SagaTransition {
     let due_at = member.due_at();
     let Member { instance, from, entries, awaits, .. } = member;
     let (entries, awaits) = (std::mem::take(entries), std::mem::take(awaits));
@@ -306,7 +312,7 @@ fn transition(member: &mut Member, start_key: Option<&str>, now: Timestamp) -> S
         length: instance.length,
     };
     let id = instance.origin.id.clone();
-    let start_key = start_key.map(str::to_owned);
+    let start_key = by_hand.and_then(|by_hand| by_hand.key).map(str::to_owned);
     let new = from.is_none().then(|| NewSaga { origin: instance.origin.clone(), made_at: now, start_key });
-    SagaTransition { id, new, from: from.unwrap_or(0), standing, entries, awaits }
+    SagaTransition { id, new, is_alone: by_hand.is_some(), from: from.unwrap_or(0), standing, entries, awaits }
 }

@@ -100,6 +100,9 @@ pub fn run(definitions: Vec<Definition>, path: &Path) -> Result<(), Failure> {
             if !simulation.definitions.iter().any(|saga| saga.step(&step).is_some()) {
                 return Err(wrong(&format_args!("there is no step {step:?}")));
             }
+            if line.status.is_some_and(|status| !(100..600).contains(&status)) {
+                return Err(wrong(&"status: must be a status of HTTP, 100 to 599"));
+            }
             let answer = Answer { status: line.status, body: line.body };
             simulation.answers.entry((step, line.operation.unwrap_or_default())).or_default().push_back(answer);
         } else {

@@ -16,8 +16,6 @@ use crate::domain::name::EventName;
 
 /// Longest key in bytes whose values are not hashed. PostgreSQL has room for 2,704 bytes in an index, the id among them.
 const MAX_KEY: usize = 2_048;
-/// Bytes of a value that a message shows.
-const SHOWN: usize = 100;
 
 /// All definitions, by the events that they name.
 #[derive(Default)]
@@ -137,15 +135,8 @@ impl Instance {
             return Ok(None);
         };
         let scope = self.scope(definition, None);
-        let wanted = values.iter().map(|(_, value)| {
-            let value = value.fill(&scope)?;
-            let unusable = || Unfilled(format!("{} is nothing that an event can be found by", shown(&value)));
-            Correlation::of(&value).ok_or_else(unusable)
-        });
+        let unusable = || Unfilled("a value of `match` is nothing that an event can be found by".to_owned());
+        let wanted = values.iter().map(|(_, value)| Correlation::of(&value.fill(&scope)?).ok_or_else(unusable));
         Ok(Some(definition.key(step, &wanted.collect::<Result<Vec<_>, _>>()?)))
     }
-}
-
-fn shown(value: &str) -> &str {
-    &value[..value.floor_char_boundary(SHOWN)]
 }

@@ -60,6 +60,8 @@ pub struct SagaTransition {
     pub id: String,
     /// If it is new.
     pub new: Option<NewSaga>,
+    /// No other instance may hold its value, or wait for it, when it is made.
+    pub is_alone: bool,
     /// The length of the journal at which this was decided.
     pub from: u32,
     pub standing: SagaStanding,

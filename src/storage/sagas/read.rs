@@ -14,12 +14,12 @@ use crate::storage::error::StoreError;
 use crate::storage::schema::{saga_counts, sagas};
 use crate::storage::statement::{Bind, Statement, any_of, pairs, rows_of};
 
-/// The id as the indexes have it in which it is not the first column. On PostgreSQL that is an expression, so that the
-/// planner never takes the walk along the primary key for a cheaper way.
-pub(super) fn ordered_id(connection: &Connection) -> &'static str {
+/// The id as this index orders it. On PostgreSQL that is an expression of this index alone, so that the planner takes no
+/// other, whatever its statistics: those of a small table stand for long while it grows.
+pub(super) fn ordered_id(connection: &Connection, index: &str) -> String {
     match connection {
-        Connection::Sqlite(_) => "id",
-        Connection::Postgres(_) => "id || ''",
+        Connection::Sqlite(_) => "id".to_owned(),
+        Connection::Postgres(_) => format!("id || '{index}'"),
     }
 }
 
@@ -101,13 +101,13 @@ pub fn concerned(
     if !values.is_empty() {
         let values: Vec<_> = values.iter().map(|(saga, correlation)| (saga.as_str(), correlation.as_str())).collect();
         let (wanted, binds) = pairs(connection, &values);
-        let id = ordered_id(connection);
+        let [ended, queue] = ["ended", "queue"].map(|index| ordered_id(connection, index));
         let text = format!(
             "SELECT (SELECT h.id FROM sagas h WHERE h.saga = w.a AND h.correlation = w.b AND h.holds = 1), \
              (SELECT e.id FROM sagas e WHERE e.saga = w.a AND e.correlation = w.b AND e.ended_at IS NOT NULL \
-             ORDER BY e.{id} DESC LIMIT 1), \
+             ORDER BY e.{ended} DESC LIMIT 1), \
              (SELECT q.id FROM sagas q WHERE q.saga = w.a AND q.correlation = w.b AND q.state = 0 \
-             ORDER BY q.{id} LIMIT 1) FROM {wanted}"
+             ORDER BY q.{queue} LIMIT 1) FROM {wanted}"
         );
         type Id = Nullable<Text>;
         let query: Statement<'_, (Id, Id, Id)> = Statement::new(text, binds);
@@ -182,8 +182,12 @@ pub fn list(
     let begin = started_before.map(first_id);
     // Every id is below "g".
     let below = after.into_iter().chain(begin.as_deref()).min().unwrap_or("g");
-    let is_of_all = name.is_none() && state.is_none() && correlation.is_none();
-    let id = if is_of_all { "id" } else { ordered_id(connection) };
+    let id = match (correlation, name, state) {
+        (Some(_), ..) => ordered_id(connection, "correlation"),
+        (None, Some(_), _) => ordered_id(connection, "name"),
+        (None, None, Some(_)) => ordered_id(connection, "state"),
+        (None, None, None) => "id".to_owned(),
+    };
     // A value has few instances: they are looked up by it, and the rest of the filter is hidden from the planner.
     let [name_is, state_is] =
         if correlation.is_none() { ["s.saga = ?", "s.state = ?"] } else { ["s.saga || '' = ?", "s.state + 0 = ?"] };

@@ -27,7 +27,8 @@ pub fn save(
 ) -> Result<bool, StoreError> {
     let known = known(connection, steps)?;
     let Some(changes) = changes(steps, &known) else { return Ok(false) };
-    if !has_free_values(connection, &changes)?
+    if !are_alone(connection, steps)?
+        || !has_free_values(connection, &changes)?
         || !has_free_keys(connection, &changes)?
         || !calls::take(connection, ended)?
     {
@@ -109,7 +110,7 @@ fn known(connection: &mut Connection, steps: &[SagaTransition]) -> Result<HashMa
 fn changes<'a>(steps: &'a [SagaTransition], known: &'a HashMap<String, Known>) -> Option<Vec<Change<'a>>> {
     let mut changes: Vec<Change<'a>> = Vec::with_capacity(steps.len());
     let mut places = HashMap::with_capacity(steps.len());
-    for SagaTransition { id, new, from, standing, entries, awaits: _ } in steps {
+    for SagaTransition { id, new, from, standing, entries, is_alone: _, awaits: _ } in steps {
         debug_assert_eq!(standing.length as usize, *from as usize + entries.len(), "the journal of {id}");
         match (places.get(id.as_str()), new, known.get(id)) {
             (Some(place), None, _) => {
@@ -135,6 +136,32 @@ fn changes<'a>(steps: &'a [SagaTransition], known: &'a HashMap<String, Known>) -
     Some(changes)
 }
 
+/// Which instance holds a value, as its index has it.
+const HOLDS: &str = "s.holds = 1";
+
+/// Of each value the first instance that is so, if there is one.
+fn of_values(connection: &mut Connection, values: &[(&str, &str)], is_so: &str) -> QueryResult<Vec<Option<String>>> {
+    let (wanted, binds) = pairs(connection, values);
+    let text = format!(
+        "SELECT (SELECT s.id FROM sagas s WHERE s.saga = w.a AND s.correlation = w.b AND {is_so} LIMIT 1) FROM {wanted}"
+    );
+    let query: Statement<'_, Nullable<Text>> = Statement::new(text, binds);
+    on_backend!(connection, c => query.load(c))
+}
+
+/// Whether nobody holds the values, or waits for them, of those that are to be alone.
+fn are_alone(connection: &mut Connection, steps: &[SagaTransition]) -> QueryResult<bool> {
+    let alone = steps.iter().filter(|step| step.is_alone).filter_map(|step| step.new.as_ref());
+    let values: Vec<_> = alone.map(|new| (new.origin.saga.as_str(), new.origin.correlation.as_str())).collect();
+    if values.is_empty() {
+        return Ok(true);
+    }
+    let mut others = of_values(connection, &values, HOLDS)?;
+    let waits = format!("s.state = 0 ORDER BY s.{}", ordered_id(connection, "queue"));
+    others.extend(of_values(connection, &values, &waits)?);
+    Ok(others.iter().all(Option::is_none))
+}
+
 /// Whether the values that are taken are held by nobody else afterwards.
 fn has_free_values(connection: &mut Connection, changes: &[Change<'_>]) -> Result<bool, StoreError> {
     let mut held = HashSet::new();
@@ -145,12 +172,7 @@ fn has_free_values(connection: &mut Connection, changes: &[Change<'_>]) -> Resul
     if taken.is_empty() {
         return Ok(true);
     }
-    let (wanted, binds) = pairs(connection, &taken);
-    let text = format!(
-        "SELECT (SELECT s.id FROM sagas s WHERE s.saga = w.a AND s.correlation = w.b AND s.holds = 1) FROM {wanted}"
-    );
-    let query: Statement<'_, Nullable<Text>> = Statement::new(text, binds);
-    let holders: Vec<Option<String>> = on_backend!(connection, c => query.load(c))?;
+    let holders = of_values(connection, &taken, HOLDS)?;
     let released: HashSet<&str> = changes.iter().filter(|change| !change.standing.holds).map(|c| c.id).collect();
     Ok(holders.iter().flatten().all(|holder| released.contains(holder.as_str())))
 }
@@ -298,10 +320,10 @@ fn hand_on(connection: &mut Connection, changes: &[Change<'_>], now: Timestamp) 
         return Ok(());
     }
     let (wanted, binds) = pairs(connection, &freed.into_iter().collect::<Vec<_>>());
-    let id = ordered_id(connection);
+    let queue = ordered_id(connection, "queue");
     let text = format!(
         "SELECT (SELECT q.id FROM sagas q WHERE q.saga = w.a AND q.correlation = w.b AND q.state = 0 \
-         ORDER BY q.{id} LIMIT 1) FROM {wanted} WHERE (SELECT h.id FROM sagas h WHERE h.saga = w.a \
+         ORDER BY q.{queue} LIMIT 1) FROM {wanted} WHERE (SELECT h.id FROM sagas h WHERE h.saga = w.a \
          AND h.correlation = w.b AND h.holds = 1) IS NULL"
     );
     let query: Statement<'_, Nullable<Text>> = Statement::new(text, binds);

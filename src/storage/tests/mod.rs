@@ -77,6 +77,15 @@ impl Store {
         let mut connection = Connection::open(&self.options, Access::Write).expect("connect");
         on_backend!(&mut connection, c => c.batch_execute(sql)).expect(sql);
     }
+
+    /// From now on PostgreSQL gathers statistics of these tables only when a test says so.
+    fn without_autovacuum(&self) {
+        self.execute(
+            "DO $$ DECLARE name text; BEGIN \
+             FOR name IN SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema() LOOP \
+             EXECUTE 'ALTER TABLE ' || name || ' SET (autovacuum_enabled = off)'; END LOOP; END $$",
+        );
+    }
 }
 
 /// Runs `test` on an empty store of each backend.

@@ -191,9 +191,10 @@ fn sqlite_walks_what_is_open() {
 }
 
 #[test]
-fn postgres_walks_what_is_open_whatever_its_statistics() {
+fn postgres_walks_what_is_open_with_statistics_and_without() {
     let store = Store::postgres();
     let mut writer = store.writer();
+    store.without_autovacuum();
     check_all(&store);
     let everything = || vec![Pattern::parse(">").expect("a pattern")];
     let service = NewService { name: "a".into(), patterns: everything(), start_from: None };

@@ -46,7 +46,8 @@ pub(super) fn made(n: u64, of: &str, state: State) -> SagaTransition {
         length: 1,
     };
     let new = Some(NewSaga { origin, made_at: at(n as i64), start_key: None });
-    SagaTransition { id: id(n), new, from: 0, standing, entries: vec![started(0)], awaits: Vec::new() }
+    let (is_alone, entries, awaits) = (false, vec![started(0)], Vec::new());
+    SagaTransition { id: id(n), new, is_alone, from: 0, standing, entries, awaits }
 }
 
 /// The next step of an instance.
@@ -55,7 +56,8 @@ pub(super) fn next(of: &SagaTransition, state: State) -> SagaTransition {
     let holds = state.is_live() && state != State::Queued;
     let standing = SagaStanding { state, holds, updated_at: at(60), length, ..of.standing.clone() };
     let entries = vec![started(i64::from(length))];
-    SagaTransition { id: of.id.clone(), new: None, from: of.standing.length, standing, entries, awaits: Vec::new() }
+    let (new, is_alone, from, awaits) = (None, false, of.standing.length, Vec::new());
+    SagaTransition { id: of.id.clone(), new, is_alone, from, standing, entries, awaits }
 }
 
 pub(super) fn save(writer: &mut Writer, steps: &[SagaTransition]) -> bool {

@@ -1,5 +1,6 @@
 //! Sagas that run: over real services, kills, and two nodes.
 
+mod bounds;
 mod crashes;
 mod outcomes;
 mod refused_events;

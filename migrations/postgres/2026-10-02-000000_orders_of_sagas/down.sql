@@ -1,0 +1,10 @@
+DROP INDEX sagas_queue;
+DROP INDEX sagas_ended;
+DROP INDEX sagas_correlation;
+DROP INDEX sagas_state;
+DROP INDEX sagas_name_state;
+CREATE INDEX sagas_queue ON sagas (saga, correlation, (id || '')) WHERE state = 0;
+CREATE INDEX sagas_ended ON sagas (saga, correlation, (id || '')) WHERE ended_at IS NOT NULL;
+CREATE INDEX sagas_correlation ON sagas (correlation, (id || ''));
+CREATE INDEX sagas_state ON sagas (state, (id || ''));
+CREATE INDEX sagas_name_state ON sagas (saga, state, (id || ''));
