@@ -79,7 +79,12 @@ impl TypeFile {
         let reasons = error.details().get("reasons").and_then(|reasons| reasons.get(0));
         let place = reasons.and_then(|reason| Some(format!("schema{}", reason.get("path")?.as_str()?)));
         match place.or_else(|| of("field").map(str::to_owned)) {
-            Some(place) => ConfigError::of_key(Origin::File(path.into()), place, error.message()),
+            Some(place) => {
+                // The message of a field begins with it.
+                let message = error.message();
+                let reason = message.strip_prefix(&*place).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message);
+                ConfigError::of_key(Origin::File(path.into()), place, reason)
+            }
             None => ConfigError::of_file(path, error.message()),
         }
     }

@@ -99,6 +99,7 @@ fn a_key_that_is_there_twice_is_told_with_its_object() {
         (r#"{"b":[1,{"x":0,"y":{"a":1,"\u0061":2}}]}"#, "/b/1/y", "a"),
         (r#"{"1":0,"2":0,"3":0,"4":0,"5":0,"6":0,"7":0,"8":0,"9":0,"3":1}"#, "", "3"),
         (r#"[{"z":1,"z":1}]"#, "/0", "z"),
+        (r#"{"a":{"a":1},"b":1,"b":2}"#, "", "b"),
     ] {
         let refusal = Refusal::DuplicateKey { path: path.to_owned(), key: key.to_owned() };
         assert_eq!(schema.judge(payload), Err(refusal), "{payload}");

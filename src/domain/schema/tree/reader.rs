@@ -126,7 +126,7 @@ impl Reader<'_> {
             self.close(place, count);
             return Ok(());
         }
-        let mut last = UNKNOWN;
+        let (mut last, mut is_ascending) = (UNKNOWN, true);
         loop {
             if self.peek() != Some(b'"') {
                 return Err(Unread::Malformed("a name is expected"));
@@ -138,7 +138,9 @@ impl Reader<'_> {
             }
             self.at += 1;
             self.space();
-            let name = self.names.find(span(self.text, &self.tree.unescaped, key), last.wrapping_add(1));
+            let next = last.wrapping_add(1);
+            let name = self.names.find(span(self.text, &self.tree.unescaped, key), next);
+            is_ascending &= name != UNKNOWN && name >= next;
             last = name;
             self.value(name, key, depth + 1, seen)?;
             count += 1;
@@ -147,7 +149,8 @@ impl Reader<'_> {
             }
         }
         self.close(place, count);
-        self.check_names(place as u32, seen)
+        // Known names in their order are each there once.
+        if is_ascending { Ok(()) } else { self.check_names(place as u32, seen) }
     }
 
     fn close(&mut self, place: usize, count: u32) {
