@@ -17,6 +17,7 @@ use super::envelope::write_envelope;
 use super::event_json::{write_key_and_metadata, write_string};
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::log::LogId;
+use crate::domain::span::TraceContext;
 
 const EVENT_ID: HeaderName = HeaderName::from_static("event-id");
 const EVENT_LOG: HeaderName = HeaderName::from_static("event-log");
@@ -84,17 +85,6 @@ fn check_key(key: &[u8]) -> Result<(), &'static str> {
     if key.len() < MIN_KEY { Err(SHORT) } else { Ok(()) }
 }
 
-/// Random numbers for one attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TraceIds {
-    /// Names the trace, if the event has none.
-    pub trace: u128,
-    /// Names this attempt within its trace.
-    pub span: u64,
-    /// Whether a new trace is recorded.
-    pub is_sampled: bool,
-}
-
 /// The service that gets a delivery, and the format that it wants.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipient<'a> {
@@ -113,7 +103,8 @@ pub struct Attempted<'a> {
     /// Of whoever has caused the request.
     pub traceparent: Option<&'a str>,
     pub now: Timestamp,
-    pub ids: TraceIds,
+    /// Of this attempt. Its trace and whether that is recorded count only if it continues no other.
+    pub context: TraceContext,
 }
 
 /// The request that delivers `event` of `log`, as of `now`, signed once with each of `keys`.
@@ -123,11 +114,11 @@ pub fn delivery_request(
     to: Recipient<'_>,
     keys: &[SigningKey],
     now: Timestamp,
-    ids: TraceIds,
+    context: TraceContext,
 ) -> DeliveryRequest {
     let DeliveryRequest { mut headers, body } = content(log, event, to);
     let id = delivery_id(log, event.id, to.service);
-    sign(&mut headers, &body, keys, Attempted { id: &id, traceparent: event.traceparent.as_deref(), now, ids });
+    sign(&mut headers, &body, keys, Attempted { id: &id, traceparent: event.traceparent.as_deref(), now, context });
     headers.push((IDEMPOTENCY_KEY, value(id)));
     DeliveryRequest { headers, body }
 }
@@ -153,10 +144,10 @@ pub fn content(log: LogId, event: &Event, to: Recipient<'_>) -> DeliveryRequest 
 
 /// Adds to `headers` what names an attempt and signs it, once with each of `keys`.
 pub fn sign(headers: &mut Headers, body: &[u8], keys: &[SigningKey], attempted: Attempted<'_>) {
-    let Attempted { id, traceparent, now, ids } = attempted;
+    let Attempted { id, traceparent, now, context } = attempted;
     let seconds = now.0.div_euclid(1_000_000);
     let signatures: Vec<_> = keys.iter().map(|key| key.sign(id, seconds, body)).collect();
-    headers.push((TRACEPARENT, value(child_traceparent(traceparent, ids))));
+    headers.push((TRACEPARENT, value(child_traceparent(traceparent, context))));
     headers.push((WEBHOOK_TIMESTAMP, seconds.into()));
     if !signatures.is_empty() {
         headers.push((WEBHOOK_SIGNATURE, value(signatures.join(" "))));
@@ -171,15 +162,15 @@ pub fn delivery_id(log: LogId, event: EventId, service: &str) -> String {
 }
 
 /// The `traceparent` of an attempt: a child of the publisher's span, or the root of a new trace.
-fn child_traceparent(stored: Option<&str>, ids: TraceIds) -> String {
+fn child_traceparent(stored: Option<&str>, context: TraceContext) -> String {
     let mut text = String::with_capacity(55);
     // An id of zeros is not valid.
-    let span = ids.span.max(1);
+    let span = context.span.max(1);
     let parent = stored.and_then(|text| Some((text.get(3..35)?, text.get(53..55)?)));
     // Writing to a string cannot fail.
     let _ = match parent {
         Some((trace, flags)) => write!(text, "00-{trace}-{span:016x}-{flags}"),
-        None => write!(text, "00-{:032x}-{span:016x}-{:02x}", ids.trace.max(1), u8::from(ids.is_sampled)),
+        None => write!(text, "00-{:032x}-{span:016x}-{:02x}", context.trace.max(1), u8::from(context.is_sampled)),
     };
     text
 }
@@ -209,7 +200,7 @@ fn value(text: String) -> HeaderValue {
 mod tests {
     use super::*;
 
-    const IDS: TraceIds = TraceIds { trace: 0xab, span: 0xcd, is_sampled: true };
+    const CONTEXT: TraceContext = TraceContext { trace: 0xab, span: 0xcd, is_sampled: true };
 
     fn log() -> LogId {
         LogId::parse("10e8a1c2-0000-4000-8000-000000000000").expect("valid")
@@ -253,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_body_has_the_exact_payload() {
-        let request = |event: &Event| delivery_request(log(), event, to("s"), &[], Timestamp(0), IDS);
+        let request = |event: &Event| delivery_request(log(), event, to("s"), &[], Timestamp(0), CONTEXT);
         assert_eq!(
             request(&event()).body,
             r#"{"event_name":"user.created","payload":{"n": 1e400},"id":58,"created_at":"2023-08-01T12:00:00.000000Z","source":"a \"b\""}"#
@@ -268,7 +259,7 @@ mod tests {
         let keys = [[1; 24], [2; 24]].map(|key| encode_secret(&key).and_then(|secret| SigningKey::parse(&secret)));
         let keys = keys.map(|key| key.expect("a key"));
         let now = Timestamp(1_690_891_200_999_999);
-        let request = delivery_request(log(), &event(), to("billing"), &keys, now, IDS);
+        let request = delivery_request(log(), &event(), to("billing"), &keys, now, CONTEXT);
         assert_eq!(header(&request, "webhook-id"), Some("evt_10e8a1c2-0000-4000-8000-000000000000_58_billing"));
         assert_eq!(header(&request, "idempotency-key"), Some("evt_10e8a1c2-0000-4000-8000-000000000000_58_billing"));
         assert_eq!(header(&request, "event-id"), Some("58"));
@@ -279,7 +270,7 @@ mod tests {
             .map(|key| key.sign("evt_10e8a1c2-0000-4000-8000-000000000000_58_billing", 1_690_891_200, &request.body))
             .join(" ");
         assert_eq!(header(&request, "webhook-signature"), Some(&*signatures));
-        let unsigned = delivery_request(log(), &event(), to("billing"), &[], now, IDS);
+        let unsigned = delivery_request(log(), &event(), to("billing"), &[], now, CONTEXT);
         assert_eq!(header(&unsigned, "webhook-signature"), None);
     }
 
@@ -288,11 +279,11 @@ mod tests {
         let stored = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
         let later = "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-more";
         for text in [stored, later] {
-            let child = child_traceparent(Some(text), IDS);
+            let child = child_traceparent(Some(text), CONTEXT);
             assert_eq!(child, "00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000cd-00");
         }
-        assert_eq!(child_traceparent(None, IDS), "00-000000000000000000000000000000ab-00000000000000cd-01");
-        let zeros = TraceIds { trace: 0, span: 0, is_sampled: false };
+        assert_eq!(child_traceparent(None, CONTEXT), "00-000000000000000000000000000000ab-00000000000000cd-01");
+        let zeros = TraceContext { trace: 0, span: 0, is_sampled: false };
         assert_eq!(child_traceparent(None, zeros), "00-00000000000000000000000000000001-0000000000000001-00");
     }
 }

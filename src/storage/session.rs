@@ -25,8 +25,8 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_millis(1_500);
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// How often the test for a pooler is repeated. To mislead it, another user of the pooler would have to interfere at
-/// the same point each time.
-const POOLER_LOOKS: usize = 3;
+/// the same point each time. Three times were too few on a busy machine.
+const POOLER_LOOKS: usize = 10;
 
 /// An open session with its settings.
 pub(super) struct PostgresSession {

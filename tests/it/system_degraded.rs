@@ -43,6 +43,8 @@ fn both_nodes_are_degraded_and_it_is_told_once() {
     nodes.iter().for_each(|node| drop(wait_for_state(node, "maintenance")));
     put(&nodes[0], json!({"state": "running"}));
     nodes.iter().for_each(|node| drop(wait_for_state(node, "degraded")));
+    // What is over before it was told is not told.
+    eventually("it is told again", || (steps(&nodes[1]).len() == 7).then_some(()));
     critical.answer(200);
     critical.wait_for_accepted(&[id]);
     nodes.iter().for_each(|node| drop(wait_for_state(node, "running")));

@@ -20,10 +20,9 @@ use crate::domain::delivery::{Verdict, is_refusal_of_all};
 use crate::domain::dispatch::PendingWork;
 use crate::domain::event::{EventId, Timestamp};
 use crate::domain::retry::RetrySchedule;
+use crate::domain::span::TraceContext;
 use crate::domain::work::WorkId;
-use crate::protocol::webhook::{
-    Attempted, IDEMPOTENCY_KEY, Recipient as To, SigningKey, TraceIds, delivery_request, sign,
-};
+use crate::protocol::webhook::{Attempted, IDEMPOTENCY_KEY, Recipient as To, SigningKey, delivery_request, sign};
 use crate::telemetry::faults::{self, FaultPoint};
 
 /// How many errors are remembered.
@@ -139,8 +138,8 @@ impl Drop for Attempting {
 }
 
 /// Of an attempt that no span is recorded of.
-fn new_ids() -> TraceIds {
-    TraceIds { trace: rand::random(), span: rand::random(), is_sampled: true }
+fn new_context() -> TraceContext {
+    TraceContext { trace: rand::random(), span: rand::random(), is_sampled: true }
 }
 
 impl Client {
@@ -150,9 +149,9 @@ impl Client {
         let Some((claimed, log)) = self.claims.get(work.id).zip(self.parts.position.log_id()) else { return };
         let options = &self.parts.service.options;
         let span = DeliverySpan::begin(&claimed.event, &self.parts.service);
-        let ids = span.as_ref().map_or_else(new_ids, DeliverySpan::ids);
+        let context = span.as_ref().map_or_else(new_context, DeliverySpan::context);
         let to = To { service: self.name(), format: options.format, sources: &self.parts.service.sources };
-        let request = delivery_request(log, &claimed.event, to, &self.attempts.keys, clock::now(), ids);
+        let request = delivery_request(log, &claimed.event, to, &self.attempts.keys, clock::now(), context);
         if request.body.len() > options.max_body.as_usize() {
             return attempting.end(AttemptEnd::TooLarge(request.body.len()));
         }
@@ -186,13 +185,13 @@ impl Client {
         let (mut headers, body, max_answer_bytes) =
             (request.headers.clone(), request.body.clone(), request.max_answer_bytes);
         let path = request.path.clone().unwrap_or_else(|| self.parts.service.path.clone());
-        let ids = new_ids();
+        let context = new_context();
         let traceparent = request.traceparent.as_deref();
         sign(
             &mut headers,
             &body,
             &self.attempts.keys,
-            Attempted { id: &request.id, traceparent, now: clock::now(), ids },
+            Attempted { id: &request.id, traceparent, now: clock::now(), context },
         );
         let method = match request.method {
             Method::Get => awc::http::Method::GET,

@@ -4,7 +4,6 @@ use super::post::{Attempt, Outcome};
 use crate::config::ServiceConfig;
 use crate::domain::event::Event;
 use crate::domain::span::{SpanKind, TraceContext};
-use crate::protocol::webhook::TraceIds;
 use crate::telemetry::tracer::{Tracer, tracer};
 
 /// See the module.
@@ -38,9 +37,8 @@ impl DeliverySpan {
     }
 
     /// What names the attempt.
-    pub fn ids(&self) -> TraceIds {
-        let TraceContext { trace, span, is_sampled } = self.context;
-        TraceIds { trace, span, is_sampled }
+    pub fn context(&self) -> TraceContext {
+        self.context
     }
 
     /// The attempt has ended so.

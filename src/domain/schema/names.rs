@@ -37,9 +37,12 @@ impl Collected {
         let (mut texts, mut starts) = (String::new(), vec![0]);
         for name in &names {
             texts.push_str(name);
+            texts.push('"');
             starts.push(texts.len() as u32);
         }
-        Names { texts, starts, seed, table, sorted }
+        let is_plain = |name: &str| !name.bytes().any(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+        let plain = names.iter().map(|name| is_plain(name)).collect();
+        Names { texts, starts, plain, seed, table, sorted }
     }
 }
 
@@ -58,10 +61,13 @@ fn spread(names: &[Box<str>], seed: u64, size: usize) -> Option<Vec<u32>> {
 /// those of a binary search.
 #[derive(Default)]
 pub(super) struct Names {
-    /// One after the other, so that a payload which has them in order reads them in order.
+    /// One after the other, each with a quotation mark behind it, so that a payload which has them in order reads them in
+    /// order.
     texts: String,
     /// Where each begins, and where the last one ends.
     starts: Vec<u32>,
+    /// Whether each is written in JSON as it is.
+    plain: Vec<bool>,
     seed: u64,
     /// Numbers by hash; empty if no seed spreads them well.
     table: Vec<u32>,
@@ -80,14 +86,19 @@ impl Names {
 
     fn get(&self, number: u32) -> Option<&str> {
         let [start, end] = self.starts.get(number as usize..)?.first_chunk()?;
-        Some(&self.texts[*start as usize..*end as usize])
+        Some(&self.texts[*start as usize..*end as usize - 1])
     }
 
-    /// The number of a name. What is likely to be it is looked at first.
-    pub(super) fn find(&self, name: &str, likely: u32) -> u32 {
-        if self.get(likely).is_some_and(|known| same(known.as_bytes(), name.as_bytes())) {
-            return likely;
-        }
+    /// The length of this name, if a JSON text begins with it and the quotation mark behind it.
+    #[inline]
+    pub(super) fn length_at(&self, json: &[u8], number: u32) -> Option<usize> {
+        let [start, end] = self.starts.get(number as usize..)?.first_chunk()?;
+        let name = &self.texts.as_bytes()[*start as usize..*end as usize];
+        (same(json.get(..name.len())?, name) && self.plain[number as usize]).then(|| name.len() - 1)
+    }
+
+    /// The number of a name.
+    pub(super) fn find(&self, name: &str) -> u32 {
         if self.table.is_empty() {
             let found = self.sorted.binary_search_by(|number| self.text(*number).cmp(name));
             return found.map_or(UNKNOWN, |place| self.sorted[place]);
@@ -111,12 +122,12 @@ fn same(one: &[u8], other: &[u8]) -> bool {
     if one.len() != other.len() {
         return false;
     }
-    let (Some((one_end, other_end)), true) = (one.last_chunk::<8>().zip(other.last_chunk::<8>()), one.len() <= 32)
+    let (Some(one_end), Some(other_end), true) = (one.last_chunk::<8>(), other.last_chunk::<8>(), one.len() <= 32)
     else {
         return one == other;
     };
-    let starts = one.chunks_exact(8).zip(other.chunks_exact(8)).all(|(one, other)| one == other);
-    starts && one_end == other_end
+    let mut words = one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
+    one_end == other_end && words.all(|(one, other)| one == other)
 }
 
 /// Spreads names over numbers: words of eight bytes, each multiplied and folded.
@@ -155,10 +166,15 @@ mod tests {
         names.iter().for_each(|name| assert_eq!(collected.number(name), collected.number(name)));
         let known = collected.finish();
         for (number, name) in names.iter().enumerate() {
-            assert_eq!(known.find(name, 0), number as u32);
-            assert_eq!(known.find(name, number as u32), number as u32);
+            assert_eq!(known.find(name), number as u32);
+            let json = format!("{name}\":1");
+            assert_eq!(known.length_at(json.as_bytes(), number as u32), Some(name.len()));
+            assert_eq!(known.length_at(json.as_bytes(), number as u32 + 1), None);
         }
-        assert_eq!(known.find("other", 3), UNKNOWN);
-        assert_eq!(Collected::default().finish().find("", 0), UNKNOWN);
+        assert_eq!(known.find("other"), UNKNOWN);
+        let mut escaped = Collected::default();
+        escaped.number("a\"b");
+        assert_eq!(escaped.finish().length_at(br#"a"b":1"#, 0), None, "JSON has it otherwise");
+        assert_eq!(Collected::default().finish().find(""), UNKNOWN);
     }
 }

@@ -85,7 +85,14 @@ fn storm(backend: Backend) {
         service: Service::answering(move |delivery| kept.lock().unwrap_or_else(PoisonError::into_inner).take(delivery)),
         ledger: Arc::default(),
     };
-    let mut server = configured(Server::builder().backend(backend), SAGA, &participant).start();
+    // The outage opens the breakers; what is awaited does not wait for them.
+    let mut builder = Server::builder().backend(backend);
+    for service in ["BANK", "CHAIN"] {
+        for (key, value) in [("OPEN_FOR", "200ms"), ("OPEN_CAP", "1s")] {
+            builder = builder.env(&format!("EVENT_HANDLER__SERVICES__{service}__BREAKER_{key}"), value);
+        }
+    }
+    let mut server = configured(builder, SAGA, &participant).start();
     let batches: Vec<Vec<Value>> = (0..AUCTIONS)
         .map(|auction| json!({ "event_name": "auction.ended", "payload": { "auction": auction } }))
         .collect::<Vec<_>>()

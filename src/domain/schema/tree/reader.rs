@@ -131,15 +131,14 @@ impl Reader<'_> {
             if self.peek() != Some(b'"') {
                 return Err(Unread::Malformed("a name is expected"));
             }
-            let key = self.string()?;
+            let next = last.wrapping_add(1);
+            let (key, name) = self.name(next)?;
             self.space();
             if self.peek() != Some(b':') {
                 return Err(Unread::Malformed("a colon is expected"));
             }
             self.at += 1;
             self.space();
-            let next = last.wrapping_add(1);
-            let name = self.names.find(span(self.text, &self.tree.unescaped, key), next);
             is_ascending &= name != UNKNOWN && name >= next;
             last = name;
             self.value(name, key, depth + 1, seen)?;
@@ -151,6 +150,17 @@ impl Reader<'_> {
         self.close(place, count);
         // Known names in their order are each there once.
         if is_ascending { Ok(()) } else { self.check_names(place as u32, seen) }
+    }
+
+    /// The name of a member, and its number. The one that is likely is compared as it is written.
+    fn name(&mut self, likely: u32) -> Result<(Span, u32), Unread> {
+        let start = self.at + 1;
+        if let Some(length) = self.names.length_at(&self.text.as_bytes()[start..], likely) {
+            self.at = start + length + 1;
+            return Ok((Span { start: start as u32, length: length as u32 * 2 }, likely));
+        }
+        let key = self.string()?;
+        Ok((key, self.names.find(span(self.text, &self.tree.unescaped, key))))
     }
 
     fn close(&mut self, place: usize, count: u32) {
