@@ -149,10 +149,11 @@ pub async fn usage(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, R
 /// Answers with what a node alone knows of the use of a type.
 pub async fn usage_here(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["node"], &[])?;
+    let name = type_name(segment(&req, 3)?, "name")?;
     if let Some(answer) = nodes::elsewhere(&req, &edge, &query).await? {
         return Ok(answer);
     }
-    let seen = Seen::here(&edge, &type_name(segment(&req, 3)?, "name")?).await;
+    let seen = Seen::here(&edge, &name).await;
     Ok(reply::ok("success", json!(seen).to_string().as_bytes()))
 }
 

@@ -124,19 +124,38 @@ pub async fn start(
         None => key.to_string(),
         Some(known) => Idempotency::scoped_key(known.identity.kind(), known.identity.value(), &key).to_string(),
     });
-    if let Some(key) = &key
-        && let Some(id) = edge.parts.reader.saga_of_start_key(name.clone(), key.clone()).await?
-    {
-        let found = edge.parts.desk.show(&id).await.map_err(|refusal| refused(refusal, &id))?;
-        if payload_of(&found.record.saga.origin.trigger) != Some(&*payload) {
-            return Err(ApiError::key_reused().into());
-        }
-        return Ok(started(HttpResponse::Created().insert_header(("Idempotent-Replayed", "true")), &name, &id));
+    if let Some(answer) = repeated(&edge, &name, key.as_deref(), &payload).await? {
+        return Ok(answer);
     }
     admit_start(&edge, &trigger, &payload).await?;
-    let id = edge.parts.desk.start(&name, payload, key).await.map_err(|refusal| refused(refusal, &name))?;
+    let begun = edge.parts.desk.start(&name, payload.clone(), key.clone()).await;
+    let Some(id) = begun.map_err(|refusal| refused(refusal, &name))? else {
+        // The same request was faster, or another with its key.
+        let answer = repeated(&edge, &name, key.as_deref(), &payload).await?;
+        return answer.ok_or_else(|| refused(SagaRefusal::Busy, &name).into());
+    };
     log::info!(saga = name.as_str(), id = id.as_str(), request_id = request_id(&req).as_str(); "saga begun by hand");
     Ok(started(&mut HttpResponse::Created(), &name, &id))
+}
+
+/// The answer to a start whose key has begun an instance already, with the same payload.
+async fn repeated(
+    edge: &Edge,
+    name: &str,
+    key: Option<&str>,
+    payload: &ByteString,
+) -> Result<Option<HttpResponse>, ApiError> {
+    let Some(key) = key else { return Ok(None) };
+    let Some(id) = edge.parts.reader.saga_of_start_key(name.to_owned(), key.to_owned()).await? else {
+        return Ok(None);
+    };
+    let found = edge.parts.desk.show(&id).await.map_err(|refusal| refused(refusal, &id))?;
+    if payload_of(&found.record.saga.origin.trigger) != Some(&**payload) {
+        return Err(ApiError::key_reused());
+    }
+    let mut response = HttpResponse::Created();
+    response.insert_header(("Idempotent-Replayed", "true"));
+    Ok(Some(started(&mut response, name, &id)))
 }
 
 /// The events that the saga begins with.

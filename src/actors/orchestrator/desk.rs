@@ -109,18 +109,22 @@ impl Desk {
         Err(SagaRefusal::Busy)
     }
 
-    /// Begins an instance by hand, or queues it where there is no room; returns its id. The same `key` begins no second
-    /// one.
-    pub async fn start(&self, saga: &str, payload: ByteString, key: Option<String>) -> Result<String, SagaRefusal> {
+    /// Begins an instance by hand, or queues it where there is no room; returns its id. None: `key` has begun one already.
+    pub async fn start(
+        &self,
+        saga: &str,
+        payload: ByteString,
+        key: Option<String>,
+    ) -> Result<Option<String>, SagaRefusal> {
         let declared = self.declared().await?;
         let (_, definition) =
             declared.into_iter().find(|(declared, _)| declared.saga == saga).ok_or(SagaRefusal::NoSaga)?;
         let correlation = definition.value_of(&payload).ok_or(SagaRefusal::NoCorrelation)?;
         for _ in 0..ATTEMPTS {
             if let Some(key) = &key
-                && let Some(id) = self.reader.saga_of_start_key(saga.to_owned(), key.clone()).await?
+                && self.reader.saga_of_start_key(saga.to_owned(), key.clone()).await?.is_some()
             {
-                return Ok(id);
+                return Ok(None);
             }
             let check = |effect: &_| self.means.check(effect);
             let now = clock::now();
@@ -135,7 +139,7 @@ impl Desk {
             let by_hand = ByHand { key: key.as_deref() };
             let writes = self.means.writes(&mut crowd.changed(), Vec::new(), Some(by_hand), now);
             if self.commit(writes).await? {
-                return Ok(id);
+                return Ok(Some(id));
             }
             let values = vec![(saga.to_owned(), correlation.clone())];
             let found = self.reader.concerned_sagas(values, Vec::new()).await?;
@@ -143,7 +147,7 @@ impl Desk {
             if let Some(live) = found.into_iter().find(|stored| is_live(&stored.record.standing)) {
                 // Perhaps the same request was faster.
                 if key.is_some() && live.record.saga.start_key == key {
-                    return Ok(live.record.saga.origin.id);
+                    return Ok(None);
                 }
                 return Err(SagaRefusal::Live(live.record.saga.origin.id));
             }

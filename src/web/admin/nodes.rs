@@ -93,10 +93,10 @@ pub async fn elsewhere(req: &HttpRequest, edge: &Edge, query: &Query<'_>) -> Res
     Ok(Some(reply::ok("success", data.to_string().as_bytes())))
 }
 
-/// What each other node that is there answers at `path`, which takes `node`; with its name.
+/// What each other node answers at `path`, which takes `node`; with its name. One that is lost has no answer.
 pub async fn of_others(edge: &Edge, path: &str) -> Vec<(String, Result<Value, ApiError>)> {
     let own = edge.parts.cluster.name();
-    let others = known(edge).await.into_iter().filter(|node| node.is_member() && *node.name != **own);
+    let others = known(edge).await.into_iter().filter(|node| *node.name != **own);
     let asked = async |node: NodeRecord| {
         let query = Query::default().rewritten(&[], ("node", &node.name));
         let answer = ask(edge, path, &query, &node).await;

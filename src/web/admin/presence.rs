@@ -21,9 +21,6 @@ const MAX_LIMIT: usize = 10_000;
 /// Answers with the sessions, in the order in which they were opened.
 pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["node", "pattern", "peer", "kind", "after", "limit"], &[])?;
-    if let Some(answer) = nodes::elsewhere(&req, &edge, &query).await? {
-        return Ok(answer);
-    }
     let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
     let find = FindSessions {
         after: query.read("after", "the id of a session", |text| text.parse().ok())?,
@@ -34,6 +31,9 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
         kind: query
             .read("kind", "websocket or sse", |kind| ["websocket", "sse"].contains(&kind).then(|| kind.to_owned()))?,
     };
+    if let Some(answer) = nodes::elsewhere(&req, &edge, &query).await? {
+        return Ok(answer);
+    }
     let found = edge.parts.actors.ask_shards(find).await;
     let mut found: Vec<Value> = found.into_iter().flatten().map(session).collect();
     found.sort_unstable_by_key(|session| session["id"].as_u64());
@@ -43,11 +43,11 @@ pub async fn sessions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse
 /// Answers with the patterns that are subscribed to, in order, and the number of subscribers of each.
 pub async fn subscriptions(req: HttpRequest, edge: Data<Edge>) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(&req, &["node", "after", "limit"], &[])?;
+    let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
+    let after = pattern(&query, "after")?;
     if let Some(answer) = nodes::elsewhere(&req, &edge, &query).await? {
         return Ok(answer);
     }
-    let limit = query.limit(DEFAULT_LIMIT, MAX_LIMIT)?;
-    let after = pattern(&query, "after")?;
     let counts = edge.parts.actors.ask_shards(CountSubscribers).await;
     let mut all = BTreeMap::<Pattern, SubscriberCount>::new();
     for (pattern, SubscriberCount { websocket, sse }) in counts.into_iter().flatten() {

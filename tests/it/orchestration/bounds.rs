@@ -123,6 +123,35 @@ fn of_many_who_begin_one_value_by_hand_at_once_one_does() {
     });
 }
 
+/// Half of them mean another instance by it.
+#[test]
+fn of_many_who_begin_with_one_key_at_once_each_is_told_what_became_of_it() {
+    for_each_backend(|backend| {
+        let server = configured(Server::builder().backend(backend), SAGAS, &participant()).start();
+        for round in 0..5 {
+            let key = format!("key {round}");
+            let begin = |id: usize| {
+                let body = json!({ "payload": { "id": id } });
+                (id, server.request("POST", "/sagas/rest/start").header("idempotency-key", &key).json(&body).send())
+            };
+            let answers: Vec<(usize, Response)> = thread::scope(|scope| {
+                let all: Vec<_> = (0..16).map(|n| scope.spawn(move || begin(2 * round + n % 2))).collect();
+                all.into_iter().map(|one| one.join().expect("an answer")).collect()
+            });
+            let is_first = |answer: &Response| answer.status == 201 && answer.header("idempotent-replayed").is_none();
+            let first: Vec<_> = answers.iter().filter(|(_, answer)| is_first(answer)).collect();
+            assert_eq!(first.len(), 1, "one has begun it: {answers:?}");
+            let (begun, instance) = (first[0].0, first[0].1.data());
+            for (id, answer) in &answers {
+                match *id == begun {
+                    true => assert_eq!((answer.status, answer.data()), (201, instance.clone())),
+                    false => assert_eq!(answer.error(422)["code"], "idempotency_key_reused"),
+                }
+            }
+        }
+    });
+}
+
 /// Its value is another's.
 #[test]
 fn an_order_that_cannot_be_taken_is_not_counted_as_one_that_can() {
