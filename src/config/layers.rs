@@ -66,6 +66,12 @@ impl Layers {
         };
         let mut paths: Vec<PathBuf> = names.filter(is_meant).map(|name| dir.join(name)).collect();
         paths.sort();
+        for path in &paths {
+            // A named pipe would be waited for without end. What cannot be looked at cannot be read either.
+            if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+                return Err(ConfigError::of_file(path, "is not a file"));
+            }
+        }
         Ok(paths)
     }
 

@@ -106,13 +106,19 @@ pub fn invalid_schema(Invalid { field, message, kind }: Invalid) -> ApiError {
 /// Why a type is not put.
 pub fn refused(refused: Refused) -> ApiError {
     match refused {
-        Refused::Condition(current) => self::refused(Refused::Version(current)).of_precondition(),
-        Refused::Version(current) => {
+        Refused::Condition(current) => {
             let message = match current {
                 Some(version) => format!("the newest version is {version}"),
                 None => "there is no such event type".to_owned(),
             };
-            ApiError::new(ErrorCode::VersionConflict, message).with("current_version", current)
+            ApiError::new(ErrorCode::VersionConflict, message).with("current_version", current).of_precondition()
+        }
+        Refused::Version { current, expected } => {
+            let reason = match current {
+                Some(_) => format!("the newest version is {expected}"),
+                None => format!("there is no such event type, and a new one gets version {expected}"),
+            };
+            ApiError::field(ErrorCode::VersionConflict, "version", reason).with("current_version", current)
         }
         Refused::Incompatible(comparison) => {
             let Comparison { reasons, strict_reasons } = &comparison;

@@ -386,8 +386,15 @@ fn files_are_put_at_the_start_and_once_for_each_content() {
         (json!({"name": "order.made", "schema": needs_a()}), "event-types/order.json: schema/required: "),
         (json!({"name": "order.made", "schema": {"type": 7}}), "event-types/order.json: schema/type: "),
         (json!({"name": "order.made"}), "event-types/order.json: schema: "),
+        (json!({"name": "order.new", "schema": {}, "version": 9}), "event-types/order.json: version: "),
+        (Value::Null, "event-types/order.json: is not a file"),
     ] {
-        write(body);
+        if body.is_null() {
+            std::fs::remove_file(folder.join("order.json")).expect("it goes");
+            std::fs::create_dir(folder.join("order.json")).expect("a folder");
+        } else {
+            write(body);
+        }
         let output = server.spec().run();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         let line = errors.lines().find(|line| line.contains("order.json")).unwrap_or_else(|| panic!("{errors}"));

@@ -33,9 +33,12 @@ pub struct Decision {
 /// Why a type is not put.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refused {
-    /// The newest version is another one; none: there is no such type.
-    Version(Option<u32>),
-    /// The same, of a condition.
+    /// Another version was expected: the newest one, or the one that a type gets which is not there (`current` is none).
+    Version {
+        current: Option<u32>,
+        expected: u32,
+    },
+    /// A condition is not met by the newest version; none: there is no such type.
     Condition(Option<u32>),
     Incompatible(Comparison),
 }
@@ -70,7 +73,11 @@ pub fn check_version(put: &Put, stored: Option<&EventType>) -> Result<(), Refuse
     }
     // Of a type that is not there, the version that it gets is meant.
     let expected = live.unwrap_or(newest + 1);
-    if put.version.is_none_or(|version| version == expected) { Ok(()) } else { Err(Refused::Version(live)) }
+    if put.version.is_none_or(|version| version == expected) {
+        Ok(())
+    } else {
+        Err(Refused::Version { current: live, expected })
+    }
 }
 
 /// Decides on a type that is to be put in the place of the stored one.

@@ -115,9 +115,11 @@ fn versions_are_made_by_schemas_alone() {
     );
     assert!(matches!(decide(&narrower, Some(&stored)), Err(Refused::Incompatible(_))));
     assert_eq!(decide(&narrower, Some(&deleted)), decided(4, true, true, true));
-    for (version, before, refused) in [(2, Some(&stored), Some(3)), (3, Some(&deleted), None), (2, None, None)] {
+    for (version, before, current, expected) in
+        [(2, Some(&stored), Some(3), 3), (3, Some(&deleted), None, 4), (2, None, None, 1)]
+    {
         let put = put(Some(version), json!({}), Settings::default());
-        assert_eq!(decide(&put, before), Err(Refused::Version(refused)));
+        assert_eq!(decide(&put, before), Err(Refused::Version { current, expected }));
     }
     // The stored compatibility decides, not the one that comes with the schema.
     let loose = Settings { compatibility: Compatibility::None, ..Settings::default() };

@@ -25,7 +25,7 @@ pub(super) struct Compiled {
     pub(super) is_dynamic: bool,
 }
 
-/// A schema in the schema.
+/// A schema in the schema. Small, since a payload has many members, and each leads to one.
 #[derive(Default)]
 pub(super) struct Node {
     /// Where it stands.
@@ -33,15 +33,28 @@ pub(super) struct Node {
     pub(super) at: At,
     /// What its `$id` made it a part of.
     pub(super) resource: u32,
+    /// The same one for all nodes that say the same, so that it stays in the processor's cache.
+    pub(super) plain: Arc<Plain>,
+    pub(super) deep: Option<Box<Deep>>,
+}
+
+/// The keywords of a schema that lead to no other schemas.
+#[derive(Default)]
+pub(super) struct Plain {
     /// It takes nothing: the schema `false`.
     pub(super) takes_nothing: bool,
     pub(super) types: Types,
     /// `const` and `enum`.
     pub(super) listed: Vec<(&'static str, Listed)>,
-    pub(super) number: Option<Box<NumberRules>>,
-    pub(super) string: Option<Box<StringRules>>,
-    pub(super) array: Option<Box<ArrayRules>>,
-    pub(super) object: Option<Box<ObjectRules>>,
+    pub(super) number: Option<NumberRules>,
+    pub(super) string: Option<StringRules>,
+}
+
+/// The keywords of a schema about values in values, and those that lead to other schemas.
+#[derive(Default)]
+pub(super) struct Deep {
+    pub(super) array: Option<ArrayRules>,
+    pub(super) object: Option<ObjectRules>,
     pub(super) combined: Vec<Combined>,
 }
 

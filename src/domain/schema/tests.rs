@@ -60,6 +60,21 @@ fn told(schema: &Schema, payload: &str) -> Vec<(String, String, String)> {
 }
 
 #[test]
+fn schemas_that_say_the_same_are_told_apart() {
+    let schema = schema(
+        r#"{"properties": {"a": {"minimum": 5}, "b": {"minimum": 5.0}, "c": {"maximum": -5}, "d": {"minimum": 5}}}"#,
+    );
+    let told = told(&schema, r#"{"a": 1, "b": 1, "c": 1, "d": 1}"#);
+    let wanted = [
+        ("/a", "/properties/a/minimum", "1 is less than 5"),
+        ("/b", "/properties/b/minimum", "1 is less than 5.0"),
+        ("/c", "/properties/c/maximum", "1 is greater than -5"),
+        ("/d", "/properties/d/minimum", "1 is less than 5"),
+    ];
+    assert_eq!(told, wanted.map(|(instance, schema, message)| (instance.into(), schema.into(), message.into())));
+}
+
+#[test]
 fn every_violation_is_told_with_its_paths() {
     let schema = schema(
         r##"{"type": "object", "required": ["id", "lines"], "additionalProperties": false, "properties": {

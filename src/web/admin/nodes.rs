@@ -130,11 +130,15 @@ async fn ask(
     let url = format!("{}{path}?{query}", node.url);
     let key = edge.parts.position.key();
     let signature = NodeRequest { to: &node.name, path, query }.sign(&key, now());
-    let request = awc::Client::builder().timeout(PATIENCE).disable_redirects().finish().get(url);
+    let request = awc::Client::builder().disable_timeout().disable_redirects().finish().get(url);
     let request = request.insert_header((node_request::SIGNATURE, &*signature));
-    let mut answer = request.send().await.map_err(|error| unreachable(&error))?;
-    let body = tokio::time::timeout(PATIENCE, answer.body().limit(MAX_ANSWER)).await;
-    let body = body.map_err(|elapsed| unreachable(&elapsed))?.map_err(|error| unreachable(&error))?;
+    let exchange = async {
+        let mut answer = request.send().await.map_err(|error| unreachable(&error))?;
+        let body = answer.body().limit(MAX_ANSWER).await.map_err(|error| unreachable(&error))?;
+        Ok::<_, ApiError>((answer, body))
+    };
+    let exchange = tokio::time::timeout(PATIENCE, exchange).await;
+    let (answer, body) = exchange.map_err(|_| unreachable(&"it takes too long to answer"))??;
     let link = answer.headers().get(header::LINK).cloned();
     let is_signed = || {
         let link = link.as_ref().map_or(&b""[..], HeaderValue::as_bytes);

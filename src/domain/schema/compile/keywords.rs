@@ -1,11 +1,12 @@
 //! The keywords of one schema, checked and put in their places.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::refs::Place;
 use super::{Compiler, Invalid};
 use crate::domain::schema::compiled::{
-    ArrayRules, Bound, Combined, Entry, Id, Listed, NumberRules, ObjectRules, StringRules, Table, Types,
+    ArrayRules, Bound, Combined, Deep, Entry, Id, Listed, NumberRules, ObjectRules, Plain, StringRules, Table, Types,
 };
 use crate::domain::schema::keywords::Draft;
 use crate::domain::schema::number::{self, Number};
@@ -25,6 +26,21 @@ const TEXTS: &[&str] = &[
     "contentMediaType",
 ];
 
+/// Keywords that lead to no other schemas.
+const PLAIN: &[&str] = &[
+    "const",
+    "enum",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "maxLength",
+    "maximum",
+    "minLength",
+    "minimum",
+    "multipleOf",
+    "pattern",
+    "type",
+];
+
 /// The keywords of one schema by their names.
 type Keywords = HashMap<String, Place>;
 
@@ -41,7 +57,7 @@ impl Compiler {
             combined.push(self.reference(*place, false)?);
         }
         if !is_newest && !combined.is_empty() {
-            self.nodes[id as usize].combined = combined;
+            self.nodes[id as usize].deep = Some(Box::new(Deep { combined, ..Deep::default() }));
             return Ok(());
         }
         if let Some(place) = keywords.get("$dynamicRef").filter(|_| is_newest) {
@@ -52,10 +68,7 @@ impl Compiler {
                 self.text(*place)?;
             }
         }
-        let types = self.types(&keywords)?;
-        let listed = self.listed(&keywords)?;
-        let number = self.number_rules(&keywords)?;
-        let string = self.string_rules(&keywords)?;
+        let plain = self.plain(&keywords)?;
         let array = self.array_rules(&keywords, is_newest)?;
         let object = self.object_rules(&keywords, is_newest)?;
         self.combine(&keywords, &mut combined)?;
@@ -64,15 +77,38 @@ impl Compiler {
                 self.schemas_by_name(*place)?;
             }
         }
+        let is_deep = array.is_some() || object.is_some() || !combined.is_empty();
         let node = &mut self.nodes[id as usize];
-        node.types = types;
-        node.listed = listed;
-        node.number = number.map(Box::new);
-        node.string = string.map(Box::new);
-        node.array = array.map(Box::new);
-        node.object = object.map(Box::new);
-        node.combined = combined;
+        node.plain = plain;
+        node.deep = is_deep.then(|| Box::new(Deep { array, object, combined }));
         Ok(())
+    }
+
+    /// What the keywords say that lead to no other schemas.
+    fn plain(&mut self, keywords: &Keywords) -> Result<Arc<Plain>, Invalid> {
+        let mut written = Vec::new();
+        for keyword in PLAIN {
+            let Some(place) = keywords.get(*keyword).copied() else { continue };
+            let tree = self.tree(place);
+            written.extend(keyword.as_bytes());
+            tree.write_canonical(place.at, &mut written);
+            // Violations show a number as it is written.
+            if tree.kind(place.at) == Kind::Number {
+                written.extend(tree.text(place.at).as_bytes());
+            }
+        }
+        if let Some(known) = self.plain.get(&written) {
+            return Ok(known.clone());
+        }
+        let plain = Arc::new(Plain {
+            takes_nothing: false,
+            types: self.types(keywords)?,
+            listed: self.listed(keywords)?,
+            number: self.number_rules(keywords)?,
+            string: self.string_rules(keywords)?,
+        });
+        self.plain.insert(written, plain.clone());
+        Ok(plain)
     }
 
     fn reference(&mut self, place: Place, is_dynamic: bool) -> Result<Combined, Invalid> {

@@ -33,7 +33,8 @@ enum State {
 
 /// The schemas that look at the same value.
 fn in_place(node: &Node, mut each: impl FnMut(Id)) {
-    for combined in &node.combined {
+    let Some(deep) = &node.deep else { return };
+    for combined in &deep.combined {
         match combined {
             Combined::Ref(id) | Combined::DynamicRef(id, _) | Combined::Not(id) => each(*id),
             Combined::AllOf(ids) | Combined::AnyOf(ids) | Combined::OneOf(ids) => {
@@ -45,7 +46,7 @@ fn in_place(node: &Node, mut each: impl FnMut(Id)) {
             }
         }
     }
-    if let Some(object) = &node.object {
+    if let Some(object) = &deep.object {
         object.dependent.iter().for_each(|(_, id)| each(*id));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::refs::{Place, Resources};
-use super::compiled::{Compiled, Id, Node};
+use super::compiled::{Compiled, Id, Node, Plain};
 use super::keywords::{Draft, LIST, NAMED, ONE};
 use super::names::{Collected, Names};
 use super::regex::{Pattern, Wrong};
@@ -53,6 +53,7 @@ pub(super) fn compile(text: &str) -> Result<Compiled, Invalid> {
         ids: HashMap::new(),
         open: Vec::new(),
         nodes: Vec::new(),
+        plain: HashMap::new(),
         names: Collected::default(),
         patterns: HashMap::new(),
         pattern_size: 0,
@@ -87,6 +88,8 @@ struct Compiler {
     /// Nodes whose keywords are still to be read.
     open: Vec<Id>,
     nodes: Vec<Node>,
+    /// By their keywords, as these are written.
+    plain: HashMap<Vec<u8>, Arc<Plain>>,
     names: Collected,
     patterns: HashMap<Box<str>, Arc<Pattern>>,
     pattern_size: usize,
@@ -105,7 +108,8 @@ impl Compiler {
         }
         let id = self.nodes.len() as Id;
         let resource = self.resources.around(place);
-        self.nodes.push(Node { document: place.document, at: place.at, resource, ..Node::default() });
+        let plain = self.plain.entry(Vec::new()).or_default().clone();
+        self.nodes.push(Node { document: place.document, at: place.at, resource, plain, deep: None });
         self.ids.insert(place, id);
         self.open.push(id);
         Ok(id)
@@ -117,7 +121,9 @@ impl Compiler {
             let place = Place { document: self.nodes[id as usize].document, at: self.nodes[id as usize].at };
             match self.tree(place).kind(place.at) {
                 Kind::True => {}
-                Kind::False => self.nodes[id as usize].takes_nothing = true,
+                Kind::False => {
+                    self.nodes[id as usize].plain = Arc::new(Plain { takes_nothing: true, ..Plain::default() });
+                }
                 Kind::Object => {
                     self.read(id, place)?;
                     self.read_others(place)?;

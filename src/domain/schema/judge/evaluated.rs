@@ -27,7 +27,7 @@ impl<'s> Judge<'s, '_> {
             if is_marked {
                 continue;
             }
-            if self.node(schema).takes_nothing {
+            if self.node(schema).plain.takes_nothing {
                 if self.fails::<TELL>(id, keyword, child, |_| "nothing speaks of this".to_owned()) {
                     return false;
                 }
@@ -45,6 +45,7 @@ impl<'s> Judge<'s, '_> {
             self.over = self.over.or(Some("the schema goes too deep into itself"));
             return;
         }
+        let Some(deep) = &node.deep else { return };
         self.depth += 1;
         let enters = self.schema.is_dynamic && self.scope.last() != Some(&node.resource);
         if enters {
@@ -52,17 +53,17 @@ impl<'s> Judge<'s, '_> {
         }
         match self.tree.kind(at) {
             Kind::Object => {
-                if let Some(rules) = &node.object {
+                if let Some(rules) = &deep.object {
                     self.mark_members(rules, at, marks, is_asking);
                 }
             }
             _ => {
-                if let Some(rules) = &node.array {
+                if let Some(rules) = &deep.array {
                     self.mark_elements(rules, at, marks, is_asking);
                 }
             }
         }
-        for combined in &node.combined {
+        for combined in &deep.combined {
             self.mark_combined(combined, at, marks);
         }
         if enters {

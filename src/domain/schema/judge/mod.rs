@@ -8,7 +8,7 @@ mod evaluated;
 mod objects;
 mod values;
 
-use super::compiled::{Combined, Compiled, Id, Node};
+use super::compiled::{Combined, Compiled, Deep, Id, Node};
 use super::names::Names;
 use super::tree::{At, Kind, Tree, Unread};
 
@@ -170,28 +170,28 @@ impl<'s, 't> Judge<'s, 't> {
             return false;
         }
         let node = self.node(id);
-        let kind = self.tree.kind(at);
-        if !node.types.has(kind) && !self.is_integer(node, at) {
-            let _ = self.fails::<TELL>(id, "type", at, |judge| judge.type_message(node, at));
+        let (plain, kind) = (&*node.plain, self.tree.kind(at));
+        if !plain.types.has(kind) && !self.is_integer(plain, at) {
+            let _ = self.fails::<TELL>(id, "type", at, |judge| judge.type_message(plain, at));
             return false;
         }
-        if node.takes_nothing {
+        if plain.takes_nothing {
             let _ = self.fails::<TELL>(id, "", at, |_| "nothing is allowed here".to_owned());
             return false;
         }
-        if !node.listed.is_empty() && !self.listed::<TELL>(id, node, at) {
+        if !plain.listed.is_empty() && !self.listed::<TELL>(id, plain, at) {
             return false;
         }
         match kind {
             Kind::Number => {
-                if let Some(rules) = &node.number
+                if let Some(rules) = &plain.number
                     && !self.number::<TELL>(id, rules, at)
                 {
                     return false;
                 }
             }
             Kind::String => {
-                if let Some(rules) = &node.string
+                if let Some(rules) = &plain.string
                     && !self.string::<TELL>(id, rules, at)
                 {
                     return false;
@@ -199,32 +199,34 @@ impl<'s, 't> Judge<'s, 't> {
             }
             _ => {}
         }
-        let is_deep = !node.combined.is_empty() || node.array.is_some() || node.object.is_some();
-        !is_deep || self.apply_deep::<TELL>(id, node, kind, at)
+        match &node.deep {
+            Some(deep) => self.apply_deep::<TELL>(id, node.resource, deep, kind, at),
+            None => true,
+        }
     }
 
     /// The keywords that have schemas of their own.
-    fn apply_deep<const TELL: bool>(&mut self, id: Id, node: &'s Node, kind: Kind, at: At) -> bool {
+    fn apply_deep<const TELL: bool>(&mut self, id: Id, resource: u32, deep: &'s Deep, kind: Kind, at: At) -> bool {
         if self.depth == MAX_DEPTH {
             self.over = Some("the schema goes too deep into itself");
             return false;
         }
         self.depth += 1;
-        let enters = self.schema.is_dynamic && self.scope.last() != Some(&node.resource);
+        let enters = self.schema.is_dynamic && self.scope.last() != Some(&resource);
         if enters {
-            self.scope.push(node.resource);
+            self.scope.push(resource);
         }
         let mut holds =
-            node.combined.iter().all(|combined| self.combined::<TELL>(id, combined, at) || !self.is_done::<TELL>());
+            deep.combined.iter().all(|combined| self.combined::<TELL>(id, combined, at) || !self.is_done::<TELL>());
         if holds
             && kind == Kind::Array
-            && let Some(rules) = &node.array
+            && let Some(rules) = &deep.array
         {
             holds = self.array::<TELL>(id, rules, at);
         }
         if holds
             && kind == Kind::Object
-            && let Some(rules) = &node.object
+            && let Some(rules) = &deep.object
         {
             holds = self.object::<TELL>(id, rules, at);
         }

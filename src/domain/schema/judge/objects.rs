@@ -74,7 +74,7 @@ impl<'s> Judge<'s, '_> {
             }
         }
         if let Some(schema) = rules.additional.filter(|_| !is_named) {
-            if self.node(schema).takes_nothing {
+            if self.node(schema).plain.takes_nothing {
                 let words = |judge: &Self| format!("the property \"{}\" is not allowed", judge.tree.key(member));
                 if self.fails::<TELL>(id, "additionalProperties", member, words) {
                     return false;

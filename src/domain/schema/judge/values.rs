@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::Judge;
-use crate::domain::schema::compiled::{Bound, Id, Listed, Node, NumberRules, StringRules};
+use crate::domain::schema::compiled::{Bound, Id, Listed, NumberRules, Plain, StringRules};
 use crate::domain::schema::number;
 use crate::domain::schema::tree::{At, Kind};
 
@@ -16,11 +16,11 @@ const SHOWN: usize = 100;
 
 impl<'s> Judge<'s, '_> {
     /// Whether a value is an integer, and integers are allowed.
-    pub(super) fn is_integer(&self, node: &Node, at: At) -> bool {
-        node.types.has_integers() && self.tree.kind(at) == Kind::Number && is_integer(self.tree.text(at))
+    pub(super) fn is_integer(&self, plain: &Plain, at: At) -> bool {
+        plain.types.has_integers() && self.tree.kind(at) == Kind::Number && is_integer(self.tree.text(at))
     }
 
-    pub(super) fn type_message(&self, node: &Node, at: At) -> String {
+    pub(super) fn type_message(&self, plain: &Plain, at: At) -> String {
         let is = match self.tree.kind(at) {
             Kind::Null => "null",
             Kind::False | Kind::True => "a boolean",
@@ -29,12 +29,12 @@ impl<'s> Judge<'s, '_> {
             Kind::Array => "an array",
             Kind::Object => "an object",
         };
-        let wanted: Vec<_> = node.types.names().collect();
+        let wanted: Vec<_> = plain.types.names().collect();
         format!("this is {is}, not {}", wanted.join(" or "))
     }
 
-    pub(super) fn listed<const TELL: bool>(&mut self, id: Id, node: &'s Node, at: At) -> bool {
-        for (keyword, listed) in &node.listed {
+    pub(super) fn listed<const TELL: bool>(&mut self, id: Id, plain: &'s Plain, at: At) -> bool {
+        for (keyword, listed) in &plain.listed {
             let has = self.has(listed, at);
             if !has && self.fails::<TELL>(id, keyword, at, |_| "this is none of the values that are allowed".to_owned())
             {
