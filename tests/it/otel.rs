@@ -93,6 +93,26 @@ fn one_trace_joins_publish_commit_push_and_delivery() {
 }
 
 #[test]
+fn a_publish_over_a_websocket_begins_a_trace() {
+    let (collector, billing) = (Service::start(), Service::start());
+    let server = billing.configure(traced(&collector.url()), "billing", &[]).start();
+    let mut socket = server.ws();
+    let publish = json!({ "action": "publish", "event_name": "a", "payload": {}, "id": 1 });
+    let answer = socket.request(publish);
+    let names = ["publish a", "commit", "deliver billing"];
+    let [publish, commit, deliver] = eventually("all spans have come", || {
+        let spans = spans(&collector);
+        let found = names.map(|name| named(&spans, name));
+        found.iter().all(Option::is_some).then(|| found.map(Option::unwrap_or_default))
+    });
+    assert_eq!(attribute(&publish, "messaging.message.id"), json!({ "stringValue": answer["event_id"].to_string() }));
+    assert_eq!(publish["parentSpanId"], Value::Null);
+    for span in [&commit, &deliver] {
+        assert_eq!((&span["traceId"], &span["parentSpanId"]), (&publish["traceId"], &publish["spanId"]));
+    }
+}
+
+#[test]
 fn what_is_not_sampled_goes_on_as_it_came_and_is_not_recorded() {
     let (collector, billing) = (Service::start(), Service::start());
     let server = billing.configure(traced(&collector.url()), "billing", &[]).start();

@@ -8,6 +8,7 @@ mod access;
 pub mod attachment;
 mod durable;
 pub mod long_poll;
+mod publish_span;
 pub mod snapshot;
 pub mod stream;
 
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::access::SessionAccess;
 use self::attachment::Attachment;
 use self::durable::Membership;
+use self::publish_span::PublishSpan;
 use self::snapshot::Snapshot;
 use super::clock::scheduling;
 use super::connection::Connection;
@@ -39,7 +41,7 @@ use crate::domain::event::{Append, AppendOutcome};
 use crate::domain::pattern::Pattern;
 use crate::protocol::close::CloseReason;
 use crate::protocol::error::{ApiError, ErrorCode};
-use crate::protocol::outcome::told;
+use crate::protocol::outcome::{Told, told};
 use crate::protocol::publish::{PublishRules, scope_keys};
 use crate::protocol::request::{BadRequest, Request};
 use crate::protocol::subscription::RequestId;
@@ -279,9 +281,10 @@ impl Session {
             return self.refuse(id.as_ref(), &error);
         }
         scope_keys(&mut append, &self.connection().auth.caller());
+        let span = PublishSpan::begin(&mut append);
         let outcome = match self.parts.worker.thread.intake.enqueue(append) {
             Ok(outcome) => outcome,
-            Err(failure) => return self.refuse(id.as_ref(), &failure.into()),
+            Err(failure) => return self.answer_publish(id.as_ref(), Err(failure.into()), span),
         };
         self.publishing += 1;
         let publishes = self.publishes.get_or_insert_with(|| {
@@ -290,40 +293,51 @@ impl Session {
             publishes
         });
         // The receiver lives as long as this actor. `MAX_PUBLISHES_IN_FLIGHT` bounds the channel.
-        let _ = publishes.send((id, outcome));
+        let _ = publishes.send(Publish { id, outcome, span });
+    }
+
+    fn answer_publish(&mut self, id: Option<&RequestId>, told: Result<Told, ApiError>, span: Option<PublishSpan>) {
+        if let Some(span) = span {
+            span.end(&told);
+        }
+        match (told, id) {
+            (Err(error), id) => self.refuse(id, &error),
+            (Ok(told), Some(id)) => self.say(&frame::published(id, &told)),
+            (Ok(_), None) => {}
+        }
     }
 }
 
 /// A publish that waits for its commit.
-type Publish = (Option<RequestId>, oneshot::Receiver<AppendResult>);
+struct Publish {
+    id: Option<RequestId>,
+    outcome: oneshot::Receiver<AppendResult>,
+    span: Option<PublishSpan>,
+}
+
 type AppendResult = Result<AppendOutcome, AppendFailure>;
 
 /// The outcome of a publish.
 struct Published {
     id: Option<RequestId>,
     outcome: AppendResult,
+    span: Option<PublishSpan>,
 }
 
 /// The outcomes in the order of the requests, which is the order of their commits.
 fn outcomes(waiting: mpsc::UnboundedReceiver<Publish>) -> impl Stream<Item = Published> {
     futures_util::stream::unfold(waiting, |mut waiting| async {
-        let (id, outcome) = waiting.recv().await?;
+        let Publish { id, outcome, span } = waiting.recv().await?;
         let outcome = outcome.await.unwrap_or(Err(AppendFailure::RESTARTED));
-        Some((Published { id, outcome }, waiting))
+        Some((Published { id, outcome, span }, waiting))
     })
 }
 
 impl StreamHandler<Published> for Session {
-    fn handle(&mut self, Published { id, outcome }: Published, _: &mut Self::Context) {
+    fn handle(&mut self, Published { id, outcome, span }: Published, _: &mut Self::Context) {
         self.publishing -= 1;
-        match outcome.map_err(ApiError::from).and_then(|outcome| told(outcome, false)) {
-            Err(error) => self.refuse(id.as_ref(), &error),
-            Ok(told) => {
-                if let Some(id) = &id {
-                    self.say(&frame::published(id, &told));
-                }
-            }
-        }
+        let told = outcome.map_err(ApiError::from).and_then(|outcome| told(outcome, false));
+        self.answer_publish(id.as_ref(), told, span);
         self.pace();
     }
 

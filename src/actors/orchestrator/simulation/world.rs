@@ -344,7 +344,8 @@ impl<'a> World<'a> {
             let is_behind = self.nodes[self.holder].after < reader.bounds().await.expect("read").last;
             quiet += 1;
             match due {
-                _ if is_behind => {}
+                // What it has not followed yet may still lead to something.
+                _ if is_behind => quiet = 0,
                 Some(due) if due > self.now => self.pass(due.since(self.now)),
                 // What nobody has told of is found in this time.
                 _ if quiet < 3 || due.is_some() => self.pass(LOOK),
