@@ -261,9 +261,9 @@ fn every_view_keeps_text_as_text_and_has_no_barriers() {
     page.evaluate(&format!("{}; 0", axe()));
     for (look, width, scheme) in [("light", 1280, "light"), ("dark", 1280, "dark"), ("narrow", 360, "light")] {
         page.look(width, scheme);
-        // Axe reads colours: the page is to be painted anew before.
+        // Axe reads colours: the page is to be painted anew before, and what fades from one to the other has done so.
         page.evaluate("window.painted = false; requestAnimationFrame(() => requestAnimationFrame(() => { window.painted = true })); 0");
-        page.wait_until("window.painted");
+        page.wait_until("window.painted && document.getAnimations().length === 0");
         for view in &views {
             show(&mut page, view);
             page.evaluate("window.found = null; axe.run({ resultTypes: ['violations'] }).then(({ violations }) => { window.found = violations.map(({ id, nodes }) => id + ': ' + nodes.map((node) => node.html.slice(0, 60) + (node.any[0] || {}).message).join(' | ')) }); 0");

@@ -103,7 +103,9 @@ fn a_notification_is_not_believed() {
     }
     let url = Postgres::shared().url();
     let [a, b] = two(&url);
+    let mut earliest = subscribe(&b);
     let first = a.publish("a.b", json!({}));
+    assert_eq!(earliest.recv_json()["id"], first);
     let mut database = PgConnection::establish(&url).expect("a connection");
     let listening = "SELECT query FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()";
     let listening: Listening = diesel::sql_query(listening).get_result(&mut database).expect("a relay");
