@@ -1,6 +1,7 @@
 //! The digest of what Redis has, made while the log is being followed, and which buckets may differ from the store.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::domain::entity::{Buckets, EntityId, EntityType, MAX_BUCKETS, Mark, Version};
 
@@ -16,6 +17,9 @@ const MAX_UNKNOWN: usize = 10_000;
 pub struct Tally {
     types: BTreeMap<EntityType, OfType>,
     max_types: usize,
+    /// The last one that was compared, in their order. What changes of it and of those before it afterwards is written as
+    /// it is in the store, and changes nothing in what was found.
+    compared: Option<EntityType>,
 }
 
 #[derive(Debug)]
@@ -53,7 +57,7 @@ impl Tally {
         let types: BTreeMap<_, _> =
             types.into_iter().map(|(kind, count)| (kind, OfType::new(u64::try_from(count).unwrap_or(0)))).collect();
         let max_types = types.len() + MAX_UNKNOWN;
-        Self { types, max_types }
+        Self { types, max_types, compared: None }
     }
 
     /// Redis has this version of the entity.
@@ -82,12 +86,14 @@ impl Tally {
 
     /// A type that is to be compared yet, with its number of buckets.
     pub fn next(&self) -> Option<(EntityType, u32)> {
-        self.types.iter().next().map(|(kind, of)| (kind.clone(), of.buckets()))
+        let after = self.compared.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.types.range((after, Bound::Unbounded)).next().map(|(kind, of)| (kind.clone(), of.buckets()))
     }
 
     /// Compares a type with the store.
     pub fn compare(&mut self, kind: &EntityType, stored: &Buckets, suspects: &mut Suspects) {
-        let Some(of) = self.types.remove(kind) else { return };
+        let Some(of) = self.types.get(kind) else { return };
+        self.compared = Some(kind.clone());
         let differs = |bucket: &u32| {
             let at = *bucket as usize;
             of.found.sums[at] != stored.sums[at] || of.changed.contains(bucket)
@@ -178,6 +184,21 @@ mod tests {
         let several = compared(|tally| ["k1", "k2", "k3"].iter().for_each(|key| tally.changed(&id(key))));
         let expected: BTreeSet<u32> = ["k1", "k2", "k3"].iter().flat_map(|key| of(key)).collect();
         assert_eq!(walk(&several), Vec::from_iter(expected));
+    }
+
+    #[test]
+    fn a_change_after_its_type_was_compared_leaves_what_was_found() {
+        let mut tally = Tally::new(vec![(id("k").kind, 2)]);
+        ["k1", "k2"].iter().for_each(|key| tally.found(&id(key), 1));
+        let mut suspects = Suspects::default();
+        for turn in 0..3 {
+            let Some((kind, buckets)) = tally.next() else { break };
+            assert_eq!(turn, 0, "it is compared once");
+            tally.compare(&kind, &Buckets::new(buckets), &mut suspects);
+            tally.changed(&id("k3"));
+        }
+        let expected: BTreeSet<u32> = ["k1", "k2"].iter().map(|key| Mark::slot(key) & 15).collect();
+        assert_eq!(walk(&suspects), Vec::from_iter(expected));
     }
 
     #[test]
