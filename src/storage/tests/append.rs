@@ -6,7 +6,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{NOON, Store, at, event, idempotency, on_both, single};
 use crate::domain::event::{Append, AppendOutcome, Idempotency, LogBounds, NewEvent};
-use crate::storage::{Committed, Outcome, StoreErrorKind, migrate};
+use crate::storage::{Committed, Outcome, StoreErrorKind, StoreOptions, migrate};
 
 pub(super) fn stored(first_id: i64, last_id: i64) -> Outcome {
     Outcome::Appended(AppendOutcome::Stored { first_id, last_id, replayed: 0 })
@@ -168,8 +168,10 @@ fn a_zero_byte_is_refused() {
 #[test]
 fn several_may_migrate_at_once() {
     on_both(|store| {
+        // Whoever comes last waits for all others.
+        let options = StoreOptions { busy_timeout: Duration::from_secs(30), ..store.options.clone() };
         let applied: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| migrate(&store.options))).collect();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| migrate(&options))).collect();
             threads.into_iter().map(|t| t.join().expect("no panic").expect("migrated").len()).sum()
         });
         let each_once = migrate(&Store::sqlite().options).expect("migrated").len();
