@@ -365,7 +365,7 @@ fn refused(refusal: SagaRefusal, of: &str) -> ApiError {
             ApiError::new(ErrorCode::SagaLive, message).with("id", id)
         }
         SagaRefusal::NoCorrelation => {
-            let reason = "has no string, number or boolean where the saga has its correlation";
+            let reason = "has no string of at most 1024 bytes, number or boolean where the saga has its correlation";
             ApiError::field(ErrorCode::InvalidField, "payload", reason)
         }
         SagaRefusal::Unusable(reason) => ApiError::new(ErrorCode::SagaState, reason),
