@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::persistence::Persistence;
 use crate::domain::catalogue::change::{Decision, Put, check_version, comparison, decide};
 use crate::domain::catalogue::{EventType, Mode, Ruling, Settings};
-use crate::domain::entity::{EntityType, without_previous};
+use crate::domain::entity::as_judged;
 use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::judgement::Finding;
 use crate::domain::pattern::Pattern;
@@ -126,13 +126,7 @@ impl CatalogueDesk {
         let events = self.governed(&new, HISTORY, |_| true).await?.0;
         let judged = actix_rt::task::spawn_blocking(move || {
             let (ruling, _) = Ruling::of(&new);
-            let judge = |event: &Event| {
-                let finding = match EntityType::of_change(&event.name) {
-                    Some(_) => ruling.judge(&without_previous(&event.payload)),
-                    None => ruling.judge(&event.payload),
-                };
-                Some((event.id, finding?))
-            };
+            let judge = |event: &Event| Some((event.id, ruling.judge(&as_judged(&event.name, &event.payload))?));
             (comparison(&put, stored.as_ref()), events.len(), events.iter().filter_map(judge).collect())
         });
         let (comparison, checked, failing) = judged.await.map_err(failed)?;
@@ -147,6 +141,7 @@ impl CatalogueDesk {
         limit: usize,
         wanted: impl Fn(&Event) -> bool,
     ) -> Result<(Vec<Event>, bool), ApiError> {
+        self.reader.learn_catalogue(&self.catalogue).await?;
         let (catalogue, _) = self.catalogue.get().after(std::slice::from_ref(of), of.generation);
         let (mut found, mut before) = (Vec::new(), None);
         for _ in 0..PAGES {

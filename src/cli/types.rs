@@ -12,6 +12,8 @@ use super::api_client::{ApiClient, segment};
 use super::target::TargetArgs;
 use super::{Failure, output, table};
 use crate::config::{Config, TypeFile};
+use crate::domain::entity::as_judged;
+use crate::domain::name::EventName;
 use crate::domain::schema::compat::{Compatibility, Reason, compare_texts};
 use crate::domain::schema::infer::infer;
 
@@ -110,6 +112,7 @@ struct Version {
 
 #[derive(Deserialize)]
 struct Published {
+    event_name: String,
     payload: Box<RawValue>,
 }
 
@@ -165,7 +168,13 @@ pub fn run(args: &TypesArgs, config: &Config) -> Result<(), Failure> {
             if events.is_empty() {
                 return Err(Failure::Failed(format!("there are no events {name:?} to learn from")));
             }
-            let (schema, left_out) = infer(events.iter().map(|event| event.payload.get()));
+            let payloads =
+                events.iter().map(|Published { event_name, payload }| match EventName::parse(event_name.clone()) {
+                    Ok(name) => as_judged(&name, payload.get()),
+                    Err(_) => payload.get().into(),
+                });
+            let payloads: Vec<_> = payloads.collect();
+            let (schema, left_out) = infer(payloads.iter().map(|payload| &**payload));
             if left_out > 0 {
                 output::say(format_args!(
                     "{left_out} payloads are left out: a number or a text in them cannot be held"
@@ -182,8 +191,8 @@ fn path(name: &str) -> String {
 
 /// The name of the type of a file, and its text; the file is known to have one.
 fn read(file: &std::path::Path) -> Result<(String, Vec<u8>), Failure> {
-    let name = TypeFile::read(file)?.put.name.as_str().to_owned();
-    Ok((name, std::fs::read(file).map_err(Failure::failed)?))
+    let TypeFile { put, text, .. } = TypeFile::read(file)?;
+    Ok((put.name.as_str().to_owned(), text))
 }
 
 /// A JSON text with a line for each member and element; nothing else of it changes.
@@ -243,7 +252,11 @@ fn check(name: &str, preview: Preview) -> Result<(), Failure> {
     }
     output::print(format_args!("{} of the newest {} events would fail", history.failing.len(), history.checked))?;
     for event in &history.failing {
-        let first = &event["errors"][0];
+        // The answer has the errors of as many as have room.
+        let Some(first) = event["errors"].get(0) else {
+            output::print(format_args!("  {}", event["id"]))?;
+            continue;
+        };
         let at = shown(first["instance_path"].as_str().unwrap_or_default());
         output::print(format_args!("  {}: {at}: {}", event["id"], first["message"].as_str().unwrap_or_default()))?;
     }

@@ -52,6 +52,7 @@ pub struct TypeFile {
     pub put: Put,
     /// What tells the content from others, in hex digits.
     pub digest: String,
+    pub text: Vec<u8>,
     path: PathBuf,
 }
 
@@ -66,7 +67,7 @@ impl TypeFile {
         let text = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
         let digest = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
         let put = parse_put(&text, None).map_err(|error| Self::error_in(path, &error))?;
-        Ok(Self { put, digest, path: path.to_owned() })
+        Ok(Self { put, digest, text, path: path.to_owned() })
     }
 
     /// The error for a type that cannot be put.

@@ -5,6 +5,7 @@
 mod digest;
 mod precondition;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytestring::ByteString;
@@ -212,8 +213,15 @@ pub fn previous_version(head: &str) -> Option<Option<Version>> {
     }
 }
 
-/// The payload of a stored change as it is judged: without the previous version that it names.
-pub fn without_previous(payload: &str) -> String {
+/// The payload of a stored event as it is judged: that of a change without the previous version that it names.
+pub fn as_judged<'p>(name: &EventName, payload: &'p str) -> Cow<'p, str> {
+    match EntityType::of_change(name) {
+        Some(_) => without_previous(payload).into(),
+        None => payload.into(),
+    }
+}
+
+fn without_previous(payload: &str) -> String {
     const MEMBER: &str = r#","previous_version":"#;
     let Some((head, rest)) = payload.split_once(MEMBER) else { return payload.to_owned() };
     let end = rest.find([',', '}']).unwrap_or(rest.len());

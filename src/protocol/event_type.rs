@@ -19,7 +19,7 @@ pub const FIELDS: &[&str] =
 /// Longest type, with its schema, in bytes.
 pub const MAX_BYTES: usize = 256 * 1024;
 /// The event that tells of a change.
-const CHANGED: &str = "$sys.type.changed";
+pub const TYPE_CHANGED: &str = "$sys.type.changed";
 
 /// Reads the name of a type, given in `field`.
 pub fn type_name(text: String, field: &str) -> Result<Pattern, ApiError> {
@@ -172,7 +172,7 @@ pub fn shown(of: &EventType, is_full: bool) -> String {
 /// The event that tells of a change, or of a deletion.
 pub fn changed(name: &Pattern, version: u32, mode: Mode, op: &str) -> NewEvent {
     let payload = json!({ "name": name.as_str(), "version": version, "mode": mode.as_str(), "op": op });
-    NewEvent::own(CHANGED, payload.to_string())
+    NewEvent::own(TYPE_CHANGED, payload.to_string())
 }
 
 #[cfg(test)]

@@ -44,25 +44,40 @@ pub fn errors_json(violations: &[Violation]) -> Value {
     bounded(violations.iter().map(one))
 }
 
-/// `[{"id","errors"}…]`: stored events that would be refused, as many as have room.
+/// `[{"id","errors"}…]`: stored events that would be refused, with the errors of as many as have room.
 pub fn history_json(failing: &[(EventId, Finding)]) -> Value {
-    bounded(failing.iter().map(|(id, finding)| match &finding.fault {
-        Fault::Violations(violations) => json!({ "id": id, "errors": errors_json(violations) }),
-        _ => {
-            let message = refusal(finding).message().to_owned();
-            json!({ "id": id, "errors": [{ "instance_path": "", "schema_path": "", "message": message }] })
-        }
+    bounded(failing.iter().map(|(id, finding)| {
+        let errors = match &finding.fault {
+            Fault::Violations(violations) => errors_json(violations),
+            _ => {
+                let message = refusal(finding).message().to_owned();
+                json!([{ "instance_path": "", "schema_path": "", "message": message }])
+            }
+        };
+        json!({ "id": id, "errors": errors })
     }))
 }
 
-/// The list of these, cut where it is too long.
+/// The list of these, cut where it is too long: all come without their `errors` before any comes with them.
 fn bounded(items: impl Iterator<Item = Value>) -> Value {
     let mut room = MAX_BYTES;
-    let has_room = |item: &Value| {
-        room = room.saturating_sub(item.to_string().len());
-        room > 0
+    let mut takes = |value: &Value| {
+        let left = room.checked_sub(value.to_string().len() + 1);
+        room = left.unwrap_or(room);
+        left.is_some()
     };
-    items.take_while(has_room).collect()
+    let mut split = |mut item: Value| {
+        let errors = item.get_mut("errors").map(|errors| std::mem::replace(errors, json!([])));
+        takes(&item).then_some((item, errors))
+    };
+    let taken: Vec<(Value, Option<Value>)> = items.map_while(&mut split).collect();
+    let with_errors = taken.into_iter().map(|(mut item, errors)| {
+        if let Some(errors) = errors.filter(&mut takes) {
+            item["errors"] = errors;
+        }
+        item
+    });
+    with_errors.collect()
 }
 
 /// What a publisher is told of refused events, each with its index; in a batch, of all that have room.
@@ -74,5 +89,35 @@ pub fn refusals(refused: &[(usize, Finding)], is_batch: bool) -> ApiError {
             let errors = bounded(refused.iter().map(|(index, finding)| refusal(finding).to_item(*index)));
             ApiError::new(ErrorCode::InvalidBatch, message).with("errors", errors)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(violations: usize, bytes: usize) -> Finding {
+        let text = || "x".repeat(bytes);
+        let violation = Violation { instance_path: text(), schema_path: text(), message: text() };
+        Finding { of: None, refuses: true, fault: Fault::Violations(vec![violation; violations]) }
+    }
+
+    #[test]
+    fn all_are_named_before_any_is_explained() {
+        let refused: Vec<_> = (0..3).map(|index| (index, finding(20, 1024))).collect();
+        let error = refusals(&refused, true);
+        let errors = error.details()["errors"].as_array().expect("a list");
+        let named: Vec<_> = errors.iter().map(|item| (item["index"].as_u64(), item["code"].as_str())).collect();
+        assert_eq!(named, [0, 1, 2].map(|index| (Some(index), Some("schema_violation"))));
+        assert!(error.details()["errors"].to_string().len() <= MAX_BYTES);
+
+        let failing: Vec<_> = (0..1000).map(|id| (id, finding(1, 50))).collect();
+        let history = history_json(&failing);
+        assert_eq!(history.as_array().map(Vec::len), Some(1000));
+        assert_eq!(
+            (&history[0]["errors"][0]["message"], &history[999]["errors"]),
+            (&json!("x".repeat(50)), &json!([]))
+        );
+        assert!(history.to_string().len() <= MAX_BYTES + 2);
     }
 }

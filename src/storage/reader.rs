@@ -34,6 +34,7 @@ use super::read_watch::ReadWatch;
 use super::replica::Replica;
 use super::scan::{self, Scan, ScanPage};
 use super::schedules::{self, SchedulePosition, Scheduled};
+use super::shared_catalogue::SharedCatalogue;
 use super::state::{self, AsOf, DigestQuery, EntityPage, EntityQuery, EntityRecord};
 use super::syncs::{self, SyncBacklog, SyncEntity, SyncRecord, SyncWith};
 use super::{filter, leases, position, revocations, system};
@@ -267,6 +268,15 @@ impl Reader {
     /// All event types in the order of their names.
     pub async fn event_types(&self) -> Result<Vec<EventType>, StoreError> {
         self.read(catalogue::list).await
+    }
+
+    /// Has `shared` know what is stored, for decisions that no transaction makes again.
+    pub async fn learn_catalogue(&self, shared: &SharedCatalogue) -> Result<(), StoreError> {
+        let known = shared.get();
+        let base = Arc::clone(&known);
+        let read = self.read(move |connection| catalogue::current(connection, Arc::clone(&base))).await?;
+        shared.learn(&known, read);
+        Ok(())
     }
 
     /// The event type of this name, also if it was deleted.

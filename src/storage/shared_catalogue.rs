@@ -44,6 +44,13 @@ impl SharedCatalogue {
         self.present.store(catalogue);
     }
 
+    /// Takes what was read after `known`, unless there is another one by now.
+    pub(super) fn learn(&self, known: &Arc<Catalogue>, read: Arc<Catalogue>) {
+        if !Arc::ptr_eq(known, &read) {
+            self.present.compare_and_swap(known, read);
+        }
+    }
+
     /// Notes violations of a type.
     pub fn note(&self, finding: &Finding, now: Timestamp) {
         let Some((name, _)) = &finding.of else { return };

@@ -275,7 +275,8 @@ impl Writer {
             self.seen = known.or_else(|| mark.read());
         }
         let shared = &self.options.catalogue;
-        shared.set(catalogue::current(&mut connection, shared.get())?);
+        // All of it: the store may have been set back, and changed again since.
+        shared.set(catalogue::current(&mut connection, Arc::new(shared.get().emptied()))?);
         let found = self.look(&mut connection)?;
         // An empty store in the place of another one is a new log, unless this process has seen events of the old one.
         if known.is_none() && found.last == 0 && self.seen.is_some_and(|seen| seen.log != found.log) {

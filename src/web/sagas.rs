@@ -185,6 +185,8 @@ async fn admit_start(edge: &Edge, trigger: &Pattern, payload: &ByteString) -> Re
     }
     let Ok(name) = EventName::parse(trigger.as_str().to_owned()) else { return Ok(()) };
     let event = NewEvent::own(name.as_str(), payload.to_string());
+    // Nobody judges it once more, so it is judged by what is stored.
+    parts.reader.learn_catalogue(&parts.catalogue.catalogue).await?;
     match parts.catalogue.catalogue.with(|catalogue| catalogue.judge_event(&event)) {
         Some(finding) if finding.refuses => Err(refusal(&finding)),
         _ => Ok(()),

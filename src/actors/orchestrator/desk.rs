@@ -82,6 +82,7 @@ impl Desk {
 
     /// Does what an operator says; returns what the instance is then.
     pub async fn operate(&self, id: &str, verb: Verb, reason: &str) -> Result<Shown, SagaRefusal> {
+        self.reader.learn_catalogue(&self.means.catalogue).await?;
         for _ in 0..ATTEMPTS {
             let stored = self.find(id).await?;
             let state = stored.record.standing.state;
@@ -94,7 +95,7 @@ impl Desk {
             let check = |effect: &_| self.means.check(effect);
             let now = clock::now();
             let mut crowd = Crowd::new(now, AT_COMMIT, &check);
-            crowd.add(definition, instance, &[]);
+            crowd.add(definition, instance, &[], stored.record.standing.due_at);
             let input = Input::Operator { verb: verb.clone(), reason: reason.to_owned() };
             crowd.tell(id, input).map_err(|unfit| SagaRefusal::State(state, unfit))?;
             let begins = stored.record.standing.started_at.is_none();
@@ -120,6 +121,7 @@ impl Desk {
         let (_, definition) =
             declared.into_iter().find(|(declared, _)| declared.saga == saga).ok_or(SagaRefusal::NoSaga)?;
         let correlation = definition.value_of(&payload).ok_or(SagaRefusal::NoCorrelation)?;
+        self.reader.learn_catalogue(&self.means.catalogue).await?;
         for _ in 0..ATTEMPTS {
             if let Some(key) = &key
                 && self.reader.saga_of_start_key(saga.to_owned(), key.clone()).await?.is_some()

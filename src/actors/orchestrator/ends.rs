@@ -78,7 +78,7 @@ impl Running {
             for owner in &owners {
                 match self.recent.get(owner) {
                     Some((definition, instance)) => {
-                        crowd.add(definition, instance, &[]);
+                        crowd.add(definition, instance, &[], None);
                         recent.push(*owner);
                     }
                     None => others.push((*owner).to_owned()),

@@ -24,9 +24,10 @@ use crate::domain::event::{Event, EventId, Timestamp};
 use crate::domain::follow::begin;
 use crate::domain::lease::Fence;
 use crate::domain::saga::{
-    AT_COMMIT, Address, Concerns, Crowd, Happened, Input, Member, Phase, Replied, SagaIds, State, Triggered,
+    AT_COMMIT, Address, Concerns, Crowd, Happened, Input, Member, Origin, Phase, Replied, SagaIds, State, Triggered,
 };
 use crate::protocol::event_json::write_event;
+use crate::protocol::event_type::TYPE_CHANGED;
 use crate::runtime::address::Address as ActorAddress;
 use crate::storage::{DeclaredSaga, FollowPage, Outcome, Reader, StoreError, StoredSaga, Write};
 use crate::telemetry::faults::{self, FaultPoint};
@@ -126,6 +127,9 @@ impl Running {
         let (mut values, mut keys) = (BTreeSet::new(), BTreeSet::new());
         let mut concerning = Vec::new();
         let mut begins_any = false;
+        if page.events.iter().any(|event| event.name.as_str() == TYPE_CHANGED) {
+            self.parts.reader.learn_catalogue(&self.parts.means.catalogue).await?;
+        }
         for event in &page.events {
             // Perhaps an operator has decided.
             if event.name.as_str().starts_with("$sys.saga.") {
@@ -195,14 +199,13 @@ impl Running {
                 Ok((definition, instance)) => {
                     let begun = (0..instance.steps.len()).filter(|step| instance.steps[*step].started_at.is_some());
                     let keys: Vec<_> = begun.filter_map(|step| instance.await_key(&definition, step).ok()?).collect();
-                    let is_queued = instance.phase == Phase::Queued;
-                    crowd.add(definition, instance, &keys);
-                    if is_queued {
-                        crowd.may_begin(&stored.record.saga.origin.id, stored.record.standing.due_at);
-                    }
+                    crowd.add(definition, instance, &keys, stored.record.standing.due_at);
                 }
                 Err(reason) => {
-                    let id = stored.record.saga.origin.id.clone();
+                    let Origin { id, saga, correlation, .. } = stored.record.saga.origin.clone();
+                    if stored.record.standing.holds {
+                        crowd.occupy(&saga, correlation);
+                    }
                     if let Some(aside) = aside::set_aside(stored, &reason, now) {
                         log::error!(saga_id = id.as_str(), reason = reason.as_str(); "an instance cannot be replayed, an operator is needed");
                         join(&mut writes, aside);
@@ -236,7 +239,7 @@ impl Running {
             stored[due.len()..].iter().map(|stored| stored.record.saga.origin.id.clone()).collect();
         let mut writes = self.admit(stored, &mut crowd, now).await?;
         for id in &due {
-            let _ = crowd.tell(id, Input::Due);
+            let _ = crowd.tell(id, Input::Due(as_of));
         }
         beginning.iter().for_each(|id| crowd.begin(id));
         let mut members = crowd.changed();
@@ -297,7 +300,8 @@ impl Running {
         self.looked_at = Some(clock::steady());
         let Some(ended) = self.take_ends(fence).await? else { return Ok(None) };
         let mut due = 0;
-        if self.is_time_to_look() {
+        // An end that waits may have come before a deadline.
+        if ended < AT_ONCE && self.is_time_to_look() {
             let Some(found) = self.take_due(fence, as_of).await? else { return Ok(None) };
             due = found;
             let wait = if due > 0 { Duration::ZERO } else { self.until_next_look().await? };
@@ -357,6 +361,10 @@ impl Fold for Running {
         (self.look_at, self.has_queued) = (clock::steady(), true);
         let (bounds, declared) = (reader.bounds().await, reader.declared_sagas().await);
         let (Ok(bounds), Ok(declared)) = (bounds, declared) else { return Ok(None) };
+        // What has changed from here on is followed.
+        if reader.learn_catalogue(&self.parts.means.catalogue).await.is_err() {
+            return Ok(None);
+        }
         self.parts.call_ends.open();
         self.parts.call_ends.set_stored();
         let first = declared.iter().map(|saga| saga.since).min();

@@ -142,7 +142,7 @@ impl Simulation {
             }
             for of in 0..self.running.len() {
                 if self.running[of].instance.due().is_some_and(|due| due <= self.now) {
-                    self.tell(of, Input::Due)?;
+                    self.tell(of, Input::Due(self.now))?;
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Instances that are decided on together: what a page of events, or of answers, means for all that it concerns.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::concern::{Address, Concerns};
@@ -65,6 +65,8 @@ pub type Feasible<'a> = &'a dyn Fn(&Effect) -> Result<(), String>;
 pub struct Crowd<'a> {
     members: BTreeMap<String, Member>,
     by_address: HashMap<Address, Vec<String>>,
+    /// Values that others hold.
+    occupied: HashSet<Address>,
     now: Timestamp,
     /// Replies to what begins now come after it: see [`decide`].
     log_end: EventId,
@@ -73,18 +75,32 @@ pub struct Crowd<'a> {
 
 impl<'a> Crowd<'a> {
     pub fn new(now: Timestamp, log_end: EventId, is_feasible: Feasible<'a>) -> Self {
-        Self { members: BTreeMap::new(), by_address: HashMap::new(), now, log_end, is_feasible }
+        Self {
+            members: BTreeMap::new(),
+            by_address: HashMap::new(),
+            occupied: HashSet::new(),
+            now,
+            log_end,
+            is_feasible,
+        }
     }
 
-    /// Adds an instance that was stored.
-    pub fn add(&mut self, definition: Arc<Definition>, instance: Instance, awaits: &[String]) {
+    /// Adds an instance that was stored; with the keys under which it awaits events, and of a queued one, since when it may
+    /// begin.
+    pub fn add(
+        &mut self,
+        definition: Arc<Definition>,
+        instance: Instance,
+        awaits: &[String],
+        may_begin_at: Option<Timestamp>,
+    ) {
         let from = Some(instance.length);
         awaits.iter().for_each(|key| self.find_by(Address::Key(key.clone()), &instance.origin.id));
         self.join(Member {
             definition,
             instance,
             from,
-            may_begin_at: None,
+            may_begin_at,
             entries: Vec::new(),
             effects: Vec::new(),
             awaits: Vec::new(),
@@ -193,7 +209,7 @@ impl<'a> Crowd<'a> {
                 triggered.push((definition.name.clone(), Triggered::WithoutValue));
                 continue;
             };
-            let is_held = self.holder(&definition.name, &correlation).is_some();
+            let is_held = self.is_held(&definition.name, &correlation);
             // One that waits for room alone, which will hold the value.
             let is_taken = is_held || self.is_queued(&definition.name, &correlation);
             let what = match (is_taken, definition.on_duplicate) {
@@ -254,21 +270,19 @@ impl<'a> Crowd<'a> {
         let Some(Origin { saga, correlation, .. }) = self.members.get(id).map(|member| &member.instance.origin) else {
             return;
         };
-        if self.holder(saga, correlation).is_none() {
+        if !self.is_held(saga, correlation) {
             let _ = self.tell(id, Input::Start { after: self.log_end });
         }
     }
 
-    /// Since when a queued one may begin.
-    pub fn may_begin(&mut self, id: &str, since: Option<Timestamp>) {
-        if let Some(member) = self.members.get_mut(id) {
-            member.may_begin_at = since;
-        }
+    /// An instance holds the value that is not among them, since it cannot be read.
+    pub fn occupy(&mut self, saga: &str, correlation: Correlation) {
+        self.occupied.insert(Address::Value(saga.to_owned(), correlation));
     }
 
-    /// Which of them holds a value.
-    fn holder(&self, saga: &str, correlation: &Correlation) -> Option<&Member> {
-        self.of_value(saga, correlation).find(|member| member.instance.holds())
+    fn is_held(&self, saga: &str, correlation: &Correlation) -> bool {
+        let address = Address::Value(saga.to_owned(), correlation.clone());
+        self.occupied.contains(&address) || self.of_value(saga, correlation).any(|member| member.instance.holds())
     }
 
     /// Whether one of them waits for a value, or for room.

@@ -321,8 +321,42 @@ fn what_was_due_before_the_deadline_comes_before_it() {
         let instance = page.members()[0].instance.clone();
         let id = instance.origin.id.clone();
         let mut later = Crowd::new(Timestamp(10_000_000), 100, &fine);
-        later.add(Arc::clone(&definition), instance, &[]);
-        later.tell(&id, Input::Due).expect("fits");
+        later.add(Arc::clone(&definition), instance, &[], None);
+        later.tell(&id, Input::Due(Timestamp(10_000_000))).expect("fits");
         assert_eq!(later.member(&id).expect("it").instance.state(), end, "{wait}");
+    }
+}
+
+/// What is due later than what was followed may have been answered by what was not followed yet.
+#[test]
+fn nothing_is_due_that_was_not_by_then() {
+    let definition = definition(|saga| {
+        saga["deadline"] = json!("5s");
+        saga["steps"] = json!([[{ "name": "rest", "wait": "1s" }, { "name": "sleep", "wait": "3s" }]]);
+    });
+    let mut page = Page::new(&definition, &fine);
+    page.event(11, "order.made", &json!({ "order": 1 }));
+    let instance = page.members()[0].instance.clone();
+    let id = instance.origin.id.clone();
+    let mut later = Crowd::new(Timestamp(10_000_000), 100, &fine);
+    later.add(Arc::clone(&definition), instance, &[], None);
+    for (as_of, ends, end) in [(2_000_000, [true, false], State::Waiting), (4_000_000, [true; 2], State::Completed)] {
+        later.tell(&id, Input::Due(Timestamp(as_of))).expect("fits");
+        let instance = &later.member(&id).expect("it").instance;
+        let have_ended = [0, 1].map(|step: usize| instance.steps[step].state.has_ended());
+        assert_eq!((have_ended, instance.state()), (ends, end), "{as_of}");
+    }
+}
+
+#[test]
+fn a_value_that_an_instance_holds_which_cannot_be_read_is_taken() {
+    for (on_duplicate, becomes) in
+        [("ignore", Triggered::Ignored), ("needs_operator", Triggered::SetAside), ("queue", Triggered::Queued)]
+    {
+        let definition = definition(|saga| saga["on_duplicate"] = json!(on_duplicate));
+        let mut page = Page::new(&definition, &fine);
+        page.crowd.occupy(&definition.name, Correlation::of("1").expect("a value"));
+        assert_eq!(page.event(11, "order.made", &json!({ "order": 1 })).1, [becomes], "{on_duplicate}");
+        assert!(page.members().iter().all(|member| !member.instance.holds() && member.may_begin_at.is_none()));
     }
 }

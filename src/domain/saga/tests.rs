@@ -266,7 +266,7 @@ impl World {
             0 => self.some_reply(),
             1 => {
                 self.now = self.now.plus(std::time::Duration::from_secs(self.dice.roll(40)));
-                self.tell(Input::Due);
+                self.tell(Input::Due(self.now));
             }
             2 if self.dice.one_in(6) => self.operator(),
             _ => self.answer(),
@@ -277,7 +277,7 @@ impl World {
         if self.under_way.is_empty() {
             // Time is all that can bring it on.
             self.now = self.instance.due().unwrap_or(self.now).max(self.now);
-            return self.tell(Input::Due);
+            return self.tell(Input::Due(self.now));
         }
         let at = self.dice.roll(self.under_way.len() as u64) as usize;
         let input = match self.under_way.remove(at) {

@@ -205,8 +205,23 @@ fn work_is_counted_and_bounded() {
     let recursive =
         r##"{"anyOf": [{"items": {"$ref": "#"}, "minItems": 1}, {"items": {"$ref": "#"}, "maxItems": 0}, false]}"##;
     let nested = format!("{}1{}", "[".repeat(100), "]".repeat(100));
+    // Each look goes over a long text.
+    let looks = |at_the_end: &str| {
+        let doubled = (0..14).map(|level| {
+            format!(r##""{level}":{{"allOf":[{{"$ref":"#/$defs/{0}"}},{{"$ref":"#/$defs/{0}"}}]}}"##, level + 1)
+        });
+        let doubled: Vec<_> = doubled.collect();
+        format!(r##"{{"$ref":"#/$defs/0","$defs":{{{},"14":{at_the_end}}}}}"##, doubled.join(","))
+    };
+    let long = "1".repeat(100_000);
+    let [integers, listed] = [r#"{"type":"integer"}"#, &format!(r#"{{"const":"{long}"}}"#)].map(looks);
+    let (unique, quoted) = (looks(r#"{"uniqueItems":true}"#), format!("\"{long}\""));
+    let pair = format!(r#"["{long}1","{long}2"]"#);
     for (schema_text, payload, is_over) in [
         (exponential.as_str(), "1", true),
+        (&integers, &long, true),
+        (&listed, &quoted, true),
+        (&unique, &pair, true),
         (&slow, &texts, false),
         (&many, &numbers, true),
         (recursive, &nested, false),
@@ -218,6 +233,18 @@ fn work_is_counted_and_bounded() {
         assert_eq!(message.contains("too much work"), is_over, "{steps} steps: {message}");
     }
     assert!(told(&schema("{}"), &format!("{}{}", "[".repeat(5_000), "]".repeat(5_000)))[0].2.contains("levels"));
+}
+
+#[test]
+fn what_goes_too_deep_is_refused_whatever_is_judged_beside_it() {
+    let levels = r##"{"allOf":[{"allOf":[{"allOf":[{"allOf":[{"items":{"$ref":"#/$defs/d"}}]}]}]}]}"##;
+    let payload = format!(r#"{{"x":{}{}}}"#, "[".repeat(110), "]".repeat(110));
+    for beside in ["{}", r#"{"maxLength":9}"#] {
+        let text = format!(
+            r##"{{"not":{{"required":["x"],"properties":{{"x":{{"$ref":"#/$defs/d"}}}}}},"propertyNames":{beside},"$defs":{{"d":{levels}}}}}"##
+        );
+        assert!(told(&schema(&text), &payload)[0].2.contains("too deep"), "{beside}");
+    }
 }
 
 #[test]

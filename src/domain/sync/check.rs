@@ -221,7 +221,8 @@ impl Check {
         }
         if self.held >= self.max_held && !self.turns.is_empty() {
             self.verdict.is_cut = true;
-            self.step = Step::Done;
+            // What is only suspected so far is still looked at once more: it may be all there is.
+            self.turns.retain(|(_, bucket), _| self.suspects.contains_key(bucket));
         }
     }
 

@@ -305,8 +305,9 @@ impl TypeSync {
             differences: counts,
         };
         if counts.total() == 0 {
-            if unjudged > 0 {
+            if unjudged > 0 || is_cut {
                 self.standing.state = SyncState::CatchingUp;
+                self.wanted.repair = self.wanted.repair.or(self.run.repair);
                 self.set_due(RETRY.min(self.policy.every), now);
                 return;
             }

@@ -84,7 +84,7 @@ impl Samples {
         (first.into(), shared.readers.subscribe())
     }
 
-    /// Whether somebody reads; if not, the task that asks ends.
+    /// Whether somebody reads; if not, the task that asks ends, and it is noted that none samples.
     fn is_read(&self) -> bool {
         let mut shared = self.shared();
         shared.is_sampling = shared.readers.receiver_count() > 0;
@@ -143,9 +143,8 @@ fn start(edge: &Data<Edge>) {
     if std::mem::replace(&mut samples.shared().is_sampling, true) {
         return;
     }
-    let (edge, ends) = (edge.clone(), Ends(Arc::clone(samples)));
+    let (edge, mut ends) = (edge.clone(), Ends(Some(Arc::clone(samples))));
     actix_rt::spawn(async move {
-        let _ends = ends;
         let (mut before, mut at) = (Reading::of(&edge.parts.metrics), Instant::now());
         let mut turns = tokio::time::interval(EVERY);
         turns.tick().await;
@@ -154,6 +153,8 @@ fn start(edge: &Data<Edge>) {
         loop {
             turns.tick().await;
             if !edge.parts.samples.is_read() {
+                // Another one may have been started since that was noted.
+                ends.were_noted();
                 return;
             }
             let (reading, time) = (Reading::of(&edge.parts.metrics), at.elapsed());
@@ -166,11 +167,19 @@ fn start(edge: &Data<Edge>) {
 }
 
 /// However the task ends, another may be started.
-struct Ends(Arc<Samples>);
+struct Ends(Option<Arc<Samples>>);
+
+impl Ends {
+    fn were_noted(&mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        self.0.shared().is_sampling = false;
+        if let Some(samples) = &self.0 {
+            samples.shared().is_sampling = false;
+        }
     }
 }
 

@@ -117,3 +117,27 @@ fn a_type_that_was_put_elsewhere_counts_for_the_next_event() {
     assert_eq!(ends.iter().filter(|(what, _)| what == "needs_operator").count(), 4);
     assert_eq!(nodes[0].events("?event_name=order.noted&limit=100").len(), 8);
 }
+
+/// Nothing is published at the node that runs the instances.
+#[test]
+fn a_type_that_was_put_elsewhere_counts_where_nothing_is_published() {
+    let url = Postgres::shared().url();
+    let participant = Participant::start(|_, _| None);
+    let node = || configured(Server::builder().env("DATABASE_URL", &url), NOTED, &participant).start();
+    let [runs, other] = [node(), node()];
+    for at in 0..6 {
+        let (kind, state) = if at % 2 == 0 { ("integer", "needs_operator") } else { ("string", "completed") };
+        accept(&other, "order.noted", text_is(kind, "enforce"));
+        other.publish("order.made", order(at));
+        becomes(&other, &json!(at), &[state]);
+    }
+    let begin = |order: i64| runs.post("/sagas/note/start", json!({ "payload": { "order": order, "text": "x" } }));
+    accept(&other, "order.made", text_is("integer", "enforce"));
+    assert_eq!(begin(10).error(422)["code"], "schema_violation");
+    accept(&other, "order.made", text_is("string", "enforce"));
+    assert_eq!(begin(11).status, 201);
+    // A narrower type governs these events from now on.
+    accept(&other, "order.*", text_is("string", "enforce"));
+    let counted = |server: &Server| server.get("/event-types/order.%2A/usage").data()["publishers"].clone();
+    assert_eq!((counted(&runs), counted(&other)), (json!([]), json!([])));
+}

@@ -14,7 +14,7 @@ use crate::domain::mirror::{Flaw, Held, Stand, Stored, Suspects, Tally, Todo, fl
 use crate::storage::{AsOf, DigestQuery};
 
 /// Pause before the next comparison after one that could not be made, or has found keys in use for something else.
-const AGAIN: Duration = Duration::from_secs(60);
+pub(super) const AGAIN: Duration = Duration::from_secs(60);
 /// The most changes that are undone for a digest as of the position of the mirror.
 const MAX_UNDO: usize = 100_000;
 
@@ -86,7 +86,8 @@ impl Keeper {
                         Ok(Some(buckets as usize))
                     }
                     Ok(AsOf::Beyond(_) | AsOf::Trimmed(_)) => {
-                        (tenure.check, tenure.check_at) = (Check::default(), Instant::now() + AGAIN);
+                        tenure.check = Check::default();
+                        self.check_at = Instant::now() + AGAIN;
                         Ok(Some(STEP.0))
                     }
                     Err(_) => Ok(None),
@@ -113,6 +114,8 @@ impl Keeper {
                 *cursor = next;
                 ids.retain(|id| tenure.check.suspects.has(id));
                 ids.sort_unstable();
+                // A server may tell of a key twice.
+                ids.dedup();
                 if self.judge(ids).await?.is_none() {
                     return Ok(None);
                 }
@@ -163,7 +166,7 @@ impl Keeper {
     async fn finish(&mut self) -> Result<Option<usize>, BusError> {
         let Some(tenure) = &mut self.tenure else { return Ok(None) };
         let Check { mended, blocked, .. } = std::mem::take(&mut tenure.check);
-        tenure.check_at =
+        self.check_at =
             Instant::now() + self.parts.mirror.check_every.get().min(if blocked > 0 { AGAIN } else { Duration::MAX });
         if mended + blocked > 0 {
             log::info!(mended, blocked; "the mirror in redis has differed from the store");

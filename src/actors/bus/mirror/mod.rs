@@ -81,7 +81,8 @@ impl Mirror {
             following: Arc::clone(&mirroring.following),
             metrics: Arc::clone(&parts.metrics),
         };
-        Self { follower, keeper: Keeper { parts: parts.clone(), standing, mirroring, tenure: None } }
+        let check_at = Instant::now() + parts.mirror.check_every.get();
+        Self { follower, keeper: Keeper { parts: parts.clone(), standing, mirroring, tenure: None, check_at } }
     }
 
     /// Keeps the mirror until it is to stop, or Redis fails.
@@ -97,6 +98,8 @@ struct Keeper {
     standing: Standing,
     mirroring: Arc<Mirroring>,
     tenure: Option<Tenure>,
+    /// When the mirror is compared with the store. A comparison that was cut off is made soon, and not too soon.
+    check_at: Instant,
 }
 
 /// What the writer of the mirror has.
@@ -107,7 +110,6 @@ struct Tenure {
     /// What stands there.
     stand: Stand,
     check: Check,
-    check_at: Instant,
     /// When there is more to do beside following the log.
     step_at: Instant,
     look_at: Instant,
@@ -130,10 +132,9 @@ impl Fold for Keeper {
         let stand = mirror::take_over(&mut link, &writer).await?;
         let Ok(bounds) = reader.bounds().await else { return Ok(None) };
         let now = Instant::now();
-        let check_at = now + self.parts.mirror.check_every.get();
+        self.check_at = self.check_at.max(now + check::AGAIN.min(self.parts.mirror.check_every.get()));
         let resumed = resume(&stand, log, bounds);
-        self.tenure =
-            Some(Tenure { link, writer, stand, check: Check::default(), check_at, step_at: now, look_at: now });
+        self.tenure = Some(Tenure { link, writer, stand, check: Check::default(), step_at: now, look_at: now });
         match resumed {
             Ok(after) => Ok(Some(after)),
             Err(reason) => {
@@ -174,9 +175,9 @@ impl Fold for Keeper {
         let Some(tenure) = &self.tenure else { return Ok(None) };
         let is_due = now >= tenure.step_at;
         let (doing, looked_at) = match &tenure.stand.todo {
-            Todo::Nothing if now < tenure.check_at => {
+            Todo::Nothing if now < self.check_at => {
                 self.mirroring.doing.store(0, Relaxed);
-                return Ok(Some(tenure.check_at - now));
+                return Ok(Some(self.check_at - now));
             }
             Todo::Fill(after) => {
                 let after = after.clone();

@@ -40,8 +40,8 @@ pub enum Input {
     Probed { step: StepIndex, answer: ProbeAnswer },
     /// An event that is [a reply](verdict_of).
     Reply { step: StepIndex, event_id: EventId, event: Json, is_success: bool },
-    /// Something is due by now.
-    Due,
+    /// Something was due by then, and all that was committed until then is known.
+    Due(Timestamp),
     /// An operator's word, with its reason.
     Operator { verb: Verb, reason: String },
 }
@@ -260,7 +260,7 @@ impl Deciding<'_> {
             }
             Input::Probed { step, answer } => self.probed(step, answer),
             Input::Reply { step, event_id, event, is_success } => self.replied(step, event_id, event, is_success),
-            Input::Due => self.due(),
+            Input::Due(as_of) => self.due(as_of),
             Input::Operator { verb, reason } => self.operator(verb, reason)?,
         }
         self.advance();
@@ -312,13 +312,14 @@ impl Deciding<'_> {
         matches!(self.instance.phase, Phase::Forward | Phase::NeedsOperator) && !self.instance.is_undoing
     }
 
-    fn due(&mut self) {
+    fn due(&mut self, as_of: Timestamp) {
         if self.instance.is_paused || self.instance.phase != Phase::Forward {
             return;
         }
         // What was due before the deadline comes before it, however late both are noticed.
-        let deadline = self.instance.deadline_at.filter(|at| *at <= self.now);
-        let by = deadline.unwrap_or(self.now);
+        let as_of = as_of.min(self.now);
+        let deadline = self.instance.deadline_at.filter(|at| *at <= as_of);
+        let by = deadline.unwrap_or(as_of);
         for step in 0..self.instance.steps.len() {
             let Some((on, until)) = self.instance.steps[step].waits else { continue };
             if until > by || self.instance.phase != Phase::Forward {

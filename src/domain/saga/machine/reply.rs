@@ -157,7 +157,7 @@ mod tests {
     fn a_late_success_is_an_alarm_though_a_late_failure_came_before() {
         let mut case = Case::awaiting();
         case.now = 3_600_000_000;
-        case.take(Input::Due);
+        case.take(Input::Due(Timestamp(3_600_000_000)));
         case.called(0, Operation::Compensation, CallEnd::Done);
         assert_eq!(case.instance.steps[0].state, StepState::Compensated);
         assert_eq!(case.reply(5, false), [None]);

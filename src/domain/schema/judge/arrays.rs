@@ -4,8 +4,6 @@ use super::Judge;
 use crate::domain::schema::compiled::{ArrayRules, Id};
 use crate::domain::schema::tree::{At, Kind};
 
-/// Bytes of canonical texts that are gone over in one step.
-const BYTES_A_STEP: usize = 64;
 /// Texts that are compared in pairs; more are sorted.
 const FEW: usize = 8;
 
@@ -74,6 +72,9 @@ impl<'s> Judge<'s, '_> {
         if count <= FEW && self.tree.children(at).all(|element| self.tree.kind(element) == Kind::String) {
             let tree = self.tree;
             let texts = || tree.children(at).map(|element| tree.text(element));
+            if !self.goes_over(count * texts().map(str::len).sum::<usize>()) {
+                return false;
+            }
             return texts().enumerate().any(|(place, text)| texts().take(place).any(|other| other == text));
         }
         if !self.step(u64::from(self.tree.size(at)) * (1 + u64::from(count.ilog2()) / 4)) {
@@ -85,7 +86,7 @@ impl<'s> Judge<'s, '_> {
             self.tree.write_canonical(element, &mut written);
             ends.push((begin, written.len()));
         }
-        if !self.step((written.len() / BYTES_A_STEP) as u64) {
+        if !self.goes_over(written.len()) {
             return false;
         }
         ends.sort_unstable_by(|one, other| written[one.0..one.1].cmp(&written[other.0..other.1]));

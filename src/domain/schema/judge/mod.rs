@@ -26,7 +26,7 @@ const MAX_STEPS: u64 = 2_000_000;
 pub enum Refusal {
     /// It is not valid.
     Violations(Vec<Violation>),
-    /// An object has a key twice, so it is not said which value counts.
+    /// An object has a key twice, so it is not said which value counts. Each text has at most 1 KiB.
     DuplicateKey {
         /// The object, as a JSON Pointer.
         path: String,
@@ -45,12 +45,15 @@ pub struct Violation {
 }
 
 impl Violation {
-    fn new(mut instance_path: String, mut schema_path: String, mut message: String) -> Self {
-        for text in [&mut instance_path, &mut schema_path, &mut message] {
-            text.truncate(text.floor_char_boundary(MAX_TEXT));
-        }
-        Self { instance_path, schema_path, message }
+    fn new(instance_path: String, schema_path: String, message: String) -> Self {
+        Self { instance_path: cut(instance_path), schema_path: cut(schema_path), message: cut(message) }
     }
+}
+
+/// A text as it is told.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text
 }
 
 pub(super) fn judge(schema: &Compiled, payload: &str) -> Result<(), Refusal> {
@@ -63,7 +66,7 @@ pub(super) fn judge_within(schema: &Compiled, payload: &str, steps: u64) -> (u64
         Ok(tree) => tree,
         Err(Unread::DuplicateKey(twice)) => {
             let (path, key) = *twice;
-            return (0, Err(Refusal::DuplicateKey { path, key }));
+            return (0, Err(Refusal::DuplicateKey { path: cut(path), key: cut(key) }));
         }
         Err(Unread::Malformed(what)) => return (0, Err(refused(what.to_owned()))),
         Err(Unread::TooDeep) => {

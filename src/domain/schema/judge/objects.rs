@@ -91,7 +91,7 @@ impl<'s> Judge<'s, '_> {
         let mut judge =
             Judge { depth: self.depth, scope: self.scope.clone(), ..Judge::new(self.schema, &name, self.steps) };
         let holds = judge.holds(schema, 0);
-        (self.steps, self.over) = (judge.steps, judge.over);
+        (self.steps, self.over) = (judge.steps, self.over.or(judge.over));
         let words = |judge: &Self| format!("the name \"{}\" is not allowed", judge.tree.key(member));
         holds || !self.fails::<TELL>(id, "propertyNames", member, words)
     }

@@ -16,8 +16,17 @@ const SHOWN: usize = 100;
 
 impl<'s> Judge<'s, '_> {
     /// Whether a value is an integer, and integers are allowed.
-    pub(super) fn is_integer(&self, plain: &Plain, at: At) -> bool {
-        plain.types.has_integers() && self.tree.kind(at) == Kind::Number && is_integer(self.tree.text(at))
+    pub(super) fn is_integer(&mut self, plain: &Plain, at: At) -> bool {
+        if !plain.types.has_integers() || self.tree.kind(at) != Kind::Number {
+            return false;
+        }
+        let text = self.tree.text(at);
+        self.goes_over(text.len()) && is_integer(text)
+    }
+
+    /// Counts the steps of going over so many bytes; false if there were not enough left. A short text costs none.
+    pub(super) fn goes_over(&mut self, bytes: usize) -> bool {
+        bytes < BYTES_A_STEP || self.step((bytes / BYTES_A_STEP) as u64)
     }
 
     pub(super) fn type_message(&self, plain: &Plain, at: At) -> String {
@@ -48,6 +57,9 @@ impl<'s> Judge<'s, '_> {
         match self.tree.kind(at) {
             Kind::String => {
                 let (text, texts) = (self.tree.text(at), &listed.texts);
+                if !self.goes_over(text.len()) {
+                    return false;
+                }
                 if texts.len() <= FEW {
                     return texts.iter().any(|one| **one == *text);
                 }
@@ -69,12 +81,12 @@ impl<'s> Judge<'s, '_> {
             return None;
         }
         self.tree.write_canonical(at, &mut canonical);
-        self.step((canonical.len() / BYTES_A_STEP) as u64).then_some(canonical)
+        self.goes_over(canonical.len()).then_some(canonical)
     }
 
     pub(super) fn number<const TELL: bool>(&mut self, id: Id, rules: &'s NumberRules, at: At) -> bool {
         let text = self.tree.text(at);
-        if text.len() > BYTES_A_STEP && !self.step((text.len() / BYTES_A_STEP) as u64) {
+        if !self.goes_over(text.len()) {
             return false;
         }
         let short = number::short(text);
@@ -104,7 +116,7 @@ impl<'s> Judge<'s, '_> {
 
     pub(super) fn string<const TELL: bool>(&mut self, id: Id, rules: &'s StringRules, at: At) -> bool {
         let text = self.tree.text(at);
-        if (rules.least.is_some() || rules.most.is_some()) && !self.step((text.len() / BYTES_A_STEP) as u64) {
+        if (rules.least.is_some() || rules.most.is_some()) && !self.goes_over(text.len()) {
             return false;
         }
         if !has_size(text.len() as u64, rules) {

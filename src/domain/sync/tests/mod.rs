@@ -222,6 +222,23 @@ fn more_differences_than_are_held_are_repaired_in_several_rounds() {
     assert_eq!(world.repaired.len(), 3_000, "each once");
 }
 
+/// What the store knows nothing of is looked at twice before it counts as extra.
+#[test]
+fn more_suspects_than_are_held_are_differences_too() {
+    let mut world = World::new(1, 10);
+    world.is_quiet = true;
+    world.finish();
+    let some = *world.service.values().next().expect("it has some");
+    world.service.extend((0..3_000).map(|number| (format!("extra{number}"), some)));
+    let mut sync = kept(&world, POLICY);
+    sync.max_held = 1_000;
+    sync.demand(Demand::Check);
+    let happened = world.drive_all(&mut sync);
+    assert!(matches!(happened.first(), Some(Happened::Diverged { .. })), "{happened:?}");
+    assert!(matches!(happened.last(), Some(Happened::Synced { .. })));
+    assert_eq!(world.ours(), world.theirs());
+}
+
 #[test]
 fn cancelling_ends_what_is_under_way_and_what_was_asked_for() {
     let mut world = World::new(1, 10);
