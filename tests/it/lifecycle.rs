@@ -5,9 +5,8 @@ use std::net::TcpListener;
 use rustix::process::{Pid, Signal};
 use serde_json::json;
 
-use crate::support::http::Connection;
 use crate::support::server::{wait_for_exit, wait_for_status};
-use crate::support::{Backend, Server, eventually, for_each_backend};
+use crate::support::{Answer, Backend, Server, Service, eventually, for_each_backend};
 
 #[test]
 fn sigterm_closes_subscribers_with_4200_and_exits_0() {
@@ -49,13 +48,14 @@ fn a_drained_server_is_alive_but_not_ready() {
 
 #[test]
 fn a_server_that_shuts_down_is_not_ready() {
-    let server = Server::start(Backend::Sqlite);
-    // A subscriber that leaves the close frame unanswered: the server waits for it a while.
-    let mut silent = server.ws();
-    silent.barrier();
-    let mut connection = Connection::open(server.addr()).expect("a connection");
-    let mut ready = || connection.send(&server.request("GET", "/health/ready")).expect("an answer");
-    assert_eq!(ready().status, 200);
+    // A delivery that is under way is waited for.
+    let service = Service::answering(|_| Answer::Hang);
+    let server = service.configure(Server::builder(), "billing", &[]).start();
+    server.publish("a", json!({}));
+    service.wait_for(1);
+    // A connection of its own for each: the server closes those that it has while it shuts down.
+    let ready = || server.request("GET", "/health/ready").send();
+    wait_for_status(&server, "/health/ready", 200);
     server.signal_terminate();
     let response = eventually("not ready", || Some(ready()).filter(|response| response.status == 503));
     assert!(response.header("retry-after").is_some(), "{response:?}");

@@ -332,7 +332,8 @@ fn what_was_due_before_the_deadline_comes_before_it() {
 fn nothing_is_due_that_was_not_by_then() {
     let definition = definition(|saga| {
         saga["deadline"] = json!("5s");
-        saga["steps"] = json!([[{ "name": "rest", "wait": "1s" }, { "name": "sleep", "wait": "3s" }]]);
+        saga["steps"] =
+            json!([{ "parallel": [[{ "name": "rest", "wait": "1s" }], [{ "name": "sleep", "wait": "3s" }]] }]);
     });
     let mut page = Page::new(&definition, &fine);
     page.event(11, "order.made", &json!({ "order": 1 }));
