@@ -1,7 +1,14 @@
 //! `/admin`: what runs, and how it fares.
 
-use serde_json::{Value, json};
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::Duration;
 
+use diesel::connection::SimpleConnection as _;
+use serde_json::{Value, json};
+use socket2::SockRef;
+
+use crate::admission::{lock, patient};
 use crate::support::{Backend, Server, Service, eventually, for_each_backend};
 
 #[test]
@@ -120,4 +127,30 @@ fn what_operators_do_is_an_event() {
         row("PUT /system", change, 202),
     ];
     assert_eq!(shown, expected.iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn what_an_operator_has_done_who_is_gone_before_the_answer_is_an_event_too() {
+    let server = patient().start();
+    // A reset may overtake the request.
+    let name = (0..20).map(|turn| format!("type{turn}")).find(|name| {
+        let mut store = lock(&server);
+        let request = server.request("PUT", &format!("/event-types/{name}")).bearer(server.admin_token());
+        let request = request.json(json!({ "schema": true })).encode();
+        let mut client = TcpStream::connect(server.addr()).expect("a connection");
+        client.write_all(&request).expect("sent");
+        (0..5).for_each(|_| assert_eq!(server.get("/health").status, 200));
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("a reset");
+        drop(client);
+        (0..5).for_each(|_| assert_eq!(server.get("/health").status, 200));
+        store.batch_execute("COMMIT").expect("no lock any more");
+        // What is published afterwards is stored afterwards.
+        server.publish("a", json!({}));
+        server.get(&format!("/event-types/{name}")).status == 200
+    });
+    let what = format!("PUT /event-types/{}", name.expect("one is stored"));
+    eventually("it is told of", || {
+        let told = server.events("?event_name=$sys.admin.action");
+        told.iter().any(|event| event["payload"]["what"] == what.as_str()).then_some(())
+    });
 }

@@ -14,7 +14,7 @@ use crate::support::{Backend, Server, eventually, for_each_backend};
 const BACKLOG: usize = 8;
 
 /// Waits long for its store, and lets few wait with it.
-fn patient() -> Builder {
+pub fn patient() -> Builder {
     Server::builder()
         .backend(Backend::Sqlite)
         .env("EVENT_HANDLER__STORE__BUSY_TIMEOUT", "30s")
@@ -23,7 +23,7 @@ fn patient() -> Builder {
 }
 
 /// Keeps every other process from writing until it is dropped.
-fn lock(server: &Server) -> SqliteConnection {
+pub fn lock(server: &Server) -> SqliteConnection {
     let path = server.dir().join("events.db");
     let mut other = SqliteConnection::establish(path.to_str().expect("UTF-8")).expect("a database");
     other.batch_execute("PRAGMA busy_timeout = 20000; BEGIN EXCLUSIVE").expect("the lock");

@@ -36,15 +36,19 @@ pub async fn tell(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceRes
     let what = format!("{} {}", req.method(), req.path());
     let peer = access::peer(req.request(), &edge).map(|peer| peer.ip().to_string());
     req.extensions_mut().insert(Given::default());
-    let answer = next.call(req).await?;
-    let given = answer.request().extensions_mut().remove::<Given>().unwrap_or_default();
-    if let Some(payload) = action(&who, &what, peer, &given.0, answer.status()) {
-        let event = NewEvent::own(NAME, payload);
-        if edge.worker.thread.intake.enqueue(Append::of(smallvec![event], None)).is_err() {
-            log::warn!(principal = who.name(), what = what.as_str(); "no event tells of an operator's action: too much waits");
+    let done = async move {
+        let answer = next.call(req).await?;
+        let given = answer.request().extensions_mut().remove::<Given>().unwrap_or_default();
+        if let Some(payload) = action(&who, &what, peer, &given.0, answer.status()) {
+            let event = NewEvent::own(NAME, payload);
+            if edge.worker.thread.intake.enqueue(Append::of(smallvec![event], None)).is_err() {
+                log::warn!(principal = who.name(), what = what.as_str(); "no event tells of an operator's action: too much waits");
+            }
         }
-    }
-    Ok(answer)
+        Ok(answer)
+    };
+    // The HTTP library drops what it does for a connection that is reset. What is done is told of all the same.
+    actix_rt::spawn(done).await.map_err(actix_web::error::ErrorInternalServerError)?
 }
 
 /// What is told of a request; nothing of one that has done nothing.
