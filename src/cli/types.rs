@@ -191,8 +191,8 @@ fn path(name: &str) -> String {
 
 /// The name of the type of a file, and its text; the file is known to have one.
 fn read(file: &std::path::Path) -> Result<(String, Vec<u8>), Failure> {
-    let TypeFile { put, text, .. } = TypeFile::read(file)?;
-    Ok((put.name.as_str().to_owned(), text))
+    let (of, text) = TypeFile::read(file)?;
+    Ok((of.put.name.as_str().to_owned(), text))
 }
 
 /// A JSON text with a line for each member and element; nothing else of it changes.

@@ -52,13 +52,12 @@ pub struct TypeFile {
     pub put: Put,
     /// What tells the content from others, in hex digits.
     pub digest: String,
-    pub text: Vec<u8>,
     path: PathBuf,
 }
 
 impl TypeFile {
-    /// Reads a file.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+    /// Reads a file; with its text.
+    pub fn read(path: &Path) -> Result<(Self, Vec<u8>), ConfigError> {
         let unusable = |reason: String| ConfigError::of_file(path, reason);
         let length = std::fs::metadata(path).map_err(|error| unusable(error.to_string()))?.len();
         if length > MAX_BYTES as u64 {
@@ -67,7 +66,7 @@ impl TypeFile {
         let text = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
         let digest = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
         let put = parse_put(&text, None).map_err(|error| Self::error_in(path, &error))?;
-        Ok(Self { put, digest, text, path: path.to_owned() })
+        Ok((Self { put, digest, path: path.to_owned() }, text))
     }
 
     /// The error for a type that cannot be put.
@@ -94,7 +93,7 @@ impl TypeFile {
 /// The types of the files in `dir`, in the order of the files' names.
 pub(super) fn resolve(layers: &Layers, dir: &str) -> Result<Vec<TypeFile>, ConfigError> {
     let paths = layers.files_in((DIR, dir), DEFAULT_DIR, "json")?;
-    let files = paths.iter().map(|path| TypeFile::read(path)).collect::<Result<Vec<_>, _>>()?;
+    let files = paths.iter().map(|path| Ok(TypeFile::read(path)?.0)).collect::<Result<Vec<_>, ConfigError>>()?;
     let mut names = BTreeMap::new();
     for file in &files {
         if let Some(other) = names.insert(&file.put.name, &file.path) {

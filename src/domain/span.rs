@@ -169,6 +169,14 @@ impl Span {
         self.attributes.push((key, value.into()));
         self
     }
+
+    /// Adds what every span of a publish says.
+    #[must_use]
+    pub fn of_publish(self) -> Self {
+        self.with("messaging.system", "event_handler")
+            .with("messaging.operation.type", "send")
+            .with("messaging.operation.name", "publish")
+    }
 }
 
 /// The recorded contexts among those of a group, each once, in order; and how many there are beyond [`MAX_LINKS`].

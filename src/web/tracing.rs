@@ -75,9 +75,7 @@ pub fn end<B>(span: PublishSpan, response: &ServiceResponse<B>, route: &'static 
     let name = single.map_or_else(|| "publish".to_owned(), |name| format!("publish {name}"));
     tracer.end(name, SpanKind::Server, (context, parent), begin.elapsed(), |span| {
         let mut span = span
-            .with("messaging.system", "event_handler")
-            .with("messaging.operation.type", "send")
-            .with("messaging.operation.name", "publish")
+            .of_publish()
             .with("http.request.method", method.as_str())
             .with("http.route", route)
             .with("http.response.status_code", i64::from(status));

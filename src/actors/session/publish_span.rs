@@ -31,9 +31,7 @@ impl PublishSpan {
         let Self { tracer, context, event_name, begin } = self;
         tracer.end(format!("publish {event_name}"), SpanKind::Server, (context, None), begin.elapsed(), |span| {
             let mut span = span
-                .with("messaging.system", "event_handler")
-                .with("messaging.operation.type", "send")
-                .with("messaging.operation.name", "publish")
+                .of_publish()
                 .with("messaging.destination.name", event_name.as_str())
                 .with("network.protocol.name", "websocket");
             match told {

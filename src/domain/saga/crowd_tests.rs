@@ -308,6 +308,17 @@ fn a_value_that_waits_for_room_is_taken() {
     assert_eq!(page.event(14, "order.made", &json!({"order": 2})).1, [Triggered::Queued]);
 }
 
+/// An instance, and 9 s after its beginning those who decide on it.
+fn begun_before(definition: &Arc<Definition>) -> (String, Crowd<'static>) {
+    let mut page = Page::new(definition, &fine);
+    page.event(11, "order.made", &json!({ "order": 1 }));
+    let instance = page.members()[0].instance.clone();
+    let id = instance.origin.id.clone();
+    let mut later = Crowd::new(Timestamp(10_000_000), 100, &fine);
+    later.add(Arc::clone(definition), instance, &[], None);
+    (id, later)
+}
+
 /// After a downtime both are noticed at once.
 #[test]
 fn what_was_due_before_the_deadline_comes_before_it() {
@@ -316,12 +327,7 @@ fn what_was_due_before_the_deadline_comes_before_it() {
             saga["deadline"] = json!("2s");
             saga["steps"] = json!([{ "name": "rest", "wait": wait }]);
         });
-        let mut page = Page::new(&definition, &fine);
-        page.event(11, "order.made", &json!({ "order": 1 }));
-        let instance = page.members()[0].instance.clone();
-        let id = instance.origin.id.clone();
-        let mut later = Crowd::new(Timestamp(10_000_000), 100, &fine);
-        later.add(Arc::clone(&definition), instance, &[], None);
+        let (id, mut later) = begun_before(&definition);
         later.tell(&id, Input::Due(Timestamp(10_000_000))).expect("fits");
         assert_eq!(later.member(&id).expect("it").instance.state(), end, "{wait}");
     }
@@ -335,12 +341,7 @@ fn nothing_is_due_that_was_not_by_then() {
         saga["steps"] =
             json!([{ "parallel": [[{ "name": "rest", "wait": "1s" }], [{ "name": "sleep", "wait": "3s" }]] }]);
     });
-    let mut page = Page::new(&definition, &fine);
-    page.event(11, "order.made", &json!({ "order": 1 }));
-    let instance = page.members()[0].instance.clone();
-    let id = instance.origin.id.clone();
-    let mut later = Crowd::new(Timestamp(10_000_000), 100, &fine);
-    later.add(Arc::clone(&definition), instance, &[], None);
+    let (id, mut later) = begun_before(&definition);
     for (as_of, ends, end) in [(2_000_000, [true, false], State::Waiting), (4_000_000, [true; 2], State::Completed)] {
         later.tell(&id, Input::Due(Timestamp(as_of))).expect("fits");
         let instance = &later.member(&id).expect("it").instance;
@@ -360,4 +361,19 @@ fn a_value_that_an_instance_holds_which_cannot_be_read_is_taken() {
         assert_eq!(page.event(11, "order.made", &json!({ "order": 1 })).1, [becomes], "{on_duplicate}");
         assert!(page.members().iter().all(|member| !member.instance.holds() && member.may_begin_at.is_none()));
     }
+}
+
+/// A reply may have been committed meanwhile, which the operator's node does not know.
+#[test]
+fn what_was_due_while_it_was_paused_is_so_as_of_what_was_followed() {
+    let definition = definition(|saga| saga["steps"] = json!([{ "name": "rest", "wait": "1s" }]));
+    let (id, mut later) = begun_before(&definition);
+    for verb in [Verb::Pause, Verb::Resume] {
+        later.tell(&id, Input::Operator { verb, reason: "x".to_owned() }).expect("fits");
+    }
+    let state = |later: &Crowd<'_>| later.member(&id).expect("it").instance.state();
+    assert_eq!(state(&later), State::Waiting);
+    assert!(later.member(&id).expect("it").due_at().is_some(), "it is found");
+    later.tell(&id, Input::Due(Timestamp(10_000_000))).expect("fits");
+    assert_eq!(state(&later), State::Completed);
 }

@@ -47,7 +47,6 @@ impl Deciding<'_> {
             Verb::Resume if is_paused => {
                 self.record(decided(Decision::Resume));
                 self.tell(Told::Resumed, None, Some(reason));
-                self.due(self.now);
             }
             Verb::Retry | Verb::Skip { .. } | Verb::Compensate | Verb::Pause | Verb::Resume => {
                 return Err(Unfit::State);

@@ -88,7 +88,7 @@ struct Compiler {
     /// Nodes whose keywords are still to be read.
     open: Vec<Id>,
     nodes: Vec<Node>,
-    /// By their keywords, as these are written.
+    /// By what their keywords say; under the empty text, what a schema says without any.
     plain: HashMap<Vec<u8>, Arc<Plain>>,
     names: Collected,
     patterns: HashMap<Box<str>, Arc<Pattern>>,
